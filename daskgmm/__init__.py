@@ -1,0 +1,20 @@
+"""Gaussian mixtures by exact EM, on data that does not fit in memory, through Dask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["GaussianMixture"]
+
+if TYPE_CHECKING:
+    from daskgmm.estimator import GaussianMixture
+
+
+def __getattr__(name: str) -> Any:
+    # Workers import daskgmm.data and daskgmm.mixture only: scikit-learn costs 100 MB and a second.
+    if name == "GaussianMixture":
+        from daskgmm.estimator import GaussianMixture
+
+        return GaussianMixture
+    raise AttributeError(f"module 'daskgmm' has no attribute {name!r}")

@@ -1,0 +1,548 @@
+"""The covariance kinds: one class each, and nothing about a kind stands anywhere else.
+
+Arrays inside a block are features first. With x the rows of a block measured from an origin c, a kind
+gives the features Phi(x) and the natural parameters eta such that the weighted log-density is eta Phi(x)
+(design: two matrix products a pass), and the *exact* form z = P'(x - mu) that costs more and does not
+cancel. Statistics are packed alike in both forms, (second moments, first moments, count) of x - c or of
+z, and the M-step's moments come out of either.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg.blas import dsyrk, dtrmm
+
+from daskgmm.errors import CollapsedComponentError, OptionError
+
+Floats = NDArray[np.float64]
+LOG_2PI = float(np.log(2 * np.pi))
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """What is common to all rows of a pass: their weight, mean and scatter about it. Tied covariances need it.
+
+    Attributes
+    ----------
+    weight : float
+        Sum of the row weights.
+    mean : (n_features,), float64
+    scatter : (n_features, n_features), float64
+        Sum of w (x - mean)(x - mean)'.
+    """
+
+    weight: float
+    mean: Floats
+    scatter: Floats
+
+
+class Covariance(ABC):
+    """A covariance kind. Stateless; get one by `covariance_kind(name)`."""
+
+    name: str
+    #: Whether all components must go the same way, by Phi or exact, and by Phi only about the global mean.
+    pooled = False
+
+    # -- shapes ------------------------------------------------------------------------------------------
+    @abstractmethod
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Return the shape of the covariances, the precisions and the precision Cholesky."""
+
+    @abstractmethod
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        """Return the number of free parameters in the covariances."""
+
+    @abstractmethod
+    def n_second(self, n_features: int, *, exact: bool) -> int:
+        """Return the number of packed second moments of a component."""
+
+    def n_statistics(self, n_features: int, *, exact: bool) -> int:
+        """Return the length of a component's statistics: second moments, first moments, count."""
+        return self.n_second(n_features, exact=exact) + n_features + 1
+
+    def phi_pays(self, n_phi: int, n_features: int) -> bool:
+        """Return whether `n_phi` components are enough for two products with Phi to be faster than exact ones."""
+        return n_phi > 0
+
+    # -- conversions between covariance, precision and precision Cholesky ------------------------------------
+    @abstractmethod
+    def precisions_cholesky(self, covariances: Floats) -> Floats:
+        """Return P, upper triangular, with Sigma^-1 = P P'; a CollapsedComponentError names a singular one."""
+
+    @abstractmethod
+    def check_precisions(self, precisions: Floats) -> None:
+        """Raise an OptionError unless the precisions are symmetric and positive definite."""
+
+    @abstractmethod
+    def cholesky_of_precisions(self, precisions: Floats) -> Floats:
+        """Return P, upper triangular, with P P' equal to the given precisions."""
+
+    @abstractmethod
+    def precisions(self, precisions_cholesky: Floats) -> Floats:
+        """Return the precisions P P'."""
+
+    @abstractmethod
+    def covariances(self, precisions_cholesky: Floats) -> Floats:
+        """Return the covariances (P P')^-1."""
+
+    @abstractmethod
+    def pack(self, precisions_cholesky: Floats) -> Floats:
+        """Return the numbers that travel to the workers: a copy without the zero triangle."""
+
+    @abstractmethod
+    def unpack(self, packed: Floats, n_features: int) -> Floats:
+        """Return the precision Cholesky that `pack` packed."""
+
+    # -- a component as the kernels see it -------------------------------------------------------------------
+    @abstractmethod
+    def log_norm(self, precisions_cholesky: Floats, n_components: int, n_features: int) -> Floats:
+        """Return log N(mu | mu, Sigma), (n_components,): -D/2 log 2 pi + log det P, nats."""
+
+    @abstractmethod
+    def bound(self, means: Floats, precisions_cholesky: Floats, origin: Floats) -> Floats:
+        """Return B_k = v'|Sigma_k^-1|v with v = |mu_k - c| + s_k, (n_components,), dimensionless.
+
+        The error of the log-density by Phi is at most 8 u B_k max(1, q^2) for every row, q its
+        Mahalanobis distance and u the unit roundoff (measured: never exceeded).
+        """
+
+    @abstractmethod
+    def natural_parameters(self, means: Floats, precisions_cholesky: Floats, constant: Floats) -> Floats:
+        """Return eta, (n_components, n_phi), for means measured from the origin; `constant` is added to each."""
+
+    @abstractmethod
+    def fill_phi(self, phi: Floats, n_features: int) -> None:
+        """Complete Phi, (n_phi, n_rows), whose rows before the last hold x - c already and the last ones."""
+
+    def common_term(self, x: Floats, precisions_cholesky: Floats) -> Floats | None:
+        """Return what Phi leaves out of every component's log-density, (n_rows,), nats, for x measured from the origin.
+
+        None where nothing is left out. It drops out of the responsibilities.
+        """
+        return None
+
+    def total_common_term(self, precisions_cholesky: Floats, origin: Floats, row_set: RowSet | None) -> float:
+        """Return the weighted sum of `common_term` over all rows of the row set, nats."""
+        return 0.0
+
+    @abstractmethod
+    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats) -> None:
+        """Write z = P'(x - mean) of one component, (n_features, n_rows)."""
+
+    @abstractmethod
+    def exact_statistics(self, z: Floats, resp: Floats, out: Floats, work: Floats) -> None:
+        """Write the statistics of one component: sums of resp times (second moments of z, z, 1).
+
+        `work` has the shape of z and is overwritten.
+        """
+
+    @abstractmethod
+    def component(self, precisions_cholesky: Floats, k: int) -> Floats:
+        """Return component k's own precision Cholesky."""
+
+    # -- from statistics to moments and parameters ------------------------------------------------------------
+    @abstractmethod
+    def central_moments(self, second: Floats, first: Floats) -> Floats:
+        """Return E[xx'] - E[x]E[x]' in this kind's shape from *mean* packed second and first moments."""
+
+    @abstractmethod
+    def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
+        """Return one component's first and central moments of x - mu from those of z = P'(x - mu)."""
+
+    def pool(self, counts: Floats, means: Floats, central: Floats, row_set: RowSet | None) -> Floats:
+        """Return the covariances from the components' central moments; `row_set` where only it has them."""
+        return central
+
+    @abstractmethod
+    def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
+        """Return the covariances with reg_covar added to every variance (original units)."""
+
+    @abstractmethod
+    def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
+        """Return rows of N(0, Sigma_k) from rows of N(0, I), (n_rows, n_features)."""
+
+
+class Full(Covariance):
+    """Each component has its own covariance matrix."""
+
+    name = "full"
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components, n_features, n_features)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features * (n_features + 1) // 2
+
+    def n_second(self, n_features: int, *, exact: bool) -> int:
+        return n_features * (n_features + 1) // 2
+
+    def phi_pays(self, n_phi: int, n_features: int) -> bool:
+        # Building Phi costs as much as a few components: measured break-even 2 at D <= 16, 8 at 32, 20 at 64, 40 at 128.
+        return n_phi >= max(2.0, 2 + 0.375 * (n_features - 16))
+
+    def precisions_cholesky(self, covariances: Floats) -> Floats:
+        return np.stack([_precision_cholesky(c, f"component {k}") for k, c in enumerate(covariances)])
+
+    def check_precisions(self, precisions: Floats) -> None:
+        for k, precision in enumerate(precisions):
+            _check_precision(precision, f" of component {k}")
+
+    def cholesky_of_precisions(self, precisions: Floats) -> Floats:
+        # P P' with P upper: the lower Cholesky factor of the matrix with rows and columns reversed, reversed back.
+        return np.linalg.cholesky(precisions[..., ::-1, ::-1])[..., ::-1, ::-1].copy()
+
+    def precisions(self, precisions_cholesky: Floats) -> Floats:
+        return precisions_cholesky @ np.swapaxes(precisions_cholesky, -1, -2)
+
+    def covariances(self, precisions_cholesky: Floats) -> Floats:
+        return np.stack([_covariance(p) for p in precisions_cholesky])
+
+    def pack(self, precisions_cholesky: Floats) -> Floats:
+        return precisions_cholesky[(..., *np.triu_indices(precisions_cholesky.shape[-1]))]
+
+    def unpack(self, packed: Floats, n_features: int) -> Floats:
+        result = np.zeros((*packed.shape[:-1], n_features, n_features))
+        result[(..., *np.triu_indices(n_features))] = packed
+        return result
+
+    def log_norm(self, precisions_cholesky: Floats, n_components: int, n_features: int) -> Floats:
+        diagonal = np.diagonal(precisions_cholesky, axis1=-2, axis2=-1)
+        return np.broadcast_to(np.log(diagonal).sum(axis=-1) - n_features / 2 * LOG_2PI, (n_components,))
+
+    def bound(self, means: Floats, precisions_cholesky: Floats, origin: Floats) -> Floats:
+        precisions = self.precisions(precisions_cholesky)
+        variances = np.diagonal(self.covariances(precisions_cholesky), axis1=-2, axis2=-1)
+        v = np.abs(means - origin) + np.sqrt(variances)
+        result: Floats = np.einsum("...i,...ij,...j->...", v, np.abs(precisions), v)
+        return result
+
+    def natural_parameters(self, means: Floats, precisions_cholesky: Floats, constant: Floats) -> Floats:
+        n_components, n_features = means.shape
+        rows, columns = np.triu_indices(n_features)
+        precisions = self.precisions(precisions_cholesky)
+        z = np.einsum("kij,ki->kj", precisions_cholesky, means)
+        eta = np.empty((n_components, self.n_statistics(n_features, exact=False)))
+        eta[:, : len(rows)] = -precisions[:, rows, columns] * np.where(rows == columns, 0.5, 1.0)
+        eta[:, len(rows) : -1] = np.einsum("kij,kj->ki", precisions_cholesky, z)
+        eta[:, -1] = constant - 0.5 * (z * z).sum(axis=1)
+        return eta
+
+    def fill_phi(self, phi: Floats, n_features: int) -> None:
+        x, begin = phi[-1 - n_features : -1], 0
+        for i in range(n_features):
+            np.multiply(x[i], x[i:], out=phi[begin : begin + n_features - i])
+            begin += n_features - i
+
+    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats) -> None:
+        n_features = x.shape[0]
+        if n_features == 1:
+            np.multiply(np.subtract(x, mean[0], out=out), precision_cholesky[0, 0], out=out)
+        elif n_features < TRIANGULAR_FROM:
+            np.matmul(precision_cholesky.T, x - mean[:, np.newaxis], out=out)
+        else:
+            # (z' = (x - mean)' P in place: Fortran's view of a features-first array has its rows down.)
+            np.subtract(x, mean[:, np.newaxis], out=out)
+            dtrmm(1.0, precision_cholesky, out.T, side=1, lower=0, overwrite_b=1)
+
+    def exact_statistics(self, z: Floats, resp: Floats, out: Floats, work: Floats) -> None:
+        n_features = z.shape[0]
+        if n_features < TRIANGULAR_FROM:
+            np.multiply(z, resp, out=work)
+            second = work @ z.T
+        else:
+            np.multiply(z, np.sqrt(resp), out=work)
+            second = dsyrk(1.0, work.T, trans=1, lower=0)
+        out[: -1 - n_features] = second[np.triu_indices(n_features)]
+        np.dot(z, resp, out=out[-1 - n_features : -1])
+        out[-1] = resp.sum()
+
+    def component(self, precisions_cholesky: Floats, k: int) -> Floats:
+        result: Floats = precisions_cholesky[k]
+        return result
+
+    def central_moments(self, second: Floats, first: Floats) -> Floats:
+        n_features = first.shape[-1]
+        rows, columns = np.triu_indices(n_features)
+        packed = second - first[:, rows] * first[:, columns]
+        central = np.empty((len(first), n_features, n_features))
+        central[:, rows, columns] = packed
+        central[:, columns, rows] = packed
+        return central
+
+    def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
+        # x - mu = P^-T z, so its covariance is P^-T C P^-1.
+        half = solve_triangular(precision_cholesky, central, trans="T")
+        covariance = solve_triangular(precision_cholesky, half.T, trans="T")
+        return solve_triangular(precision_cholesky, first, trans="T"), (covariance + covariance.T) / 2
+
+    def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
+        return covariances + reg_covar * np.eye(covariances.shape[-1])
+
+    def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
+        result: Floats = noise @ np.linalg.cholesky(covariances[k]).T
+        return result
+
+
+class Tied(Full):
+    """All components share one covariance matrix.
+
+    By Phi only (x, 1) are needed: the quadratic term is the same for all components and drops out of the
+    responsibilities, and the M-step gets it from the scatter of all rows. In the exact form, where that
+    difference would cancel, each component's second moments are kept, as for full covariances, and pooled.
+    """
+
+    name = "tied"
+    pooled = True
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_features, n_features)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_features * (n_features + 1) // 2
+
+    def n_second(self, n_features: int, *, exact: bool) -> int:
+        return super().n_second(n_features, exact=True) if exact else 0
+
+    def phi_pays(self, n_phi: int, n_features: int) -> bool:
+        return n_phi > 0
+
+    def precisions_cholesky(self, covariances: Floats) -> Floats:
+        return _precision_cholesky(covariances, "the tied covariance of all components")
+
+    def check_precisions(self, precisions: Floats) -> None:
+        _check_precision(precisions, "")
+
+    def covariances(self, precisions_cholesky: Floats) -> Floats:
+        return _covariance(precisions_cholesky)
+
+    def natural_parameters(self, means: Floats, precisions_cholesky: Floats, constant: Floats) -> Floats:
+        z = means @ precisions_cholesky
+        return np.column_stack([z @ precisions_cholesky.T, constant - 0.5 * (z * z).sum(axis=1)])
+
+    def fill_phi(self, phi: Floats, n_features: int) -> None:
+        pass
+
+    def common_term(self, x: Floats, precisions_cholesky: Floats) -> Floats | None:
+        z = precisions_cholesky.T @ x
+        result: Floats = -0.5 * np.einsum("dn,dn->n", z, z)
+        return result
+
+    def total_common_term(self, precisions_cholesky: Floats, origin: Floats, row_set: RowSet | None) -> float:
+        row_set = _needed(row_set)
+        offset = precisions_cholesky.T @ (row_set.mean - origin)
+        scatter = precisions_cholesky.T @ row_set.scatter @ precisions_cholesky
+        return -0.5 * float(np.trace(scatter) + row_set.weight * offset @ offset)
+
+    def component(self, precisions_cholesky: Floats, k: int) -> Floats:
+        return precisions_cholesky
+
+    def central_moments(self, second: Floats, first: Floats) -> Floats:
+        if not second.shape[-1]:
+            return np.empty((len(first), 0, 0))
+        return super().central_moments(second, first)
+
+    def pool(self, counts: Floats, means: Floats, central: Floats, row_set: RowSet | None) -> Floats:
+        total = counts.sum()
+        if central.shape[-1]:
+            pooled: Floats = np.tensordot(counts / total, central, axes=1)
+            return pooled
+        row_set = _needed(row_set)
+        offsets = means - row_set.mean
+        within: Floats = row_set.scatter / row_set.weight - (offsets.T * (counts / total)) @ offsets
+        return within
+
+    def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
+        result: Floats = noise @ np.linalg.cholesky(covariances).T
+        return result
+
+
+class Diagonal(Covariance):
+    """Each component has its own variance for each feature."""
+
+    name = "diag"
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components, n_features)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features
+
+    def n_second(self, n_features: int, *, exact: bool) -> int:
+        return n_features
+
+    def precisions_cholesky(self, covariances: Floats) -> Floats:
+        for k, variances in enumerate(covariances):
+            if not (np.min(variances) > 0 and np.isfinite(variances).all()):
+                raise _collapsed(f"component {k}")
+        return 1 / np.sqrt(covariances)
+
+    def check_precisions(self, precisions: Floats) -> None:
+        if (precisions <= 0).any():
+            raise OptionError(
+                f"precisions_init must be positive; got {precisions.min():.6g}. A precision is one over a variance."
+            )
+
+    def cholesky_of_precisions(self, precisions: Floats) -> Floats:
+        return np.sqrt(precisions)
+
+    def precisions(self, precisions_cholesky: Floats) -> Floats:
+        return precisions_cholesky**2
+
+    def covariances(self, precisions_cholesky: Floats) -> Floats:
+        return 1 / precisions_cholesky**2
+
+    def pack(self, precisions_cholesky: Floats) -> Floats:
+        return precisions_cholesky
+
+    def unpack(self, packed: Floats, n_features: int) -> Floats:
+        return packed
+
+    def log_norm(self, precisions_cholesky: Floats, n_components: int, n_features: int) -> Floats:
+        result: Floats = np.log(precisions_cholesky).sum(axis=1) - n_features / 2 * LOG_2PI
+        return result
+
+    def bound(self, means: Floats, precisions_cholesky: Floats, origin: Floats) -> Floats:
+        result: Floats = ((np.abs(means - origin) * self._scales(precisions_cholesky) + 1) ** 2).sum(axis=1)
+        return result
+
+    def natural_parameters(self, means: Floats, precisions_cholesky: Floats, constant: Floats) -> Floats:
+        precisions = self._scales(precisions_cholesky) ** 2
+        quadratic = -0.5 * self.precisions(precisions_cholesky).reshape(len(means), -1)
+        linear = means * precisions
+        return np.column_stack([quadratic, linear, constant - 0.5 * (linear * means).sum(axis=1)])
+
+    def fill_phi(self, phi: Floats, n_features: int) -> None:
+        x = phi[-1 - n_features : -1]
+        np.multiply(x, x, out=phi[:n_features])
+
+    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats) -> None:
+        np.subtract(x, mean[:, np.newaxis], out=out)
+        out *= precision_cholesky[:, np.newaxis]
+
+    def exact_statistics(self, z: Floats, resp: Floats, out: Floats, work: Floats) -> None:
+        n_features = z.shape[0]
+        np.multiply(z, z, out=work)
+        out[: -1 - n_features] = self._sum_second(work @ resp)
+        np.dot(z, resp, out=out[-1 - n_features : -1])
+        out[-1] = resp.sum()
+
+    def component(self, precisions_cholesky: Floats, k: int) -> Floats:
+        result: Floats = precisions_cholesky[k]
+        return result
+
+    def central_moments(self, second: Floats, first: Floats) -> Floats:
+        return second - first * first
+
+    def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
+        return first / precision_cholesky, central / precision_cholesky**2
+
+    def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
+        return covariances + reg_covar
+
+    def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
+        result: Floats = noise * np.sqrt(covariances[k])
+        return result
+
+    def _scales(self, precisions_cholesky: Floats) -> Floats:
+        """Return one over the standard deviations, broadcastable to (n_components, n_features)."""
+        return precisions_cholesky
+
+    def _sum_second(self, second: Floats) -> Floats:
+        return second
+
+
+class Spherical(Diagonal):
+    """Each component has one variance, the same for all features."""
+
+    name = "spherical"
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components,)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components
+
+    def n_second(self, n_features: int, *, exact: bool) -> int:
+        return 1
+
+    def log_norm(self, precisions_cholesky: Floats, n_components: int, n_features: int) -> Floats:
+        return n_features * (np.log(precisions_cholesky) - LOG_2PI / 2)
+
+    def fill_phi(self, phi: Floats, n_features: int) -> None:
+        x = phi[-1 - n_features : -1]
+        np.einsum("dn,dn->n", x, x, out=phi[0])
+
+    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats) -> None:
+        np.subtract(x, mean[:, np.newaxis], out=out)
+        out *= precision_cholesky
+
+    def central_moments(self, second: Floats, first: Floats) -> Floats:
+        # E|x|^2 - |E x|^2 is the trace of the covariance; the variance is its mean over the features.
+        result: Floats = (second[:, 0] - (first * first).sum(axis=1)) / first.shape[1]
+        return result
+
+    def _scales(self, precisions_cholesky: Floats) -> Floats:
+        return precisions_cholesky[:, np.newaxis]
+
+    def _sum_second(self, second: Floats) -> Floats:
+        return second.sum(keepdims=True)
+
+
+#: From this many features on, triangular products (half the flops) beat general ones (measured).
+TRIANGULAR_FROM = 32
+
+_KINDS = {kind.name: kind for kind in (Full(), Tied(), Diagonal(), Spherical())}
+
+
+def covariance_kind(name: str) -> Covariance:
+    """Return the covariance kind called `name`: full, tied, diag or spherical."""
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise OptionError(f"covariance_type must be one of {', '.join(_KINDS)}; got {name!r}.")
+    return kind
+
+
+def _needed(row_set: RowSet | None) -> RowSet:
+    if row_set is None:
+        raise ValueError("row_set must be given for a tied mixture by Phi; got None. Make it in the survey.")
+    return row_set
+
+
+def _precision_cholesky(covariance: Floats, who: str) -> Floats:
+    n_features = len(covariance)
+    try:
+        lower = cholesky(covariance, lower=True)
+    except (LinAlgError, ValueError):
+        raise _collapsed(who) from None
+    return np.ascontiguousarray(solve_triangular(lower, np.eye(n_features), lower=True).T)
+
+
+def _covariance(precision_cholesky: Floats) -> Floats:
+    inverse = solve_triangular(precision_cholesky, np.eye(len(precision_cholesky)))
+    result: Floats = inverse.T @ inverse
+    return result
+
+
+def _check_precision(precision: Floats, where: str) -> None:
+    if not np.allclose(precision, precision.T, rtol=1e-7, atol=0):
+        raise OptionError(f"precisions_init{where} must be symmetric; got a matrix that is not. Use (A + A.T) / 2.")
+    try:
+        np.linalg.cholesky(precision)
+    except np.linalg.LinAlgError:
+        smallest = np.linalg.eigvalsh(precision)[0]
+        raise OptionError(
+            f"precisions_init{where} must be positive definite; got a smallest eigenvalue of {smallest:.6g}. "
+            "Invert covariance matrices of full rank."
+        ) from None
+
+
+def _collapsed(who: str) -> CollapsedComponentError:
+    return CollapsedComponentError(
+        f"the covariance of {who} must be positive definite; got a singular one (single or duplicate rows, or a constant "
+        "feature). Decrease n_components, increase reg_covar, or rescale or drop the features that hardly vary."
+    )

@@ -1,0 +1,67 @@
+"""The M-step: moments in, parameters and objective out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from daskgmm.mixture.covariance import RowSet
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.plan import Plan
+from daskgmm.mixture.statistics import SMALLEST_COUNT, Statistics, moments
+
+
+@dataclass(frozen=True)
+class MStep:
+    """The outcome of an M-step.
+
+    Attributes
+    ----------
+    parameters : Parameters
+        The parameters that maximise the expected complete-data log-likelihood, regularised.
+    objective : float
+        Mean log-likelihood per unit of row weight of the parameters that went *into* the E-step, nats.
+        (A prior will add its log density here: the loop compares objectives and nothing else.)
+    """
+
+    parameters: Parameters
+    objective: float
+
+
+def m_step(
+    statistics: Statistics, plan: Plan, *, previous: Parameters, reg_covar: float, row_set: RowSet | None
+) -> MStep:
+    """Return new parameters and the objective of the previous ones.
+
+    Parameters
+    ----------
+    statistics : Statistics
+        Sums over all rows under `plan`.
+    plan : Plan
+        How they were computed, made from `previous`.
+    previous : Parameters
+        The parameters that went into the E-step.
+    reg_covar : float
+        Added to every variance, in original units squared, as scikit-learn does.
+    row_set : RowSet or None
+        Weight, mean and scatter of the same rows; needed for tied covariances.
+
+    Raises
+    ------
+    CollapsedComponentError
+        Where a covariance is singular.
+
+    Notes
+    -----
+    weights = n_k / sum n; means and covariances are the responsible moments (Dempster, Laird and Rubin 1977,
+    doi:10.1111/j.2517-6161.1977.tb01600.x). A component without rows keeps its mean and covariance: the M-step says
+    nothing about them.
+    """
+    found = moments(statistics, plan, row_set)
+    kind = previous.kind
+    covariances = kind.regularise(found.central, reg_covar)
+    empty = found.counts < 2 * SMALLEST_COUNT
+    if empty.any() and not kind.pooled:
+        covariances[empty] = previous.covariances[empty]
+    weights = found.counts / found.counts.sum()
+    parameters = Parameters.from_covariances(kind, weights, found.means, covariances)
+    return MStep(parameters, statistics.log_likelihood(plan, row_set) / statistics.weight)

@@ -1,0 +1,108 @@
+"""The parameters of a mixture, and the checks on those that a user gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.errors import OptionError
+from daskgmm.mixture.covariance import Covariance
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """A mixture of Gaussians. Frozen: an M-step makes a new one.
+
+    Attributes
+    ----------
+    kind : Covariance
+        The covariance kind, which knows the shapes of the next two.
+    weights : (n_components,), float64
+        Mixing weights; they sum to one.
+    means : (n_components, n_features), float64
+    covariances, precisions_cholesky : float64
+        full (n_components, n_features, n_features); tied (n_features, n_features); diag (n_components,
+        n_features); spherical (n_components,). The precision Cholesky P is upper triangular, Sigma^-1 = P P'.
+    """
+
+    kind: Covariance
+    weights: Floats
+    means: Floats
+    covariances: Floats
+    precisions_cholesky: Floats
+
+    @classmethod
+    def from_covariances(cls, kind: Covariance, weights: Floats, means: Floats, covariances: Floats) -> Parameters:
+        """Return the mixture with these covariances; a CollapsedComponentError names a singular one."""
+        return cls(kind, weights, means, covariances, kind.precisions_cholesky(covariances))
+
+    @property
+    def n_components(self) -> int:
+        return int(self.means.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        return int(self.means.shape[1])
+
+    @property
+    def n_free(self) -> int:
+        """Number of free parameters: weights, means and covariances."""
+        n_components, n_features = self.means.shape
+        return n_components - 1 + n_components * n_features + self.kind.n_parameters(n_components, n_features)
+
+    @cached_property
+    def log_weights(self) -> Floats:
+        """Logarithm of the mixing weights, (n_components,), float64; minus infinity for a weight of zero."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.weights)
+
+    def is_finite(self) -> bool:
+        """Return whether every number of the mixture is finite."""
+        arrays = (self.weights, self.means, self.covariances, self.precisions_cholesky)
+        return all(bool(np.isfinite(a).all()) for a in arrays)
+
+
+def check_weights(weights: Any, n_components: int) -> Floats:
+    """Return given mixing weights as (n_components,) float64; an OptionError says what is wrong with them."""
+    result = _as_floats(weights, "weights_init", (n_components,))
+    if (result < 0).any() or (result > 1).any():
+        raise OptionError(
+            f"weights_init must lie between 0 and 1; got {result.min():.6g} to {result.max():.6g}. "
+            "Divide the weights by their sum."
+        )
+    if not np.isclose(result.sum(), 1.0, rtol=0, atol=1e-6):
+        raise OptionError(f"weights_init must sum to 1; got {result.sum():.10g}. Divide the weights by their sum.")
+    return result
+
+
+def check_means(means: Any, n_components: int, n_features: int) -> Floats:
+    """Return given means as (n_components, n_features) float64; an OptionError says what is wrong with them."""
+    return _as_floats(means, "means_init", (n_components, n_features))
+
+
+def check_precisions(precisions: Any, kind: Covariance, n_components: int, n_features: int) -> Floats:
+    """Return given precisions in the shape of `kind`, float64; an OptionError says what is wrong with them."""
+    result = _as_floats(precisions, "precisions_init", kind.shape(n_components, n_features))
+    kind.check_precisions(result)
+    return result
+
+
+def _as_floats(values: Any, name: str, shape: tuple[int, ...]) -> Floats:
+    try:
+        result = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{name} must be an array of real numbers; got {type(values).__name__}.") from error
+    if result.shape != shape:
+        raise OptionError(
+            f"{name} must have shape {shape}; got {result.shape}. "
+            "The shape follows n_components, the number of features and covariance_type."
+        )
+    if not np.isfinite(result).all():
+        raise OptionError(f"{name} must be finite; got {np.count_nonzero(~np.isfinite(result))} NaN or infinite values.")
+    return result

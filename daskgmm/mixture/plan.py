@@ -1,0 +1,222 @@
+"""How a pass computes a candidate: which components by Phi, which by the exact form, and from which origin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, solve_triangular
+
+from daskgmm.mixture.covariance import Covariance, covariance_kind
+from daskgmm.mixture.parameters import Parameters
+
+Floats = NDArray[np.float64]
+Kernel = Literal["rule", "phi", "exact"]
+
+UNIT_ROUNDOFF = 2.0**-53
+#: Largest error of a log-density in units of max(1, q^2), nats, that the rule lets pass (numerically: B_k <= 1e5).
+TOLERANCE = 1e-10
+#: The factor of the bound, and of the probe; 260 random mixtures and real data never exceeded it.
+SAFETY = 8.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One candidate as the workers see it: what its densities need, and the form of each component.
+
+    Attributes
+    ----------
+    kind : Covariance
+    log_weights : (n_components,), float64
+    means : (n_components, n_features), float64
+    precisions_cholesky : float64, in the shape of the kind
+    origin : (n_features,), float64
+        The point c from which the rows of a component by Phi are measured.
+    exact : (n_components,), bool
+        Components in the exact form: their sums are about their own mean, in units of their own covariance.
+    """
+
+    kind: Covariance
+    log_weights: Floats
+    means: Floats
+    precisions_cholesky: Floats
+    origin: Floats
+    exact: NDArray[np.bool_]
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        # Half of a precision Cholesky is zeros; workers derive the rest themselves, once per process.
+        packed = self.kind.pack(self.precisions_cholesky)
+        return (_unpack, (self.kind.name, self.log_weights, self.means, packed, self.origin, self.exact))
+
+    @property
+    def n_components(self) -> int:
+        return int(self.means.shape[0])
+
+    @property
+    def by_phi(self) -> NDArray[np.bool_]:
+        """Components computed by Phi, (n_components,), bool."""
+        return ~self.exact
+
+    @property
+    def n_statistics(self) -> int:
+        """Number of sums per component."""
+        return self.kind.n_statistics(self.means.shape[1], exact=bool(self.exact.any()))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that the plan takes on its way to the workers."""
+        arrays = (self.log_weights, self.means, self.kind.pack(self.precisions_cholesky), self.origin, self.exact)
+        return sum(a.nbytes for a in arrays)
+
+    @cached_property
+    def log_constants(self) -> Floats:
+        """Log of weight times density at the mean, (n_components,), nats; minus infinity for a weight of zero."""
+        n_components, n_features = self.means.shape
+        return self.log_weights + self.kind.log_norm(self.precisions_cholesky, n_components, n_features)
+
+    @cached_property
+    def natural_parameters(self) -> Floats:
+        """Natural parameters eta of all components about the origin, (n_components, n_phi), float64.
+
+        A weight of zero keeps a finite constant here: an infinity would spread through the product.
+        """
+        constants = np.where(np.isfinite(self.log_constants), self.log_constants, 0.0)
+        return self.kind.natural_parameters(self.means - self.origin, self.precisions_cholesky, constants)
+
+
+def _unpack(name: str, log_weights: Floats, means: Floats, packed: Floats, origin: Floats, exact: Any) -> Plan:
+    kind = covariance_kind(name)
+    return Plan(kind, log_weights, means, kind.unpack(packed, means.shape[1]), origin, exact)
+
+
+def make_plan(parameters: Parameters, *, origin: Floats, kernel: Kernel = "rule") -> Plan:
+    """Return the plan for the next pass: the rule of the design, from the parameters alone, O(K D^2) on the driver.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    origin : (n_features,), float64
+        The first choice of an origin: the mean of the rows. Another one is taken only where it lets more components go
+        by Phi. (It must not depend on other candidates, or a candidate's bits would.)
+    kernel : {"rule", "phi", "exact"}
+        "phi" and "exact" force one form, for tests and measurements.
+    """
+    if kernel == "exact":
+        return _plan(parameters, origin, np.ones(parameters.n_components, dtype=bool))
+    if kernel == "phi":
+        return _plan(parameters, origin, np.zeros(parameters.n_components, dtype=bool))
+    kind, n_features = parameters.kind, parameters.n_features
+    best, flagged = origin, flagged_components(parameters, origin)
+    if flagged.any() and not kind.pooled:
+        for other in _other_origins(parameters, origin):
+            flagged_there = flagged_components(parameters, other)
+            if flagged_there.sum() < flagged.sum():
+                best, flagged = other, flagged_there
+    if flagged.any() and kind.pooled:
+        flagged[:] = True
+    if not kind.phi_pays(int((~flagged).sum()), n_features):
+        flagged[:] = True
+    return _plan(parameters, best, flagged)
+
+
+def flagged_components(parameters: Parameters, origin: Floats) -> NDArray[np.bool_]:
+    """Return the components that Phi about `origin` cannot compute to `TOLERANCE`, (n_components,), bool.
+
+    The bound 8 u B_k decides, but is 20 to 150 times pessimistic for correlated features; where it flags a component
+    that is not hopeless, a probe of 32 points around it measures the error.
+    """
+    kind = parameters.kind
+    bound = kind.bound(parameters.means, parameters.precisions_cholesky, origin) * UNIT_ROUNDOFF
+    flagged = ~(SAFETY * bound <= TOLERANCE)
+    doubtful = np.flatnonzero(flagged & (bound < 1e-3))
+    if len(doubtful):
+        plan = _plan(parameters, origin, np.zeros(parameters.n_components, dtype=bool))
+        flagged[doubtful] = ~(SAFETY * _probe(plan, doubtful) <= TOLERANCE)
+    return flagged
+
+
+def _plan(parameters: Parameters, origin: Floats, exact: NDArray[np.bool_]) -> Plan:
+    p = parameters
+    return Plan(p.kind, p.log_weights, p.means, p.precisions_cholesky, np.asarray(origin, dtype=np.float64), exact)
+
+
+def _probe(plan: Plan, components: Sequence[int] | NDArray[np.int64]) -> Floats:
+    """Return the largest difference between eta Phi and the exact form over 32 points around each component, nats."""
+    n_features = plan.means.shape[1]
+    z = _probe_points(n_features)
+    phi = np.empty((plan.kind.n_statistics(n_features, exact=False), z.shape[1]))
+    z_exact, worst = np.empty_like(z), np.empty(len(components))
+    for i, k in enumerate(components):
+        precision_cholesky = plan.kind.component(plan.precisions_cholesky, int(k))
+        x = np.ascontiguousarray(plan.means[k][:, np.newaxis] + _spread(z, precision_cholesky))
+        plan.kind.standardise(x, plan.means[k], precision_cholesky, z_exact)
+        constant = plan.log_constants[k] if np.isfinite(plan.log_constants[k]) else 0.0
+        exact = constant - 0.5 * np.einsum("dn,dn->n", z_exact, z_exact)
+        shifted = fill_phi(plan.kind, x, plan.origin, phi)
+        by_phi = plan.natural_parameters[k] @ phi
+        common = plan.kind.common_term(shifted, plan.precisions_cholesky)
+        worst[i] = np.abs(by_phi + (0.0 if common is None else common) - exact).max()
+    return worst
+
+
+def fill_phi(kind: Covariance, x: Floats, origin: Floats, phi: Floats) -> Floats:
+    """Fill Phi(x - origin), (n_phi, n_rows), and return its rows x - origin, (n_features, n_rows), a view."""
+    n_features = x.shape[0]
+    shifted = phi[-1 - n_features : -1]
+    np.subtract(x, origin[:, np.newaxis], out=shifted)
+    phi[-1] = 1.0
+    kind.fill_phi(phi, n_features)
+    return shifted
+
+
+def _spread(z: Floats, precision_cholesky: Floats) -> Floats:
+    """Return P^-T z: offsets from the mean with the component's own covariance."""
+    if precision_cholesky.ndim == 2:
+        result: Floats = solve_triangular(precision_cholesky, z, trans="T")
+        return result
+    return z / precision_cholesky.reshape(-1, 1)
+
+
+def _probe_points(n_features: int) -> Floats:
+    """Return 32 points, (n_features, 32): 16 at radii 0 to 3, 8 from N(0, I) and 8 from 3 N(0, I); always the same."""
+    z = np.random.default_rng(0).standard_normal((n_features, 32))
+    z[:, :16] *= np.linspace(0, 3, 16) / np.linalg.norm(z[:, :16], axis=0)
+    z[:, 24:] *= 3
+    return z
+
+
+def _other_origins(parameters: Parameters, origin: Floats) -> list[Floats]:
+    """Return further origins: the weighted median of the means, and the reweighted precision-weighted mean."""
+    return [_weighted_median(parameters), *_reweighted(parameters, origin)]
+
+
+def _weighted_median(parameters: Parameters) -> Floats:
+    order = np.argsort(parameters.means, axis=0)
+    cumulated = np.cumsum(parameters.weights[order], axis=0)
+    middle = np.argmax(cumulated >= 0.5 * cumulated[-1], axis=0)
+    return np.take_along_axis(np.take_along_axis(parameters.means, order, axis=0), middle[np.newaxis], axis=0)[0]
+
+
+def _reweighted(parameters: Parameters, origin: Floats) -> list[Floats]:
+    """Return the origin after six steps of reweighting by 1 / (B0 + B_k): near the tight components, deaf to outliers."""
+    p, n_features = parameters, parameters.n_features
+    precisions = p.kind.precisions(p.precisions_cholesky)
+    if precisions.ndim == 1:
+        precisions = np.repeat(precisions[:, np.newaxis], n_features, axis=1)
+    diagonal, c = precisions.ndim == 2, origin
+    smallest = TOLERANCE / (SAFETY * UNIT_ROUNDOFF)
+    for _ in range(6):
+        w = 1 / (smallest + p.kind.bound(p.means, p.precisions_cholesky, c))
+        if diagonal:
+            c = (w[:, np.newaxis] * precisions * p.means).sum(axis=0) / (w[:, np.newaxis] * precisions).sum(axis=0)
+            continue
+        try:
+            right = np.einsum("k,kij,kj->i", w, precisions, p.means)
+            c = np.linalg.solve(np.einsum("k,kij->ij", w, precisions), right)
+        except LinAlgError:
+            return []
+    return [c] if np.isfinite(c).all() else []

@@ -1,0 +1,101 @@
+"""Where graphs run: the current distributed client, or Dask's local schedulers; with one BLAS thread a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from dask.delayed import Delayed
+from threadpoolctl import threadpool_limits
+
+from daskgmm.errors import ClusterError
+
+#: Attempts beyond the first that a task gets where it fails (a store that hiccups, not bad data).
+RETRIES = 2
+
+
+class Executor(Protocol):
+    """Computes one key of a graph."""
+
+    def compute(self, graph: dict[Any, Any], key: Any, *, travels: bool) -> Any:
+        """Return the value of `key`; where the input does not travel, computed in this process."""
+
+    def memory_limit(self) -> int | None:
+        """Return the bytes that one task may use, the smallest over all workers, or None where nothing limits them."""
+
+    def n_threads(self) -> int:
+        """Return how many tasks run at once."""
+
+
+class LocalExecutor:
+    """Dask's own schedulers in this process: the configured one, threads by default."""
+
+    def compute(self, graph: dict[Any, Any], key: Any, *, travels: bool) -> Any:
+        return Delayed(key, graph).compute()
+
+    def memory_limit(self) -> int | None:
+        return None
+
+    def n_threads(self) -> int:
+        from dask.system import CPU_COUNT
+
+        return int(CPU_COUNT)
+
+
+class ClientExecutor:
+    """The workers of a distributed client."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def compute(self, graph: dict[Any, Any], key: Any, *, travels: bool) -> Any:
+        if not travels:
+            return Delayed(key, graph).compute(scheduler="threads")
+        future = self._client.compute(Delayed(key, graph), retries=RETRIES)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def memory_limit(self) -> int | None:
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        limits = [w["memory_limit"] // w["nthreads"] for w in workers if w["memory_limit"]]
+        return min(limits, default=None)
+
+    def n_threads(self) -> int:
+        return sum(self._client.nthreads().values())
+
+
+def current_executor() -> Executor:
+    """Return the executor that the user's surroundings call for: a current distributed client, else the local one."""
+    from dask.base import get_scheduler
+
+    scheduler = get_scheduler()
+    client = getattr(scheduler, "__self__", None)
+    if client is not None and hasattr(client, "scheduler_info"):
+        if not client.nthreads():
+            raise ClusterError(
+                f"the cluster at {client.scheduler.address} must have workers; got none. Start workers, or wait for them "
+                "with client.wait_for_workers(1, timeout=60)."
+            )
+        return ClientExecutor(client)
+    return LocalExecutor()
+
+
+@contextmanager
+def one_blas_thread(executor: Executor | None) -> Iterator[None]:
+    """Limit BLAS to one thread a task here and on the workers, and restore what was there at the end.
+
+    The number of threads is part of a result's bits, and two threads on the narrow products of a block are no faster.
+    """
+    client = getattr(executor, "_client", None)
+    with threadpool_limits(limits=1, user_api="blas"):
+        if client is None:
+            yield
+            return
+        from daskgmm.data.worker import limit_workers
+
+        with limit_workers(client):
+            yield

@@ -1,0 +1,185 @@
+"""The rows of a fit: a source, its weights and how they are cut; and a partition of them as blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.data.dask_source import DaskSource
+from daskgmm.data.partition import Edges, partition_edges, run_edges
+from daskgmm.data.source import Reader, Source
+from daskgmm.errors import DataError
+from daskgmm.mixture.block import Block, Workspace, block_length
+
+Floats = NDArray[np.float64]
+Check = Literal["scan", "trust"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Everything that a pass goes over.
+
+    Attributes
+    ----------
+    X : Source
+        The rows.
+    weights : Source or None
+        A weight for each row; None means that every row weighs 1.
+    edges : (n_partitions + 1,), int64
+        Rows at which partitions begin, and the end.
+    check : {"scan", "trust"}
+        Whether each block is searched for NaN and infinity, or a survey has found none.
+    prefetch : bool
+        Whether a task reads the next run while it computes (twice the memory for runs).
+    """
+
+    X: Source
+    weights: Source | None
+    edges: Edges
+    check: Check = "scan"
+    prefetch: bool = True
+
+    @classmethod
+    def plan(cls, X: Source, weights: Source | None, *, state_bytes: int) -> Rows:
+        """Return rows cut into partitions for states of `state_bytes`; nothing is read."""
+        if weights is not None and (weights.n_rows != X.n_rows or weights.n_features != 1):
+            raise DataError(
+                f"sample_weight must have shape ({X.n_rows},), one weight for each row of {X.label}; got "
+                f"({weights.n_rows}, {weights.n_features}) in {weights.label}. Give one weight per row."
+            )
+        edges = partition_edges(X.chunk_edges, row_bytes=row_bytes(X), state_bytes=state_bytes, travels=X.travels)
+        if isinstance(weights, DaskSource):
+            weights = weights.rechunked_to(edges)
+        return cls(X, weights, edges)
+
+    @property
+    def n_partitions(self) -> int:
+        return len(self.edges) - 1
+
+    @property
+    def n_bytes(self) -> int:
+        """Decoded bytes of one pass."""
+        return self.X.n_rows * (row_bytes(self.X) + (row_bytes(self.weights) if self.weights is not None else 0))
+
+    @property
+    def travels(self) -> bool:
+        """Whether passes can run in other processes."""
+        return self.X.travels and (self.weights is None or self.weights.travels)
+
+    def trusted(self) -> Rows:
+        """Return the same rows for passes after a survey that found every value finite."""
+        return replace(self, check="trust")
+
+
+def row_bytes(source: Source) -> int:
+    """Return the decoded bytes of a row."""
+    return int(source.n_features * source.dtype.itemsize)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How one task goes over its partition; travels with the task.
+
+    Attributes
+    ----------
+    index : int
+        Number of the partition.
+    runs : tuple of int
+        Rows at which runs of whole chunks begin, and the end.
+    """
+
+    index: int
+    runs: tuple[int, ...]
+    n_features: int
+    check: Check
+    prefetch: bool
+
+
+def cuts(rows: Rows) -> list[Cut]:
+    """Return a cut for each partition."""
+    X, per_row = rows.X, row_bytes(rows.X)
+    edges = X.chunk_edges
+    result = []
+    for i, (start, stop) in enumerate(zip(rows.edges[:-1], rows.edges[1:], strict=True)):
+        runs = tuple(run_edges(edges, int(start), int(stop), row_bytes=per_row))
+        result.append(Cut(i, runs, X.n_features, rows.check, rows.prefetch))
+    return result
+
+
+def blocks(cut: Cut, reader: Reader, weights: Reader | None) -> Iterator[Block]:
+    """Yield the partition as blocks of `block_length` rows, counted from its first row whatever the runs are.
+
+    Each value is copied once: converted to float64 and transposed into the layout of the kernels. The arrays of a block are
+    buffers, valid until the next block. Peak memory: the runs being read and computed on, and one block.
+    """
+    length, start = block_length(cut.n_features), cut.runs[0]
+    stop, work = cut.runs[-1], Workspace()
+    low = start
+    filled = 0
+    for first, run, run_weights in _runs(cut, reader, weights):
+        taken = 0
+        while taken < len(run):
+            size = min(length, stop - low)
+            x = work.get("x", (cut.n_features, size))
+            w = work.get("weights", (size,)) if weights is not None else None
+            n = min(size - filled, len(run) - taken)
+            np.copyto(x[:, filled : filled + n], run[taken : taken + n].T, casting="unsafe")
+            if w is not None and run_weights is not None:
+                w[filled : filled + n] = run_weights[taken : taken + n]
+            taken, filled = taken + n, filled + n
+            if filled == size:
+                yield _checked(Block(x, w, low), cut.check)
+                low, filled = low + size, 0
+
+
+def _checked(block: Block, check: Check) -> Block:
+    """Return the block with its non-finite rows made zeros of weight 0."""
+    # One sum finds any NaN or infinity (it may overflow too: then the search finds none).
+    with np.errstate(over="ignore", invalid="ignore"):
+        if check == "trust" or np.isfinite(block.x.sum()):
+            return block
+    dropped: NDArray[np.bool_] = ~np.isfinite(block.x).all(axis=0)
+    if not dropped.any():
+        return block
+    block.x[:, dropped] = 0.0
+    weights = np.ones(block.x.shape[1]) if block.weights is None else block.weights
+    weights[dropped] = 0.0
+    return Block(block.x, weights, block.first_row, dropped)
+
+
+def _runs(cut: Cut, reader: Reader, weights: Reader | None) -> Iterator[tuple[int, NDArray[Any], NDArray[Any] | None]]:
+    """Yield (first row, rows, row weights) of each run, reading the next one meanwhile."""
+
+    def read(i: int) -> tuple[int, NDArray[Any], NDArray[Any] | None]:
+        start, stop = cut.runs[i], cut.runs[i + 1]
+        run = _as_rows(reader.read(start, stop), start, stop)
+        return start, run, None if weights is None else _as_rows(weights.read(start, stop), start, stop)[:, 0]
+
+    n_runs = len(cut.runs) - 1
+    if n_runs == 1 or not cut.prefetch:
+        for i in range(n_runs):
+            yield read(i)
+        return
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="daskgmm-read") as ahead:
+        coming = ahead.submit(read, 0)
+        for i in range(n_runs):
+            run = coming.result()
+            if i + 1 < n_runs:
+                coming = ahead.submit(read, i + 1)
+            yield run
+            del run
+
+
+def _as_rows(array: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+    rows = array if array.ndim == 2 else array.reshape(len(array), -1)
+    if len(rows) != stop - start:
+        raise DataError(
+            f"the input must have {stop - start} rows from row {start}; got {len(rows)}. "
+            "It changed while it was being read, or row weights are chunked otherwise than the rows: rechunk them alike."
+        )
+    return rows

@@ -1,0 +1,193 @@
+"""The survey: one pass that learns what a fit must know of its rows, and takes the seeded sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.mixture.block import Block
+from daskgmm.mixture.covariance import RowSet
+
+Floats = NDArray[np.float64]
+Sample = tuple[tuple[Floats, ...], tuple[Floats, ...]]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a set of rows. A monoid under `SurveyPass.merge`.
+
+    Attributes
+    ----------
+    n_rows, n_dropped, first_dropped : int
+        Finite rows; rows with a NaN or an infinity; the row number of the first of these, or -1.
+    weight : float
+        Sum of the row weights over finite rows.
+    mean, minimum, maximum : (n_features,), float64
+    scatter : (n_features, n_features) or (n_features,), float64
+        Sum of w (x - mean)(x - mean)', or its diagonal alone.
+    n_bad_weights, first_bad_weight : int
+        Weights that are negative or not finite, and the row number of the first, or -1.
+    sample, sample_weights : tuple of (n, n_features) and of (n,), float64
+        The seeded sample in row order, in pieces; rows of weight zero are left out.
+    """
+
+    n_rows: int
+    n_dropped: int
+    first_dropped: int
+    weight: float
+    mean: Floats
+    minimum: Floats
+    maximum: Floats
+    scatter: Floats
+    n_bad_weights: int
+    first_bad_weight: int
+    sample: tuple[Floats, ...]
+    sample_weights: tuple[Floats, ...]
+
+    @property
+    def row_set(self) -> RowSet:
+        """Weight, mean and scatter, as the M-step of a tied mixture needs them."""
+        return RowSet(self.weight, self.mean, self.scatter)
+
+    @property
+    def variances(self) -> Floats:
+        """Variance of each feature, (n_features,), float64, over the weights."""
+        diagonal = np.diagonal(self.scatter) if self.scatter.ndim == 2 else self.scatter
+        return diagonal / self.weight
+
+
+@dataclass(frozen=True)
+class SurveyPass:
+    """The pass of a survey.
+
+    Attributes
+    ----------
+    n_features : int
+    with_scatter : bool
+        Whether the whole scatter matrix is wanted (tied covariances), or its diagonal.
+    seed : int
+        Seed of the sample: the same rows for the same seed whatever the partitioning.
+    threshold : int
+        A row is in the sample where its hash, 0 to 2^64 - 1, is at most this; -1 takes none.
+    """
+
+    n_features: int
+    with_scatter: bool
+    seed: int
+    threshold: int
+
+    def zero(self) -> Survey:
+        d = self.n_features
+        scatter = np.zeros((d, d) if self.with_scatter else d)
+        edge = np.full(d, np.inf)
+        return Survey(0, 0, -1, 0.0, np.zeros(d), edge, -edge, scatter, 0, -1, (), ())
+
+    def update(self, state: Survey, block: Block) -> Survey:
+        return self.merge(state, self._survey(block))
+
+    def finish(self, state: Survey) -> Survey:
+        if not state.sample:
+            return state
+        return replace(
+            state, sample=(np.concatenate(state.sample),), sample_weights=(np.concatenate(state.sample_weights),)
+        )
+
+    def split(self, state: Survey) -> tuple[Survey, Sample]:
+        """Return what the tree merges, and the sample, which is gathered in order beside it."""
+        return replace(state, sample=(), sample_weights=()), (state.sample, state.sample_weights)
+
+    def join(self, state: Survey, samples: Sequence[Sample]) -> Survey:
+        """Return the merged survey with the partitions' samples in row order."""
+        rows, weights = zip(*samples, strict=True)
+        return self.finish(replace(state, sample=sum(rows, ()), sample_weights=sum(weights, ())))
+
+    def merge(self, state: Survey, other: Survey) -> Survey:
+        """Return the survey of both row sets (Chan, Golub and LeVeque 1983, doi:10.1080/00031305.1983.10483115)."""
+        weight = state.weight + other.weight
+        delta = other.mean - state.mean
+        if state.weight == 0:
+            mean, between = other.mean, 0.0
+        else:
+            mean = state.mean + delta * (other.weight / weight)
+            between = state.weight * other.weight / weight
+        product = np.outer(delta, delta) if self.with_scatter else delta * delta
+        return Survey(
+            state.n_rows + other.n_rows,
+            state.n_dropped + other.n_dropped,
+            _first(state.first_dropped, other.first_dropped),
+            weight,
+            mean,
+            np.minimum(state.minimum, other.minimum),
+            np.maximum(state.maximum, other.maximum),
+            state.scatter + other.scatter + between * product,
+            state.n_bad_weights + other.n_bad_weights,
+            _first(state.first_bad_weight, other.first_bad_weight),
+            state.sample + other.sample,
+            state.sample_weights + other.sample_weights,
+        )
+
+    def _survey(self, block: Block) -> Survey:
+        x, weights = block.x, block.weights
+        kept = np.ones(x.shape[1], dtype=bool) if block.dropped is None else ~block.dropped
+        bad = np.zeros_like(kept) if weights is None else kept & ~(np.isfinite(weights) & (weights >= 0))
+        n_rows, lost = int(kept.sum()), _first_true(~kept, block.first_row)
+        if not n_rows or bad.any():
+            empty = self.zero()
+            return Survey(
+                n_rows, block.x.shape[1] - n_rows, lost, *_between(empty), int(bad.sum()),
+                _first_true(bad, block.first_row), (), (),
+            )  # fmt: skip
+        # Rows are measured from one of them before their mean is taken: a constant feature then has it exactly.
+        first = x[:, [int(np.argmax(kept))]]
+        w = np.ones(x.shape[1]) if weights is None else weights
+        total, centred = float(w.sum()), x - first
+        shift = (centred @ w) / total if total > 0 else np.zeros(len(x))
+        centred -= shift[:, np.newaxis]
+        scatter = (centred * w) @ centred.T if self.with_scatter else (centred * centred) @ w
+        chosen = self._chosen(block) & kept & (w > 0)
+        finite = x if kept.all() else x[:, kept]
+        return Survey(
+            n_rows, x.shape[1] - n_rows, lost, total, first[:, 0] + shift, finite.min(axis=1), finite.max(axis=1),
+            scatter, 0, -1, (np.ascontiguousarray(x[:, chosen].T),), (w[chosen],),
+        )  # fmt: skip
+
+    def _chosen(self, block: Block) -> NDArray[np.bool_]:
+        rows = np.arange(block.first_row, block.first_row + block.x.shape[1], dtype=np.uint64)
+        if self.threshold < 0:
+            return np.zeros(len(rows), dtype=bool)
+        return row_hash(rows, self.seed) <= np.uint64(self.threshold)
+
+
+def sample_threshold(n_rows: int, n_sample: int) -> int:
+    """Return the largest hash of a row in the sample such that about n_sample of n_rows are in it."""
+    if n_sample >= n_rows:
+        return (1 << 64) - 1
+    return (n_sample * (1 << 64)) // n_rows - 1
+
+
+def row_hash(rows: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """Return a hash of (seed, row number), uint64: the finaliser of SplitMix64 (Steele et al. 2014, 10.1145/2714064.2660195)."""
+    with np.errstate(over="ignore"):
+        z = rows + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % (1 << 64))
+        for _ in range(2):
+            z = z * np.uint64(0x9E3779B97F4A7C15)
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            z = z ^ (z >> np.uint64(31))
+    return z
+
+
+def _between(empty: Survey) -> tuple[float, Floats, Floats, Floats, Floats]:
+    return empty.weight, empty.mean, empty.minimum, empty.maximum, empty.scatter
+
+
+def _first(a: int, b: int) -> int:
+    found = [n for n in (a, b) if n >= 0]
+    return min(found, default=-1)
+
+
+def _first_true(mask: NDArray[np.bool_], first_row: int) -> int:
+    return first_row + int(np.argmax(mask)) if mask.any() else -1

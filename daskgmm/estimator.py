@@ -1,0 +1,365 @@
+"""`GaussianMixture`: scikit-learn's estimator, on data of any size."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from daskgmm.data.executor import one_blas_thread
+from daskgmm.data.prediction import predict_array, predict_blocks, predict_source
+from daskgmm.data.source import Source, open_source
+from daskgmm.errors import DataError
+from daskgmm.fitting.events import HEADER, PassDone, ignore
+from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.loop import Status
+from daskgmm.fitting.model_file import Model, load_model, provenance, save_model
+from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.score import Score, score_source
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.prediction import Predictor, What
+from daskgmm.mixture.sampling import sample
+
+Floats = NDArray[np.float64]
+
+
+class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
+    """A Gaussian mixture, fitted by exact EM to data that need not fit in memory.
+
+    Names and meanings are scikit-learn's. `X` may be a NumPy array or data frame, a Dask array (its chunks may be
+    unknown), an open Zarr array, or the path or URL of a Zarr array or `.npy` file; of shape (n_rows, n_features) or, for one
+    feature, (n_rows,); integers or floats. Passes run on the current `distributed.Client`, else on Dask's local
+    schedulers. An array in memory is fitted in this process.
+
+    Parameters
+    ----------
+    n_components : int, default=1
+    covariance_type : {"full", "tied", "diag", "spherical"}, default="full"
+    tol : float, default=1e-3
+        The fit has converged when the mean log-likelihood of a row changes by less, nats. With 0 it takes `max_iter`
+        iterations.
+    reg_covar : float, default=1e-6
+        Added to every variance, in squared units of the data.
+    max_iter : int, default=100
+    n_init : int, default=1
+        Restarts; they share every pass over the data, and the best lower bound is kept.
+    init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
+        How a start is found, on a seeded sample of the rows (all of them where they are few).
+    weights_init : (n_components,), means_init : (n_components, n_features), precisions_init : array-like or None
+        Initial parameters that replace those of the start.
+    random_state : int, RandomState or None
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last fit's parameters.
+    verbose : int, default=0
+        1 prints a line every `verbose_interval` passes, 2 for each pass.
+    verbose_interval : int, default=10
+    non_finite : {"error", "drop"}, default="error"
+        What to do with rows that hold a NaN or an infinity. Dropped rows are predicted as -1 or NaN.
+
+    Attributes
+    ----------
+    weights_ : (n_components,), float64
+    means_ : (n_components, n_features), float64
+    covariances_, precisions_, precisions_cholesky_ : float64
+        full (n_components, n_features, n_features); tied (n_features, n_features); diag (n_components, n_features);
+        spherical (n_components,).
+    converged_ : bool
+    n_iter_ : int
+        Iterations of the best restart.
+    lower_bound_ : float
+        Mean log-likelihood of a row, nats, of the parameters that went *into* the last iteration, as scikit-learn has it.
+    lower_bounds_ : list of float
+    log_likelihood_ : float
+        Total log-likelihood, nats, of the *final* parameters, from a closing pass.
+    n_passes_ : int
+        Sweeps over the data, survey and closing pass included.
+    n_dropped_ : int
+        Rows dropped as non-finite.
+    history_ : list of dict
+        A record for each pass and restart: pass, what, candidate, mean_log_likelihood, change, status, seconds, n_bytes.
+    n_features_in_ : int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from daskgmm import GaussianMixture
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> gm = GaussianMixture(n_components=2, random_state=0).fit(X)
+    >>> sorted(gm.means_.round(3).tolist())
+    [[1.0, 2.0], [10.0, 2.0]]
+    """
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        non_finite: str = "error",
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.non_finite = non_finite
+
+    # -- fitting ---------------------------------------------------------------------------------------------
+    def fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Self:
+        """Return the estimator, fitted to all rows of X.
+
+        Parameters
+        ----------
+        X : array, Dask array, Zarr array, path or URL
+            (n_rows, n_features).
+        y : ignored
+        sample_weight : array, Dask array, Zarr array, path or URL, optional
+            (n_rows,), finite and not negative. A whole number means that often the row; 0 means not at all.
+
+        Raises
+        ------
+        daskgmm.errors.DaskgmmError
+            OptionError, DataError, MemoryLimitError and others; each is also a ValueError, MemoryError or OSError.
+        """
+        options = self._options()
+        source = self._source(X, reset=True)
+        weights = None if sample_weight is None else open_source(_plain(sample_weight), argument="sample_weight")
+        warm = (self._parameters(), float(self.lower_bound_)) if self._goes_on() else None
+        listener = ignore if not self.verbose else _Printer(1 if self.verbose > 1 else self.verbose_interval)
+        self._assign(fit_mixture(source, options, weights=weights, warm=warm, listener=listener))
+        if not self.converged_ and self.max_iter > 0:
+            warnings.warn(f"{self._status.sentence} (n_iter={self.n_iter_})", ConvergenceWarning, stacklevel=2)
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Any:
+        """Return the labels of X after fitting to it; lazy where X is."""
+        return self.fit(X, sample_weight=sample_weight).predict(X)
+
+    # -- predictions -----------------------------------------------------------------------------------------
+    def predict(self, X: Any) -> Any:
+        """Return the most probable component of each row, (n_rows,), int64; a lazy Dask array unless X is in memory."""
+        return self._predict(X, "label")
+
+    def predict_proba(self, X: Any) -> Any:
+        """Return the responsibilities, (n_rows, n_components), float64; a lazy Dask array unless X is in memory."""
+        return self._predict(X, "proba")
+
+    def score_samples(self, X: Any) -> Any:
+        """Return the log-density of each row, (n_rows,), float64, nats; a lazy Dask array unless X is in memory."""
+        return self._predict(X, "score")
+
+    def score(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> float:
+        """Return the mean log-likelihood of a row (per unit of weight), nats; one pass."""
+        return self._scored(X, sample_weight).mean_log_likelihood
+
+    def aic(self, X: Any, *, sample_weight: Any = None) -> float:
+        """Return Akaike's information criterion on X, lower is better; one pass."""
+        return self._scored(X, sample_weight).aic
+
+    def bic(self, X: Any, *, sample_weight: Any = None) -> float:
+        """Return the Bayesian information criterion on X, lower is better; n is the sum of the weights; one pass."""
+        return self._scored(X, sample_weight).bic
+
+    def sample(self, n_samples: int = 1) -> tuple[Floats, NDArray[np.int64]]:
+        """Return rows drawn from the mixture, (n_samples, n_features) float64, and their components, (n_samples,) int64."""
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1; got {n_samples}. Ask for one row or more.")
+        return sample(self._parameters(), n_samples, check_random_state(self.random_state))
+
+    # -- elsewhere -------------------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the fitted mixture as a Zarr group; whole or not at all."""
+        check_is_fitted(self)
+        record = {
+            "options": self._options().as_json(),
+            "converged": self.converged_,
+            "lower_bound": _or_none(self.lower_bound_),
+            "lower_bounds": self.lower_bounds_,
+            "log_likelihood": self.log_likelihood_,
+            "n_iter": self.n_iter_,
+            "n_passes": self.n_passes_,
+            "n_dropped": self.n_dropped_,
+            "history": self.history_,
+            "provenance": provenance(),
+        }
+        save_model(
+            Model(self._parameters(), record), Path(path) if isinstance(path, Path) else path, overwrite=overwrite
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Return the fitted estimator in a model file; it runs nothing that is in the file."""
+        model = load_model(path)
+        record, p = model.record, model.parameters
+        options = {k: v for k, v in record.get("options", {}).items() if k in cls().get_params()}
+        seed = record.get("options", {}).get("seed")
+        options |= {"n_components": p.n_components, "covariance_type": p.kind.name, "random_state": seed}
+        estimator = cls(**options)
+        estimator._assign_parameters(p)
+        lower_bound = record.get("lower_bound")
+        estimator.converged_ = bool(record.get("converged", False))
+        estimator.lower_bound_ = -np.inf if lower_bound is None else float(lower_bound)
+        estimator.lower_bounds_ = list(record.get("lower_bounds", []))
+        estimator.log_likelihood_ = float(record.get("log_likelihood", np.nan))
+        estimator.n_iter_ = int(record.get("n_iter", 0))
+        estimator.n_passes_ = int(record.get("n_passes", 0))
+        estimator.n_dropped_ = int(record.get("n_dropped", 0))
+        estimator.history_ = list(record.get("history", []))
+        return estimator
+
+    def to_sklearn(self) -> Any:
+        """Return a fitted sklearn.mixture.GaussianMixture with the same parameters (for skl2onnx, skops and others)."""
+        from sklearn import mixture
+
+        check_is_fitted(self)
+        shared = mixture.GaussianMixture().get_params()
+        other = mixture.GaussianMixture(**{k: v for k, v in self.get_params().items() if k in shared})
+        for name in (
+            "weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_",
+            "converged_", "n_iter_", "lower_bound_", "lower_bounds_", "n_features_in_",
+        ):  # fmt: skip
+            setattr(other, name, getattr(self, name))
+        if hasattr(self, "feature_names_in_"):
+            other.feature_names_in_ = self.feature_names_in_
+        return other
+
+    # -- inside ----------------------------------------------------------------------------------------------
+    def _options(self) -> FitOptions:
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        names = (
+            "n_components", "covariance_type", "tol", "reg_covar", "max_iter", "n_init", "init_params",
+            "weights_init", "means_init", "precisions_init", "non_finite",
+        )  # fmt: skip
+        options = {name: getattr(self, name) for name in names}
+        if self._goes_on():
+            options["n_init"] = 1
+        return FitOptions(**options, seed=seed)
+
+    def _goes_on(self) -> bool:
+        return bool(self.warm_start) and hasattr(self, "converged_")
+
+    def _source(self, X: Any, *, reset: bool) -> Source:
+        """Return X as a source, its number of features checked or, with `reset`, noted."""
+        if _is_lazy(X):
+            source = open_source(X)
+            self._check_features(source.n_features, reset=reset)
+            return source
+        return open_source(self._in_memory(X, reset=reset))
+
+    def _in_memory(self, X: Any, *, reset: bool) -> NDArray[Any]:
+        if isinstance(X, np.ndarray) and X.ndim == 1:
+            X = X[:, np.newaxis]
+        result: NDArray[Any] = validate_data(
+            self, X, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=1
+        )
+        return result
+
+    def _check_features(self, n_features: int, *, reset: bool) -> None:
+        if reset:
+            self.n_features_in_ = n_features
+            if hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+        elif n_features != self.n_features_in_:
+            raise DataError(
+                f"X must have the {self.n_features_in_} features that the mixture was fitted to; got {n_features}. "
+                "Select the same columns in the same order."
+            )
+
+    def _predict(self, X: Any, what: What) -> Any:
+        check_is_fitted(self)
+        predictor = Predictor.of(self._parameters(), what)
+        if hasattr(X, "to_dask_array"):
+            X = X.to_dask_array()
+        if hasattr(X, "__dask_graph__"):
+            self._check_features(1 if X.ndim == 1 else X.shape[1], reset=False)
+            return predict_blocks(X, predictor, non_finite=self.non_finite)
+        if _is_lazy(X):
+            return predict_source(self._source(X, reset=False), predictor, non_finite=self.non_finite)
+        rows = self._in_memory(X, reset=False)
+        with one_blas_thread(None):
+            return predict_array(rows, predictor, non_finite=self.non_finite)
+
+    def _scored(self, X: Any, sample_weight: Any) -> Score:
+        check_is_fitted(self)
+        source = self._source(X, reset=False)
+        weights = None if sample_weight is None else open_source(_plain(sample_weight), argument="sample_weight")
+        return score_source(self._parameters(), source, weights=weights, non_finite=self.non_finite)
+
+    def _parameters(self) -> Parameters:
+        kind = FitOptions(covariance_type=self.covariance_type).kind
+        return Parameters(kind, self.weights_, self.means_, self.covariances_, self.precisions_cholesky_)
+
+    def _assign(self, fit: Fit) -> None:
+        self._assign_parameters(fit.parameters)
+        self._status = fit.status
+        self.converged_ = fit.status is Status.CONVERGED
+        self.n_iter_ = fit.n_iter
+        self.lower_bound_ = fit.lower_bound
+        self.lower_bounds_ = list(fit.lower_bounds)
+        self.log_likelihood_ = fit.log_likelihood
+        self.n_passes_ = fit.n_passes
+        self.n_dropped_ = fit.n_dropped
+        self.history_ = list(fit.history)
+
+    def _assign_parameters(self, p: Parameters) -> None:
+        self.weights_, self.means_, self.covariances_ = p.weights, p.means, p.covariances
+        self.precisions_cholesky_ = p.precisions_cholesky
+        self.precisions_ = p.kind.precisions(p.precisions_cholesky)
+        self.n_features_in_ = p.n_features
+
+
+class _Printer:
+    """Prints the line of a pass now and then."""
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+        print(HEADER)
+
+    def __call__(self, event: PassDone) -> None:
+        if event.what != "em" or not event.n_running or (event.number - 1) % self._interval == 0:
+            print(event.line())
+
+
+def _is_lazy(X: Any) -> bool:
+    """Return whether X is read in passes: a path or URL, a Zarr array or group, a Dask collection, or a source."""
+    if isinstance(X, str | os.PathLike | Source) or hasattr(X, "__dask_graph__") or hasattr(X, "to_dask_array"):
+        return True
+    return type(X).__module__.split(".")[0] == "zarr"
+
+
+def _plain(sample_weight: Any) -> Any:
+    """Return weights as `open_source` takes them: what is not lazy becomes an array."""
+    return sample_weight if _is_lazy(sample_weight) else np.asarray(sample_weight)
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,52 @@
+"""What an input must be for a fit: by its metadata before anything is read, and by its survey."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from daskgmm.data.rows import Rows
+from daskgmm.data.source import Source
+from daskgmm.data.survey import Survey
+from daskgmm.errors import DataError
+
+
+def check_shape(X: Source, *, n_components: int) -> None:
+    """Raise a DataError where the metadata of the input tell that it cannot be fitted."""
+    if X.n_rows < 1 or X.n_features < 1:
+        raise DataError(f"X must have rows and features; got shape ({X.n_rows}, {X.n_features}) in {X.label}.")
+    if X.n_rows < n_components:
+        raise DataError(
+            f"X must have at least n_components = {n_components} rows; got {X.n_rows} in {X.label}. "
+            "Decrease n_components."
+        )
+
+
+def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: str) -> None:
+    """Raise a DataError for rows or weights that cannot be fitted."""
+    label = rows.X.label
+    if survey.n_dropped and non_finite == "error":
+        raise DataError(
+            f"X must be finite; got {survey.n_dropped} rows with NaN or infinity in {label}, the first in partition "
+            f"{_partition_of(survey.first_dropped, rows)}, row {survey.first_dropped}. Drop them with non_finite='drop' "
+            "(--non-finite drop), or fill them in."
+        )
+    if survey.n_bad_weights and rows.weights is not None:
+        raise DataError(
+            f"sample_weight must be finite and not negative; got {survey.n_bad_weights} other values in "
+            f"{rows.weights.label}, the first in partition {_partition_of(survey.first_bad_weight, rows)}, row "
+            f"{survey.first_bad_weight}. Give unwanted rows the weight 0."
+        )
+    if survey.n_rows < n_components:
+        raise DataError(
+            f"X must have at least n_components = {n_components} finite rows; got {survey.n_rows} in {label} "
+            f"({survey.n_dropped} dropped). Decrease n_components."
+        )
+    if not survey.weight > 0:
+        raise DataError(f"sample_weight must have a positive sum; got {survey.weight:.6g}. Give some rows a weight.")
+    largest = max(float(np.abs(survey.minimum).max()), float(np.abs(survey.maximum).max()))
+    if largest > 1e150:
+        raise DataError(f"X must lie within 1e150, or squares overflow; got {largest:.3g} in {label}. Rescale X.")
+
+
+def _partition_of(row: int, rows: Rows) -> int:
+    return int(np.searchsorted(rows.edges, row, side="right")) - 1

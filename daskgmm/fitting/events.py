@@ -1,0 +1,76 @@
+"""What happens in a fit, as small records, and the one line that a person reads of each pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+logger = logging.getLogger("daskgmm")
+
+
+@dataclass(frozen=True)
+class PassDone:
+    """A pass over the data has ended.
+
+    Attributes
+    ----------
+    number : int
+        Passes so far, this one included (the survey is the first).
+    what : str
+        "survey", "em" or "closing".
+    rows, n_bytes : int
+        Rows and decoded bytes that the pass went over.
+    seconds : float
+    mean_log_likelihood, change : float or None
+        Of the best candidate, nats per unit of row weight; the change since its previous iteration.
+    n_running : int
+        Candidates that go on.
+    remaining_seconds : float or None
+        An estimate of the time to the end, or None where nothing is known.
+    """
+
+    number: int
+    what: str
+    rows: int
+    n_bytes: int
+    seconds: float
+    mean_log_likelihood: float | None = None
+    change: float | None = None
+    n_running: int = 0
+    remaining_seconds: float | None = None
+
+    def line(self) -> str:
+        """Return the line of progress."""
+        parts = [f"pass {self.number:3d}  {self.what:7s}"]
+        parts.append(f"{'':>15s}" if self.mean_log_likelihood is None else f"{self.mean_log_likelihood:15.6f}")
+        parts.append(f"{'':>10s}" if self.change is None else f"{self.change:+10.2e}")
+        seconds = max(self.seconds, 1e-9)
+        parts.append(f"{_short(self.rows / seconds):>7s} rows/s  {self.n_bytes / seconds / 1e9:6.3f} GB/s")
+        if self.n_running > 1:
+            parts.append(f"{self.n_running} candidates")
+        if self.remaining_seconds is not None:
+            parts.append(f"at most {_duration(self.remaining_seconds)} left")
+        return "  ".join(parts)
+
+
+HEADER = "                  mean log-lik.     change"
+
+Listener = Callable[[PassDone], None]
+
+
+def ignore(event: PassDone) -> None:
+    """Do nothing with an event."""
+
+
+def _short(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,197 @@
+"""A fitted mixture on disk: a Zarr group of arrays with JSON attributes. Loading it executes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from daskgmm.errors import DataError, InputMissingError, OutputError
+from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.parameters import Parameters
+
+Floats = NDArray[np.float64]
+
+FORMAT = "daskgmm-model"
+FORMAT_VERSION = 1
+_ARRAYS = ("weights", "means", "covariances", "precisions_cholesky")
+#: Arrays larger than this are refused before they are allocated.
+_LARGEST_BYTES = 16 << 30
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a model file holds.
+
+    Attributes
+    ----------
+    parameters : Parameters
+    record : dict
+        JSON: options, input, result, history, provenance.
+    """
+
+    parameters: Parameters
+    record: dict[str, Any]
+
+
+def provenance() -> dict[str, str]:
+    """Return what a result's bits depend on beside its options: versions and architecture."""
+    import scipy
+
+    import daskgmm
+
+    return {
+        "daskgmm": daskgmm.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "zarr": zarr.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write a model file: whole beside its place, then renamed, so that no reader sees half of one.
+
+    Parameters
+    ----------
+    path : path or URL
+        A folder that does not exist yet. (A URL has no rename: there the format attribute is written last.)
+    overwrite : bool
+        Whether to replace a model that is there.
+
+    Raises
+    ------
+    OutputError
+        Something is there already, or it cannot be written.
+    """
+    place = os.fspath(path)
+    if "://" in place:
+        _write_remote(model, place, overwrite=overwrite)
+        return
+    place = os.path.abspath(place)
+    if os.path.exists(place) and not (overwrite and _is_model(place)):
+        hint = "Choose another path, or save with overwrite=True (--force)."
+        if overwrite:
+            hint = "It is no model: choose another path, or remove it."
+        raise OutputError(f"the output must not exist yet; got {place}, which does. {hint}")
+    beside = f"{place}.part-{uuid4().hex[:8]}"
+    try:
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        _write(zarr.open_group(beside, mode="w", zarr_format=3), model)
+        if os.path.exists(place):
+            old = f"{place}.old-{uuid4().hex[:8]}"
+            os.rename(place, old)
+            os.rename(beside, place)
+            shutil.rmtree(old)
+        else:
+            os.rename(beside, place)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise OutputError(f"the output must be writable; got {error} for {place}. Choose another place.") from error
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Return the model in a file, its shapes and checksums verified.
+
+    Raises
+    ------
+    InputMissingError
+        Nothing is there.
+    DataError
+        It is no model file, one of a later version, or a damaged one.
+    """
+    place = os.fspath(path)
+    group = _open(place)
+    attributes = dict(group.attrs)
+    if attributes.get("format") != FORMAT:
+        raise DataError(f"the model must be a daskgmm model file; got another Zarr group at {place}. Check the path.")
+    if attributes.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"the model must be of format version {FORMAT_VERSION}; got {attributes.get('format_version')!r} in {place}. "
+            "Install the version of daskgmm that wrote it."
+        )
+    try:
+        kind = covariance_kind(attributes["covariance_type"])
+        k, d = int(attributes["n_components"]), int(attributes["n_features"])
+        shapes = {"weights": (k,), "means": (k, d), "covariances": kind.shape(k, d)}
+        shapes["precisions_cholesky"] = shapes["covariances"]
+        checksums = dict(attributes["checksums"])
+        arrays = {name: _read(group, name, shapes[name], checksums.get(name), place) for name in _ARRAYS}
+        record = dict(attributes["record"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"the model must be whole; got {error!r} reading {place}. Fit it again.") from error
+    return Model(Parameters(kind, **arrays), record)
+
+
+def _write(group: zarr.Group, model: Model) -> None:
+    p = model.parameters
+    checksums = {}
+    for name in _ARRAYS:
+        values = np.ascontiguousarray(getattr(p, name), dtype="<f8")
+        group.create_array(name, shape=values.shape, dtype="f8", chunks=values.shape)[...] = values
+        checksums[name] = hashlib.sha256(values.tobytes()).hexdigest()
+    group.attrs.update(
+        {
+            "format_version": FORMAT_VERSION,
+            "covariance_type": p.kind.name,
+            "n_components": p.n_components,
+            "n_features": p.n_features,
+            "checksums": checksums,
+            "record": model.record,
+            "format": FORMAT,
+        }
+    )
+
+
+def _write_remote(model: Model, url: str, *, overwrite: bool) -> None:
+    try:
+        _write(zarr.open_group(url, mode="w" if overwrite else "w-", zarr_format=3), model)
+    except FileExistsError as error:
+        raise OutputError(
+            f"the output must not exist yet; got {url}, which does. Choose another URL, or use overwrite=True (--force)."
+        ) from error
+    except (OSError, ImportError) as error:
+        raise OutputError(f"the output must be writable; got {error} for {url}. Choose another place.") from error
+
+
+def _open(place: str) -> zarr.Group:
+    try:
+        return zarr.open_group(place, mode="r")
+    except FileNotFoundError as error:
+        what = "something else" if "://" not in place and os.path.exists(place) else "nothing"
+        raise InputMissingError(f"the model must be a Zarr group; got {what} at {place}. Check the path.") from error
+    except Exception as error:
+        # Whatever a damaged metadata file makes Zarr raise.
+        raise DataError(f"the model must be readable; got {error!r} for {place}. Check the path.") from error
+
+
+def _is_model(place: str) -> bool:
+    try:
+        return dict(_open(place).attrs).get("format") == FORMAT
+    except (DataError, InputMissingError):
+        return False
+
+
+def _read(group: zarr.Group, name: str, shape: tuple[int, ...], checksum: Any, place: str) -> Floats:
+    array = group[name]
+    if not isinstance(array, zarr.Array) or array.shape != shape or array.dtype != np.dtype("f8"):
+        raise DataError(
+            f"the model's {name} must have shape {shape}, float64; got another array in {place}. Fit it again."
+        )
+    if array.nbytes > _LARGEST_BYTES:
+        raise DataError(f"the model's {name} must take at most 16 GiB; got {array.nbytes} bytes in {place}.")
+    values = np.ascontiguousarray(array[...], dtype="<f8")
+    if hashlib.sha256(values.tobytes()).hexdigest() != checksum:
+        raise DataError(f"the model's {name} must match its checksum; got a damaged array in {place}. Fit it again.")
+    return values

@@ -1,0 +1,115 @@
+"""The options of a fit, checked before any data is read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.errors import OptionError
+from daskgmm.mixture.covariance import Covariance, covariance_kind
+from daskgmm.mixture.parameters import check_means, check_precisions, check_weights
+from daskgmm.mixture.plan import Kernel
+
+Floats = NDArray[np.float64]
+
+INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data")
+NON_FINITE = ("error", "drop")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What a user asks of a fit; names, meanings and defaults are scikit-learn's where it has them.
+
+    Attributes
+    ----------
+    tol : float
+        A fit has converged when the mean log-likelihood changes by less than this, nats per unit of row weight.
+        With 0 it goes on for max_iter iterations.
+    max_iter : int
+        Iterations of a candidate at most.
+    n_init : int
+        Restarts; they share every pass, and the one with the best lower bound is kept.
+    seed : int
+        Seed of the sample and of the starts.
+    non_finite : {"error", "drop"}
+        What to do with rows that hold a NaN or an infinity.
+    kernel : {"rule", "phi", "exact"}
+        The form of the E-step; anything but the rule is for tests and measurements.
+    """
+
+    n_components: int = 1
+    covariance_type: str = "full"
+    tol: float = 1e-3
+    reg_covar: float = 1e-6
+    max_iter: int = 100
+    n_init: int = 1
+    init_params: str = "kmeans"
+    weights_init: Any = None
+    means_init: Any = None
+    precisions_init: Any = None
+    seed: int = 0
+    non_finite: str = "error"
+    kernel: Kernel = "rule"
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_components", 1), ("max_iter", 0), ("n_init", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                raise OptionError(f"{name} must be an integer of at least {least}; got {value!r}.")
+        for name in ("tol", "reg_covar"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < np.inf:
+                raise OptionError(f"{name} must be a finite number of at least 0; got {value!r}.")
+        for name, allowed in (
+            ("init_params", INIT_PARAMS),
+            ("non_finite", NON_FINITE),
+            ("kernel", ("rule", "phi", "exact")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise OptionError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
+        covariance_kind(self.covariance_type)
+
+    @property
+    def kind(self) -> Covariance:
+        return covariance_kind(self.covariance_type)
+
+    @property
+    def start_is_given(self) -> bool:
+        """Whether the user gave every initial parameter, so that no sample is needed."""
+        return self.weights_init is not None and self.means_init is not None and self.precisions_init is not None
+
+    def given(self, n_features: int) -> Given:
+        """Return the given initial parameters, checked against the number of features."""
+        k = self.n_components
+        return Given(
+            None if self.weights_init is None else check_weights(self.weights_init, k),
+            None if self.means_init is None else check_means(self.means_init, k, n_features),
+            None if self.precisions_init is None else check_precisions(self.precisions_init, self.kind, k, n_features),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the options as JSON values, given arrays as nested lists."""
+        return {name: _json_value(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Given:
+    """Initial parameters that the user gave; None where not."""
+
+    weights: Floats | None
+    means: Floats | None
+    precisions: Floats | None
+
+
+def _json_value(value: Any) -> Any:
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    return np.asarray(value, dtype=np.float64).tolist()

@@ -1,0 +1,117 @@
+"""The log-likelihood of a given mixture on a source: one pass that only scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+from uuid import uuid4
+
+from daskgmm.data.executor import Executor, current_executor, one_blas_thread
+from daskgmm.data.memory import check_memory
+from daskgmm.data.passes import run_pass
+from daskgmm.data.rows import Rows
+from daskgmm.data.source import Source
+from daskgmm.data.survey import SurveyPass
+from daskgmm.errors import DataError
+from daskgmm.fitting.checks import check_shape, check_survey
+from daskgmm.mixture.criteria import aic, bic
+from daskgmm.mixture.estep import EStep
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.plan import make_plan
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a mixture describes rows.
+
+    Attributes
+    ----------
+    log_likelihood : float
+        Total, nats.
+    weight : float
+        Sum of the row weights; the number of rows where there are none.
+    n_rows, n_dropped : int
+        Rows that counted, and rows dropped as non-finite.
+    n_free : int
+        Free parameters of the mixture.
+    """
+
+    log_likelihood: float
+    weight: float
+    n_rows: int
+    n_dropped: int
+    n_free: int
+    n_passes: int
+    bytes_read: int
+    seconds: float
+
+    @property
+    def mean_log_likelihood(self) -> float:
+        """Mean log-likelihood per unit of weight, nats."""
+        return self.log_likelihood / self.weight
+
+    @property
+    def aic(self) -> float:
+        return aic(self.log_likelihood, self.n_free)
+
+    @property
+    def bic(self) -> float:
+        return bic(self.log_likelihood, self.n_free, self.weight)
+
+
+def score_source(
+    parameters: Parameters,
+    X: Source,
+    *,
+    weights: Source | None = None,
+    non_finite: str = "error",
+    executor: Executor | None = None,
+) -> Score:
+    """Return the score of a mixture on all rows of a source; one pass, and a survey before it where there are weights.
+
+    Raises
+    ------
+    DataError
+        Another number of features, rows with NaN or infinity (unless dropped), or weights that are none.
+    """
+    began = perf_counter()
+    executor = current_executor() if executor is None else executor
+    check_features(X, parameters)
+    check_shape(X, n_components=1)
+    rows = Rows.plan(X, weights, state_bytes=0)
+    rows = check_memory(rows, parameters.kind, parameters.n_components, executor)
+    with one_blas_thread(executor):
+        if weights is not None:
+            _survey(rows, executor, non_finite)
+        plan = make_plan(parameters, origin=parameters.weights @ parameters.means)
+        name = f"daskgmm-score-{uuid4().hex[:12]}"
+        (found,) = run_pass(EStep([plan], statistics=False), rows, executor, name=name)
+        if found.n_rows < X.n_rows and non_finite == "error":
+            _survey(rows, executor, non_finite)
+    n_passes = 1 + (weights is not None)
+    return Score(
+        found.log_sum,
+        found.weight,
+        found.n_rows,
+        X.n_rows - found.n_rows,
+        parameters.n_free,
+        n_passes,
+        n_passes * rows.n_bytes,
+        perf_counter() - began,
+    )
+
+
+def check_features(X: Source, parameters: Parameters) -> None:
+    """Raise a DataError unless the source has the features that the mixture was fitted to."""
+    if X.n_features != parameters.n_features:
+        raise DataError(
+            f"X must have the {parameters.n_features} features that the mixture was fitted to; got {X.n_features} in "
+            f"{X.label}. Select the same columns in the same order."
+        )
+
+
+def _survey(rows: Rows, executor: Executor, non_finite: str) -> None:
+    """Raise a DataError that names the first bad row or weight, by a pass of its own."""
+    work = SurveyPass(rows.X.n_features, False, 0, -1)
+    survey = run_pass(work, rows, executor, name=f"daskgmm-survey-{uuid4().hex[:12]}")
+    check_survey(survey, rows, n_components=1, non_finite=non_finite)

@@ -1,0 +1,129 @@
+"""Initial parameters from the seeded sample, by scikit-learn's four ways, and from what the user gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.errors import DataError
+from daskgmm.fitting.options import FitOptions, Given
+from daskgmm.mixture.covariance import Covariance
+from daskgmm.mixture.mstep import maximise
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.statistics import SMALLEST_COUNT, Moments
+
+Floats = NDArray[np.float64]
+Members = list[tuple[NDArray[np.int64], Floats]]
+
+#: Decoded bytes (float64) of the sample at most: it is gathered in one process and k-means runs on it.
+SAMPLE_BYTES = 64 << 20
+
+
+def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
+    """Return the number of rows to sample, in expectation; all of them where they are few.
+
+    The optimum of a sample of n rows lies about p / 2n nats a row below that of all rows (p free parameters; White 1982,
+    doi:10.2307/1912526), so p / (2 tol) rows are as good as all for a start; at least 100 a component and
+    20,000, at most what SAMPLE_BYTES hold.
+    """
+    if options.start_is_given:
+        return 0
+    k = options.n_components
+    n_free = k * (n_features + 1) + options.kind.n_parameters(k, n_features)
+    wanted = max(20_000, 100 * k, n_free / (2 * max(options.tol, 1e-6)))
+    return int(min(n_rows, wanted, max(SAMPLE_BYTES // (8 * n_features), 10 * k)))
+
+
+def starts(X: Floats, weights: Floats, options: FitOptions, *, n_features: int) -> list[Parameters]:
+    """Return n_init initial mixtures, from the sample and from what the user gave.
+
+    Parameters
+    ----------
+    X : (n_sample, n_features), float64
+    weights : (n_sample,), float64
+        Row weights, positive.
+    """
+    given = options.given(n_features)
+    if options.start_is_given:
+        return [_parameters(None, given, options, fallback=None)] * options.n_init
+    if len(X) < options.n_components:
+        raise DataError(
+            f"the input must have at least n_components = {options.n_components} rows of positive weight; got {len(X)}. "
+            "Decrease n_components or check sample_weight."
+        )
+    rng = np.random.RandomState(options.seed)
+    fallback = _spread(X, weights, options.kind, options.n_components)
+    members = (_members(X, weights, options, rng) for _ in range(options.n_init))
+    return [_parameters(_moments(X, m, options.kind, rng), given, options, fallback=fallback) for m in members]
+
+
+def _members(X: Floats, weights: Floats, options: FitOptions, rng: np.random.RandomState) -> Members:
+    """Return the sample rows of each component, and their responsibilities times their weights."""
+    if options.init_params == "random":
+        resp = rng.uniform(size=(options.n_components, len(X)))
+        resp *= weights / resp.sum(axis=0)
+        return [(np.arange(len(X)), row) for row in resp]
+    return [(rows, weights[rows]) for rows in _hard_members(X, weights, options, rng)]
+
+
+def _hard_members(
+    X: Floats, weights: Floats, options: FitOptions, rng: np.random.RandomState
+) -> list[NDArray[np.int64]]:
+    """Return the sample rows that each component starts with."""
+    k = options.n_components
+    if options.init_params == "kmeans":
+        from sklearn.cluster import KMeans
+
+        labels = KMeans(n_clusters=k, n_init=1, random_state=rng).fit(X, sample_weight=weights).labels_
+        return [np.flatnonzero(labels == i) for i in range(k)]
+    if options.init_params == "k-means++":
+        from sklearn.cluster import kmeans_plusplus
+
+        _, rows = kmeans_plusplus(X, k, sample_weight=weights, random_state=rng)
+    else:
+        rows = rng.choice(len(X), size=k, replace=False)
+    return [np.array([row]) for row in rows]
+
+
+def _moments(X: Floats, members: Members, kind: Covariance, rng: np.random.RandomState) -> Moments:
+    """Return the moments of each component's rows, centred before they are squared."""
+    n_features = X.shape[1]
+    panel = np.zeros((len(members), kind.n_statistics(n_features, exact=True)))
+    means = np.empty((len(members), n_features))
+    for k, (rows, resp) in enumerate(members):
+        if not resp.sum() > 0:
+            means[k] = X[rng.randint(len(X))]
+            continue
+        first = X[rows[0]]
+        means[k] = first + resp @ (X[rows] - first) / resp.sum()
+        z = np.ascontiguousarray((X[rows] - means[k]).T)
+        kind.exact_statistics(z, resp, panel[k], np.empty_like(z))
+    counts = panel[:, -1] + SMALLEST_COUNT
+    scaled = panel / counts[:, np.newaxis]
+    central = kind.central_moments(scaled[:, : -1 - n_features], scaled[:, -1 - n_features : -1])
+    return Moments(counts, means, kind.pool(counts, means, central, None))
+
+
+def _spread(X: Floats, weights: Floats, kind: Covariance, n_components: int) -> Floats:
+    """Return the covariance of all sample rows for every component, in the shape of the kind."""
+    whole = _moments(X, [(np.arange(len(X)), weights)], kind, np.random.RandomState(0)).central
+    return whole if kind.pooled else np.repeat(whole, n_components, axis=0)
+
+
+def _parameters(found: Moments | None, given: Given, options: FitOptions, *, fallback: Floats | None) -> Parameters:
+    """Return the start that the sample's moments give, with what the user gave in the place of its own."""
+    kind = options.kind
+    if found is None:
+        weights, means = given.weights, given.means
+    else:
+        weights = given.weights if given.weights is not None else found.counts / found.counts.sum()
+        means = given.means if given.means is not None else found.means
+    if given.precisions is not None:
+        cholesky = kind.cholesky_of_precisions(given.precisions)
+        return Parameters(kind, np.asarray(weights), np.asarray(means), kind.covariances(cholesky), cholesky)
+    if found is None or fallback is None:
+        raise ValueError("precisions must be given where there is no sample; got None.")
+    start = maximise(found, kind, fallback=fallback, reg_covar=options.reg_covar)
+    return replace(start, weights=np.asarray(weights), means=np.asarray(means))

@@ -1,0 +1,67 @@
+"""What a fitted mixture says of single rows: label, responsibilities, log-density."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.mixture.block import Block, Workspace
+from daskgmm.mixture.estep import Densities, softmax
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.plan import Plan, make_plan
+
+What = Literal["label", "proba", "score"]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Predicts for blocks of rows.
+
+    Attributes
+    ----------
+    plan : Plan
+    what : {"label", "proba", "score"}
+        The most probable component of a row; its responsibilities; its log-density in nats.
+    """
+
+    plan: Plan
+    what: What
+
+    @classmethod
+    def of(cls, parameters: Parameters, what: What) -> Predictor:
+        """Return the predictor of a mixture; its plan follows from the parameters alone."""
+        return cls(make_plan(parameters, origin=parameters.weights @ parameters.means), what)
+
+    @property
+    def n_columns(self) -> int | None:
+        """Number of columns of a prediction; None where it is one number a row."""
+        return self.plan.n_components if self.what == "proba" else None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.intp if self.what == "label" else np.float64)
+
+    def empty(self, n_rows: int) -> NDArray[Any]:
+        """Return an uninitialised prediction for n_rows rows: (n_rows,) or (n_rows, n_components)."""
+        return np.empty((n_rows,) if self.n_columns is None else (n_rows, self.n_columns), dtype=self.dtype)
+
+    def predict(self, block: Block, out: NDArray[Any], work: Workspace) -> None:
+        """Write the prediction for a block; -1 or NaN for rows that were dropped as non-finite.
+
+        Costs 2 n_rows n_components n_phi flops, half of an E-step.
+        """
+        densities = Densities(block.x, work)
+        log_density = densities.log_density(self.plan, complete=self.what == "score")
+        if self.what == "label":
+            np.argmax(log_density, axis=0, out=out)
+        else:
+            score, total = softmax(log_density, work.get("sum", (block.x.shape[1],)))
+            if self.what == "score":
+                out[...] = score
+            else:
+                np.divide(log_density, total, out=out.T)
+        if block.dropped is not None:
+            out[block.dropped] = -1 if self.what == "label" else np.nan

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from dask.delayed import Delayed
+from dask import threaded
+from dask.base import get_scheduler
 from threadpoolctl import threadpool_limits
 
 from daskgmm.errors import ClusterError
@@ -16,10 +17,10 @@ RETRIES = 2
 
 
 class Executor(Protocol):
-    """Computes one key of a graph."""
+    """Computes keys of a graph."""
 
-    def compute(self, graph: dict[Any, Any], key: Any, *, travels: bool) -> Any:
-        """Return the value of `key`; where the input does not travel, computed in this process."""
+    def compute(self, graph: dict[Any, Any], keys: list[Any], *, travels: bool) -> list[Any]:
+        """Return the values of `keys`; where the input does not travel, computed in this process."""
 
     def memory_limit(self) -> int | None:
         """Return the bytes that one task may use, the smallest over all workers, or None where nothing limits them."""
@@ -31,8 +32,9 @@ class Executor(Protocol):
 class LocalExecutor:
     """Dask's own schedulers in this process: the configured one, threads by default."""
 
-    def compute(self, graph: dict[Any, Any], key: Any, *, travels: bool) -> Any:
-        return Delayed(key, graph).compute()
+    def compute(self, graph: dict[Any, Any], keys: list[Any], *, travels: bool) -> list[Any]:
+        run = (get_scheduler() if travels else None) or threaded.get
+        return list(run(graph, keys))
 
     def memory_limit(self) -> int | None:
         return None
@@ -49,15 +51,10 @@ class ClientExecutor:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    def compute(self, graph: dict[Any, Any], key: Any, *, travels: bool) -> Any:
+    def compute(self, graph: dict[Any, Any], keys: list[Any], *, travels: bool) -> list[Any]:
         if not travels:
-            return Delayed(key, graph).compute(scheduler="threads")
-        future = self._client.compute(Delayed(key, graph), retries=RETRIES)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+            return list(threaded.get(graph, keys))
+        return list(self._client.get(graph, keys, retries=RETRIES))
 
     def memory_limit(self) -> int | None:
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
@@ -70,8 +67,6 @@ class ClientExecutor:
 
 def current_executor() -> Executor:
     """Return the executor that the user's surroundings call for: a current distributed client, else the local one."""
-    from dask.base import get_scheduler
-
     scheduler = get_scheduler()
     client = getattr(scheduler, "__self__", None)
     if client is not None and hasattr(client, "scheduler_info"):

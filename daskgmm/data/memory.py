@@ -18,8 +18,9 @@ from daskgmm.mixture.covariance import Covariance
 MIB = 1 << 20
 #: A worker process before its first task: Python, distributed, NumPy, SciPy and Zarr (measured: 95 to 125 MiB).
 INTERPRETER_BYTES = 144 * MIB
-#: Reading a run holds its rows, the chunks being decoded and their encoded bytes (measured: at most 2.2 times the run).
-READ_FACTOR = 2.5
+#: Reading a run holds its rows, the chunks being decoded and their encoded bytes (measured over 15 layouts: at most 2.9
+#: times the run), and the allocator keeps that for the next one.
+READ_FACTOR = 3
 
 
 def peak_worker_bytes(rows: Rows, kind: Covariance, n_components: int) -> int:
@@ -39,7 +40,7 @@ def peak_task_bytes(rows: Rows, kind: Covariance, n_components: int) -> int:
     return total + _kernel_bytes(kind, n_components, rows.X.n_features)
 
 
-def check_memory(rows: Rows, kind: Covariance, n_components: int, executor: Executor) -> Rows:
+def check_memory(rows: Rows, kind: Covariance, n_components: int, executor: Executor, *, extra_bytes: int = 0) -> Rows:
     """Return the rows as a worker's memory allows: without prefetch where that is what fits.
 
     Raises
@@ -48,6 +49,7 @@ def check_memory(rows: Rows, kind: Covariance, n_components: int, executor: Exec
         Where a task does not fit even so; the message has the command that rechunks.
     """
     limit = executor.memory_limit()
+    limit = None if limit is None else limit - extra_bytes
     if limit is None or not rows.travels or peak_worker_bytes(rows, kind, n_components) <= limit:
         return rows
     frugal = replace(rows, prefetch=False)
@@ -55,7 +57,7 @@ def check_memory(rows: Rows, kind: Covariance, n_components: int, executor: Exec
     if need <= limit:
         return frugal
     X = rows.X
-    fitting = (limit - INTERPRETER_BYTES - _kernel_bytes(kind, n_components, X.n_features)) / READ_FACTOR
+    fitting = (limit - INTERPRETER_BYTES - _kernel_bytes(kind, n_components, X.n_features)) // READ_FACTOR
     remedy = "Give workers more memory (--memory-limit), or decrease n_components."
     if fitting >= 64 * row_bytes(X):
         n_rows = min(int(fitting) // row_bytes(X), max(1, RUN_BYTES // row_bytes(X)))
@@ -73,7 +75,7 @@ def _read_bytes(source: Source, rows: Rows) -> int:
         # Blocks of a Dask array are inputs of the task, and stay until it ends.
         return int(np.diff(rows.edges).max()) * per_row
     run = min(max(RUN_BYTES, source.chunk_bytes), max(source.chunk_bytes, source.n_rows * per_row))
-    return int(run * (READ_FACTOR + (1 if rows.prefetch else 0)))
+    return run * READ_FACTOR * (2 if rows.prefetch else 1)
 
 
 def _kernel_bytes(kind: Covariance, n_components: int, n_features: int) -> int:

@@ -1,13 +1,13 @@
 """A pass: a monoid run over the partitions, merged by a tree in the graph.
 
-The tree goes by partition index with a fixed fan-in, so the result has the same bits for any number of workers, any scheduler
-and any failure. Only states travel along its edges, never rows.
+The tree goes by partition index with a fixed fan-in, so the result has the same bits for any number of workers, any
+scheduler and any failure. Only states travel along its edges, never rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from dask.task_spec import DataNode, List, Task, TaskRef
 
@@ -21,11 +21,7 @@ State = TypeVar("State")
 
 
 class Pass(Protocol[State]):
-    """A sweep over all rows. Picklable; it travels as one node of the graph.
-
-    A pass may also `split` a partition's state into what the tree merges and what is gathered in order
-    beside it (the sample of a survey), and `join` the two at the end.
-    """
+    """A sweep over all rows. Picklable; it travels as one node of the graph."""
 
     def zero(self) -> State:
         """Return the state of no rows."""
@@ -38,6 +34,17 @@ class Pass(Protocol[State]):
 
     def merge(self, state: State, other: State) -> State:
         """Return the state of both sets of rows; associative up to rounding, and `zero()` is neutral."""
+
+
+@runtime_checkable
+class SplitPass(Protocol):
+    """A pass whose partitions also return something that the driver gathers in order, beside the tree (a sample)."""
+
+    def split(self, state: Any) -> tuple[Any, Any]:
+        """Return what the tree merges of a partition's state, and what is gathered."""
+
+    def join(self, state: Any, besides: Sequence[Any]) -> Any:
+        """Return the merged state with what was gathered, in the order of the partitions."""
 
 
 def run_pass(work: Pass[State], rows: Rows, executor: Executor, *, name: str) -> State:
@@ -56,13 +63,13 @@ def run_pass(work: Pass[State], rows: Rows, executor: Executor, *, name: str) ->
         direct = _direct_arguments(rows)
         if direct is not None:
             return _partition(work, cuts(rows)[0], *direct)
-    graph, key = pass_graph(work, rows, name=name)
-    result: State = executor.compute(graph, key, travels=rows.travels)
-    return result
+    graph, keys = pass_graph(work, rows, name=name)
+    state, *besides = executor.compute(graph, keys, travels=rows.travels)
+    return work.join(state, besides) if isinstance(work, SplitPass) else state
 
 
-def pass_graph(work: Pass[Any], rows: Rows, *, name: str) -> tuple[dict[Any, Any], Any]:
-    """Return the graph of a pass and the key of its result; nothing is read."""
+def pass_graph(work: Pass[Any], rows: Rows, *, name: str) -> tuple[dict[Any, Any], list[Any]]:
+    """Return the graph of a pass and the keys of its result, and of what is gathered beside it; nothing is read."""
     pass_key = f"{name}-pass"
     graph: dict[Any, Any] = {pass_key: DataNode(pass_key, work)}
     arguments = _arguments(rows, graph)
@@ -71,13 +78,11 @@ def pass_graph(work: Pass[Any], rows: Rows, *, name: str) -> tuple[dict[Any, Any
         key = (f"{name}-partition", cut.index)
         graph[key] = Task(key, _partition, TaskRef(pass_key), cut, x, w)
         level.append(key)
-    if not hasattr(work, "split"):
-        return graph, _add_tree(graph, pass_key, level, name)
+    if not isinstance(work, SplitPass):
+        return graph, [_add_tree(graph, pass_key, level, name)]
     states = [_add_item(graph, pass_key, key, name, item="state") for key in level]
     besides = [_add_item(graph, pass_key, key, name, item="beside") for key in level]
-    merged, last = _add_tree(graph, pass_key, states, name), f"{name}-join"
-    graph[last] = Task(last, _join, TaskRef(pass_key), TaskRef(merged), List(*map(TaskRef, besides)))
-    return graph, last
+    return graph, [_add_tree(graph, pass_key, states, name), *besides]
 
 
 def _add_tree(graph: dict[Any, Any], pass_key: str, level: list[Any], name: str) -> Any:
@@ -134,10 +139,6 @@ def _partition(work: Pass[State], cut: Cut, x: Any, w: Any) -> State:
 
 def _item(work: Any, state: Any, beside: bool) -> Any:
     return work.split(state)[1 if beside else 0]
-
-
-def _join(work: Any, state: Any, besides: Sequence[Any]) -> Any:
-    return work.join(state, besides)
 
 
 def _merge(work: Pass[State], states: Sequence[State]) -> State:

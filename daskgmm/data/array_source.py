@@ -1,0 +1,198 @@
+"""Rows in memory, and rows of a .npy file by memory map."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dask.task_spec import DataNode, TaskRef
+from numpy.typing import NDArray
+
+from daskgmm.data.source import checked_shape, plain_rows, regular_edges
+from daskgmm.errors import DataError, InputMissingError, OptionError
+
+_RUN_BYTES = 2**20
+
+
+class _UnchunkedSource:
+    """What the two sources without chunks share: regular runs of about 1 MiB, and one reader for all tasks."""
+
+    label: str
+    n_rows: int
+    n_features: int
+    dtype: np.dtype[Any]
+    travels: bool
+    _reader: Any
+    _kind: str
+    _location: str | None
+
+    @property
+    def _run_rows(self) -> int:
+        return max(1, _RUN_BYTES // (self.n_features * self.dtype.itemsize))
+
+    @property
+    def chunk_edges(self) -> NDArray[np.int64]:
+        return regular_edges(self.n_rows, self._run_rows)
+
+    @property
+    def chunk_bytes(self) -> int:
+        longest = int(np.diff(self.chunk_edges).max())
+        return longest * self.n_features * self.dtype.itemsize
+
+    def arguments(self, bounds: list[tuple[int, int]]) -> tuple[dict[str, Any], list[Any]]:
+        return reader_arguments(self._reader, len(bounds))
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "kind": self._kind,
+            "location": self._location,
+            "shape": [self.n_rows, self.n_features],
+            "dtype": self.dtype.str,
+            "chunks": [self._run_rows],
+        }
+
+
+def reader_arguments(reader: Any, n_arguments: int) -> tuple[dict[str, Any], list[Any]]:
+    """Return a graph of one node that holds `reader`, and as many references to it (see `Source.arguments`)."""
+    key = f"daskgmm-reader-{uuid.uuid4().hex}"
+    return {key: DataNode(key, reader)}, [TaskRef(key)] * n_arguments
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    """Rows of an array of this process, as views."""
+
+    array: NDArray[Any]
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows start to stop, (stop - start, n_features), a view."""
+        return self.array[start:stop]
+
+
+class ArraySource(_UnchunkedSource):
+    """Rows of a NumPy array, or of what `numpy.asarray` makes one of; passes over it run in this process."""
+
+    def __init__(self, data: Any, *, argument: str = "X") -> None:
+        array = _as_array(data, argument)
+        self.label = "NumPy array"
+        self.n_rows, self.n_features = checked_shape(array.shape, array.dtype, argument=argument, label=self.label)
+        self.dtype = array.dtype
+        self.travels = False
+        self._reader = ArrayReader(plain_rows(array))
+        self._kind, self._location = "numpy", None
+
+
+def _as_array(data: Any, argument: str) -> NDArray[Any]:
+    """Return the numbers of `data` as an array, without a copy where it is one already."""
+    kind = type(data).__name__
+    if hasattr(data, "toarray"):
+        raise OptionError(
+            f"{argument} must be dense; got the sparse {kind}. Convert it with X.toarray() where it fits in memory."
+        )
+    if isinstance(data, np.ma.MaskedArray):
+        raise OptionError(
+            f"{argument} must not be a masked array; got a {kind}, whose mask would be lost. "
+            "Fill it with NaN: numpy.ma.filled(X.astype('float64'), numpy.nan)."
+        )
+    if hasattr(data, "to_numpy"):
+        return _frame_array(data, argument)
+    try:
+        array = np.asarray(data)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"{argument} must be an array, a data frame, a path or a URL; got a {kind} that is no array ({error}). "
+            "Give rows of equal length."
+        ) from error
+    if array.dtype.kind == "O" and array.ndim == 0:
+        raise OptionError(
+            f"{argument} must be an array, a data frame, a path or a URL; got a {kind}. "
+            "Give its array, or the path of a Zarr array or .npy file."
+        )
+    return array
+
+
+def _frame_array(frame: Any, argument: str) -> NDArray[Any]:
+    """Return the numbers of a pandas (or similar) data frame or series; missing values become NaN."""
+    dtypes: Any = getattr(frame, "dtypes", None)
+    for name, dtype in dtypes.items() if hasattr(dtypes, "items") else ():
+        if getattr(dtype, "kind", "O") not in "biuf":
+            raise DataError(
+                f"{argument} must hold real numbers in every column; got dtype {dtype} in column {name!r} of a data "
+                "frame. Drop or encode that column."
+            )
+    array = np.asarray(frame.to_numpy())
+    if array.dtype.kind == "O" and hasattr(dtypes, "kind" if frame.ndim == 1 else "items"):
+        # Nullable columns with missing values, or columns of mixed dtypes, arrive as objects.
+        array = np.asarray(frame.to_numpy(dtype="float64", na_value=np.nan))
+    return array
+
+
+class NpySource(_UnchunkedSource):
+    """Rows of a .npy file, C or Fortran ordered, by memory map.
+
+    Parameters
+    ----------
+    path : str or path
+        The file; workers open it by its absolute path.
+    argument : str
+        What messages call the input.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, argument: str = "X") -> None:
+        path = os.fspath(path).removeprefix("file://")
+        if "://" in path:
+            raise OptionError(
+                f"{argument} must be a path where it is a .npy file; got the URL {path}. "
+                "Download it, or convert it to Zarr, which is read by URL."
+            )
+        self.label = os.path.abspath(os.path.expanduser(path))
+        array = _map_file(self.label, argument)
+        self.n_rows, self.n_features = checked_shape(array.shape, array.dtype, argument=argument, label=self.label)
+        self.dtype = array.dtype
+        self.travels = True
+        self._reader = NpyReader(self.label, array.shape, array.dtype.str)
+        self._kind, self._location = "npy", self.label
+
+
+@dataclass(frozen=True)
+class NpyReader:
+    """Rows of a .npy file, as views on a memory map.
+
+    The file is mapped anew for each call (0.1 ms). One map kept for a whole pass would count every page it
+    ever touched as memory of the worker, whose nanny then ends it, though the pages could be dropped.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows start to stop, (stop - start, n_features), a view on the file that keeps it mapped."""
+        array = _map_file(self.path, "X")
+        if array.shape != self.shape or array.dtype.str != self.dtype:
+            raise DataError(
+                f"{self.path} must not change during a fit; got shape {array.shape}, dtype {array.dtype.str}, where "
+                f"it had {self.shape}, {self.dtype}. Start again with the new file."
+            )
+        return plain_rows(array[start:stop])
+
+
+def _map_file(path: str, argument: str) -> NDArray[Any]:
+    """Return the array of a .npy file as a memory map."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-any-return,unused-ignore]
+    except FileNotFoundError as error:
+        raise InputMissingError(
+            f"{argument} must be an existing file; got {path}, which is not there. Check the path."
+        ) from error
+    except OSError as error:
+        raise InputMissingError(
+            f"{argument} must be a readable file; got {path} ({error.strerror or error}). Check its permissions."
+        ) from error
+    except (ValueError, EOFError) as error:
+        raise DataError(
+            f"{argument} must be a whole .npy file of numbers; got {path} ({error}). Write it again with numpy.save."
+        ) from error

@@ -1,0 +1,242 @@
+"""Predictions written as a Zarr array aligned to the input's rows: a pass that writes, one writer a chunk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from daskgmm.data.dask_source import DaskSource
+from daskgmm.data.executor import Executor, current_executor, one_blas_thread
+from daskgmm.data.memory import check_memory
+from daskgmm.data.passes import run_pass
+from daskgmm.data.prediction import refuse_dropped
+from daskgmm.data.rows import Rows
+from daskgmm.data.source import Source, regular_edges
+from daskgmm.errors import DaskgmmError, OutputError
+from daskgmm.mixture.block import Block, Workspace
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.prediction import Predictor, What
+
+#: Bytes of an output chunk, which a task holds until it is full; fewer where the partition is smaller.
+CHUNK_BYTES = 32 << 20
+ATTRIBUTE = "daskgmm"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes
+    ----------
+    n_rows, n_dropped : int
+        Rows predicted, and rows that got -1 or NaN because they hold a NaN or an infinity.
+    counts : tuple of int
+        Rows by component; empty unless labels were written.
+    """
+
+    n_rows: int
+    n_dropped: int
+    counts: tuple[int, ...]
+    bytes_read: int
+    seconds: float
+    output: str
+    n_passes: int = 1
+
+
+def write_predictions(
+    parameters: Parameters,
+    X: Source,
+    output: str,
+    *,
+    what: What,
+    record: dict[str, Any],
+    non_finite: str = "error",
+    executor: Executor | None = None,
+) -> Written:
+    """Return what was written: predictions for all rows of X, (n_rows,) or (n_rows, n_components), in bounded memory.
+
+    Labels are int32, responsibilities and log-densities (nats) float64. A local output is written beside its place
+    and renamed when it is complete; at a URL its attribute says complete at the end.
+
+    Parameters
+    ----------
+    output : str
+        Path or URL of the Zarr array; what is there is replaced.
+    record : dict
+        JSON that identifies input, model and options; kept in the attributes.
+
+    Raises
+    ------
+    DataError
+        A row with NaN or infinity, unless they are to be dropped.
+    OutputError
+        The output cannot be written.
+    """
+    began = perf_counter()
+    executor = current_executor() if executor is None else executor
+    predictor = Predictor.of(parameters, what)
+    rows = _aligned(Rows.plan(X, None, state_bytes=0))
+    rows = check_memory(rows, parameters.kind, parameters.n_components, executor, extra_bytes=2 * CHUNK_BYTES)
+    remote = "://" in output
+    place = output if remote else f"{os.path.abspath(output)}.part"
+    try:
+        array = _create(place, predictor, rows)
+        with one_blas_thread(executor):
+            work = WritePass(predictor, place, int(array.chunks[0]), non_finite)
+            state = run_pass(work, rows, executor, name=f"daskgmm-write-{uuid4().hex[:12]}")
+        array.attrs[ATTRIBUTE] = {"complete": True, **record}
+        if not remote:
+            _move(place, os.path.abspath(output))
+    except DaskgmmError:
+        raise
+    except OSError as error:
+        raise OutputError(f"the output must be writable; got {error} for {output}. Choose another place.") from error
+    finally:
+        if not remote:
+            shutil.rmtree(place, ignore_errors=True)
+    n_rows = X.n_rows - state.n_dropped
+    return Written(n_rows, state.n_dropped, state.counts, rows.n_bytes, perf_counter() - began, output)
+
+
+def prediction_record(output: str) -> dict[str, Any] | None:
+    """Return the record of the predictions that stand at `output`, None where nothing does.
+
+    Raises
+    ------
+    OutputError
+        Something else stands there.
+    """
+    try:
+        attributes = dict(zarr.open_array(output, mode="r").attrs)
+    except FileNotFoundError:
+        if "://" not in output and os.path.exists(output):
+            raise _other(output) from None
+        return None
+    except Exception as error:
+        # Whatever a file that is no Zarr array makes Zarr raise.
+        raise _other(output) from error
+    record = attributes.get(ATTRIBUTE)
+    if not isinstance(record, dict):
+        raise _other(output)
+    return record
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """The state of the writing pass; `held` is the chunk being filled; neither it nor the buffers leave a partition."""
+
+    n_dropped: int
+    counts: tuple[int, ...]
+    held: NDArray[Any] | None = None
+    first_row: int = 0
+    filled: int = 0
+    work: Workspace | None = None
+
+
+class WritePass:
+    """The pass that writes predictions: each task fills and writes the chunks of its own partition."""
+
+    def __init__(self, predictor: Predictor, place: str, chunk_rows: int, non_finite: str) -> None:
+        self._predictor, self._place = predictor, place
+        self._chunk_rows, self._non_finite = chunk_rows, non_finite
+
+    def zero(self) -> _Progress:
+        n_counts = self._predictor.plan.n_components if self._predictor.what == "label" else 0
+        return _Progress(0, (0,) * n_counts, work=Workspace())
+
+    def update(self, state: _Progress, block: Block) -> _Progress:
+        refuse_dropped(block, self._non_finite)
+        n_rows = block.x.shape[1]
+        found = self._predictor.empty(n_rows)
+        self._predictor.predict(block, found, state.work or Workspace())
+        n_dropped = state.n_dropped + n_rows - block.n_rows
+        counts = state.counts
+        if counts:
+            seen = np.bincount(found[found >= 0], minlength=len(counts))
+            counts = tuple(int(a + b) for a, b in zip(counts, seen, strict=True))
+        state = replace(state, n_dropped=n_dropped, counts=counts)
+        if state.held is None:
+            held = self._predictor.empty(self._chunk_rows).astype(_stored_dtype(self._predictor))
+            state = replace(state, held=held, first_row=block.first_row, filled=0)
+        taken = 0
+        while taken < n_rows:
+            n = min(n_rows - taken, self._chunk_rows - state.filled)
+            if state.held is not None:
+                state.held[state.filled : state.filled + n] = found[taken : taken + n]
+            state, taken = replace(state, filled=state.filled + n), taken + n
+            if state.filled == self._chunk_rows:
+                state = self._flush(state)
+        return state
+
+    def finish(self, state: _Progress) -> _Progress:
+        return replace(self._flush(state) if state.filled else state, held=None, work=None)
+
+    def merge(self, state: _Progress, other: _Progress) -> _Progress:
+        counts = tuple(a + b for a, b in zip(state.counts, other.counts, strict=True))
+        return _Progress(state.n_dropped + other.n_dropped, counts)
+
+    def _flush(self, state: _Progress) -> _Progress:
+        stop = state.first_row + state.filled
+        if state.held is not None:
+            zarr.open_array(self._place, mode="r+")[state.first_row : stop] = state.held[: state.filled]
+        return replace(state, first_row=stop, filled=0)
+
+
+def _stored_dtype(predictor: Predictor) -> np.dtype[Any]:
+    return np.dtype(np.int32) if predictor.what == "label" else np.dtype(np.float64)
+
+
+def _create(place: str, predictor: Predictor, rows: Rows) -> zarr.Array[Any]:
+    """Return a new output whose chunks divide the partitions, marked incomplete."""
+    columns = () if predictor.n_columns is None else (predictor.n_columns,)
+    dtype = _stored_dtype(predictor)
+    row_bytes = dtype.itemsize * (predictor.n_columns or 1)
+    chunk = chunk_length(int(rows.edges[1] - rows.edges[0]), row_bytes)
+    array = zarr.create_array(
+        place, shape=(rows.X.n_rows, *columns), chunks=(chunk, *columns), dtype=dtype, overwrite=True, zarr_format=3
+    )
+    array.attrs[ATTRIBUTE] = {"complete": False}
+    return array
+
+
+def chunk_length(partition_rows: int, row_bytes: int) -> int:
+    """Return the rows of an output chunk: the largest divisor of a partition's rows that takes at most 32 MiB.
+
+    Where no divisor within a factor of 16 does, the whole partition is one chunk.
+    """
+    least = -(-partition_rows * row_bytes // CHUNK_BYTES)
+    for n_chunks in range(least, 16 * least + 1):
+        if partition_rows % n_chunks == 0:
+            return partition_rows // n_chunks
+    return partition_rows
+
+
+def _aligned(rows: Rows) -> Rows:
+    """Return the rows with partitions of equal length, as chunks of an array are, except the last."""
+    lengths = np.diff(rows.edges)
+    if (lengths[:-1] == lengths[0]).all() and lengths[-1] <= lengths[0]:
+        return rows
+    edges = regular_edges(rows.X.n_rows, int(lengths.max()))
+    if isinstance(rows.X, DaskSource):
+        return replace(rows, X=rows.X.rechunked_to(edges), edges=edges)
+    return replace(rows, edges=edges)
+
+
+def _move(place: str, output: str) -> None:
+    if os.path.exists(output):
+        shutil.rmtree(output)
+    os.rename(place, output)
+
+
+def _other(output: str) -> OutputError:
+    return OutputError(
+        f"the output must be free, or hold predictions of daskgmm; got something else at {output}. Choose another path."
+    )

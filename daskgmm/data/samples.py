@@ -1,0 +1,90 @@
+"""Rows drawn from a mixture, written as a Zarr array in bounded memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import zarr
+
+from daskgmm.data.output import ATTRIBUTE
+from daskgmm.errors import OutputError
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.sampling import sample_blocks
+
+#: Bytes of a chunk, the rows that are drawn at once. It is part of what the rows of a seed are.
+CHUNK_BYTES = 8 << 20
+
+
+def write_sample(
+    parameters: Parameters, n_rows: int, output: str, *, labels: str | None = None, seed: int, record: dict[str, Any]
+) -> None:
+    """Write rows drawn from a mixture, in random order, and their components.
+
+    Parameters
+    ----------
+    output : str
+        Path or URL of the Zarr array, (n_rows, n_features), float64; what is there is replaced.
+    labels : str, optional
+        Path or URL of the Zarr array of components, (n_rows,), int32.
+    record : dict
+        JSON that identifies model and options; kept in the attributes of both, beside "array": "rows" or "labels".
+
+    Raises
+    ------
+    OutputError
+        An output cannot be written.
+
+    Notes
+    -----
+    A local output is written beside its place and renamed at the end; at a URL its attribute says complete at the end.
+    Peak memory: three chunks of 8 MiB.
+    """
+    length = max(1, CHUNK_BYTES // (8 * parameters.n_features))
+    with _written(output, (n_rows, parameters.n_features), "f8", length, {**record, "array": "rows"}) as rows:
+        if labels is None:
+            _fill(parameters, n_rows, seed, length, rows, None)
+        else:
+            with _written(labels, (n_rows,), "i4", length, {**record, "array": "labels"}) as components:
+                _fill(parameters, n_rows, seed, length, rows, components)
+
+
+def _fill(
+    parameters: Parameters, n_rows: int, seed: int, length: int, rows: zarr.Array[Any], labels: zarr.Array[Any] | None
+) -> None:
+    start = 0
+    for X, components in sample_blocks(parameters, n_rows, np.random.RandomState(seed), length=length):
+        rows[start : start + len(X)] = X
+        if labels is not None:
+            labels[start : start + len(X)] = components.astype(np.int32)
+        start += len(X)
+
+
+@contextmanager
+def _written(
+    output: str, shape: tuple[int, ...], dtype: str, length: int, record: dict[str, Any]
+) -> Iterator[zarr.Array[Any]]:
+    """Provide a new array, and put it in its place, marked complete, when the block has ended well."""
+    remote = "://" in output
+    place = output if remote else f"{os.path.abspath(output)}.part"
+    try:
+        chunks = (min(length, shape[0]), *shape[1:])
+        array = zarr.create_array(place, shape=shape, chunks=chunks, dtype=dtype, overwrite=True, zarr_format=3)
+        array.attrs[ATTRIBUTE] = {"complete": False}
+        yield array
+        array.attrs[ATTRIBUTE] = {"complete": True, **record}
+        if not remote:
+            if os.path.exists(output):
+                shutil.rmtree(output)
+            os.rename(place, os.path.abspath(output))
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"the output must be writable; got {error} for {output}. Choose another place.") from error
+    finally:
+        if not remote:
+            shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,241 @@
+"""Where a Zarr array is: small enough to travel to a task, complete enough to open it there, and free of secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import zarr
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
+
+from daskgmm.errors import DataError, InputMissingError, OptionError
+
+_PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "http": "aiohttp",
+    "https": "aiohttp",
+}
+_SECRET = re.compile(
+    r"key|secret|token|passw|pwd|passphrase|credential|auth|connection_string|cookie|header|session|cert|^sas", re.I
+)
+_NO_OPTION = frozenset({"asynchronous", "loop"})
+_NETWORK_PACKAGES = frozenset({"aiohttp", "botocore", "aiobotocore", "obstore", "google", "azure"})
+# These file systems live in one process, or wrap another one: no URL of theirs opens the same store elsewhere.
+_NOT_BY_URL = frozenset({"memory", "reference", "dir", "zip", "tar"})
+
+
+@dataclass(frozen=True)
+class ZarrLocation:
+    """How to open one node of a Zarr store in any process; credentials come from the environment there.
+
+    Attributes
+    ----------
+    opener : str
+        "local" (a directory), "zip" (a file), "fsspec" or "obstore" (a URL).
+    url : str
+        Absolute path or URL of the store.
+    path : str
+        The node within the store; "" is its root.
+    options : dict
+        Options of the store that are no secrets.
+    """
+
+    opener: str
+    url: str
+    path: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The location in words: path or URL with the node's path, without user, password or signature."""
+        return "/".join(part for part in (shown(self.url), self.path) if part)
+
+    def store(self) -> Store:
+        """Return the store, opened for reading."""
+        if self.opener == "local":
+            return LocalStore(self.url, read_only=True)
+        if self.opener == "zip":
+            return ZipStore(self.url, mode="r", read_only=True)
+        if self.opener == "fsspec":
+            return FsspecStore.from_url(self.url, storage_options=dict(self.options), read_only=True)
+        from obstore.store import from_url
+
+        options = {k: v for k, v in self.options.items() if k != "client_options"}
+        client: Any = self.options.get("client_options")
+        return ObjectStore(from_url(self.url, config=options, client_options=client), read_only=True)
+
+    def open(self, *, argument: str = "X") -> zarr.Array[Any] | zarr.Group:
+        """Return the array or group that is there.
+
+        Raises
+        ------
+        InputMissingError, OptionError, DataError
+            Nothing is there; a package is missing; what is there is not Zarr.
+        """
+        try:
+            return zarr.open(self.store(), path=self.path, mode="r")
+        except Exception as error:
+            # One handler for the exceptions of every kind of storage: their classes have no common root.
+            raise self.explained(error, argument) from error
+
+    def explained(self, error: BaseException, argument: str) -> Exception:
+        """Return the error of this package that says what opening or reading met, with a remedy."""
+        where = self.label
+        protocol = urlsplit(self.url).scheme
+        if isinstance(error, ImportError) or "Protocol not known" in str(error):
+            package = _PACKAGES.get(protocol, "the fsspec package for it")
+            return OptionError(
+                f"{argument} must be at a URL that the installed packages can open; got {where} ({error}). "
+                f"Install {package} here and on the workers, for example: pip install {package}."
+            )
+        if refused(error) and self.opener in ("local", "zip"):
+            return InputMissingError(
+                f"{argument} must be readable; got {where} ({_brief(error)}). Check its permissions."
+            )
+        if refused(error):
+            return InputMissingError(
+                f"{argument} must be readable; got {where}, to which access was refused ({_brief(error)}). "
+                "Put credentials into the environment here and on the workers: daskgmm sends none with its tasks."
+            )
+        if isinstance(error, FileNotFoundError):
+            return self._missing(argument)
+        if unreachable(error):
+            return InputMissingError(
+                f"{argument} must be reachable; got {where} ({_brief(error)}). Check the address and the network."
+            )
+        return DataError(
+            f"{argument} must be a whole Zarr array or group; got {where} ({_brief(error)}). "
+            "Write it again, or correct its metadata."
+        )
+
+    def _missing(self, argument: str) -> Exception:
+        if self.opener in ("local", "zip") and os.path.exists(self.url):
+            inside = "" if not self.path else f" at {self.path!r}"
+            return DataError(
+                f"{argument} must be a Zarr array or group, or a .npy file; got {self.url}, which exists but is no "
+                f"Zarr store{inside}. Convert it, for example with dask.array's to_zarr, or give the path of the array."
+            )
+        return InputMissingError(
+            f"{argument} must be an existing Zarr array or group; got {self.label}, where there is none. "
+            "Check the path, and the credentials where it is private."
+        )
+
+
+def locate(location: str, *, argument: str = "X") -> ZarrLocation:
+    """Return the location that a path or URL names; nothing is opened."""
+    if location.startswith(("file://", "local://")):
+        location = location.split("://", 1)[1]
+    if "://" not in location and "::" not in location:
+        path = os.path.abspath(os.path.expanduser(location))
+        return ZarrLocation("zip" if path.endswith(".zip") and not os.path.isdir(path) else "local", path)
+    if urlsplit(location).password:
+        raise OptionError(
+            f"{argument} must be a URL without a password, which would travel with every task; got {shown(location)}. "
+            "Put the credentials into the environment of this process and of the workers."
+        )
+    return ZarrLocation("fsspec", location)
+
+
+def location_of(node: zarr.Array[Any] | zarr.Group) -> ZarrLocation | None:
+    """Return the location of an open node, or None where another process could not open its store."""
+    # Exact types: a subclass or wrapper may read in a way of its own, which a plain store would lose.
+    store: Any = node.store_path.store
+    if type(store) is LocalStore:
+        return ZarrLocation("local", os.path.abspath(store.root), node.path)
+    if type(store) is ZipStore:
+        return ZarrLocation("zip", os.path.abspath(store.path), node.path)
+    if type(store) is FsspecStore:
+        return _fsspec_location(store, node.path)
+    if type(store) is ObjectStore:
+        return _obstore_location(store.store, node.path)
+    return None
+
+
+def _fsspec_location(store: Any, path: str) -> ZarrLocation | None:
+    system = getattr(store.fs, "sync_fs", store.fs)
+    protocols = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
+    if protocols & {"file", "local"}:
+        return ZarrLocation("local", os.path.abspath(store.path), path)
+    options = system.storage_options
+    if protocols & _NOT_BY_URL or {"fs", "fo", "target_protocol"} & options.keys():
+        return None
+    return ZarrLocation("fsspec", system.unstrip_protocol(store.path), path, without_secrets(options))
+
+
+def _obstore_location(store: Any, path: str) -> ZarrLocation | None:
+    kind = type(store).__name__
+    if kind == "LocalStore":
+        return None if store.prefix is None else ZarrLocation("local", os.path.abspath(store.prefix), path)
+    if kind == "HTTPStore":
+        url, config = store.url, {}
+    elif kind in ("S3Store", "GCSStore", "AzureStore"):
+        config = dict(store.config)
+        scheme = {"S3Store": "s3", "GCSStore": "gs", "AzureStore": "az"}[kind]
+        bucket = config.pop("bucket", None) or config.pop("container_name", "")
+        url = "/".join(part for part in (f"{scheme}://{bucket}", (store.prefix or "").strip("/")) if part)
+    else:
+        return None
+    if store.client_options:
+        config["client_options"] = dict(store.client_options)
+    return ZarrLocation("obstore", url, path, without_secrets(config))
+
+
+def without_secrets(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the plain options among `options`, recursively, whose names and values give no secret away."""
+    kept = {}
+    for name, value in options.items():
+        name = str(name)
+        if name in _NO_OPTION or (_SECRET.search(name) and value != "anon"):
+            continue
+        if isinstance(value, dict):
+            value = without_secrets(value)
+        elif not _is_plain(value):
+            continue
+        kept[name] = value
+    return kept
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return not ("://" in value and urlsplit(value).password)
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float)
+
+
+def shown(url: str) -> str:
+    """Return a path or URL as messages may show it: without user, password, query or fragment."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def refused(error: BaseException) -> bool:
+    """Return whether an error of a store means that access was refused or that credentials are missing."""
+    name, status = type(error).__name__, getattr(error, "status", None)
+    return isinstance(error, PermissionError) or "Credential" in name or "Permission" in name or status in (401, 403)
+
+
+def unreachable(error: BaseException) -> bool:
+    """Return whether an error of a store may pass: the network or a device, not the bytes that were read."""
+    if isinstance(error, OSError):
+        # bz2 and gzip report damaged bytes as an OSError without a number.
+        return error.errno is not None or isinstance(error, ConnectionError | TimeoutError)
+    return type(error).__module__.partition(".")[0] in _NETWORK_PACKAGES
+
+
+def _brief(error: BaseException) -> str:
+    """Return the first line of an error, no longer than a sentence; URLs in it lose their signatures."""
+    line = (str(error).splitlines() or [""])[0][:200]
+    return re.sub(r"(\w+://)(?:[^\s/@]*@)?([^\s?'\"]*)(?:\?[^\s'\"]*)?", r"\1\2", f"{type(error).__name__}: {line}")

@@ -1,0 +1,255 @@
+"""Rows of a Zarr array, v2 or v3, by path, by URL or open; every task opens the store itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from daskgmm.data.array_source import reader_arguments
+from daskgmm.data.source import checked_shape, regular_edges
+from daskgmm.data.zarr_location import ZarrLocation, locate, location_of, refused, unreachable
+from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionError
+
+# Seconds before each further attempt to read after an error of network or device.
+RETRY_SECONDS = (0.2, 1.0, 5.0)
+
+
+class ZarrSource:
+    """Rows of a Zarr array.
+
+    Use `from_location` or `from_node`.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        The open array.
+    location : ZarrLocation or None
+        Where tasks find it; None where only this process can read it.
+    argument : str
+        What messages call the input.
+
+    Notes
+    -----
+    An edge is the border of a chunk, or of an inner chunk of a shard: zarr reads the index of the shard and decodes
+    the inner chunks asked for, no others (a shard with further codecs around it counts as one chunk). A whole shard
+    is fetched in one request, its parts one by one: `shard_rows` says where whole shards begin.
+    """
+
+    def __init__(self, array: zarr.Array[Any], location: ZarrLocation | None, *, argument: str = "X") -> None:
+        self.label = location.label if location is not None else f"Zarr array {array.store_path}"
+        self.dtype = np.dtype(array.dtype)
+        self.n_rows, self.n_features = checked_shape(array.shape, self.dtype, argument=argument, label=self.label)
+        self.travels = location is not None
+        self._location = location
+        self._zarr_format = int(array.metadata.zarr_format)
+        self._chunk_shape = _readable_chunks(array, argument, self.label)
+        self.shard_rows = _shard_rows(array)
+        self._reader = ZarrReader(location, self.label, array.shape, self.dtype.str, array=array)
+
+    @classmethod
+    def from_location(cls, location: str, *, array: str | None = None, argument: str = "X") -> ZarrSource:
+        """Return the source at a path or URL, and of the array called `array` there where that is a group.
+
+        Raises
+        ------
+        InputMissingError, OptionError, DataError
+            See `daskgmm.data.source.open_source`.
+        """
+        place = locate(location, argument=argument)
+        node = place.open(argument=argument)
+        found = _array_in(node, array, argument, place.label)
+        return cls(found, ZarrLocation(place.opener, place.url, found.path, place.options), argument=argument)
+
+    @classmethod
+    def from_node(
+        cls, node: zarr.Array[Any] | zarr.Group, *, array: str | None = None, argument: str = "X"
+    ) -> ZarrSource:
+        """Return the source of an open array, or of the array called `array` in an open group."""
+        store = node.store_path.store
+        location = location_of(node)
+        label = location.label if location is not None else f"{type(store).__name__} of this process"
+        found = _array_in(node, array, argument, label)
+        return cls(found, location_of(found), argument=argument)
+
+    @property
+    def chunk_edges(self) -> NDArray[np.int64]:
+        return regular_edges(self.n_rows, self._chunk_shape[0])
+
+    @property
+    def chunk_bytes(self) -> int:
+        # Chunks are decoded whole, also where they reach beyond the last row or column.
+        rows = self._chunk_shape[0] * -(-int(np.diff(self.chunk_edges).max()) // self._chunk_shape[0])
+        columns = self._chunk_shape[1] * -(-self.n_features // self._chunk_shape[1])
+        return rows * columns * self.dtype.itemsize
+
+    def arguments(self, bounds: list[tuple[int, int]]) -> tuple[dict[str, Any], list[Any]]:
+        return reader_arguments(self._reader, len(bounds))
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "kind": "zarr",
+            "location": self.label if self.travels else None,
+            "shape": [self.n_rows, self.n_features],
+            "dtype": self.dtype.str,
+            "chunks": list(self._chunk_shape),
+            "zarr_format": self._zarr_format,
+        }
+
+
+class ZarrReader:
+    """Reads rows of a Zarr array; pickles to its location, never to the array, its data or its credentials.
+
+    The array is opened at the first read in a process and kept. Safe for threads. The reader of an array that
+    only this process can read has no location, and refuses to be pickled.
+    """
+
+    def __init__(
+        self,
+        location: ZarrLocation | None,
+        label: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        *,
+        array: zarr.Array[Any] | None = None,
+    ) -> None:
+        self._location, self._label, self._shape, self._dtype = location, label, shape, dtype
+        self._array = array
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._location is None:
+            raise TypeError(f"{self._label} can be read in one process only, and does not travel.")
+        return ZarrReader, (self._location, self._label, self._shape, self._dtype)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows start to stop, (stop - start, n_features), in the dtype of the store.
+
+        Raises
+        ------
+        DataError
+            A chunk cannot be decoded.
+        InputMissingError
+            The store cannot be reached, after several attempts, or may not be read.
+        """
+        for seconds in (*RETRY_SECONDS, None):
+            try:
+                rows = np.asarray(self._opened()[start:stop])
+                return rows if rows.ndim == 2 else rows.reshape(-1, 1)
+            except DaskgmmError:
+                raise
+            except Exception as error:
+                # One handler for the exceptions of every codec and storage: their classes have no common root.
+                passing = unreachable(error) and not refused(error) and not isinstance(error, FileNotFoundError)
+                if seconds is None or not passing:
+                    raise self._explained(error, start, stop) from error
+            time.sleep(seconds)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _explained(self, error: Exception, start: int, stop: int) -> Exception:
+        if self._location is not None and unreachable(error):
+            return self._location.explained(error, f"Rows {start} to {stop}")
+        # Parts of shards are asked for as byte ranges; the simplest web servers send the whole file instead.
+        ranges = " (or the server ignores byte ranges, which shards need)" if self._label.startswith("http") else ""
+        return DataError(
+            f"Rows {start} to {stop} must be readable; got {type(error).__name__} ({error}) from {self._label}. "
+            f"A chunk there is damaged{ranges}: write these rows again."
+        )
+
+    def _opened(self) -> zarr.Array[Any]:
+        with self._lock:
+            if self._array is None:
+                self._array = self._reopened()
+            return self._array
+
+    def _reopened(self) -> zarr.Array[Any]:
+        if self._location is None:
+            raise InputMissingError(f"{self._label} must be read in the process that opened it; got another process.")
+        node = self._location.open()
+        found = (node.shape, np.dtype(node.dtype).str) if isinstance(node, zarr.Array) else ("a group", "")
+        if not isinstance(node, zarr.Array) or found != (self._shape, self._dtype):
+            raise DataError(
+                f"{self._label} must not change during a fit; got shape {found[0]}, dtype {found[1]}, where it had "
+                f"{self._shape}, {self._dtype}. Start again with the new array."
+            )
+        return node
+
+
+def _array_in(node: zarr.Array[Any] | zarr.Group, name: str | None, argument: str, label: str) -> zarr.Array[Any]:
+    """Return the array that is meant: `node` itself, the one called `name`, or the only one of its group."""
+    if isinstance(node, zarr.Array):
+        if name is not None:
+            raise OptionError(
+                f"array must be left out where {argument} is an array itself; got array={name!r} with {label}. "
+                "Leave it out, or give the group."
+            )
+        return node
+    if name is None:
+        usable = _usable(node)
+        if len(usable) == 1:
+            return usable[0]
+        if not usable:
+            raise DataError(
+                f"{argument} must be, or hold, one array of numbers of one or two dimensions; got a group with none in "
+                f"{label}{_listed(node)}. Give the path of the array, or name one deeper in the group."
+            )
+        raise OptionError(
+            f"array must name one of the arrays of the group that {argument} is; got none, and {len(usable)} usable "
+            f"arrays in {label}{_listed(node)}. Name one with array=... (--array on the command line)."
+        )
+    found = node.get(name)
+    if not isinstance(found, zarr.Array):
+        what = "a group" if isinstance(found, zarr.Group) else "nothing"
+        raise InputMissingError(
+            f"array must name an array of the group that {argument} is; got array={name!r}, which is {what} in "
+            f"{label}{_listed(node)}. Name an array that is there."
+        )
+    return found
+
+
+def _usable(group: zarr.Group) -> list[zarr.Array[Any]]:
+    return [a for a in _members(group) if a.ndim in (1, 2) and np.dtype(a.dtype).kind in "biuf"]
+
+
+def _listed(group: zarr.Group) -> str:
+    listed = [f"{a.basename} {a.shape} {a.dtype}" for a in _members(group)]
+    if not listed:
+        return " (no arrays are listed there)"
+    return f" (it has {', '.join(listed[:16])}{', ...' if len(listed) > 16 else ''})"
+
+
+def _members(group: zarr.Group) -> list[zarr.Array[Any]]:
+    """Return the arrays directly in a group, by name; none where the store cannot list (plain HTTP)."""
+    try:
+        return [array for _, array in sorted(group.arrays(), key=lambda member: member[0])]
+    except Exception:
+        # Each kind of storage has its own exception for "cannot list"; the message then says that none is known.
+        return []
+
+
+def _readable_chunks(array: zarr.Array[Any], argument: str, label: str) -> tuple[int, int]:
+    """Return (rows, columns) of the smallest piece that zarr decodes on its own.
+
+    That is what `zarr.Array.chunks` means: the inner chunk of a shard, but the whole shard where further codecs
+    are around it.
+    """
+    try:
+        chunks = array.chunks
+    except NotImplementedError as error:
+        raise DataError(
+            f"{argument} must have chunks of one size; got a grid of several sizes in {label}. "
+            "Rechunk it to regular chunks."
+        ) from error
+    return max(1, int(chunks[0])), max(1, int(chunks[1])) if len(chunks) == 2 else 1
+
+
+def _shard_rows(array: zarr.Array[Any]) -> int | None:
+    """Return the rows of a shard; None without shards, or with shards of several sizes."""
+    try:
+        return None if array.shards is None else int(array.shards[0])
+    except NotImplementedError:
+        return None

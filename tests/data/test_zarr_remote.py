@@ -1,0 +1,198 @@
+"""Zarr arrays at URLs: by HTTP and from S3, without secrets in what travels."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from zarr.storage import LocalStore
+
+from daskgmm.data import zarr_source
+from daskgmm.data.source import open_source
+from daskgmm.data.zarr_location import locate, without_secrets
+from daskgmm.errors import DataError, InputMissingError, OptionError
+from tests.data.test_zarr_source import LAYOUTS, X, elsewhere, reader_of, written
+
+
+def test_secrets_are_dropped_at_any_depth() -> None:
+    options = {
+        "key": "KEY",
+        "secret": "SECRET",
+        "anon": False,
+        "endpoint_url": "http://localhost:1",
+        "asynchronous": True,
+        "client_kwargs": {"region_name": "r", "aws_secret_access_key": "SECRET", "proxy": "http://u:SECRET@h"},
+        "config": {"access_key_id": "KEY", "skip_signature": "true", "sas_token": "SECRET"},
+        "connection_string": "AccountKey=SECRET",
+        "headers": {"Authorization": "SECRET"},
+        "session": object(),
+        "requester_pays": True,
+    }
+    assert without_secrets(options) == {
+        "anon": False,
+        "endpoint_url": "http://localhost:1",
+        "client_kwargs": {"region_name": "r"},
+        "config": {"skip_signature": "true"},
+        "requester_pays": True,
+    }
+    assert without_secrets({"token": "anon"}) == {"token": "anon"}
+
+
+def test_passwords_in_urls_are_refused_and_signatures_hidden() -> None:
+    with pytest.raises(OptionError, match=r"must be a URL without a password.*got https://host/x\.zarr\.") as caught:
+        open_source("https://me:hidden@host/x.zarr")
+    assert "hidden" not in str(caught.value)
+    assert locate("https://host/x.zarr?sig=hidden").label == "https://host/x.zarr"
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """Serve tmp_path on a port of this machine, refusing what is called private."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if "private" in self.path:
+                self.send_error(403)
+            else:
+                super().do_GET()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_http(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiohttp", reason="http needs fsspec and aiohttp: the extra 'http'")
+    monkeypatch.setattr(zarr_source, "RETRY_SECONDS", ())
+    written(tmp_path / "X.zarr", **LAYOUTS["rows"])
+    written(LocalStore(tmp_path / "group.zarr"), name="X", **LAYOUTS["columns"])
+    source = open_source(f"{web}/X.zarr")
+    assert source.travels
+    np.testing.assert_array_equal(elsewhere(source).read(0, 100), X)
+    np.testing.assert_array_equal(elsewhere(open_source(f"{web}/group.zarr/X")).read(5, 10), X[5:10])
+    np.testing.assert_array_equal(elsewhere(open_source(f"{web}/group.zarr", array="X")).read(5, 10), X[5:10])
+    # This server ignores byte ranges, which parts of shards need; the checksum of their index notices.
+    written(tmp_path / "shards.zarr", **LAYOUTS["sharded"])
+    with pytest.raises(DataError, match=r"Rows 5 to 10 must be readable; .*or the server ignores byte ranges"):
+        elsewhere(open_source(f"{web}/shards.zarr")).read(5, 10)
+    again = open_source(zarr.open_array(f"{web}/X.zarr", mode="r"))
+    assert again.label == source.label == f"{web}/X.zarr"
+    np.testing.assert_array_equal(elsewhere(again).read(0, 100), X)
+    with pytest.raises(InputMissingError, match=r"must be an existing Zarr array or group; got http://.*/none\.zarr"):
+        open_source(f"{web}/none.zarr")
+    with pytest.raises(InputMissingError, match=r"X must be readable; got http://.*private.* access was refused"):
+        open_source(f"{web}/private.zarr")
+    with pytest.raises(InputMissingError, match=r"X must be reachable; got http://127\.0\.0\.1:9/X\.zarr"):
+        open_source("http://127.0.0.1:9/X.zarr")
+
+
+READ_ELSEWHERE = "import pickle, sys; print(pickle.load(sys.stdin.buffer).read(0, 100).sum())"
+IDENTITY, SECRET = "testing-identity", "testing-secret"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """Run an S3 service on a port of this machine, with a bucket called data."""
+    pytest.importorskip("s3fs", reason="S3 needs s3fs: the extra 's3'")
+    moto_server = pytest.importorskip("moto.server", reason="the tests of S3 need moto[server]: the extra 'test'")
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def options(s3: str) -> dict[str, Any]:
+    import s3fs
+
+    given = {"key": IDENTITY, "secret": SECRET, "client_kwargs": {"endpoint_url": s3, "region_name": "us-east-1"}}
+    system = s3fs.S3FileSystem(key=IDENTITY, secret=SECRET, client_kwargs={"endpoint_url": s3})
+    if not system.exists("data"):
+        system.mkdir("data")
+        zarr.create_array("s3://data/X.zarr", shape=X.shape, dtype=X.dtype, chunks=(30, 4), storage_options=given)[
+            ...
+        ] = X
+    return given
+
+
+def test_s3_reader_travels_without_secrets(options: dict[str, Any], s3: str) -> None:
+    source = open_source(zarr.open_array("s3://data/X.zarr", mode="r", storage_options=options))
+    assert (source.label, source.travels) == ("s3://data/X.zarr", True)
+    np.testing.assert_array_equal(reader_of(source).read(0, 100), X)
+    pickled = pickle.dumps(reader_of(source))
+    assert IDENTITY.encode() not in pickled
+    assert SECRET.encode() not in pickled
+    assert s3.encode() in pickled, "where the service is, is no secret"
+    assert len(pickled) < 800
+
+    def run(**credentials: str) -> subprocess.CompletedProcess[bytes]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+        clean |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": "/nonexistent", **credentials}
+        return subprocess.run([sys.executable, "-c", READ_ELSEWHERE], input=pickled, env=clean, capture_output=True)
+
+    done = run(AWS_ACCESS_KEY_ID=IDENTITY, AWS_SECRET_ACCESS_KEY=SECRET)
+    assert float(done.stdout) == X.sum(), done.stderr.decode()
+    refused = run()
+    assert refused.returncode != 0
+    assert b"credentials into the environment" in refused.stderr
+    assert b"InputMissingError" in refused.stderr
+
+
+def test_s3_url_with_credentials_of_the_environment(
+    options: dict[str, Any], s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", IDENTITY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    np.testing.assert_array_equal(elsewhere(open_source("s3://data/X.zarr")).read(0, 100), X)
+    for missing in ("s3://data/none.zarr", "s3://no-such-bucket/X.zarr"):
+        with pytest.raises(InputMissingError, match=f"must be an existing Zarr array or group; got {missing}"):
+            open_source(missing)
+
+
+def test_obstore_reader_travels_without_secrets(options: dict[str, Any], s3: str) -> None:
+    obstore = pytest.importorskip("obstore.store", reason="object stores of zarr need obstore")
+    store = obstore.S3Store(
+        "data",
+        prefix="X.zarr",
+        access_key_id=IDENTITY,
+        secret_access_key=SECRET,
+        endpoint=s3,
+        region="us-east-1",
+        client_options={"allow_http": True},
+    )
+    source = open_source(zarr.open_array(zarr.storage.ObjectStore(store, read_only=True), mode="r"))
+    assert (source.label, source.travels) == ("s3://data/X.zarr", True)
+    pickled = pickle.dumps(reader_of(source))
+    assert IDENTITY.encode() not in pickled
+    assert SECRET.encode() not in pickled
+    clean = {**os.environ, "AWS_ACCESS_KEY_ID": IDENTITY, "AWS_SECRET_ACCESS_KEY": SECRET}
+    done = subprocess.run([sys.executable, "-c", READ_ELSEWHERE], input=pickled, env=clean, capture_output=True)
+    assert float(done.stdout) == X.sum(), done.stderr.decode()
+
+
+def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fsspec")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(OptionError, match=r"X must be at a URL .*got gs://bucket/X\.zarr .*pip install gcsfs"):
+        open_source("gs://bucket/X.zarr")

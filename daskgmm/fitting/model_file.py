@@ -46,10 +46,11 @@ def provenance() -> dict[str, str]:
     """Return what a result's bits depend on beside its options: versions and architecture."""
     import scipy
 
-    import daskgmm
+
+    from daskgmm import __version__
 
     return {
-        "daskgmm": daskgmm.__version__,
+        "daskgmm": __version__,
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "zarr": zarr.__version__,
@@ -78,7 +79,7 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         _write_remote(model, place, overwrite=overwrite)
         return
     place = os.path.abspath(place)
-    if os.path.exists(place) and not (overwrite and _is_model(place)):
+    if os.path.exists(place) and not (overwrite and is_model(place)):
         hint = "Choose another path, or save with overwrite=True (--force)."
         if overwrite:
             hint = "It is no model: choose another path, or remove it."
@@ -176,7 +177,8 @@ def _open(place: str) -> zarr.Group:
         raise DataError(f"the model must be readable; got {error!r} for {place}. Check the path.") from error
 
 
-def _is_model(place: str) -> bool:
+def is_model(place: str) -> bool:
+    """Return whether a model file of this project stands at a path or URL, whole or damaged."""
     try:
         return dict(_open(place).attrs).get("format") == FORMAT
     except (DataError, InputMissingError):

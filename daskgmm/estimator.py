@@ -35,8 +35,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture, fitted by exact EM to data that need not fit in memory.
 
     Names and meanings are scikit-learn's. `X` may be a NumPy array or data frame, a Dask array (its chunks may be
-    unknown), an open Zarr array, or the path or URL of a Zarr array or `.npy` file; of shape (n_rows, n_features) or, for one
-    feature, (n_rows,); integers or floats. Passes run on the current `distributed.Client`, else on Dask's local
+    unknown), an open Zarr array, or the path or URL of a Zarr array or `.npy` file; of shape (n_rows, n_features) or,
+    for one feature, (n_rows,); integers or floats. Passes run on the current `distributed.Client`, else on Dask's local
     schedulers. An array in memory is fitted in this process.
 
     Parameters
@@ -75,7 +75,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     n_iter_ : int
         Iterations of the best restart.
     lower_bound_ : float
-        Mean log-likelihood of a row, nats, of the parameters that went *into* the last iteration, as scikit-learn has it.
+        Mean log-likelihood of a row, nats, of the parameters that went *into* the last iteration, as in scikit-learn.
     lower_bounds_ : list of float
     log_likelihood_ : float
         Total log-likelihood, nats, of the *final* parameters, from a closing pass.
@@ -84,7 +84,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     n_dropped_ : int
         Rows dropped as non-finite.
     history_ : list of dict
-        A record for each pass and restart: pass, what, candidate, mean_log_likelihood, change, status, seconds, n_bytes.
+        A record for each pass and restart: pass, what, candidate, mean_log_likelihood, change, status, seconds,
+        n_bytes.
     n_features_in_ : int
 
     Examples
@@ -189,7 +190,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return self._scored(X, sample_weight).bic
 
     def sample(self, n_samples: int = 1) -> tuple[Floats, NDArray[np.int64]]:
-        """Return rows drawn from the mixture, (n_samples, n_features) float64, and their components, (n_samples,) int64."""
+        """Return rows of the mixture, (n_samples, n_features) float64, and their components, (n_samples,) int64."""
         check_is_fitted(self)
         if n_samples < 1:
             raise ValueError(f"n_samples must be at least 1; got {n_samples}. Ask for one row or more.")

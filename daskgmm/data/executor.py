@@ -72,8 +72,8 @@ def current_executor() -> Executor:
     if client is not None and hasattr(client, "scheduler_info"):
         if not client.nthreads():
             raise ClusterError(
-                f"the cluster at {client.scheduler.address} must have workers; got none. Start workers, or wait for them "
-                "with client.wait_for_workers(1, timeout=60)."
+                f"the cluster at {client.scheduler.address} must have workers; got none. Start some, or wait for "
+                "them with client.wait_for_workers(1, timeout=60)."
             )
         return ClientExecutor(client)
     return LocalExecutor()

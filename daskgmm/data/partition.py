@@ -57,7 +57,7 @@ def run_edges(chunk_edges: Edges, start: int, stop: int, *, row_bytes: int) -> l
 
 
 def _greedy(edges: Edges, n_rows: int, *, at_least: bool) -> Edges:
-    """Return a subset of `edges`, first and last included, whose steps are the next to n_rows from above or from below."""
+    """Return a subset of `edges`, first and last included, in steps just above, or not above, n_rows."""
     chosen = [0]
     while chosen[-1] < len(edges) - 1:
         here = chosen[-1]

@@ -65,7 +65,8 @@ def run_pass(work: Pass[State], rows: Rows, executor: Executor, *, name: str) ->
             return _partition(work, cuts(rows)[0], *direct)
     graph, keys = pass_graph(work, rows, name=name)
     state, *besides = executor.compute(graph, keys, travels=rows.travels)
-    return work.join(state, besides) if isinstance(work, SplitPass) else state
+    result: State = work.join(state, besides) if isinstance(work, SplitPass) else state
+    return result
 
 
 def pass_graph(work: Pass[Any], rows: Rows, *, name: str) -> tuple[dict[Any, Any], list[Any]]:

@@ -52,7 +52,7 @@ def predict_blocks(X: da.Array, predictor: Predictor, *, non_finite: str) -> da.
     rows = X if X.ndim == 2 else X[:, np.newaxis]
     n_columns = predictor.n_columns
     chunks = (rows.chunks[0],) if n_columns is None else (rows.chunks[0], (n_columns,))
-    return da.map_blocks(
+    result: da.Array = da.map_blocks(
         predict_array,
         rows,
         predictor,
@@ -62,6 +62,7 @@ def predict_blocks(X: da.Array, predictor: Predictor, *, non_finite: str) -> da.
         drop_axis=1 if n_columns is None else None,
         meta=np.empty((0,) * len(chunks), dtype=predictor.dtype),
     )
+    return result
 
 
 def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Array:

@@ -114,14 +114,14 @@ def cuts(rows: Rows) -> list[Cut]:
 def blocks(cut: Cut, reader: Reader, weights: Reader | None) -> Iterator[Block]:
     """Yield the partition as blocks of `block_length` rows, counted from its first row whatever the runs are.
 
-    Each value is copied once: converted to float64 and transposed into the layout of the kernels. The arrays of a block are
-    buffers, valid until the next block. Peak memory: the runs being read and computed on, and one block.
+    Each value is copied once: converted to float64 and transposed into the layout of the kernels. The arrays of a block
+    are buffers, valid until the next block. Peak memory: the runs being read and computed on, and one block.
     """
     length, start = block_length(cut.n_features), cut.runs[0]
     stop, work = cut.runs[-1], Workspace()
     low = start
     filled = 0
-    for first, run, run_weights in _runs(cut, reader, weights):
+    for run, run_weights in _runs(cut, reader, weights):
         taken = 0
         while taken < len(run):
             size = min(length, stop - low)
@@ -143,7 +143,7 @@ def _checked(block: Block, check: Check) -> Block:
     with np.errstate(over="ignore", invalid="ignore"):
         if check == "trust" or np.isfinite(block.x.sum()):
             return block
-    dropped: NDArray[np.bool_] = ~np.isfinite(block.x).all(axis=0)
+    dropped = np.logical_not(np.isfinite(block.x).all(axis=0))
     if not dropped.any():
         return block
     block.x[:, dropped] = 0.0
@@ -152,13 +152,13 @@ def _checked(block: Block, check: Check) -> Block:
     return Block(block.x, weights, block.first_row, dropped)
 
 
-def _runs(cut: Cut, reader: Reader, weights: Reader | None) -> Iterator[tuple[int, NDArray[Any], NDArray[Any] | None]]:
-    """Yield (first row, rows, row weights) of each run, reading the next one meanwhile."""
+def _runs(cut: Cut, reader: Reader, weights: Reader | None) -> Iterator[tuple[NDArray[Any], NDArray[Any] | None]]:
+    """Yield the rows and the row weights of each run, reading the next one meanwhile."""
 
-    def read(i: int) -> tuple[int, NDArray[Any], NDArray[Any] | None]:
+    def read(i: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
         start, stop = cut.runs[i], cut.runs[i + 1]
         run = _as_rows(reader.read(start, stop), start, stop)
-        return start, run, None if weights is None else _as_rows(weights.read(start, stop), start, stop)[:, 0]
+        return run, None if weights is None else _as_rows(weights.read(start, stop), start, stop)[:, 0]
 
     n_runs = len(cut.runs) - 1
     if n_runs == 1 or not cut.prefetch:
@@ -180,6 +180,6 @@ def _as_rows(array: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
     if len(rows) != stop - start:
         raise DataError(
             f"the input must have {stop - start} rows from row {start}; got {len(rows)}. "
-            "It changed while it was being read, or row weights are chunked otherwise than the rows: rechunk them alike."
+            "It changed while it was being read, or the weights are chunked otherwise: rechunk them alike."
         )
     return rows

@@ -169,7 +169,7 @@ def sample_threshold(n_rows: int, n_sample: int) -> int:
 
 
 def row_hash(rows: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Return a hash of (seed, row number), uint64: the finaliser of SplitMix64 (Steele et al. 2014, 10.1145/2714064.2660195)."""
+    """Return a hash of (seed, row number), uint64: SplitMix64 (Steele et al. 2014, doi:10.1145/2714064.2660195)."""
     with np.errstate(over="ignore"):
         z = rows + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % (1 << 64))
         for _ in range(2):

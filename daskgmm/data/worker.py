@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 
 class OneBlasThread(WorkerPlugin):
-    """One BLAS thread on a worker while a fit lasts (a worker under a nanny has one already, others as many as cores)."""
+    """One BLAS thread on a worker while a fit lasts (under a nanny it has one already, else one for each core)."""
 
     def __init__(self, name: str) -> None:
         self.name = name

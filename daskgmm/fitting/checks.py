@@ -27,8 +27,8 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
     if survey.n_dropped and non_finite == "error":
         raise DataError(
             f"X must be finite; got {survey.n_dropped} rows with NaN or infinity in {label}, the first in partition "
-            f"{_partition_of(survey.first_dropped, rows)}, row {survey.first_dropped}. Drop them with non_finite='drop' "
-            "(--non-finite drop), or fill them in."
+            f"{_partition_of(survey.first_dropped, rows)}, row {survey.first_dropped}. Drop them with "
+            "non_finite='drop' (--non-finite drop), or fill them in."
         )
     if survey.n_bad_weights and rows.weights is not None:
         raise DataError(

@@ -32,7 +32,7 @@ from daskgmm.mixture.statistics import Statistics
 
 Floats = NDArray[np.float64]
 
-#: Packed parameters of one pass at most: its graph then stays below Dask's limit for a warning, 10 MB. More go in waves.
+#: Packed parameters of one pass at most; its graph stays below Dask's limit for a warning, 10 MB. More go in waves.
 WAVE_BYTES = 9_000_000
 
 
@@ -197,7 +197,8 @@ class _Run:
             for wave in _waves(plans):
                 self._n_passes += 1
                 name = f"{self._name}-em-{self._n_passes}"
-                found += run_pass(EStep(wave), self._rows, self._executor, name=name)
+                states: list[Statistics] = run_pass(EStep(wave), self._rows, self._executor, name=name)
+                found += states
         return found
 
     def _closing(self, best: Candidate, survey: Survey) -> float:
@@ -235,8 +236,8 @@ class _Run:
             n_running=len(running),
             remaining_seconds=None if what != "em" else left * self._seconds,
         )
-        for candidate in candidates or [None]:
-            self._history.append(_record(event, candidate, mean_log_likelihood))
+        concerned: Sequence[Candidate | None] = candidates or [None]
+        self._history += [_record(event, candidate, mean_log_likelihood) for candidate in concerned]
         self._listener(event)
 
 

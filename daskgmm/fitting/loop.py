@@ -128,8 +128,9 @@ def check_counts(statistics: Statistics, *, row_set: RowSet, n_rows: int) -> Non
     """Raise a DataError unless a pass counted the rows, and the weight, that the survey found."""
     if statistics.n_rows != n_rows or not np.isclose(statistics.weight, row_set.weight, rtol=1e-9, atol=0):
         raise DataError(
-            f"the input must stay the same during a fit; got {statistics.n_rows} rows of weight {statistics.weight:.12g} "
-            f"in a pass, and {n_rows} of weight {row_set.weight:.12g} in the survey. Fit a copy that nobody writes to."
+            f"the input must stay the same during a fit; got {statistics.n_rows} rows of weight "
+            f"{statistics.weight:.12g} in a pass, and {n_rows} of weight {row_set.weight:.12g} in the survey. "
+            "Fit a copy that nobody writes to."
         )
 
 

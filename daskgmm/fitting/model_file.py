@@ -46,7 +46,6 @@ def provenance() -> dict[str, str]:
     """Return what a result's bits depend on beside its options: versions and architecture."""
     import scipy
 
-
     from daskgmm import __version__
 
     return {
@@ -112,13 +111,13 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     """
     place = os.fspath(path)
     group = _open(place)
-    attributes = dict(group.attrs)
+    attributes: dict[str, Any] = dict(group.attrs)
     if attributes.get("format") != FORMAT:
         raise DataError(f"the model must be a daskgmm model file; got another Zarr group at {place}. Check the path.")
     if attributes.get("format_version") != FORMAT_VERSION:
         raise DataError(
-            f"the model must be of format version {FORMAT_VERSION}; got {attributes.get('format_version')!r} in {place}. "
-            "Install the version of daskgmm that wrote it."
+            f"the model must be of format version {FORMAT_VERSION}; got {attributes.get('format_version')!r} in "
+            f"{place}. Install the version of daskgmm that wrote it."
         )
     try:
         kind = covariance_kind(attributes["covariance_type"])
@@ -160,7 +159,7 @@ def _write_remote(model: Model, url: str, *, overwrite: bool) -> None:
         _write(zarr.open_group(url, mode="w" if overwrite else "w-", zarr_format=3), model)
     except FileExistsError as error:
         raise OutputError(
-            f"the output must not exist yet; got {url}, which does. Choose another URL, or use overwrite=True (--force)."
+            f"the output must not exist yet; got {url}, which does. Choose another, or use overwrite=True (--force)."
         ) from error
     except (OSError, ImportError) as error:
         raise OutputError(f"the output must be writable; got {error} for {url}. Choose another place.") from error
@@ -188,9 +187,7 @@ def is_model(place: str) -> bool:
 def _read(group: zarr.Group, name: str, shape: tuple[int, ...], checksum: Any, place: str) -> Floats:
     array = group[name]
     if not isinstance(array, zarr.Array) or array.shape != shape or array.dtype != np.dtype("f8"):
-        raise DataError(
-            f"the model's {name} must have shape {shape}, float64; got another array in {place}. Fit it again."
-        )
+        raise DataError(f"the model's {name} must have shape {shape}, float64; got another in {place}. Fit it again.")
     if array.nbytes > _LARGEST_BYTES:
         raise DataError(f"the model's {name} must take at most 16 GiB; got {array.nbytes} bytes in {place}.")
     values = np.ascontiguousarray(array[...], dtype="<f8")

@@ -62,7 +62,7 @@ class FitOptions:
                 raise OptionError(f"{name} must be an integer of at least {least}; got {value!r}.")
         for name in ("tol", "reg_covar"):
             value = getattr(self, name)
-            if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < np.inf:
+            if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < np.inf:
                 raise OptionError(f"{name} must be a finite number of at least 0; got {value!r}.")
         for name, allowed in (
             ("init_params", INIT_PARAMS),

@@ -24,8 +24,8 @@ SAMPLE_BYTES = 64 << 20
 def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
     """Return the number of rows to sample, in expectation; all of them where they are few.
 
-    The optimum of a sample of n rows lies about p / 2n nats a row below that of all rows (p free parameters; White 1982,
-    doi:10.2307/1912526), so p / (2 tol) rows are as good as all for a start; at least 100 a component and
+    The optimum of a sample of n rows lies about p / 2n nats a row below that of all rows (p free parameters;
+    White 1982, doi:10.2307/1912526), so p / (2 tol) rows are as good as all for a start; at least 100 a component and
     20,000, at most what SAMPLE_BYTES hold.
     """
     if options.start_is_given:
@@ -50,8 +50,8 @@ def starts(X: Floats, weights: Floats, options: FitOptions, *, n_features: int) 
         return [_parameters(None, given, options, fallback=None)] * options.n_init
     if len(X) < options.n_components:
         raise DataError(
-            f"the input must have at least n_components = {options.n_components} rows of positive weight; got {len(X)}. "
-            "Decrease n_components or check sample_weight."
+            f"the input must have at least n_components = {options.n_components} rows of positive weight; got "
+            f"{len(X)}. Decrease n_components or check sample_weight."
         )
     rng = np.random.RandomState(options.seed)
     fallback = _spread(X, weights, options.kind, options.n_components)

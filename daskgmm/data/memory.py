@@ -13,7 +13,7 @@ from daskgmm.data.rows import Rows, row_bytes
 from daskgmm.data.source import Source
 from daskgmm.errors import MemoryLimitError
 from daskgmm.mixture.block import block_length
-from daskgmm.mixture.covariance import Covariance
+from daskgmm.mixture.kind import Covariance
 
 MIB = 1 << 20
 #: A worker process before its first task: Python, distributed, NumPy, SciPy and Zarr (measured: 95 to 125 MiB).

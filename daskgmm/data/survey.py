@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.mixture.block import Block
-from daskgmm.mixture.covariance import RowSet
+from daskgmm.mixture.kind import RowSet
 
 Floats = NDArray[np.float64]
 Sample = tuple[tuple[Floats, ...], tuple[Floats, ...]]

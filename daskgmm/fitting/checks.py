@@ -42,7 +42,10 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
             f"({survey.n_dropped} dropped). Decrease n_components."
         )
     if not survey.weight > 0:
-        raise DataError(f"sample_weight must have a positive sum; got {survey.weight:.6g}. Give some rows a weight.")
+        raise DataError(
+            f"sample_weight must not be zero for all rows; got a sum of {survey.weight:.6g} over {survey.n_rows} rows. "
+            "Give some rows a weight."
+        )
     largest = max(float(np.abs(survey.minimum).max()), float(np.abs(survey.maximum).max()))
     if largest > 1e150:
         raise DataError(f"X must lie within 1e150, or squares overflow; got {largest:.3g} in {label}. Rescale X.")

@@ -16,7 +16,7 @@ class PassDone:
     Attributes
     ----------
     number : int
-        Passes so far, this one included (the survey is the first).
+        Passes so far, this one included.
     what : str
         "survey", "em" or "closing".
     rows, n_bytes : int

@@ -55,7 +55,7 @@ class Fit:
     weight : float
         Sum of the row weights.
     n_passes : int
-        Sweeps over the data, survey and closing pass included.
+        Sweeps over the data, survey and closing pass included, and the one that counted the rows of a Dask array.
     bytes_read : int
         Decoded bytes of all of them.
     history : tuple of dict
@@ -136,13 +136,18 @@ def state_bytes(options: FitOptions, n_features: int) -> int:
     return 8 * (options.n_components * options.kind.n_statistics(n_features, exact=True) + 3)
 
 
+def n_counting_passes(X: Source) -> int:
+    """Return the passes that opening the source took: one for a Dask array of unknown chunk sizes, else none."""
+    return int(getattr(X, "counted", False))
+
+
 class _Run:
     """The passes of one fit, counted and timed."""
 
     def __init__(self, rows: Rows, options: FitOptions, executor: Executor, listener: Listener) -> None:
         self._rows, self._options, self._executor, self._listener = rows, options, executor, listener
         self._name = f"daskgmm-{uuid4().hex[:12]}"
-        self._n_passes, self._seconds, self._began = 0, 0.0, perf_counter()
+        self._n_passes, self._seconds, self._began = n_counting_passes(rows.X), 0.0, perf_counter()
         self._history: list[dict[str, Any]] = []
 
     def fit(self, warm: tuple[Parameters, float] | None) -> Fit:
@@ -223,7 +228,11 @@ class _Run:
 
     def _tell(self, what: str, candidates: Sequence[Candidate], *, mean_log_likelihood: float | None = None) -> None:
         rows, running = self._rows, [c for c in candidates if c.status is Status.RUNNING]
-        shown = max(candidates, key=lambda c: c.lower_bound, default=None)
+        # (The likelihood of a candidate rises without bound before it collapses.)
+        alive = [c for c in candidates if c.status is not Status.COLLAPSED] or candidates
+        shown = max(alive, key=lambda c: c.lower_bound, default=None)
+        if mean_log_likelihood is None and shown is not None and shown.lower_bounds:
+            mean_log_likelihood = shown.lower_bound
         left = max((self._options.max_iter - c.n_iter for c in running), default=0) + 1
         event = PassDone(
             number=self._n_passes,
@@ -231,29 +240,28 @@ class _Run:
             rows=rows.X.n_rows,
             n_bytes=rows.n_bytes,
             seconds=self._seconds,
-            mean_log_likelihood=mean_log_likelihood if shown is None or what == "closing" else shown.lower_bound,
+            mean_log_likelihood=mean_log_likelihood,
             change=shown.change if shown is not None and what == "em" and np.isfinite(shown.change) else None,
             n_running=len(running),
             remaining_seconds=None if what != "em" else left * self._seconds,
         )
         concerned: Sequence[Candidate | None] = candidates or [None]
-        self._history += [_record(event, candidate, mean_log_likelihood) for candidate in concerned]
+        self._history += [_record(event, candidate) for candidate in concerned]
         self._listener(event)
 
 
-def _record(event: PassDone, candidate: Candidate | None, mean_log_likelihood: float | None) -> dict[str, Any]:
+def _record(event: PassDone, candidate: Candidate | None) -> dict[str, Any]:
+    """Return what the history keeps of a pass for one candidate: JSON, None where there is no finite number."""
     known = {k: v for k, v in asdict(event).items() if k in ("what", "seconds", "n_bytes")}
     record: dict[str, Any] = {"pass": event.number, **known, "candidate": None, "mean_log_likelihood": None}
     record |= {"change": None, "status": None}
     if candidate is not None:
-        closing = mean_log_likelihood is not None
-        change = None if closing or not np.isfinite(candidate.change) else candidate.change
-        record |= {
-            "candidate": candidate.index,
-            "mean_log_likelihood": mean_log_likelihood if closing else candidate.lower_bound,
-            "change": change,
-            "status": candidate.status.value,
-        }
+        record |= {"candidate": candidate.index, "status": candidate.status.value}
+        if event.what == "closing":
+            record["mean_log_likelihood"] = event.mean_log_likelihood
+        elif candidate.lower_bounds:
+            record["mean_log_likelihood"] = candidate.lower_bound
+            record["change"] = candidate.change if np.isfinite(candidate.change) else None
     return record
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting.options import FitOptions
-from daskgmm.mixture.covariance import RowSet
+from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.mstep import m_step
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan, make_plan

@@ -90,13 +90,18 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         if os.path.exists(place):
             old = f"{place}.old-{uuid4().hex[:8]}"
             os.rename(place, old)
-            os.rename(beside, place)
+            try:
+                os.rename(beside, place)
+            except OSError:
+                os.rename(old, place)
+                raise
             shutil.rmtree(old)
         else:
             os.rename(beside, place)
     except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
         raise OutputError(f"the output must be writable; got {error} for {place}. Choose another place.") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
@@ -171,6 +176,8 @@ def _open(place: str) -> zarr.Group:
     except FileNotFoundError as error:
         what = "something else" if "://" not in place and os.path.exists(place) else "nothing"
         raise InputMissingError(f"the model must be a Zarr group; got {what} at {place}. Check the path.") from error
+    except zarr.errors.ContainsArrayError as error:
+        raise DataError(f"the model must be a model file; got a Zarr array at {place}. Check the path.") from error
     except Exception as error:
         # Whatever a damaged metadata file makes Zarr raise.
         raise DataError(f"the model must be readable; got {error!r} for {place}. Check the path.") from error

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import OptionError
-from daskgmm.mixture.covariance import Covariance, covariance_kind
+from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.kind import Covariance
 from daskgmm.mixture.parameters import check_means, check_precisions, check_weights
 from daskgmm.mixture.plan import Kernel
 

@@ -14,6 +14,7 @@ from daskgmm.data.source import Source
 from daskgmm.data.survey import SurveyPass
 from daskgmm.errors import DataError
 from daskgmm.fitting.checks import check_shape, check_survey
+from daskgmm.fitting.fit import n_counting_passes
 from daskgmm.mixture.criteria import aic, bic
 from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.parameters import Parameters
@@ -88,7 +89,12 @@ def score_source(
         (found,) = run_pass(EStep([plan], statistics=False), rows, executor, name=name)
         if found.n_rows < X.n_rows and non_finite == "error":
             _survey(rows, executor, non_finite)
-    n_passes = 1 + (weights is not None)
+    if not found.weight > 0:
+        raise DataError(
+            f"X must have rows that count; got {X.n_rows} rows in {X.label}, all of them dropped as non-finite or of "
+            "weight 0. Score other rows."
+        )
+    n_passes = n_counting_passes(X) + 1 + (weights is not None)
     return Score(
         found.log_sum,
         found.weight,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import DataError
 from daskgmm.fitting.options import FitOptions, Given
-from daskgmm.mixture.covariance import Covariance
+from daskgmm.mixture.kind import Covariance
 from daskgmm.mixture.mstep import maximise
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.statistics import SMALLEST_COUNT, Moments
@@ -90,6 +90,7 @@ def _hard_members(
 def _moments(X: Floats, members: Members, kind: Covariance, rng: np.random.RandomState) -> Moments:
     """Return the moments of each component's rows, centred before they are squared."""
     n_features = X.shape[1]
+    weight = sum(float(resp.sum()) for _, resp in members)
     panel = np.zeros((len(members), kind.n_statistics(n_features, exact=True)))
     means = np.empty((len(members), n_features))
     for k, (rows, resp) in enumerate(members):
@@ -100,10 +101,11 @@ def _moments(X: Floats, members: Members, kind: Covariance, rng: np.random.Rando
         means[k] = first + resp @ (X[rows] - first) / resp.sum()
         z = np.ascontiguousarray((X[rows] - means[k]).T)
         kind.exact_statistics(z, resp, panel[k], np.empty_like(z))
-    counts = panel[:, -1] + SMALLEST_COUNT
-    scaled = panel / counts[:, np.newaxis]
+    # In units of the mean row weight, as in an M-step.
+    counts = panel[:, -1] * (len(X) / weight)
+    scaled = panel / np.where(counts > 0, panel[:, -1], 1.0)[:, np.newaxis]
     central = kind.central_moments(scaled[:, : -1 - n_features], scaled[:, -1 - n_features : -1])
-    return Moments(counts, means, kind.pool(counts, means, central, None))
+    return Moments(counts + SMALLEST_COUNT, means, kind.pool(counts, means, central, None))
 
 
 def _spread(X: Floats, weights: Floats, kind: Covariance, n_components: int) -> Floats:

@@ -1,16 +1,6 @@
-"""The covariance kinds: one class each, and nothing about a kind stands anywhere else.
-
-Arrays inside a block are features first. With x the rows of a block measured from an origin c, a kind
-gives the features Phi(x) and the natural parameters eta such that the weighted log-density is eta Phi(x)
-(design: two matrix products a pass), and the *exact* form z = P'(x - mu) that costs more and does not
-cancel. Statistics are packed alike in both forms, (second moments, first moments, count) of x - c or of
-z, and the M-step's moments come out of either.
-"""
+"""The four covariance kinds, one class each, and nothing about a kind elsewhere. `kind.py` says what they offer."""
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,153 +8,10 @@ from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.linalg.blas import dsyrk, dtrmm
 
 from daskgmm.errors import CollapsedComponentError, OptionError
+from daskgmm.mixture.kind import Covariance, RowSet
 
 Floats = NDArray[np.float64]
 LOG_2PI = float(np.log(2 * np.pi))
-
-
-@dataclass(frozen=True)
-class RowSet:
-    """What is common to all rows of a pass: their weight, mean and scatter about it. Tied covariances need it.
-
-    Attributes
-    ----------
-    weight : float
-        Sum of the row weights.
-    mean : (n_features,), float64
-    scatter : (n_features, n_features), float64
-        Sum of w (x - mean)(x - mean)'.
-    """
-
-    weight: float
-    mean: Floats
-    scatter: Floats
-
-
-class Covariance(ABC):
-    """A covariance kind. Stateless; get one by `covariance_kind(name)`."""
-
-    name: str
-    #: Whether all components must go the same way, by Phi or exact, and by Phi only about the global mean.
-    pooled = False
-
-    # -- shapes ------------------------------------------------------------------------------------------
-    @abstractmethod
-    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        """Return the shape of the covariances, the precisions and the precision Cholesky."""
-
-    @abstractmethod
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        """Return the number of free parameters in the covariances."""
-
-    @abstractmethod
-    def n_second(self, n_features: int, *, exact: bool) -> int:
-        """Return the number of packed second moments of a component."""
-
-    def n_statistics(self, n_features: int, *, exact: bool) -> int:
-        """Return the length of a component's statistics: second moments, first moments, count."""
-        return self.n_second(n_features, exact=exact) + n_features + 1
-
-    def phi_pays(self, n_phi: int, n_features: int) -> bool:
-        """Return whether `n_phi` components are enough for two products with Phi to be faster than exact ones."""
-        return n_phi > 0
-
-    # -- conversions between covariance, precision and precision Cholesky ------------------------------------
-    @abstractmethod
-    def precisions_cholesky(self, covariances: Floats) -> Floats:
-        """Return P, upper triangular, with Sigma^-1 = P P'; a CollapsedComponentError names a singular one."""
-
-    @abstractmethod
-    def check_precisions(self, precisions: Floats) -> None:
-        """Raise an OptionError unless the precisions are symmetric and positive definite."""
-
-    @abstractmethod
-    def cholesky_of_precisions(self, precisions: Floats) -> Floats:
-        """Return P, upper triangular, with P P' equal to the given precisions."""
-
-    @abstractmethod
-    def precisions(self, precisions_cholesky: Floats) -> Floats:
-        """Return the precisions P P'."""
-
-    @abstractmethod
-    def covariances(self, precisions_cholesky: Floats) -> Floats:
-        """Return the covariances (P P')^-1."""
-
-    @abstractmethod
-    def pack(self, precisions_cholesky: Floats) -> Floats:
-        """Return the numbers that travel to the workers: a copy without the zero triangle."""
-
-    @abstractmethod
-    def unpack(self, packed: Floats, n_features: int) -> Floats:
-        """Return the precision Cholesky that `pack` packed."""
-
-    # -- a component as the kernels see it -------------------------------------------------------------------
-    @abstractmethod
-    def log_norm(self, precisions_cholesky: Floats, n_components: int, n_features: int) -> Floats:
-        """Return log N(mu | mu, Sigma), (n_components,): -D/2 log 2 pi + log det P, nats."""
-
-    @abstractmethod
-    def bound(self, means: Floats, precisions_cholesky: Floats, origin: Floats) -> Floats:
-        """Return B_k = v'|Sigma_k^-1|v with v = |mu_k - c| + s_k, (n_components,), dimensionless.
-
-        The error of the log-density by Phi is at most 8 u B_k max(1, q^2) for every row, q its
-        Mahalanobis distance and u the unit roundoff (measured: never exceeded).
-        """
-
-    @abstractmethod
-    def natural_parameters(self, means: Floats, precisions_cholesky: Floats, constant: Floats) -> Floats:
-        """Return eta, (n_components, n_phi), for means measured from the origin; `constant` is added to each."""
-
-    @abstractmethod
-    def fill_phi(self, phi: Floats, n_features: int) -> None:
-        """Complete Phi, (n_phi, n_rows), whose rows before the last hold x - c already and the last ones."""
-
-    def common_term(self, x: Floats, precisions_cholesky: Floats) -> Floats | None:
-        """Return what Phi leaves out of every component's log-density, (n_rows,), nats, for x measured from the origin.
-
-        None where nothing is left out. It drops out of the responsibilities.
-        """
-        return None
-
-    def total_common_term(self, precisions_cholesky: Floats, origin: Floats, row_set: RowSet | None) -> float:
-        """Return the weighted sum of `common_term` over all rows of the row set, nats."""
-        return 0.0
-
-    @abstractmethod
-    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats) -> None:
-        """Write z = P'(x - mean) of one component, (n_features, n_rows)."""
-
-    @abstractmethod
-    def exact_statistics(self, z: Floats, resp: Floats, out: Floats, work: Floats) -> None:
-        """Write the statistics of one component: sums of resp times (second moments of z, z, 1).
-
-        `work` has the shape of z and is overwritten.
-        """
-
-    @abstractmethod
-    def component(self, precisions_cholesky: Floats, k: int) -> Floats:
-        """Return component k's own precision Cholesky."""
-
-    # -- from statistics to moments and parameters ------------------------------------------------------------
-    @abstractmethod
-    def central_moments(self, second: Floats, first: Floats) -> Floats:
-        """Return E[xx'] - E[x]E[x]' in this kind's shape from *mean* packed second and first moments."""
-
-    @abstractmethod
-    def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
-        """Return one component's first and central moments of x - mu from those of z = P'(x - mu)."""
-
-    def pool(self, counts: Floats, means: Floats, central: Floats, row_set: RowSet | None) -> Floats:
-        """Return the covariances from the components' central moments; `row_set` where only it has them."""
-        return central
-
-    @abstractmethod
-    def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
-        """Return the covariances with reg_covar added to every variance (original units)."""
-
-    @abstractmethod
-    def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
-        """Return rows of N(0, Sigma_k) from rows of N(0, I), (n_rows, n_features)."""
 
 
 class Full(Covariance):
@@ -182,7 +29,7 @@ class Full(Covariance):
         return n_features * (n_features + 1) // 2
 
     def phi_pays(self, n_phi: int, n_features: int) -> bool:
-        # Building Phi costs as much as a few components: measured break-even 2 at D <= 16, 8 at 32, 20 at 64, 40 at 128.
+        # Building Phi costs as much as a few components; measured break-even 2 at D <= 16, 8 at 32, 20 at 64, 40 at 128
         return n_phi >= max(2.0, 2 + 0.375 * (n_features - 16))
 
     def precisions_cholesky(self, covariances: Floats) -> Floats:
@@ -194,7 +41,8 @@ class Full(Covariance):
 
     def cholesky_of_precisions(self, precisions: Floats) -> Floats:
         # P P' with P upper: the lower Cholesky factor of the matrix with rows and columns reversed, reversed back.
-        return np.linalg.cholesky(precisions[..., ::-1, ::-1])[..., ::-1, ::-1].copy()
+        reversed_factor = np.linalg.cholesky(precisions[..., ::-1, ::-1])
+        return np.ascontiguousarray(reversed_factor[..., ::-1, ::-1], dtype=np.float64)
 
     def precisions(self, precisions_cholesky: Floats) -> Floats:
         return precisions_cholesky @ np.swapaxes(precisions_cholesky, -1, -2)
@@ -276,7 +124,8 @@ class Full(Covariance):
 
     def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
         # x - mu = P^-T z, so its covariance is P^-T C P^-1.
-        half = solve_triangular(precision_cholesky, central, trans="T")
+        lost = _lost(np.diagonal(central), first * first)
+        half = solve_triangular(precision_cholesky, central + len(first) * np.diag(lost), trans="T")
         covariance = solve_triangular(precision_cholesky, half.T, trans="T")
         return solve_triangular(precision_cholesky, first, trans="T"), (covariance + covariance.T) / 2
 
@@ -312,7 +161,7 @@ class Tied(Full):
         return n_phi > 0
 
     def precisions_cholesky(self, covariances: Floats) -> Floats:
-        return _precision_cholesky(covariances, "the tied covariance of all components")
+        return _precision_cholesky(covariances, "all components, which is tied,")
 
     def check_precisions(self, precisions: Floats) -> None:
         _check_precision(precisions, "")
@@ -346,13 +195,12 @@ class Tied(Full):
             return np.empty((len(first), 0, 0))
         return super().central_moments(second, first)
 
-    def pool(self, counts: Floats, means: Floats, central: Floats, row_set: RowSet | None) -> Floats:
+    def pool(self, counts: Floats, offsets: Floats, central: Floats, row_set: RowSet | None) -> Floats:
         total = counts.sum()
         if central.shape[-1]:
             pooled: Floats = np.tensordot(counts / total, central, axes=1)
             return pooled
         row_set = _needed(row_set)
-        offsets = means - row_set.mean
         within: Floats = row_set.scatter / row_set.weight - (offsets.T * (counts / total)) @ offsets
         return within
 
@@ -391,10 +239,10 @@ class Diagonal(Covariance):
         return np.sqrt(precisions)
 
     def precisions(self, precisions_cholesky: Floats) -> Floats:
-        return precisions_cholesky**2
+        return np.square(precisions_cholesky)
 
     def covariances(self, precisions_cholesky: Floats) -> Floats:
-        return 1 / precisions_cholesky**2
+        return 1 / np.square(precisions_cholesky)
 
     def pack(self, precisions_cholesky: Floats) -> Floats:
         return precisions_cholesky
@@ -436,10 +284,12 @@ class Diagonal(Covariance):
         return result
 
     def central_moments(self, second: Floats, first: Floats) -> Floats:
-        return second - first * first
+        central: Floats = second - first * first
+        return central
 
     def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
-        return first / precision_cholesky, central / precision_cholesky**2
+        squared = (first * first).reshape(*central.shape, -1).mean(axis=-1)
+        return first / precision_cholesky, (central + _lost(central, squared)) / precision_cholesky**2
 
     def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
         return covariances + reg_covar
@@ -483,14 +333,15 @@ class Spherical(Diagonal):
 
     def central_moments(self, second: Floats, first: Floats) -> Floats:
         # E|x|^2 - |E x|^2 is the trace of the covariance; the variance is its mean over the features.
-        result: Floats = (second[:, 0] - (first * first).sum(axis=1)) / first.shape[1]
-        return result
+        central: Floats = (second[:, 0] - (first * first).sum(axis=1)) / first.shape[1]
+        return central
 
     def _scales(self, precisions_cholesky: Floats) -> Floats:
         return precisions_cholesky[:, np.newaxis]
 
     def _sum_second(self, second: Floats) -> Floats:
-        return second.sum(keepdims=True)
+        total: Floats = second.sum(keepdims=True)
+        return total
 
 
 #: From this many features on, triangular products (half the flops) beat general ones (measured).
@@ -505,6 +356,18 @@ def covariance_kind(name: str) -> Covariance:
     if kind is None:
         raise OptionError(f"covariance_type must be one of {', '.join(_KINDS)}; got {name!r}.")
     return kind
+
+
+def _lost(central: Floats, squared: Floats) -> Floats:
+    """Return what must be added to the variances E[zz] - E[z]E[z] of an exact component that has lost them to rounding.
+
+    That happens where a mean moves by more than 1e6 of its new standard deviations at once (a start far from the
+    rows). With the rounding error itself added the variance stays positive, and the next pass, about the new
+    mean, has it right. (A move of less than 1e3 old ones loses nothing: a collapsed component then shows as one.)
+    """
+    error = 8 * 2.0**-53 * squared
+    result: Floats = np.where((squared > 1e6) & (1e-3 * central < error), np.maximum(error, -2 * central), 0.0)
+    return result
 
 
 def _needed(row_set: RowSet | None) -> RowSet:
@@ -543,6 +406,7 @@ def _check_precision(precision: Floats, where: str) -> None:
 
 def _collapsed(who: str) -> CollapsedComponentError:
     return CollapsedComponentError(
-        f"the covariance of {who} must be positive definite; got a singular one (single or duplicate rows, or a constant "
-        "feature). Decrease n_components, increase reg_covar, or rescale or drop the features that hardly vary."
+        f"the covariance of {who} must be positive definite; got a singular one (single or duplicate rows, or a "
+        "constant feature). Decrease n_components, increase reg_covar, or rescale or drop the features that hardly "
+        "vary."
     )

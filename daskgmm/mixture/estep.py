@@ -1,7 +1,7 @@
 """The E-step on blocks: log-densities, responsibilities, and the statistics of a list of candidates.
 
-Components first throughout (arrays of shape n_components x n_rows): every operation runs along the rows. With Phi the two
-matrix products cost 4 N K F flops, F about D^2/2; the exact form costs the same flops in K narrow products.
+Components first throughout (arrays of shape n_components x n_rows): every operation runs along the rows. With Phi the
+two matrix products cost 4 N K F flops, F about D^2/2; the exact form costs the same flops in K narrow products.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from threading import local
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.mixture.block import Block, Workspace, block_length
+from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.plan import Plan, fill_phi
 from daskgmm.mixture.statistics import Statistics
 
@@ -24,7 +24,7 @@ SMALLEST_RESP = float(np.exp(SMALLEST_LOG_RESP))
 
 
 def softmax(log_density: Floats, out_sum: Floats) -> tuple[Floats, Floats]:
-    """Return log-sum-exp over the components and the sums of the exponentials, each (n_rows,); softmax is started in place.
+    """Return log-sum-exp over the components and the sums of the exponentials, each (n_rows,), for a softmax in place.
 
     `log_density` (n_components, n_rows) becomes exp(l - max) with exact zeros below exp(-100); dividing
     it by the sums makes it the responsibilities. (The caller divides, since it may multiply by row weights too.)
@@ -40,10 +40,17 @@ def softmax(log_density: Floats, out_sum: Floats) -> tuple[Floats, Floats]:
 
 
 class EStep:
-    """The pass of an E-step over a list of candidates: `zero`, `update`, `merge`, `finish`; a state is a list of Statistics.
+    """The pass of an E-step over a list of candidates; a state is a list of Statistics.
 
     Each candidate has products of its own fixed shape, so its bits do not depend on the others; what they
     share is the reading, the conversion and, where kind and origin agree, Phi of a block.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+        One for each candidate.
+    statistics : bool
+        False for a pass that only scores: log-likelihood, weight and row count.
     """
 
     def __init__(self, plans: Sequence[Plan], *, statistics: bool = True) -> None:
@@ -77,8 +84,8 @@ class EStep:
 
     def _block_values(self, plan: Plan, densities: Densities, block: Block) -> Floats:
         work, n_rows = self._local.work, block.x.shape[1]
-        values = work.get("values", (plan.n_components * plan.n_statistics + 3,))
-        resp = densities.log_density(plan, keep_z=self.statistics)
+        values: Floats = work.get("values", (plan.n_components * plan.n_statistics + 3,))
+        resp = densities.log_density(plan, keep_z=self.statistics, complete=plan.common_by_row or not self.statistics)
         log_likelihood, total = softmax(resp, work.get("sum", (n_rows,)))
         if block.weights is None:
             values[-3] = log_likelihood.sum()
@@ -116,7 +123,8 @@ class Densities:
         keep_z : bool
             Whether to keep z of the exact components for `statistics`; n_exact x n_features x n_rows doubles.
         complete : bool
-            Whether to add the term that a tied mixture has in common; responsibilities do not need it.
+            Whether to add the term that a tied mixture has in common; responsibilities do not need it, and the total
+            log-likelihood only if the plan says so.
         """
         n_rows = self._x.shape[1]
         result = self._work.get("log_density", (plan.n_components, n_rows))
@@ -158,7 +166,8 @@ class Densities:
         z = self._work.get("z", (len(exact) if keep_z else 1, *self._x.shape))
         for i, k in enumerate(exact):
             z_k = z[i if keep_z else 0]
-            plan.kind.standardise(self._x, plan.means[k], plan.kind.component(plan.precisions_cholesky, k), z_k)
+            precision_cholesky = plan.kind.component(plan.precisions_cholesky, int(k))
+            plan.kind.standardise(self._x, plan.means[k], precision_cholesky, z_k)
             np.einsum("dn,dn->n", z_k, z_k, out=result[k])
             result[k] *= -0.5
             result[k] += plan.log_constants[k]
@@ -171,16 +180,3 @@ class Densities:
             fill_phi(plan.kind, self._x, plan.origin, self._phi)
             self._phi_of = key
         return self._phi
-
-
-def estep_bytes(kind_names: Sequence[Plan]) -> int:
-    """Return the bytes of the buffers of one task's E-step at peak: Phi, densities, z of exact components, sums."""
-    total = 0
-    for plan in kind_names:
-        n_features = plan.means.shape[1]
-        rows = block_length(n_features)
-        n_phi = plan.kind.n_statistics(n_features, exact=False)
-        state = plan.n_components * plan.n_statistics + 3
-        n_z = int(plan.exact.sum()) + 1
-        total = max(total, 8 * (rows * (n_phi + plan.n_components + n_z * n_features + 8) + 4 * state))
-    return total

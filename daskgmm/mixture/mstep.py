@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from daskgmm.mixture.covariance import RowSet
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.mixture.kind import Covariance, RowSet
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan
-from daskgmm.mixture.statistics import SMALLEST_COUNT, Statistics, moments
+from daskgmm.mixture.statistics import SMALLEST_COUNT, Moments, Statistics, moments
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,14 @@ def m_step(
     nothing about them.
     """
     found = moments(statistics, plan, row_set)
-    kind = previous.kind
+    parameters = maximise(found, previous.kind, fallback=previous.covariances, reg_covar=reg_covar)
+    return MStep(parameters, statistics.log_likelihood(plan, row_set) / statistics.weight)
+
+
+def maximise(found: Moments, kind: Covariance, *, fallback: Floats, reg_covar: float) -> Parameters:
+    """Return the parameters that these moments give; covariances from `fallback` for components without rows."""
     covariances = kind.regularise(found.central, reg_covar)
     empty = found.counts < 2 * SMALLEST_COUNT
     if empty.any() and not kind.pooled:
-        covariances[empty] = previous.covariances[empty]
-    weights = found.counts / found.counts.sum()
-    parameters = Parameters.from_covariances(kind, weights, found.means, covariances)
-    return MStep(parameters, statistics.log_likelihood(plan, row_set) / statistics.weight)
+        covariances[empty] = fallback[empty]
+    return Parameters.from_covariances(kind, found.counts / found.counts.sum(), found.means, covariances)

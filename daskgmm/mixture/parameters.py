@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import OptionError
-from daskgmm.mixture.covariance import Covariance
+from daskgmm.mixture.kind import Covariance
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +53,7 @@ class Parameters:
     @property
     def n_free(self) -> int:
         """Number of free parameters: weights, means and covariances."""
-        n_components, n_features = self.means.shape
+        n_components, n_features = self.n_components, self.n_features
         return n_components - 1 + n_components * n_features + self.kind.n_parameters(n_components, n_features)
 
     @cached_property
@@ -95,7 +95,7 @@ def check_precisions(precisions: Any, kind: Covariance, n_components: int, n_fea
 
 def _as_floats(values: Any, name: str, shape: tuple[int, ...]) -> Floats:
     try:
-        result = np.array(values, dtype=np.float64)
+        result = np.array(values).astype(np.float64, casting="same_kind")
     except (TypeError, ValueError) as error:
         raise OptionError(f"{name} must be an array of real numbers; got {type(values).__name__}.") from error
     if result.shape != shape:
@@ -104,5 +104,7 @@ def _as_floats(values: Any, name: str, shape: tuple[int, ...]) -> Floats:
             "The shape follows n_components, the number of features and covariance_type."
         )
     if not np.isfinite(result).all():
-        raise OptionError(f"{name} must be finite; got {np.count_nonzero(~np.isfinite(result))} NaN or infinite values.")
+        raise OptionError(
+            f"{name} must be finite; got {np.count_nonzero(~np.isfinite(result))} NaN or infinite values."
+        )
     return result

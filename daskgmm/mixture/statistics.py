@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.mixture.covariance import RowSet
+from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.plan import Plan
 
 Floats = NDArray[np.float64]
@@ -79,12 +79,16 @@ class Statistics:
         """Return the sums of the components, (n_components, n_statistics), float64."""
         return self.values[:-3].reshape(n_components, -1)
 
+    @property
+    def log_sum(self) -> float:
+        """Sum of the log-densities as the pass computed them, nats: complete in a pass that only scores."""
+        return float(self.values[-3])
+
     def log_likelihood(self, plan: Plan, row_set: RowSet | None) -> float:
-        """Return the total log-likelihood of the plan's parameters, nats."""
-        common = 0.0
-        if plan.by_phi.any():
-            common = plan.kind.total_common_term(plan.precisions_cholesky, plan.origin, row_set)
-        return float(self.values[-3]) + common
+        """Return the total log-likelihood of an E-step's parameters, nats, with what all components have in common."""
+        if plan.common_by_row or not plan.by_phi.any():
+            return self.log_sum
+        return self.log_sum + plan.kind.total_common_term(plan.precisions_cholesky, plan.origin, row_set)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Moments:
     Attributes
     ----------
     counts : (n_components,), float64
-        Sum of the responsibilities, in units of the row weights.
+        Sum of the responsibilities, in units of the mean row weight, plus `SMALLEST_COUNT`.
     means : (n_components, n_features), float64
         Responsible means; the plan's own mean where a component has no rows.
     central : float64
@@ -106,7 +110,7 @@ class Moments:
     central: Floats
 
 
-#: scikit-learn adds this to every count; a component with less than this has no rows.
+#: scikit-learn adds this to every count; a component with less than this (in rows of mean weight) has no rows.
 SMALLEST_COUNT = 10 * float(np.finfo(np.float64).eps)
 
 
@@ -118,16 +122,22 @@ def moments(statistics: Statistics, plan: Plan, row_set: RowSet | None) -> Momen
     Sums of a component by Phi are about the origin c: mean = c + d and central = E[yy'] - dd' with d = E[y].
     Those of an exact component are about its old mean in units of its old covariance, z = P'(x - mu):
     central = P^-T (E[zz'] - E[z]E[z]') P^-1, which is accurate at any offset.
+
+    Sums are divided by the count itself: with scikit-learn's count + 10 eps the mean of a component with
+    count 1e-10 moves by 1e-5 of its distance from the reference point, so by Phi and exact to different places.
     """
     kind, n_features = plan.kind, plan.means.shape[1]
     panel = statistics.panel(plan.n_components)
-    counts = panel[:, -1] + SMALLEST_COUNT
-    first = panel[:, -1 - n_features : -1] / counts[:, np.newaxis]
-    central = kind.central_moments(panel[:, : -1 - n_features] / counts[:, np.newaxis], first)
+    counts = panel[:, -1] * (statistics.n_rows / statistics.weight)
+    empty = counts < SMALLEST_COUNT
+    divisor = np.where(empty, 1.0, panel[:, -1])[:, np.newaxis]
+    first = panel[:, -1 - n_features : -1] / divisor
+    central = kind.central_moments(panel[:, : -1 - n_features] / divisor, first)
     means = plan.origin + first
     for k in np.flatnonzero(plan.exact):
-        shift, central[k] = kind.from_standard(first[k], central[k], kind.component(plan.precisions_cholesky, k))
+        shift, central[k] = kind.from_standard(first[k], central[k], kind.component(plan.precisions_cholesky, int(k)))
         means[k] = plan.means[k] + shift
-    empty = panel[:, -1] < SMALLEST_COUNT
     means[empty] = plan.means[empty]
-    return Moments(counts, means, kind.pool(counts, means, central, row_set))
+    # (Not from `means`: at an offset of 1e8 they are rounded to 1e-8.)
+    offsets = first if row_set is None else first + (plan.origin - row_set.mean)
+    return Moments(counts + SMALLEST_COUNT, means, kind.pool(counts, offsets, central, row_set))

@@ -1,0 +1,164 @@
+"""What a covariance kind must offer: the seam between the kinds and everything that is the same for all of them.
+
+Arrays inside a block are features first. With x the rows of a block measured from an origin c, a kind gives the
+features Phi(x) and the natural parameters eta such that the weighted log-density is eta Phi(x) (two matrix products a
+pass), and the *exact* form z = P'(x - mu), which costs more and does not cancel. Statistics are packed alike in both
+forms, (second moments, first moments, count) of x - c or of z, and the M-step's moments come out of either.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """What is common to all rows of a pass: their weight, mean and scatter about it. Tied covariances need it.
+
+    Attributes
+    ----------
+    weight : float
+        Sum of the row weights.
+    mean : (n_features,), float64
+    scatter : (n_features, n_features), float64
+        Sum of w (x - mean)(x - mean)'.
+    """
+
+    weight: float
+    mean: Floats
+    scatter: Floats
+
+
+class Covariance(ABC):
+    """A covariance kind. Stateless; get one by `covariance_kind(name)`."""
+
+    name: str
+    #: Whether all components must go the same way, by Phi or exact, and by Phi only about the global mean.
+    pooled = False
+
+    # -- shapes ------------------------------------------------------------------------------------------
+    @abstractmethod
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Return the shape of the covariances, the precisions and the precision Cholesky."""
+
+    @abstractmethod
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        """Return the number of free parameters in the covariances."""
+
+    @abstractmethod
+    def n_second(self, n_features: int, *, exact: bool) -> int:
+        """Return the number of packed second moments of a component."""
+
+    def n_statistics(self, n_features: int, *, exact: bool) -> int:
+        """Return the length of a component's statistics: second moments, first moments, count."""
+        return self.n_second(n_features, exact=exact) + n_features + 1
+
+    def phi_pays(self, n_phi: int, n_features: int) -> bool:
+        """Return whether `n_phi` components are enough for two products with Phi to be faster than exact ones."""
+        return n_phi > 0
+
+    # -- conversions between covariance, precision and precision Cholesky ------------------------------------
+    @abstractmethod
+    def precisions_cholesky(self, covariances: Floats) -> Floats:
+        """Return P, upper triangular, with Sigma^-1 = P P'; a CollapsedComponentError names a singular one."""
+
+    @abstractmethod
+    def check_precisions(self, precisions: Floats) -> None:
+        """Raise an OptionError unless the precisions are symmetric and positive definite."""
+
+    @abstractmethod
+    def cholesky_of_precisions(self, precisions: Floats) -> Floats:
+        """Return P, upper triangular, with P P' equal to the given precisions."""
+
+    @abstractmethod
+    def precisions(self, precisions_cholesky: Floats) -> Floats:
+        """Return the precisions P P'."""
+
+    @abstractmethod
+    def covariances(self, precisions_cholesky: Floats) -> Floats:
+        """Return the covariances (P P')^-1."""
+
+    @abstractmethod
+    def pack(self, precisions_cholesky: Floats) -> Floats:
+        """Return the numbers that travel to the workers: a copy without the zero triangle."""
+
+    @abstractmethod
+    def unpack(self, packed: Floats, n_features: int) -> Floats:
+        """Return the precision Cholesky that `pack` packed."""
+
+    # -- a component as the kernels see it -------------------------------------------------------------------
+    @abstractmethod
+    def log_norm(self, precisions_cholesky: Floats, n_components: int, n_features: int) -> Floats:
+        """Return log N(mu | mu, Sigma), (n_components,): -D/2 log 2 pi + log det P, nats."""
+
+    @abstractmethod
+    def bound(self, means: Floats, precisions_cholesky: Floats, origin: Floats) -> Floats:
+        """Return B_k = v'|Sigma_k^-1|v with v = |mu_k - c| + s_k, (n_components,), dimensionless.
+
+        The error of the log-density by Phi is at most 8 u B_k max(1, q^2) for every row, q its
+        Mahalanobis distance and u the unit roundoff (measured: never exceeded).
+        """
+
+    @abstractmethod
+    def natural_parameters(self, means: Floats, precisions_cholesky: Floats, constant: Floats) -> Floats:
+        """Return eta, (n_components, n_phi), for means measured from the origin; `constant` is added to each."""
+
+    @abstractmethod
+    def fill_phi(self, phi: Floats, n_features: int) -> None:
+        """Complete Phi, (n_phi, n_rows), whose rows before the last hold x - c already and the last ones."""
+
+    def common_term(self, x: Floats, precisions_cholesky: Floats) -> Floats | None:
+        """Return what Phi leaves out of every component's log-density, (n_rows,), nats, for x measured from the origin.
+
+        None where nothing is left out. It drops out of the responsibilities.
+        """
+        return None
+
+    def total_common_term(self, precisions_cholesky: Floats, origin: Floats, row_set: RowSet | None) -> float:
+        """Return the weighted sum of `common_term` over all rows of the row set, nats."""
+        return 0.0
+
+    @abstractmethod
+    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats) -> None:
+        """Write z = P'(x - mean) of one component, (n_features, n_rows)."""
+
+    @abstractmethod
+    def exact_statistics(self, z: Floats, resp: Floats, out: Floats, work: Floats) -> None:
+        """Write the statistics of one component: sums of resp times (second moments of z, z, 1).
+
+        `work` has the shape of z and is overwritten.
+        """
+
+    @abstractmethod
+    def component(self, precisions_cholesky: Floats, k: int) -> Floats:
+        """Return component k's own precision Cholesky."""
+
+    # -- from statistics to moments and parameters ------------------------------------------------------------
+    @abstractmethod
+    def central_moments(self, second: Floats, first: Floats) -> Floats:
+        """Return E[xx'] - E[x]E[x]' in this kind's shape from *mean* packed second and first moments."""
+
+    @abstractmethod
+    def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
+        """Return one component's first and central moments of x - mu from those of z = P'(x - mu)."""
+
+    def pool(self, counts: Floats, offsets: Floats, central: Floats, row_set: RowSet | None) -> Floats:
+        """Return the covariances from the components' central moments; `row_set` where only it has them.
+
+        `offsets` are the components' means less the row set's.
+        """
+        return central
+
+    @abstractmethod
+    def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
+        """Return the covariances with reg_covar added to every variance (original units)."""
+
+    @abstractmethod
+    def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
+        """Return rows of N(0, Sigma_k) from rows of N(0, I), (n_rows, n_features)."""

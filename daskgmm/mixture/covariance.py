@@ -124,10 +124,15 @@ class Full(Covariance):
 
     def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
         # x - mu = P^-T z, so its covariance is P^-T C P^-1.
-        lost = _lost(np.diagonal(central), first * first)
-        half = solve_triangular(precision_cholesky, central + len(first) * np.diag(lost), trans="T")
+        half = solve_triangular(precision_cholesky, central, trans="T")
         covariance = solve_triangular(precision_cholesky, half.T, trans="T")
         return solve_triangular(precision_cholesky, first, trans="T"), (covariance + covariance.T) / 2
+
+    def variances(self, covariances: Floats) -> Floats:
+        return np.diagonal(covariances, axis1=-2, axis2=-1)
+
+    def add_variances(self, covariances: Floats, variances: Floats) -> Floats:
+        return covariances + np.eye(covariances.shape[-1]) * variances[..., np.newaxis, :]
 
     def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
         return covariances + reg_covar * np.eye(covariances.shape[-1])
@@ -288,8 +293,13 @@ class Diagonal(Covariance):
         return central
 
     def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
-        squared = (first * first).reshape(*central.shape, -1).mean(axis=-1)
-        return first / precision_cholesky, (central + _lost(central, squared)) / precision_cholesky**2
+        return first / precision_cholesky, central / precision_cholesky**2
+
+    def variances(self, covariances: Floats) -> Floats:
+        return covariances
+
+    def add_variances(self, covariances: Floats, variances: Floats) -> Floats:
+        return covariances + variances
 
     def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
         return covariances + reg_covar
@@ -336,6 +346,13 @@ class Spherical(Diagonal):
         central: Floats = (second[:, 0] - (first * first).sum(axis=1)) / first.shape[1]
         return central
 
+    def variances(self, covariances: Floats) -> Floats:
+        return covariances[:, np.newaxis]
+
+    def add_variances(self, covariances: Floats, variances: Floats) -> Floats:
+        added: Floats = variances.max(axis=1)
+        return covariances + added
+
     def _scales(self, precisions_cholesky: Floats) -> Floats:
         return precisions_cholesky[:, np.newaxis]
 
@@ -356,18 +373,6 @@ def covariance_kind(name: str) -> Covariance:
     if kind is None:
         raise OptionError(f"covariance_type must be one of {', '.join(_KINDS)}; got {name!r}.")
     return kind
-
-
-def _lost(central: Floats, squared: Floats) -> Floats:
-    """Return what must be added to the variances E[zz] - E[z]E[z] of an exact component that has lost them to rounding.
-
-    That happens where a mean moves by more than 1e6 of its new standard deviations at once (a start far from the
-    rows). With the rounding error itself added the variance stays positive, and the next pass, about the new
-    mean, has it right. (A move of less than 1e3 old ones loses nothing: a collapsed component then shows as one.)
-    """
-    error = 8 * 2.0**-53 * squared
-    result: Floats = np.where((squared > 1e6) & (1e-3 * central < error), np.maximum(error, -2 * central), 0.0)
-    return result
 
 
 def _needed(row_set: RowSet | None) -> RowSet:

@@ -156,6 +156,14 @@ class Covariance(ABC):
         return central
 
     @abstractmethod
+    def variances(self, covariances: Floats) -> Floats:
+        """Return the variances in covariances of this kind, broadcastable to (n_components, n_features)."""
+
+    @abstractmethod
+    def add_variances(self, covariances: Floats, variances: Floats) -> Floats:
+        """Return the covariances with (n_components, n_features) variances added."""
+
+    @abstractmethod
     def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
         """Return the covariances with reg_covar added to every variance (original units)."""
 

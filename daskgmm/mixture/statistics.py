@@ -133,6 +133,8 @@ def moments(statistics: Statistics, plan: Plan, row_set: RowSet | None) -> Momen
     divisor = np.where(empty, 1.0, panel[:, -1])[:, np.newaxis]
     first = panel[:, -1 - n_features : -1] / divisor
     central = kind.central_moments(panel[:, : -1 - n_features] / divisor, first)
+    if central.size:
+        central = _restored(central, first, plan)
     means = plan.origin + first
     for k in np.flatnonzero(plan.exact):
         shift, central[k] = kind.from_standard(first[k], central[k], kind.component(plan.precisions_cholesky, int(k)))
@@ -141,3 +143,20 @@ def moments(statistics: Statistics, plan: Plan, row_set: RowSet | None) -> Momen
     # (Not from `means`: at an offset of 1e8 they are rounded to 1e-8.)
     offsets = first if row_set is None else first + (plan.origin - row_set.mean)
     return Moments(counts + SMALLEST_COUNT, means, kind.pool(counts, offsets, central, row_set))
+
+
+def _restored(central: Floats, first: Floats, plan: Plan) -> Floats:
+    """Return central moments, E[xx'] - E[x]E[x]', with variances that were lost to rounding made positive.
+
+    That happens where a mean moves by more than 1e6 of its new standard deviations at once (a start far from the
+    rows). With the rounding error itself added the variance stays positive, and the next pass, about the new
+    mean, has it right. A move of less than 1e3 *old* ones loses nothing: a collapsed component shows as one.
+    """
+    error = 8 * 2.0**-53 * first * first
+    variances = plan.kind.variances(central)
+    lost = 1e-3 * variances < error
+    if not lost.any():
+        return central
+    old = plan.kind.variances(plan.kind.covariances(plan.precisions_cholesky))
+    lost &= first * first > 1e6 * np.where(plan.exact[:, np.newaxis], 1.0, old)
+    return plan.kind.add_variances(central, np.where(lost, np.maximum(error * first.shape[1], -2 * variances), 0.0))

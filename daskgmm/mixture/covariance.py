@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
@@ -51,11 +53,11 @@ class Full(Covariance):
         return np.stack([_covariance(p) for p in precisions_cholesky])
 
     def pack(self, precisions_cholesky: Floats) -> Floats:
-        return precisions_cholesky[(..., *np.triu_indices(precisions_cholesky.shape[-1]))]
+        return precisions_cholesky[(..., *_triangle(precisions_cholesky.shape[-1]))]
 
     def unpack(self, packed: Floats, n_features: int) -> Floats:
         result = np.zeros((*packed.shape[:-1], n_features, n_features))
-        result[(..., *np.triu_indices(n_features))] = packed
+        result[(..., *_triangle(n_features))] = packed
         return result
 
     def log_norm(self, precisions_cholesky: Floats, n_components: int, n_features: int) -> Floats:
@@ -71,7 +73,7 @@ class Full(Covariance):
 
     def natural_parameters(self, means: Floats, precisions_cholesky: Floats, constant: Floats) -> Floats:
         n_components, n_features = means.shape
-        rows, columns = np.triu_indices(n_features)
+        rows, columns = _triangle(n_features)
         precisions = self.precisions(precisions_cholesky)
         z = np.einsum("kij,ki->kj", precisions_cholesky, means)
         eta = np.empty((n_components, self.n_statistics(n_features, exact=False)))
@@ -105,7 +107,7 @@ class Full(Covariance):
         else:
             np.multiply(z, np.sqrt(resp), out=work)
             second = dsyrk(1.0, work.T, trans=1, lower=0)
-        out[: -1 - n_features] = second[np.triu_indices(n_features)]
+        out[: -1 - n_features] = second[_triangle(n_features)]
         np.dot(z, resp, out=out[-1 - n_features : -1])
         out[-1] = resp.sum()
 
@@ -115,7 +117,7 @@ class Full(Covariance):
 
     def central_moments(self, second: Floats, first: Floats) -> Floats:
         n_features = first.shape[-1]
-        rows, columns = np.triu_indices(n_features)
+        rows, columns = _triangle(n_features)
         packed = second - first[:, rows] * first[:, columns]
         central = np.empty((len(first), n_features, n_features))
         central[:, rows, columns] = packed
@@ -373,6 +375,12 @@ def covariance_kind(name: str) -> Covariance:
     if kind is None:
         raise OptionError(f"covariance_type must be one of {', '.join(_KINDS)}; got {name!r}.")
     return kind
+
+
+@cache
+def _triangle(n_features: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return rows and columns of the upper triangle, row by row: the order in which second moments are packed."""
+    return np.triu_indices(n_features)
 
 
 def _needed(row_set: RowSet | None) -> RowSet:

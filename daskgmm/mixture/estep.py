@@ -138,10 +138,9 @@ class Densities:
 
     def statistics(self, plan: Plan, resp: Floats, out: Floats) -> None:
         """Write the sums of each component, (n_components, n_statistics), for weighted responsibilities `resp`."""
-        if plan.by_phi.all():
+        if plan.mostly_phi:
             np.dot(resp, self._shared_phi(plan).T, out=out)
-            return
-        if plan.by_phi.any():
+        elif plan.by_phi.any():
             out[plan.by_phi] = resp[plan.by_phi] @ self._shared_phi(plan).T
         exact = np.flatnonzero(plan.exact)
         z = self._work.get("z", (len(exact), *self._x.shape))
@@ -151,7 +150,8 @@ class Densities:
 
     def _by_phi(self, plan: Plan, result: Floats, *, complete: bool) -> None:
         phi = self._shared_phi(plan)
-        if plan.by_phi.all():
+        if plan.mostly_phi:
+            # Rows of exact components are written over: cheaper than gathering and scattering the others.
             np.dot(plan.natural_parameters, phi, out=result)
         else:
             result[plan.by_phi] = plan.natural_parameters[plan.by_phi] @ phi

@@ -70,6 +70,11 @@ class Plan:
         return ~self.exact
 
     @property
+    def mostly_phi(self) -> bool:
+        """Whether the products with Phi run over all components, also the exact ones, whose rows are then replaced."""
+        return not self.kind.pooled and 2 * int(self.exact.sum()) <= self.n_components or not self.exact.any()
+
+    @property
     def n_statistics(self) -> int:
         """Number of sums per component."""
         return self.kind.n_statistics(self.means.shape[1], exact=bool(self.exact.any()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -17,8 +17,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from daskgmm.data.executor import one_blas_thread
 from daskgmm.data.prediction import predict_array, predict_blocks, predict_source
 from daskgmm.data.source import Source, open_source
-from daskgmm.errors import DataError
-from daskgmm.fitting.events import HEADER, PassDone, ignore
+from daskgmm.errors import DataError, OptionError
+from daskgmm.fitting.events import HEADER, Listener, PassDone, ignore
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.loop import Status
 from daskgmm.fitting.model_file import Model, load_model, provenance, save_model
@@ -80,7 +80,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     log_likelihood_ : float
         Total log-likelihood, nats, of the *final* parameters, from a closing pass.
     n_passes_ : int
-        Sweeps over the data, survey and closing pass included.
+        Sweeps over the data; survey and closing pass count, and so does counting the rows of a Dask array of unknown
+        chunk sizes.
     n_dropped_ : int
         Rows dropped as non-finite.
     history_ : list of dict
@@ -150,12 +151,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         daskgmm.errors.DaskgmmError
             OptionError, DataError, MemoryLimitError and others; each is also a ValueError, MemoryError or OSError.
         """
-        options = self._options()
+        options, listener = self._options(), self._listener()
         source = self._source(X, reset=True)
         weights = None if sample_weight is None else open_source(_plain(sample_weight), argument="sample_weight")
-        warm = (self._parameters(), float(self.lower_bound_)) if self._goes_on() else None
-        listener = ignore if not self.verbose else _Printer(1 if self.verbose > 1 else self.verbose_interval)
+        warm = self._warm(source.n_features) if self._goes_on() else None
         self._assign(fit_mixture(source, options, weights=weights, warm=warm, listener=listener))
+        self._fit_options = options.as_json()
         if not self.converged_ and self.max_iter > 0:
             warnings.warn(f"{self._status.sentence} (n_iter={self.n_iter_})", ConvergenceWarning, stacklevel=2)
         return self
@@ -191,17 +192,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def sample(self, n_samples: int = 1) -> tuple[Floats, NDArray[np.int64]]:
         """Return rows of the mixture, (n_samples, n_features) float64, and their components, (n_samples,) int64."""
-        check_is_fitted(self)
+        check_is_fitted(self, "means_")
         if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1; got {n_samples}. Ask for one row or more.")
+            raise OptionError(f"n_samples must be at least 1; got {n_samples}. Ask for one row or more.")
         return sample(self._parameters(), n_samples, check_random_state(self.random_state))
 
     # -- elsewhere -------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the fitted mixture as a Zarr group; whole or not at all."""
-        check_is_fitted(self)
+        check_is_fitted(self, "means_")
+        names = getattr(self, "feature_names_in_", None)
         record = {
-            "options": self._options().as_json(),
+            "options": self._fit_options,
+            "feature_names": None if names is None else list(names),
             "converged": self.converged_,
             "lower_bound": _or_none(self.lower_bound_),
             "lower_bounds": self.lower_bounds_,
@@ -212,20 +215,21 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             "history": self.history_,
             "provenance": provenance(),
         }
-        save_model(
-            Model(self._parameters(), record), Path(path) if isinstance(path, Path) else path, overwrite=overwrite
-        )
+        save_model(Model(self._parameters(), record), path, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Return the fitted estimator in a model file; it runs nothing that is in the file."""
         model = load_model(path)
         record, p = model.record, model.parameters
-        options = {k: v for k, v in record.get("options", {}).items() if k in cls().get_params()}
-        seed = record.get("options", {}).get("seed")
-        options |= {"n_components": p.n_components, "covariance_type": p.kind.name, "random_state": seed}
+        stored = dict(record.get("options", {}))
+        options = {k: v for k, v in stored.items() if k in cls().get_params()}
+        options |= {"n_components": p.n_components, "covariance_type": p.kind.name, "random_state": stored.get("seed")}
         estimator = cls(**options)
         estimator._assign_parameters(p)
+        estimator._fit_options = stored
+        if record.get("feature_names") is not None:
+            estimator.feature_names_in_ = np.array(record["feature_names"], dtype=object)
         lower_bound = record.get("lower_bound")
         estimator.converged_ = bool(record.get("converged", False))
         estimator.lower_bound_ = -np.inf if lower_bound is None else float(lower_bound)
@@ -241,9 +245,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Return a fitted sklearn.mixture.GaussianMixture with the same parameters (for skl2onnx, skops and others)."""
         from sklearn import mixture
 
-        check_is_fitted(self)
+        check_is_fitted(self, "means_")
         shared = mixture.GaussianMixture().get_params()
         other = mixture.GaussianMixture(**{k: v for k, v in self.get_params().items() if k in shared})
+        other.set_params(n_components=len(self.means_), covariance_type=self._parameters().kind.name)
         for name in (
             "weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_",
             "converged_", "n_iter_", "lower_bound_", "lower_bounds_", "n_features_in_",
@@ -255,7 +260,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     # -- inside ----------------------------------------------------------------------------------------------
     def _options(self) -> FitOptions:
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         names = (
             "n_components", "covariance_type", "tol", "reg_covar", "max_iter", "n_init", "init_params",
             "weights_init", "means_init", "precisions_init", "non_finite",
@@ -263,7 +267,29 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         options = {name: getattr(self, name) for name in names}
         if self._goes_on():
             options["n_init"] = 1
-        return FitOptions(**options, seed=seed)
+        return FitOptions(**options, seed=self._seed())
+
+    def _seed(self) -> int:
+        """Return the seed of a fit: random_state where it is a number, so that a loaded model fits again alike."""
+        rng = check_random_state(self.random_state)
+        return int(self.random_state if isinstance(self.random_state, Integral) else rng.randint(2**31 - 1))
+
+    def _listener(self) -> Listener:
+        for name, least in (("verbose", 0), ("verbose_interval", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < least:
+                raise OptionError(f"{name} must be an integer of at least {least}; got {value!r}.")
+        return _Printer(1 if self.verbose > 1 else self.verbose_interval) if self.verbose else ignore
+
+    def _warm(self, n_features: int) -> tuple[Parameters, float]:
+        p = self._parameters()
+        if (p.kind.name, *p.means.shape) != (self.covariance_type, self.n_components, n_features):
+            raise OptionError(
+                "warm_start must go on from a mixture of the same shape; got one of "
+                f"{p.n_components} {p.kind.name} components in {p.n_features} features for {self.n_components} "
+                f"{self.covariance_type} components in {n_features}. Set warm_start=False to start anew."
+            )
+        return p, float(self.lower_bound_)
 
     def _goes_on(self) -> bool:
         return bool(self.warm_start) and hasattr(self, "converged_")
@@ -278,6 +304,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _in_memory(self, X: Any, *, reset: bool) -> NDArray[Any]:
         if isinstance(X, np.ndarray) and X.ndim == 1:
+            if not reset and self.n_features_in_ != 1:
+                raise DataError(
+                    f"X must have shape (n_rows, {self.n_features_in_}); got {X.shape}. Reshape your data: one row is "
+                    "X.reshape(1, -1)."
+                )
             X = X[:, np.newaxis]
         result: NDArray[Any] = validate_data(
             self, X, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=1
@@ -296,7 +327,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             )
 
     def _predict(self, X: Any, what: What) -> Any:
-        check_is_fitted(self)
+        check_is_fitted(self, "means_")
         predictor = Predictor.of(self._parameters(), what)
         if hasattr(X, "to_dask_array"):
             X = X.to_dask_array()
@@ -310,14 +341,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             return predict_array(rows, predictor, non_finite=self.non_finite)
 
     def _scored(self, X: Any, sample_weight: Any) -> Score:
-        check_is_fitted(self)
+        check_is_fitted(self, "means_")
         source = self._source(X, reset=False)
         weights = None if sample_weight is None else open_source(_plain(sample_weight), argument="sample_weight")
         return score_source(self._parameters(), source, weights=weights, non_finite=self.non_finite)
 
     def _parameters(self) -> Parameters:
-        kind = FitOptions(covariance_type=self.covariance_type).kind
-        return Parameters(kind, self.weights_, self.means_, self.covariances_, self.precisions_cholesky_)
+        return Parameters(self._kind, self.weights_, self.means_, self.covariances_, self.precisions_cholesky_)
 
     def _assign(self, fit: Fit) -> None:
         self._assign_parameters(fit.parameters)
@@ -332,6 +362,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.history_ = list(fit.history)
 
     def _assign_parameters(self, p: Parameters) -> None:
+        self._kind = p.kind
         self.weights_, self.means_, self.covariances_ = p.weights, p.means, p.covariances
         self.precisions_cholesky_ = p.precisions_cholesky
         self.precisions_ = p.kind.precisions(p.precisions_cholesky)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.errors import DataError
+from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting.options import FitOptions, Given
 from daskgmm.mixture.kind import Covariance
 from daskgmm.mixture.mstep import maximise
@@ -39,6 +39,9 @@ def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
 def starts(X: Floats, weights: Floats, options: FitOptions, *, n_features: int) -> list[Parameters]:
     """Return n_init initial mixtures, from the sample and from what the user gave.
 
+    One where all of it is given, since all would be alike; and a start with a singular covariance is left out, as a
+    restart that collapses later is, unless all are singular.
+
     Parameters
     ----------
     X : (n_sample, n_features), float64
@@ -47,16 +50,25 @@ def starts(X: Floats, weights: Floats, options: FitOptions, *, n_features: int) 
     """
     given = options.given(n_features)
     if options.start_is_given:
-        return [_parameters(None, given, options, fallback=None)] * options.n_init
+        return [_parameters(None, given, options, fallback=None)]
     if len(X) < options.n_components:
         raise DataError(
             f"the input must have at least n_components = {options.n_components} rows of positive weight; got "
             f"{len(X)}. Decrease n_components or check sample_weight."
         )
     rng = np.random.RandomState(options.seed)
-    fallback = _spread(X, weights, options.kind, options.n_components)
+    fallback = options.kind.regularise(_spread(X, weights, options.kind, options.n_components), options.reg_covar)
     members = (_members(X, weights, options, rng) for _ in range(options.n_init))
-    return [_parameters(_moments(X, m, options.kind, rng), given, options, fallback=fallback) for m in members]
+    found: list[Parameters] = []
+    collapsed: CollapsedComponentError | None = None
+    for m in members:
+        try:
+            found.append(_parameters(_moments(X, m, options.kind, rng), given, options, fallback=fallback))
+        except CollapsedComponentError as error:
+            collapsed = collapsed or error
+    if collapsed is not None and not found:
+        raise collapsed
+    return found
 
 
 def _members(X: Floats, weights: Floats, options: FitOptions, rng: np.random.RandomState) -> Members:

@@ -72,7 +72,7 @@ class Plan:
     @property
     def mostly_phi(self) -> bool:
         """Whether the products with Phi run over all components, also the exact ones, whose rows are then replaced."""
-        return not self.kind.pooled and 2 * int(self.exact.sum()) <= self.n_components or not self.exact.any()
+        return (not self.kind.pooled and 2 * int(self.exact.sum()) <= self.n_components) or not self.exact.any()
 
     @property
     def n_statistics(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from daskgmm.data.output import ATTRIBUTE
+from daskgmm.data.output import ATTRIBUTE, plain_path
 from daskgmm.errors import OutputError
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.sampling import sample_blocks
@@ -69,6 +69,7 @@ def _written(
     output: str, shape: tuple[int, ...], dtype: str, length: int, record: dict[str, Any]
 ) -> Iterator[zarr.Array[Any]]:
     """Provide a new array, and put it in its place, marked complete, when the block has ended well."""
+    output = plain_path(output)
     remote = "://" in output
     place = output if remote else f"{os.path.abspath(output)}.part"
     try:

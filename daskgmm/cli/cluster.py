@@ -1,0 +1,277 @@
+"""Where the command line runs its passes: a local cluster that it starts and stops, a running one, or this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import dask
+from distributed import Client, LocalCluster
+from distributed.client import FutureCancelledError
+from distributed.comm.addressing import get_address_host_port
+from distributed.comm.core import CommClosedError
+from distributed.scheduler import KilledWorker
+from distributed.system import MEMORY_LIMIT
+
+import daskgmm
+from daskgmm.cli.terminal import interrupts
+from daskgmm.data.executor import ClientExecutor, Executor, LocalExecutor
+from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError, OptionError
+
+#: A limit is a promise: nothing is spilled to disk or held back below it, and a worker beyond it is killed.
+_MEMORY_CONFIG = {
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 1.0,
+}
+#: Control-C goes to every process of the terminal; this one then stops its workers in order.
+_LEAVE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """What the user said of where to run.
+
+    Attributes
+    ----------
+    scheduler, scheduler_file : str or None
+        Address of a running scheduler, or the JSON file that it wrote; without either, a local cluster is started.
+    workers : int or None
+        Processes of the local cluster; None means one a core, and no more than there are partitions.
+    memory_limit : int or None
+        Bytes of each of them; None divides the memory of the machine.
+    workers_timeout : float
+        Seconds to wait for the scheduler and its first worker.
+    """
+
+    scheduler: str | None = None
+    scheduler_file: str | None = None
+    workers: int | None = None
+    memory_limit: int | None = None
+    workers_timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        given = [f"--{n.replace('_', '-')}" for n in ("scheduler", "scheduler_file") if getattr(self, n) is not None]
+        local = [f"--{n.replace('_', '-')}" for n in ("workers", "memory_limit") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise OptionError(f"Only one scheduler can be joined; got {' and '.join(given)}. Leave one of them out.")
+        if given and local:
+            raise OptionError(
+                f"{' and '.join(local)} must be left out with {given[0]}, whose workers run already with limits of "
+                "their own. They are for a local cluster."
+            )
+
+    @property
+    def joins(self) -> bool:
+        """Whether a running cluster is joined."""
+        return self.scheduler is not None or self.scheduler_file is not None
+
+    def n_processes(self, n_partitions: int) -> int:
+        """Return the processes of a local cluster for so many partitions."""
+        return self.workers or min(dask.system.CPU_COUNT, n_partitions)
+
+    def local_limit(self, n_partitions: int) -> int | None:
+        """Return the bytes that a local worker will have; None where a running cluster is joined."""
+        if self.joins:
+            return None
+        return self.memory_limit or MEMORY_LIMIT // (1 if n_partitions == 1 else self.n_processes(n_partitions))
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where passes run.
+
+    Attributes
+    ----------
+    executor : Executor
+    n_workers : int
+        Worker processes; 0 where everything runs in this one.
+    where : str
+        For the log.
+    """
+
+    executor: Executor
+    n_workers: int
+    where: str
+    _client: Client | None = None
+
+    def peak_worker_bytes(self) -> int | None:
+        """Return the largest resident memory that any worker has had since it started, bytes; None if unknown."""
+        if self._client is None:
+            return peak_bytes()
+        try:
+            peaks = self._client.run(peak_bytes).values()
+        except OSError:
+            return None
+        return max((p for p in peaks if p is not None), default=None)
+
+
+class LimitedExecutor(LocalExecutor):
+    """Dask's scheduler in this process, with a limit on the memory that a task may take."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+
+    def memory_limit(self) -> int | None:
+        return self._limit
+
+
+@contextmanager
+def machines(options: ClusterOptions, *, n_partitions: int) -> Iterator[Machines]:
+    """Provide machines for passes over so many partitions, and stop what was started for it.
+
+    Raises
+    ------
+    ClusterError
+        No scheduler, or no workers in time.
+    """
+    if n_partitions == 1 and not options.joins:
+        yield Machines(LimitedExecutor(options.local_limit(1)), 0, "this process")
+    elif options.joins:
+        address = options.scheduler or _address_in(str(options.scheduler_file), options.workers_timeout)
+        with _joined(address, options.workers_timeout) as client:
+            n_workers = len(client.nthreads())
+            yield Machines(ClientExecutor(client), n_workers, f"{n_workers} workers of {address}", client)
+    else:
+        n_workers = options.n_processes(n_partitions)
+        with _started(n_workers, options) as client:
+            yield Machines(ClientExecutor(client), n_workers, f"{n_workers} worker processes", client)
+
+
+@contextmanager
+def _started(n_workers: int, options: ClusterOptions) -> Iterator[Client]:
+    """Start a cluster of processes of one thread that listens on this machine alone, without a dashboard."""
+    with dask.config.set(_MEMORY_CONFIG), ExitStack() as stack:
+        with interrupts.held():
+            cluster = LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=None,
+                # Without a dashboard its port is still served, by default 8787, which another cluster may have.
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                memory_limit=options.memory_limit or MEMORY_LIMIT // n_workers,
+                silence_logs=False,
+                preload=[_LEAVE_INTERRUPTS],
+            )
+            stack.enter_context(cluster)
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+        _wait_for_workers(client, n_workers, options.workers_timeout, "the local cluster")
+        yield client
+
+
+@contextmanager
+def _joined(address: str, timeout: float) -> Iterator[Client]:
+    began = time.monotonic()
+    try:
+        get_address_host_port(address)
+    except ValueError as error:
+        raise OptionError(
+            f"--scheduler must be an address such as tcp://10.0.0.5:8786; got {address!r} ({error})."
+        ) from error
+    try:
+        client = Client(address, timeout=timeout, set_as_default=False)
+    except OSError as error:
+        raise ClusterError(
+            f"The scheduler must answer within {timeout:g} s; got nothing from {address}. Check that it runs, and that "
+            "its address and port are right and reachable from here."
+        ) from error
+    with client:
+        _wait_for_workers(client, 1, max(1.0, timeout - (time.monotonic() - began)), address)
+        _check_versions(client, address)
+        yield client
+
+
+def _wait_for_workers(client: Client, n_workers: int, timeout: float, address: str) -> None:
+    try:
+        client.wait_for_workers(n_workers, timeout=timeout)
+    except TimeoutError as error:
+        found = len(client.nthreads())
+        raise ClusterError(
+            f"At least {n_workers} workers must join within {timeout:.0f} s; got {found} at {address}. Start workers "
+            "(dask worker ADDRESS), look at their logs, or wait longer (--workers-timeout)."
+        ) from error
+
+
+def _check_versions(client: Client, address: str) -> None:
+    """Raise a ClusterError unless every worker has this version of daskgmm."""
+    try:
+        found = set(client.run(_version).values())
+    except ImportError as error:
+        raise ClusterError(
+            f"Workers must have daskgmm installed; got {error} from a worker of {address}. Install daskgmm "
+            f"{daskgmm.__version__} where they run."
+        ) from error
+    if found != {daskgmm.__version__}:
+        raise ClusterError(
+            f"Workers must run the daskgmm of this process, {daskgmm.__version__}; got {', '.join(sorted(found))} at "
+            f"{address}. Install the same version on both sides."
+        )
+
+
+def _version() -> str:
+    return daskgmm.__version__
+
+
+def _address_in(path: str, timeout: float) -> str:
+    """Return the address in a scheduler file, waiting for a scheduler that is about to write it."""
+    deadline = time.monotonic() + timeout
+    while not os.path.exists(path):
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"--scheduler-file must appear within {timeout:g} s; got nothing at {path}. Start the scheduler with "
+                f"dask scheduler --scheduler-file {path}, or correct the path."
+            )
+        time.sleep(0.1)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return str(json.load(file)["address"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OptionError(
+            f"--scheduler-file must be the JSON that dask scheduler --scheduler-file writes; got {error!r} for {path}."
+        ) from error
+
+
+def peak_bytes() -> int | None:
+    """Return the largest resident memory of this process so far, bytes, or None where the system does not say."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    # On Linux getrusage counts the parent's memory at the start too: only the others come here.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def explained(error: BaseException) -> DaskgmmError | None:
+    """Return what an exception of distributed means to a user, or None where it is another one."""
+    if isinstance(error, KilledWorker):
+        return ClusterError(
+            "Workers must stay alive; got several that died at the same task, most likely for want of memory. "
+            "Give them more (--memory-limit), and look at their logs."
+        )
+    if isinstance(error, FutureCancelledError | CommClosedError):
+        return ClusterError(
+            "The scheduler and its workers must stay until the end; the connection to them was lost "
+            f"({type(error).__name__}). Look at the scheduler's log, and run the same command again."
+        )
+    if isinstance(error, MemoryError):
+        return MemoryLimitError(
+            "Memory must suffice; an allocation failed. Use fewer workers (--workers), smaller chunks or fewer "
+            "components."
+        )
+    return None

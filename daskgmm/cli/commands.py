@@ -1,0 +1,343 @@
+"""The command line: `daskgmm fit | predict | score | sample | inspect | demo`, and the same as `dask gmm`."""
+
+# click keeps the lines of a paragraph apart that begins with a backspace, "\b".
+# ruff: noqa: D301
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from daskgmm.cli import group
+from daskgmm.cli.group import Commands
+from daskgmm.cli.options import cluster_options, force_option, input_options, log_options, option
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="daskgmm")
+def gmm() -> None:
+    """Fit Gaussian mixtures to data that need not fit in memory.
+
+    \b
+    Start here (no data needed):
+      daskgmm demo
+
+    \b
+    Your own data, an array of shape (rows, features) in a Zarr store or .npy file, by path or URL:
+      daskgmm fit data.zarr --components 8 --output model.zarr
+      daskgmm predict model.zarr data.zarr --output labels.zarr
+
+    The result is one JSON object on stdout; the log goes to stderr. A command that is complete already does nothing.
+
+    \b
+    Exit codes: 0 done, 3 done but not converged, 64 wrong usage, 65 bad data, 66 input missing,
+    69 no scheduler or workers, 70 a bug, 73 output cannot be written, 75 interrupted.
+    """
+
+
+@gmm.command(short_help="Fit a mixture to rows, and write the model.")
+@click.argument("input")
+@option(
+    "-k",
+    "--components",
+    type=click.IntRange(min=1),
+    required=True,
+    section="Mixture",
+    metavar="N",
+    help="Number of Gaussians.",
+)
+@option(
+    "--covariance",
+    type=click.Choice(["full", "tied", "diag", "spherical"]),
+    default="full",
+    show_default=True,
+    section="Mixture",
+    help="A full matrix each; one for all; axis-parallel; one variance each.",
+)
+@option(
+    "--reg-covar",
+    type=click.FloatRange(min=0),
+    default=1e-6,
+    show_default=True,
+    section="Mixture",
+    metavar="FLOAT",
+    help="Added to every variance, in squared units of the data.",
+)
+@option(
+    "--tol",
+    type=click.FloatRange(min=0),
+    default=1e-3,
+    show_default=True,
+    section="Fit",
+    metavar="NATS",
+    help="Converged when the mean log-likelihood of a row changes by less. With 0, --max-iter iterations are made.",
+)
+@option(
+    "--max-iter",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    section="Fit",
+    metavar="N",
+    help="Iterations at most; each is one pass over the data.",
+)
+@option(
+    "--restarts",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    section="Fit",
+    metavar="N",
+    help="Starts to try; they share each pass, and the best is kept.",
+)
+@option(
+    "--init",
+    type=click.Choice(["kmeans", "k-means++", "random", "random_from_data"]),
+    default="kmeans",
+    show_default=True,
+    section="Fit",
+    help="How a start is found, on a sample of the rows.",
+)
+@option(
+    "--seed",
+    type=click.IntRange(min=0, max=2**32 - 1),
+    default=0,
+    show_default=True,
+    section="Fit",
+    metavar="N",
+    help="Seed of the sample and of the starts.",
+)
+@input_options(weights=True)
+@option(
+    "-o",
+    "--output",
+    required=True,
+    section="Output",
+    metavar="MODEL",
+    help="Where to write the model, such as model.zarr.",
+)
+@force_option
+@cluster_options
+@log_options
+def fit(
+    *, components: int, covariance: str, reg_covar: float, tol: float, max_iter: int, restarts: int, init: str,
+    seed: int, data: Any, output: str, force: bool, cluster: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Fit a mixture to all rows of INPUT, and write the model.
+
+    INPUT is the path or URL of an array of numbers of shape (rows, features): a Zarr array, a Zarr group with one,
+    or a .npy file.
+
+    \b
+    Examples:
+      daskgmm fit data.zarr --components 8 --output model.zarr
+      daskgmm fit data.zarr -k 8 -o model.zarr --covariance diag --restarts 10 --memory-limit 2GiB
+      daskgmm fit s3://bucket/data.zarr -k 8 -o model.zarr --scheduler tcp://10.0.0.5:8786
+
+    Prints one line a pass, then the result as JSON. Exit code 3 says that it is written but has not converged.
+    """
+    from daskgmm.cli import jobs
+    from daskgmm.fitting.options import FitOptions
+
+    options = FitOptions(
+        n_components=components,
+        covariance_type=covariance,
+        tol=tol,
+        reg_covar=reg_covar,
+        max_iter=max_iter,
+        n_init=restarts,
+        init_params=init,
+        seed=seed,
+        non_finite=data.non_finite,
+    )
+    return jobs.fit(data, output, options, cluster=cluster, force=force)
+
+
+@gmm.command(short_help="Write label, probabilities or log-density of each row.")
+@click.argument("model")
+@click.argument("input")
+@option(
+    "--what",
+    type=click.Choice(["label", "proba", "score"]),
+    default="label",
+    show_default=True,
+    section="Prediction",
+    help="The most probable component (int32); the probability of each component (rows x components); the log-density "
+    "in nats.",
+)
+@input_options(weights=False)
+@option(
+    "-o",
+    "--output",
+    required=True,
+    section="Output",
+    metavar="ARRAY",
+    help="Where to write the Zarr array, such as labels.zarr.",
+)
+@force_option
+@cluster_options
+@log_options
+def predict(*, model: str, what: Any, data: Any, output: str, force: bool, cluster: Any) -> dict[str, Any]:
+    """Write what a MODEL says of each row of INPUT, as a Zarr array in the same order.
+
+    With --non-finite drop, rows that hold a NaN or an infinity get the label -1, or NaN.
+
+    \b
+    Examples:
+      daskgmm predict model.zarr data.zarr --output labels.zarr
+      daskgmm predict model.zarr data.zarr --what proba --output probabilities.zarr
+    """
+    from daskgmm.cli import jobs
+
+    return jobs.predict(model, data, output, what=what, cluster=cluster, force=force)
+
+
+@gmm.command(short_help="Print log-likelihood, AIC and BIC of a model on rows.")
+@click.argument("model")
+@click.argument("input")
+@input_options(weights=True)
+@cluster_options
+@log_options
+def score(*, model: str, data: Any, cluster: Any) -> dict[str, Any]:
+    """Print how well a MODEL describes the rows of INPUT: log-likelihood in nats, AIC and BIC.
+
+    \b
+    Example:
+      daskgmm score model.zarr other-data.zarr
+    """
+    from daskgmm.cli import jobs
+
+    return jobs.score(model, data, cluster=cluster)
+
+
+@gmm.command(short_help="Draw rows from a model.")
+@click.argument("model")
+@option("-n", "--rows", type=click.IntRange(min=1), required=True, section="Sample", metavar="N", help="Rows to draw.")
+@option(
+    "--seed",
+    type=click.IntRange(min=0, max=2**32 - 1),
+    default=0,
+    show_default=True,
+    section="Sample",
+    metavar="N",
+    help="Seed: the same one draws the same rows.",
+)
+@option(
+    "-o",
+    "--output",
+    required=True,
+    section="Output",
+    metavar="ARRAY",
+    help="Where to write the rows as a Zarr array, such as sample.zarr.",
+)
+@option(
+    "--labels", section="Output", metavar="ARRAY", help="Where to write the component of each row, as a Zarr array."
+)
+@force_option
+@log_options
+def sample(*, model: str, rows: int, seed: int, output: str, labels: str | None, force: bool) -> dict[str, Any]:
+    """Draw rows from a MODEL, and write them as a Zarr array of float64, in random order.
+
+    \b
+    Example:
+      daskgmm sample model.zarr --rows 1000000 --output sample.zarr --labels components.zarr
+    """
+    from daskgmm.cli import jobs
+
+    return jobs.sample(model, output, n_rows=rows, seed=seed, labels=labels, force=force)
+
+
+@gmm.command(short_help="Show what a model holds.")
+@click.argument("model")
+@log_options
+def inspect(*, model: str) -> dict[str, Any]:
+    """Show what a MODEL holds: a table on stderr, everything as JSON on stdout.
+
+    \b
+    Example:
+      daskgmm inspect model.zarr
+    """
+    from daskgmm.cli import jobs
+    from daskgmm.cli.terminal import say
+    from daskgmm.report import component_table
+
+    result = jobs.inspect(model)
+    say(component_table(result))
+    return result
+
+
+@gmm.command(short_help="Fit a mixture to real photographs, end to end, and draw it.")
+@option(
+    "--output-dir",
+    default="daskgmm-demo",
+    show_default=True,
+    section="Output",
+    metavar="FOLDER",
+    help="Where to write everything; made if need be.",
+)
+@force_option
+@option(
+    "-k",
+    "--components",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    section="Demo",
+    metavar="N",
+    help="Number of Gaussians.",
+)
+@option(
+    "--height",
+    type=click.IntRange(min=24),
+    default=None,
+    section="Demo",
+    metavar="PIXELS",
+    help="Take only so many lines of each photograph, for a quicker demo.",
+)
+@option(
+    "--tol",
+    type=click.FloatRange(min=0),
+    default=0.2,
+    show_default=True,
+    section="Demo",
+    metavar="NATS",
+    help="As for daskgmm fit.",
+)
+@option(
+    "--workers",
+    type=click.IntRange(min=1),
+    show_default="one a core",
+    section="Demo",
+    metavar="N",
+    help="As for daskgmm fit.",
+)
+@option(
+    "--memory-limit",
+    default="352MiB",
+    show_default=True,
+    section="Demo",
+    metavar="BYTES",
+    help="As for daskgmm fit.",
+)
+@log_options
+def demo(*, output_dir: str, components: int, **options: Any) -> dict[str, Any]:
+    """Fit a mixture to patches of real photographs, and draw what it found. Nothing is downloaded.
+
+    From two photographs that scikit-learn ships it makes a Zarr store of half a million overlapping patches, fits a
+    mixture with less memory than they would need at once, predicts, and draws a picture. It shows the commands that
+    it runs, so that you can repeat them by hand. A minute or two on two cores.
+
+    \b
+    Example:
+      daskgmm demo
+    """
+    from daskgmm.cli.demo import Demo, run_demo
+
+    typed = click.get_current_context().meta[group.__name__]
+    return run_demo(Demo(output_dir, components, log_format=group.log_format(typed), **options))
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    gmm(prog_name="daskgmm")

@@ -1,0 +1,132 @@
+"""The click classes of the command line: help in sections; every way to end is an exit code and one clear sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import click
+
+from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, log_on_stderr, say
+from daskgmm.errors import DaskgmmError
+
+EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 64, 70, 75
+
+
+class SectionOption(click.Option):
+    """An option that the help lists under a heading."""
+
+    def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class SectionCommand(click.Command):
+    """A command whose help lists its options under headings, in the order they were declared."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, a section after the other."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            line = parameter.get_help_record(ctx)
+            if line is not None and isinstance(parameter, click.Option):
+                section = parameter.section if isinstance(parameter, SectionOption) else "Log and help"
+                sections.setdefault(section, []).append(line)
+        for section, lines in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(lines)
+
+
+class Commands(click.Group):
+    """A group that ends every command by the exit codes of the project, also as a part of `dask`."""
+
+    command_class = SectionCommand
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        # In the order of their declaration, which is that of their use.
+        return list(self.commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[__name__] = list(args)
+        with exit_codes(args):
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with exit_codes(ctx.meta[__name__]):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def exit_codes(args: Sequence[str]) -> Iterator[None]:
+    """Run a command: log on stderr, signals handled, and each exception turned into its message and exit code.
+
+    Parameters
+    ----------
+    args : sequence of str
+        The arguments as they were typed: where they are wrong, they still say how to log.
+    """
+    debug = "--debug" in args or os.environ.get("DASKGMM_DEBUG", "") not in ("", "0")
+    with log_on_stderr(log_format(args)), interrupts.watched():
+        try:
+            yield
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            raise click.exceptions.Exit(EXIT_USAGE) from error
+        except (Exception, KeyboardInterrupt) as error:
+            code, message = outcome(error, debug=debug)
+            fields = {"traceback": "".join(traceback.format_exception(error))} if debug else {}
+            for text in fields.values():
+                if log_format(args) == "text":
+                    click.echo(text, err=True, nl=False)
+            say(message, level=logging.ERROR, exit_code=code, **fields)
+            raise click.exceptions.Exit(code) from error
+
+
+def outcome(error: BaseException, *, debug: bool = False) -> tuple[int, str]:
+    """Return the exit code of an exception that ends a command, and what the user is told."""
+    if isinstance(error, click.ClickException):
+        return EXIT_USAGE, _usage(error)
+    if isinstance(error, KeyboardInterrupt):
+        name = error.args[0] if isinstance(error, Interrupted) else "SIGINT"
+        return EXIT_INTERRUPTED, (
+            f"Interrupted by {name} before the end; no complete output was written. "
+            "The same command starts again from the beginning."
+        )
+    known = _known(error)
+    if known is not None:
+        return known.exit_code, in_words_of_the_command_line(str(known))
+    hint = "" if debug else " Run it again with --debug for the traceback, and"
+    line = (str(error).splitlines() or [""])[0]
+    return EXIT_BUG, f"This is a bug of daskgmm: {type(error).__name__}: {line}.{hint or ' Please'} report it."
+
+
+def _known(error: BaseException) -> DaskgmmError | None:
+    """Return the error of daskgmm that an exception is, was raised from, or means."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, DaskgmmError):
+            return cause
+        cause = cause.__cause__
+    from daskgmm.cli.cluster import explained
+
+    return explained(error)
+
+
+def _usage(error: click.ClickException) -> str:
+    message = error.format_message()
+    ctx = getattr(error, "ctx", None)
+    return f"{message} See: {ctx.command_path} --help" if ctx is not None else message
+
+
+def log_format(args: Sequence[str]) -> str:
+    """Return "json" where the arguments ask for it, whatever else is wrong with them."""
+    asked = [b for a, b in pairwise(args) if a == "--log-format"]
+    asked += [a.partition("=")[2] for a in args if a.startswith("--log-format=")]
+    return "json" if asked[-1:] == ["json"] else "text"

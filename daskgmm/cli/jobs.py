@@ -1,0 +1,292 @@
+"""What each command does, from its options to the JSON object of its result."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import zarr
+
+from daskgmm.cli.cluster import ClusterOptions, peak_bytes
+from daskgmm.cli.outputs import check_place, checksum, finished_array, finished_fit
+from daskgmm.cli.terminal import in_words_of_the_command_line, interrupts, say
+from daskgmm.cli.work import Work
+from daskgmm.data.output import ATTRIBUTE, CHUNK_BYTES, write_predictions
+from daskgmm.data.rows import Rows
+from daskgmm.data.samples import write_sample
+from daskgmm.data.source import Source, open_source
+from daskgmm.fitting.checks import check_shape
+from daskgmm.fitting.events import HEADER, PassDone
+from daskgmm.fitting.fit import Fit, fit_mixture, state_bytes
+from daskgmm.fitting.loop import Status
+from daskgmm.fitting.model_file import Model, load_model, provenance, save_model
+from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.score import check_features, score_source
+from daskgmm.fitting.start import sample_size
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.prediction import What
+
+Result = dict[str, Any]
+#: k-means on the sample: its rows, distances and copies.
+_SAMPLE_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class Input:
+    """Rows, and perhaps their weights, as the command line names them."""
+
+    location: str
+    array: str | None = None
+    weights: str | None = None
+    weights_array: str | None = None
+    non_finite: str = "error"
+
+    def open(self) -> tuple[Source, Source | None]:
+        """Return the sources of the rows and of the weights; their metadata are checked, no row is read."""
+        X = open_source(self.location, array=self.array, argument="INPUT")
+        if self.weights is None:
+            return X, None
+        return X, open_source(self.weights, array=self.weights_array, argument="--weights")
+
+
+def fit(data: Input, output: str, options: FitOptions, *, cluster: ClusterOptions, force: bool) -> Result:
+    """Return the result of a fit, whose model is then at `output`."""
+    began = perf_counter()
+    X, weights = data.open()
+    check_place(output, inputs=_places(X, weights))
+    identity = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
+    now = {"options": options.as_json(), "input": identity}
+    stored = finished_fit(output, now, force=force)
+    if stored is not None:
+        return _skipped(stored, output)
+    check_shape(X, n_components=options.n_components)
+    rows = Rows.plan(X, weights, state_bytes=state_bytes(options, X.n_features))
+    sample_bytes = _SAMPLE_FACTOR * 8 * X.n_features * sample_size(options, X.n_rows, X.n_features)
+    work = Work(rows, options.kind, options.n_components, cluster, own_bytes=sample_bytes)
+    with work.on_machines(began) as running:
+        done = fit_mixture(X, options, weights=weights, executor=running.executor, listener=progress())
+        interrupts.defer()
+        found = {
+            **_fit_result(done),
+            "partitions": rows.n_partitions,
+            **running.resources(done.bytes_read),
+            "output": output,
+        }
+        save_model(Model(done.parameters, _record(done, now, found)), output, overwrite=force)
+    if done.status is not Status.CONVERGED:
+        say(in_words_of_the_command_line(done.status.sentence), level=logging.WARNING)
+    return {**found, "skipped": False}
+
+
+def predict(model: str, data: Input, output: str, *, what: What, cluster: ClusterOptions, force: bool) -> Result:
+    """Return the result of predicting for all rows, which are then at `output`."""
+    began = perf_counter()
+    parameters = load_model(model).parameters
+    X, _ = data.open()
+    check_place(output, inputs={"MODEL": model, **_places(X, None)})
+    now = {
+        "command": "predict",
+        "model": checksum(parameters),
+        "what": what,
+        "non_finite": data.non_finite,
+        "input": {"X": X.identity()},
+    }
+    stored = finished_array(output, now, force=force)
+    if stored is not None:
+        return _skipped(stored, output)
+    check_features(X, parameters)
+    rows = Rows.plan(X, None, state_bytes=0)
+    work = Work(rows, parameters.kind, parameters.n_components, cluster, extra_bytes=2 * CHUNK_BYTES)
+    try:
+        with work.on_machines(began) as running:
+            written = write_predictions(
+                parameters,
+                X,
+                output,
+                what=what,
+                record=now,
+                non_finite=data.non_finite,
+                executor=running.executor,
+            )
+            interrupts.defer()
+            resources = running.resources(written.bytes_read)
+    finally:
+        # Tasks that were still running when the work was given up may have written after it was cleared away.
+        if "://" not in output:
+            shutil.rmtree(f"{os.path.abspath(output)}.part", ignore_errors=True)
+    found: Result = {
+        "command": "predict",
+        "status": "done",
+        "what": what,
+        "rows": written.n_rows,
+        "dropped_rows": written.n_dropped,
+        "rows_by_component": list(written.counts) or None,
+        "n_passes": written.n_passes,
+        **resources,
+        "output": output,
+    }
+    _note_result(output, now, found)
+    return {**found, "skipped": False}
+
+
+def score(model: str, data: Input, *, cluster: ClusterOptions) -> Result:
+    """Return how well a model describes rows."""
+    began = perf_counter()
+    parameters = load_model(model).parameters
+    X, weights = data.open()
+    check_features(X, parameters)
+    rows = Rows.plan(X, weights, state_bytes=0)
+    with Work(rows, parameters.kind, parameters.n_components, cluster).on_machines(began) as running:
+        found = score_source(parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor)
+        resources = running.resources(found.bytes_read)
+    return {
+        "command": "score",
+        "status": "done",
+        "log_likelihood": found.log_likelihood,
+        "mean_log_likelihood": found.mean_log_likelihood,
+        "aic": found.aic,
+        "bic": found.bic,
+        "rows": found.n_rows,
+        "dropped_rows": found.n_dropped,
+        "weight": found.weight,
+        "n_passes": found.n_passes,
+        **resources,
+    }
+
+
+def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | None, force: bool) -> Result:
+    """Return the result of drawing rows, which are then at `output`, and their components at `labels`."""
+    began = perf_counter()
+    parameters = load_model(model).parameters
+    check_place(output, inputs={"MODEL": model})
+    now = {"command": "sample", "model": checksum(parameters), "rows": n_rows, "seed": seed}
+    stored = finished_array(output, {**now, "array": "rows"}, force=force)
+    if labels is not None:
+        check_place(labels, inputs={"MODEL": model, "--output": output}, option="--labels")
+        stored_labels = finished_array(labels, {**now, "array": "labels"}, force=force, option="--labels")
+        stored = None if stored_labels is None else stored
+    if stored is not None:
+        return {**_skipped(stored, output), "labels": labels}
+    say(f"Drawing {n_rows:,} rows of {parameters.n_features} features from {parameters.n_components} components.")
+    write_sample(parameters, n_rows, output, labels=labels, seed=seed, record=now)
+    interrupts.defer()
+    found: Result = {
+        "command": "sample",
+        "status": "done",
+        "rows": n_rows,
+        "features": parameters.n_features,
+        "seed": seed,
+        "seconds": perf_counter() - began,
+        "peak_bytes": peak_bytes(),
+        "output": output,
+        "labels": labels,
+    }
+    _note_result(output, {**now, "array": "rows"}, found)
+    return {**found, "skipped": False}
+
+
+def inspect(model: str) -> Result:
+    """Return what a model file says."""
+    found = load_model(model)
+    p = found.parameters
+    return {
+        "command": "inspect",
+        "model": model,
+        "covariance": p.kind.name,
+        "components": p.n_components,
+        "features": p.n_features,
+        "free_parameters": p.n_free,
+        "weights": p.weights.tolist(),
+        "means": p.means.tolist(),
+        "condition_numbers": condition_numbers(p).tolist(),
+        "checksum": checksum(p),
+        **{name: found.record.get(name) for name in ("options", "input", "result", "provenance")},
+        "log_likelihood": found.record.get("log_likelihood"),
+        "converged": found.record.get("converged"),
+        "n_iter": found.record.get("n_iter"),
+    }
+
+
+def condition_numbers(parameters: Parameters) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the largest over the smallest eigenvalue of each component's covariance, (n_components,), float64."""
+    unit = np.eye(parameters.n_features)
+    roots = [parameters.kind.scale_noise(unit, parameters.covariances, k) for k in range(parameters.n_components)]
+    singular = np.linalg.svd(np.stack(roots), compute_uv=False)
+    with np.errstate(divide="ignore"):
+        result: np.ndarray[Any, np.dtype[np.float64]] = (singular[:, 0] / singular[:, -1]) ** 2
+    return result
+
+
+def progress() -> Callable[[PassDone], None]:
+    """Return a listener that logs a line for each pass, below a heading."""
+    told = False
+
+    def listener(event: PassDone) -> None:
+        nonlocal told
+        if not told:
+            say(HEADER, text_only=True)
+            told = True
+        say(event.line(), **asdict(event))
+
+    return listener
+
+
+def _places(X: Source, weights: Source | None) -> dict[str, str]:
+    """Return where an output must not be."""
+    return {"INPUT": X.label} | ({} if weights is None else {"--weights": weights.label})
+
+
+def _fit_result(done: Fit) -> Result:
+    p = done.parameters
+    return {
+        "command": "fit",
+        "status": done.status.value,
+        "converged": done.status is Status.CONVERGED,
+        "n_iter": done.n_iter,
+        "n_passes": done.n_passes,
+        "mean_log_likelihood": done.mean_log_likelihood,
+        "log_likelihood": done.log_likelihood,
+        "lower_bound": done.lower_bound,
+        "bic": done.bic,
+        "aic": done.aic,
+        "components": p.n_components,
+        "covariance": p.kind.name,
+        "features": p.n_features,
+        "rows": done.n_rows,
+        "dropped_rows": done.n_dropped,
+        "weight": done.weight,
+    }
+
+
+def _record(done: Fit, now: Result, found: Result) -> Result:
+    """Return the record of a model file: what `GaussianMixture.load` reads, and what the same command needs again."""
+    return {
+        **now,
+        "result": found,
+        "converged": done.status is Status.CONVERGED,
+        "lower_bound": done.lower_bound if np.isfinite(done.lower_bound) else None,
+        "lower_bounds": list(done.lower_bounds),
+        "log_likelihood": done.log_likelihood,
+        "n_iter": done.n_iter,
+        "n_passes": done.n_passes,
+        "n_dropped": done.n_dropped,
+        "history": list(done.history),
+        "provenance": provenance(),
+    }
+
+
+def _skipped(stored: Result, output: str) -> Result:
+    say(f"{output} is complete, from the same input and options: nothing to do (--force does it again).")
+    return {**stored, "output": output, "skipped": True}
+
+
+def _note_result(output: str, record: Result, found: Result) -> None:
+    """Keep the result with the array, for when the same command is run again."""
+    array = zarr.open_array(output, mode="r+")
+    array.attrs[ATTRIBUTE] = {"complete": True, **record, "result": found}

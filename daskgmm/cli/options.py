@@ -1,0 +1,192 @@
+"""The options that several commands share, and how they reach a command: as one record each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from daskgmm.cli.group import SectionOption
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Bytes(click.ParamType[int]):
+    """A number of bytes with its unit, such as 2GiB."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from dask.utils import parse_bytes
+
+        try:
+            n_bytes = int(parse_bytes(value))
+        except ValueError:
+            n_bytes = 0
+        if n_bytes < 1:
+            self.fail(f"{value!r} is not a number of bytes. Write for example 2GiB or 500MB.", param, ctx)
+        return n_bytes
+
+
+def option(*names: str, section: str, **attributes: Any) -> Callable[[Command], Command]:
+    """Return the decorator that declares an option below a heading of the help."""
+    return click.option(*names, cls=SectionOption, section=section, **attributes)
+
+
+def input_options(*, weights: bool) -> Callable[[Command], Command]:
+    """Declare the options that say what INPUT is; the function gets a `jobs.Input` as `data`."""
+
+    def declare(command: Callable[..., Any]) -> Any:
+        @functools.wraps(command)
+        def run(
+            *args: Any,
+            input: str,
+            array: str | None,
+            non_finite: str,
+            weights: str | None = None,
+            weights_array: str | None = None,
+            **kwargs: Any,
+        ) -> Any:
+            from daskgmm.cli.jobs import Input
+
+            data = Input(input, array=array, weights=weights, weights_array=weights_array, non_finite=non_finite)
+            return command(*args, data=data, **kwargs)
+
+        options = [
+            option("--array", metavar="NAME", section="Input", help="Array to take, where INPUT is a Zarr group."),
+        ]
+        if weights:
+            options += [
+                option(
+                    "--weights",
+                    metavar="PATH",
+                    section="Input",
+                    help="A weight for each row: path or URL of an array of shape (rows,). 2 counts a row twice, 0 "
+                    "leaves it out.",
+                ),
+                option(
+                    "--weights-array",
+                    metavar="NAME",
+                    section="Input",
+                    help="Array to take, where --weights is a Zarr group.",
+                ),
+            ]
+        options.append(
+            option(
+                "--non-finite",
+                type=click.Choice(["error", "drop"]),
+                default="error",
+                show_default=True,
+                section="Input",
+                help="What to do with rows that hold a NaN or an infinity: stop, or leave them out.",
+            )
+        )
+        return _declared(run, options)
+
+    return declare
+
+
+def cluster_options(command: Callable[..., Any]) -> Any:
+    """Declare the options that say where to run; the function gets a `cluster.ClusterOptions` as `cluster`."""
+
+    @functools.wraps(command)
+    def run(
+        *args: Any,
+        workers: int | None,
+        memory_limit: int | None,
+        scheduler: str | None,
+        scheduler_file: str | None,
+        workers_timeout: float,
+        **kwargs: Any,
+    ) -> Any:
+        from daskgmm.cli.cluster import ClusterOptions
+
+        cluster = ClusterOptions(scheduler, scheduler_file, workers, memory_limit, workers_timeout)
+        return command(*args, cluster=cluster, **kwargs)
+
+    section = "Where to run (without --scheduler: a cluster on this machine, for this command)"
+    return _declared(
+        run,
+        [
+            option(
+                "--workers",
+                type=click.IntRange(min=1),
+                metavar="N",
+                section=section,
+                show_default="one a core",
+                help="Worker processes on this machine.",
+            ),
+            option(
+                "--memory-limit",
+                type=_Bytes(),
+                metavar="BYTES",
+                section=section,
+                show_default="the machine's memory, divided among them",
+                help="Memory of each worker, such as 2GiB.",
+            ),
+            option(
+                "--scheduler",
+                metavar="ADDRESS",
+                section=section,
+                help="Running Dask scheduler to use, such as tcp://10.0.0.5:8786.",
+            ),
+            option(
+                "--scheduler-file",
+                metavar="FILE",
+                section=section,
+                help="The same, by the JSON file that the scheduler wrote.",
+            ),
+            option(
+                "--workers-timeout",
+                type=click.FloatRange(min=0, min_open=True),
+                default=60.0,
+                show_default=True,
+                metavar="SECONDS",
+                section=section,
+                help="How long to wait for the scheduler and its first worker.",
+            ),
+        ],
+    )
+
+
+def log_options(command: Callable[..., Any]) -> Any:
+    """Declare what every command has; `group` acts on them, and the result of the function is written."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        from daskgmm.cli.terminal import write_result
+
+        result = command(*args, **kwargs)
+        write_result(result)
+        if result.get("converged") is False and result["command"] == "fit":
+            raise click.exceptions.Exit(3)
+
+    section = "Log and help"
+    return _declared(
+        run,
+        [
+            option(
+                "--log-format",
+                type=click.Choice(["text", "json"]),
+                default="text",
+                show_default=True,
+                expose_value=False,
+                section=section,
+                help="How to log to stderr: for people, or one JSON object a line.",
+            ),
+            option(
+                "--debug", is_flag=True, expose_value=False, section=section, help="Show the traceback of an error."
+            ),
+        ],
+    )
+
+
+def _declared(run: Callable[..., Any], options: list[Callable[..., Any]]) -> Any:
+    for declare in reversed(options):
+        run = declare(run)
+    return run
+
+
+force_option = option("--force", is_flag=True, section="Output", help="Replace what stands at the output.")

@@ -1,0 +1,168 @@
+"""What stands where a command is to write: whether it may, and whether the work is done already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from daskgmm.cli.terminal import strict_json
+from daskgmm.data.output import prediction_record
+from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
+from daskgmm.fitting.model_file import is_model, load_model
+from daskgmm.mixture.parameters import Parameters
+
+#: Names of the options of a fit as the command line has them.
+_OPTIONS = {
+    "n_components": "--components",
+    "covariance_type": "--covariance",
+    "n_init": "--restarts",
+    "init_params": "--init",
+}
+
+
+def check_place(output: str, *, inputs: Mapping[str, str], option: str = "--output") -> None:
+    """Raise an error where an output cannot be written, before any work is done.
+
+    Parameters
+    ----------
+    output : str
+        Path or URL. (Of a URL only the comparison with the inputs is checked.)
+    inputs : mapping of str to str
+        Argument or option, and the path or URL it names.
+
+    Raises
+    ------
+    OptionError
+        It is one of the inputs, or within one.
+    OutputError
+        Its folder is not there, or may not be written.
+    """
+    place = _resolved(output)
+    for name, location in inputs.items():
+        if place == _resolved(location) or place.startswith(_resolved(location) + "/"):
+            raise OptionError(f"{option} must lie outside of {name}; got {output}. Name another place.")
+    if "://" in output:
+        return
+    folder = os.path.dirname(place)
+    if not os.path.isdir(folder):
+        raise OutputError(
+            f"The folder of {option} must exist; got {folder}, which does not. Make it: mkdir -p {folder}"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"The folder of {option} must be writable; got {folder}, which is not. Choose another place.")
+
+
+def finished_fit(output: str, now: Mapping[str, Any], *, force: bool) -> dict[str, Any] | None:
+    """Return the stored result where a model of the same input and options stands at `output`, None where it is free.
+
+    Parameters
+    ----------
+    now : mapping
+        "options" and "input" of the fit that is asked for, as JSON.
+    force : bool
+        Whether a model that is there is to be replaced.
+
+    Raises
+    ------
+    OutputError
+        A model of other input or options stands there, or no model.
+    """
+    if force and is_model(output):
+        return None
+    try:
+        record = load_model(output).record
+    except InputMissingError as error:
+        if "://" not in output and os.path.lexists(output):
+            raise _occupied(output, "a model") from error
+        return None
+    except DataError as error:
+        if not is_model(output):
+            raise _occupied(output, "a model") from error
+        raise OutputError(f"--output must be free, or hold a whole model; got this: {error} Use --force.") from error
+    if "result" not in record:
+        raise OutputError(
+            f"--output must be free, or hold a model of the same fit; got {output}, a model that was saved from "
+            "Python. Use --force to replace it, or choose another --output."
+        )
+    _refuse_differences(output, {k: record.get(k) for k in now}, now)
+    return dict(record["result"])
+
+
+def finished_array(
+    output: str, now: Mapping[str, Any], *, force: bool, option: str = "--output"
+) -> dict[str, Any] | None:
+    """Return the stored result where the same command has completed an array at `output`, None where it has not.
+
+    An incomplete array of this project counts as none.
+
+    Raises
+    ------
+    OutputError
+        An array of other input or options stands there, or something else.
+    """
+    try:
+        record = prediction_record(output)
+    except OutputError as error:
+        raise _occupied(output, "an array that daskgmm wrote", option) from error
+    if record is None or force or not record.get("complete"):
+        return None
+    _refuse_differences(output, {k: record.get(k) for k in now}, now, option=option)
+    return dict(record.get("result", {}))
+
+
+def checksum(parameters: Parameters) -> str:
+    """Return what tells one mixture from another: a SHA-256 of its kind, weights, means and covariances."""
+    digest = hashlib.sha256(parameters.kind.name.encode())
+    for array in (parameters.weights, parameters.means, parameters.covariances):
+        digest.update(repr(array.shape).encode() + array.astype("<f8").tobytes())
+    return digest.hexdigest()
+
+
+def differences(stored: Any, now: Any, name: str = "") -> list[str]:
+    """Return a sentence part for each value that differs between two JSON records."""
+    if isinstance(stored, dict) and isinstance(now, dict):
+        names = dict.fromkeys([*now, *stored])
+        if stored.get("location") != now.get("location"):
+            names = {"location": None}
+        return [d for n in names for d in differences(stored.get(n), now.get(n), f"{name} {n}".strip())]
+    return [] if stored == now else [f"{_shown(name)} is {_brief(stored)} there, {_brief(now)} now"]
+
+
+def _refuse_differences(output: str, stored: Any, now: Any, *, option: str = "--output") -> None:
+    found = differences(stored, json.loads(strict_json(now)))
+    if found:
+        raise OutputError(
+            f"{option} must be free, or hold the same work; got {output}, where {'; '.join(found)}. "
+            f"Use --force to replace it, or choose another {option}."
+        )
+
+
+def _shown(name: str) -> str:
+    """Return how a person names the value: an option by its own name, INPUT for the rows."""
+    group, _, rest = name.partition(" ")
+    if group == "options":
+        return _OPTIONS.get(rest, f"--{rest.replace('_', '-')}")
+    if group == "input":
+        source, _, what = rest.partition(" ")
+        return f"{what or 'source'} of {'INPUT' if source == 'X' else '--weights'}"
+    return {"model": "the checksum of MODEL"}.get(name, f"--{name.replace('_', '-')}")
+
+
+def _brief(value: Any) -> str:
+    text = strict_json(value).strip('"')
+    return "not given" if value is None else text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _occupied(output: str, wanted: str, option: str = "--output") -> OutputError:
+    return OutputError(
+        f"{option} must be free, or hold {wanted}; got something else at {output}. Choose another place, or remove it."
+    )
+
+
+def _resolved(location: str) -> str:
+    if "://" in location:
+        return location.rstrip("/")
+    return os.path.realpath(os.path.expanduser(location))

@@ -1,0 +1,199 @@
+"""How the program speaks: its log on stderr as text or JSON lines, one JSON object on stdout; and what signals do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+logger = logging.getLogger("daskgmm")
+
+#: Loggers whose words are for developers, mostly at shutdown; what a user must know comes as an error of daskgmm.
+QUIET = ("distributed", "tornado", "asyncio", "bokeh")
+#: The exception: why a worker process was killed.
+HEARD = "distributed.nanny.memory"
+
+
+#: What the messages of the library call things, and what a person on the command line does.
+_WORDS = {
+    "n_components": "--components",
+    "covariance_type": "--covariance",
+    "reg_covar": "--reg-covar",
+    "max_iter": "--max-iter",
+    "n_init": "--restarts",
+    "init_params": "--init",
+    "sample_weight": "--weights",
+    "tol": "--tol",
+    "X": "INPUT",
+}
+# Whole words alone: not part of a path, a file name, a quotation or a call.
+_WORD = re.compile(rf"(?<![\w/.'\"(-])({'|'.join(_WORDS)})(?![\w/'\"=()]|\.\w)")
+
+
+def say(message: str, *, level: int = logging.INFO, **fields: Any) -> None:
+    """Log a message; the fields stand beside it where the log is JSON."""
+    logger.log(level, message, extra={"fields": fields})
+
+
+def strict_json(value: Any, *, indent: int | None = None) -> str:
+    """Return strict JSON: numbers that are not finite become null."""
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def write_result(result: Mapping[str, Any]) -> None:
+    """Write the one JSON object of a command to stdout."""
+    with suppress(BrokenPipeError):
+        sys.stdout.write(strict_json(result, indent=2) + "\n")
+        sys.stdout.flush()
+
+
+def in_words_of_the_command_line(message: str) -> str:
+    """Return a message of the library with the names of options and arguments that a person typed."""
+    return _WORD.sub(lambda match: _WORDS[match.group(1)], message)
+
+
+@contextmanager
+def log_on_stderr(log_format: str) -> Iterator[None]:
+    """Send the log, warnings and what distributed says of killed workers to stderr while the block runs.
+
+    Parameters
+    ----------
+    log_format : {"text", "json"}
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if log_format == "json" else _Text())
+    if log_format == "json":
+        handler.addFilter(lambda record: not getattr(record, "fields", {}).get("text_only"))
+    heard = logging.getLogger(HEARD)
+    before = (logger.level, logger.propagate, heard.level, heard.propagate, warnings.showwarning)
+    logger.setLevel(logging.INFO)
+    heard.setLevel(logging.WARNING)
+    logger.propagate = heard.propagate = False
+    warnings.showwarning = _warning
+    try:
+        with _quiet():
+            logger.addHandler(handler)
+            heard.addHandler(handler)
+            yield
+    finally:
+        logger.removeHandler(handler)
+        heard.removeHandler(handler)
+        logger.level, logger.propagate, heard.level, heard.propagate, warnings.showwarning = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the loggers of QUIET, here and in processes that start meanwhile."""
+    names = [n for n in logging.root.manager.loggerDict if n.split(".")[0] in QUIET and n != HEARD]
+    loggers = [logging.getLogger(name) for name in {*names, *QUIET}]
+    levels = [found.level for found in loggers]
+    # Read by distributed where it is imported: here, if it was not yet, and in every worker process.
+    variables = {f"DASK_LOGGING__{name.upper()}": "critical" for name in QUIET}
+    environment = {name: os.environ.get(name) for name in variables}
+    for found in loggers:
+        found.setLevel(logging.CRITICAL + 1)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for found, level in zip(loggers, levels, strict=True):
+            found.setLevel(level)
+        for name, value in environment.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+class _Text(logging.Formatter):
+    """Information as it is; warnings and errors say what they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return f"{level}{record.getMessage()}"
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, message and the fields of the event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"time": time, "level": record.levelname.lower(), "message": record.getMessage().strip()}
+        return strict_json({**line, **getattr(record, "fields", {})})
+
+
+def _warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Log a warning of any package as one line, without the place in its code."""
+    say(" ".join(str(message).split()), level=logging.WARNING, category=category.__name__)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM came; the argument is its name."""
+
+
+class Interrupts:
+    """The first SIGINT or SIGTERM raises `Interrupted` in the main thread, the second ends the process at once.
+
+    Once the result is certain and only has to be written, `defer` lets the command finish instead.
+    """
+
+    def __init__(self) -> None:
+        self._deferred, self._came = False, ""
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Handle both signals while the block runs; does nothing outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._deferred, self._came = False, ""
+        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Raise at the end of the block what comes during it: for steps that leave a mess where they are cut short."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+            if self._came:
+                raise Interrupted(self._came)
+
+    def defer(self) -> None:
+        """Let the command finish in spite of a first signal."""
+        self._deferred = True
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self._came:
+            os._exit(75)
+        self._came = signal.Signals(number).name
+        if not self._deferred:
+            raise Interrupted(self._came)
+
+
+#: Signal handlers belong to the process, and so does this.
+interrupts = Interrupts()

@@ -1,0 +1,119 @@
+"""The rows of a command and the machines it runs them on: memory promised before, resources told after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from daskgmm.cli.cluster import ClusterOptions, LimitedExecutor, Machines, machines, peak_bytes
+from daskgmm.cli.terminal import say
+from daskgmm.data.executor import Executor
+from daskgmm.data.memory import MIB, check_memory, peak_task_bytes, peak_worker_bytes
+from daskgmm.data.rows import Rows
+from daskgmm.mixture.kind import Covariance
+
+#: This process with scikit-learn's k-means loaded (measured: 190 MiB), which workers never load.
+OWN_BYTES = 256 * MIB
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a command goes over.
+
+    Attributes
+    ----------
+    rows : Rows
+    kind, n_components : Covariance, int
+        Of the mixture; they give the memory of a task.
+    cluster : ClusterOptions
+    extra_bytes : int
+        Bytes of a task beside those of a pass.
+    own_bytes : int
+        Bytes of this process beside interpreter and tasks.
+    """
+
+    rows: Rows
+    kind: Covariance
+    n_components: int
+    cluster: ClusterOptions
+    extra_bytes: int = 0
+    own_bytes: int = 0
+
+    @contextmanager
+    def on_machines(self, began: float) -> Iterator[Running]:
+        """Provide machines for the work; what is found, and the stated peak memory, are logged first.
+
+        Raises
+        ------
+        MemoryLimitError
+            A task does not fit; where limits are known, before anything is started.
+        ClusterError
+            No scheduler, or no workers in time.
+        """
+        n_partitions = self.rows.n_partitions
+        if not self.cluster.joins:
+            self._checked(LimitedExecutor(self.cluster.local_limit(n_partitions)))
+        say(self._found())
+        with machines(self.cluster, n_partitions=n_partitions) as where:
+            stated = self._stated(self._checked(where.executor))
+            limit = where.executor.memory_limit()
+            against = f", of its limit of {_size(limit)}" if limit else ""
+            place = "this process (one partition) with" if n_partitions == 1 else f"{where.where}, each with"
+            say(f"Running in {place} at most {_size(stated)} of memory{against}.", stated_peak_bytes=stated)
+            yield Running(where, stated, n_partitions, began)
+
+    def _checked(self, executor: Executor) -> Rows:
+        return check_memory(self.rows, self.kind, self.n_components, executor, extra_bytes=self.extra_bytes)
+
+    def _stated(self, rows: Rows) -> int:
+        """Return the bytes that a process of the work takes at peak."""
+        if self.rows.n_partitions == 1:
+            return OWN_BYTES + self.own_bytes + self.extra_bytes + peak_task_bytes(rows, self.kind, self.n_components)
+        return self.extra_bytes + peak_worker_bytes(rows, self.kind, self.n_components)
+
+    def _found(self) -> str:
+        X, n_chunks, n_partitions = self.rows.X, len(self.rows.X.chunk_edges) - 1, self.rows.n_partitions
+        weighted = "" if self.rows.weights is None else f", weighted by {self.rows.weights.label}"
+        return (
+            f"{X.label}: {X.n_rows:,} rows of {_count(X.n_features, 'feature')}, {X.dtype}{weighted}; "
+            f"{_size(self.rows.n_bytes)} in {_count(n_chunks, 'chunk')}, read as {_count(n_partitions, 'partition')}."
+        )
+
+
+@dataclass(frozen=True)
+class Running:
+    """Work on its machines."""
+
+    where: Machines
+    stated: int
+    n_partitions: int
+    began: float
+
+    @property
+    def executor(self) -> Executor:
+        return self.where.executor
+
+    def resources(self, bytes_read: int) -> dict[str, Any]:
+        """Return what the work took, as a part of the result: bytes, seconds since `began`, and processes."""
+        own = self.n_partitions == 1
+        return {
+            "partitions": self.n_partitions,
+            "bytes_read": bytes_read,
+            "seconds": perf_counter() - self.began,
+            "workers": 0 if own else self.where.n_workers,
+            "peak_worker_bytes": peak_bytes() if own else self.where.peak_worker_bytes(),
+            "stated_peak_bytes": self.stated,
+            "memory_limit": self.where.executor.memory_limit(),
+        }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _size(n_bytes: int) -> str:
+    unit, size = next(((u, s) for u, s in (("GiB", MIB << 10), ("MiB", MIB)) if n_bytes >= s), ("KiB", 1024))
+    return f"{n_bytes / size:.3g} {unit}"

@@ -1,0 +1,551 @@
+"""The command line: results, exit codes and messages; as real processes where processes, signals or streams matter."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner, Result
+from distributed import LocalCluster
+from distributed.client import FutureCancelledError
+from distributed.scheduler import KilledWorker
+
+from daskgmm import GaussianMixture
+from daskgmm.cli import cluster as cluster_module
+from daskgmm.cli import gmm, jobs
+from daskgmm.cli.outputs import differences
+from daskgmm.cli.terminal import in_words_of_the_command_line, strict_json
+from daskgmm.errors import ClusterError, DataError
+
+# Without a dashboard its port is still served, by default 8787, which another cluster may have.
+FREE_PORT = {"dashboard_address": "127.0.0.1:0"}
+COMMANDS = ("fit", "predict", "score", "sample", "inspect", "demo")
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "daskgmm", *map(str, arguments)]
+
+
+def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """What a process of its own did, which must end with this code."""
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def call(*arguments: object, code: int = 0) -> Result:
+    """The same in this process."""
+    done = CliRunner().invoke(gmm, [str(a) for a in arguments], prog_name="daskgmm")
+    assert done.exit_code == code, (done.stderr, done.exception)
+    return done
+
+
+def strict(text: str) -> dict[str, Any]:
+    """The one JSON object that the text is, without the numbers that JSON does not have."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    found = json.loads(text, parse_constant=refuse)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture
+def model(tmp_path: Path, small_store: Path) -> Path:
+    path = tmp_path / "model.zarr"
+    call("fit", small_store, "-k", 3, "-o", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def large_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """150 MiB in three partitions: rows of two Gaussians, (600000, 32), float64, every 20000 the same."""
+    random = np.random.default_rng(1)
+    path = tmp_path_factory.mktemp("large") / "rows.zarr"
+    array = zarr.create_array(path, shape=(600_000, 32), chunks=(20_000, 32), dtype="f8", compressors=None)
+    rows = random.standard_normal((20_000, 32))
+    rows[random.random(20_000) < 0.25] += 5.0
+    for start in range(0, 600_000, 20_000):
+        array[start : start + 20_000] = rows
+    return path
+
+
+# -- fit ---------------------------------------------------------------------------------------------------------
+
+
+def test_fit_writes_a_model_and_one_json_object(tmp_path: Path, small_store: Path, small_rows: np.ndarray) -> None:
+    model = tmp_path / "model.zarr"
+    done = run("fit", small_store, "--components", 3, "--output", model, "--seed", 1)
+    result = strict(done.stdout)
+    assert result["status"] == "converged"
+    assert result["converged"] is True
+    assert result["rows"] == 3000
+    assert result["dropped_rows"] == 0
+    assert result["n_passes"] == result["n_iter"] + 2
+    assert result["bytes_read"] == result["n_passes"] * small_rows.nbytes
+    assert result["output"] == str(model)
+    assert result["skipped"] is False
+    assert result["peak_worker_bytes"] <= result["stated_peak_bytes"]
+
+    lines = done.stderr.splitlines()
+    assert lines[0].endswith("rows.zarr: 3,000 rows of 2 features, float64; 46.9 KiB in 5 chunks, read as 1 partition.")
+    assert lines[1].startswith("Running in this process (one partition) with at most ")
+    assert lines[2].split() == ["mean", "log-lik.", "change"]
+    assert [line.split()[0] for line in lines[3:]] == ["pass"] * result["n_passes"]
+    assert lines[3].split()[:3] == ["pass", "1", "survey"]
+
+    loaded = GaussianMixture.load(model)
+    sklearn = loaded.to_sklearn()
+    assert loaded.converged_ is True
+    assert loaded.n_iter_ == result["n_iter"]
+    assert loaded.random_state == 1
+    assert len(loaded.history_) == result["n_passes"]
+    assert result["mean_log_likelihood"] == pytest.approx(sklearn.score(small_rows), rel=1e-10)
+    assert result["bic"] == pytest.approx(sklearn.bic(small_rows), rel=1e-10)
+    assert result["aic"] == pytest.approx(sklearn.aic(small_rows), rel=1e-10)
+
+
+def test_fit_runs_on_local_processes_within_what_it_said(tmp_path: Path, large_store: Path) -> None:
+    done = run("fit", large_store, "-k", 2, "-o", tmp_path / "m.zarr", "--workers", 2, "--memory-limit", "300MiB")
+    result = strict(done.stdout)
+    assert result["workers"] == 2
+    assert result["partitions"] == 3
+    assert 50 << 20 < result["peak_worker_bytes"] < result["stated_peak_bytes"] <= result["memory_limit"] == 300 << 20
+    assert "600,000 rows of 32 features, float64; 146 MiB in 30 chunks, read as 3 partitions." in done.stderr
+    assert re.search(r"Running in 2 worker processes, each with at most \d+ MiB .* limit of 300 MiB\.", done.stderr)
+    for noise in ("distributed", "Traceback", "warning", "Warning", "8787"):
+        assert noise not in done.stderr
+
+
+def test_not_converged_is_exit_code_3_and_says_what_to_do(tmp_path: Path, small_store: Path) -> None:
+    done = call("fit", small_store, "-k", 3, "-o", tmp_path / "m.zarr", "--max-iter", 1, code=3)
+    assert strict(done.stdout)["status"] == "max_iter"
+    assert "warning: The fit ended at --max-iter without converging. Increase --max-iter or --tol" in done.stderr
+    again = call("fit", small_store, "-k", 3, "-o", tmp_path / "m.zarr", "--max-iter", 1, code=3)
+    assert strict(again.stdout)["skipped"] is True
+
+
+def test_weights_equal_repetition(tmp_path: Path, small_rows: np.ndarray) -> None:
+    weights = np.random.default_rng(0).integers(0, 3, len(small_rows))
+    np.save(tmp_path / "rows.npy", small_rows)
+    np.save(tmp_path / "repeated.npy", small_rows.repeat(weights, axis=0))
+    np.save(tmp_path / "weights.npy", weights)
+    options = ("-k", 1, "--covariance", "full")
+    weighted = call(
+        "fit", tmp_path / "rows.npy", "--weights", tmp_path / "weights.npy", *options, "-o", tmp_path / "w.zarr"
+    )
+    repeated = call("fit", tmp_path / "repeated.npy", *options, "-o", tmp_path / "r.zarr")
+    one, other = strict(weighted.stdout), strict(repeated.stdout)
+    assert one["weight"] == weights.sum() == other["rows"]
+    for name in ("log_likelihood", "mean_log_likelihood", "bic", "aic"):
+        assert one[name] == pytest.approx(other[name], rel=1e-10)
+    scored = call("score", tmp_path / "w.zarr", tmp_path / "rows.npy", "--weights", tmp_path / "weights.npy")
+    assert strict(scored.stdout)["bic"] == pytest.approx(one["bic"], rel=1e-10)
+
+
+def test_arrays_of_a_group(tmp_path: Path, small_rows: np.ndarray) -> None:
+    group = zarr.open_group(tmp_path / "g.zarr", mode="w")
+    group.create_array("x", data=small_rows)
+    group.create_array("w", data=np.ones(len(small_rows)))
+    path = tmp_path / "g.zarr"
+    done = call("fit", path, "-k", 1, "-o", tmp_path / "m.zarr", code=64)
+    assert "got none, and 2 usable arrays" in done.stderr
+    assert "--array" in done.stderr
+    options = ("--array", "x", "--weights", path, "--weights-array", "w")
+    assert strict(call("fit", path, "-k", 1, "-o", tmp_path / "m.zarr", *options).stdout)["weight"] == 3000
+    call("predict", tmp_path / "m.zarr", path, "--array", "x", "-o", path / "labels")
+    assert zarr.open_array(path / "labels", mode="r").shape == (3000,)
+
+
+# -- the same command again --------------------------------------------------------------------------------------
+
+
+def test_fit_again_does_nothing_or_names_what_differs(
+    tmp_path: Path, small_store: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unwanted(*args: object, **kwargs: object) -> None:
+        raise AssertionError("data were read, or a cluster was started")
+
+    first = dict(zarr.open_group(model, mode="r").attrs)["record"]["result"]
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "fit_mixture", unwanted)
+        patch.setattr("daskgmm.cli.work.machines", unwanted)
+        again = call("fit", small_store, "-k", 3, "-o", model)
+        assert strict(again.stdout) == {**first, "skipped": True}
+        assert "is complete, from the same input and options: nothing to do (--force does it again)." in again.stderr
+        differs = call("fit", small_store, "-k", 4, "--tol", 0.01, "-o", model, code=73)
+        assert "where --components is 3 there, 4 now; --tol is 0.001 there, 0.01 now. Use --force" in differs.stderr
+        other = tmp_path / "other.zarr"
+        zarr.create_array(other, data=np.ones((10, 2)))
+        differs = call("fit", other, "-k", 3, "-o", model, code=73)
+        assert f"where location of INPUT is {small_store} there, {other} now." in differs.stderr
+    forced = call("fit", small_store, "-k", 4, "-o", model, "--force")
+    assert strict(forced.stdout)["skipped"] is False
+    assert GaussianMixture.load(model).n_components == 4
+
+
+def test_predict_again(tmp_path: Path, small_store: Path, model: Path) -> None:
+    labels = tmp_path / "labels.zarr"
+    first = strict(call("predict", model, small_store, "-o", labels).stdout)
+    assert strict(call("predict", model, small_store, "-o", labels).stdout) == {**first, "skipped": True}
+    differs = call("predict", model, small_store, "-o", labels, "--what", "proba", code=73)
+    assert "where --what is label there, proba now." in differs.stderr
+    call("fit", small_store, "-k", 2, "-o", tmp_path / "two.zarr")
+    differs = call("predict", tmp_path / "two.zarr", small_store, "-o", labels, code=73)
+    assert "where the checksum of MODEL is " in differs.stderr
+    call("predict", model, small_store, "-o", labels, "--what", "proba", "--force")
+    assert zarr.open_array(labels, mode="r").shape == (3000, 3)
+
+
+# -- predict, score, sample, inspect -----------------------------------------------------------------------------
+
+
+def test_predictions_are_aligned_and_dropped_rows_marked(tmp_path: Path, small_rows: np.ndarray, model: Path) -> None:
+    rows = small_rows.copy()
+    rows[[5, 1700], [0, 1]] = np.nan, np.inf
+    zarr.create_array(tmp_path / "bad.zarr", data=rows, chunks=(700, 2))
+    refused = call("predict", model, tmp_path / "bad.zarr", "-o", tmp_path / "l.zarr", code=65)
+    assert "got NaN or infinity in row 5" in refused.stderr
+    assert "--non-finite drop" in refused.stderr
+    assert not list(tmp_path.glob("l.zarr*"))
+
+    good = np.isfinite(rows).all(axis=1)
+    python = GaussianMixture.load(model)
+    options = ("--non-finite", "drop")
+    done = call("predict", model, tmp_path / "bad.zarr", "-o", tmp_path / "l.zarr", *options)
+    labels = zarr.open_array(tmp_path / "l.zarr", mode="r")[:]
+    assert labels.dtype == np.int32
+    assert labels[[5, 1700]].tolist() == [-1, -1]
+    np.testing.assert_array_equal(labels[good], python.predict(rows[good]))
+    result = strict(done.stdout)
+    assert (result["rows"], result["dropped_rows"]) == (2998, 2)
+    assert result["rows_by_component"] == np.bincount(labels[good], minlength=3).tolist()
+    for what, expected in (("proba", python.predict_proba), ("score", python.score_samples)):
+        call("predict", model, tmp_path / "bad.zarr", "-o", tmp_path / f"{what}.zarr", "--what", what, *options)
+        found = zarr.open_array(tmp_path / f"{what}.zarr", mode="r")[:]
+        assert np.isnan(found[~good]).all()
+        np.testing.assert_allclose(found[good], expected(rows[good]), rtol=1e-10, atol=1e-14)
+
+
+def test_predict_and_score_on_a_running_cluster_each_chunk_by_one_writer(
+    tmp_path: Path, large_store: Path, cluster: LocalCluster
+) -> None:
+    scheduler_file = tmp_path / "scheduler.json"
+    scheduler_file.write_text(json.dumps({"address": cluster.scheduler_address}))
+    model = tmp_path / "m.zarr"
+    done = call("fit", large_store, "-k", 2, "-o", model, "--tol", 1, "--scheduler", cluster.scheduler_address)
+    result = strict(done.stdout)
+    assert result["workers"] == 2
+    assert result["peak_worker_bytes"] > 50 << 20
+    assert f"Running in 2 workers of {cluster.scheduler_address}, each with at most" in done.stderr
+    labels = tmp_path / "l.zarr"
+    predicted = strict(call("predict", model, large_store, "-o", labels, "--scheduler-file", scheduler_file).stdout)
+    found = zarr.open_array(labels, mode="r")
+    assert predicted["partitions"] == 3
+    # Partitions are runs of whole chunks of 20,000 rows of at least 64 MiB: 280,000 rows each.
+    assert 280_000 % found.chunks[0] == 0
+    assert sum(predicted["rows_by_component"]) == 600_000
+    np.testing.assert_array_equal(found[:20_000], found[400_000:420_000])
+    assert cluster.scheduler.status.name == "running"
+
+
+def test_sample_is_seeded_shuffled_and_complete(tmp_path: Path, model: Path) -> None:
+    rows, labels = tmp_path / "s.zarr", tmp_path / "c.zarr"
+    arguments = ("sample", model, "--rows", 20_000, "--output", rows, "--labels", labels)
+    result = strict(call(*arguments).stdout)
+    assert result["rows"] == 20_000
+    X, components = zarr.open_array(rows, mode="r")[:], zarr.open_array(labels, mode="r")[:]
+    assert X.shape == (20_000, 2)
+    assert components.dtype == np.int32
+    python = GaussianMixture.load(model)
+    assert np.abs(np.bincount(components) / 20_000 - python.weights_).max() < 0.02
+    for k in range(3):
+        np.testing.assert_allclose(X[components == k].mean(axis=0), python.means_[k], atol=0.1)
+    assert len(set(components[:100].tolist())) == 3
+    assert strict(call(*arguments).stdout) == {**result, "skipped": True}
+    differs = call(*arguments, "--seed", 1, code=73)
+    assert "where --seed is 0 there, 1 now." in differs.stderr
+    call(*arguments, "--force")
+    np.testing.assert_array_equal(zarr.open_array(rows, mode="r")[:], X)
+    swapped = call("sample", model, "--rows", 20_000, "--output", labels, code=73)
+    assert "--array is labels there, rows now" in swapped.stderr
+
+
+def test_inspect_shows_a_table_and_the_whole_as_json(model: Path) -> None:
+    done = call("inspect", model)
+    found = strict(done.stdout)
+    python = GaussianMixture.load(model)
+    assert found["weights"] == python.weights_.tolist()
+    assert found["means"] == python.means_.tolist()
+    expected = np.linalg.cond(python.covariances_)
+    np.testing.assert_allclose(found["condition_numbers"], expected, rtol=1e-8)
+    assert found["options"]["n_components"] == 3
+    assert found["input"]["X"]["shape"] == [3000, 2]
+    assert "3 components (full), 2 features, 17 free parameters; converged after" in done.stderr
+    assert f"{python.weights_.max():.4f}" in done.stderr
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical"])
+def test_a_model_from_python_is_one_for_the_command_line(
+    tmp_path: Path, small_store: Path, small_rows: np.ndarray, covariance: str
+) -> None:
+    python = GaussianMixture(3, covariance_type=covariance, random_state=0).fit(small_rows)
+    path = tmp_path / "python.zarr"
+    python.save(path)
+    call("predict", path, small_store, "-o", tmp_path / "l.zarr")
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "l.zarr", mode="r")[:], python.predict(small_rows))
+    found = strict(call("inspect", path).stdout)
+    assert len(found["condition_numbers"]) == 3
+    assert min(found["condition_numbers"]) >= 1 - 1e-12
+    differs = call("fit", small_store, "-k", 3, "-o", path, code=73)
+    assert "a model that was saved from Python. Use --force to replace it" in differs.stderr
+
+
+# -- errors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("fit", "rows.zarr", "-k", 0, "-o", "m"), 64, r"'-k' / '--components': 0 is not in the range x>=1\. See: "),
+        (("fit", "rows.zarr", "-o", "m"), 64, r"Missing option '-k' / '--components'\. See: daskgmm fit --help"),
+        (("fitt",), 64, r"No such command 'fitt'.* See: daskgmm --help"),
+        (("fit", "rows.zarr", "-k", 1, "-o", "m", "--bad"), 64, r"No such option '?--bad'?"),
+        (("fit", "rows.zarr", "-k", 1, "-o", "m", "--tol", "nan"), 64, r"--tol must be a finite number .* got nan\."),
+        (("fit", "rows.zarr", "-k", 1, "-o", "m", "--memory-limit", "2Gx"), 64, r"'2Gx' is not a number of bytes"),
+        (("fit", "rows.zarr", "-k", 1, "-o", "m", "--scheduler", "foo"), 64, r"address such as tcp://.* got 'foo'"),
+        (
+            ("fit", "rows.zarr", "-k", 1, "-o", "m", "--scheduler", "tcp://a:1", "--scheduler-file", "f"),
+            64,
+            r"got --scheduler and --scheduler-file\. Leave one of them out\.",
+        ),
+        (
+            ("fit", "rows.zarr", "-k", 1, "-o", "m", "--scheduler", "tcp://a:1", "--workers", 2),
+            64,
+            r"--workers must be left out with --scheduler",
+        ),
+        (("fit", "rows.zarr", "-k", 1, "-o", "rows.zarr"), 64, r"--output must lie outside of INPUT; got rows\.zarr"),
+        (("fit", "rows.zarr", "-k", 1, "-o", "rows.zarr/m"), 64, r"--output must lie outside of INPUT"),
+        (("fit", "rows.zarr", "-k", 3001, "-o", "m"), 65, r"at least --components = 3001 rows; got 3000 in .*"),
+        (("fit", "nan.zarr", "-k", 1, "-o", "m"), 65, r"INPUT must be finite; got 1 rows .* row 7\..*--non-finite"),
+        (("predict", "model.zarr", "one.npy", "-o", "l"), 65, r"INPUT must have the 2 features .* got 1 in .*one\.npy"),
+        (("inspect", "rows.zarr"), 65, r"got a Zarr array at rows\.zarr"),
+        (
+            ("fit", "rows.zarr", "-k", 1, "-o", "m", "--weights", "nan.zarr"),
+            65,
+            r"--weights must have shape \(3000,\).* got \(10, 2\)",
+        ),
+        (
+            ("fit", "rows.zarr", "-k", 1, "-o", "m", "--memory-limit", "100MiB"),
+            65,
+            r"memory, 100 MiB a task; got a need of \d+ MiB .*\(--memory-limit\)",
+        ),
+        (("fit", "nope.zarr", "-k", 1, "-o", "m"), 66, r"INPUT must be an existing Zarr array.* got .*nope\.zarr"),
+        (("predict", "nope.zarr", "rows.zarr", "-o", "l"), 66, r"the model must .* got nothing at nope\.zarr"),
+        (
+            ("fit", "rows.zarr", "-k", 1, "-o", "m", "--scheduler", "tcp://127.0.0.1:9", "--workers-timeout", 1),
+            69,
+            r"must answer within 1 s; got nothing from tcp://127\.0\.0\.1:9\. Check that it runs",
+        ),
+        (
+            ("fit", "rows.zarr", "-k", 1, "-o", "m", "--scheduler-file", "no.json", "--workers-timeout", 0.2),
+            69,
+            r"--scheduler-file must appear within 0\.2 s; got nothing at no\.json\. Start the scheduler with",
+        ),
+        (("fit", "rows.zarr", "-k", 1, "-o", "no/m"), 73, r"folder of --output must exist; got .*/no, .* mkdir -p"),
+        (("fit", "rows.zarr", "-k", 1, "-o", "one.npy"), 73, r"must be free, or hold a model; got something else"),
+        (("fit", "rows.zarr", "-k", 1, "-o", "nan.zarr"), 73, r"got something else at nan\.zarr"),
+        (("fit", "rows.zarr", "-k", 1, "-o", "nan.zarr", "--force"), 73, r"got something else at nan\.zarr"),
+        (("predict", "model.zarr", "rows.zarr", "-o", "nan.zarr"), 73, r"an array that daskgmm wrote; got something"),
+        (("predict", "model.zarr", "rows.zarr", "-o", "model.zarr"), 64, r"--output must lie outside of MODEL"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_sentence_and_an_exit_code(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], code: int, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nan = np.ones((10, 2))
+    nan[7, 1] = np.nan
+    zarr.create_array("nan.zarr", data=nan)
+    np.save("one.npy", np.arange(10.0))
+    before = sorted(os.listdir())
+    done = call(*arguments, code=code)
+    assert done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert re.search(message, last)
+    assert "Traceback" not in done.stderr
+    assert sorted(os.listdir()) == before
+
+
+def test_folder_that_may_not_be_written(tmp_path: Path, small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The tests may run as root, who may write everywhere.
+    monkeypatch.setattr("daskgmm.cli.outputs.os.access", lambda path, mode: False)
+    done = call("fit", small_store, "-k", 1, "-o", tmp_path / "m.zarr", code=73)
+    assert f"folder of --output must be writable; got {tmp_path}, which is not. Choose another place." in done.stderr
+
+
+def test_no_workers_in_time(tmp_path: Path, small_store: Path) -> None:
+    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None, scheduler_kwargs=FREE_PORT) as empty:
+        address = empty.scheduler_address
+        options = ("--scheduler", address, "--workers-timeout", 1)
+        done = call("fit", small_store, "-k", 1, "-o", tmp_path / "m.zarr", *options, code=69)
+    assert re.search(rf"At least 1 workers must join within 1 s; got 0 at {address}\. Start workers", done.stderr)
+
+
+def test_json_log_is_json_in_every_line_also_of_errors(tmp_path: Path, small_store: Path) -> None:
+    done = call("fit", small_store, "-k", 3, "-o", tmp_path / "m.zarr", "--log-format", "json")
+    lines = [strict(line) for line in done.stderr.splitlines()]
+    assert all({"time", "level", "message"} <= set(line) for line in lines)
+    passes = [line for line in lines if "number" in line]
+    assert [line["number"] for line in passes] == list(range(1, len(passes) + 1))
+    assert passes[-1]["what"] == "closing"
+    for arguments, code in (
+        (("fit", small_store, "--log-format", "json"), 64),
+        (("fit", "nope.zarr", "-k", 1, "-o", tmp_path / "n.zarr", "--log-format=json"), 66),
+    ):
+        (line,) = call(*arguments, code=code).stderr.splitlines()
+        assert strict(line)["level"] == "error"
+        assert strict(line)["exit_code"] == code
+
+
+def test_a_bug_says_so_and_shows_its_traceback_when_asked(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: str) -> None:
+        raise TypeError("seven of nine")
+
+    monkeypatch.setattr(jobs, "load_model", broken)
+    done = call("inspect", model, code=70)
+    assert "This is a bug of daskgmm: TypeError: seven of nine. Run it again with --debug" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "in broken" in call("inspect", model, "--debug", code=70).stderr
+    monkeypatch.setenv("DASKGMM_DEBUG", "1")
+    assert "in broken" in call("inspect", model, code=70).stderr
+
+
+def test_errors_of_workers_keep_their_exit_code(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrapped(path: str) -> None:
+        raise RuntimeError("from a worker") from DataError("row 7 must be better.")
+
+    monkeypatch.setattr(jobs, "load_model", wrapped)
+    assert "error: row 7 must be better." in call("inspect", model, code=65).stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KilledWorker("task", None, 3), "Workers must stay alive; got several that died"),
+        (FutureCancelledError("key", "lost"), "the connection to them was lost"),
+    ],
+)
+def test_errors_of_distributed_are_explained(error: Exception, message: str) -> None:
+    found = cluster_module.explained(error)
+    assert isinstance(found, ClusterError)
+    assert message in str(found)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_fit_leaves_nothing_half_done(tmp_path: Path, large_store: Path, number: signal.Signals) -> None:
+    arguments = ("fit", large_store, "-k", 8, "-o", tmp_path / "m.zarr", "--tol", 0, "--max-iter", 1000)
+    with subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        seen = ""
+        while "pass   2" not in seen:
+            line = process.stderr.readline()
+            assert line, seen
+            seen += line
+        began = time.monotonic()
+        # As Control-C in a terminal: to the workers, too.
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert time.monotonic() - began < 15
+    assert stdout == ""
+    assert f"error: Interrupted by {number.name} before the end; no complete output was written." in stderr
+    assert "Traceback" not in stderr
+    assert os.listdir(tmp_path) == []
+
+
+# -- help --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_and_says_what_options_do(name: str) -> None:
+    text = call(name, "--help").stdout
+    assert f"  daskgmm {name}" in text
+    assert "Example" in text
+    assert "--log-format" in text
+    assert "  INPUT\n" not in text
+    options = gmm.commands[name].params
+    assert all(getattr(option, "help", "") for option in options if option.param_type_name == "option")
+
+
+def test_program_without_a_command_shows_its_help() -> None:
+    done = call(code=64)
+    assert "daskgmm demo" in done.stderr
+    assert [line.split()[0] for line in done.stderr.split("Commands:")[1].splitlines() if line] == list(COMMANDS)
+
+
+def test_dask_finds_the_commands(small_store: Path) -> None:
+    dask = Path(sys.executable).with_name("dask")
+    done = subprocess.run([dask, "gmm", "fit", small_store], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 64
+    assert "See: dask gmm fit --help" in done.stderr
+
+
+# -- parts -------------------------------------------------------------------------------------------------------
+
+
+def test_json_has_no_numbers_that_are_none() -> None:
+    assert strict_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": (1, None)}) == (
+        '{"a": null, "b": [null, 1.5], "c": [1, null]}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("X must have n_components = 8 rows.", "INPUT must have --components = 8 rows."),
+        ("Decrease n_components.", "Decrease --components."),
+        ("got /data/n_components.zarr", "got /data/n_components.zarr"),
+        ("numpy.save('X.npy', X)", "numpy.save('X.npy', X)"),
+        ("with non_finite='drop'", "with non_finite='drop'"),
+    ],
+)
+def test_messages_speak_of_what_was_typed(message: str, expected: str) -> None:
+    assert in_words_of_the_command_line(message) == expected
+
+
+@pytest.mark.parametrize(
+    ("stored", "now", "expected"),
+    [
+        ({"options": {"seed": 0}}, {"options": {"seed": 0}}, []),
+        ({"options": {"n_init": 1}}, {"options": {"n_init": 2}}, ["--restarts is 1 there, 2 now"]),
+        (
+            {"input": {"X": {"location": "a", "shape": [1, 2]}, "weights": None}},
+            {"input": {"X": {"location": "a", "shape": [3, 2]}, "weights": {"location": "w"}}},
+            [
+                "shape of INPUT is [1, 2] there, [3, 2] now",
+                'source of --weights is not given there, {"location": "w"} now',
+            ],
+        ),
+    ],
+)
+def test_differences_name_what_a_person_typed(stored: Any, now: Any, expected: list[str]) -> None:
+    assert differences(stored, now) == expected
+
+
+def test_peak_memory_of_this_process() -> None:
+    peak = cluster_module.peak_bytes()
+    assert peak is not None
+    assert 20 << 20 < peak < 1 << 40

@@ -150,13 +150,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ------
         daskgmm.errors.DaskgmmError
             OptionError, DataError, MemoryLimitError and others; each is also a ValueError, MemoryError or OSError.
+            A fit that fails leaves the estimator as it was.
         """
-        options, listener = self._options(), self._listener()
-        source = self._source(X, reset=True)
-        weights = None if sample_weight is None else open_source(_plain(sample_weight), argument="sample_weight")
-        warm = self._warm(source.n_features) if self._goes_on() else None
-        self._assign(fit_mixture(source, options, weights=weights, warm=warm, listener=listener))
-        self._fit_options = options.as_json()
+        before = self.__dict__.copy()
+        try:
+            self._fit(X, sample_weight)
+        except BaseException:
+            self.__dict__ = before
+            raise
         if not self.converged_ and self.max_iter > 0:
             warnings.warn(f"{self._status.sentence} (n_iter={self.n_iter_})", ConvergenceWarning, stacklevel=2)
         return self
@@ -259,15 +260,20 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return other
 
     # -- inside ----------------------------------------------------------------------------------------------
+    def _fit(self, X: Any, sample_weight: Any) -> None:
+        options, listener = self._options(), self._listener()
+        source = self._source(X, reset=True)
+        weights = None if sample_weight is None else open_source(_plain(sample_weight), argument="sample_weight")
+        warm = self._warm(source.n_features) if self._goes_on() else None
+        self._assign(fit_mixture(source, options, weights=weights, warm=warm, listener=listener))
+        self._fit_options = options.as_json()
+
     def _options(self) -> FitOptions:
         names = (
             "n_components", "covariance_type", "tol", "reg_covar", "max_iter", "n_init", "init_params",
             "weights_init", "means_init", "precisions_init", "non_finite",
         )  # fmt: skip
-        options = {name: getattr(self, name) for name in names}
-        if self._goes_on():
-            options["n_init"] = 1
-        return FitOptions(**options, seed=self._seed())
+        return FitOptions(**{name: getattr(self, name) for name in names}, seed=self._seed())
 
     def _seed(self) -> int:
         """Return the seed of a fit: random_state where it is a number, so that a loaded model fits again alike."""

@@ -24,6 +24,7 @@ def cluster() -> Iterator[LocalCluster]:
         processes=True,
         host="127.0.0.1",
         dashboard_address=None,
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # not 8787, which another cluster may have
         memory_limit="2GiB",
     ) as cluster:
         yield cluster

@@ -54,7 +54,8 @@ class PassDone:
         return "  ".join(parts)
 
 
-HEADER = "                  mean log-lik.     change"
+#: Stands above the lines, as wide as their first columns.
+HEADER = f"{'mean log-lik.':>34s}{'change':>12s}"
 
 Listener = Callable[[PassDone], None]
 

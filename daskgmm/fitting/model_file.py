@@ -194,10 +194,15 @@ def is_model(place: str) -> bool:
 def _read(group: zarr.Group, name: str, shape: tuple[int, ...], checksum: Any, place: str) -> Floats:
     array = group[name]
     if not isinstance(array, zarr.Array) or array.shape != shape or array.dtype != np.dtype("f8"):
-        raise DataError(f"the model's {name} must have shape {shape}, float64; got another in {place}. Fit it again.")
+        found = f"{array.shape}, {array.dtype}," if isinstance(array, zarr.Array) else "a group"
+        raise DataError(f"the model's {name} must have shape {shape}, float64; got {found} in {place}. Fit it again.")
     if array.nbytes > _LARGEST_BYTES:
         raise DataError(f"the model's {name} must take at most 16 GiB; got {array.nbytes} bytes in {place}.")
-    values = np.ascontiguousarray(array[...], dtype="<f8")
+    try:
+        values = np.ascontiguousarray(array[...], dtype="<f8")
+    except Exception as error:
+        # Whatever a damaged chunk makes its codec raise.
+        raise DataError(f"the model's {name} must be readable; got {error!r} in {place}. Fit it again.") from error
     if hashlib.sha256(values.tobytes()).hexdigest() != checksum:
         raise DataError(f"the model's {name} must match its checksum; got a damaged array in {place}. Fit it again.")
     return values

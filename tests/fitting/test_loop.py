@@ -1,0 +1,170 @@
+"""The loop: which status ends a candidate, that each goes its own way, and what it makes of a pass that went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from daskgmm.errors import DataError
+from daskgmm.fitting.loop import Candidate, Status, check_counts, run_em
+from daskgmm.fitting.options import FitOptions
+from daskgmm.mixture.block import Block
+from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.estep import EStep
+from daskgmm.mixture.kind import RowSet
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.plan import Plan
+from daskgmm.mixture.statistics import Statistics
+from tests.fitting.driving import KINDS, well_separated
+
+
+class Passes:
+    """Runs each pass over rows in memory, and notes how many candidates asked for it."""
+
+    def __init__(self, X: Any) -> None:
+        self.X = np.asarray(X, dtype=float)
+        mean = self.X.mean(axis=0)
+        self.row_set = RowSet(float(len(X)), mean, (self.X - mean).T @ (self.X - mean))
+        self.asked: list[int] = []
+        self.told: list[list[Candidate]] = []
+
+    def __call__(self, plans: Sequence[Plan]) -> list[Statistics]:
+        self.asked.append(len(plans))
+        estep = EStep(plans)
+        return estep.finish(estep.update(estep.zero(), Block(np.ascontiguousarray(self.X.T), None, 0)))
+
+    def run(self, candidates: Sequence[Candidate], **options: Any) -> list[Candidate]:
+        return run_em(
+            candidates, self, FitOptions(**options), row_set=self.row_set, n_rows=len(self.X),
+            after_pass=lambda found: self.told.append(list(found)),
+        )  # fmt: skip
+
+
+def candidate(kind: str = "full", *, index: int = 0, shift: float = 0.0) -> tuple[Passes, Candidate]:
+    case = well_separated(kind, n_rows=200)
+    start = Parameters.from_covariances(covariance_kind(kind), case.weights, case.means + shift, case.covariances)
+    return Passes(case.X), Candidate(index, start)
+
+
+def spherical(means: Any, variances: Any, *, index: int = 0) -> Candidate:
+    means = np.array(means, dtype=float)
+    weights = np.full(len(means), 1 / len(means))
+    kind = covariance_kind("spherical")
+    return Candidate(index, Parameters.from_covariances(kind, weights, means, np.array(variances, dtype=float)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_candidate_runs_until_it_changes_by_less_than_tol(kind: str) -> None:
+    passes, start = candidate(kind)
+    (end,) = passes.run([start], tol=1e-4)
+    assert end.status is Status.CONVERGED
+    assert passes.asked == [1] * end.n_iter
+    changes = np.diff(end.lower_bounds)
+    assert abs(changes[-1]) < 1e-4
+    assert np.all(np.abs(changes[:-1]) >= 1e-4)
+    assert end.lower_bound == end.lower_bounds[-1]
+    assert end.change == end.lower_bounds[-1] - end.lower_bounds[-2]
+    (next_end,) = passes.run([replace(end, status=Status.RUNNING, lower_bounds=())], tol=0, max_iter=1)
+    assert next_end.lower_bound > end.lower_bound, "a lower bound belongs to the parameters that went in"
+
+
+def test_max_iter_ends_a_candidate_and_zero_asks_for_no_pass() -> None:
+    passes, start = candidate()
+    (end,) = passes.run([start], max_iter=3, tol=0)
+    assert (end.status, end.n_iter) == (Status.MAX_ITER, 3)
+    passes.asked.clear()
+    (end,) = passes.run([start], max_iter=0)
+    assert (end.status, end.n_iter, end.lower_bound, passes.asked) == (Status.MAX_ITER, 0, -np.inf, [])
+
+
+def test_a_continued_candidate_is_compared_with_the_fit_before() -> None:
+    passes, start = candidate()
+    (whole,) = passes.run([start], tol=1e-4)
+    (first,) = passes.run([start], tol=1e-4, max_iter=whole.n_iter - 1)
+    (rest,) = passes.run([Candidate(0, first.parameters, previous=first.lower_bound)], tol=1e-4)
+    assert (rest.status, rest.n_iter) == (Status.CONVERGED, 1)
+    assert_array_equal(rest.parameters.means, whole.parameters.means)
+
+
+def test_candidates_share_passes_and_their_bits_do_not_depend_on_company() -> None:
+    passes, one = candidate(index=0)
+    _, other = candidate(index=1, shift=-4.0)
+    together = passes.run([one, other], tol=1e-5)
+    asked, told = passes.asked, passes.told
+    n = [c.n_iter for c in together]
+    assert n[0] != n[1]
+    assert asked == [2] * min(n) + [1] * (max(n) - min(n))
+    assert [[c.index for c in found] for found in told] == [[0, 1]] * max(n)
+    for alone, found in zip((one, other), together, strict=True):
+        (end,) = passes.run([alone], tol=1e-5)
+        assert end.lower_bounds == found.lower_bounds
+        assert_array_equal(end.parameters.covariances, found.parameters.covariances)
+
+
+def test_a_collapsed_candidate_ends_and_the_others_go_on() -> None:
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.standard_normal((60, 2)), np.full((5, 2), 30.0)])
+    good = spherical([[0, 0], [5, 5]], [1, 50])
+    bad = spherical([[0, 0], [30, 30]], [1, 1], index=1)
+    passes = Passes(X)
+    end = passes.run([bad, spherical([[-1, 0], [1, 0]], [400, 400], index=2)], tol=1e-6, reg_covar=0)
+    assert end[0].status is Status.COLLAPSED
+    assert end[0].n_iter < end[1].n_iter
+    assert "component 1" in end[0].error
+    assert np.isfinite(end[0].parameters.covariances).all()
+    assert "Decrease n_components, increase reg_covar, or rescale or drop" in Status.COLLAPSED.sentence
+    (regularised,) = passes.run([good], tol=1e-6, reg_covar=1e-3)
+    assert regularised.status is Status.CONVERGED
+
+
+def test_a_fall_at_the_end_has_its_own_status() -> None:
+    # A variance of 1 with reg_covar 1: iterates leave the maximum that they start at.
+    X = np.random.default_rng(1).standard_normal((500, 2))
+    start = spherical([X.mean(axis=0)], [X.var()])
+    (end,) = Passes(X).run([start], tol=1e-6, max_iter=2, reg_covar=1.0)
+    assert end.status is Status.FELL
+    assert end.change < -1e-2
+    assert "reg_covar is large" in Status.FELL.sentence
+    (end,) = Passes(X).run([start], tol=1.0, max_iter=2, reg_covar=1.0)
+    assert end.status is Status.CONVERGED, "a fall below tol ends as converged"
+
+
+@pytest.mark.parametrize(("fall", "status"), [(1e-12, Status.MAX_ITER), (1e-3, Status.FELL)])
+def test_a_fall_within_rounding_is_none(fall: float, status: Status) -> None:
+    passes, start = candidate()
+    (end,) = passes.run([replace(start, lower_bounds=(-5.0, -5.0 - fall))], max_iter=2, tol=0)
+    assert (end.status, passes.asked) == (status, [])
+
+
+def test_input_that_changes_during_a_fit_is_noticed() -> None:
+    passes, start = candidate()
+    passes.row_set = replace(passes.row_set, weight=250.0)
+    message = r"must stay the same during a fit; got 200 rows of weight 200 in a pass, and 200 of weight 250 in the"
+    with pytest.raises(DataError, match=message):
+        passes.run([start])
+    statistics = Statistics(np.array([0.0, 7.0, 7.0]))
+    check_counts(statistics, row_set=replace(passes.row_set, weight=7.0 * (1 + 1e-12)), n_rows=7)
+    with pytest.raises(DataError, match="got 7 rows of weight 7 in a pass, and 8 of weight 7"):
+        check_counts(statistics, row_set=replace(passes.row_set, weight=7.0), n_rows=8)
+
+
+def test_sums_that_are_not_finite_are_an_error() -> None:
+    passes, start = candidate()
+
+    def spoiled(plans: Sequence[Plan]) -> list[Statistics]:
+        found = passes(plans)
+        found[0].values[0] = np.nan
+        return found
+
+    with pytest.raises(DataError, match="log-likelihood must be finite; got .* in iteration 1"):
+        run_em([start], spoiled, FitOptions(), row_set=passes.row_set, n_rows=200, after_pass=lambda found: None)
+
+
+def test_every_status_has_a_sentence() -> None:
+    assert all(status.sentence.endswith(".") for status in Status)
+    assert all("Decrease" in s.sentence or "Increase" in s.sentence for s in list(Status)[2:])

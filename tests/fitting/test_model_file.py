@@ -1,0 +1,231 @@
+"""A model on disk: whole or absent, exact, and refused wherever it does not say what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from numpy.testing import assert_array_equal
+
+from daskgmm.errors import DataError, InputMissingError, OutputError
+from daskgmm.fitting import model_file
+from daskgmm.fitting.model_file import Model, is_model, load_model, provenance, save_model
+from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.parameters import Parameters
+from tests.fitting.driving import KINDS, well_separated
+
+ARRAYS = ("weights", "means", "covariances", "precisions_cholesky")
+
+
+def model(kind: str = "full", **record: Any) -> Model:
+    case = well_separated(kind)
+    parameters = Parameters.from_covariances(covariance_kind(kind), case.weights, case.means, case.covariances)
+    return Model(parameters, {"options": {"seed": 3}, **record})
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    save_model(model(), tmp_path / "m.zarr")
+    return tmp_path / "m.zarr"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_loaded_is_what_was_saved_to_the_bit(kind: str, tmp_path: Path) -> None:
+    saved = model(kind, history=[{"pass": 1, "mean_log_likelihood": None}], lower_bounds=[0.1, 1 / 3])
+    place = tmp_path / "a folder" / "m.zarr"
+    save_model(saved, place)
+    loaded = load_model(str(place))
+    assert loaded.parameters.kind is saved.parameters.kind
+    for name in ARRAYS:
+        assert_array_equal(getattr(loaded.parameters, name), getattr(saved.parameters, name))
+        assert getattr(loaded.parameters, name).dtype == np.float64
+    assert loaded.record == saved.record
+    assert os.listdir(place.parent) == ["m.zarr"]
+    assert is_model(str(place))
+
+
+def test_a_model_in_memory_has_a_url_too() -> None:
+    save_model(model(), "memory://models/m.zarr")
+    assert load_model("memory://models/m.zarr").record == model().record
+    with pytest.raises(OutputError, match="must not exist yet; got memory://models/m.zarr"):
+        save_model(model(), "memory://models/m.zarr")
+    save_model(model(note="new"), "memory://models/m.zarr", overwrite=True)
+    assert load_model("memory://models/m.zarr").record["note"] == "new"
+
+
+def test_nothing_in_a_model_is_executed(place: Path) -> None:
+    names = {path.name for path in place.rglob("*") if path.is_file()}
+    assert "zarr.json" in names
+    for path in place.rglob("zarr.json"):
+        json.loads(path.read_text())
+    assert not any(part in name for name in names for part in ("pkl", "pickle", "joblib"))
+
+
+def test_provenance_is_text() -> None:
+    assert set(provenance()) == {"daskgmm", "numpy", "scipy", "zarr", "python", "machine"}
+    assert all(isinstance(value, str) for value in provenance().values())
+
+
+# -- writing ---------------------------------------------------------------------------------------------------
+def test_what_is_there_is_kept_unless_it_is_a_model_and_may_go(place: Path) -> None:
+    with pytest.raises(OutputError, match=rf"must not exist yet; got {place}, which does\. Choose another path"):
+        save_model(model("diag"), place)
+    assert load_model(place).parameters.kind.name == "full"
+    save_model(model("diag"), place, overwrite=True)
+    assert load_model(place).parameters.kind.name == "diag"
+    for other in (place.parent / "notes", place.parent / "notes.txt"):
+        if other.suffix:
+            other.write_text("mine")
+        else:
+            other.mkdir()
+        with pytest.raises(OutputError, match="It is no model: choose another path, or remove it"):
+            save_model(model(), other, overwrite=True)
+        assert other.exists()
+    assert sorted(os.listdir(place.parent)) == ["m.zarr", "notes", "notes.txt"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("codec"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_nothing_of_itself(
+    overwrite: bool, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "m.zarr"
+    if overwrite:
+        save_model(model("diag"), place)
+    write = model_file._write
+
+    def failing(group: zarr.Group, saved: Model) -> None:
+        write(group, saved)
+        raise error
+
+    monkeypatch.setattr(model_file, "_write", failing)
+    expected = OutputError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected, match="must be writable; got disk full" if expected is OutputError else None):
+        save_model(model(), place, overwrite=overwrite)
+    assert os.listdir(tmp_path) == (["m.zarr"] if overwrite else [])
+    if overwrite:
+        assert load_model(place).parameters.kind.name == "diag"
+
+
+def test_the_old_model_comes_back_where_the_new_one_cannot_take_its_place(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, calls = os.rename, []
+
+    def failing(source: str, target: str) -> None:
+        calls.append((source, target))
+        if ".part-" in str(source):
+            raise OSError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OutputError, match="must be writable; got no for"):
+        save_model(model("diag"), place, overwrite=True)
+    assert len(calls) == 3
+    assert os.listdir(place.parent) == ["m.zarr"]
+    assert load_model(place).parameters.kind.name == "full"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"must be writable; got .* for .*file/m\.zarr\. Choose another place"):
+        save_model(model(), tmp_path / "file" / "m.zarr")
+
+
+# -- reading ---------------------------------------------------------------------------------------------------
+def test_what_is_no_model_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputMissingError, match=rf"must be a Zarr group; got nothing at {tmp_path}/none\.zarr"):
+        load_model(tmp_path / "none.zarr")
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "folder").mkdir()
+    zarr.open_group(tmp_path / "group.zarr", mode="w")
+    zarr.create_array(tmp_path / "array.zarr", data=np.zeros(3))
+    for name, message in {
+        "text": f"{tmp_path}/text",
+        "folder": "got something else at",
+        "group.zarr": "must be a daskgmm model file; got another Zarr group at",
+        "array.zarr": "got a Zarr array at",
+    }.items():
+        with pytest.raises((DataError, InputMissingError), match=message):
+            load_model(tmp_path / name)
+        assert not is_model(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("format", "another", "must be a daskgmm model file; got another Zarr group"),
+        ("format_version", 2, "must be of format version 1; got 2 in .* Install the version of daskgmm that wrote it"),
+        ("format_version", None, "must be of format version 1; got None"),
+        ("covariance_type", "round", "covariance_type must be one of full, tied, diag, spherical; got 'round'"),
+        ("covariance_type", "tied", r"covariances must have shape \(3, 3\), float64; got \(3, 3, 3\)"),
+        ("n_components", 4, r"weights must have shape \(4,\), float64; got \(3,\), float64"),
+        ("n_components", "many", "must be whole; got ValueError"),
+        ("n_features", 2, r"means must have shape \(3, 2\), float64; got \(3, 3\), float64"),
+        ("checksums", {}, "weights must match its checksum; got a damaged array"),
+        ("checksums", 7, "must be whole; got TypeError"),
+        ("record", "none", "must be whole; got ValueError"),
+    ],
+)
+def test_attributes_that_lie_are_refused(name: str, value: Any, message: str, place: Path) -> None:
+    zarr.open_group(place, mode="r+").attrs[name] = value
+    with pytest.raises(DataError, match=message):
+        load_model(place)
+
+
+@pytest.mark.parametrize("name", ["covariance_type", "n_components", "n_features", "checksums", "record"])
+def test_attributes_that_are_missing_are_named(name: str, place: Path) -> None:
+    del zarr.open_group(place, mode="r+").attrs[name]
+    with pytest.raises(DataError, match=rf"must be whole; got KeyError\('{name}'\) reading {place}"):
+        load_model(place)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_damaged_array_is_noticed(name: str, place: Path) -> None:
+    array = zarr.open_group(place, mode="r+")[name]
+    assert isinstance(array, zarr.Array)
+    array[...] = np.asarray(array[...]) * (1 + 1e-15) + 1e-300
+    with pytest.raises(DataError, match=rf"the model's {name} must match its checksum; got a damaged array in {place}"):
+        load_model(place)
+
+
+def test_chunks_and_arrays_that_are_gone_are_noticed(place: Path) -> None:
+    chunk = next(path for path in (place / "means" / "c").rglob("*") if path.is_file())
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="the model's means must be readable; got RuntimeError"):
+        load_model(place)
+    chunk.unlink()
+    with pytest.raises(DataError, match="the model's means must match its checksum"):
+        load_model(place)
+    (place / "means" / "zarr.json").unlink()
+    with pytest.raises(DataError, match="must be whole; got KeyError"):
+        load_model(place)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i8"])
+def test_another_dtype_is_refused(dtype: str, place: Path) -> None:
+    group = zarr.open_group(place, mode="r+")
+    group.create_array("weights", data=np.ones(3, dtype=dtype), overwrite=True)
+    with pytest.raises(DataError, match=rf"weights must have shape \(3,\), float64; got \(3,\), {np.dtype(dtype)}, in"):
+        load_model(place)
+
+
+def test_an_absurd_size_is_refused_before_it_is_allocated(place: Path) -> None:
+    group = zarr.open_group(place, mode="r+")
+    group.create_array("weights", shape=(3 * 10**9,), dtype="f8", chunks=(10**6,), overwrite=True)
+    group.attrs["n_components"] = 3 * 10**9
+    with pytest.raises(DataError, match="weights must take at most 16 GiB; got 24000000000 bytes"):
+        load_model(place)
+
+
+def test_damaged_metadata_are_said(place: Path) -> None:
+    (place / "zarr.json").write_text("{")
+    with pytest.raises(DataError, match="the model must be readable; got"):
+        load_model(place)
+    assert not is_model(str(place))

@@ -118,7 +118,8 @@ def _with_known_rows(array: Any, argument: str, label: str) -> tuple[Any, bool]:
             f"{argument} must have a known number of features; got shape {array.shape} in a {label}. "
             "Call its compute_chunk_sizes() first."
         )
-    checked_shape((1, *array.shape[1:]), np.dtype(array.dtype), argument=argument, label=label)
+    n_rows = 1 if math.isnan(array.shape[0]) else array.shape[0]
+    checked_shape((n_rows, *array.shape[1:]), np.dtype(array.dtype), argument=argument, label=label)
     if array.ndim == 2 and len(array.chunks[1]) > 1:
         array = array.rechunk({1: -1})
     if not math.isnan(array.shape[0]):

@@ -23,24 +23,34 @@ INTERPRETER_BYTES = 144 * MIB
 READ_FACTOR = 3
 
 
-def peak_worker_bytes(rows: Rows, kind: Covariance, n_components: int) -> int:
+def peak_worker_bytes(rows: Rows, kind: Covariance, n_components: int, *, n_candidates: int = 1) -> int:
     """Return the bytes that a worker with one thread takes at peak, interpreter included, in any pass of a fit.
 
     The sum of: the interpreter; the run that is being read, and with prefetch the one computed on; a block, its
-    features and densities, and z of every component (the exact form); the states of a merge.
+    features and densities, and z of every component (the exact form); for each candidate its parameters, the state of
+    a partition, and the states that wait for a merge.
     """
-    return INTERPRETER_BYTES + peak_task_bytes(rows, kind, n_components)
+    return INTERPRETER_BYTES + peak_task_bytes(rows, kind, n_components, n_candidates=n_candidates)
 
 
-def peak_task_bytes(rows: Rows, kind: Covariance, n_components: int) -> int:
+def peak_task_bytes(rows: Rows, kind: Covariance, n_components: int, *, n_candidates: int = 1) -> int:
     """Return the bytes that one task takes at peak; `peak_worker_bytes` without the interpreter."""
     total = _read_bytes(rows.X, rows)
     if rows.weights is not None:
         total += _read_bytes(rows.weights, rows)
-    return total + _kernel_bytes(kind, n_components, rows.X.n_features)
+    total += _kernel_bytes(kind, n_components, rows.X.n_features)
+    return total + n_candidates * _candidate_bytes(rows, kind, n_components)
 
 
-def check_memory(rows: Rows, kind: Covariance, n_components: int, executor: Executor, *, extra_bytes: int = 0) -> Rows:
+def check_memory(
+    rows: Rows,
+    kind: Covariance,
+    n_components: int,
+    executor: Executor,
+    *,
+    n_candidates: int = 1,
+    extra_bytes: int = 0,
+) -> Rows:
     """Return the rows as a worker's memory allows: without prefetch where that is what fits.
 
     Raises
@@ -50,22 +60,35 @@ def check_memory(rows: Rows, kind: Covariance, n_components: int, executor: Exec
     """
     limit = executor.memory_limit()
     limit = None if limit is None else limit - extra_bytes
-    if limit is None or not rows.travels or peak_worker_bytes(rows, kind, n_components) <= limit:
+    if limit is None or not rows.travels:
+        return rows
+    if peak_worker_bytes(rows, kind, n_components, n_candidates=n_candidates) <= limit:
         return rows
     frugal = replace(rows, prefetch=False)
-    need = peak_worker_bytes(frugal, kind, n_components)
+    need = peak_worker_bytes(frugal, kind, n_components, n_candidates=n_candidates)
     if need <= limit:
         return frugal
-    X = rows.X
-    fitting = (limit - INTERPRETER_BYTES - _kernel_bytes(kind, n_components, X.n_features)) // READ_FACTOR
     remedy = "Give workers more memory (--memory-limit), or decrease n_components."
-    if fitting >= 64 * row_bytes(X):
-        n_rows = min(int(fitting) // row_bytes(X), max(1, RUN_BYTES // row_bytes(X)))
-        remedy = f"Give workers more memory (--memory-limit), or rechunk: {_rechunking(X, n_rows)}"
+    long = _longest_chunks(rows)
+    # Chunks below a run's bytes save nothing: a task reads several of them at once.
+    if long.chunk_bytes > RUN_BYTES and need - _saved_bytes(long) <= limit:
+        n_rows = max(1, RUN_BYTES // row_bytes(long))
+        remedy = f"Give workers more memory (--memory-limit), or rechunk: {_rechunking(long, n_rows)}"
     raise MemoryLimitError(
         f"A task must fit in a worker's memory, {_mib(limit)} a task; got a need of {_mib(need)} for chunks of "
-        f"{_mib(X.chunk_bytes)} in {X.label}. {remedy}"
+        f"{_mib(long.chunk_bytes)} in {long.label}. {remedy}"
     )
+
+
+def _longest_chunks(rows: Rows) -> Source:
+    """Return the rows' source or that of their weights, whichever has the larger chunks."""
+    sources = [rows.X] if rows.weights is None else [rows.X, rows.weights]
+    return max(sources, key=lambda source: source.chunk_bytes)
+
+
+def _saved_bytes(source: Source) -> int:
+    """Return what a task without prefetch saves where the chunks of a source take a run's bytes."""
+    return (source.chunk_bytes - RUN_BYTES) * (1 if isinstance(source, DaskSource) else READ_FACTOR)
 
 
 def _read_bytes(source: Source, rows: Rows) -> int:
@@ -79,16 +102,31 @@ def _read_bytes(source: Source, rows: Rows) -> int:
 
 
 def _kernel_bytes(kind: Covariance, n_components: int, n_features: int) -> int:
-    """Return the bytes of an E-step's buffers, all components in the exact form, and of the states of a merge."""
-    n_phi = kind.n_statistics(n_features, exact=False)
+    """Return the bytes of an E-step's buffers, which candidates share, with all components in the exact form."""
+    columns = kind.n_statistics(n_features, exact=False) + 2 * n_components + (n_components + 4) * n_features + 8
+    return 8 * block_length(n_features) * columns
+
+
+def _candidate_bytes(rows: Rows, kind: Covariance, n_components: int) -> int:
+    """Return the bytes of a candidate on a worker: parameters, packed and derived, and states.
+
+    A worker alone keeps FAN_IN - 1 states at each level of the tree until their merge, and some five in the making
+    (measured, 50 components of 64 features, 64 partitions: 19.5 states for each of ten candidates; stated 23).
+    """
+    n_features = rows.X.n_features
     state = n_components * kind.n_statistics(n_features, exact=True) + 3
-    columns = n_phi + 2 * n_components + (n_components + 4) * n_features + 8
-    return 8 * (block_length(n_features) * columns + (FAN_IN + 5) * state)
+    levels = 0
+    while FAN_IN**levels < rows.n_partitions:
+        levels += 1
+    parameters = 2 * state + n_components * n_features**2
+    return 8 * (((FAN_IN - 1) * levels + 5) * state + parameters)
 
 
-def _rechunking(X: Source, n_rows: int) -> str:
-    where = X.label if X.travels and not isinstance(X, DaskSource) else "X.zarr"
-    return f'dask.array.from_zarr("{where}").rechunk(({n_rows}, {X.n_features})).to_zarr("rechunked.zarr")'
+def _rechunking(source: Source, n_rows: int) -> str:
+    chunks = f"({n_rows}, {source.n_features})" if source.n_features > 1 else f"{{0: {n_rows}}}"
+    if isinstance(source, DaskSource):
+        return f"X = X.rechunk({chunks})"
+    return f'dask.array.from_zarr("{source.label}").rechunk({chunks}).to_zarr("rechunked.zarr")'
 
 
 def _mib(n_bytes: float) -> str:

@@ -84,7 +84,10 @@ def write_predictions(
     executor = current_executor() if executor is None else executor
     predictor = Predictor.of(parameters, what)
     rows = _aligned(Rows.plan(X, None, state_bytes=0))
-    rows = check_memory(rows, parameters.kind, parameters.n_components, executor, extra_bytes=2 * CHUNK_BYTES)
+    # A task holds the chunk being filled, and its encoded bytes while it is written.
+    held = 2 * _chunk_rows(predictor, rows) * _stored_row_bytes(predictor)
+    rows = check_memory(rows, parameters.kind, parameters.n_components, executor, extra_bytes=held)
+    output = plain_path(output)
     remote = "://" in output
     place = output if remote else f"{os.path.abspath(output)}.part"
     try:
@@ -114,6 +117,7 @@ def prediction_record(output: str) -> dict[str, Any] | None:
     OutputError
         Something else stands there.
     """
+    output = plain_path(output)
     try:
         attributes = dict(zarr.open_array(output, mode="r").attrs)
     except FileNotFoundError:
@@ -127,6 +131,11 @@ def prediction_record(output: str) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         raise _other(output)
     return record
+
+
+def plain_path(output: str) -> str:
+    """Return the path that a file:// URL means, which is written as local outputs are; any other output as it is."""
+    return output.removeprefix("file://")
 
 
 @dataclass(frozen=True)
@@ -197,14 +206,23 @@ def _stored_dtype(predictor: Predictor) -> np.dtype[Any]:
 def _create(place: str, predictor: Predictor, rows: Rows) -> zarr.Array[Any]:
     """Return a new output whose chunks divide the partitions, marked incomplete."""
     columns = () if predictor.n_columns is None else (predictor.n_columns,)
+    shape, chunks = (rows.X.n_rows, *columns), (_chunk_rows(predictor, rows), *columns)
     dtype = _stored_dtype(predictor)
-    row_bytes = dtype.itemsize * (predictor.n_columns or 1)
-    chunk = chunk_length(int(rows.edges[1] - rows.edges[0]), row_bytes)
-    array = zarr.create_array(
-        place, shape=(rows.X.n_rows, *columns), chunks=(chunk, *columns), dtype=dtype, overwrite=True, zarr_format=3
-    )
+    array = zarr.create_array(place, shape=shape, chunks=chunks, dtype=dtype, overwrite=True, zarr_format=3)
     array.attrs[ATTRIBUTE] = {"complete": False}
     return array
+
+
+def _stored_row_bytes(predictor: Predictor) -> int:
+    return _stored_dtype(predictor).itemsize * (predictor.n_columns or 1)
+
+
+def _chunk_rows(predictor: Predictor, rows: Rows) -> int:
+    """Return the rows of an output chunk: one that divides the partitions, or any where there is only one."""
+    partition_rows, row_bytes = int(rows.edges[1] - rows.edges[0]), _stored_row_bytes(predictor)
+    if rows.n_partitions == 1:
+        return -(-partition_rows // -(-partition_rows * row_bytes // CHUNK_BYTES))
+    return chunk_length(partition_rows, row_bytes)
 
 
 def chunk_length(partition_rows: int, row_bytes: int) -> int:
@@ -212,7 +230,7 @@ def chunk_length(partition_rows: int, row_bytes: int) -> int:
 
     Where no divisor within a factor of 16 does, the whole partition is one chunk.
     """
-    least = -(-partition_rows * row_bytes // CHUNK_BYTES)
+    least = min(partition_rows, -(-partition_rows * row_bytes // CHUNK_BYTES))
     for n_chunks in range(least, 16 * least + 1):
         if partition_rows % n_chunks == 0:
             return partition_rows // n_chunks
@@ -224,7 +242,8 @@ def _aligned(rows: Rows) -> Rows:
     lengths = np.diff(rows.edges)
     if (lengths[:-1] == lengths[0]).all() and lengths[-1] <= lengths[0]:
         return rows
-    edges = regular_edges(rows.X.n_rows, int(lengths.max()))
+    # (A multiple of 4096, so that chunks of the output can divide it.)
+    edges = regular_edges(rows.X.n_rows, -(-int(lengths.max()) // 4096) * 4096)
     if isinstance(rows.X, DaskSource):
         return replace(rows, X=rows.X.rechunked_to(edges), edges=edges)
     return replace(rows, edges=edges)

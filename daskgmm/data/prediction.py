@@ -28,6 +28,8 @@ def predict_partition(cut: Cut, reader: Reader, predictor: Predictor, non_finite
     """Return the prediction for the rows of one partition."""
     start, work = cut.runs[0], Workspace()
     result = predictor.empty(cut.runs[-1] - start)
+    if not len(result):
+        return result  # a selection may leave blocks of a Dask array without rows
     for block in blocks(cut, reader, None):
         refuse_dropped(block, non_finite)
         low = block.first_row - start

@@ -1,0 +1,162 @@
+"""How rows are cut: tables of integers, and the laws that any cut obeys."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daskgmm.data import partition
+from daskgmm.data.partition import (
+    BYTES_PER_STATE_BYTE,
+    IN_PROCESS_BYTES,
+    MAX_PARTITIONS,
+    MIB,
+    PARTITION_BYTES,
+    RUN_BYTES,
+    partition_edges,
+    run_edges,
+)
+from daskgmm.data.source import regular_edges
+from tests.strategies import LAWS
+
+ROW = 1024  # bytes: 64 MiB are 65,536 rows, 4 MiB are 4,096, a run of 16 MiB is 16,384
+GIB = 1024 * MIB
+
+
+def edges_of(n_rows: int, chunk: int) -> np.ndarray:
+    return regular_edges(n_rows, chunk)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "chunk", "state_bytes", "expected"),
+    [
+        # One partition: fewer bytes than the target, or exactly as many.
+        (1, 1, 0, [0, 1]),
+        (65_536, 1_000, 0, [0, 65_536]),
+        (65_536, 65_536, 0, [0, 65_536]),
+        # The target is reached by whole chunks, from above.
+        (65_537, 65_536, 0, [0, 65_536, 65_537]),
+        (140_000, 10_000, 0, [0, 70_000, 140_000]),
+        (150_000, 10_000, 0, [0, 70_000, 140_000, 150_000]),
+        (131_072, 16_384, 0, [0, 65_536, 131_072]),
+        # A chunk larger than the target is a partition.
+        (300_000, 100_000, 0, [0, 100_000, 200_000, 300_000]),
+        (300_001, 300_000, 0, [0, 300_000, 300_001]),
+        # Fifty times the state: 2 MiB of state ask for 100 MiB, 102,400 rows.
+        (300_000, 10_000, 2 * MIB, [0, 110_000, 220_000, 300_000]),
+        (300_000, 10_000, 6 * MIB, [0, 300_000]),
+        # Below 64 MiB / 50 a state changes nothing.
+        (140_000, 10_000, MIB, [0, 70_000, 140_000]),
+    ],
+)
+def test_partitions(n_rows: int, chunk: int, state_bytes: int, expected: list[int]) -> None:
+    found = partition_edges(edges_of(n_rows, chunk), row_bytes=ROW, state_bytes=state_bytes, travels=True)
+    assert found.tolist() == expected
+    assert found.dtype == np.int64
+
+
+def test_partitions_of_an_array_in_this_process_are_smaller() -> None:
+    edges = edges_of(10_000, 1_000)
+    assert partition_edges(edges, row_bytes=ROW, state_bytes=0, travels=False).tolist() == [0, 5_000, 10_000]
+    assert partition_edges(edges, row_bytes=ROW, state_bytes=0, travels=True).tolist() == [0, 10_000]
+
+
+def test_partitions_of_uneven_chunks() -> None:
+    edges = np.array([0, 60_000, 60_001, 66_000, 200_000, 200_001])
+    found = partition_edges(edges, row_bytes=ROW, state_bytes=0, travels=True)
+    assert found.tolist() == [0, 66_000, 200_000, 200_001]
+
+
+@pytest.mark.parametrize("n_chunks", [3_000, 100_000, 1_000_000])
+def test_however_many_chunks_there_are_at_most_3000_partitions(n_chunks: int) -> None:
+    edges = np.arange(n_chunks + 1) * 10_000
+    found = partition_edges(edges, row_bytes=8 * ROW, state_bytes=0, travels=True)
+    assert 2_700 <= len(found) - 1 <= MAX_PARTITIONS == 3_000
+
+
+def test_a_row_larger_than_the_target_is_a_partition() -> None:
+    assert partition_edges(np.array([0, 1, 2, 3]), row_bytes=GIB, state_bytes=0, travels=True).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "start", "stop", "expected"),
+    [
+        # Runs take at most 16 MiB, 16,384 rows, of whole chunks.
+        (16_384, 0, 65_536, [0, 16_384, 32_768, 49_152, 65_536]),
+        (10_000, 0, 30_000, [0, 10_000, 20_000, 30_000]),
+        (8_000, 0, 64_000, [0, 16_000, 32_000, 48_000, 64_000]),
+        (100, 0, 20_000, [0, 16_300, 20_000]),
+        # A chunk is never cut, however large.
+        (65_536, 65_536, 131_072, [65_536, 131_072]),
+        # Counted from the start of the partition, not of the input.
+        (1_000, 70_000, 100_000, [70_000, 86_000, 100_000]),
+        (1_000, 7_000, 8_000, [7_000, 8_000]),
+    ],
+)
+def test_runs(chunk: int, start: int, stop: int, expected: list[int]) -> None:
+    found = run_edges(edges_of(200_000, chunk), start, stop, row_bytes=ROW)
+    assert found == expected
+    assert all(type(edge) is int for edge in found), "they travel with the task"
+
+
+@st.composite
+def chunked(draw: st.DrawFn) -> np.ndarray:
+    """Draw edges of chunks, even or uneven, of a row to a few hundred thousand."""
+    if draw(st.booleans()):
+        chunk = draw(st.integers(1, 300_000))
+        return edges_of(draw(st.integers(1, 2_000 * chunk)), chunk)
+    lengths = draw(st.lists(st.integers(1, 300_000), min_size=1, max_size=300))
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+@LAWS
+@given(edges=chunked(), row_bytes=st.integers(1, 10_000), state_bytes=st.integers(0, 10 * MIB), travels=st.booleans())
+def test_partitions_are_whole_chunks_large_enough_and_few(
+    edges: np.ndarray, row_bytes: int, state_bytes: int, travels: bool
+) -> None:
+    found = partition_edges(edges, row_bytes=row_bytes, state_bytes=state_bytes, travels=travels)
+    assert np.isin(found, edges).all(), "whole chunks"
+    assert (found[0], found[-1]) == (0, edges[-1])
+    lengths = np.diff(found)
+    assert (lengths > 0).all()
+    assert len(lengths) <= MAX_PARTITIONS
+    target = max(PARTITION_BYTES if travels else IN_PROCESS_BYTES, BYTES_PER_STATE_BYTE * state_bytes)
+    target = max(target, int(edges[-1]) * row_bytes / MAX_PARTITIONS)
+    assert (lengths[:-1] * row_bytes >= target).all(), "at least the target"
+    longest_chunk = int(np.diff(edges).max())
+    assert ((lengths - longest_chunk) * row_bytes < target + row_bytes).all(), "and less than a chunk more"
+
+
+@LAWS
+@given(chunk=st.integers(1, 10_000), n_rows=st.integers(1, 3_000_000), row_bytes=st.integers(1, 2_000))
+def test_partitions_of_even_chunks_are_even(chunk: int, n_rows: int, row_bytes: int) -> None:
+    """Outputs aligned to the rows have chunks of one length, so their partitions must too, all but the last."""
+    lengths = np.diff(partition_edges(edges_of(n_rows, chunk), row_bytes=row_bytes, state_bytes=0, travels=True))
+    assert (lengths[:-1] == lengths[0]).all()
+    assert lengths[-1] <= lengths[0]
+
+
+@LAWS
+@given(edges=chunked(), row_bytes=st.integers(1, 10_000), data=st.data())
+def test_runs_are_whole_chunks_and_fit_their_bytes(edges: np.ndarray, row_bytes: int, data: st.DataObject) -> None:
+    start, stop = sorted(data.draw(st.sets(st.integers(0, len(edges) - 1), min_size=2, max_size=2)))
+    found = run_edges(edges, int(edges[start]), int(edges[stop]), row_bytes=row_bytes)
+    assert np.isin(found, edges).all()
+    assert (found[0], found[-1]) == (edges[start], edges[stop])
+    for low, high in itertools.pairwise(found):
+        assert low < high
+        chunks = np.searchsorted(edges, high) - np.searchsorted(edges, low)
+        assert chunks == 1 or (high - low) * row_bytes <= RUN_BYTES
+
+
+def test_cuts_are_a_function_of_data_and_model_alone() -> None:
+    """Nothing about workers can be passed in, and nothing of the surroundings is imported."""
+    assert set(inspect.signature(partition_edges).parameters) == {"chunk_edges", "row_bytes", "state_bytes", "travels"}
+    assert set(inspect.signature(run_edges).parameters) == {"chunk_edges", "start", "stop", "row_bytes"}
+    modules = {name for name, value in vars(partition).items() if inspect.ismodule(value)}
+    assert modules == {"np"}

@@ -1,0 +1,308 @@
+"""A pass: a tree over partitions, whatever runs it, and its statistics, however the rows are cut."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from dask.core import get_dependencies
+from distributed import Client
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daskgmm.data.array_source import ArraySource
+from daskgmm.data.executor import ClientExecutor, LocalExecutor
+from daskgmm.data.passes import pass_graph, run_pass
+from daskgmm.data.rows import Rows
+from daskgmm.data.source import open_source, regular_edges
+from daskgmm.mixture.block import Block
+from daskgmm.mixture.estep import EStep
+from daskgmm.mixture.plan import make_plan
+from tests import oracle
+from tests.mixture.driving import oracle_of, parameters_of, row_set_of
+from tests.strategies import LAWS, make_case
+
+
+class Recorded:
+    """A pass whose state is the first row of a partition, and pairs of such states where they were merged."""
+
+    def zero(self) -> list[Any]:
+        return []
+
+    def update(self, state: list[Any], block: Block) -> list[Any]:
+        return [*state, (block.first_row, block.x.shape[1])]
+
+    def finish(self, state: list[Any]) -> Any:
+        return state[0][0]
+
+    def merge(self, state: Any, other: Any) -> Any:
+        return (state, other)
+
+
+class Rounded(Recorded):
+    """A pass that adds float32 numbers of different size, so that the order of additions shows in the bits."""
+
+    def zero(self) -> Any:
+        return np.float32(0)
+
+    def update(self, state: Any, block: Block) -> Any:
+        return np.float32(state + block.x.astype("f4").sum())
+
+    def finish(self, state: Any) -> Any:
+        return state
+
+    def merge(self, state: Any, other: Any) -> Any:
+        return np.float32(state + other)
+
+
+class Split(Recorded):
+    """A pass that returns its first row beside the tree; the driver joins them in order."""
+
+    def split(self, state: int) -> tuple[int, str]:
+        return state, f"from {state}"
+
+    def join(self, state: Any, besides: Sequence[str]) -> Any:
+        return state, list(besides)
+
+
+@dataclass
+class CountingExecutor:
+    """Computes with Dask's synchronous scheduler and counts what it was asked for."""
+
+    computes: list[tuple[dict[Any, Any], list[Any], bool]] = field(default_factory=list)
+
+    def compute(self, graph: dict[Any, Any], keys: list[Any], *, travels: bool) -> list[Any]:
+        self.computes.append((graph, keys, travels))
+        return list(dask.get(graph, keys))
+
+    def memory_limit(self) -> int | None:
+        return None
+
+    def n_threads(self) -> int:
+        return 1
+
+
+class Pieces(ArraySource):
+    """An array in memory with short chunks."""
+
+    def __init__(self, X: np.ndarray, step: int) -> None:
+        super().__init__(X)
+        self._step = step
+
+    @property
+    def chunk_edges(self) -> np.ndarray:
+        return regular_edges(self.n_rows, self._step)
+
+
+def rows_in(n_partitions: int, X: np.ndarray | None = None) -> Rows:
+    """Rows of an array in memory, ten of them by default in each partition."""
+    X = np.arange(n_partitions * 10.0)[:, np.newaxis] if X is None else X
+    source = Pieces(X, len(X) // n_partitions)
+    return Rows(source, None, source.chunk_edges)
+
+
+def in_order(*states: Any) -> Any:
+    """What a merge of these states, left to right, gives."""
+    return reduce(Recorded().merge, states)
+
+
+FIRST_EIGHT = in_order(0, 10, 20, 30, 40, 50, 60, 70)
+
+
+@pytest.mark.parametrize(
+    ("n_partitions", "tree"),
+    [
+        (2, (0, 10)),
+        (3, ((0, 10), 20)),
+        (8, FIRST_EIGHT),
+        (9, (FIRST_EIGHT, 80)),
+        (11, (FIRST_EIGHT, in_order(80, 90, 100))),
+        (65, (in_order(*(in_order(*range(a, a + 80, 10)) for a in range(0, 640, 80))), 640)),
+    ],
+)
+def test_states_merge_by_partition_index_eight_at_a_time(n_partitions: int, tree: Any) -> None:
+    assert run_pass(Recorded(), rows_in(n_partitions), CountingExecutor(), name="p") == tree
+
+
+@pytest.mark.parametrize(("n_partitions", "merges"), [(2, 1), (8, 1), (9, 3), (64, 9), (65, 12), (600, 88)])
+def test_tree_has_a_fan_in_of_eight(n_partitions: int, merges: int) -> None:
+    graph, keys = pass_graph(Recorded(), rows_in(n_partitions), name="p")
+    found = [key for key in graph if isinstance(key, tuple) and key[0].startswith("p-merge")]
+    assert len(found) == merges
+    assert len(keys) == 1
+    for key in found:
+        inputs = [k for k in get_dependencies(graph, key) if isinstance(k, tuple)]
+        assert len(inputs) <= 8
+        below = {"p-partition"} if key[0] == "p-merge-1" else {f"p-merge-{int(key[0].split('-')[-1]) - 1}"}
+        assert {name for name, _ in inputs} == below
+        assert sorted(i for _, i in inputs) == list(range(key[1] * 8, key[1] * 8 + len(inputs)))
+
+
+def test_partitions_are_tasks_of_one_reader_and_one_pass() -> None:
+    graph, _ = pass_graph(Recorded(), rows_in(20), name="p")
+    shared = [key for key in graph if not isinstance(key, tuple)]
+    assert len(shared) == 2, "the pass, and the reader"
+    for i in range(20):
+        assert set(get_dependencies(graph, ("p-partition", i))) == set(shared)
+    assert all(str(key[0] if isinstance(key, tuple) else key).startswith(("p-", "daskgmm-reader-")) for key in graph)
+
+
+def test_one_pass_is_one_compute() -> None:
+    for work in Recorded(), Split():
+        executor = CountingExecutor()
+        run_pass(work, rows_in(30), executor, name="p")
+        assert len(executor.computes) == 1
+        assert executor.computes[0][2] is False, "an array in memory does not travel"
+
+
+def test_one_partition_needs_no_graph(tmp_path: Any) -> None:
+    X = np.arange(20.0).reshape(10, 2)
+    np.save(tmp_path / "X.npy", X)
+    zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(3, 2))
+    for data in X, tmp_path / "X.npy", tmp_path / "X.zarr":
+        for weights in None, open_source(np.ones(10)):
+            executor = CountingExecutor()
+            rows = Rows.plan(open_source(data), weights, state_bytes=0)
+            assert run_pass(Rounded(), rows, executor, name="p") == X.sum()
+            assert executor.computes == []
+
+
+def test_one_partition_of_a_dask_array_is_computed_by_its_scheduler() -> None:
+    executor = CountingExecutor()
+    rows = Rows.plan(open_source(da.ones((10, 2), chunks=(4, 1)) + 1), None, state_bytes=0)
+    assert run_pass(Rounded(), rows, executor, name="p") == 40
+    assert len(executor.computes) == 1
+    mixed = Rows.plan(open_source(np.ones((10, 2))), open_source(da.ones(10, chunks=4)), state_bytes=0)
+    assert run_pass(Rounded(), mixed, executor, name="p") == 20
+    assert len(executor.computes) == 2
+
+
+def test_direct_call_and_graph_agree_to_the_bit() -> None:
+    X = np.random.default_rng(0).standard_normal((1000, 2)).astype("f4")
+    direct = run_pass(Rounded(), Rows.plan(open_source(X), None, state_bytes=0), CountingExecutor(), name="p")
+    rows = Rows.plan(open_source(da.from_array(X, chunks=(300, 2))), None, state_bytes=0)
+    executor = CountingExecutor()
+    assert run_pass(Rounded(), rows, executor, name="p") == direct
+    assert len(executor.computes) == 1
+
+
+@pytest.mark.parametrize("n_partitions", [2, 9, 30])
+def test_what_is_split_off_is_joined_in_order(n_partitions: int) -> None:
+    rows = rows_in(n_partitions)
+    tree, besides = run_pass(Split(), rows, CountingExecutor(), name="p")
+    assert tree == run_pass(Recorded(), rows, CountingExecutor(), name="p")
+    assert besides == [f"from {start}" for start in range(0, n_partitions * 10, 10)]
+
+
+def test_a_split_pass_of_one_partition_is_not_split() -> None:
+    assert run_pass(Split(), rows_in(1), CountingExecutor(), name="p") == 0
+
+
+def test_what_is_split_off_does_not_go_through_the_tree() -> None:
+    graph, (total, *besides) = pass_graph(Split(), rows_in(30), name="p")
+    assert besides == [("p-beside", i) for i in range(30)]
+    seen, todo = set(), [total]
+    while todo:
+        key = todo.pop()
+        if key not in seen:
+            seen.add(key)
+            todo.extend(get_dependencies(graph, key))
+    assert not seen & set(besides)
+
+
+def test_every_scheduler_adds_in_the_same_order(client: Client, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 4_000)
+    X = np.random.default_rng(0).standard_normal((10_000, 4)) * np.logspace(-3, 3, 10_000)[:, np.newaxis]
+    zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(50, 4))
+    rows = Rows.plan(open_source(tmp_path / "X.zarr"), None, state_bytes=0)
+    assert rows.n_partitions == 67
+    found = {"distributed": run_pass(Rounded(), rows, ClientExecutor(client), name="p")}
+    for scheduler in "synchronous", "threads":
+        with dask.config.set(scheduler=scheduler):
+            found[scheduler] = run_pass(Rounded(), rows, LocalExecutor(), name="p")
+    assert len(set(found.values())) == 1, found
+    forward = np.float32(0)
+    for block in np.split(X.astype("f4"), 200):
+        forward = np.float32(forward + block.sum())
+    assert forward != found["threads"], "the order of additions must show, or this test tests nothing"
+
+
+def test_graph_carries_no_rows(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 1)
+    zarr.create_array(tmp_path / "X.zarr", data=np.ones((2000, 500)), chunks=(20, 500))
+    rows = Rows.plan(open_source(tmp_path / "X.zarr"), None, state_bytes=0)
+    graph, _ = pass_graph(Recorded(), rows, name="p")
+    assert rows.n_partitions == 100
+    assert len(pickle.dumps(graph)) < 50_000, "of 8 MB of rows"
+
+
+# -- statistics, however the rows are cut --------------------------------------------------------------------------
+
+
+@st.composite
+def edges_in(draw: st.DrawFn, n_rows: int) -> np.ndarray:
+    inner = draw(st.sets(st.integers(1, n_rows - 1), max_size=12))
+    return np.array([0, *sorted(inner), n_rows])
+
+
+@LAWS
+@given(
+    kind=st.sampled_from(oracle.KINDS), seed=st.integers(0, 100), edges=edges_in(400), chunks=edges_in(400),
+    offset=st.sampled_from([0.0, 1e3]), kernel=st.sampled_from(["phi", "exact", "rule"]), weighted=st.booleans(),
+)  # fmt: skip
+def test_any_cut_gives_the_same_statistics(
+    kind: str, seed: int, edges: np.ndarray, chunks: np.ndarray, offset: float, kernel: Any, weighted: bool
+) -> None:
+    case = make_case(kind, seed=seed, n_rows=400, n_components=3, n_features=3)
+    X = case.X + offset
+    weights = np.random.default_rng(seed).uniform(0, 2, 400) if weighted else None
+    parameters = parameters_of(case)
+    parameters = type(parameters).from_covariances(
+        parameters.kind, parameters.weights, parameters.means + offset, parameters.covariances
+    )
+    plan = make_plan(parameters, origin=row_set_of(X, weights).mean, kernel=kernel)
+    work = EStep([plan])
+    whole = Rows.plan(open_source(X), None if weights is None else open_source(weights), state_bytes=0)
+    (expected,) = run_pass(work, whole, CountingExecutor(), name="p")
+    # Dask chunks at `chunks`, partitions at unions of them with `edges`.
+    both = np.union1d(edges, chunks)
+    array = da.from_array(X, chunks=(tuple(np.diff(both).tolist()), 3))
+    cut_weights = None if weights is None else open_source(da.from_array(weights, chunks=(tuple(np.diff(edges)),)))
+    (found,) = run_pass(work, Rows(open_source(array), cut_weights, edges), CountingExecutor(), name="p")
+    scale = np.abs(expected.values).max()
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-12, atol=1e-12 * scale)
+    assert found.n_rows == 400
+    if not weighted and offset == 0:
+        exact = float(oracle.log_likelihood(X, oracle_of(parameters)))
+        assert found.log_likelihood(plan, row_set_of(X)) == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", oracle.KINDS)
+def test_a_candidates_bits_do_not_depend_on_its_company(kind: str) -> None:
+    case = make_case(kind, seed=1, n_rows=2000, n_components=3, n_features=4)
+    origin = case.X.mean(axis=0)
+    plans = [
+        make_plan(parameters_of(make_case(kind, seed=s, n_rows=2, n_components=k, n_features=4)), origin=origin)
+        for s, k in enumerate((2, 3, 7))
+    ]
+    rows = rows_in(10, case.X)
+    together = run_pass(EStep(plans), rows, CountingExecutor(), name="p")
+    for plan, shared in zip(plans, together, strict=True):
+        (alone,) = run_pass(EStep([plan]), rows, CountingExecutor(), name="p")
+        np.testing.assert_array_equal(alone.values, shared.values)
+
+
+def test_partitions_of_one_row() -> None:
+    case = make_case("full", seed=0, n_rows=40, n_components=2, n_features=2)
+    plan = make_plan(parameters_of(case), origin=case.X.mean(axis=0))
+    (whole,) = run_pass(EStep([plan]), rows_in(1, case.X), CountingExecutor(), name="p")
+    (ones,) = run_pass(EStep([plan]), rows_in(40, case.X), CountingExecutor(), name="p")
+    np.testing.assert_allclose(ones.values, whole.values, rtol=1e-12, atol=1e-11)

@@ -1,0 +1,335 @@
+"""What the project promises of a fit as a whole, through the estimator and on real Zarr stores."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import psutil
+import pytest
+import zarr
+from distributed import Client, LocalCluster
+from sklearn.exceptions import ConvergenceWarning
+from zarr.abc.store import SuffixByteRequest
+from zarr.storage import MemoryStore, WrapperStore
+
+from daskgmm import GaussianMixture
+from daskgmm.data.memory import peak_worker_bytes
+from daskgmm.data.output import write_predictions
+from daskgmm.data.partition import MIB
+from daskgmm.data.passes import pass_graph
+from daskgmm.data.rows import Rows
+from daskgmm.data.source import open_source
+from daskgmm.fitting.fit import state_bytes
+from daskgmm.fitting.options import FitOptions
+from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.estep import EStep
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.plan import make_plan
+from tests.oracle import KINDS
+from tests.strategies import make_case
+
+CASE = make_case("full", seed=8, n_rows=20_000, n_components=3, n_features=4)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Path of 20,000 rows in 40 chunks and 20 partitions; partitions are planned in this process only."""
+    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 32_000)
+    zarr.create_array(tmp_path / "X.zarr", data=CASE.X, chunks=(500, 4))
+    assert Rows.plan(open_source(tmp_path / "X.zarr"), None, state_bytes=0).n_partitions == 20
+    return tmp_path / "X.zarr"
+
+
+# -- the same bits everywhere ----------------------------------------------------------------------------------------
+
+
+def fitted(store: Path, kind: str, **options: Any) -> dict[str, Any]:
+    """Return every number of a fit that has two restarts and goes on for three iterations."""
+    options = {"n_init": 2, "init_params": "k-means++", "random_state": 3, "max_iter": 3, "tol": 1e-9, **options}
+    mixture = GaussianMixture(3, covariance_type=kind, **options)
+    with pytest.warns(ConvergenceWarning, match="without converging"):
+        mixture.fit(store)
+    names = ("weights_", "means_", "covariances_", "precisions_cholesky_", "lower_bounds_", "log_likelihood_")
+    found = {name: np.asarray(getattr(mixture, name)) for name in names}
+    return {**found, "score": np.asarray(mixture.score(store))}
+
+
+def scaled_to(n_workers: int, cluster: LocalCluster, client: Client) -> None:
+    cluster.scale(n_workers)
+    deadline = time.monotonic() + 60
+    while len(client.nthreads()) != n_workers:
+        assert time.monotonic() < deadline, f"{len(client.nthreads())} workers instead of {n_workers}"
+        time.sleep(0.05)
+
+
+def test_parameters_have_the_same_bits_for_any_number_of_workers_and_any_scheduler(store: Path) -> None:
+    found: dict[str, dict[str, Any]] = {}
+    for scheduler in "synchronous", "threads":
+        with dask.config.set(scheduler=scheduler):
+            found[scheduler] = {kind: fitted(store, kind) for kind in KINDS}
+    with (
+        LocalCluster(n_workers=4, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        for n_workers in 4, 2, 1:
+            scaled_to(n_workers, cluster, client)
+            found[f"{n_workers} workers"] = {kind: fitted(store, kind) for kind in ("full", "tied")}
+    for surroundings, of_kinds in found.items():
+        for kind, name in itertools.product(of_kinds, found["synchronous"]["full"]):
+            right, other = found["synchronous"][kind][name], of_kinds[kind][name]
+            assert right.tobytes() == other.tobytes(), (surroundings, kind, name)
+
+
+def test_a_candidate_has_the_same_bits_in_any_company(store: Path) -> None:
+    """Restarts that share their passes end where each would alone."""
+    given = {"weights_init": CASE.weights, "means_init": CASE.means, "precisions_init": np.stack([np.eye(4)] * 3)}
+    alone, three = (fitted(store, "full", **given, n_init=n) for n in (1, 3))
+    for name, right in alone.items():
+        assert right.tobytes() == three[name].tobytes(), name
+
+
+# -- reading is the cost ---------------------------------------------------------------------------------------------
+
+
+METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+
+
+@dataclass
+class Reads:
+    """What was read of a store: how often each chunk, or each part of a shard."""
+
+    counts: Counter[tuple[str, Any]] = field(default_factory=Counter)
+
+
+class CountingStore(WrapperStore[MemoryStore]):
+    """Counts what is read, metadata and the indices of shards apart."""
+
+    def __init__(self, store: MemoryStore, reads: Reads) -> None:
+        super().__init__(store)
+        self.reads = reads
+
+    def _with_store(self, store: MemoryStore) -> CountingStore:
+        return type(self)(store, self.reads)
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        if not key.endswith(METADATA) and not isinstance(byte_range, SuffixByteRequest):
+            self.reads.counts[key, byte_range] += 1
+        return await super().get(key, prototype, byte_range)
+
+
+@contextmanager
+def counted(X: np.ndarray, **layout: Any) -> Iterator[tuple[zarr.Array[Any], Reads]]:
+    reads = Reads()
+    array = zarr.create_array(CountingStore(MemoryStore(), reads), shape=X.shape, dtype=X.dtype, **layout)
+    array[...] = X
+    reads.counts.clear()
+    yield array, reads
+
+
+LAYOUTS = {
+    "rows": ({"chunks": (300, 4)}, 67),
+    "columns": ({"chunks": (700, 1)}, 29 * 4),
+    "larger than a partition": ({"chunks": (9000, 4)}, 3),
+    "shards": ({"chunks": (100, 4), "shards": (3000, 4)}, None),
+    "v2": ({"chunks": (300, 4), "zarr_format": 2}, 67),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_each_chunk_is_read_once_a_pass(layout: str, scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daskgmm.data.partition.IN_PROCESS_BYTES", 64_000)
+    monkeypatch.setattr("daskgmm.data.partition.RUN_BYTES", 24_000)
+    options, n_chunks = LAYOUTS[layout]
+    with dask.config.set(scheduler=scheduler), counted(CASE.X, **options) as (array, reads):
+        mixture = GaussianMixture(3, random_state=0, n_init=2, init_params="k-means++", tol=0.01).fit(array)
+        assert set(reads.counts.values()) == {mixture.n_passes_}
+        assert mixture.n_passes_ == mixture.history_[-1]["pass"] >= 4
+        assert n_chunks is None or len(reads.counts) == n_chunks
+        for action in "score", "bic", "predict", "predict_proba":
+            reads.counts.clear()
+            found = getattr(mixture, action)(array)
+            assert np.isfinite(np.asarray(found)).all()
+            assert set(reads.counts.values()) == {1}
+            assert n_chunks is None or len(reads.counts) == n_chunks
+
+
+def test_weights_are_read_once_a_pass_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daskgmm.data.partition.IN_PROCESS_BYTES", 64_000)
+    with counted(CASE.X, chunks=(300, 4)) as (X, of_rows), counted(np.ones(20_000), chunks=(300,)) as (w, of_weights):
+        mixture = GaussianMixture(3, random_state=0, tol=0.01).fit(X, sample_weight=w)
+        assert set(of_rows.counts.values()) == set(of_weights.counts.values()) == {mixture.n_passes_}
+
+
+def test_a_given_start_needs_a_survey_the_iterations_and_a_closing_pass(store: Path) -> None:
+    mixture = GaussianMixture(
+        3, weights_init=CASE.weights, means_init=CASE.means, precisions_init=np.stack([np.eye(4)] * 3), tol=1e-2
+    ).fit(store)
+    assert mixture.n_passes_ == mixture.n_iter_ + 2
+    assert [record["what"] for record in mixture.history_] == ["survey", *["em"] * mixture.n_iter_, "closing"]
+
+
+# -- few tasks, small graphs -----------------------------------------------------------------------------------------
+
+
+def candidates(n_candidates: int, n_components: int, n_features: int) -> list[Any]:
+    """Return plans of random mixtures of full covariances."""
+    plans = []
+    for seed in range(n_candidates):
+        case = make_case("full", seed=seed, n_rows=1, n_components=n_components, n_features=n_features)
+        kind = covariance_kind("full")
+        parameters = Parameters.from_covariances(kind, case.weights, case.means, case.covariances)
+        plans.append(make_plan(parameters, origin=np.zeros(n_features)))
+    return plans
+
+
+@pytest.mark.parametrize(("chunk_rows", "n_chunks"), [(4096, 100_000), (1, 100_000), (262_144, 100_000)])
+def test_a_pass_over_a_hundred_thousand_chunks_has_few_tasks(tmp_path: Path, chunk_rows: int, n_chunks: int) -> None:
+    shape = (chunk_rows * n_chunks, 64)
+    zarr.create_array(tmp_path / "X.zarr", shape=shape, chunks=(chunk_rows, 64), dtype="f4")  # metadata alone
+    work = EStep(candidates(10, 50, 64))
+    options = FitOptions(50)
+    began = time.process_time()  # of this process: others share the machine
+    rows = Rows.plan(open_source(tmp_path / "X.zarr"), None, state_bytes=state_bytes(options, 64))
+    graph, keys = pass_graph(work, rows, name="pass")
+    seconds = time.process_time() - began
+    assert seconds < 2
+    assert rows.n_partitions <= 3000
+    assert len(graph) <= 3000 * 8 / 7 + 10, "partitions, their merges, the reader and the pass"
+    assert len(keys) == 1
+    n_bytes = len(pickle.dumps(graph))
+    assert 8e6 < n_bytes < 10e6, "the ten candidates take 8.6 MB, and the limit of distributed's warning is 10 MB"
+
+
+def test_ten_large_candidates_go_in_one_pass_without_a_warning(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warnings are errors here, and distributed warns of a large graph."""
+    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 1)
+    monkeypatch.setattr("daskgmm.data.partition.BYTES_PER_STATE_BYTE", 0)
+    X = np.random.default_rng(0).standard_normal((3000, 64)).astype("f4")
+    zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(1000, 64))
+    mixture = GaussianMixture(50, n_init=10, max_iter=2, tol=1e9, init_params="random", random_state=0, reg_covar=1e-2)
+    mixture.fit(tmp_path / "X.zarr")
+    assert mixture.converged_
+    assert mixture.n_passes_ == 4
+
+
+# -- larger than memory ----------------------------------------------------------------------------------------------
+
+GIB = 1024 * MIB
+CENTRES = np.array([0.0, 100.0, 300.0])
+SHARES = np.array([2, 1, 1])
+
+
+def large_store(path: Path, n_bytes: int, *, chunk_bytes: int, n_features: int) -> zarr.Array[Any]:
+    """Return rows around `CENTRES`, in `SHARES`, n_bytes of them decoded; a chunk is written once and linked often."""
+    chunk_rows = chunk_bytes // (4 * n_features)
+    n_chunks = n_bytes // chunk_bytes
+    array = zarr.create_array(
+        path, shape=(n_chunks * chunk_rows, n_features), chunks=(chunk_rows, n_features), dtype="f4"
+    )  # fmt: skip
+    component = np.tile(np.repeat(np.arange(3), SHARES), chunk_rows // 4)
+    noise = np.random.default_rng(0).standard_normal((chunk_rows // 8, n_features)).astype("f4")
+    # Each row beside its mirror image, so that the mean of a component in a chunk is its centre.
+    chunk = np.concatenate([noise, noise, noise, noise, -noise, -noise, -noise, -noise])
+    chunk += CENTRES[component, np.newaxis].astype("f4")
+    array[:chunk_rows] = chunk
+    for i in range(1, n_chunks):
+        (path / "c" / str(i)).mkdir()
+        os.link(path / "c" / "0" / "0", path / "c" / str(i) / "0")
+    return array
+
+
+def disk_bytes(path: Path) -> int:
+    found = {status.st_ino: status.st_blocks * 512 for status in (file.stat() for file in path.rglob("*"))}
+    return sum(found.values())
+
+
+class Watch:
+    """The peak of the resident memory of processes, measured from outside."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self._processes = [psutil.Process(pid) for pid in pids]
+        self.peak = dict.fromkeys(pids, 0)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.02):
+            for process in self._processes:
+                self.peak[process.pid] = max(self.peak[process.pid], process.memory_info().rss)
+
+    def kernel_peak(self) -> dict[int, int]:
+        """Return the high-water marks that Linux keeps: nothing between two samples escapes them.
+
+        (`getrusage` would also count what the parent had when it made the process.)
+        """
+        found = {}
+        for process in self._processes:
+            status = Path(f"/proc/{process.pid}/status")
+            if status.exists():
+                (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+                found[process.pid] = int(line.split()[1]) * 1024
+        return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_store_larger_than_memory(tmp_path: Path) -> None:
+    """8 GiB are fitted and predicted by two workers of 1 GiB in all, whose peak was stated beforehand."""
+    array = large_store(tmp_path / "X.zarr", 8 * GIB, chunk_bytes=8 * MIB, n_features=32)
+    assert array.nbytes == 8 * GIB
+    assert disk_bytes(tmp_path) < 300e6
+    source = open_source(tmp_path / "X.zarr")
+    options = FitOptions(3, "diag")
+    rows = Rows.plan(source, None, state_bytes=state_bytes(options, 32))
+    stated = peak_worker_bytes(rows, options.kind, 3)
+    assert stated < 512 * MIB, "or prefetch would be given up"
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, memory_limit="512MiB", host="127.0.0.1", dashboard_address=None
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        pids = sorted(client.run(os.getpid).values())
+        with Watch(pids) as watch:
+            mixture = GaussianMixture(3, covariance_type="diag", random_state=0, max_iter=1)
+            with pytest.warns(ConvergenceWarning):
+                mixture.fit(tmp_path / "X.zarr")
+            parameters = Parameters.from_covariances(
+                options.kind, mixture.weights_, mixture.means_, mixture.covariances_
+            )
+            found = write_predictions(parameters, source, str(tmp_path / "labels.zarr"), what="label", record={})
+            kernel_peak = watch.kernel_peak()
+        assert sorted(client.run(os.getpid).values()) == pids, "no worker was restarted"
+    order = np.argsort(mixture.means_[:, 0])
+    np.testing.assert_allclose(mixture.means_[order], CENTRES[:, np.newaxis] + np.zeros(32), atol=1e-4)
+    np.testing.assert_allclose(mixture.weights_[order], SHARES / 4, atol=1e-9)
+    assert np.array(found.counts)[order].tolist() == [array.shape[0] * share // 4 for share in SHARES]
+    labels = zarr.open_array(tmp_path / "labels.zarr", mode="r")
+    np.testing.assert_array_equal(labels[-8:], order[np.tile(np.repeat(np.arange(3), SHARES), 2)])
+    print(f"stated {stated / MIB:.0f} MiB, sampled {watch.peak}, high-water {kernel_peak}, {mixture.history_}")
+    assert min(watch.peak.values()) > 100 * MIB, "the watch watched"
+    for peak in *watch.peak.values(), *kernel_peak.values():
+        assert peak < stated, f"a worker took {peak / MIB:.0f} MiB where {stated / MIB:.0f} MiB were stated"

@@ -25,7 +25,7 @@ from zarr.abc.store import SuffixByteRequest
 from zarr.storage import MemoryStore, WrapperStore
 
 from daskgmm import GaussianMixture
-from daskgmm.data.memory import peak_worker_bytes
+from daskgmm.data.memory import Need, peak_worker_bytes
 from daskgmm.data.output import write_predictions
 from daskgmm.data.partition import MIB
 from daskgmm.data.passes import pass_graph
@@ -304,7 +304,7 @@ def test_a_store_larger_than_memory(tmp_path: Path) -> None:
     source = open_source(tmp_path / "X.zarr")
     options = FitOptions(3, "diag")
     rows = Rows.plan(source, None, state_bytes=state_bytes(options, 32))
-    stated = peak_worker_bytes(rows, options.kind, 3)
+    stated = peak_worker_bytes(rows, Need(options.kind, 3))
     assert stated < 512 * MIB, "or prefetch would be given up"
     with (
         LocalCluster(

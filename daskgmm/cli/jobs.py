@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from time import perf_counter
@@ -17,20 +15,21 @@ from daskgmm.cli.cluster import ClusterOptions, peak_bytes
 from daskgmm.cli.outputs import check_place, checksum, finished_array, finished_fit
 from daskgmm.cli.terminal import in_words_of_the_command_line, interrupts, say
 from daskgmm.cli.work import Work
-from daskgmm.data.output import ATTRIBUTE, CHUNK_BYTES, write_predictions
+from daskgmm.data.memory import Need
+from daskgmm.data.output import ATTRIBUTE, plan_predictions, write_predictions
 from daskgmm.data.rows import Rows
 from daskgmm.data.samples import write_sample
 from daskgmm.data.source import Source, open_source
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
-from daskgmm.fitting.fit import Fit, fit_mixture, state_bytes
+from daskgmm.fitting.fit import Fit, fit_mixture, fit_need, state_bytes
 from daskgmm.fitting.loop import Status
 from daskgmm.fitting.model_file import Model, load_model, provenance, save_model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.score import check_features, score_source
 from daskgmm.fitting.start import sample_size
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.prediction import What
+from daskgmm.mixture.prediction import Predictor, What
 
 Result = dict[str, Any]
 #: k-means on the sample: its rows, distances and copies.
@@ -68,7 +67,7 @@ def fit(data: Input, output: str, options: FitOptions, *, cluster: ClusterOption
     check_shape(X, n_components=options.n_components)
     rows = Rows.plan(X, weights, state_bytes=state_bytes(options, X.n_features))
     sample_bytes = _SAMPLE_FACTOR * 8 * X.n_features * sample_size(options, X.n_rows, X.n_features)
-    work = Work(rows, options.kind, options.n_components, cluster, own_bytes=sample_bytes)
+    work = Work(rows, fit_need(options, X), cluster, own_bytes=sample_bytes)
     with work.on_machines(began) as running:
         done = fit_mixture(X, options, weights=weights, executor=running.executor, listener=progress())
         interrupts.defer()
@@ -101,25 +100,18 @@ def predict(model: str, data: Input, output: str, *, what: What, cluster: Cluste
     if stored is not None:
         return _skipped(stored, output)
     check_features(X, parameters)
-    rows = Rows.plan(X, None, state_bytes=0)
-    work = Work(rows, parameters.kind, parameters.n_components, cluster, extra_bytes=2 * CHUNK_BYTES)
-    try:
-        with work.on_machines(began) as running:
-            written = write_predictions(
-                parameters,
-                X,
-                output,
-                what=what,
-                record=now,
-                non_finite=data.non_finite,
-                executor=running.executor,
-            )
-            interrupts.defer()
-            resources = running.resources(written.bytes_read)
-    finally:
-        # Tasks that were still running when the work was given up may have written after it was cleared away.
-        if "://" not in output:
-            shutil.rmtree(f"{os.path.abspath(output)}.part", ignore_errors=True)
+    with Work(*plan_predictions(Predictor.of(parameters, what), X), cluster).on_machines(began) as running:
+        written = write_predictions(
+            parameters,
+            X,
+            output,
+            what=what,
+            record=now,
+            non_finite=data.non_finite,
+            executor=running.executor,
+        )
+        interrupts.defer()
+        resources = running.resources(written.bytes_read)
     found: Result = {
         "command": "predict",
         "status": "done",
@@ -142,7 +134,8 @@ def score(model: str, data: Input, *, cluster: ClusterOptions) -> Result:
     X, weights = data.open()
     check_features(X, parameters)
     rows = Rows.plan(X, weights, state_bytes=0)
-    with Work(rows, parameters.kind, parameters.n_components, cluster).on_machines(began) as running:
+    need = Need(parameters.kind, parameters.n_components)
+    with Work(rows, need, cluster).on_machines(began) as running:
         found = score_source(parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor)
         resources = running.resources(found.bytes_read)
     return {

@@ -11,9 +11,8 @@ from typing import Any
 from daskgmm.cli.cluster import ClusterOptions, LimitedExecutor, Machines, machines, peak_bytes
 from daskgmm.cli.terminal import say
 from daskgmm.data.executor import Executor
-from daskgmm.data.memory import MIB, check_memory, peak_task_bytes, peak_worker_bytes
+from daskgmm.data.memory import MIB, Need, check_memory, peak_task_bytes, peak_worker_bytes
 from daskgmm.data.rows import Rows
-from daskgmm.mixture.kind import Covariance
 
 #: This process with scikit-learn's k-means loaded (measured: 190 MiB), which workers never load.
 OWN_BYTES = 256 * MIB
@@ -26,20 +25,16 @@ class Work:
     Attributes
     ----------
     rows : Rows
-    kind, n_components : Covariance, int
-        Of the mixture; they give the memory of a task.
+    need : Need
+        What a task needs beside them.
     cluster : ClusterOptions
-    extra_bytes : int
-        Bytes of a task beside those of a pass.
     own_bytes : int
         Bytes of this process beside interpreter and tasks.
     """
 
     rows: Rows
-    kind: Covariance
-    n_components: int
+    need: Need
     cluster: ClusterOptions
-    extra_bytes: int = 0
     own_bytes: int = 0
 
     @contextmanager
@@ -66,13 +61,13 @@ class Work:
             yield Running(where, stated, n_partitions, began)
 
     def _checked(self, executor: Executor) -> Rows:
-        return check_memory(self.rows, self.kind, self.n_components, executor, extra_bytes=self.extra_bytes)
+        return check_memory(self.rows, self.need, executor)
 
     def _stated(self, rows: Rows) -> int:
         """Return the bytes that a process of the work takes at peak."""
         if self.rows.n_partitions == 1:
-            return OWN_BYTES + self.own_bytes + self.extra_bytes + peak_task_bytes(rows, self.kind, self.n_components)
-        return self.extra_bytes + peak_worker_bytes(rows, self.kind, self.n_components)
+            return OWN_BYTES + self.own_bytes + peak_task_bytes(rows, self.need)
+        return peak_worker_bytes(rows, self.need)
 
     def _found(self) -> str:
         X, n_chunks, n_partitions = self.rows.X, len(self.rows.X.chunk_edges) - 1, self.rows.n_partitions

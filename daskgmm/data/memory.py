@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,34 +23,46 @@ INTERPRETER_BYTES = 144 * MIB
 READ_FACTOR = 3
 
 
-def peak_worker_bytes(rows: Rows, kind: Covariance, n_components: int, *, n_candidates: int = 1) -> int:
-    """Return the bytes that a worker with one thread takes at peak, interpreter included, in any pass of a fit.
+@dataclass(frozen=True)
+class Need:
+    """What a pass needs beside its rows.
+
+    Attributes
+    ----------
+    kind, n_components : Covariance, int
+        Of a candidate.
+    n_candidates : int
+        Candidates that share a pass.
+    extra_bytes : int
+        Bytes that a worker holds beside: pieces of a sample, a chunk of predictions.
+    """
+
+    kind: Covariance
+    n_components: int
+    n_candidates: int = 1
+    extra_bytes: int = 0
+
+
+def peak_worker_bytes(rows: Rows, need: Need) -> int:
+    """Return the bytes that a worker with one thread takes at peak, interpreter included, in any pass.
 
     The sum of: the interpreter; the run that is being read, and with prefetch the one computed on; a block, its
     features and densities, and z of every component (the exact form); for each candidate its parameters, the state of
-    a partition, and the states that wait for a merge.
+    a partition, and the states that wait for a merge; and what the pass holds beside.
     """
-    return INTERPRETER_BYTES + peak_task_bytes(rows, kind, n_components, n_candidates=n_candidates)
+    return INTERPRETER_BYTES + peak_task_bytes(rows, need)
 
 
-def peak_task_bytes(rows: Rows, kind: Covariance, n_components: int, *, n_candidates: int = 1) -> int:
+def peak_task_bytes(rows: Rows, need: Need) -> int:
     """Return the bytes that one task takes at peak; `peak_worker_bytes` without the interpreter."""
-    total = _read_bytes(rows.X, rows)
+    total = _read_bytes(rows.X, rows) + need.extra_bytes
     if rows.weights is not None:
-        total += _read_bytes(rows.weights, rows)
-    total += _kernel_bytes(kind, n_components, rows.X.n_features)
-    return total + n_candidates * _candidate_bytes(rows, kind, n_components)
+        total += _weight_bytes(rows.weights, rows)
+    total += _kernel_bytes(need.kind, need.n_components, rows.X.n_features)
+    return total + need.n_candidates * _candidate_bytes(rows, need.kind, need.n_components)
 
 
-def check_memory(
-    rows: Rows,
-    kind: Covariance,
-    n_components: int,
-    executor: Executor,
-    *,
-    n_candidates: int = 1,
-    extra_bytes: int = 0,
-) -> Rows:
+def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
     """Return the rows as a worker's memory allows: without prefetch where that is what fits.
 
     Raises
@@ -59,23 +71,20 @@ def check_memory(
         Where a task does not fit even so; the message has the command that rechunks.
     """
     limit = executor.memory_limit()
-    limit = None if limit is None else limit - extra_bytes
-    if limit is None or not rows.travels:
-        return rows
-    if peak_worker_bytes(rows, kind, n_components, n_candidates=n_candidates) <= limit:
+    if limit is None or not rows.travels or peak_worker_bytes(rows, need) <= limit:
         return rows
     frugal = replace(rows, prefetch=False)
-    need = peak_worker_bytes(frugal, kind, n_components, n_candidates=n_candidates)
-    if need <= limit:
+    needed = peak_worker_bytes(frugal, need)
+    if needed <= limit:
         return frugal
     remedy = "Give workers more memory (--memory-limit), or decrease n_components."
     long = _longest_chunks(rows)
     # Chunks below a run's bytes save nothing: a task reads several of them at once.
-    if long.chunk_bytes > RUN_BYTES and need - _saved_bytes(long) <= limit:
+    if long.chunk_bytes > RUN_BYTES and needed - _saved_bytes(long) <= limit:
         n_rows = max(1, RUN_BYTES // row_bytes(long))
         remedy = f"Give workers more memory (--memory-limit), or rechunk: {_rechunking(long, n_rows)}"
     raise MemoryLimitError(
-        f"A task must fit in a worker's memory, {_mib(limit)} a task; got a need of {_mib(need)} for chunks of "
+        f"A task must fit in a worker's memory, {_mib(limit)} a task; got a need of {_mib(needed)} for chunks of "
         f"{_mib(long.chunk_bytes)} in {long.label}. {remedy}"
     )
 
@@ -99,6 +108,12 @@ def _read_bytes(source: Source, rows: Rows) -> int:
         return int(np.diff(rows.edges).max()) * per_row
     run = min(max(RUN_BYTES, source.chunk_bytes), max(source.chunk_bytes, source.n_rows * per_row))
     return run * READ_FACTOR * (2 if rows.prefetch else 1)
+
+
+def _weight_bytes(weights: Source, rows: Rows) -> int:
+    """Return the bytes of the row weights that a task holds at once; they are not read ahead."""
+    held = int(np.diff(rows.edges).max()) * row_bytes(weights)
+    return held if isinstance(weights, DaskSource) else max(min(held, RUN_BYTES), weights.chunk_bytes) * READ_FACTOR
 
 
 def _kernel_bytes(kind: Covariance, n_components: int, n_features: int) -> int:

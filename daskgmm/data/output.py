@@ -11,11 +11,12 @@ from uuid import uuid4
 
 import numpy as np
 import zarr
+from distributed.comm.core import CommClosedError
 from numpy.typing import NDArray
 
 from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
-from daskgmm.data.memory import check_memory
+from daskgmm.data.memory import Need, check_memory
 from daskgmm.data.passes import run_pass
 from daskgmm.data.prediction import refuse_dropped
 from daskgmm.data.rows import Rows
@@ -83,13 +84,12 @@ def write_predictions(
     began = perf_counter()
     executor = current_executor() if executor is None else executor
     predictor = Predictor.of(parameters, what)
-    rows = _aligned(Rows.plan(X, None, state_bytes=0))
-    # A task holds the chunk being filled, and its encoded bytes while it is written.
-    held = 2 * _chunk_rows(predictor, rows) * _stored_row_bytes(predictor)
-    rows = check_memory(rows, parameters.kind, parameters.n_components, executor, extra_bytes=held)
+    rows, need = plan_predictions(predictor, X)
+    rows = check_memory(rows, need, executor)
     output = plain_path(output)
     remote = "://" in output
-    place = output if remote else f"{os.path.abspath(output)}.part"
+    # A name of its own: tasks of an interrupted run may still write to theirs.
+    place = output if remote else f"{os.path.abspath(output)}.part-{uuid4().hex[:8]}"
     try:
         array = _create(place, predictor, rows)
         with one_blas_thread(executor):
@@ -98,8 +98,8 @@ def write_predictions(
         array.attrs[ATTRIBUTE] = {"complete": True, **record}
         if not remote:
             _move(place, os.path.abspath(output))
-    except DaskgmmError:
-        raise
+    except (DaskgmmError, ConnectionError, TimeoutError, CommClosedError):
+        raise  # bad rows, or a cluster that is gone: not the output's fault
     except OSError as error:
         raise OutputError(f"the output must be writable; got {error} for {output}. Choose another place.") from error
     finally:
@@ -107,6 +107,14 @@ def write_predictions(
             shutil.rmtree(place, ignore_errors=True)
     n_rows = X.n_rows - state.n_dropped
     return Written(n_rows, state.n_dropped, state.counts, rows.n_bytes, perf_counter() - began, output)
+
+
+def plan_predictions(predictor: Predictor, X: Source) -> tuple[Rows, Need]:
+    """Return the rows as the writing pass goes over them, and what it needs beside them; nothing is read."""
+    rows = _aligned(Rows.plan(X, None, state_bytes=0))
+    # A task holds the chunk being filled, and its encoded bytes while it is written.
+    held = 2 * _chunk_rows(predictor, rows) * _stored_row_bytes(predictor)
+    return rows, Need(predictor.plan.kind, predictor.plan.n_components, extra_bytes=held)
 
 
 def prediction_record(output: str) -> dict[str, Any] | None:

@@ -37,13 +37,22 @@ def partition_edges(chunk_edges: Edges, *, row_bytes: int, state_bytes: int, tra
 
     Notes
     -----
-    A partition has at least max(64 MiB, 50 state_bytes, a 3000th of all bytes), a function of data
-    and model alone, never of the workers, so that the sums are added in the same order everywhere.
+    The rows are cut into as few equal partitions as have at most max(64 MiB, 50 state_bytes, a 3000th of all bytes)
+    each, rounded up to whole chunks: a function of data and model alone, never of the workers, so that the sums are
+    added in the same order everywhere.
     """
     total = int(chunk_edges[-1]) * row_bytes
     least = PARTITION_BYTES if travels else IN_PROCESS_BYTES
     target = max(least, BYTES_PER_STATE_BYTE * state_bytes, -(-total // MAX_PARTITIONS))
-    return _greedy(chunk_edges, max(1, -(-target // max(1, row_bytes))), at_least=True)
+    n_partitions = max(1, -(-total // target))
+    lengths = np.diff(chunk_edges)
+    if (lengths[:-1] == lengths[0]).all() and lengths[-1] <= lengths[0]:
+        # Chunks of equal length make partitions of equal length, to which an output's chunks can be aligned.
+        step = -(-len(lengths) // n_partitions)
+        return np.append(chunk_edges[:-1:step], chunk_edges[-1])
+    wanted = np.arange(n_partitions) * (int(chunk_edges[-1]) / n_partitions)
+    begins = np.unique(np.searchsorted(chunk_edges, wanted))
+    return np.append(chunk_edges[begins[begins < len(lengths)]], chunk_edges[-1])
 
 
 def run_edges(chunk_edges: Edges, start: int, stop: int, *, row_bytes: int) -> list[int]:
@@ -52,18 +61,8 @@ def run_edges(chunk_edges: Edges, start: int, stop: int, *, row_bytes: int) -> l
     A run is at most 16 MiB decoded, and never less than the rows between two chunk edges.
     """
     low, high = np.searchsorted(chunk_edges, [start, stop])
-    inside = chunk_edges[low : high + 1]
-    return [int(e) for e in _greedy(inside, max(1, RUN_BYTES // max(1, row_bytes)), at_least=False)]
-
-
-def _greedy(edges: Edges, n_rows: int, *, at_least: bool) -> Edges:
-    """Return a subset of `edges`, first and last included, in steps just above, or not above, n_rows."""
-    chosen = [0]
-    while chosen[-1] < len(edges) - 1:
-        here = chosen[-1]
-        if at_least:
-            there = int(np.searchsorted(edges, edges[here] + n_rows))
-        else:
-            there = int(np.searchsorted(edges, edges[here] + n_rows, side="right")) - 1
-        chosen.append(min(max(there, here + 1), len(edges) - 1))
-    return edges[chosen]
+    n_rows, chosen = max(1, RUN_BYTES // max(1, row_bytes)), [int(low)]
+    while chosen[-1] < high:
+        furthest = int(np.searchsorted(chunk_edges, chunk_edges[chosen[-1]] + n_rows, side="right")) - 1
+        chosen.append(min(max(furthest, chosen[-1] + 1), int(high)))
+    return [int(e) for e in chunk_edges[chosen]]

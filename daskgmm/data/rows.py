@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.data.dask_source import DaskSource
-from daskgmm.data.partition import Edges, partition_edges, run_edges
+from daskgmm.data.partition import RUN_BYTES, Edges, partition_edges, run_edges
 from daskgmm.data.source import Reader, Source
 from daskgmm.errors import DataError
 from daskgmm.mixture.block import Block, Workspace, block_length
@@ -117,24 +117,39 @@ def blocks(cut: Cut, reader: Reader, weights: Reader | None) -> Iterator[Block]:
     Each value is copied once: converted to float64 and transposed into the layout of the kernels. The arrays of a block
     are buffers, valid until the next block. Peak memory: the runs being read and computed on, and one block.
     """
-    length, start = block_length(cut.n_features), cut.runs[0]
-    stop, work = cut.runs[-1], Workspace()
-    low = start
-    filled = 0
-    for run, run_weights in _runs(cut, reader, weights):
+    length, work = block_length(cut.n_features), Workspace()
+    start, stop = cut.runs[0], cut.runs[-1]
+    row_weights = None if weights is None else _Weights(weights, start, stop, length)
+    low, filled = start, 0
+    for run in _runs(cut, reader):
         taken = 0
         while taken < len(run):
             size = min(length, stop - low)
             x = work.get("x", (cut.n_features, size))
-            w = work.get("weights", (size,)) if weights is not None else None
             n = min(size - filled, len(run) - taken)
             np.copyto(x[:, filled : filled + n], run[taken : taken + n].T, casting="unsafe")
-            if w is not None and run_weights is not None:
-                w[filled : filled + n] = run_weights[taken : taken + n]
             taken, filled = taken + n, filled + n
             if filled == size:
+                w = None if row_weights is None else row_weights.of_block(low, size)
                 yield _checked(Block(x, w, low), cut.check)
                 low, filled = low + size, 0
+
+
+class _Weights:
+    """The row weights of a partition, read 16 MiB at once whatever the runs are: their chunks may be other ones."""
+
+    def __init__(self, reader: Reader, start: int, stop: int, length: int) -> None:
+        self._reader, self._start, self._stop = reader, start, stop
+        self._step = max(1, RUN_BYTES // (8 * length)) * length
+        self._held: NDArray[Any] = np.empty((0, 1))
+
+    def of_block(self, low: int, size: int) -> Floats:
+        """Return the weights of the block of `size` rows from row `low`; blocks are asked for in their order."""
+        inside = (low - self._start) % self._step
+        if inside == 0:
+            high = min(low + self._step, self._stop)
+            self._held = _as_rows(self._reader.read(low, high), low, high)
+        return self._held[inside : inside + size, 0].astype(np.float64)
 
 
 def _checked(block: Block, check: Check) -> Block:
@@ -152,18 +167,16 @@ def _checked(block: Block, check: Check) -> Block:
     return Block(block.x, weights, block.first_row, dropped)
 
 
-def _runs(cut: Cut, reader: Reader, weights: Reader | None) -> Iterator[tuple[NDArray[Any], NDArray[Any] | None]]:
-    """Yield the rows and the row weights of each run, reading the next one meanwhile."""
+def _runs(cut: Cut, reader: Reader) -> Iterator[NDArray[Any]]:
+    """Yield the rows of each run, reading the next one meanwhile."""
 
-    def read(i: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    def read(i: int) -> NDArray[Any]:
         start, stop = cut.runs[i], cut.runs[i + 1]
-        run = _as_rows(reader.read(start, stop), start, stop)
-        return run, None if weights is None else _as_rows(weights.read(start, stop), start, stop)[:, 0]
+        return _as_rows(reader.read(start, stop), start, stop)
 
     n_runs = len(cut.runs) - 1
     if n_runs == 1 or not cut.prefetch:
-        for i in range(n_runs):
-            yield read(i)
+        yield from map(read, range(n_runs))
         return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="daskgmm-read") as ahead:
         coming = ahead.submit(read, 0)

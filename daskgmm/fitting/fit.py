@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
-from daskgmm.data.memory import check_memory
+from daskgmm.data.memory import Need, check_memory
 from daskgmm.data.passes import run_pass
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
@@ -126,9 +126,17 @@ def fit_mixture(
     check_shape(X, n_components=options.n_components)
     options.given(X.n_features)
     rows = Rows.plan(X, weights, state_bytes=state_bytes(options, X.n_features))
-    rows = check_memory(rows, options.kind, options.n_components, executor)
+    rows = check_memory(rows, fit_need(options, X), executor)
     with one_blas_thread(executor):
         return _Run(rows, options, executor, listener).fit(warm)
+
+
+def fit_need(options: FitOptions, X: Source) -> Need:
+    """Return what a fit needs in a worker's memory beside the rows."""
+    k, n_features = options.n_components, X.n_features
+    packed = 8 * k * (1 + n_features + options.kind.n_second(n_features, exact=True))
+    sample = 8 * (n_features + 1) * sample_size(options, X.n_rows, n_features)
+    return Need(options.kind, k, min(options.n_init, max(1, WAVE_BYTES // packed)), sample)
 
 
 def state_bytes(options: FitOptions, n_features: int) -> int:

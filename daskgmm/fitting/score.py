@@ -7,7 +7,7 @@ from time import perf_counter
 from uuid import uuid4
 
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
-from daskgmm.data.memory import check_memory
+from daskgmm.data.memory import Need, check_memory
 from daskgmm.data.passes import run_pass
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
@@ -80,7 +80,7 @@ def score_source(
     check_features(X, parameters)
     check_shape(X, n_components=1)
     rows = Rows.plan(X, weights, state_bytes=0)
-    rows = check_memory(rows, parameters.kind, parameters.n_components, executor)
+    rows = check_memory(rows, Need(parameters.kind, parameters.n_components), executor)
     with one_blas_thread(executor):
         if weights is not None:
             _survey(rows, executor, non_finite)

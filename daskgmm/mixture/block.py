@@ -43,17 +43,13 @@ class Block:
 
 
 def block_length(n_features: int) -> int:
-    """Return the number of rows of a block: a power of two from 512 to 4096, a function of n_features alone.
+    """Return the number of rows of a block: a function of n_features alone.
 
-    The quadratic features of a block then take about 4 MiB (measured: shorter blocks pay for the
-    interpreter, longer ones fall out of the cache; 1.1 to 1.4 times slower on either side). Blocks
-    are part of what makes a result reproducible to the bit, so nothing at run time may change it.
+    Measured for 1 to 128 features: shorter blocks pay for the interpreter, longer ones fall out of the cache (1.1 to
+    1.4 times slower on either side). Blocks are part of what makes a result reproducible to the bit, so nothing at run
+    time may change it.
     """
-    n_phi = n_features * (n_features + 1) // 2 + n_features + 1
-    length = 4096
-    while length > 512 and length * n_phi * 8 > 4 << 20:
-        length //= 2
-    return length
+    return next((length for most, length in ((4, 8192), (16, 2048), (32, 1024)) if n_features <= most), 512)
 
 
 class Workspace:

@@ -88,12 +88,12 @@ class Full(Covariance):
             np.multiply(x[i], x[i:], out=phi[begin : begin + n_features - i])
             begin += n_features - i
 
-    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats) -> None:
+    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats, work: Floats) -> None:
         n_features = x.shape[0]
         if n_features == 1:
             np.multiply(np.subtract(x, mean[0], out=out), precision_cholesky[0, 0], out=out)
         elif n_features < TRIANGULAR_FROM:
-            np.matmul(precision_cholesky.T, x - mean[:, np.newaxis], out=out)
+            np.dot(precision_cholesky.T, np.subtract(x, mean[:, np.newaxis], out=work), out=out)
         else:
             # (z' = (x - mean)' P in place: Fortran's view of a features-first array has its rows down.)
             np.subtract(x, mean[:, np.newaxis], out=out)
@@ -183,8 +183,8 @@ class Tied(Full):
     def fill_phi(self, phi: Floats, n_features: int) -> None:
         pass
 
-    def common_term(self, x: Floats, precisions_cholesky: Floats) -> Floats | None:
-        z = precisions_cholesky.T @ x
+    def common_term(self, x: Floats, precisions_cholesky: Floats, work: Floats) -> Floats | None:
+        z = np.dot(precisions_cholesky.T, x, out=work)
         result: Floats = -0.5 * np.einsum("dn,dn->n", z, z)
         return result
 
@@ -275,7 +275,7 @@ class Diagonal(Covariance):
         x = phi[-1 - n_features : -1]
         np.multiply(x, x, out=phi[:n_features])
 
-    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats) -> None:
+    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats, work: Floats) -> None:
         np.subtract(x, mean[:, np.newaxis], out=out)
         out *= precision_cholesky[:, np.newaxis]
 
@@ -339,7 +339,7 @@ class Spherical(Diagonal):
         x = phi[-1 - n_features : -1]
         np.einsum("dn,dn->n", x, x, out=phi[0])
 
-    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats) -> None:
+    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats, work: Floats) -> None:
         np.subtract(x, mean[:, np.newaxis], out=out)
         out *= precision_cholesky
 

@@ -144,7 +144,7 @@ class Densities:
             out[plan.by_phi] = resp[plan.by_phi] @ self._shared_phi(plan).T
         exact = np.flatnonzero(plan.exact)
         z = self._work.get("z", (len(exact), *self._x.shape))
-        scratch = self._work.get("weighted_z", self._x.shape)
+        scratch = self._work.get("scratch", self._x.shape)
         for i, k in enumerate(exact):
             plan.kind.exact_statistics(z[i], resp[k], out[k], scratch)
 
@@ -157,17 +157,19 @@ class Densities:
             result[plan.by_phi] = plan.natural_parameters[plan.by_phi] @ phi
         if complete:
             n_features = self._x.shape[0]
-            common = plan.kind.common_term(phi[-1 - n_features : -1], plan.precisions_cholesky)
+            scratch = self._work.get("scratch", self._x.shape)
+            common = plan.kind.common_term(phi[-1 - n_features : -1], plan.precisions_cholesky, scratch)
             if common is not None:
                 result += common
 
     def _exact(self, plan: Plan, result: Floats, *, keep_z: bool) -> None:
         exact = np.flatnonzero(plan.exact)
         z = self._work.get("z", (len(exact) if keep_z else 1, *self._x.shape))
+        scratch = self._work.get("scratch", self._x.shape)
         for i, k in enumerate(exact):
             z_k = z[i if keep_z else 0]
             precision_cholesky = plan.kind.component(plan.precisions_cholesky, int(k))
-            plan.kind.standardise(self._x, plan.means[k], precision_cholesky, z_k)
+            plan.kind.standardise(self._x, plan.means[k], precision_cholesky, z_k, scratch)
             np.einsum("dn,dn->n", z_k, z_k, out=result[k])
             result[k] *= -0.5
             result[k] += plan.log_constants[k]

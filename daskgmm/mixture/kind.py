@@ -113,10 +113,11 @@ class Covariance(ABC):
     def fill_phi(self, phi: Floats, n_features: int) -> None:
         """Complete Phi, (n_phi, n_rows), whose rows before the last hold x - c already and the last ones."""
 
-    def common_term(self, x: Floats, precisions_cholesky: Floats) -> Floats | None:
+    def common_term(self, x: Floats, precisions_cholesky: Floats, work: Floats) -> Floats | None:
         """Return what Phi leaves out of every component's log-density, (n_rows,), nats, for x measured from the origin.
 
-        None where nothing is left out. It drops out of the responsibilities.
+        None where nothing is left out. It drops out of the responsibilities. `work` has the shape of x and is
+        overwritten.
         """
         return None
 
@@ -125,8 +126,8 @@ class Covariance(ABC):
         return 0.0
 
     @abstractmethod
-    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats) -> None:
-        """Write z = P'(x - mean) of one component, (n_features, n_rows)."""
+    def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats, work: Floats) -> None:
+        """Write z = P'(x - mean) of one component, (n_features, n_rows); `work` has its shape and is overwritten."""
 
     @abstractmethod
     def exact_statistics(self, z: Floats, resp: Floats, out: Floats, work: Floats) -> None:

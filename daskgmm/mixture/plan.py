@@ -177,12 +177,12 @@ def _probe(plan: Plan, components: Sequence[int] | NDArray[np.int64]) -> Floats:
     for i, k in enumerate(components):
         precision_cholesky = plan.kind.component(plan.precisions_cholesky, int(k))
         x = np.ascontiguousarray(plan.means[k][:, np.newaxis] + _spread(z, precision_cholesky))
-        plan.kind.standardise(x, plan.means[k], precision_cholesky, z_exact)
+        plan.kind.standardise(x, plan.means[k], precision_cholesky, z_exact, np.empty_like(x))
         constant = plan.log_constants[k] if np.isfinite(plan.log_constants[k]) else 0.0
         exact = constant - 0.5 * np.einsum("dn,dn->n", z_exact, z_exact)
         shifted = fill_phi(plan.kind, x, plan.origin, phi)
         by_phi = plan.natural_parameters[k] @ phi
-        common = plan.kind.common_term(shifted, plan.precisions_cholesky)
+        common = plan.kind.common_term(shifted, plan.precisions_cholesky, np.empty_like(x))
         worst[i] = (np.abs(by_phi + (0.0 if common is None else common) - exact) / unit).max()
     return worst
 

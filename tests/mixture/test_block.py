@@ -9,8 +9,8 @@ from daskgmm.mixture.block import Block, Workspace, block_length
 @pytest.mark.parametrize(
     ("n_features", "length"),
     [
-        *[(1, 4096), (2, 4096), (8, 4096), (14, 4096), (15, 2048), (16, 2048), (20, 2048), (21, 2048), (22, 1024)],
-        *[(30, 1024), (31, 512), (32, 512), (40, 512), (64, 512), (128, 512), (1000, 512)],
+        *[(1, 8192), (4, 8192), (5, 2048), (16, 2048)],
+        *[(17, 1024), (32, 1024), (33, 512), (64, 512), (128, 512), (1000, 512)],
     ],
 )
 def test_block_length_is_a_function_of_the_number_of_features(n_features, length):

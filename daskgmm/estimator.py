@@ -15,8 +15,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from daskgmm.data.executor import one_blas_thread
+from daskgmm.data.opening import open_source
 from daskgmm.data.prediction import predict_array, predict_blocks, predict_source
-from daskgmm.data.source import Source, open_source
+from daskgmm.data.source import Source
 from daskgmm.errors import DataError, OptionError
 from daskgmm.fitting.events import HEADER, Listener, PassDone, ignore
 from daskgmm.fitting.fit import Fit, fit_mixture

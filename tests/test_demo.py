@@ -17,7 +17,8 @@ from PIL import Image
 
 from daskgmm import GaussianMixture
 from daskgmm.cli import gmm
-from daskgmm.cli.demo import SIDE, Demo, load_photographs
+from daskgmm.cli.demo import Demo
+from daskgmm.cli.photographs import SIDE, load_photographs
 from daskgmm.report import directions
 
 #: 40 lines of 640 pixels make 33 lines of 633 patches.

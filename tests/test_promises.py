@@ -26,11 +26,11 @@ from zarr.storage import MemoryStore, WrapperStore
 
 from daskgmm import GaussianMixture
 from daskgmm.data.memory import Need, peak_worker_bytes
+from daskgmm.data.opening import open_source
 from daskgmm.data.output import write_predictions
 from daskgmm.data.partition import MIB
 from daskgmm.data.passes import pass_graph
 from daskgmm.data.rows import Rows
-from daskgmm.data.source import open_source
 from daskgmm.fitting.fit import state_bytes
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.covariance import covariance_kind

@@ -16,10 +16,11 @@ from daskgmm.cli.outputs import check_place, checksum, finished_array, finished_
 from daskgmm.cli.terminal import in_words_of_the_command_line, interrupts, say
 from daskgmm.cli.work import Work
 from daskgmm.data.memory import Need
+from daskgmm.data.opening import open_source
 from daskgmm.data.output import ATTRIBUTE, plan_predictions, write_predictions
 from daskgmm.data.rows import Rows
 from daskgmm.data.samples import write_sample
-from daskgmm.data.source import Source, open_source
+from daskgmm.data.source import Source
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture, fit_need, state_bytes

@@ -58,7 +58,7 @@ class ZarrSource:
         Raises
         ------
         InputMissingError, OptionError, DataError
-            See `daskgmm.data.source.open_source`.
+            See `daskgmm.data.opening.open_source`.
         """
         place = locate(location, argument=argument)
         node = place.open(argument=argument)

@@ -23,7 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskgmm.data.dask_source import DaskSource
-from daskgmm.data.source import Source, open_source
+from daskgmm.data.opening import open_source
+from daskgmm.data.source import Source
 from daskgmm.errors import DataError, OptionError
 from tests.data.test_sources import read_rows, rows_of
 

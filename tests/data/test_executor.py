@@ -21,8 +21,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from daskgmm import GaussianMixture
 from daskgmm.data.executor import ClientExecutor, LocalExecutor, current_executor
+from daskgmm.data.opening import open_source
 from daskgmm.data.output import write_predictions
-from daskgmm.data.source import open_source
 from daskgmm.errors import ClusterError, DataError
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from daskgmm.data.memory import INTERPRETER_BYTES, READ_FACTOR, Need, check_memory, peak_task_bytes, peak_worker_bytes
+from daskgmm.data.opening import open_source
 from daskgmm.data.partition import MIB, RUN_BYTES
 from daskgmm.data.rows import Rows
-from daskgmm.data.source import open_source
 from daskgmm.errors import MemoryLimitError
 from daskgmm.mixture.covariance import covariance_kind
 from tests.oracle import KINDS

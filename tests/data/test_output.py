@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daskgmm.data import output as output_module
+from daskgmm.data.opening import open_source
 from daskgmm.data.output import CHUNK_BYTES, Written, chunk_length, prediction_record, write_predictions
 from daskgmm.data.partition import MIB
-from daskgmm.data.source import open_source
 from daskgmm.errors import DataError, MemoryLimitError, OutputError
 from tests.data.test_memory import Limited
 from tests.data.test_prediction import PARAMETERS, WHATS, X, expected

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from daskgmm.data.array_source import ArraySource
 from daskgmm.data.executor import ClientExecutor, LocalExecutor
+from daskgmm.data.opening import open_source
 from daskgmm.data.passes import pass_graph, run_pass
 from daskgmm.data.rows import Rows
-from daskgmm.data.source import open_source, regular_edges
+from daskgmm.data.source import regular_edges
 from daskgmm.mixture.block import Block
 from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.plan import make_plan

@@ -16,8 +16,8 @@ from distributed import Client
 from zarr.storage import MemoryStore
 
 from daskgmm import GaussianMixture
+from daskgmm.data.opening import open_source
 from daskgmm.data.prediction import predict_array, predict_blocks, predict_source
-from daskgmm.data.source import open_source
 from daskgmm.errors import DataError
 from daskgmm.mixture.prediction import Predictor
 from tests import oracle

@@ -16,8 +16,8 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daskgmm.data.opening import open_source
 from daskgmm.data.rows import Check, Cut, Rows, blocks, cuts, row_bytes
-from daskgmm.data.source import open_source
 from daskgmm.errors import DataError
 from daskgmm.mixture.block import Block
 from tests.data.test_sources import DTYPES, numbers

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskgmm.data.array_source import ArraySource, NpySource
-from daskgmm.data.source import Source, as_reader, checked_shape, open_source, regular_edges
+from daskgmm.data.opening import open_source
+from daskgmm.data.source import Source, as_reader, checked_shape, regular_edges
 from daskgmm.errors import DataError, InputMissingError, OptionError
 
 DTYPES = ["?", "u1", "<i2", ">i4", "<i8", "<f2", ">f2", "<f4", ">f4", "<f8", ">f8"]

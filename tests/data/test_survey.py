@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daskgmm.data.executor import ClientExecutor, LocalExecutor
+from daskgmm.data.opening import open_source
 from daskgmm.data.passes import run_pass
 from daskgmm.data.rows import Rows
-from daskgmm.data.source import open_source
 from daskgmm.data.survey import Survey, SurveyPass, row_hash, sample_threshold
 from daskgmm.mixture.block import Block
 from tests import oracle

@@ -19,7 +19,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from daskgmm.data import zarr_source
-from daskgmm.data.source import open_source
+from daskgmm.data.opening import open_source
 from daskgmm.data.zarr_location import locate, without_secrets
 from daskgmm.errors import DataError, InputMissingError, OptionError
 from tests.data.test_zarr_source import LAYOUTS, X, elsewhere, reader_of, written

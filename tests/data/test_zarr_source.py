@@ -17,7 +17,8 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
 
 from daskgmm.data import zarr_source
-from daskgmm.data.source import Source, open_source
+from daskgmm.data.opening import open_source
+from daskgmm.data.source import Source
 from daskgmm.data.zarr_location import locate
 from daskgmm.data.zarr_source import ZarrSource
 from daskgmm.errors import DataError, InputMissingError, OptionError

@@ -15,7 +15,7 @@ from sklearn import mixture
 from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture
-from daskgmm.data.source import open_source
+from daskgmm.data.opening import open_source
 from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting import fit as fit_module
 from daskgmm.fitting.events import PassDone

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daskgmm.data.source import open_source
+from daskgmm.data.opening import open_source
 from daskgmm.errors import DataError
 from daskgmm.fitting.score import score_source
 from daskgmm.mixture.covariance import covariance_kind

@@ -1,0 +1,116 @@
+"""The one door through which an input becomes a source."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from daskgmm.data.source import Source
+from daskgmm.errors import OptionError
+
+
+def open_source(data: Any, *, array: str | None = None, argument: str = "X") -> Source:
+    """Return the source of rows that `data` is, its metadata checked; no row is read.
+
+    Parameters
+    ----------
+    data : Source, path, URL, array or data frame
+        A path or URL (``.npy``: memory map; anything else: Zarr), an open `zarr.Array` or `zarr.Group`,
+        a Dask array or data frame, a NumPy array, or what `numpy.asarray` makes numbers of. Of shape
+        (n_rows, n_features) or (n_rows,).
+    array : str, optional
+        Name of the array, where `data` is a Zarr group that holds several.
+    argument : str
+        What messages call the input.
+
+    Raises
+    ------
+    OptionError
+        What was given is no input of rows, or lacks an option or a package.
+    InputMissingError
+        Nothing is there, or it may not be read.
+    DataError
+        It is there, but no mixture can be fitted to it: shape, dtype, or a damaged file.
+
+    Notes
+    -----
+    A Dask array of unknown chunk sizes is computed once, to count its rows (logged).
+    """
+    if isinstance(data, str | os.PathLike):
+        return _open_location(os.fspath(data), array, argument)
+    # Whoever holds a Zarr object has imported zarr; looking it up costs nothing where nobody has.
+    zarr = sys.modules.get("zarr")
+    if zarr is not None and isinstance(data, zarr.Array | zarr.Group):
+        from daskgmm.data.zarr_source import ZarrSource
+
+        return ZarrSource.from_node(data, array=array, argument=argument)
+    if array is not None:
+        raise OptionError(
+            f"array must be left out where {argument} has no named arrays; got array={array!r} with "
+            f"{type(data).__name__}. Name an array only within a Zarr group."
+        )
+    # Delayed objects of Dask claim to have every attribute, and so to be sources too.
+    if isinstance(data, Source) and not hasattr(data, "__dask_graph__"):
+        return data
+    return _open_object(data, argument)
+
+
+def _open_location(location: str | bytes, array: str | None, argument: str) -> Source:
+    """Return the source at a path or URL, told apart by the end of its name."""
+    if isinstance(location, bytes):
+        location = os.fsdecode(location)
+    if not location:
+        raise OptionError(f"{argument} must be a path or URL; got an empty string. Name the input.")
+    suffix = os.path.splitext(location.rstrip("/"))[1].lower()
+    if suffix in _CONVERSIONS:
+        raise OptionError(
+            f"{argument} must be a Zarr array or a .npy file where it is a path; got a {suffix} file, {location}. "
+            f"Convert it once: {_CONVERSIONS[suffix]}"
+        )
+    if suffix != ".npy":
+        from daskgmm.data.zarr_source import ZarrSource
+
+        return ZarrSource.from_location(location, array=array, argument=argument)
+    if array is not None:
+        raise OptionError(
+            f"array must be left out where {argument} has no named arrays; got array={array!r} with {location}. "
+            "Name an array only within a Zarr group."
+        )
+    from daskgmm.data.array_source import NpySource
+
+    return NpySource(location, argument=argument)
+
+
+def _open_object(data: Any, argument: str) -> Source:
+    """Return the source of a Dask collection, or of anything that NumPy makes an array of."""
+    if hasattr(data, "to_dask_array"):
+        data = data.to_dask_array()
+    if hasattr(data, "__dask_graph__") and data.__dask_graph__() is not None:
+        from dask.array import Array
+
+        from daskgmm.data.dask_source import DaskSource
+
+        if isinstance(data, Array):
+            return DaskSource(data, argument=argument)
+        raise OptionError(
+            f"{argument} must be an array, a data frame, a path or a URL; got a {type(data).__name__} of Dask. "
+            "Give its Dask array (for xarray: X.data)."
+        )
+    from daskgmm.data.array_source import ArraySource
+
+    return ArraySource(data, argument=argument)
+
+
+_TO_ZARR = '.to_zarr("X.zarr")'
+_CONVERSIONS = {
+    ".npz": 'numpy.save("X.npy", numpy.load("X.npz")["name"]).',
+    ".parquet": f'dask.dataframe.read_parquet("X.parquet").to_dask_array(lengths=True){_TO_ZARR}.',
+    ".mat": 'numpy.save("X.npy", scipy.io.loadmat("X.mat")["name"]).',
+    **{s: f'dask.dataframe.read_csv("X{s}").to_dask_array(lengths=True){_TO_ZARR}.' for s in (".csv", ".tsv", ".txt")},
+    **{
+        s: f'dask.array.from_array(h5py.File("X{s}")["name"]){_TO_ZARR}.'
+        for s in (".h5", ".hdf5", ".hdf", ".nc", ".h5ad")
+    },
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), 'load it where you trust it, then numpy.save("X.npy", X).'),
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,7 +13,13 @@ from daskgmm.cli.group import SectionOption
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class _Bytes(click.ParamType[int]):
+if TYPE_CHECKING:
+    _IntType = click.ParamType[int]  # generic since click 8.4
+else:
+    _IntType = click.ParamType
+
+
+class _Bytes(_IntType):
     """A number of bytes with its unit, such as 2GiB."""
 
     name = "bytes"

@@ -319,7 +319,7 @@ def test_a_model_from_python_is_one_for_the_command_line(
         (("fit", "rows.zarr", "-k", 0, "-o", "m"), 64, r"'-k' / '--components': 0 is not in the range x>=1\. See: "),
         (("fit", "rows.zarr", "-o", "m"), 64, r"Missing option '-k' / '--components'\. See: daskgmm fit --help"),
         (("fitt",), 64, r"No such command 'fitt'.* See: daskgmm --help"),
-        (("fit", "rows.zarr", "-k", 1, "-o", "m", "--bad"), 64, r"No such option '?--bad'?"),
+        (("fit", "rows.zarr", "-k", 1, "-o", "m", "--bad"), 64, r"No such option:? '?--bad'?"),
         (("fit", "rows.zarr", "-k", 1, "-o", "m", "--tol", "nan"), 64, r"--tol must be a finite number .* got nan\."),
         (("fit", "rows.zarr", "-k", 1, "-o", "m", "--memory-limit", "2Gx"), 64, r"'2Gx' is not a number of bytes"),
         (("fit", "rows.zarr", "-k", 1, "-o", "m", "--scheduler", "foo"), 64, r"address such as tcp://.* got 'foo'"),

@@ -153,7 +153,7 @@ def _shown(name: str) -> str:
 
 def _brief(value: Any) -> str:
     text = strict_json(value).strip('"')
-    return "not given" if value is None else text if len(text) <= 80 else f"{text[:77]}..."
+    return "not given" if value is None else text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def _occupied(output: str, wanted: str, option: str = "--output") -> OutputError:

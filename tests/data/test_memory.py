@@ -159,7 +159,9 @@ def test_prefetch_goes_first(tmp_path: Path) -> None:
     for limit in None, need, need + 1:
         assert check_memory(rows, Need(DIAG, 4), Limited(limit)) is rows
     for limit in need - 1, frugal:
-        assert check_memory(rows, Need(DIAG, 4), Limited(limit)) == replace(rows, prefetch=False)
+        found = check_memory(rows, Need(DIAG, 4), Limited(limit))
+        assert (found.X, found.weights, found.check, found.prefetch) == (rows.X, None, rows.check, False)
+        np.testing.assert_array_equal(found.edges, rows.edges)
     assert check_memory(rows, Need(DIAG, 4, extra_bytes=1), Limited(need)).prefetch is False
     with pytest.raises(MemoryLimitError):
         check_memory(rows, Need(DIAG, 4), Limited(frugal - 1))

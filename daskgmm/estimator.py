@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from daskgmm.data.executor import one_blas_thread
 from daskgmm.data.opening import open_source
 from daskgmm.data.prediction import predict_array, predict_blocks, predict_source
-from daskgmm.data.source import Source
+from daskgmm.data.source import Source, plain_rows
 from daskgmm.errors import DataError, OptionError
 from daskgmm.fitting.events import HEADER, Listener, PassDone, ignore
 from daskgmm.fitting.fit import Fit, fit_mixture
@@ -310,6 +310,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return open_source(self._in_memory(X, reset=reset))
 
     def _in_memory(self, X: Any, *, reset: bool) -> NDArray[Any]:
+        _refuse_mask(X)
         if isinstance(X, np.ndarray) and X.ndim == 1:
             if not reset and self.n_features_in_ != 1:
                 raise DataError(
@@ -397,7 +398,14 @@ def _is_lazy(X: Any) -> bool:
 
 def _plain(sample_weight: Any) -> Any:
     """Return weights as `open_source` takes them: what is not lazy becomes an array."""
+    _refuse_mask(sample_weight)
     return sample_weight if _is_lazy(sample_weight) else np.asarray(sample_weight)
+
+
+def _refuse_mask(data: Any) -> None:
+    """Raise a DataError for a masked array, whose mask scikit-learn's validation and NumPy drop without a word."""
+    if isinstance(data, np.ma.MaskedArray):
+        plain_rows(data)
 
 
 def _or_none(value: float) -> float | None:

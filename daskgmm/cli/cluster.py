@@ -19,7 +19,7 @@ from distributed.scheduler import KilledWorker
 from distributed.system import MEMORY_LIMIT
 
 import daskgmm
-from daskgmm.cli.terminal import interrupts
+from daskgmm.cli.terminal import interrupts, quiet
 from daskgmm.data.executor import ClientExecutor, Executor, LocalExecutor
 from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError, OptionError
 
@@ -135,12 +135,13 @@ def machines(options: ClusterOptions, *, n_partitions: int) -> Iterator[Machines
         yield Machines(LimitedExecutor(options.local_limit(1)), 0, "this process")
     elif options.joins:
         address = options.scheduler or _address_in(str(options.scheduler_file), options.workers_timeout)
-        with _joined(address, options.workers_timeout) as client:
+        # (Once more: importing distributed has made its loggers.)
+        with quiet(), _joined(address, options.workers_timeout) as client:
             n_workers = len(client.nthreads())
             yield Machines(ClientExecutor(client), n_workers, f"{n_workers} workers of {address}", client)
     else:
         n_workers = options.n_processes(n_partitions)
-        with _started(n_workers, options) as client:
+        with quiet(), _started(n_workers, options) as client:
             yield Machines(ClientExecutor(client), n_workers, f"{n_workers} worker processes", client)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import click
@@ -340,4 +341,9 @@ def demo(*, output_dir: str, components: int, **options: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    gmm(prog_name="daskgmm")
+    try:
+        gmm(prog_name="daskgmm")
+    finally:
+        # All is done and said: a signal during Python's shutdown must not make a failure of it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)

@@ -21,6 +21,7 @@ from daskgmm.data.output import ATTRIBUTE, plan_predictions, write_predictions
 from daskgmm.data.rows import Rows
 from daskgmm.data.samples import write_sample
 from daskgmm.data.source import Source
+from daskgmm.data.writing import remove_parts
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture, fit_need, state_bytes
@@ -101,18 +102,16 @@ def predict(model: str, data: Input, output: str, *, what: What, cluster: Cluste
     if stored is not None:
         return _skipped(stored, output)
     check_features(X, parameters)
-    with Work(*plan_predictions(Predictor.of(parameters, what), X), cluster).on_machines(began) as running:
-        written = write_predictions(
-            parameters,
-            X,
-            output,
-            what=what,
-            record=now,
-            non_finite=data.non_finite,
-            executor=running.executor,
-        )
-        interrupts.defer()
-        resources = running.resources(written.bytes_read)
+    work = Work(*plan_predictions(Predictor.of(parameters, what), X), cluster)
+    try:
+        with work.on_machines(began) as running:
+            written = write_predictions(
+                parameters, X, output, what=what, record=now, non_finite=data.non_finite, executor=running.executor
+            )
+            interrupts.defer()
+            resources = running.resources(written.bytes_read)
+    finally:
+        remove_parts(output)
     found: Result = {
         "command": "predict",
         "status": "done",

@@ -53,6 +53,13 @@ def check_place(output: str, *, inputs: Mapping[str, str], option: str = "--outp
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"The folder of {option} must be writable; got {folder}, which is not. Choose another place.")
+    probe = f"{place}.part-{os.getpid()}-probe"
+    try:
+        # Permissions do not tell everything: quotas, network file systems, /proc.
+        os.mkdir(probe)
+        os.rmdir(probe)
+    except OSError as error:
+        raise OutputError(f"{option} must be writable; got {error}. Choose another place.") from error
 
 
 def finished_fit(output: str, now: Mapping[str, Any], *, force: bool) -> dict[str, Any] | None:

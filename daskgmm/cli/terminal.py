@@ -82,7 +82,7 @@ def log_on_stderr(log_format: str) -> Iterator[None]:
     logger.propagate = heard.propagate = False
     warnings.showwarning = _warning
     try:
-        with _quiet():
+        with quiet():
             logger.addHandler(handler)
             heard.addHandler(handler)
             yield
@@ -93,8 +93,8 @@ def log_on_stderr(log_format: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the loggers of QUIET, here and in processes that start meanwhile."""
+def quiet() -> Iterator[None]:
+    """Silence the loggers of QUIET that there are, here and in processes that start meanwhile."""
     names = [n for n in logging.root.manager.loggerDict if n.split(".")[0] in QUIET and n != HEARD]
     loggers = [logging.getLogger(name) for name in {*names, *QUIET}]
     levels = [found.level for found in loggers]

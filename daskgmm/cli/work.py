@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -13,9 +13,10 @@ from daskgmm.cli.terminal import say
 from daskgmm.data.executor import Executor
 from daskgmm.data.memory import MIB, Need, check_memory, peak_task_bytes, peak_worker_bytes
 from daskgmm.data.rows import Rows
+from daskgmm.errors import MemoryLimitError
 
 #: This process with scikit-learn's k-means loaded (measured: 190 MiB), which workers never load.
-OWN_BYTES = 256 * MIB
+OWN_BYTES = 208 * MIB
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,19 @@ class Work:
             yield Running(where, stated, n_partitions, began)
 
     def _checked(self, executor: Executor) -> Rows:
-        return check_memory(self.rows, self.need, executor)
+        rows, limit = check_memory(self.rows, self.need, executor), executor.memory_limit()
+        if limit is not None and limit < self._stated(rows):
+            raise MemoryLimitError(
+                f"--memory-limit must be at least the {_size(self._stated(rows))} that the work takes; got "
+                f"{_size(limit)}. Give more memory."
+            )
+        return rows
 
     def _stated(self, rows: Rows) -> int:
         """Return the bytes that a process of the work takes at peak."""
         if self.rows.n_partitions == 1:
-            return OWN_BYTES + self.own_bytes + peak_task_bytes(rows, self.need)
+            beside = max(self.own_bytes, self.need.extra_bytes)
+            return OWN_BYTES + beside + peak_task_bytes(rows, replace(self.need, extra_bytes=0))
         return peak_worker_bytes(rows, self.need)
 
     def _found(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from dask.task_spec import DataNode, TaskRef
 from numpy.typing import NDArray
 
-from daskgmm.data.source import checked_shape, plain_rows, regular_edges
+from daskgmm.data.source import checked_shape, last_modified, plain_rows, regular_edges
 from daskgmm.errors import DataError, InputMissingError, OptionError
 
 _RUN_BYTES = 2**20
@@ -49,6 +49,7 @@ class _UnchunkedSource:
         return {
             "kind": self._kind,
             "location": self._location,
+            "modified": None if self._location is None else last_modified(self._location),
             "shape": [self.n_rows, self.n_features],
             "dtype": self.dtype.str,
             "chunks": [self._run_rows],

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from dask import threaded
 from dask.base import get_scheduler
-from threadpoolctl import threadpool_limits
 
+from daskgmm.data.blas import blas_limit
 from daskgmm.errors import ClusterError
 
 #: Attempts beyond the first that a task gets where it fails (a store that hiccups, not bad data).
@@ -49,20 +49,20 @@ class ClientExecutor:
     """The workers of a distributed client."""
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self.client = client
 
     def compute(self, graph: dict[Any, Any], keys: list[Any], *, travels: bool) -> list[Any]:
         if not travels:
             return list(threaded.get(graph, keys))
-        return list(self._client.get(graph, keys, retries=RETRIES))
+        return list(self.client.get(graph, keys, retries=RETRIES))
 
     def memory_limit(self) -> int | None:
-        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         limits = [w["memory_limit"] // w["nthreads"] for w in workers if w["memory_limit"]]
         return min(limits, default=None)
 
     def n_threads(self) -> int:
-        return sum(self._client.nthreads().values())
+        return sum(self.client.nthreads().values())
 
 
 def current_executor() -> Executor:
@@ -85,8 +85,8 @@ def one_blas_thread(executor: Executor | None) -> Iterator[None]:
 
     The number of threads is part of a result's bits, and two threads on the narrow products of a block are no faster.
     """
-    client = getattr(executor, "_client", None)
-    with threadpool_limits(limits=1, user_api="blas"):
+    client = executor.client if isinstance(executor, ClientExecutor) else None
+    with blas_limit.held():
         if client is None:
             yield
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -11,7 +10,6 @@ from uuid import uuid4
 
 import numpy as np
 import zarr
-from distributed.comm.core import CommClosedError
 from numpy.typing import NDArray
 
 from daskgmm.data.dask_source import DaskSource
@@ -21,7 +19,8 @@ from daskgmm.data.passes import run_pass
 from daskgmm.data.prediction import refuse_dropped
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source, regular_edges
-from daskgmm.errors import DaskgmmError, OutputError
+from daskgmm.data.writing import plain_path, whole_or_nothing
+from daskgmm.errors import OutputError
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prediction import Predictor, What
@@ -86,25 +85,12 @@ def write_predictions(
     predictor = Predictor.of(parameters, what)
     rows, need = plan_predictions(predictor, X)
     rows = check_memory(rows, need, executor)
-    output = plain_path(output)
-    remote = "://" in output
-    # A name of its own: tasks of an interrupted run may still write to theirs.
-    place = output if remote else f"{os.path.abspath(output)}.part-{uuid4().hex[:8]}"
-    try:
+    with whole_or_nothing(output) as place:
         array = _create(place, predictor, rows)
         with one_blas_thread(executor):
             work = WritePass(predictor, place, int(array.chunks[0]), non_finite)
             state = run_pass(work, rows, executor, name=f"daskgmm-write-{uuid4().hex[:12]}")
         array.attrs[ATTRIBUTE] = {"complete": True, **record}
-        if not remote:
-            _move(place, os.path.abspath(output))
-    except (DaskgmmError, ConnectionError, TimeoutError, CommClosedError):
-        raise  # bad rows, or a cluster that is gone: not the output's fault
-    except OSError as error:
-        raise OutputError(f"the output must be writable; got {error} for {output}. Choose another place.") from error
-    finally:
-        if not remote:
-            shutil.rmtree(place, ignore_errors=True)
     n_rows = X.n_rows - state.n_dropped
     return Written(n_rows, state.n_dropped, state.counts, rows.n_bytes, perf_counter() - began, output)
 
@@ -139,11 +125,6 @@ def prediction_record(output: str) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         raise _other(output)
     return record
-
-
-def plain_path(output: str) -> str:
-    """Return the path that a file:// URL means, which is written as local outputs are; any other output as it is."""
-    return output.removeprefix("file://")
 
 
 @dataclass(frozen=True)
@@ -255,12 +236,6 @@ def _aligned(rows: Rows) -> Rows:
     if isinstance(rows.X, DaskSource):
         return replace(rows, X=rows.X.rechunked_to(edges), edges=edges)
     return replace(rows, edges=edges)
-
-
-def _move(place: str, output: str) -> None:
-    if os.path.exists(output):
-        shutil.rmtree(output)
-    os.rename(place, output)
 
 
 def _other(output: str) -> OutputError:

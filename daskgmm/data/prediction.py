@@ -11,9 +11,10 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import DataNode, Task, TaskRef
 from numpy.typing import NDArray
 
+from daskgmm.data.executor import ClientExecutor, current_executor
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
 from daskgmm.data.source import Reader, Source, as_reader
-from daskgmm.errors import DataError
+from daskgmm.errors import DataError, OptionError
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.prediction import Predictor
 
@@ -69,6 +70,11 @@ def predict_blocks(X: da.Array, predictor: Predictor, *, non_finite: str) -> da.
 
 def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Array:
     """Return the lazy prediction for a stored source, one chunk a partition; reads nothing."""
+    if not X.travels and isinstance(current_executor(), ClientExecutor):
+        raise OptionError(
+            f"X must be readable by the workers of the current client; got {X.label}, which only this process can "
+            "read. Predict on dask.array.from_array(X), or store X at a path or URL."
+        )
     rows = Rows.plan(X, None, state_bytes=0)
     name = f"daskgmm-predict-{uuid4().hex}"
     nodes, arguments = X.arguments([(int(a), int(b)) for a, b in zip(rows.edges[:-1], rows.edges[1:], strict=True)])

@@ -148,7 +148,7 @@ class _Weights:
         inside = (low - self._start) % self._step
         if inside == 0:
             high = min(low + self._step, self._stop)
-            self._held = _as_rows(self._reader.read(low, high), low, high)
+            self._held = _as_rows(self._reader.read(low, high), low, high, 1)
         return self._held[inside : inside + size, 0].astype(np.float64)
 
 
@@ -172,7 +172,7 @@ def _runs(cut: Cut, reader: Reader) -> Iterator[NDArray[Any]]:
 
     def read(i: int) -> NDArray[Any]:
         start, stop = cut.runs[i], cut.runs[i + 1]
-        return _as_rows(reader.read(start, stop), start, stop)
+        return _as_rows(reader.read(start, stop), start, stop, cut.n_features)
 
     n_runs = len(cut.runs) - 1
     if n_runs == 1 or not cut.prefetch:
@@ -188,11 +188,12 @@ def _runs(cut: Cut, reader: Reader) -> Iterator[NDArray[Any]]:
             del run
 
 
-def _as_rows(array: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+def _as_rows(array: NDArray[Any], start: int, stop: int, n_columns: int) -> NDArray[Any]:
     rows = array if array.ndim == 2 else array.reshape(len(array), -1)
-    if len(rows) != stop - start:
+    if rows.shape != (stop - start, n_columns):
         raise DataError(
-            f"the input must have {stop - start} rows from row {start}; got {len(rows)}. "
-            "It changed while it was being read, or the weights are chunked otherwise: rechunk them alike."
+            f"the input must have {stop - start} rows of {n_columns} columns from row {start}, as its metadata say; "
+            f"got {rows.shape[0]} of {rows.shape[1]}. It changed while it was being read, or a Dask array's "
+            "blocks are not what it declares: check its chunks, or compute and rechunk it."
         )
     return rows

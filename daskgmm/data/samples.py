@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,8 +9,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from daskgmm.data.output import ATTRIBUTE, plain_path
-from daskgmm.errors import OutputError
+from daskgmm.data.output import ATTRIBUTE
+from daskgmm.data.writing import whole_or_nothing
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.sampling import sample_blocks
 
@@ -69,23 +67,9 @@ def _written(
     output: str, shape: tuple[int, ...], dtype: str, length: int, record: dict[str, Any]
 ) -> Iterator[zarr.Array[Any]]:
     """Provide a new array, and put it in its place, marked complete, when the block has ended well."""
-    output = plain_path(output)
-    remote = "://" in output
-    place = output if remote else f"{os.path.abspath(output)}.part"
-    try:
+    with whole_or_nothing(output) as place:
         chunks = (min(length, shape[0]), *shape[1:])
         array = zarr.create_array(place, shape=shape, chunks=chunks, dtype=dtype, overwrite=True, zarr_format=3)
         array.attrs[ATTRIBUTE] = {"complete": False}
         yield array
         array.attrs[ATTRIBUTE] = {"complete": True, **record}
-        if not remote:
-            if os.path.exists(output):
-                shutil.rmtree(output)
-            os.rename(place, os.path.abspath(output))
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(f"the output must be writable; got {error} for {output}. Choose another place.") from error
-    finally:
-        if not remote:
-            shutil.rmtree(place, ignore_errors=True)

@@ -8,7 +8,8 @@ from typing import Any
 from uuid import uuid4
 
 from distributed import Client, WorkerPlugin
-from threadpoolctl import threadpool_limits
+
+from daskgmm.data.blas import blas_limit
 
 
 class OneBlasThread(WorkerPlugin):
@@ -16,16 +17,12 @@ class OneBlasThread(WorkerPlugin):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._limits: Any = None
 
     def setup(self, worker: Any) -> None:
-        import scipy.linalg  # noqa: F401  (its own copy of BLAS must be loaded to be limited)
-
-        self._limits = threadpool_limits(limits=1, user_api="blas")
+        blas_limit.take()
 
     def teardown(self, worker: Any) -> None:
-        if self._limits is not None:
-            self._limits.restore_original_limits()
+        blas_limit.release()
 
 
 @contextmanager

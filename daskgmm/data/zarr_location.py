@@ -12,6 +12,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
 
+from daskgmm.data.source import last_modified
 from daskgmm.errors import DataError, InputMissingError, OptionError
 
 _PACKAGES = {
@@ -59,6 +60,11 @@ class ZarrLocation:
     def label(self) -> str:
         """The location in words: path or URL with the node's path, without user, password or signature."""
         return "/".join(part for part in (shown(self.url), self.path) if part)
+
+    def modified(self) -> str | None:
+        """Return when a local node was last written to, ISO 8601; None at a URL, which is not asked."""
+        place = {"local": os.path.join(self.url, self.path), "zip": self.url}.get(self.opener)
+        return None if place is None else last_modified(place)
 
     def store(self) -> Store:
         """Return the store, opened for reading."""

@@ -94,6 +94,7 @@ class ZarrSource:
         return {
             "kind": "zarr",
             "location": self.label if self.travels else None,
+            "modified": None if self._location is None else self._location.modified(),
             "shape": [self.n_rows, self.n_features],
             "dtype": self.dtype.str,
             "chunks": list(self._chunk_shape),

@@ -39,7 +39,7 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
     if survey.n_rows < n_components:
         raise DataError(
             f"X must have at least n_components = {n_components} finite rows; got {survey.n_rows} in {label} "
-            f"({survey.n_dropped} dropped). Decrease n_components."
+            f"({survey.n_dropped} dropped). Decrease n_components, or check the input."
         )
     if not survey.weight > 0:
         raise DataError(

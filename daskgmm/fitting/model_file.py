@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import shutil
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from daskgmm.data.writing import plain_path, whole_or_nothing
 from daskgmm.errors import DataError, InputMissingError, OutputError
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.parameters import Parameters
@@ -73,7 +72,7 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     OutputError
         Something is there already, or it cannot be written.
     """
-    place = os.fspath(path)
+    place = plain_path(os.fspath(path))
     if "://" in place:
         _write_remote(model, place, overwrite=overwrite)
         return
@@ -83,25 +82,8 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         if overwrite:
             hint = "It is no model: choose another path, or remove it."
         raise OutputError(f"the output must not exist yet; got {place}, which does. {hint}")
-    beside = f"{place}.part-{uuid4().hex[:8]}"
-    try:
-        os.makedirs(os.path.dirname(place), exist_ok=True)
+    with whole_or_nothing(place) as beside:
         _write(zarr.open_group(beside, mode="w", zarr_format=3), model)
-        if os.path.exists(place):
-            old = f"{place}.old-{uuid4().hex[:8]}"
-            os.rename(place, old)
-            try:
-                os.rename(beside, place)
-            except OSError:
-                os.rename(old, place)
-                raise
-            shutil.rmtree(old)
-        else:
-            os.rename(beside, place)
-    except OSError as error:
-        raise OutputError(f"the output must be writable; got {error} for {place}. Choose another place.") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from uuid import uuid4
 
+import numpy as np
+
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
 from daskgmm.data.memory import Need, check_memory
 from daskgmm.data.passes import run_pass
@@ -93,6 +95,11 @@ def score_source(
         raise DataError(
             f"X must have rows that count; got {X.n_rows} rows in {X.label}, all of them dropped as non-finite or of "
             "weight 0. Score other rows."
+        )
+    if not np.isfinite(found.log_sum):
+        raise DataError(
+            f"X must lie within 1e150, or squares overflow; got a log-likelihood of {found.log_sum} in {X.label}. "
+            "Rescale or drop the rows beyond."
         )
     n_passes = n_counting_passes(X) + 1 + (weights is not None)
     return Score(

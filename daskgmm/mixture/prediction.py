@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.errors import DataError
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.estep import Densities, softmax
 from daskgmm.mixture.parameters import Parameters
@@ -58,7 +59,13 @@ class Predictor:
         if self.what == "label":
             np.argmax(log_density, axis=0, out=out)
         else:
-            score, total = softmax(log_density, work.get("sum", (block.x.shape[1],)))
+            with np.errstate(invalid="ignore"):
+                score, total = softmax(log_density, work.get("sum", (block.x.shape[1],)))
+            if not np.isfinite(score).all():
+                raise DataError(
+                    f"X must lie within 1e150, or squares overflow; got {np.abs(block.x).max():.3g} near row "
+                    f"{block.first_row}. Rescale or drop such rows."
+                )
             if self.what == "score":
                 out[...] = score
             else:

@@ -258,7 +258,9 @@ def test_a_consumer_that_stops_leaves_no_thread() -> None:
 
 
 def test_a_reader_that_returns_other_rows_is_noticed() -> None:
-    message = "the input must have 5000 rows from row 28000; got 2000. It changed while it was being read"
+    message = (
+        "the input must have 5000 rows of 2 columns from row 28000, as its metadata say; got 2000 of 2. It changed"
+    )
     with pytest.raises(DataError, match=message):
         list(blocks(cut_of([28_000, 33_000]), FakeReader(X), None))
 

@@ -1,0 +1,118 @@
+"""What a fresh pair of eyes broke, each with the outcome that a user expects."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+from distributed import Client
+from threadpoolctl import threadpool_info
+
+from daskgmm import GaussianMixture
+from daskgmm.cli import gmm
+from daskgmm.data.writing import whole_or_nothing
+from daskgmm.errors import DataError, OptionError, OutputError
+
+X = np.random.default_rng(0).normal(size=(1200, 3))
+
+
+def blas_threads() -> list[int]:
+    return [module["num_threads"] for module in threadpool_info() if module["user_api"] == "blas"]
+
+
+def test_a_mask_is_not_dropped_without_a_word() -> None:
+    with pytest.raises(DataError, match="masked array"):
+        GaussianMixture().fit(np.ma.masked_greater(X, 1))
+    with pytest.raises(DataError, match="masked array"):
+        GaussianMixture().fit(X, sample_weight=np.ma.masked_array(np.ones(1200), mask=X[:, 0] > 1))
+
+
+def test_blocks_with_other_columns_than_declared_are_refused() -> None:
+    for n_columns in 1, 2:
+        narrow = da.from_array(X, chunks=(100, 3)).map_blocks(
+            lambda b, n=n_columns: b[:, :n], dtype=float, meta=np.empty((0, 0))
+        )
+        with pytest.raises(DataError, match=f"1200 rows of 3 columns from row 0.* got 1200 of {n_columns}"):
+            GaussianMixture().fit(narrow)
+
+
+def test_overlapping_predictions_leave_blas_as_it_was() -> None:
+    gm = GaussianMixture(2, random_state=0).fit(X)
+    before = blas_threads()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: gm.predict(X), range(40)))
+    assert blas_threads() == before
+
+
+def test_rows_beyond_the_range_of_squares_are_refused() -> None:
+    gm = GaussianMixture().fit(X)
+    far = np.full((2, 3), 1e160)
+    for predict in gm.score_samples, gm.predict_proba, gm.score:
+        with np.errstate(all="ignore"), pytest.raises(DataError, match="within 1e150"):
+            predict(far)
+
+
+def test_an_array_of_this_process_cannot_be_predicted_by_workers(client: Client) -> None:
+    array = zarr.create_array(zarr.storage.MemoryStore(), data=X)
+    gm = GaussianMixture(random_state=0).fit(array)
+    with pytest.raises(OptionError, match="only this process can read. Predict on dask.array.from_array"):
+        gm.predict(array)
+
+
+def test_what_was_written_anew_is_fitted_anew(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "X.zarr", data=X)
+    command = ["fit", str(tmp_path / "X.zarr"), "-k", "1", "-o", str(tmp_path / "m.zarr")]
+    assert CliRunner().invoke(gmm, command).exit_code == 0
+    assert '"skipped": true' in CliRunner().invoke(gmm, command).stdout
+    array[...] = X * 5
+    later = time.time() + 5
+    os.utime(tmp_path / "X.zarr" / "c" / "0" / "0", (later, later))
+    again = CliRunner().invoke(gmm, command)
+    assert again.exit_code == 73
+    assert "modified of INPUT is" in again.stderr
+
+
+def test_a_folder_of_the_users_beside_an_output_is_left_alone(tmp_path: Path) -> None:
+    GaussianMixture(2, random_state=0).fit(X).save(tmp_path / "m.zarr")
+    (tmp_path / "s.zarr.part").mkdir()
+    (tmp_path / "s.zarr.part" / "data").write_text("precious")
+    done = CliRunner().invoke(gmm, ["sample", str(tmp_path / "m.zarr"), "-n", "10", "-o", str(tmp_path / "s.zarr")])
+    assert done.exit_code == 0
+    assert (tmp_path / "s.zarr.part" / "data").read_text() == "precious"
+
+
+def test_a_memory_limit_is_kept_or_refused_also_in_this_process(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "X.zarr", data=X)
+    command = ["fit", str(tmp_path / "X.zarr"), "-k", "1", "-o", str(tmp_path / "m.zarr"), "--memory-limit", "200MiB"]
+    done = CliRunner().invoke(gmm, command)
+    assert done.exit_code == 65
+    assert "--memory-limit must be at least the" in done.stderr
+    assert "got 200 MiB. Give more memory." in done.stderr
+
+
+def test_an_output_comes_whole_or_not_at_all(tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "old").write_text("old")
+
+    def fail() -> None:
+        with whole_or_nothing(str(place)) as beside:
+            Path(beside).mkdir()
+            raise OSError("disk full")
+
+    with pytest.raises(OutputError, match="disk full"):
+        fail()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert (place / "old").read_text() == "old"
+    with whole_or_nothing(f"file://{place}") as beside:
+        Path(beside).mkdir()
+        (Path(beside) / "new").write_text("new")
+    assert [p.name for p in place.iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

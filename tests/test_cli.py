@@ -118,9 +118,9 @@ def test_fit_runs_on_local_processes_within_what_it_said(tmp_path: Path, large_s
     done = run("fit", large_store, "-k", 2, "-o", tmp_path / "m.zarr", "--workers", 2, "--memory-limit", "300MiB")
     result = strict(done.stdout)
     assert result["workers"] == 2
-    assert result["partitions"] == 3
+    assert result["partitions"] == 4
     assert 50 << 20 < result["peak_worker_bytes"] < result["stated_peak_bytes"] <= result["memory_limit"] == 300 << 20
-    assert "600,000 rows of 32 features, float64; 146 MiB in 30 chunks, read as 3 partitions." in done.stderr
+    assert "600,000 rows of 32 features, float64; 146 MiB in 30 chunks, read as 4 partitions." in done.stderr
     assert re.search(r"Running in 2 worker processes, each with at most \d+ MiB .* limit of 300 MiB\.", done.stderr)
     for noise in ("distributed", "Traceback", "warning", "Warning", "8787"):
         assert noise not in done.stderr
@@ -250,9 +250,9 @@ def test_predict_and_score_on_a_running_cluster_each_chunk_by_one_writer(
     labels = tmp_path / "l.zarr"
     predicted = strict(call("predict", model, large_store, "-o", labels, "--scheduler-file", scheduler_file).stdout)
     found = zarr.open_array(labels, mode="r")
-    assert predicted["partitions"] == 3
-    # Partitions are runs of whole chunks of 20,000 rows of about 64 MiB.
-    assert 200_000 % found.chunks[0] == 0
+    assert predicted["partitions"] == 4
+    # Partitions are runs of whole chunks of 20,000 rows.
+    assert 160_000 % found.chunks[0] == 0
     assert sum(predicted["rows_by_component"]) == 600_000
     np.testing.assert_array_equal(found[:20_000], found[400_000:420_000])
     assert cluster.scheduler.status.name == "running"

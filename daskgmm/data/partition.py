@@ -38,13 +38,17 @@ def partition_edges(chunk_edges: Edges, *, row_bytes: int, state_bytes: int, tra
     Notes
     -----
     The rows are cut into as few equal partitions as have at most max(64 MiB, 50 state_bytes, a 3000th of all bytes)
-    each, rounded up to whole chunks: a function of data and model alone, never of the workers, so that the sums are
-    added in the same order everywhere.
+    each, rounded up to whole chunks, and to four partitions or a multiple where a state allows it: a function of data
+    and model alone, never of the workers, so that the sums are added in the same order everywhere.
     """
     total = int(chunk_edges[-1]) * row_bytes
     least = PARTITION_BYTES if travels else IN_PROCESS_BYTES
     target = max(least, BYTES_PER_STATE_BYTE * state_bytes, -(-total // MAX_PARTITIONS))
     n_partitions = max(1, -(-total // target))
+    fours = -(-n_partitions // 4) * 4
+    if n_partitions > 1 and total >= fours * BYTES_PER_STATE_BYTE * state_bytes:
+        # Three partitions would keep two workers busy for two thirds of the time.
+        n_partitions = fours
     lengths = np.diff(chunk_edges)
     if (lengths[:-1] == lengths[0]).all() and lengths[-1] <= lengths[0]:
         # Chunks of equal length make partitions of equal length, to which an output's chunks can be aligned.

@@ -146,7 +146,11 @@ class Densities:
         z = self._work.get("z", (len(exact), *self._x.shape))
         scratch = self._work.get("scratch", self._x.shape)
         for i, k in enumerate(exact):
-            plan.kind.exact_statistics(z[i], resp[k], out[k], scratch)
+            # A far outlier's own component has exact zeros in nearly every block.
+            if resp[k].any():
+                plan.kind.exact_statistics(z[i], resp[k], out[k], scratch)
+            else:
+                out[k] = 0.0
 
     def _by_phi(self, plan: Plan, result: Floats, *, complete: bool) -> None:
         phi = self._shared_phi(plan)

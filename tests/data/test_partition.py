@@ -41,16 +41,16 @@ def edges_of(n_rows: int, chunk: int) -> np.ndarray:
         (65_536, 65_536, 0, [0, 65_536]),
         # As few equal partitions as do not exceed the target by a chunk or more.
         (65_537, 65_536, 0, [0, 65_536, 65_537]),
-        (140_000, 10_000, 0, [0, 50_000, 100_000, 140_000]),
-        (150_000, 10_000, 0, [0, 50_000, 100_000, 150_000]),
-        (131_072, 16_384, 0, [0, 65_536, 131_072]),
+        (140_000, 10_000, 0, [0, 40_000, 80_000, 120_000, 140_000]),
+        (150_000, 10_000, 0, [0, 40_000, 80_000, 120_000, 150_000]),
+        (131_072, 16_384, 0, [0, 32_768, 65_536, 98_304, 131_072]),
         # A chunk larger than the target is a partition.
         (300_000, 100_000, 0, [0, 100_000, 200_000, 300_000]),
         (300_001, 300_000, 0, [0, 300_000, 300_001]),
         # Fifty times the state: 2 MiB of state ask for 100 MiB, 102,400 rows.
         (300_000, 10_000, 2 * MIB, [0, 100_000, 200_000, 300_000]),
         (300_000, 10_000, 6 * MIB, [0, 300_000]),
-        # Below 64 MiB / 50 a state changes nothing.
+        # A state of 1 MiB forbids a fourth partition.
         (140_000, 10_000, MIB, [0, 50_000, 100_000, 140_000]),
     ],
 )
@@ -62,7 +62,13 @@ def test_partitions(n_rows: int, chunk: int, state_bytes: int, expected: list[in
 
 def test_partitions_of_an_array_in_this_process_are_smaller() -> None:
     edges = edges_of(10_000, 1_000)
-    assert partition_edges(edges, row_bytes=ROW, state_bytes=0, travels=False).tolist() == [0, 4_000, 8_000, 10_000]
+    assert partition_edges(edges, row_bytes=ROW, state_bytes=0, travels=False).tolist() == [
+        0,
+        3_000,
+        6_000,
+        9_000,
+        10_000,
+    ]
     assert partition_edges(edges, row_bytes=ROW, state_bytes=0, travels=True).tolist() == [0, 10_000]
 
 
@@ -127,7 +133,8 @@ def test_partitions_are_whole_chunks_large_enough_and_few(
     assert len(lengths) <= MAX_PARTITIONS
     target = max(PARTITION_BYTES if travels else IN_PROCESS_BYTES, BYTES_PER_STATE_BYTE * state_bytes)
     target = max(target, int(edges[-1]) * row_bytes / MAX_PARTITIONS)
-    assert len(lengths) <= -(-int(edges[-1]) * row_bytes // int(target)), "as few as that allows"
+    few = -(-int(edges[-1]) * row_bytes // int(target))
+    assert len(lengths) <= (-(-few // 4) * 4 if few > 1 else 1), "as few as that allows, or a multiple of four"
     longest_chunk = int(np.diff(edges).max())
     assert ((lengths - longest_chunk) * row_bytes < target + row_bytes).all(), "and less than a chunk more"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ class Workspace:
 
     def get(self, name: str, shape: tuple[int, ...]) -> Floats:
         """Return the buffer `name` as an uninitialised C-ordered array of `shape`, float64."""
-        size = int(np.prod(shape))
+        size = prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < size:
             buffer = self._buffers[name] = np.empty(size)

@@ -128,21 +128,21 @@ class Densities:
         """
         n_rows = self._x.shape[1]
         result = self._work.get("log_density", (plan.n_components, n_rows))
-        if plan.by_phi.any():
+        if plan.any_phi:
             self._by_phi(plan, result, complete=complete)
-        if plan.exact.any():
+        if plan.exact_components:
             self._exact(plan, result, keep_z=keep_z)
-        if not np.isfinite(plan.log_weights).all():
-            result[~np.isfinite(plan.log_weights)] = -np.inf
+        for k in plan.weightless:
+            result[k] = -np.inf
         return result
 
     def statistics(self, plan: Plan, resp: Floats, out: Floats) -> None:
         """Write the sums of each component, (n_components, n_statistics), for weighted responsibilities `resp`."""
         if plan.mostly_phi:
             np.dot(resp, self._shared_phi(plan).T, out=out)
-        elif plan.by_phi.any():
+        elif plan.any_phi:
             out[plan.by_phi] = resp[plan.by_phi] @ self._shared_phi(plan).T
-        exact = np.flatnonzero(plan.exact)
+        exact = plan.exact_components
         z = self._work.get("z", (len(exact), *self._x.shape))
         scratch = self._work.get("scratch", self._x.shape)
         for i, k in enumerate(exact):
@@ -167,12 +167,12 @@ class Densities:
                 result += common
 
     def _exact(self, plan: Plan, result: Floats, *, keep_z: bool) -> None:
-        exact = np.flatnonzero(plan.exact)
+        exact = plan.exact_components
         z = self._work.get("z", (len(exact) if keep_z else 1, *self._x.shape))
         scratch = self._work.get("scratch", self._x.shape)
         for i, k in enumerate(exact):
             z_k = z[i if keep_z else 0]
-            precision_cholesky = plan.kind.component(plan.precisions_cholesky, int(k))
+            precision_cholesky = plan.kind.component(plan.precisions_cholesky, k)
             plan.kind.standardise(self._x, plan.means[k], precision_cholesky, z_k, scratch)
             np.einsum("dn,dn->n", z_k, z_k, out=result[k])
             result[k] *= -0.5

@@ -64,17 +64,32 @@ class Plan:
     def n_components(self) -> int:
         return int(self.means.shape[0])
 
-    @property
+    @cached_property
     def by_phi(self) -> NDArray[np.bool_]:
         """Components computed by Phi, (n_components,), bool."""
         return ~self.exact
 
-    @property
+    @cached_property
+    def any_phi(self) -> bool:
+        """Whether any component is computed by Phi."""
+        return bool(self.by_phi.any())
+
+    @cached_property
+    def exact_components(self) -> tuple[int, ...]:
+        """Numbers of the components in the exact form."""
+        return tuple(int(k) for k in np.flatnonzero(self.exact))
+
+    @cached_property
+    def weightless(self) -> tuple[int, ...]:
+        """Numbers of the components of weight zero."""
+        return tuple(int(k) for k in np.flatnonzero(~np.isfinite(self.log_weights)))
+
+    @cached_property
     def mostly_phi(self) -> bool:
         """Whether the products with Phi run over all components, also the exact ones, whose rows are then replaced."""
         return (not self.kind.pooled and 2 * int(self.exact.sum()) <= self.n_components) or not self.exact.any()
 
-    @property
+    @cached_property
     def n_statistics(self) -> int:
         """Number of sums per component."""
         return self.kind.n_statistics(self.means.shape[1], exact=bool(self.exact.any()))

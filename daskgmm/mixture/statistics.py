@@ -86,7 +86,7 @@ class Statistics:
 
     def log_likelihood(self, plan: Plan, row_set: RowSet | None) -> float:
         """Return the total log-likelihood of an E-step's parameters, nats, with what all components have in common."""
-        if plan.common_by_row or not plan.by_phi.any():
+        if plan.common_by_row or not plan.any_phi:
             return self.log_sum
         return self.log_sum + plan.kind.total_common_term(plan.precisions_cholesky, plan.origin, row_set)
 

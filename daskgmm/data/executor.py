@@ -25,9 +25,6 @@ class Executor(Protocol):
     def memory_limit(self) -> int | None:
         """Return the bytes that one task may use, the smallest over all workers, or None where nothing limits them."""
 
-    def n_threads(self) -> int:
-        """Return how many tasks run at once."""
-
 
 class LocalExecutor:
     """Dask's own schedulers in this process: the configured one, threads by default."""
@@ -38,11 +35,6 @@ class LocalExecutor:
 
     def memory_limit(self) -> int | None:
         return None
-
-    def n_threads(self) -> int:
-        from dask.system import CPU_COUNT
-
-        return int(CPU_COUNT)
 
 
 class ClientExecutor:
@@ -60,9 +52,6 @@ class ClientExecutor:
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         limits = [w["memory_limit"] // w["nthreads"] for w in workers if w["memory_limit"]]
         return min(limits, default=None)
-
-    def n_threads(self) -> int:
-        return sum(self.client.nthreads().values())
 
 
 def current_executor() -> Executor:

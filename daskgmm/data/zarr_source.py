@@ -37,7 +37,7 @@ class ZarrSource:
     -----
     An edge is the border of a chunk, or of an inner chunk of a shard: zarr reads the index of the shard and decodes
     the inner chunks asked for, no others (a shard with further codecs around it counts as one chunk). A whole shard
-    is fetched in one request, its parts one by one: `shard_rows` says where whole shards begin.
+    is fetched in one request, its parts one by one.
     """
 
     def __init__(self, array: zarr.Array[Any], location: ZarrLocation | None, *, argument: str = "X") -> None:
@@ -48,7 +48,6 @@ class ZarrSource:
         self._location = location
         self._zarr_format = int(array.metadata.zarr_format)
         self._chunk_shape = _readable_chunks(array, argument, self.label)
-        self.shard_rows = _shard_rows(array)
         self._reader = ZarrReader(location, self.label, array.shape, self.dtype.str, array=array)
 
     @classmethod
@@ -246,11 +245,3 @@ def _readable_chunks(array: zarr.Array[Any], argument: str, label: str) -> tuple
             "Rechunk it to regular chunks."
         ) from error
     return max(1, int(chunks[0])), max(1, int(chunks[1])) if len(chunks) == 2 else 1
-
-
-def _shard_rows(array: zarr.Array[Any]) -> int | None:
-    """Return the rows of a shard; None without shards, or with shards of several sizes."""
-    try:
-        return None if array.shards is None else int(array.shards[0])
-    except NotImplementedError:
-        return None

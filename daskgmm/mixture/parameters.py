@@ -62,11 +62,6 @@ class Parameters:
         with np.errstate(divide="ignore"):
             return np.log(self.weights)
 
-    def is_finite(self) -> bool:
-        """Return whether every number of the mixture is finite."""
-        arrays = (self.weights, self.means, self.covariances, self.precisions_cholesky)
-        return all(bool(np.isfinite(a).all()) for a in arrays)
-
 
 def check_weights(weights: Any, n_components: int) -> Floats:
     """Return given mixing weights as (n_components,) float64; an OptionError says what is wrong with them."""

@@ -39,9 +39,6 @@ class Limited:
     def compute(self, graph: Any, keys: Any, *, travels: bool) -> Any:
         raise AssertionError("nothing is computed")
 
-    def n_threads(self) -> int:
-        return 1
-
 
 class Unreadable(WrapperStore[Any]):
     """A store whose chunks may not be read."""

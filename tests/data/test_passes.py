@@ -87,9 +87,6 @@ class CountingExecutor:
     def memory_limit(self) -> int | None:
         return None
 
-    def n_threads(self) -> int:
-        return 1
-
 
 class Pieces(ArraySource):
     """An array in memory with short chunks."""

@@ -7,7 +7,9 @@ from pathlib import Path
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # The tools of the tests themselves need no floor: only what a user installs.
 extras = project["optional-dependencies"]
-requirements = project["dependencies"] + [line for extra in ("s3", "http", "plot", "demo") for line in extras[extra]]
+requirements = project["dependencies"] + [
+    line for extra in ("s3", "http", "compiled", "plot", "demo") for line in extras[extra]
+]
 for requirement in requirements:
     name, *version = re.split(r">=", requirement)
     if version:

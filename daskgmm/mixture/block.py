@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,23 +47,23 @@ class Block:
 def block_length(n_features: int) -> int:
     """Return the number of rows of a block: a function of n_features alone.
 
-    Measured for 1 to 128 features: shorter blocks pay for the interpreter, longer ones fall out of the cache (1.1 to
-    1.4 times slower on either side). Blocks are part of what makes a result reproducible to the bit, so nothing at run
-    time may change it.
+    Measured for 1 to 128 features: shorter blocks pay for the interpreter, longer ones fall out of the cache and out of
+    what OpenBLAS multiplies without packing (1.1 to 1.4 times slower on either side). Blocks are part of what makes a
+    result reproducible to the bit, so nothing at run time may change it.
     """
-    return next((length for most, length in ((4, 8192), (16, 2048), (32, 1024)) if n_features <= most), 512)
+    return next((length for most, length in ((4, 8192), (32, 1024)) if n_features <= most), 256)
 
 
 class Workspace:
-    """Named float64 buffers, kept from block to block: touching fresh memory costs more than filling it."""
+    """Named buffers, kept from block to block: touching fresh memory costs more than filling it."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, Floats] = {}
+        self._buffers: dict[tuple[str, Any], NDArray[Any]] = {}
 
-    def get(self, name: str, shape: tuple[int, ...]) -> Floats:
-        """Return the buffer `name` as an uninitialised C-ordered array of `shape`, float64."""
+    def get(self, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> NDArray[Any]:
+        """Return the buffer `name` as an uninitialised C-ordered array of `shape` and `dtype`."""
         size = prod(shape)
-        buffer = self._buffers.get(name)
+        buffer = self._buffers.get((name, dtype))
         if buffer is None or buffer.size < size:
-            buffer = self._buffers[name] = np.empty(size)
+            buffer = self._buffers[name, dtype] = np.empty(size, dtype)
         return buffer[:size].reshape(shape)

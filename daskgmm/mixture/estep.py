@@ -7,36 +7,59 @@ two matrix products cost 4 N K F flops, F about D^2/2; the exact form costs the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from threading import local
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.errors import ClusterError
 from daskgmm.mixture.block import Block, Workspace
-from daskgmm.mixture.plan import Plan, fill_phi
+from daskgmm.mixture.plan import DOUBLE, Plan, fill_phi
 from daskgmm.mixture.statistics import Statistics
 
 Floats = NDArray[np.float64]
 
-#: Responsibilities below exp(-A) become exact zeros. Denormal numbers made a pass 10 to 100 times slower.
-SMALLEST_LOG_RESP = -100.0
-SMALLEST_RESP = float(np.exp(SMALLEST_LOG_RESP))
+#: Up to so many features (64 of the data, full) Phi is kept whole, and shared; above, the compiled kernel makes panels.
+LONGEST_WHOLE_PHI = 2304
+PANEL = 512
+
+_NO_WEIGHTS = np.empty(0)
+_NO_PRODUCTS = np.empty((2, 0), dtype=np.int64)
 
 
-def softmax(log_density: Floats, out_sum: Floats) -> tuple[Floats, Floats]:
+def softmax(log_density: NDArray[Any], out_sum: NDArray[Any], smallest: float = DOUBLE.smallest_log_resp) -> Any:
     """Return log-sum-exp over the components and the sums of the exponentials, each (n_rows,), for a softmax in place.
 
-    `log_density` (n_components, n_rows) becomes exp(l - max) with exact zeros below exp(-100); dividing
+    `log_density` (n_components, n_rows) becomes exp(l - max) with exact zeros below exp(smallest); dividing
     it by the sums makes it the responsibilities. (The caller divides, since it may multiply by row weights too.)
     """
     highest = log_density.max(axis=0)
     log_density -= highest
-    np.maximum(log_density, SMALLEST_LOG_RESP, out=log_density)
+    np.maximum(log_density, smallest, out=log_density)
     np.exp(log_density, out=log_density)
-    log_density -= SMALLEST_RESP
+    log_density -= np.exp(log_density.dtype.type(smallest))
     np.sum(log_density, axis=0, out=out_sum)
     highest += np.log(out_sum)
     return highest, out_sum
+
+
+def can_compile() -> bool:
+    """Return whether the compiled kernel can be used in this process: whether numba is installed."""
+    return find_spec("numba") is not None
+
+
+def _compiled() -> ModuleType:
+    try:
+        from daskgmm.mixture import compiled
+    except ImportError as error:
+        raise ClusterError(
+            f"Workers must have numba where the process that starts the fit has it; got {error}. Install "
+            "daskgmm[compiled] there too, or switch the compiled kernel off: DASK_DASKGMM__COMPILED=False."
+        ) from error
+    return compiled
 
 
 class EStep:
@@ -51,15 +74,19 @@ class EStep:
         One for each candidate.
     statistics : bool
         False for a pass that only scores: log-likelihood, weight and row count.
+    compiled : bool
+        Whether softmax, and blocks that go by Phi as a whole, are left to the compiled kernel. It is decided once for
+        a fit, because last bits depend on it.
     """
 
-    def __init__(self, plans: Sequence[Plan], *, statistics: bool = True) -> None:
+    def __init__(self, plans: Sequence[Plan], *, statistics: bool = True, compiled: bool = False) -> None:
         self.plans = tuple(plans)
         self.statistics = statistics
+        self.compiled = compiled
         self._local = local()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_estep, (self.plans, self.statistics))
+        return (_estep, (self.plans, self.statistics, self.compiled))
 
     def zero(self) -> list[Statistics]:
         """Return the state of no rows."""
@@ -71,7 +98,10 @@ class EStep:
             self._local.work = Workspace()
         densities = Densities(block.x, self._local.work)
         for plan, total in zip(self.plans, state, strict=True):
-            total.add(self._block_values(plan, densities, block))
+            if self.compiled and self.statistics and plan.one_call:
+                densities.add_in_one_call(plan, block, total)
+            else:
+                total.add(self._block_values(plan, densities, block))
         return state
 
     def finish(self, state: list[Statistics]) -> list[Statistics]:
@@ -83,27 +113,25 @@ class EStep:
         return [a.merge(b) for a, b in zip(state, other, strict=True)]
 
     def _block_values(self, plan: Plan, densities: Densities, block: Block) -> Floats:
-        work, n_rows = self._local.work, block.x.shape[1]
-        values: Floats = work.get("values", (plan.n_components * plan.n_statistics + 3,))
-        resp = densities.log_density(plan, keep_z=self.statistics, complete=plan.common_by_row or not self.statistics)
-        log_likelihood, total = softmax(resp, work.get("sum", (n_rows,)))
-        if block.weights is None:
-            values[-3] = log_likelihood.sum()
-            np.divide(1.0, total, out=total)
-        else:
-            values[-3] = np.dot(log_likelihood, block.weights)
-            np.divide(block.weights, total, out=total)
-        values[-2], values[-1] = block.total_weight, block.n_rows
+        values: Floats = self._local.work.get("values", (plan.n_components * plan.n_statistics + 3,))
+        complete = plan.common_by_row or not self.statistics
+        resp = densities.log_density(plan, keep_z=self.statistics, complete=complete)
+        log_likelihood = densities.responsibilities(plan, resp, block.weights, compiled=self.compiled)
         if self.statistics:
-            resp *= total
             densities.statistics(plan, resp, values[:-3].reshape(plan.n_components, -1))
         else:
             values[:-3] = 0.0
+        values[-3:] = _totals(log_likelihood, block)
         return values
 
 
-def _estep(plans: Sequence[Plan], statistics: bool) -> EStep:
-    return EStep(plans, statistics=statistics)
+def _totals(log_likelihood: Floats, block: Block) -> tuple[float, float, int]:
+    total = log_likelihood.sum() if block.weights is None else np.dot(log_likelihood, block.weights)
+    return float(total), block.total_weight, block.n_rows
+
+
+def _estep(plans: Sequence[Plan], statistics: bool, compiled: bool) -> EStep:
+    return EStep(plans, statistics=statistics, compiled=compiled)
 
 
 class Densities:
@@ -111,11 +139,13 @@ class Densities:
 
     def __init__(self, x: Floats, work: Workspace) -> None:
         self._x, self._work = x, work
-        self._phi: Floats | None = None
-        self._phi_of: tuple[str, bytes] | None = None
+        self._phi: NDArray[Any] | None = None
+        self._phi_of: tuple[str, str, bytes] | None = None
 
-    def log_density(self, plan: Plan, *, keep_z: bool = False, complete: bool = False) -> Floats:
+    def log_density(self, plan: Plan, *, keep_z: bool = False, complete: bool = False) -> NDArray[Any]:
         """Return log of weight times density, (n_components, n_rows), nats: a buffer, valid until the next call.
+
+        It has the dtype of the plan's precision.
 
         Parameters
         ----------
@@ -126,8 +156,7 @@ class Densities:
             Whether to add the term that a tied mixture has in common; responsibilities do not need it, and the total
             log-likelihood only if the plan says so.
         """
-        n_rows = self._x.shape[1]
-        result = self._work.get("log_density", (plan.n_components, n_rows))
+        result = self._density_buffer(plan)
         if plan.any_phi:
             self._by_phi(plan, result, complete=complete)
         if plan.exact_components:
@@ -136,10 +165,52 @@ class Densities:
             result[k] = -np.inf
         return result
 
-    def statistics(self, plan: Plan, resp: Floats, out: Floats) -> None:
+    def responsibilities(
+        self, plan: Plan, log_density: NDArray[Any], weights: Floats | None, *, compiled: bool
+    ) -> Floats:
+        """Return log-sum-exp of each row, (n_rows,), nats, and turn `log_density` into weighted responsibilities."""
+        n_rows, smallest = log_density.shape[1], plan.precision.smallest_log_resp
+        if compiled:
+            log_likelihood: Floats = self._work.get("log_likelihood", (n_rows,))
+            scratch = self._work.get("softmax", (2, n_rows), log_density.dtype.type)
+            low = log_density.dtype.type(smallest)
+            w = _NO_WEIGHTS if weights is None else weights
+            _compiled().softmax(log_density, w, log_likelihood, scratch, low)
+            return log_likelihood
+        total = self._work.get("sum", (n_rows,), log_density.dtype.type)
+        highest, total = softmax(log_density, total, smallest)
+        log_density *= np.divide(1.0 if weights is None else weights, total, out=total, casting="same_kind")
+        return np.asarray(highest, dtype=np.float64)
+
+    def add_in_one_call(self, plan: Plan, block: Block, total: Statistics) -> None:
+        """Add the block to the sums of a candidate: density, softmax and sums in one call of the compiled kernel."""
+        x, dtype, kernel = self._x, plan.precision.dtype, _compiled()
+        get, n_rows, n_phi = self._work.get, x.shape[1], plan.n_statistics
+        products, fill = plan.kind.products(len(x)), True
+        if products is None:
+            phi, products, fill = self._shared_phi(plan), _NO_PRODUCTS, False
+        elif n_phi <= LONGEST_WHOLE_PHI:
+            phi, fill = self._phi_buffer(plan)
+        else:
+            phi = get("panel", (PANEL, n_rows), dtype)
+        log_likelihood: Floats = get("log_likelihood", (n_rows,))
+        values, correction = total.compensated()
+        kernel.add_block(
+            x, plan.origin, products, fill, plan.transposed_parameters,
+            _NO_WEIGHTS if block.weights is None else block.weights,
+            get("shifted", x.shape, dtype), phi, self._density_buffer(plan), log_likelihood,
+            get("softmax", (2, n_rows), dtype), dtype(plan.precision.smallest_log_resp),
+            get("part", (plan.n_components * max(len(phi), n_rows),), dtype),
+            values[:-3].reshape(plan.n_components, -1), correction[:-3].reshape(plan.n_components, -1),
+        )  # fmt: skip
+        kernel.add(values[-3:], correction[-3:], np.array(_totals(log_likelihood, block)))
+
+    def statistics(self, plan: Plan, resp: NDArray[Any], out: Floats) -> None:
         """Write the sums of each component, (n_components, n_statistics), for weighted responsibilities `resp`."""
-        if plan.mostly_phi:
+        if plan.mostly_phi and plan.precision is DOUBLE:
             np.dot(resp, self._shared_phi(plan).T, out=out)
+        elif plan.mostly_phi:
+            out[...] = resp @ self._shared_phi(plan).T
         elif plan.any_phi:
             out[plan.by_phi] = resp[plan.by_phi] @ self._shared_phi(plan).T
         exact = plan.exact_components
@@ -148,11 +219,14 @@ class Densities:
         for i, k in enumerate(exact):
             # A far outlier's own component has exact zeros in nearly every block.
             if resp[k].any():
-                plan.kind.exact_statistics(z[i], resp[k], out[k], scratch)
+                plan.kind.exact_statistics(z[i], np.asarray(resp[k], dtype=np.float64), out[k], scratch)
             else:
                 out[k] = 0.0
 
-    def _by_phi(self, plan: Plan, result: Floats, *, complete: bool) -> None:
+    def _density_buffer(self, plan: Plan) -> NDArray[Any]:
+        return self._work.get("log_density", (plan.n_components, self._x.shape[1]), plan.precision.dtype)
+
+    def _by_phi(self, plan: Plan, result: NDArray[Any], *, complete: bool) -> None:
         phi = self._shared_phi(plan)
         if plan.mostly_phi:
             # Rows of exact components are written over: cheaper than gathering and scattering the others.
@@ -166,7 +240,7 @@ class Densities:
             if common is not None:
                 result += common
 
-    def _exact(self, plan: Plan, result: Floats, *, keep_z: bool) -> None:
+    def _exact(self, plan: Plan, result: NDArray[Any], *, keep_z: bool) -> None:
         exact = plan.exact_components
         z = self._work.get("z", (len(exact) if keep_z else 1, *self._x.shape))
         scratch = self._work.get("scratch", self._x.shape)
@@ -174,15 +248,23 @@ class Densities:
             z_k = z[i if keep_z else 0]
             precision_cholesky = plan.kind.component(plan.precisions_cholesky, k)
             plan.kind.standardise(self._x, plan.means[k], precision_cholesky, z_k, scratch)
-            np.einsum("dn,dn->n", z_k, z_k, out=result[k])
-            result[k] *= -0.5
-            result[k] += plan.log_constants[k]
+            squared = np.einsum("dn,dn->n", z_k, z_k, out=self._work.get("squared", (self._x.shape[1],)))
+            squared *= -0.5
+            squared += plan.log_constants[k]
+            result[k] = squared
 
-    def _shared_phi(self, plan: Plan) -> Floats:
-        key = (plan.kind.name, plan.origin.tobytes())
-        if self._phi is None or self._phi_of != key:
+    def _shared_phi(self, plan: Plan) -> NDArray[Any]:
+        phi, fill = self._phi_buffer(plan)
+        if fill:
+            fill_phi(plan.kind, self._x, plan.origin, phi)
+        return phi
+
+    def _phi_buffer(self, plan: Plan) -> tuple[NDArray[Any], bool]:
+        """Return the buffer for the Phi of a plan, and whether it must still be filled (and counts as filled now)."""
+        key = (plan.kind.name, plan.precision.name, plan.origin.tobytes())
+        fill = self._phi is None or self._phi_of != key
+        if self._phi is None or fill:
             n_features, n_rows = self._x.shape
-            self._phi = self._work.get("phi", (plan.kind.n_statistics(n_features, exact=False), n_rows))
-            fill_phi(plan.kind, self._x, plan.origin, self._phi)
-            self._phi_of = key
-        return self._phi
+            n_phi = plan.kind.n_statistics(n_features, exact=False)
+            self._phi, self._phi_of = self._work.get("phi", (n_phi, n_rows), plan.precision.dtype), key
+        return self._phi, fill

@@ -113,6 +113,10 @@ class Covariance(ABC):
     def fill_phi(self, phi: Floats, n_features: int) -> None:
         """Complete Phi, (n_phi, n_rows), whose rows before the last hold x - c already and the last ones."""
 
+    def products(self, n_features: int) -> NDArray[np.int64] | None:
+        """Return the features whose products `fill_phi` fills in, (2, n_products); None where it does not."""
+        return None
+
     def common_term(self, x: Floats, precisions_cholesky: Floats, work: Floats) -> Floats | None:
         """Return what Phi leaves out of every component's log-density, (n_rows,), nats, for x measured from the origin.
 

@@ -18,9 +18,42 @@ from daskgmm.mixture.parameters import Parameters
 Floats = NDArray[np.float64]
 Kernel = Literal["rule", "phi", "exact"]
 
-UNIT_ROUNDOFF = 2.0**-53
-#: Largest error of a log-density in units of max(1, q^2), nats, that the rule lets pass (numerically: B_k <= 1e5).
-TOLERANCE = 1e-10
+
+@dataclass(frozen=True)
+class Precision:
+    """The arithmetic of the products by Phi, and what the rule lets pass. The exact form is always in float64.
+
+    Attributes
+    ----------
+    name : {"double", "single"}
+    dtype : float64 or float32
+    unit_roundoff : float
+    tolerance : float
+        Largest error of a log-density in units of max(1, q^2), nats (numerically: B_k <= 1e5; single: 2e3).
+    hopeless : float
+        Where u B_k is above this, no probe is made.
+    smallest_log_resp : float
+        Responsibilities below exp of this become exact zeros: none is a denormal number, nor a product with one.
+    """
+
+    name: str
+    dtype: type[np.float64] | type[np.float32]
+    unit_roundoff: float
+    tolerance: float
+    hopeless: float
+    smallest_log_resp: float
+
+
+DOUBLE = Precision("double", np.float64, 2.0**-53, 1e-10, 1e-3, -100.0)
+SINGLE = Precision("single", np.float32, 2.0**-24, 1e-3, 1e-2, -60.0)
+_PRECISIONS = {p.name: p for p in (DOUBLE, SINGLE)}
+
+
+def precision_called(name: str) -> Precision:
+    """Return the precision of this name: double or single."""
+    return _PRECISIONS[name]
+
+
 #: The factor of the bound, and of the probe; 260 random mixtures and real data never exceeded it.
 SAFETY = 8.0
 
@@ -42,6 +75,7 @@ class Plan:
     common_by_row : bool
         Whether the pass adds the term that a tied mixture has in common to each row's log-likelihood, D^2 flops a row.
         Otherwise the total comes from the scatter of the row set, which is free, and exact to u s'|Sigma^-1|s only.
+    precision : Precision
     """
 
     kind: Covariance
@@ -51,14 +85,18 @@ class Plan:
     origin: Floats
     exact: NDArray[np.bool_]
     common_by_row: bool = False
+    precision: Precision = DOUBLE
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # Half of a precision Cholesky is zeros; workers derive the rest themselves, once per process.
         packed = self.kind.pack(self.precisions_cholesky)
         return (
             _unpack,
-            (self.kind.name, self.log_weights, self.means, packed, self.origin, self.exact, self.common_by_row),
-        )
+            (
+                self.kind.name, self.log_weights, self.means, packed, self.origin, self.exact, self.common_by_row,
+                self.precision.name,
+            ),
+        )  # fmt: skip
 
     @property
     def n_components(self) -> int:
@@ -108,22 +146,39 @@ class Plan:
 
     @cached_property
     def natural_parameters(self) -> Floats:
-        """Natural parameters eta of all components about the origin, (n_components, n_phi), float64.
+        """Natural parameters eta of all components about the origin, (n_components, n_phi), in the precision's dtype.
 
         A weight of zero keeps a finite constant here: an infinity would spread through the product.
         """
         constants = np.where(np.isfinite(self.log_constants), self.log_constants, 0.0)
-        return self.kind.natural_parameters(self.means - self.origin, self.precisions_cholesky, constants)
+        eta = self.kind.natural_parameters(self.means - self.origin, self.precisions_cholesky, constants)
+        return np.ascontiguousarray(eta, dtype=self.precision.dtype)
+
+    @cached_property
+    def transposed_parameters(self) -> NDArray[Any]:
+        """The same, (n_phi, n_components), C order, as the compiled kernel takes them."""
+        return np.ascontiguousarray(self.natural_parameters.T)
+
+    @cached_property
+    def one_call(self) -> bool:
+        """Whether the compiled kernel can do a block by itself: all components by Phi, nothing to add by row."""
+        return not (self.exact_components or self.weightless or self.common_by_row)
 
 
 def _unpack(
-    name: str, log_weights: Floats, means: Floats, packed: Floats, origin: Floats, exact: Any, common_by_row: bool
-) -> Plan:
+    name: str, log_weights: Floats, means: Floats, packed: Floats, origin: Floats, exact: Any, common_by_row: bool,
+    precision: str,
+) -> Plan:  # fmt: skip
     kind = covariance_kind(name)
-    return Plan(kind, log_weights, means, kind.unpack(packed, means.shape[1]), origin, exact, common_by_row)
+    precisions_cholesky = kind.unpack(packed, means.shape[1])
+    return Plan(
+        kind, log_weights, means, precisions_cholesky, origin, exact, common_by_row, precision_called(precision)
+    )
 
 
-def make_plan(parameters: Parameters, *, origin: Floats, kernel: Kernel = "rule") -> Plan:
+def make_plan(
+    parameters: Parameters, *, origin: Floats, kernel: Kernel = "rule", precision: Precision = DOUBLE
+) -> Plan:
     """Return the plan for the next pass: the rule of the design, from the parameters alone, O(K D^2) on the driver.
 
     Parameters
@@ -134,48 +189,51 @@ def make_plan(parameters: Parameters, *, origin: Floats, kernel: Kernel = "rule"
         by Phi. (It must not depend on other candidates, or a candidate's bits would.)
     kernel : {"rule", "phi", "exact"}
         "phi" and "exact" force one form, for tests and measurements.
+    precision : Precision
+        Of the components by Phi.
     """
     if kernel == "exact":
-        return _plan(parameters, origin, np.ones(parameters.n_components, dtype=bool))
+        return _plan(parameters, origin, np.ones(parameters.n_components, dtype=bool), precision)
     if kernel == "phi":
-        return _plan(parameters, origin, np.zeros(parameters.n_components, dtype=bool))
+        return _plan(parameters, origin, np.zeros(parameters.n_components, dtype=bool), precision)
     kind, n_features = parameters.kind, parameters.n_features
-    best, flagged = origin, flagged_components(parameters, origin)
+    best, flagged = origin, flagged_components(parameters, origin, precision)
     if flagged.any() and not kind.pooled:
-        for other in _other_origins(parameters, origin):
-            flagged_there = flagged_components(parameters, other)
+        for other in _other_origins(parameters, origin, precision):
+            flagged_there = flagged_components(parameters, other, precision)
             if flagged_there.sum() < flagged.sum():
                 best, flagged = other, flagged_there
     if flagged.any() and kind.pooled:
         flagged[:] = True
     if not kind.phi_pays(int((~flagged).sum()), n_features):
         flagged[:] = True
-    return _plan(parameters, best, flagged)
+    return _plan(parameters, best, flagged, precision)
 
 
-def flagged_components(parameters: Parameters, origin: Floats) -> NDArray[np.bool_]:
-    """Return the components that Phi about `origin` cannot compute to `TOLERANCE`, (n_components,), bool.
+def flagged_components(parameters: Parameters, origin: Floats, precision: Precision = DOUBLE) -> NDArray[np.bool_]:
+    """Return the components that Phi about `origin` cannot compute to the tolerance, (n_components,), bool.
 
     The bound 8 u B_k decides, but is 20 to 150 times pessimistic for correlated features; where it flags a component
     that is not hopeless, a probe of 32 points around it measures the error.
     """
     kind = parameters.kind
-    bound = kind.bound(parameters.means, parameters.precisions_cholesky, origin) * UNIT_ROUNDOFF
-    flagged = ~(SAFETY * bound <= TOLERANCE)
-    doubtful = np.flatnonzero(flagged & (bound < 1e-3))
+    bound = kind.bound(parameters.means, parameters.precisions_cholesky, origin) * precision.unit_roundoff
+    flagged = ~(SAFETY * bound <= precision.tolerance)
+    doubtful = np.flatnonzero(flagged & (bound < precision.hopeless))
     if len(doubtful):
-        plan = _plan(parameters, origin, np.zeros(parameters.n_components, dtype=bool))
-        flagged[doubtful] = ~(SAFETY * _probe(plan, doubtful) <= TOLERANCE)
+        plan = _plan(parameters, origin, np.zeros(parameters.n_components, dtype=bool), precision)
+        flagged[doubtful] = ~(SAFETY * _probe(plan, doubtful) <= precision.tolerance)
     return flagged
 
 
-def _plan(parameters: Parameters, origin: Floats, exact: NDArray[np.bool_]) -> Plan:
+def _plan(parameters: Parameters, origin: Floats, exact: NDArray[np.bool_], precision: Precision) -> Plan:
     p, c = parameters, np.asarray(origin, dtype=np.float64)
     # The bound with every mean at the origin, s'|Sigma^-1|s, is what correlation alone costs a sum over rows.
     common_by_row = p.kind.pooled and not (
-        SAFETY * UNIT_ROUNDOFF * float(p.kind.bound(c[np.newaxis], p.precisions_cholesky, c)[0]) <= TOLERANCE
+        SAFETY * DOUBLE.unit_roundoff * float(p.kind.bound(c[np.newaxis], p.precisions_cholesky, c)[0])
+        <= DOUBLE.tolerance
     )
-    return Plan(p.kind, p.log_weights, p.means, p.precisions_cholesky, c, exact, common_by_row)
+    return Plan(p.kind, p.log_weights, p.means, p.precisions_cholesky, c, exact, common_by_row, precision)
 
 
 def _probe(plan: Plan, components: Sequence[int] | NDArray[np.int64]) -> Floats:
@@ -187,7 +245,7 @@ def _probe(plan: Plan, components: Sequence[int] | NDArray[np.int64]) -> Floats:
     n_features = plan.means.shape[1]
     z = _probe_points(n_features)
     unit = np.maximum(1.0, np.einsum("dn,dn->n", z, z))
-    phi = np.empty((plan.kind.n_statistics(n_features, exact=False), z.shape[1]))
+    phi = np.empty((plan.kind.n_statistics(n_features, exact=False), z.shape[1]), plan.precision.dtype)
     z_exact, worst = np.empty_like(z), np.empty(len(components))
     for i, k in enumerate(components):
         precision_cholesky = plan.kind.component(plan.precisions_cholesky, int(k))
@@ -196,17 +254,20 @@ def _probe(plan: Plan, components: Sequence[int] | NDArray[np.int64]) -> Floats:
         constant = plan.log_constants[k] if np.isfinite(plan.log_constants[k]) else 0.0
         exact = constant - 0.5 * np.einsum("dn,dn->n", z_exact, z_exact)
         shifted = fill_phi(plan.kind, x, plan.origin, phi)
-        by_phi = plan.natural_parameters[k] @ phi
+        by_phi = (plan.natural_parameters[k] @ phi).astype(np.float64)
         common = plan.kind.common_term(shifted, plan.precisions_cholesky, np.empty_like(x))
         worst[i] = (np.abs(by_phi + (0.0 if common is None else common) - exact) / unit).max()
     return worst
 
 
-def fill_phi(kind: Covariance, x: Floats, origin: Floats, phi: Floats) -> Floats:
-    """Fill Phi(x - origin), (n_phi, n_rows), and return its rows x - origin, (n_features, n_rows), a view."""
+def fill_phi(kind: Covariance, x: Floats, origin: Floats, phi: NDArray[Any]) -> NDArray[Any]:
+    """Fill Phi(x - origin), (n_phi, n_rows), and return its rows x - origin, (n_features, n_rows), a view.
+
+    Rows are shifted in float64, then rounded to the dtype of `phi`.
+    """
     n_features = x.shape[0]
     shifted = phi[-1 - n_features : -1]
-    np.subtract(x, origin[:, np.newaxis], out=shifted)
+    np.subtract(x, origin[:, np.newaxis], out=shifted, casting="same_kind")
     phi[-1] = 1.0
     kind.fill_phi(phi, n_features)
     return shifted
@@ -228,9 +289,9 @@ def _probe_points(n_features: int) -> Floats:
     return z
 
 
-def _other_origins(parameters: Parameters, origin: Floats) -> list[Floats]:
+def _other_origins(parameters: Parameters, origin: Floats, precision: Precision) -> list[Floats]:
     """Return further origins: the weighted median of the means, and the reweighted precision-weighted mean."""
-    return [_weighted_median(parameters), *_reweighted(parameters, origin)]
+    return [_weighted_median(parameters), *_reweighted(parameters, origin, precision)]
 
 
 def _weighted_median(parameters: Parameters) -> Floats:
@@ -242,14 +303,14 @@ def _weighted_median(parameters: Parameters) -> Floats:
     return median
 
 
-def _reweighted(parameters: Parameters, origin: Floats) -> list[Floats]:
+def _reweighted(parameters: Parameters, origin: Floats, precision: Precision) -> list[Floats]:
     """Return the origin after six steps of weighting by 1 / (B0 + B_k): near tight components, deaf to outliers."""
     p, n_features = parameters, parameters.n_features
     precisions = p.kind.precisions(p.precisions_cholesky)
     if precisions.ndim == 1:
         precisions = np.repeat(precisions[:, np.newaxis], n_features, axis=1)
     diagonal, c = precisions.ndim == 2, origin
-    smallest = TOLERANCE / (SAFETY * UNIT_ROUNDOFF)
+    smallest = precision.tolerance / (SAFETY * precision.unit_roundoff)
     for _ in range(6):
         w = 1 / (smallest + p.kind.bound(p.means, p.precisions_cholesky, c))
         if diagonal:

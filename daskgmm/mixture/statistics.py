@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.mixture.kind import RowSet
-from daskgmm.mixture.plan import Plan
+from daskgmm.mixture.plan import DOUBLE, Plan
 
 Floats = NDArray[np.float64]
 
@@ -47,6 +47,12 @@ class Statistics:
         np.subtract(self._scratch, self.values, out=self._correction)
         self._correction -= values
         self.values, self._scratch = self._scratch, self.values
+
+    def compensated(self) -> tuple[Floats, Floats]:
+        """Return the sums and what they lack, two buffers for a kernel that adds as `add` does."""
+        if self._correction is None:
+            self._correction, self._scratch = np.zeros_like(self.values), np.empty_like(self.values)
+        return self.values, self._correction
 
     def settled(self) -> Statistics:
         """Return the sums alone, as they travel and merge."""
@@ -152,11 +158,14 @@ def _restored(central: Floats, first: Floats, plan: Plan) -> Floats:
     rows). With the rounding error itself added the variance stays positive, and the next pass, about the new
     mean, has it right. A move of less than 1e3 *old* ones loses nothing: a collapsed component shows as one.
     """
-    error = 8 * 2.0**-53 * first * first
+    exact = plan.exact[:, np.newaxis]
+    error = 8 * np.where(exact, DOUBLE.unit_roundoff, plan.precision.unit_roundoff) * first * first
     variances = plan.kind.variances(central)
     lost = 1e-3 * variances < error
     if not lost.any():
         return central
     old = plan.kind.variances(plan.kind.covariances(plan.precisions_cholesky))
-    lost &= first * first > 1e6 * np.where(plan.exact[:, np.newaxis], 1.0, old)
+    # In single precision any move may lose it; the next pass has such a component in the exact form.
+    moved = first * first > 1e6 * np.where(exact, 1.0, old)
+    lost &= moved if plan.precision is DOUBLE else moved | ~exact
     return plan.kind.add_variances(central, np.where(lost, np.maximum(error * first.shape[1], -2 * variances), 0.0))

@@ -54,10 +54,15 @@ def blocks_of(X: Any, row_weights: Any = None, cuts: Sequence[int] | None = None
 
 
 def one_pass(
-    X: Any, plans: Sequence[Plan], row_weights: Any = None, cuts: Sequence[int] | None = None
+    X: Any,
+    plans: Sequence[Plan],
+    row_weights: Any = None,
+    cuts: Sequence[int] | None = None,
+    *,
+    compiled: bool = False,
 ) -> list[Statistics]:
     """Return the statistics of each plan over all rows."""
-    estep = EStep(plans)
+    estep = EStep(plans, compiled=compiled)
     state = estep.zero()
     for block in blocks_of(X, row_weights, cuts):
         state = estep.update(state, block)

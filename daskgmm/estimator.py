@@ -64,6 +64,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     verbose_interval : int, default=10
     non_finite : {"error", "drop"}, default="error"
         What to do with rows that hold a NaN or an infinity. Dropped rows are predicted as -1 or NaN.
+    precision : {"double", "single"}, default="double"
+        Arithmetic of the large matrix products. "single" is about 1.8 times faster and good to 1e-3 nats a row in the
+        log-density; components for which it is not, and the final log-likelihood, are computed in double precision.
+    cache : {"auto", True, False}, default="auto"
+        Whether rows of a Zarr array stay in memory, decoded, after the first pass: if all of them fit in half of the
+        workers' memory limits; as many as fit; or none. Later passes read the rest. The result has the same bits.
+        (A Dask array is yours to persist.)
 
     Attributes
     ----------
@@ -118,6 +125,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         verbose: int = 0,
         verbose_interval: int = 10,
         non_finite: str = "error",
+        precision: str = "double",
+        cache: Any = "auto",
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -134,6 +143,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.verbose = verbose
         self.verbose_interval = verbose_interval
         self.non_finite = non_finite
+        self.precision = precision
+        self.cache = cache
 
     # -- fitting ---------------------------------------------------------------------------------------------
     def fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Self:
@@ -272,7 +283,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _options(self) -> FitOptions:
         names = (
             "n_components", "covariance_type", "tol", "reg_covar", "max_iter", "n_init", "init_params",
-            "weights_init", "means_init", "precisions_init", "non_finite",
+            "weights_init", "means_init", "precisions_init", "non_finite", "precision", "cache",
         )  # fmt: skip
         return FitOptions(**{name: getattr(self, name) for name in names}, seed=self._seed())
 

@@ -25,13 +25,13 @@ from zarr.abc.store import SuffixByteRequest
 from zarr.storage import MemoryStore, WrapperStore
 
 from daskgmm import GaussianMixture
-from daskgmm.data.memory import Need, peak_worker_bytes
+from daskgmm.data.memory import peak_worker_bytes
 from daskgmm.data.opening import open_source
 from daskgmm.data.output import write_predictions
 from daskgmm.data.partition import MIB
 from daskgmm.data.passes import pass_graph
 from daskgmm.data.rows import Rows
-from daskgmm.fitting.fit import state_bytes
+from daskgmm.fitting.fit import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
@@ -48,7 +48,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Path of 20,000 rows in 40 chunks and 20 partitions; partitions are planned in this process only."""
     monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 32_000)
     zarr.create_array(tmp_path / "X.zarr", data=CASE.X, chunks=(500, 4))
-    assert Rows.plan(open_source(tmp_path / "X.zarr"), None, state_bytes=0).n_partitions == 20
+    assert Rows.plan(open_source(tmp_path / "X.zarr"), None).n_partitions == 20
     return tmp_path / "X.zarr"
 
 
@@ -159,13 +159,19 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
-def test_each_chunk_is_read_once_a_pass(layout: str, scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cache", [False, "auto"])
+def test_each_chunk_is_read_once_a_pass(
+    layout: str, scheduler: str, cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once in the whole fit where the rows stay in memory."""
     monkeypatch.setattr("daskgmm.data.partition.IN_PROCESS_BYTES", 64_000)
     monkeypatch.setattr("daskgmm.data.partition.RUN_BYTES", 24_000)
     options, n_chunks = LAYOUTS[layout]
     with dask.config.set(scheduler=scheduler), counted(CASE.X, **options) as (array, reads):
-        mixture = GaussianMixture(3, random_state=0, n_init=2, init_params="k-means++", tol=0.01).fit(array)
-        assert set(reads.counts.values()) == {mixture.n_passes_}
+        mixture = GaussianMixture(3, random_state=0, n_init=2, init_params="k-means++", tol=0.01, cache=cache).fit(
+            array
+        )
+        assert set(reads.counts.values()) == {1 if cache else mixture.n_passes_}
         assert mixture.n_passes_ == mixture.history_[-1]["pass"] >= 4
         assert n_chunks is None or len(reads.counts) == n_chunks
         for action in "score", "bic", "predict", "predict_proba":
@@ -179,7 +185,7 @@ def test_each_chunk_is_read_once_a_pass(layout: str, scheduler: str, monkeypatch
 def test_weights_are_read_once_a_pass_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daskgmm.data.partition.IN_PROCESS_BYTES", 64_000)
     with counted(CASE.X, chunks=(300, 4)) as (X, of_rows), counted(np.ones(20_000), chunks=(300,)) as (w, of_weights):
-        mixture = GaussianMixture(3, random_state=0, tol=0.01).fit(X, sample_weight=w)
+        mixture = GaussianMixture(3, random_state=0, tol=0.01, cache=False).fit(X, sample_weight=w)
         assert set(of_rows.counts.values()) == set(of_weights.counts.values()) == {mixture.n_passes_}
 
 
@@ -210,9 +216,8 @@ def test_a_pass_over_a_hundred_thousand_chunks_has_few_tasks(tmp_path: Path, chu
     shape = (chunk_rows * n_chunks, 64)
     zarr.create_array(tmp_path / "X.zarr", shape=shape, chunks=(chunk_rows, 64), dtype="f4")  # metadata alone
     work = EStep(candidates(10, 50, 64))
-    options = FitOptions(50)
     began = time.process_time()  # of this process: others share the machine
-    rows = Rows.plan(open_source(tmp_path / "X.zarr"), None, state_bytes=state_bytes(options, 64))
+    rows = Rows.plan(open_source(tmp_path / "X.zarr"), None)
     graph, keys = pass_graph(work, rows, name="pass")
     seconds = time.process_time() - began
     assert seconds < 2
@@ -228,7 +233,6 @@ def test_ten_large_candidates_go_in_one_pass_without_a_warning(
 ) -> None:
     """Warnings are errors here, and distributed warns of a large graph."""
     monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 1)
-    monkeypatch.setattr("daskgmm.data.partition.BYTES_PER_STATE_BYTE", 0)
     X = np.random.default_rng(0).standard_normal((3000, 64)).astype("f4")
     zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(1000, 64))
     mixture = GaussianMixture(50, n_init=10, max_iter=2, tol=1e9, init_params="random", random_state=0, reg_covar=1e-2)
@@ -313,8 +317,8 @@ def test_a_store_larger_than_memory(tmp_path: Path) -> None:
     assert disk_bytes(tmp_path) < 300e6
     source = open_source(tmp_path / "X.zarr")
     options = FitOptions(3, "diag")
-    rows = Rows.plan(source, None, state_bytes=state_bytes(options, 32))
-    stated = peak_worker_bytes(rows, Need(options.kind, 3))
+    rows = Rows.plan(source, None)
+    stated = peak_worker_bytes(rows, fit_need(options, source))
     assert stated < 512 * MIB, "or prefetch would be given up"
     with (
         LocalCluster(

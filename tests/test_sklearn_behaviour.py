@@ -67,7 +67,7 @@ def test_estimator_check(estimator: Any, check: Any) -> None:
 def test_parameters_are_those_of_scikit_learn() -> None:
     ours, theirs = GaussianMixture().get_params(), mixture.GaussianMixture().get_params()
     assert theirs.items() <= ours.items()
-    assert set(ours) - set(theirs) == {"non_finite"}
+    assert set(ours) - set(theirs) == {"cache", "non_finite", "precision"}
 
 
 def test_clone_and_set_params() -> None:

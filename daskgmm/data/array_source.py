@@ -25,6 +25,7 @@ class _UnchunkedSource:
     n_features: int
     dtype: np.dtype[Any]
     travels: bool
+    decodes = False
     _reader: Any
     _kind: str
     _location: str | None

@@ -38,6 +38,7 @@ class DaskSource:
     def __init__(self, array: Any, *, argument: str = "X") -> None:
         self.label = "Dask array"
         self.travels = True
+        self.decodes = False
         array, self.counted = _with_known_rows(array, argument, self.label)
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
         self.n_rows, self.n_features = checked_shape(array.shape, self.dtype, argument=argument, label=self.label)

@@ -2,39 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import dask
 from dask import threaded
-from dask.base import get_scheduler
+from dask.base import annotate, get_scheduler
+from dask.local import get_sync
+from dask.system import CPU_COUNT
+from dask.task_spec import DataNode
 
 from daskgmm.data.blas import blas_limit
 from daskgmm.errors import ClusterError
+
+#: Addresses of workers by the keys of tasks or results.
+Places = Mapping[Any, Sequence[str]]
 
 #: Attempts beyond the first that a task gets where it fails (a store that hiccups, not bad data).
 RETRIES = 2
 
 
+@dataclass(frozen=True)
+class Room:
+    """A process that runs tasks: the bytes that it may take, and its threads."""
+
+    limit_bytes: int
+    n_threads: int
+
+
+class Held(Protocol):
+    """Results that stay where they were computed, as inputs of later graphs."""
+
+    def nodes(self) -> dict[Any, Any]:
+        """Return the nodes that a graph needs to refer to the results by their keys."""
+
+    def places(self) -> Places:
+        """Return the addresses of the workers that hold each key; empty where there are no workers."""
+
+    def release(self) -> None:
+        """Let the results go."""
+
+
 class Executor(Protocol):
     """Computes keys of a graph."""
 
-    def compute(self, graph: dict[Any, Any], keys: list[Any], *, travels: bool) -> list[Any]:
-        """Return the values of `keys`; where the input does not travel, computed in this process."""
+    def compute(
+        self,
+        graph: dict[Any, Any],
+        keys: list[Any],
+        *,
+        travels: bool,
+        places: Places | None = None,
+    ) -> list[Any]:
+        """Return the values of `keys`; where the input does not travel, computed in this process.
+
+        Tasks named in `places` run on one of these workers while one of them lives.
+        """
+
+    def hold(self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool) -> tuple[list[Any], Held]:
+        """Return the values of `keys`, and the results of the tasks `held` where they are."""
 
     def memory_limit(self) -> int | None:
         """Return the bytes that one task may use, the smallest over all workers, or None where nothing limits them."""
+
+    def n_threads(self) -> int | None:
+        """Return the threads of all workers, or None where states stay in this process."""
+
+    def rooms(self, *, travels: bool) -> list[Room]:
+        """Return the processes whose memory is known, and in which a result can stay."""
 
 
 class LocalExecutor:
     """Dask's own schedulers in this process: the configured one, threads by default."""
 
-    def compute(self, graph: dict[Any, Any], keys: list[Any], *, travels: bool) -> list[Any]:
-        run = (get_scheduler() if travels else None) or threaded.get
-        return list(run(graph, keys))
+    def compute(
+        self,
+        graph: dict[Any, Any],
+        keys: list[Any],
+        *,
+        travels: bool,
+        places: Places | None = None,
+    ) -> list[Any]:
+        return list(_local_scheduler(travels)(graph, keys))
+
+    def hold(self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool) -> tuple[list[Any], Held]:
+        return _hold_here(_local_scheduler(travels), graph, keys, held)
 
     def memory_limit(self) -> int | None:
         return None
+
+    def n_threads(self) -> int | None:
+        return None
+
+    def rooms(self, *, travels: bool) -> list[Room]:
+        run = _local_scheduler(travels)
+        return _own_room(self.memory_limit()) if run in (threaded.get, get_sync) else []
 
 
 class ClientExecutor:
@@ -43,15 +107,92 @@ class ClientExecutor:
     def __init__(self, client: Any) -> None:
         self.client = client
 
-    def compute(self, graph: dict[Any, Any], keys: list[Any], *, travels: bool) -> list[Any]:
+    def compute(
+        self,
+        graph: dict[Any, Any],
+        keys: list[Any],
+        *,
+        travels: bool,
+        places: Places | None = None,
+    ) -> list[Any]:
         if not travels:
             return list(threaded.get(graph, keys))
-        return list(self.client.get(graph, keys, retries=RETRIES))
+        if not places:
+            return list(self.client.get(graph, keys, retries=RETRIES))
+        with annotate(workers=_Places(places), allow_other_workers=True):
+            return list(self.client.get(graph, keys, retries=RETRIES))
+
+    def hold(self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool) -> tuple[list[Any], Held]:
+        if not travels:
+            return _hold_here(threaded.get, graph, keys, held)
+        futures = self.client.get(graph, keys + held, retries=RETRIES, sync=False)
+        kept = HeldFutures(self.client, futures[len(keys) :])
+        try:
+            return list(self.client.gather(futures[: len(keys)])), kept
+        except BaseException:
+            kept.release()
+            raise
+        finally:
+            for future in futures[: len(keys)]:
+                future.release()
 
     def memory_limit(self) -> int | None:
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        limits = [w["memory_limit"] // w["nthreads"] for w in workers if w["memory_limit"]]
+        limits = [room.limit_bytes // room.n_threads for room in self.rooms(travels=True)]
         return min(limits, default=None)
+
+    def n_threads(self) -> int | None:
+        return int(sum(self.client.nthreads().values()))
+
+    def rooms(self, *, travels: bool) -> list[Room]:
+        if not travels:
+            return _own_room(None)
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return [Room(w["memory_limit"], w["nthreads"]) for w in workers if w["memory_limit"]]
+
+
+class HeldHere:
+    """Results in this process."""
+
+    def __init__(self, results: dict[Any, Any]) -> None:
+        self._results = results
+
+    def nodes(self) -> dict[Any, Any]:
+        return {key: DataNode(key, value) for key, value in self._results.items()}
+
+    def places(self) -> Places:
+        return {}
+
+    def release(self) -> None:
+        self._results = {}
+
+
+class HeldFutures:
+    """Results on workers: the scheduler computes again what is lost with one of them, and nothing else."""
+
+    def __init__(self, client: Any, futures: list[Any]) -> None:
+        self._client, self._futures = client, futures
+
+    def nodes(self) -> dict[Any, Any]:
+        return {}  # a scheduler knows the keys of its futures
+
+    def places(self) -> Places:
+        found: Places = self._client.who_has(self._futures)
+        return found
+
+    def release(self) -> None:
+        for future in self._futures:
+            future.release()
+        self._futures = []
+
+
+class _Places:
+    """The workers of each task, as an annotation: distributed calls it with the key."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = dict(places)
+
+    def __call__(self, key: Any) -> list[str]:
+        return list(self._places.get(key, ()))
 
 
 def current_executor() -> Executor:
@@ -83,3 +224,21 @@ def one_blas_thread(executor: Executor | None) -> Iterator[None]:
 
         with limit_workers(client):
             yield
+
+
+def _local_scheduler(travels: bool) -> Callable[..., Any]:
+    run: Callable[..., Any] = (get_scheduler() if travels else None) or threaded.get
+    return run
+
+
+def _hold_here(
+    run: Callable[..., Any], graph: dict[Any, Any], keys: list[Any], held: list[Any]
+) -> tuple[list[Any], Held]:
+    values = list(run(graph, keys + held))
+    return values[: len(keys)], HeldHere(dict(zip(held, values[len(keys) :], strict=True)))
+
+
+def _own_room(limit: int | None) -> list[Room]:
+    from distributed.system import MEMORY_LIMIT  # (0.4 s, which only a fit that may keep rows pays)
+
+    return [Room(limit or MEMORY_LIMIT, dask.config.get("num_workers", None) or CPU_COUNT)]

@@ -42,6 +42,10 @@ class Need:
     n_candidates: int = 1
     extra_bytes: int = 0
 
+    def state_bytes(self, n_features: int) -> int:
+        """Return the bytes of the states of all candidates, in either form."""
+        return self.n_candidates * 8 * (self.n_components * self.kind.n_statistics(n_features, exact=True) + 3)
+
 
 def peak_worker_bytes(rows: Rows, need: Need) -> int:
     """Return the bytes that a worker with one thread takes at peak, interpreter included, in any pass.
@@ -125,8 +129,9 @@ def _kernel_bytes(kind: Covariance, n_components: int, n_features: int) -> int:
 def _candidate_bytes(rows: Rows, kind: Covariance, n_components: int) -> int:
     """Return the bytes of a candidate on a worker: parameters, packed and derived, and states.
 
-    A worker alone keeps FAN_IN - 1 states at each level of the tree until their merge, and some five in the making
-    (measured, 50 components of 64 features, 64 partitions: 19.5 states for each of ten candidates; stated 23).
+    A worker alone keeps FAN_IN - 1 states at each level of merges until their own, some five in the making (measured,
+    50 components of 64 features, 64 partitions: 19.5 states for each of ten candidates; stated 23), three on the way
+    up within a merge, and one a level of the binary tree below a task, however many partitions that takes.
     """
     n_features = rows.X.n_features
     state = n_components * kind.n_statistics(n_features, exact=True) + 3
@@ -134,7 +139,8 @@ def _candidate_bytes(rows: Rows, kind: Covariance, n_components: int) -> int:
     while FAN_IN**levels < rows.n_partitions:
         levels += 1
     parameters = 2 * state + n_components * n_features**2
-    return 8 * (((FAN_IN - 1) * levels + 5) * state + parameters)
+    states = (FAN_IN - 1) * levels + 5 + 3 + (rows.per_task - 1).bit_length()
+    return 8 * (states * state + parameters)
 
 
 def _rechunking(source: Source, n_rows: int) -> str:

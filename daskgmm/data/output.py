@@ -97,7 +97,7 @@ def write_predictions(
 
 def plan_predictions(predictor: Predictor, X: Source) -> tuple[Rows, Need]:
     """Return the rows as the writing pass goes over them, and what it needs beside them; nothing is read."""
-    rows = _aligned(Rows.plan(X, None, state_bytes=0))
+    rows = _aligned(Rows.plan(X, None))
     # A task holds the chunk being filled, and its encoded bytes while it is written.
     held = 2 * _chunk_rows(predictor, rows) * _stored_row_bytes(predictor)
     return rows, Need(predictor.plan.kind, predictor.plan.n_components, extra_bytes=held)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import overload
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,17 +16,19 @@ MIB = 1 << 20
 #: Least decoded bytes of a partition that a cluster works on, and of one in this process.
 PARTITION_BYTES = 64 * MIB
 IN_PROCESS_BYTES = 4 * MIB
-#: Partitions of a pass at most: the scheduler's time is 1 to 3 ms for each.
+#: Partitions of a pass at most: the scheduler's time is 1 to 3 ms for each. In this process there is none to wait for,
+#: and 256 keep the threads of any machine busy.
 MAX_PARTITIONS = 3000
-#: A partition reads this many times the bytes of the state that it returns.
+MAX_IN_PROCESS = 256
+#: A task reads this many times the bytes of the states that it returns.
 BYTES_PER_STATE_BYTE = 50
 #: Decoded bytes of a run, what a task reads at once while it computes on the one before.
 RUN_BYTES = 16 * MIB
-#: States that one merge adds up; the tree is part of what makes a result reproducible to the bit.
+#: States that one merge task adds up: three levels of the binary tree, which alone decides the bits of a sum.
 FAN_IN = 8
 
 
-def partition_edges(chunk_edges: Edges, *, row_bytes: int, state_bytes: int, travels: bool) -> Edges:
+def partition_edges(chunk_edges: Edges, *, row_bytes: int, travels: bool) -> Edges:
     """Return the rows at which partitions begin, and the end: (n_partitions + 1,), int64.
 
     Parameters
@@ -30,43 +37,93 @@ def partition_edges(chunk_edges: Edges, *, row_bytes: int, state_bytes: int, tra
         Rows at which chunks begin, and the end. A partition is a run of whole chunks.
     row_bytes : int
         Decoded bytes of a row.
-    state_bytes : int
-        Bytes of the state that a partition returns.
     travels : bool
         Whether tasks may run in other processes. An array in this process has smaller partitions.
 
     Notes
     -----
-    The rows are cut into as few equal partitions as have at most max(64 MiB, 50 state_bytes, a 3000th of all bytes)
-    each, rounded up to whole chunks, and to four partitions or a multiple where a state allows it: a function of data
-    and model alone, never of the workers, so that the sums are added in the same order everywhere.
+    The rows are cut into as few equal partitions as have at most max(64 MiB, a 3000th of all bytes) each (in this
+    process max(4 MiB, a 256th)), rounded up to whole chunks, and to four partitions or a multiple: a function of the
+    data alone, so that sums are added in the same order for any model, in any company, on any workers.
     """
     total = int(chunk_edges[-1]) * row_bytes
-    least = PARTITION_BYTES if travels else IN_PROCESS_BYTES
-    target = max(least, BYTES_PER_STATE_BYTE * state_bytes, -(-total // MAX_PARTITIONS))
-    n_partitions = max(1, -(-total // target))
-    fours = -(-n_partitions // 4) * 4
-    if n_partitions > 1 and total >= fours * BYTES_PER_STATE_BYTE * state_bytes:
+    least, most = (PARTITION_BYTES, MAX_PARTITIONS) if travels else (IN_PROCESS_BYTES, MAX_IN_PROCESS)
+    n_partitions = max(1, -(-total // max(least, -(-total // most))))
+    if n_partitions > 1:
         # Three partitions would keep two workers busy for two thirds of the time.
-        n_partitions = fours
-    lengths = np.diff(chunk_edges)
-    if (lengths[:-1] == lengths[0]).all() and lengths[-1] <= lengths[0]:
+        n_partitions = -(-n_partitions // 4) * 4
+    length = regular_length(chunk_edges)
+    if length is not None:
         # Chunks of equal length make partitions of equal length, to which an output's chunks can be aligned.
-        step = -(-len(lengths) // n_partitions)
+        step = -(-(len(chunk_edges) - 1) // n_partitions)
         return np.append(chunk_edges[:-1:step], chunk_edges[-1])
     wanted = np.arange(n_partitions) * (int(chunk_edges[-1]) / n_partitions)
     begins = np.unique(np.searchsorted(chunk_edges, wanted))
-    return np.append(chunk_edges[begins[begins < len(lengths)]], chunk_edges[-1])
+    return np.append(chunk_edges[begins[begins < len(chunk_edges) - 1]], chunk_edges[-1])
 
 
-def run_edges(chunk_edges: Edges, start: int, stop: int, *, row_bytes: int) -> list[int]:
-    """Return the rows at which the runs of the partition [start, stop) begin, and its end.
+def regular_length(edges: Edges) -> int | None:
+    """Return the rows between neighbouring edges where they are the same everywhere (the last ones may be fewer)."""
+    lengths = np.diff(edges)
+    return int(lengths[0]) if (lengths[:-1] == lengths[0]).all() and lengths[-1] <= lengths[0] else None
+
+
+def partitions_per_task(n_partitions: int, *, partition_bytes: int, state_bytes: int, n_threads: int) -> int:
+    """Return how many neighbouring partitions a task does: a power of two.
+
+    As few as read 50 times the bytes of the states that the task returns (all candidates of a pass), so that states
+    between workers are at most 2% of the bytes read; but never so many that a thread would be without a task. It
+    changes no bits: a task reduces its partitions by the same binary tree.
+    """
+    n = 1
+    while (
+        n < n_partitions
+        and n * partition_bytes < BYTES_PER_STATE_BYTE * state_bytes
+        and -(-n_partitions // (2 * n)) >= n_threads
+    ):
+        n *= 2
+    return n
+
+
+@dataclass(frozen=True)
+class Runs(Sequence[int]):
+    """The rows at which runs of equal length begin, and the end: arithmetic, as a partition may have thousands."""
+
+    start: int
+    stop: int
+    step: int
+
+    def __len__(self) -> int:
+        return -(-(self.stop - self.start) // self.step) + 1
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[int]: ...
+    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
+        found = range(len(self))[index]
+        if isinstance(found, range):
+            return [min(self.start + i * self.step, self.stop) for i in found]
+        return min(self.start + found * self.step, self.stop)
+
+
+def runs_of(chunk_edges: Edges, bounds: Edges, *, row_bytes: int) -> list[Sequence[int]]:
+    """Return for each of the partitions between `bounds` the rows at which its runs begin, and its end.
 
     A run is at most 16 MiB decoded, and never less than the rows between two chunk edges.
     """
+    pairs = list(pairwise(bounds.tolist()))
+    length, n_rows = regular_length(chunk_edges), max(1, RUN_BYTES // max(1, row_bytes))
+    if length is None:
+        return [_uneven_runs(chunk_edges, a, b, n_rows) for a, b in pairs]
+    step = max(1, n_rows // length) * length
+    return [Runs(a, b, step) for a, b in pairs]
+
+
+def _uneven_runs(chunk_edges: Edges, start: int, stop: int, n_rows: int) -> tuple[int, ...]:
     low, high = np.searchsorted(chunk_edges, [start, stop])
-    n_rows, chosen = max(1, RUN_BYTES // max(1, row_bytes)), [int(low)]
+    chosen = [int(low)]
     while chosen[-1] < high:
         furthest = int(np.searchsorted(chunk_edges, chunk_edges[chosen[-1]] + n_rows, side="right")) - 1
         chosen.append(min(max(furthest, chosen[-1] + 1), int(high)))
-    return [int(e) for e in chunk_edges[chosen]]
+    return tuple(int(e) for e in chunk_edges[chosen])

@@ -1,23 +1,33 @@
 """A pass: a monoid run over the partitions, merged by a tree in the graph.
 
-The tree goes by partition index with a fixed fan-in, so the result has the same bits for any number of workers, any
-scheduler and any failure. Only states travel along its edges, never rows.
+The tree is binary, by partition index: neighbours in pairs, level by level, a last one without a neighbour is carried
+up. A task does some neighbouring partitions, a merge task some levels, so that where the work is cut decides no bits:
+the result is the same for any number of workers, any scheduler and any failure. Only states travel along the edges of
+the graph, never rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from dask.task_spec import DataNode, List, Task, TaskRef
+from dask.utils import format_bytes
 
-from daskgmm.data.executor import Executor
+from daskgmm.data.cache import Keep, KeptReader, drop_kept
+from daskgmm.data.dask_source import DaskSource
+from daskgmm.data.executor import Executor, Held
 from daskgmm.data.partition import FAN_IN
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
 from daskgmm.data.source import as_reader
 from daskgmm.mixture.block import Block
 
 State = TypeVar("State")
+
+logger = logging.getLogger("daskgmm")
 
 
 class Pass(Protocol[State]):
@@ -37,18 +47,36 @@ class Pass(Protocol[State]):
 
 
 @runtime_checkable
-class SplitPass(Protocol):
-    """A pass whose partitions also return something that the driver gathers in order, beside the tree (a sample)."""
+class CollectingPass(Protocol):
+    """A pass whose states grow with the rows (a sample): the driver merges them, and none moves between workers."""
 
-    def split(self, state: Any) -> tuple[Any, Any]:
-        """Return what the tree merges of a partition's state, and what is gathered."""
+    def collected(self, state: Any) -> Any:
+        """Return the state of all rows with what was collected put together."""
 
-    def join(self, state: Any, besides: Sequence[Any]) -> Any:
-        """Return the merged state with what was gathered, in the order of the partitions."""
+
+@dataclass(frozen=True)
+class Partial(Generic[State]):
+    """What a task returns: the state of its rows, the decoded bytes that it read, and those that are kept of them."""
+
+    state: State
+    bytes_read: int
+    bytes_kept: int
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What stays on a worker: the readers of a task with the rows that they keep. (Weights of a Dask array do not.)"""
+
+    x: KeptReader
+    w: KeptReader | None
+    partial: Partial[Any]
+
+    def __sizeof__(self) -> int:
+        return object.__sizeof__(self) + sum(reader.bytes_kept for reader in (self.x, self.w) if reader is not None)
 
 
 def run_pass(work: Pass[State], rows: Rows, executor: Executor, *, name: str) -> State:
-    """Return the state of all rows after one pass.
+    """Return the state of all rows after one pass, which reads all of them.
 
     Parameters
     ----------
@@ -57,62 +85,165 @@ def run_pass(work: Pass[State], rows: Rows, executor: Executor, *, name: str) ->
     executor : Executor
         Where the graph runs.
     name : str
-        Unique to fit and pass; keys of the graph begin with it.
+        Unique to fit and pass; in keys, behind what a task does: schedulers tell durations apart by what comes first.
     """
-    if rows.n_partitions == 1:
-        direct = _direct_arguments(rows)
-        if direct is not None:
-            return _partition(work, cuts(rows)[0], *direct)
-    graph, keys = pass_graph(work, rows, name=name)
-    state, *besides = executor.compute(graph, keys, travels=rows.travels)
-    result: State = work.join(state, besides) if isinstance(work, SplitPass) else state
-    return result
+    with Passes(rows, executor) as passes:
+        return passes.run(work, name=name)
 
 
-def pass_graph(work: Pass[Any], rows: Rows, *, name: str) -> tuple[dict[Any, Any], list[Any]]:
-    """Return the graph of a pass and the keys of its result, and of what is gathered beside it; nothing is read."""
+class Passes:
+    """Passes over the same rows. What the first one decodes stays where it is until the end, as `keep` allows.
+
+    Parameters
+    ----------
+    rows : Rows
+        May be replaced between passes by the same rows, checked less (`Rows.trusted`).
+    executor : Executor
+    keep : Keep or None
+        None reads all rows in each pass.
+
+    Attributes
+    ----------
+    bytes_read, bytes_kept : int
+        Decoded bytes that all passes so far have read, and those that the last one found or left in memory.
+    """
+
+    def __init__(self, rows: Rows, executor: Executor, keep: Keep | None = None) -> None:
+        self.rows, self._executor, self._keep = rows, executor, keep
+        self._direct: Filled | None = None
+        self._held: Held | None = None
+        self._filled: list[Any] | None = None
+        self.bytes_read = self.bytes_kept = 0
+
+    def __enter__(self) -> Passes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held is not None:
+            self._held.release()
+        if self._keep is not None:
+            drop_kept(self._keep)
+
+    def run(self, work: Pass[State], *, name: str) -> State:
+        """Return the state of all rows after one pass; `name` is unique to it."""
+        direct = _direct_arguments(self.rows) if self.rows.n_partitions == 1 else None
+        partial = self._here(work, *direct) if direct is not None else self._graph(work, name)
+        if self._keep is not None and not self.bytes_read:
+            logger.info("%s stay in memory for the later passes.", _share(partial.bytes_kept, self.rows.n_bytes))
+        self.bytes_read += partial.bytes_read
+        self.bytes_kept = partial.bytes_kept
+        state: State = work.collected(partial.state) if isinstance(work, CollectingPass) else partial.state
+        return state
+
+    def _here(self, work: Pass[State], x: Any, w: Any) -> Partial[State]:
+        """Return the partial of the only partition, computed without a graph."""
+        all_cuts = tuple(cuts(self.rows))
+        if self._direct is not None:
+            return _again(work, all_cuts, self._direct, None, self._keep)
+        if self._keep is None:
+            return _stream(work, all_cuts, x, w)
+        self._direct = _fill(work, all_cuts, x, w, self._keep)
+        return self._direct.partial
+
+    def _graph(self, work: Pass[State], name: str) -> Partial[State]:
+        rows, executor = self.rows, self._executor
+        graph, keys = pass_graph(work, rows, name=name, keep=self._keep, filled=self._filled)
+        if self._held is not None and self._filled is not None:
+            graph |= self._held.nodes()
+            where = self._held.places()
+            places = {(f"partition-{name}", i): where.get(key, ()) for i, key in enumerate(self._filled)}
+            partials = executor.compute(graph, keys, travels=rows.travels, places=places)
+        elif self._keep is not None:
+            filled = [(f"fill-{name}", i) for i in range(rows.n_tasks)]
+            partials, self._held = executor.hold(graph, keys, filled, travels=rows.travels)
+            self._filled = filled
+        else:
+            partials = executor.compute(graph, keys, travels=rows.travels)
+        return tree_sum(work, partials)
+
+
+def pass_graph(
+    work: Pass[Any], rows: Rows, *, name: str, keep: Keep | None = None, filled: Sequence[Any] | None = None
+) -> tuple[dict[Any, Any], list[Any]]:
+    """Return the graph of a pass, and the keys whose partials, in order, `tree_sum` makes its result of.
+
+    Nothing is read. The keys are one, the root of the tree; for a pass that collects rows, those of all tasks.
+
+    Parameters
+    ----------
+    keep : Keep or None
+        Whether tasks are to keep the rows that they read, in results with the keys (f"fill-{name}", number).
+    filled : sequence of keys or None
+        Results of an earlier pass that kept its rows: each task takes its own.
+    """
     pass_key = f"{name}-pass"
     graph: dict[Any, Any] = {pass_key: DataNode(pass_key, work)}
-    arguments = _arguments(rows, graph)
+    all_cuts, n = cuts(rows), rows.per_task
     level: list[Any] = []
-    for cut, (x, w) in zip(cuts(rows), arguments, strict=True):
-        key = (f"{name}-partition", cut.index)
-        graph[key] = Task(key, _partition, TaskRef(pass_key), cut, x, w)
+    for i, (x, w) in enumerate(_arguments(rows, graph, filled)):
+        key, own = (f"partition-{name}", i), tuple(all_cuts[i * n : (i + 1) * n])
+        if filled is not None:
+            graph[key] = Task(key, _again, TaskRef(pass_key), own, x, w, keep)
+        elif keep is not None:
+            fill = (f"fill-{name}", i)
+            graph[fill] = Task(fill, _fill, TaskRef(pass_key), own, x, w, keep)
+            graph[key] = Task(key, _partial, TaskRef(fill))
+        else:
+            graph[key] = Task(key, _stream, TaskRef(pass_key), own, x, w)
         level.append(key)
-    if not isinstance(work, SplitPass):
-        return graph, [_add_tree(graph, pass_key, level, name)]
-    states = [_add_item(graph, pass_key, key, name, item="state") for key in level]
-    besides = [_add_item(graph, pass_key, key, name, item="beside") for key in level]
-    return graph, [_add_tree(graph, pass_key, states, name), *besides]
-
-
-def _add_tree(graph: dict[Any, Any], pass_key: str, level: list[Any], name: str) -> Any:
-    """Add the merges of the states `level`, by index with a fixed fan-in, and return the key of their sum."""
     depth = 0
-    while len(level) > 1:
+    while len(level) > 1 and not isinstance(work, CollectingPass):
         depth += 1
-        above = []
-        for i in range(0, len(level), FAN_IN):
-            key = (f"{name}-merge-{depth}", i // FAN_IN)
-            graph[key] = Task(key, _merge, TaskRef(pass_key), List(*map(TaskRef, level[i : i + FAN_IN])))
-            above.append(key)
-        level = above
-    return level[0]
+        level = [
+            _add_merge(graph, pass_key, level[i : i + FAN_IN], (f"merge-{name}-{depth}", i // FAN_IN))
+            for i in range(0, len(level), FAN_IN)
+        ]
+    return graph, level
 
 
-def _add_item(graph: dict[Any, Any], pass_key: str, key: Any, name: str, *, item: str) -> Any:
-    own = (f"{name}-{item}", key[1])
-    graph[own] = Task(own, _item, TaskRef(pass_key), TaskRef(key), item == "beside")
-    return own
+def _share(n_bytes: int, of_bytes: int) -> str:
+    return (
+        f"{'All' if n_bytes == of_bytes else f'{n_bytes / of_bytes:.0%} of the'} decoded rows ({format_bytes(n_bytes)})"
+    )
 
 
-def _arguments(rows: Rows, graph: dict[Any, Any]) -> list[tuple[Any, Any]]:
-    """Return for each partition what its task needs to read rows and weights, adding their nodes to the graph."""
-    bounds = [(int(a), int(b)) for a, b in zip(rows.edges[:-1], rows.edges[1:], strict=True)]
-    nodes, xs = rows.X.arguments(bounds)
-    graph.update(nodes)
+def tree_sum(work: Pass[State], partials: Iterable[Partial[State]]) -> Partial[State]:
+    """Return the sum of neighbours of one level of the tree, in order; holds one partial a level at once."""
+    waiting: list[tuple[int, Partial[State]]] = []
+    for total in partials:
+        level = 0
+        while waiting and waiting[-1][0] == level:
+            total, level = _added(work, waiting.pop()[1], total), level + 1
+        waiting.append((level, total))
+    total = waiting.pop()[1]
+    while waiting:
+        total = _added(work, waiting.pop()[1], total)
+    return total
+
+
+def _added(work: Pass[State], left: Partial[State], right: Partial[State]) -> Partial[State]:
+    state = work.merge(left.state, right.state)
+    return Partial(state, left.bytes_read + right.bytes_read, left.bytes_kept + right.bytes_kept)
+
+
+def _add_merge(graph: dict[Any, Any], pass_key: str, inputs: list[Any], key: Any) -> Any:
+    """Add the task that merges its inputs, and return its key; a single one is carried up as it is."""
+    if len(inputs) == 1:
+        return inputs[0]
+    graph[key] = Task(key, _merge, TaskRef(pass_key), List(*map(TaskRef, inputs)))
+    return key
+
+
+def _arguments(rows: Rows, graph: dict[Any, Any], filled: Sequence[Any] | None = None) -> list[tuple[Any, Any]]:
+    """Return for each task what it needs to read rows and weights, adding their nodes to the graph."""
+    edges = [*rows.edges[: -1 : rows.per_task].tolist(), int(rows.edges[-1])]
+    bounds = list(pairwise(edges))
+    xs: Sequence[Any] = [TaskRef(key) for key in filled or ()]
+    if filled is None:
+        nodes, xs = rows.X.arguments(bounds)
+        graph.update(nodes)
     ws: Sequence[Any] = [None] * len(bounds)
-    if rows.weights is not None:
+    if rows.weights is not None and (filled is None or isinstance(rows.weights, DaskSource)):
         nodes, ws = rows.weights.arguments(bounds)
         graph.update(nodes)
     return list(zip(xs, ws, strict=True))
@@ -130,20 +261,61 @@ def _direct_arguments(rows: Rows) -> tuple[Any, Any] | None:
     return found[0], found[1]
 
 
-def _partition(work: Pass[State], cut: Cut, x: Any, w: Any) -> State:
-    start = cut.runs[0]
+def _stream(work: Pass[State], own: Sequence[Cut], x: Any, w: Any) -> Partial[State]:
+    """Return the partial of a task's partitions, read from the source."""
+    start = own[0].runs[0]
+    weights = None if w is None else KeptReader(as_reader(w, start))
+    return _reduced(work, own, KeptReader(as_reader(x, start)), weights)
+
+
+def _fill(work: Pass[Any], own: Sequence[Cut], x: Any, w: Any, keep: Keep) -> Filled:
+    """Return the same with the readers, which keep the rows."""
+    start = own[0].runs[0]
+    rows, weights = KeptReader(as_reader(x, start), keep.token), None
+    rows.allowance = keep.allowance()
+    if w is not None:
+        weights = KeptReader(as_reader(w, start), keep.token)
+        weights.allowance = rows.allowance if keep.weights else 0
+    try:
+        partial = _reduced(work, own, rows, weights)
+    except BaseException:
+        for reader in (rows, weights):
+            if reader is not None:
+                reader.drop()
+        raise
+    return Filled(rows, None if isinstance(w, list) else weights, partial)
+
+
+def _again(work: Pass[State], own: Sequence[Cut], filled: Filled, w: Any, keep: Keep | None) -> Partial[State]:
+    """Return the partial of a task's partitions from what was kept of them, and the rest from the source."""
+    allowance = 0 if keep is None else keep.allowance()
+    filled.x.allowance = allowance
+    if filled.w is not None and keep is not None:
+        filled.w.allowance = allowance if keep.weights else 0
+    weights = filled.w if w is None else KeptReader(as_reader(w, own[0].runs[0]))
+    return _reduced(work, own, filled.x, weights)
+
+
+def _reduced(work: Pass[State], own: Sequence[Cut], x: KeptReader, w: KeptReader | None) -> Partial[State]:
+    readers = [x] if w is None else [x, w]
+    before = sum(reader.bytes_read for reader in readers)
+    state = tree_sum(work, (Partial(_partition(work, cut, x, w), 0, 0) for cut in own)).state
+    n_read = sum(reader.bytes_read for reader in readers) - before
+    return Partial(state, n_read, sum(reader.bytes_kept for reader in readers))
+
+
+def _partition(work: Pass[State], cut: Cut, x: KeptReader, w: KeptReader | None) -> State:
+    if x.keeps(cut.runs):
+        cut = replace(cut, prefetch=False)  # a thread that reads ahead would have nothing to do
     state = work.zero()
-    for block in blocks(cut, as_reader(x, start), None if w is None else as_reader(w, start)):
+    for block in blocks(cut, x, w):
         state = work.update(state, block)
     return work.finish(state)
 
 
-def _item(work: Any, state: Any, beside: bool) -> Any:
-    return work.split(state)[1 if beside else 0]
+def _partial(filled: Filled) -> Partial[Any]:
+    return filled.partial
 
 
-def _merge(work: Pass[State], states: Sequence[State]) -> State:
-    total = states[0]
-    for state in states[1:]:
-        total = work.merge(total, state)
-    return total
+def _merge(work: Pass[State], partials: Sequence[Partial[State]]) -> Partial[State]:
+    return tree_sum(work, partials)

@@ -75,7 +75,7 @@ def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Ar
             f"X must be readable by the workers of the current client; got {X.label}, which only this process can "
             "read. Predict on dask.array.from_array(X), or store X at a path or URL."
         )
-    rows = Rows.plan(X, None, state_bytes=0)
+    rows = Rows.plan(X, None)
     name = f"daskgmm-predict-{uuid4().hex}"
     nodes, arguments = X.arguments([(int(a), int(b)) for a, b in zip(rows.edges[:-1], rows.edges[1:], strict=True)])
     graph: dict[Any, Any] = {**nodes, f"{name}-predictor": DataNode(f"{name}-predictor", predictor)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.data.dask_source import DaskSource
-from daskgmm.data.partition import RUN_BYTES, Edges, partition_edges, run_edges
+from daskgmm.data.partition import RUN_BYTES, Edges, partition_edges, partitions_per_task, runs_of
 from daskgmm.data.source import Reader, Source
 from daskgmm.errors import DataError
 from daskgmm.mixture.block import Block, Workspace, block_length
@@ -36,6 +36,8 @@ class Rows:
         Whether each block is searched for NaN and infinity, or a survey has found none.
     prefetch : bool
         Whether a task reads the next run while it computes (twice the memory for runs).
+    per_task : int
+        Neighbouring partitions that a task does, a power of two; no bits depend on it.
     """
 
     X: Source
@@ -43,16 +45,17 @@ class Rows:
     edges: Edges
     check: Check = "scan"
     prefetch: bool = True
+    per_task: int = 1
 
     @classmethod
-    def plan(cls, X: Source, weights: Source | None, *, state_bytes: int) -> Rows:
-        """Return rows cut into partitions for states of `state_bytes`; nothing is read."""
+    def plan(cls, X: Source, weights: Source | None) -> Rows:
+        """Return rows cut into partitions; nothing is read."""
         if weights is not None and (weights.n_rows != X.n_rows or weights.n_features != 1):
             raise DataError(
                 f"sample_weight must have shape ({X.n_rows},), one weight for each row of {X.label}; got "
                 f"({weights.n_rows}, {weights.n_features}) in {weights.label}. Give one weight per row."
             )
-        edges = partition_edges(X.chunk_edges, row_bytes=row_bytes(X), state_bytes=state_bytes, travels=X.travels)
+        edges = partition_edges(X.chunk_edges, row_bytes=row_bytes(X), travels=X.travels)
         if isinstance(weights, DaskSource):
             weights = weights.rechunked_to(edges)
         return cls(X, weights, edges)
@@ -71,6 +74,24 @@ class Rows:
         """Whether passes can run in other processes."""
         return self.X.travels and (self.weights is None or self.weights.travels)
 
+    @property
+    def n_tasks(self) -> int:
+        return -(-self.n_partitions // self.per_task)
+
+    def in_tasks(self, *, state_bytes: int, n_threads: int | None) -> Rows:
+        """Return the same rows with as many partitions a task as keep states of so many bytes from the network.
+
+        Where states stay in one process (`n_threads` None) a task does one partition; so it does for a Dask array,
+        whose blocks are inputs of the task, all of them held at once.
+        """
+        from_graph = isinstance(self.X, DaskSource) or isinstance(self.weights, DaskSource)
+        if n_threads is None or not self.travels or from_graph:
+            return replace(self, per_task=1)
+        n_partitions = self.n_partitions
+        mean_bytes = self.X.n_rows * row_bytes(self.X) // n_partitions
+        n = partitions_per_task(n_partitions, partition_bytes=mean_bytes, state_bytes=state_bytes, n_threads=n_threads)
+        return replace(self, per_task=n)
+
     def trusted(self) -> Rows:
         """Return the same rows for passes after a survey that found every value finite."""
         return replace(self, check="trust")
@@ -83,18 +104,18 @@ def row_bytes(source: Source) -> int:
 
 @dataclass(frozen=True)
 class Cut:
-    """How one task goes over its partition; travels with the task.
+    """How a task goes over one of its partitions; travels with the task.
 
     Attributes
     ----------
     index : int
         Number of the partition.
-    runs : tuple of int
+    runs : sequence of int
         Rows at which runs of whole chunks begin, and the end.
     """
 
     index: int
-    runs: tuple[int, ...]
+    runs: Sequence[int]
     n_features: int
     check: Check
     prefetch: bool
@@ -102,13 +123,9 @@ class Cut:
 
 def cuts(rows: Rows) -> list[Cut]:
     """Return a cut for each partition."""
-    X, per_row = rows.X, row_bytes(rows.X)
-    edges = X.chunk_edges
-    result = []
-    for i, (start, stop) in enumerate(zip(rows.edges[:-1], rows.edges[1:], strict=True)):
-        runs = tuple(run_edges(edges, int(start), int(stop), row_bytes=per_row))
-        result.append(Cut(i, runs, X.n_features, rows.check, rows.prefetch))
-    return result
+    X = rows.X
+    runs = runs_of(X.chunk_edges, rows.edges, row_bytes=row_bytes(X))
+    return [Cut(i, r, X.n_features, rows.check, rows.prefetch) for i, r in enumerate(runs)]
 
 
 def blocks(cut: Cut, reader: Reader, weights: Reader | None) -> Iterator[Block]:

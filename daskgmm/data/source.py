@@ -47,6 +47,10 @@ class Source(Protocol):
         """Whether a task in another process can read the source; otherwise passes run in this process."""
 
     @property
+    def decodes(self) -> bool:
+        """Whether reading rows takes more than copying memory, so that a fit gains by keeping them."""
+
+    @property
     def chunk_edges(self) -> NDArray[np.int64]:
         """Rows at which chunks begin, and the end: (n_chunks + 1,), int64, increasing, from 0 to n_rows.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import local
@@ -14,7 +13,6 @@ from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.kind import RowSet
 
 Floats = NDArray[np.float64]
-Sample = tuple[tuple[Floats, ...], tuple[Floats, ...]]
 
 
 @dataclass(frozen=True)
@@ -106,14 +104,9 @@ class SurveyPass:
             state, sample=(np.concatenate(state.sample),), sample_weights=(np.concatenate(state.sample_weights),)
         )
 
-    def split(self, state: Survey) -> tuple[Survey, Sample]:
-        """Return what the tree merges, and the sample, which is gathered in order beside it."""
-        return replace(state, sample=(), sample_weights=()), (state.sample, state.sample_weights)
-
-    def join(self, state: Survey, samples: Sequence[Sample]) -> Survey:
-        """Return the merged survey with the partitions' samples in row order."""
-        rows, weights = zip(*samples, strict=True)
-        return self.finish(replace(state, sample=sum(rows, ()), sample_weights=sum(weights, ())))
+    def collected(self, state: Survey) -> Survey:
+        """Return the survey with its sample in one piece."""
+        return self.finish(state)
 
     def merge(self, state: Survey, other: Survey) -> Survey:
         """Return the survey of both row sets (Chan, Golub and LeVeque 1983, doi:10.1080/00031305.1983.10483115)."""

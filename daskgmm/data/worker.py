@@ -10,18 +10,24 @@ from uuid import uuid4
 from distributed import Client, WorkerPlugin
 
 from daskgmm.data.blas import blas_limit
+from daskgmm.data.heap import reused_heap
 
 
 class OneBlasThread(WorkerPlugin):
-    """One BLAS thread on a worker while a fit lasts (under a nanny it has one already, else one for each core)."""
+    """One BLAS thread on a worker while a fit lasts (under a nanny it has one already, else one for each core).
+
+    And memory that is used again (without a nanny it is already).
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def setup(self, worker: Any) -> None:
         blas_limit.take()
+        reused_heap.take()
 
     def teardown(self, worker: Any) -> None:
+        reused_heap.release()
         blas_limit.release()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from daskgmm.data.array_source import reader_arguments
+from daskgmm.data.heap import reused_heap
 from daskgmm.data.source import checked_shape, regular_edges
 from daskgmm.data.zarr_location import ZarrLocation, locate, location_of, refused, unreachable
 from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionError
@@ -45,6 +47,7 @@ class ZarrSource:
         self.dtype = np.dtype(array.dtype)
         self.n_rows, self.n_features = checked_shape(array.shape, self.dtype, argument=argument, label=self.label)
         self.travels = location is not None
+        self.decodes = True
         self._location = location
         self._zarr_format = int(array.metadata.zarr_format)
         self._chunk_shape = _readable_chunks(array, argument, self.label)
@@ -176,6 +179,7 @@ class ZarrReader:
                 f"{self._label} must not change during a fit; got shape {found[0]}, dtype {found[1]}, where it had "
                 f"{self._shape}, {self._dtype}. Start again with the new array."
             )
+        reused_heap.expect(prod(node.chunks) * node.dtype.itemsize)
         return node
 
 

@@ -9,12 +9,14 @@ from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
+import dask
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.data.cache import plan_keep
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
 from daskgmm.data.memory import Need, check_memory
-from daskgmm.data.passes import run_pass
+from daskgmm.data.passes import Passes
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
 from daskgmm.data.survey import Survey, SurveyPass, sample_threshold
@@ -25,7 +27,7 @@ from daskgmm.fitting.loop import Candidate, Status, check_counts, run_em
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.start import sample_size, starts
 from daskgmm.mixture.criteria import aic, bic
-from daskgmm.mixture.estep import EStep
+from daskgmm.mixture.estep import EStep, can_compile
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan, make_plan
 from daskgmm.mixture.statistics import Statistics
@@ -34,6 +36,11 @@ Floats = NDArray[np.float64]
 
 #: Packed parameters of one pass at most; its graph stays below Dask's limit for a warning, 10 MB. More go in waves.
 WAVE_BYTES = 9_000_000
+
+#: Numbers of Phi times components in a pass from which on the compiled kernel is worth a second for numba's start.
+COMPILED_FROM = 20_000_000
+#: What numba takes in each process (measured: 102 MiB; 139 while it compiles, the first time on a machine).
+COMPILED_BYTES = 144 << 20
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,9 @@ class Fit:
     n_passes : int
         Sweeps over the data, survey and closing pass included, and the one that counted the rows of a Dask array.
     bytes_read : int
-        Decoded bytes of all of them.
+        Decoded bytes that came from the source in all of them; what was kept after the first is read once.
+    cached_bytes : int
+        Decoded bytes that stayed in memory for the later passes.
     history : tuple of dict
         One record a pass and candidate: pass, what, candidate, mean_log_likelihood, change, status, seconds, bytes.
     """
@@ -72,6 +81,7 @@ class Fit:
     weight: float
     n_passes: int
     bytes_read: int
+    cached_bytes: int
     seconds: float
     history: tuple[dict[str, Any], ...]
 
@@ -125,10 +135,13 @@ def fit_mixture(
     executor = current_executor() if executor is None else executor
     check_shape(X, n_components=options.n_components)
     options.given(X.n_features)
-    rows = Rows.plan(X, weights, state_bytes=state_bytes(options, X.n_features))
-    rows = check_memory(rows, fit_need(options, X), executor)
-    with one_blas_thread(executor):
-        return _Run(rows, options, executor, listener).fit(warm)
+    need = fit_need(options, X)
+    rows = Rows.plan(X, weights)
+    rows = rows.in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=executor.n_threads())
+    rows = check_memory(rows, need, executor)
+    keep = plan_keep(options.cache, rows, need, executor)
+    with one_blas_thread(executor), Passes(rows, executor, keep) as passes:
+        return _Run(passes, options, listener).fit(warm)
 
 
 def fit_need(options: FitOptions, X: Source) -> Need:
@@ -136,12 +149,20 @@ def fit_need(options: FitOptions, X: Source) -> Need:
     k, n_features = options.n_components, X.n_features
     packed = 8 * k * (1 + n_features + options.kind.n_second(n_features, exact=True))
     sample = 8 * (n_features + 1) * sample_size(options, X.n_rows, n_features)
-    return Need(options.kind, k, min(options.n_init, max(1, WAVE_BYTES // packed)), sample)
+    compiled = COMPILED_BYTES if _takes_compiled_kernel(X, options) else 0
+    return Need(options.kind, k, min(options.n_init, max(1, WAVE_BYTES // packed)), sample + compiled)
 
 
-def state_bytes(options: FitOptions, n_features: int) -> int:
-    """Return the bytes of the statistics of one candidate, in either form."""
-    return 8 * (options.n_components * options.kind.n_statistics(n_features, exact=True) + 3)
+def _takes_compiled_kernel(X: Source, options: FitOptions) -> bool:
+    """Return whether a fit's E-steps use the compiled kernel: a function of data, model and configuration.
+
+    Dask's configuration "daskgmm.compiled" (DASK_DASKGMM__COMPILED in the environment) forces it on or off.
+    """
+    wanted = dask.config.get("daskgmm.compiled", None)
+    if wanted is not None:
+        return bool(wanted)
+    n_values = X.n_rows * options.n_components * options.kind.n_statistics(X.n_features, exact=False)
+    return n_values >= COMPILED_FROM and can_compile()
 
 
 def n_counting_passes(X: Source) -> int:
@@ -152,11 +173,13 @@ def n_counting_passes(X: Source) -> int:
 class _Run:
     """The passes of one fit, counted and timed."""
 
-    def __init__(self, rows: Rows, options: FitOptions, executor: Executor, listener: Listener) -> None:
-        self._rows, self._options, self._executor, self._listener = rows, options, executor, listener
+    def __init__(self, passes: Passes, options: FitOptions, listener: Listener) -> None:
+        self._passes, self._options, self._listener = passes, options, listener
+        rows = passes.rows
         self._name = f"daskgmm-{uuid4().hex[:12]}"
         self._n_passes, self._seconds, self._began = n_counting_passes(rows.X), 0.0, perf_counter()
         self._history: list[dict[str, Any]] = []
+        self._compiled = _takes_compiled_kernel(rows.X, options)
 
     def fit(self, warm: tuple[Parameters, float] | None) -> Fit:
         survey = self._survey(take_sample=warm is None)
@@ -177,10 +200,15 @@ class _Run:
             n_dropped=survey.n_dropped,
             weight=survey.weight,
             n_passes=self._n_passes,
-            bytes_read=self._n_passes * self._rows.n_bytes,
+            bytes_read=self._passes.bytes_read + n_counting_passes(self._rows.X) * self._rows.n_bytes,
+            cached_bytes=self._passes.bytes_kept,
             seconds=perf_counter() - self._began,
             history=tuple(self._history),
         )
+
+    @property
+    def _rows(self) -> Rows:
+        return self._passes.rows
 
     def _survey(self, *, take_sample: bool) -> Survey:
         rows, options = self._rows, self._options
@@ -189,10 +217,10 @@ class _Run:
         threshold = sample_threshold(n_rows, n_sample) if n_sample else -1
         work = SurveyPass(n_features, options.kind.pooled, options.seed, threshold)
         with self._timed():
-            survey = run_pass(work, rows, self._executor, name=f"{self._name}-survey")
+            survey = self._passes.run(work, name=f"{self._name}-survey")
         check_survey(survey, rows, n_components=options.n_components, non_finite=options.non_finite)
         if survey.n_dropped == 0:
-            self._rows = rows.trusted()
+            self._passes.rows = rows.trusted()
         self._tell("survey", [])
         return survey
 
@@ -210,7 +238,8 @@ class _Run:
             for wave in _waves(plans):
                 self._n_passes += 1
                 name = f"{self._name}-em-{self._n_passes}"
-                states: list[Statistics] = run_pass(EStep(wave), self._rows, self._executor, name=name)
+                work = EStep(wave, compiled=self._compiled)
+                states: list[Statistics] = self._passes.run(work, name=name)
                 found += states
         return found
 
@@ -218,7 +247,7 @@ class _Run:
         plan = make_plan(best.parameters, origin=survey.mean, kernel=self._options.kernel)
         with self._timed():
             work = EStep([plan], statistics=False)
-            (found,) = run_pass(work, self._rows, self._executor, name=f"{self._name}-closing")
+            (found,) = self._passes.run(work, name=f"{self._name}-closing")
         check_counts(found, row_set=survey.row_set, n_rows=survey.n_rows)
         log_likelihood = found.log_sum
         self._tell("closing", [best], mean_log_likelihood=log_likelihood / survey.weight)

@@ -14,7 +14,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.mstep import m_step
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import Plan, make_plan
+from daskgmm.mixture.plan import Plan, make_plan, precision_called
 from daskgmm.mixture.statistics import Statistics
 
 Floats = NDArray[np.float64]
@@ -113,7 +113,10 @@ def run_em(
     current = [_judge(c, options) for c in candidates]
     while any(c.status is Status.RUNNING for c in current):
         running = [c for c in current if c.status is Status.RUNNING]
-        plans = [make_plan(c.parameters, origin=row_set.mean, kernel=options.kernel) for c in running]
+        precision = precision_called(options.precision)
+        plans = [
+            make_plan(c.parameters, origin=row_set.mean, kernel=options.kernel, precision=precision) for c in running
+        ]
         found = request(plans)
         advanced = {
             c.index: _advance(c, statistics, plan, options, row_set, n_rows)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.data.cache import Cache
 from daskgmm.errors import OptionError
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.kind import Covariance
@@ -19,6 +20,7 @@ Floats = NDArray[np.float64]
 
 INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data")
 NON_FINITE = ("error", "drop")
+PRECISIONS = ("double", "single")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class FitOptions:
         Seed of the sample and of the starts.
     non_finite : {"error", "drop"}
         What to do with rows that hold a NaN or an infinity.
+    precision : {"double", "single"}
+        Arithmetic of the products by Phi; "single" is faster and good to about 1e-3 nats. Components for which it is
+        not are computed in double precision, and so are shifts, sums over blocks, M-steps and the closing pass.
+    cache : {"auto", True, False}
+        Whether rows that must be decoded stay in memory after the first pass: where all of them fit in half of the
+        memory limits, as many as fit, or none. It changes no bits.
     kernel : {"rule", "phi", "exact"}
         The form of the E-step; anything but the rule is for tests and measurements.
     """
@@ -54,6 +62,8 @@ class FitOptions:
     precisions_init: Any = None
     seed: int = 0
     non_finite: str = "error"
+    precision: str = "double"
+    cache: Cache = "auto"
     kernel: Kernel = "rule"
 
     def __post_init__(self) -> None:
@@ -68,10 +78,13 @@ class FitOptions:
         for name, allowed in (
             ("init_params", INIT_PARAMS),
             ("non_finite", NON_FINITE),
+            ("precision", PRECISIONS),
             ("kernel", ("rule", "phi", "exact")),
         ):
             if getattr(self, name) not in allowed:
                 raise OptionError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
+        if not (isinstance(self.cache, bool) or self.cache == "auto"):
+            raise OptionError(f"cache must be 'auto', True or False; got {self.cache!r}. Leave it out for 'auto'.")
         covariance_kind(self.covariance_type)
 
     @property
@@ -93,8 +106,8 @@ class FitOptions:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the options as JSON values, given arrays as nested lists."""
-        return {name: _json_value(value) for name, value in asdict(self).items()}
+        """Return the options that decide the result as JSON values, given arrays as nested lists."""
+        return {name: _json_value(value) for name, value in asdict(self).items() if name != "cache"}
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,10 @@ def score_source(
     executor = current_executor() if executor is None else executor
     check_features(X, parameters)
     check_shape(X, n_components=1)
-    rows = Rows.plan(X, weights, state_bytes=0)
-    rows = check_memory(rows, Need(parameters.kind, parameters.n_components), executor)
+    rows = Rows.plan(X, weights)
+    need = Need(parameters.kind, parameters.n_components)
+    rows = rows.in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=executor.n_threads())
+    rows = check_memory(rows, need, executor)
     with one_blas_thread(executor):
         if weights is not None:
             _survey(rows, executor, non_finite)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -12,14 +13,15 @@ from hypothesis import strategies as st
 
 from daskgmm.data import partition
 from daskgmm.data.partition import (
-    BYTES_PER_STATE_BYTE,
     IN_PROCESS_BYTES,
+    MAX_IN_PROCESS,
     MAX_PARTITIONS,
     MIB,
     PARTITION_BYTES,
     RUN_BYTES,
     partition_edges,
-    run_edges,
+    partitions_per_task,
+    runs_of,
 )
 from daskgmm.data.source import regular_edges
 from tests.strategies import LAWS
@@ -33,60 +35,56 @@ def edges_of(n_rows: int, chunk: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "chunk", "state_bytes", "expected"),
+    ("n_rows", "chunk", "expected"),
     [
         # One partition: fewer bytes than the target, or exactly as many.
-        (1, 1, 0, [0, 1]),
-        (65_536, 1_000, 0, [0, 65_536]),
-        (65_536, 65_536, 0, [0, 65_536]),
+        (1, 1, [0, 1]),
+        (65_536, 1_000, [0, 65_536]),
+        (65_536, 65_536, [0, 65_536]),
         # As few equal partitions as do not exceed the target by a chunk or more.
-        (65_537, 65_536, 0, [0, 65_536, 65_537]),
-        (140_000, 10_000, 0, [0, 40_000, 80_000, 120_000, 140_000]),
-        (150_000, 10_000, 0, [0, 40_000, 80_000, 120_000, 150_000]),
-        (131_072, 16_384, 0, [0, 32_768, 65_536, 98_304, 131_072]),
+        (65_537, 65_536, [0, 65_536, 65_537]),
+        (140_000, 10_000, [0, 40_000, 80_000, 120_000, 140_000]),
+        (150_000, 10_000, [0, 40_000, 80_000, 120_000, 150_000]),
+        (131_072, 16_384, [0, 32_768, 65_536, 98_304, 131_072]),
         # A chunk larger than the target is a partition.
-        (300_000, 100_000, 0, [0, 100_000, 200_000, 300_000]),
-        (300_001, 300_000, 0, [0, 300_000, 300_001]),
-        # Fifty times the state: 2 MiB of state ask for 100 MiB, 102,400 rows.
-        (300_000, 10_000, 2 * MIB, [0, 100_000, 200_000, 300_000]),
-        (300_000, 10_000, 6 * MIB, [0, 300_000]),
-        # A state of 1 MiB forbids a fourth partition.
-        (140_000, 10_000, MIB, [0, 50_000, 100_000, 140_000]),
+        (300_000, 100_000, [0, 100_000, 200_000, 300_000]),
+        (300_001, 300_000, [0, 300_000, 300_001]),
     ],
 )
-def test_partitions(n_rows: int, chunk: int, state_bytes: int, expected: list[int]) -> None:
-    found = partition_edges(edges_of(n_rows, chunk), row_bytes=ROW, state_bytes=state_bytes, travels=True)
+def test_partitions(n_rows: int, chunk: int, expected: list[int]) -> None:
+    found = partition_edges(edges_of(n_rows, chunk), row_bytes=ROW, travels=True)
     assert found.tolist() == expected
     assert found.dtype == np.int64
 
 
 def test_partitions_of_an_array_in_this_process_are_smaller() -> None:
     edges = edges_of(10_000, 1_000)
-    assert partition_edges(edges, row_bytes=ROW, state_bytes=0, travels=False).tolist() == [
-        0,
-        3_000,
-        6_000,
-        9_000,
-        10_000,
-    ]
-    assert partition_edges(edges, row_bytes=ROW, state_bytes=0, travels=True).tolist() == [0, 10_000]
+    assert partition_edges(edges, row_bytes=ROW, travels=False).tolist() == [0, 3_000, 6_000, 9_000, 10_000]
+    assert partition_edges(edges, row_bytes=ROW, travels=True).tolist() == [0, 10_000]
+
+
+def test_an_array_in_this_process_has_work_for_all_threads_but_no_more_partitions_than_that() -> None:
+    """(50,000, 128) float64, one partition where a state of 2 MB decided; and 100 GB."""
+    assert len(partition_edges(edges_of(50_000, 1_024), row_bytes=ROW, travels=False)) - 1 == 13
+    many = partition_edges(edges_of(100_000_000, 1_024), row_bytes=ROW, travels=False)
+    assert 250 <= len(many) - 1 <= MAX_IN_PROCESS == 256
 
 
 def test_partitions_of_uneven_chunks() -> None:
     edges = np.array([0, 60_000, 60_001, 66_000, 200_000, 200_001])
-    found = partition_edges(edges, row_bytes=ROW, state_bytes=0, travels=True)
+    found = partition_edges(edges, row_bytes=ROW, travels=True)
     assert found.tolist() == [0, 60_000, 200_000, 200_001]
 
 
 @pytest.mark.parametrize("n_chunks", [3_000, 100_000, 1_000_000])
 def test_however_many_chunks_there_are_at_most_3000_partitions(n_chunks: int) -> None:
     edges = np.arange(n_chunks + 1) * 10_000
-    found = partition_edges(edges, row_bytes=8 * ROW, state_bytes=0, travels=True)
+    found = partition_edges(edges, row_bytes=8 * ROW, travels=True)
     assert 2_700 <= len(found) - 1 <= MAX_PARTITIONS == 3_000
 
 
 def test_a_row_larger_than_the_target_is_a_partition() -> None:
-    assert partition_edges(np.array([0, 1, 2, 3]), row_bytes=GIB, state_bytes=0, travels=True).tolist() == [0, 1, 2, 3]
+    assert partition_edges(np.array([0, 1, 2, 3]), row_bytes=GIB, travels=True).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -105,9 +103,19 @@ def test_a_row_larger_than_the_target_is_a_partition() -> None:
     ],
 )
 def test_runs(chunk: int, start: int, stop: int, expected: list[int]) -> None:
-    found = run_edges(edges_of(200_000, chunk), start, stop, row_bytes=ROW)
-    assert found == expected
+    (found,) = runs_of(edges_of(200_000, chunk), np.array([start, stop]), row_bytes=ROW)
+    assert list(found) == [found[i] for i in range(len(found))] == expected
+    assert (found[-1], found[1:]) == (stop, expected[1:])
     assert all(type(edge) is int for edge in found), "they travel with the task"
+
+
+def test_runs_of_equal_length_take_no_room() -> None:
+    """A partition of 100 GB has 6,000."""
+    edges = edges_of(100_000_000, 1_000)
+    (found,) = runs_of(edges, edges[[0, -1]], row_bytes=ROW)
+    assert len(found) == 6_251
+    assert len(pickle.dumps(found)) < 200
+    assert np.diff(found).max() * ROW <= RUN_BYTES
 
 
 @st.composite
@@ -121,18 +129,16 @@ def chunked(draw: st.DrawFn) -> np.ndarray:
 
 
 @LAWS
-@given(edges=chunked(), row_bytes=st.integers(1, 10_000), state_bytes=st.integers(0, 10 * MIB), travels=st.booleans())
-def test_partitions_are_whole_chunks_large_enough_and_few(
-    edges: np.ndarray, row_bytes: int, state_bytes: int, travels: bool
-) -> None:
-    found = partition_edges(edges, row_bytes=row_bytes, state_bytes=state_bytes, travels=travels)
+@given(edges=chunked(), row_bytes=st.integers(1, 10_000), travels=st.booleans())
+def test_partitions_are_whole_chunks_large_enough_and_few(edges: np.ndarray, row_bytes: int, travels: bool) -> None:
+    found = partition_edges(edges, row_bytes=row_bytes, travels=travels)
     assert np.isin(found, edges).all(), "whole chunks"
     assert (found[0], found[-1]) == (0, edges[-1])
     lengths = np.diff(found)
     assert (lengths > 0).all()
-    assert len(lengths) <= MAX_PARTITIONS
-    target = max(PARTITION_BYTES if travels else IN_PROCESS_BYTES, BYTES_PER_STATE_BYTE * state_bytes)
-    target = max(target, int(edges[-1]) * row_bytes / MAX_PARTITIONS)
+    least, most = (PARTITION_BYTES, MAX_PARTITIONS) if travels else (IN_PROCESS_BYTES, MAX_IN_PROCESS)
+    assert len(lengths) <= most
+    target = max(least, int(edges[-1]) * row_bytes / most)
     few = -(-int(edges[-1]) * row_bytes // int(target))
     assert len(lengths) <= (-(-few // 4) * 4 if few > 1 else 1), "as few as that allows, or a multiple of four"
     longest_chunk = int(np.diff(edges).max())
@@ -143,7 +149,7 @@ def test_partitions_are_whole_chunks_large_enough_and_few(
 @given(chunk=st.integers(1, 10_000), n_rows=st.integers(1, 3_000_000), row_bytes=st.integers(1, 2_000))
 def test_partitions_of_even_chunks_are_even(chunk: int, n_rows: int, row_bytes: int) -> None:
     """Outputs aligned to the rows have chunks of one length, so their partitions must too, all but the last."""
-    lengths = np.diff(partition_edges(edges_of(n_rows, chunk), row_bytes=row_bytes, state_bytes=0, travels=True))
+    lengths = np.diff(partition_edges(edges_of(n_rows, chunk), row_bytes=row_bytes, travels=True))
     assert (lengths[:-1] == lengths[0]).all()
     assert lengths[-1] <= lengths[0]
 
@@ -152,7 +158,7 @@ def test_partitions_of_even_chunks_are_even(chunk: int, n_rows: int, row_bytes: 
 @given(edges=chunked(), row_bytes=st.integers(1, 10_000), data=st.data())
 def test_runs_are_whole_chunks_and_fit_their_bytes(edges: np.ndarray, row_bytes: int, data: st.DataObject) -> None:
     start, stop = sorted(data.draw(st.sets(st.integers(0, len(edges) - 1), min_size=2, max_size=2)))
-    found = run_edges(edges, int(edges[start]), int(edges[stop]), row_bytes=row_bytes)
+    (found,) = runs_of(edges, edges[[start, stop]], row_bytes=row_bytes)
     assert np.isin(found, edges).all()
     assert (found[0], found[-1]) == (edges[start], edges[stop])
     for low, high in itertools.pairwise(found):
@@ -161,9 +167,36 @@ def test_runs_are_whole_chunks_and_fit_their_bytes(edges: np.ndarray, row_bytes:
         assert chunks == 1 or (high - low) * row_bytes <= RUN_BYTES
 
 
-def test_cuts_are_a_function_of_data_and_model_alone() -> None:
-    """Nothing about workers can be passed in, and nothing of the surroundings is imported."""
-    assert set(inspect.signature(partition_edges).parameters) == {"chunk_edges", "row_bytes", "state_bytes", "travels"}
-    assert set(inspect.signature(run_edges).parameters) == {"chunk_edges", "start", "stop", "row_bytes"}
+@pytest.mark.parametrize(
+    ("n_partitions", "partition_bytes", "state_bytes", "n_threads", "expected"),
+    [
+        # Fifty times the state or more, in the smallest power of two.
+        (1000, 64 * MIB, 0, 8, 1),
+        (1000, 64 * MIB, MIB, 8, 1),
+        (1000, 64 * MIB, 2 * MIB, 8, 2),
+        (1000, 64 * MIB, 3 * MIB, 8, 4),
+        (1000, 64 * MIB, 40 * MIB, 8, 32),
+        # A task for each thread goes first.
+        (1000, 64 * MIB, 40 * MIB, 100, 8),
+        (1000, 64 * MIB, 40 * MIB, 125, 8),
+        (1000, 64 * MIB, 40 * MIB, 126, 4),
+        (1000, 64 * MIB, 40 * MIB, 2000, 1),
+        (2, 64 * MIB, 40 * MIB, 1, 2),
+        (1, 64 * MIB, 40 * MIB, 1, 1),
+    ],
+)
+def test_partitions_per_task(
+    n_partitions: int, partition_bytes: int, state_bytes: int, n_threads: int, expected: int
+) -> None:
+    found = partitions_per_task(
+        n_partitions, partition_bytes=partition_bytes, state_bytes=state_bytes, n_threads=n_threads
+    )
+    assert found == expected
+
+
+def test_cuts_are_a_function_of_the_data_alone() -> None:
+    """Nothing about models or workers can be passed in, and nothing of the surroundings is imported."""
+    assert set(inspect.signature(partition_edges).parameters) == {"chunk_edges", "row_bytes", "travels"}
+    assert set(inspect.signature(runs_of).parameters) == {"chunk_edges", "bounds", "row_bytes"}
     modules = {name for name, value in vars(partition).items() if inspect.ismodule(value)}
     assert modules == {"np"}

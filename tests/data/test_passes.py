@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import reduce
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
@@ -64,14 +62,17 @@ class Rounded(Recorded):
         return np.float32(state + other)
 
 
-class Split(Recorded):
-    """A pass that returns its first row beside the tree; the driver joins them in order."""
+class Collected(Recorded):
+    """A pass whose state is the list of its first rows, and how often each was merged in a task."""
 
-    def split(self, state: int) -> tuple[int, str]:
-        return state, f"from {state}"
+    def finish(self, state: list[Any]) -> Any:
+        return [state[0][0]]
 
-    def join(self, state: Any, besides: Sequence[str]) -> Any:
-        return state, list(besides)
+    def merge(self, state: Any, other: Any) -> Any:
+        return state + other
+
+    def collected(self, state: Any) -> Any:
+        return "collected", state
 
 
 @dataclass
@@ -107,41 +108,41 @@ def rows_in(n_partitions: int, X: np.ndarray | None = None) -> Rows:
     return Rows(source, None, source.chunk_edges)
 
 
-def in_order(*states: Any) -> Any:
-    """What a merge of these states, left to right, gives."""
-    return reduce(Recorded().merge, states)
+def pairs(level: list[Any]) -> Any:
+    """What the tree gives, slowly and obviously: neighbours in pairs, level by level, a last one carried up."""
+    while len(level) > 1:
+        above = [(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        level = above + level[2 * len(above) :]
+    return level[0]
 
 
-FIRST_EIGHT = in_order(0, 10, 20, 30, 40, 50, 60, 70)
+@pytest.mark.parametrize("per_task", [1, 2, 4, 8, 16, 64])
+def test_states_merge_in_pairs_of_neighbours_wherever_tasks_end(per_task: int) -> None:
+    for n_partitions in range(1, 41):
+        rows = replace(rows_in(n_partitions), per_task=per_task)
+        expected = pairs(list(range(0, 10 * n_partitions, 10)))
+        assert run_pass(Recorded(), rows, CountingExecutor(), name="p") == expected, n_partitions
+
+
+def test_the_tree_of_a_thousand_partitions() -> None:
+    for n_partitions in 64, 65, 511, 513, 1000:
+        expected = pairs(list(range(0, 10 * n_partitions, 10)))
+        assert run_pass(Recorded(), rows_in(n_partitions), CountingExecutor(), name="p") == expected
 
 
 @pytest.mark.parametrize(
-    ("n_partitions", "tree"),
-    [
-        (2, (0, 10)),
-        (3, ((0, 10), 20)),
-        (8, FIRST_EIGHT),
-        (9, (FIRST_EIGHT, 80)),
-        (11, (FIRST_EIGHT, in_order(80, 90, 100))),
-        (65, (in_order(*(in_order(*range(a, a + 80, 10)) for a in range(0, 640, 80))), 640)),
-    ],
+    ("n_partitions", "per_task", "tasks", "merges"),
+    [(2, 1, 2, 1), (8, 1, 8, 1), (9, 1, 9, 2), (64, 1, 64, 9), (65, 1, 65, 10), (600, 1, 600, 88), (600, 4, 150, 23)],
 )
-def test_states_merge_by_partition_index_eight_at_a_time(n_partitions: int, tree: Any) -> None:
-    assert run_pass(Recorded(), rows_in(n_partitions), CountingExecutor(), name="p") == tree
-
-
-@pytest.mark.parametrize(("n_partitions", "merges"), [(2, 1), (8, 1), (9, 3), (64, 9), (65, 12), (600, 88)])
-def test_tree_has_a_fan_in_of_eight(n_partitions: int, merges: int) -> None:
-    graph, keys = pass_graph(Recorded(), rows_in(n_partitions), name="p")
-    found = [key for key in graph if isinstance(key, tuple) and key[0].startswith("p-merge")]
+def test_a_merge_task_takes_eight_states(n_partitions: int, per_task: int, tasks: int, merges: int) -> None:
+    graph, keys = pass_graph(Recorded(), replace(rows_in(n_partitions), per_task=per_task), name="p")
+    assert len([key for key in graph if key[0] == "partition-p"]) == tasks
+    found = [key for key in graph if isinstance(key, tuple) and key[0].startswith("merge-p")]
     assert len(found) == merges
     assert len(keys) == 1
     for key in found:
         inputs = [k for k in get_dependencies(graph, key) if isinstance(k, tuple)]
-        assert len(inputs) <= 8
-        below = {"p-partition"} if key[0] == "p-merge-1" else {f"p-merge-{int(key[0].split('-')[-1]) - 1}"}
-        assert {name for name, _ in inputs} == below
-        assert sorted(i for _, i in inputs) == list(range(key[1] * 8, key[1] * 8 + len(inputs)))
+        assert 2 <= len(inputs) <= 8
 
 
 def test_partitions_are_tasks_of_one_reader_and_one_pass() -> None:
@@ -149,12 +150,15 @@ def test_partitions_are_tasks_of_one_reader_and_one_pass() -> None:
     shared = [key for key in graph if not isinstance(key, tuple)]
     assert len(shared) == 2, "the pass, and the reader"
     for i in range(20):
-        assert set(get_dependencies(graph, ("p-partition", i))) == set(shared)
-    assert all(str(key[0] if isinstance(key, tuple) else key).startswith(("p-", "daskgmm-reader-")) for key in graph)
+        assert set(get_dependencies(graph, ("partition-p", i))) == set(shared)
+    assert all(
+        str(key[0] if isinstance(key, tuple) else key).startswith(("p-", "partition-p", "merge-p", "daskgmm-reader-"))
+        for key in graph
+    )
 
 
 def test_one_pass_is_one_compute() -> None:
-    for work in Recorded(), Split():
+    for work in Recorded(), Collected():
         executor = CountingExecutor()
         run_pass(work, rows_in(30), executor, name="p")
         assert len(executor.computes) == 1
@@ -168,75 +172,69 @@ def test_one_partition_needs_no_graph(tmp_path: Any) -> None:
     for data in X, tmp_path / "X.npy", tmp_path / "X.zarr":
         for weights in None, open_source(np.ones(10)):
             executor = CountingExecutor()
-            rows = Rows.plan(open_source(data), weights, state_bytes=0)
+            rows = Rows.plan(open_source(data), weights)
             assert run_pass(Rounded(), rows, executor, name="p") == X.sum()
             assert executor.computes == []
 
 
 def test_one_partition_of_a_dask_array_is_computed_by_its_scheduler() -> None:
     executor = CountingExecutor()
-    rows = Rows.plan(open_source(da.ones((10, 2), chunks=(4, 1)) + 1), None, state_bytes=0)
+    rows = Rows.plan(open_source(da.ones((10, 2), chunks=(4, 1)) + 1), None)
     assert run_pass(Rounded(), rows, executor, name="p") == 40
     assert len(executor.computes) == 1
-    mixed = Rows.plan(open_source(np.ones((10, 2))), open_source(da.ones(10, chunks=4)), state_bytes=0)
+    mixed = Rows.plan(open_source(np.ones((10, 2))), open_source(da.ones(10, chunks=4)))
     assert run_pass(Rounded(), mixed, executor, name="p") == 20
     assert len(executor.computes) == 2
 
 
 def test_direct_call_and_graph_agree_to_the_bit() -> None:
     X = np.random.default_rng(0).standard_normal((1000, 2)).astype("f4")
-    direct = run_pass(Rounded(), Rows.plan(open_source(X), None, state_bytes=0), CountingExecutor(), name="p")
-    rows = Rows.plan(open_source(da.from_array(X, chunks=(300, 2))), None, state_bytes=0)
+    direct = run_pass(Rounded(), Rows.plan(open_source(X), None), CountingExecutor(), name="p")
+    rows = Rows.plan(open_source(da.from_array(X, chunks=(300, 2))), None)
     executor = CountingExecutor()
     assert run_pass(Rounded(), rows, executor, name="p") == direct
     assert len(executor.computes) == 1
 
 
-@pytest.mark.parametrize("n_partitions", [2, 9, 30])
-def test_what_is_split_off_is_joined_in_order(n_partitions: int) -> None:
-    rows = rows_in(n_partitions)
-    tree, besides = run_pass(Split(), rows, CountingExecutor(), name="p")
-    assert tree == run_pass(Recorded(), rows, CountingExecutor(), name="p")
-    assert besides == [f"from {start}" for start in range(0, n_partitions * 10, 10)]
+@pytest.mark.parametrize("n_partitions", [1, 2, 9, 30, 70])
+@pytest.mark.parametrize("per_task", [1, 4])
+def test_what_is_collected_comes_in_order(n_partitions: int, per_task: int) -> None:
+    rows = replace(rows_in(n_partitions), per_task=per_task)
+    found = run_pass(Collected(), rows, CountingExecutor(), name="p")
+    assert found == ("collected", list(range(0, n_partitions * 10, 10)))
 
 
-def test_a_split_pass_of_one_partition_is_not_split() -> None:
-    assert run_pass(Split(), rows_in(1), CountingExecutor(), name="p") == 0
-
-
-def test_what_is_split_off_does_not_go_through_the_tree() -> None:
-    graph, (total, *besides) = pass_graph(Split(), rows_in(30), name="p")
-    assert besides == [("p-beside", i) for i in range(30)]
-    seen, todo = set(), [total]
-    while todo:
-        key = todo.pop()
-        if key not in seen:
-            seen.add(key)
-            todo.extend(get_dependencies(graph, key))
-    assert not seen & set(besides)
+def test_what_is_collected_goes_to_the_driver_and_no_worker() -> None:
+    """And a partition costs no task beside its own."""
+    graph, keys = pass_graph(Collected(), rows_in(70), name="p")
+    assert keys == [("partition-p", i) for i in range(70)]
+    assert len(graph) == 2 + 70, "the pass, the reader and the partitions"
 
 
 def test_every_scheduler_adds_in_the_same_order(client: Client, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 4_000)
     X = np.random.default_rng(0).standard_normal((10_000, 4)) * np.logspace(-3, 3, 10_000)[:, np.newaxis]
     zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(50, 4))
-    rows = Rows.plan(open_source(tmp_path / "X.zarr"), None, state_bytes=0)
+    rows = Rows.plan(open_source(tmp_path / "X.zarr"), None)
     assert rows.n_partitions == 67
-    found = {"distributed": run_pass(Rounded(), rows, ClientExecutor(client), name="p")}
-    for scheduler in "synchronous", "threads":
-        with dask.config.set(scheduler=scheduler):
-            found[scheduler] = run_pass(Rounded(), rows, LocalExecutor(), name="p")
+    found = {}
+    for per_task in 1, 16:
+        rows = replace(rows, per_task=per_task)
+        found["distributed", per_task] = run_pass(Rounded(), rows, ClientExecutor(client), name=f"p{per_task}")
+        for scheduler in "synchronous", "threads", "processes":
+            with dask.config.set(scheduler=scheduler):
+                found[scheduler, per_task] = run_pass(Rounded(), rows, LocalExecutor(), name="p")
     assert len(set(found.values())) == 1, found
     forward = np.float32(0)
     for block in np.split(X.astype("f4"), 200):
         forward = np.float32(forward + block.sum())
-    assert forward != found["threads"], "the order of additions must show, or this test tests nothing"
+    assert forward != found["threads", 1], "the order of additions must show, or this test tests nothing"
 
 
 def test_graph_carries_no_rows(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 1)
     zarr.create_array(tmp_path / "X.zarr", data=np.ones((2000, 500)), chunks=(20, 500))
-    rows = Rows.plan(open_source(tmp_path / "X.zarr"), None, state_bytes=0)
+    rows = Rows.plan(open_source(tmp_path / "X.zarr"), None)
     graph, _ = pass_graph(Recorded(), rows, name="p")
     assert rows.n_partitions == 100
     assert len(pickle.dumps(graph)) < 50_000, "of 8 MB of rows"
@@ -268,7 +266,7 @@ def test_any_cut_gives_the_same_statistics(
     )
     plan = make_plan(parameters, origin=row_set_of(X, weights).mean, kernel=kernel)
     work = EStep([plan])
-    whole = Rows.plan(open_source(X), None if weights is None else open_source(weights), state_bytes=0)
+    whole = Rows.plan(open_source(X), None if weights is None else open_source(weights))
     (expected,) = run_pass(work, whole, CountingExecutor(), name="p")
     # Dask chunks at `chunks`, partitions at unions of them with `edges`.
     both = np.union1d(edges, chunks)

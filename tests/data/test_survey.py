@@ -234,12 +234,12 @@ def test_sample_of_a_store_is_the_same_for_every_chunking_and_scheduler(
         zarr.create_array(tmp_path / f"{chunk}.zarr", data=X, chunks=(chunk, 3))
         for partition_bytes in 10_000, 200_000:
             monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", partition_bytes)
-            rows = Rows.plan(open_source(tmp_path / f"{chunk}.zarr"), None, state_bytes=0)
+            rows = Rows.plan(open_source(tmp_path / f"{chunk}.zarr"), None)
             assert rows.n_partitions > 1
             with dask.config.set(scheduler="threads"):
                 found.append(run_pass(work, rows, LocalExecutor(), name="s"))
     found.append(run_pass(work, rows, ClientExecutor(client), name="s"))
-    dask_rows = Rows.plan(open_source(da.from_array(X, chunks=(1234, 2))), None, state_bytes=0)
+    dask_rows = Rows.plan(open_source(da.from_array(X, chunks=(1234, 2))), None)
     found.append(run_pass(work, dask_rows, LocalExecutor(), name="s"))
     expected = X[rows_in_sample(20_000, 500, seed=11)]
     for survey in found:

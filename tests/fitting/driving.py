@@ -64,7 +64,6 @@ def small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(array_source, "_RUN_BYTES", 2048)
     for name in ("PARTITION_BYTES", "IN_PROCESS_BYTES"):
         monkeypatch.setattr(partition, name, 1)
-    monkeypatch.setattr(partition, "BYTES_PER_STATE_BYTE", 0)
 
 
 class Blocks:

@@ -128,7 +128,8 @@ def test_restarts_share_the_passes(n_init: int) -> None:
     assert blocks.n_rows == 7 * 600
 
 
-def test_each_chunk_is_read_once_a_pass() -> None:
+@pytest.mark.parametrize("cache", [False, True, "auto"])
+def test_each_chunk_is_read_once_a_pass_or_once_where_it_is_kept(cache: Any) -> None:
     import zarr
     from zarr.storage import MemoryStore
 
@@ -136,10 +137,12 @@ def test_each_chunk_is_read_once_a_pass() -> None:
     array = zarr.create_array(store, data=well_separated().X, chunks=(100, 3))
     source = open_source(array)
     store.reads.clear()
-    done = fit_mixture(source, FitOptions(n_components=2))
+    done = fit_mixture(source, FitOptions(n_components=2, cache=cache))
     chunks = [key for key, _ in store.reads if "c/" in key]
-    assert len(chunks) == 6 * done.n_passes
-    assert done.bytes_read == done.n_passes * 600 * 24
+    n_reads = 1 if cache else done.n_passes
+    assert len(chunks) == 6 * n_reads
+    assert done.bytes_read == n_reads * 600 * 24
+    assert done.cached_bytes == (600 * 24 if cache else 0)
 
 
 def test_candidates_that_are_too_large_for_one_graph_go_in_waves(monkeypatch: pytest.MonkeyPatch) -> None:

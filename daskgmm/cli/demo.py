@@ -48,7 +48,7 @@ class Demo:
     n_components: int = 20
     height: int | None = None
     tol: float = 0.2
-    memory_limit: str = "352MiB"
+    memory_limit: str = "512MiB"
     workers: int | None = None
     force: bool = False
     log_format: str = "text"

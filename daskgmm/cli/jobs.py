@@ -24,7 +24,7 @@ from daskgmm.data.source import Source
 from daskgmm.data.writing import remove_parts
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
-from daskgmm.fitting.fit import Fit, fit_mixture, fit_need, state_bytes
+from daskgmm.fitting.fit import Fit, fit_mixture, fit_need
 from daskgmm.fitting.loop import Status
 from daskgmm.fitting.model_file import Model, load_model, provenance, save_model
 from daskgmm.fitting.options import FitOptions
@@ -67,9 +67,11 @@ def fit(data: Input, output: str, options: FitOptions, *, cluster: ClusterOption
     if stored is not None:
         return _skipped(stored, output)
     check_shape(X, n_components=options.n_components)
-    rows = Rows.plan(X, weights, state_bytes=state_bytes(options, X.n_features))
+    need = fit_need(options, X)
+    # (As many partitions a task as states ask for: the most memory. The fit takes fewer where threads are many.)
+    rows = Rows.plan(X, weights).in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=1)
     sample_bytes = _SAMPLE_FACTOR * 8 * X.n_features * sample_size(options, X.n_rows, X.n_features)
-    work = Work(rows, fit_need(options, X), cluster, own_bytes=sample_bytes)
+    work = Work(rows, need, cluster, own_bytes=sample_bytes, cache=options.cache)
     with work.on_machines(began) as running:
         done = fit_mixture(X, options, weights=weights, executor=running.executor, listener=progress())
         interrupts.defer()
@@ -77,6 +79,7 @@ def fit(data: Input, output: str, options: FitOptions, *, cluster: ClusterOption
             **_fit_result(done),
             "partitions": rows.n_partitions,
             **running.resources(done.bytes_read),
+            "cached_bytes": done.cached_bytes,
             "output": output,
         }
         save_model(Model(done.parameters, _record(done, now, found)), output, overwrite=force)
@@ -133,8 +136,8 @@ def score(model: str, data: Input, *, cluster: ClusterOptions) -> Result:
     parameters = load_model(model).parameters
     X, weights = data.open()
     check_features(X, parameters)
-    rows = Rows.plan(X, weights, state_bytes=0)
     need = Need(parameters.kind, parameters.n_components)
+    rows = Rows.plan(X, weights).in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=1)
     with Work(rows, need, cluster).on_machines(began) as running:
         found = score_source(parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor)
         resources = running.resources(found.bytes_read)

@@ -10,6 +10,7 @@ from typing import Any
 
 from daskgmm.cli.cluster import ClusterOptions, LimitedExecutor, Machines, machines, peak_bytes
 from daskgmm.cli.terminal import say
+from daskgmm.data.cache import Cache, kept_worker_bytes
 from daskgmm.data.executor import Executor
 from daskgmm.data.memory import MIB, Need, check_memory, peak_task_bytes, peak_worker_bytes
 from daskgmm.data.rows import Rows
@@ -31,12 +32,15 @@ class Work:
     cluster : ClusterOptions
     own_bytes : int
         Bytes of this process beside interpreter and tasks.
+    cache : {"auto", True, False}
+        Whether rows stay in memory after the first pass.
     """
 
     rows: Rows
     need: Need
     cluster: ClusterOptions
     own_bytes: int = 0
+    cache: Cache = False
 
     @contextmanager
     def on_machines(self, began: float) -> Iterator[Running]:
@@ -54,7 +58,8 @@ class Work:
             self._checked(LimitedExecutor(self.cluster.local_limit(n_partitions)))
         say(self._found())
         with machines(self.cluster, n_partitions=n_partitions) as where:
-            stated = self._stated(self._checked(where.executor))
+            rows = self._checked(where.executor)
+            stated = self._stated(rows) + kept_worker_bytes(self.cache, rows, self.need, where.executor)
             limit = where.executor.memory_limit()
             against = f", of its limit of {_size(limit)}" if limit else ""
             place = "this process (one partition) with" if n_partitions == 1 else f"{where.where}, each with"

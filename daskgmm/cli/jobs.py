@@ -15,7 +15,6 @@ from daskgmm.cli.cluster import ClusterOptions, peak_bytes
 from daskgmm.cli.outputs import check_place, checksum, finished_array, finished_fit
 from daskgmm.cli.terminal import in_words_of_the_command_line, interrupts, say
 from daskgmm.cli.work import Work
-from daskgmm.data.memory import Need
 from daskgmm.data.opening import open_source
 from daskgmm.data.output import ATTRIBUTE, plan_predictions, write_predictions
 from daskgmm.data.rows import Rows
@@ -28,7 +27,7 @@ from daskgmm.fitting.fit import Fit, fit_mixture, fit_need
 from daskgmm.fitting.loop import Status
 from daskgmm.fitting.model_file import Model, load_model, provenance, save_model
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.score import check_features, score_source
+from daskgmm.fitting.score import check_features, score_source, scoring_need
 from daskgmm.fitting.start import sample_size
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prediction import Predictor, What
@@ -136,7 +135,7 @@ def score(model: str, data: Input, *, cluster: ClusterOptions) -> Result:
     parameters = load_model(model).parameters
     X, weights = data.open()
     check_features(X, parameters)
-    need = Need(parameters.kind, parameters.n_components)
+    need = scoring_need(parameters, X)
     rows = Rows.plan(X, weights).in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=1)
     with Work(rows, need, cluster).on_machines(began) as running:
         found = score_source(parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import dask
 import numpy as np
 
 from daskgmm.data.dask_source import DaskSource
@@ -13,6 +14,7 @@ from daskgmm.data.rows import Rows, row_bytes
 from daskgmm.data.source import Source
 from daskgmm.errors import MemoryLimitError
 from daskgmm.mixture.block import block_length
+from daskgmm.mixture.estep import can_compile
 from daskgmm.mixture.kind import Covariance
 
 MIB = 1 << 20
@@ -21,6 +23,10 @@ INTERPRETER_BYTES = 144 * MIB
 #: Reading a run holds its rows, the chunks being decoded and their encoded bytes (measured over 15 layouts: at most 2.9
 #: times the run), and the allocator keeps that for the next one.
 READ_FACTOR = 3
+#: Rows times components times numbers of Phi from which on the compiled kernel is worth a second for numba's start.
+COMPILED_FROM = 20_000_000
+#: What numba takes in each process (measured: 102 MiB; 139 while it compiles, the first time on a machine).
+COMPILED_BYTES = 144 * MIB
 
 
 @dataclass(frozen=True)
@@ -35,16 +41,32 @@ class Need:
         Candidates that share a pass.
     extra_bytes : int
         Bytes that a worker holds beside: pieces of a sample, a chunk of predictions.
+    compiled : bool
+        Whether the pass uses the compiled kernel.
     """
 
     kind: Covariance
     n_components: int
     n_candidates: int = 1
     extra_bytes: int = 0
+    compiled: bool = False
 
     def state_bytes(self, n_features: int) -> int:
         """Return the bytes of the states of all candidates, in either form."""
         return self.n_candidates * 8 * (self.n_components * self.kind.n_statistics(n_features, exact=True) + 3)
+
+
+def takes_compiled_kernel(n_rows: float, kind: Covariance, n_components: int, n_features: int) -> bool:
+    """Return whether passes use the compiled kernel: a function of data, model and configuration.
+
+    Dask's configuration "daskgmm.compiled" (DASK_DASKGMM__COMPILED in the environment) forces it on or off. A number of
+    rows that is not known, NaN, counts as large.
+    """
+    wanted = dask.config.get("daskgmm.compiled", None)
+    if wanted is not None:
+        return bool(wanted)
+    n_values = n_rows * n_components * kind.n_statistics(n_features, exact=False)
+    return not n_values < COMPILED_FROM and can_compile()
 
 
 def peak_worker_bytes(rows: Rows, need: Need) -> int:
@@ -59,7 +81,7 @@ def peak_worker_bytes(rows: Rows, need: Need) -> int:
 
 def peak_task_bytes(rows: Rows, need: Need) -> int:
     """Return the bytes that one task takes at peak; `peak_worker_bytes` without the interpreter."""
-    total = _read_bytes(rows.X, rows) + need.extra_bytes
+    total = _read_bytes(rows.X, rows) + need.extra_bytes + (COMPILED_BYTES if need.compiled else 0)
     if rows.weights is not None:
         total += _weight_bytes(rows.weights, rows)
     total += _kernel_bytes(need.kind, need.n_components, rows.X.n_features)

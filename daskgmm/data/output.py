@@ -16,7 +16,7 @@ from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
 from daskgmm.data.memory import Need, check_memory
 from daskgmm.data.passes import run_pass
-from daskgmm.data.prediction import refuse_dropped
+from daskgmm.data.prediction import refuse_dropped, with_kernel
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source, regular_edges
 from daskgmm.data.writing import plain_path, whole_or_nothing
@@ -88,7 +88,7 @@ def write_predictions(
     with whole_or_nothing(output) as place:
         array = _create(place, predictor, rows)
         with one_blas_thread(executor):
-            work = WritePass(predictor, place, int(array.chunks[0]), non_finite)
+            work = WritePass(with_kernel(predictor, X.n_rows), place, int(array.chunks[0]), non_finite)
             state = run_pass(work, rows, executor, name=f"daskgmm-write-{uuid4().hex[:12]}")
         array.attrs[ATTRIBUTE] = {"complete": True, **record}
     n_rows = X.n_rows - state.n_dropped
@@ -100,7 +100,10 @@ def plan_predictions(predictor: Predictor, X: Source) -> tuple[Rows, Need]:
     rows = _aligned(Rows.plan(X, None))
     # A task holds the chunk being filled, and its encoded bytes while it is written.
     held = 2 * _chunk_rows(predictor, rows) * _stored_row_bytes(predictor)
-    return rows, Need(predictor.plan.kind, predictor.plan.n_components, extra_bytes=held)
+    plan = predictor.plan
+    return rows, Need(
+        plan.kind, plan.n_components, extra_bytes=held, compiled=with_kernel(predictor, X.n_rows).compiled
+    )
 
 
 def prediction_record(output: str) -> dict[str, Any] | None:

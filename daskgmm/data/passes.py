@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from dask.sizeof import sizeof
 from dask.task_spec import DataNode, List, Task, TaskRef
 from dask.utils import format_bytes
 
@@ -61,6 +62,9 @@ class Partial(Generic[State]):
     state: State
     bytes_read: int
     bytes_kept: int
+
+    def __sizeof__(self) -> int:
+        return object.__sizeof__(self) + int(sizeof(self.state))
 
 
 @dataclass(frozen=True)

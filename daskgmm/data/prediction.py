@@ -2,40 +2,72 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
 import dask.array as da
 import numpy as np
 from dask.highlevelgraph import HighLevelGraph
+from dask.system import CPU_COUNT
 from dask.task_spec import DataNode, Task, TaskRef
 from numpy.typing import NDArray
 
 from daskgmm.data.executor import ClientExecutor, current_executor
+from daskgmm.data.memory import takes_compiled_kernel
+from daskgmm.data.partition import PARTITION_BYTES, Edges, partition_edges, runs_of
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
-from daskgmm.data.source import Reader, Source, as_reader
+from daskgmm.data.source import Reader, Source, as_reader, plain_rows
 from daskgmm.errors import DataError, OptionError
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.prediction import Predictor
 
 
 def predict_array(X: NDArray[Any], predictor: Predictor, *, non_finite: str) -> NDArray[Any]:
-    """Return the prediction for rows in memory, (n_rows,) or (n_rows, n_components), holding one block at a time."""
-    cut = Cut(0, (0, len(X)), X.shape[1] if X.ndim == 2 else 1, "scan", False)
-    return predict_partition(cut, as_reader([X], 0), predictor, non_finite)
+    """Return the prediction for rows in memory, (n_rows,) or (n_rows, n_components), by as many threads as cores.
+
+    Beside the result each thread holds one block.
+    """
+    predictor, n_rows, X = with_kernel(predictor, len(X)), len(X), plain_rows(X)
+    result, reader = predictor.empty(n_rows), as_reader([X], 0)
+    # (Edges that lie on those of blocks.)
+    starts = np.append(np.arange(0, n_rows, 8192), n_rows)
+    edges = partition_edges(starts, row_bytes=_widest(X, predictor), travels=False)
+
+    def part(start: int, stop: int) -> None:
+        _predict(Cut(0, (start, stop), X.shape[1], "scan", False), reader, predictor, non_finite, result[start:stop])
+
+    if len(edges) == 2:
+        part(0, n_rows)
+        return result
+    with ThreadPoolExecutor(CPU_COUNT, thread_name_prefix="daskgmm-predict") as threads:
+        for done in [threads.submit(part, a, b) for a, b in pairwise(edges.tolist())]:
+            done.result()
+    return result
 
 
-def predict_partition(cut: Cut, reader: Reader, predictor: Predictor, non_finite: str) -> NDArray[Any]:
-    """Return the prediction for the rows of one partition."""
+def with_kernel(predictor: Predictor, n_rows: float) -> Predictor:
+    """Return the predictor as so many rows call for: with the compiled kernel or without."""
+    plan = predictor.plan
+    compiled = takes_compiled_kernel(n_rows, plan.kind, plan.n_components, plan.means.shape[1])
+    return replace(predictor, compiled=compiled)
+
+
+def _widest(X: NDArray[Any] | Source | da.Array, predictor: Predictor) -> int:
+    """Return the bytes of a row or of its prediction, whichever takes more."""
+    n_features = X.n_features if isinstance(X, Source) else X.shape[1]
+    return max(int(n_features * X.dtype.itemsize), predictor.dtype.itemsize * (predictor.n_columns or 1))
+
+
+def _predict(cut: Cut, reader: Reader, predictor: Predictor, non_finite: str, out: NDArray[Any]) -> None:
+    """Write the prediction for the rows of one partition."""
     start, work = cut.runs[0], Workspace()
-    result = predictor.empty(cut.runs[-1] - start)
-    if not len(result):
-        return result  # a selection may leave blocks of a Dask array without rows
     for block in blocks(cut, reader, None):
         refuse_dropped(block, non_finite)
         low = block.first_row - start
-        predictor.predict(block, result[low : low + block.x.shape[1]], work)
-    return result
+        predictor.predict(block, out[low : low + block.x.shape[1]], work)
 
 
 def refuse_dropped(block: Block, non_finite: str) -> None:
@@ -49,17 +81,24 @@ def refuse_dropped(block: Block, non_finite: str) -> None:
 
 
 def predict_blocks(X: da.Array, predictor: Predictor, *, non_finite: str) -> da.Array:
-    """Return the lazy prediction for a Dask array, in its own chunks, which may be unknown; computes nothing."""
+    """Return the lazy prediction for a Dask array, in its own chunks, which may be unknown; computes nothing.
+
+    Chunks whose prediction would take more than 64 MiB are split.
+    """
     if X.ndim == 2 and len(X.chunks[1]) > 1:
         X = X.rechunk({1: -1})
     rows = X if X.ndim == 2 else X[:, np.newaxis]
-    n_columns = predictor.n_columns
+    predictor, n_columns = with_kernel(predictor, rows.shape[0]), predictor.n_columns
+    edges, row_bytes = np.append(0, np.cumsum(rows.chunks[0])), _widest(rows, predictor)
+    if np.diff(edges).max() * row_bytes > PARTITION_BYTES:  # (unknown chunks are NaN, and stay)
+        pieces = [np.arange(a, b, PARTITION_BYTES // row_bytes) for a, b in pairwise(edges.tolist())]
+        rows = rows.rechunk({0: tuple(np.diff([*np.concatenate(pieces), edges[-1]]).tolist())})
     chunks = (rows.chunks[0],) if n_columns is None else (rows.chunks[0], (n_columns,))
     result: da.Array = da.map_blocks(
-        predict_array,
+        _predict_block,
         rows,
         predictor,
-        non_finite=non_finite,
+        non_finite,
         dtype=predictor.dtype,
         chunks=chunks,
         drop_axis=1 if n_columns is None else None,
@@ -69,13 +108,14 @@ def predict_blocks(X: da.Array, predictor: Predictor, *, non_finite: str) -> da.
 
 
 def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Array:
-    """Return the lazy prediction for a stored source, one chunk a partition; reads nothing."""
+    """Return the lazy prediction for a stored source in chunks of at most some 64 MiB; reads nothing."""
     if not X.travels and isinstance(current_executor(), ClientExecutor):
         raise OptionError(
             f"X must be readable by the workers of the current client; got {X.label}, which only this process can "
             "read. Predict on dask.array.from_array(X), or store X at a path or URL."
         )
-    rows = Rows.plan(X, None)
+    rows, predictor = Rows.plan(X, None), with_kernel(predictor, X.n_rows)
+    rows = replace(rows, edges=_bounded_edges(rows, predictor))
     name = f"daskgmm-predict-{uuid4().hex}"
     nodes, arguments = X.arguments([(int(a), int(b)) for a, b in zip(rows.edges[:-1], rows.edges[1:], strict=True)])
     graph: dict[Any, Any] = {**nodes, f"{name}-predictor": DataNode(f"{name}-predictor", predictor)}
@@ -89,5 +129,23 @@ def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Ar
     return da.Array(layers, name, chunks, dtype=predictor.dtype)
 
 
+def _bounded_edges(rows: Rows, predictor: Predictor) -> Edges:
+    """Return the edges of the partitions, or closer ones where a prediction would take more than 64 MiB."""
+    row_bytes = _widest(rows.X, predictor)
+    if np.diff(rows.edges).max() * row_bytes <= PARTITION_BYTES:
+        return rows.edges
+    (edges,) = runs_of(rows.X.chunk_edges, rows.edges[[0, -1]], row_bytes=row_bytes)
+    return np.array(edges[:])
+
+
 def _predict_task(cut: Cut, argument: Any, predictor: Predictor, non_finite: str) -> NDArray[Any]:
-    return predict_partition(cut, as_reader(argument, cut.runs[0]), predictor, non_finite)
+    result = predictor.empty(cut.runs[-1] - cut.runs[0])
+    _predict(cut, as_reader(argument, cut.runs[0]), predictor, non_finite, result)
+    return result
+
+
+def _predict_block(X: NDArray[Any], predictor: Predictor, non_finite: str) -> NDArray[Any]:
+    result = predictor.empty(len(X))
+    if len(X):  # a selection may leave blocks of a Dask array without rows
+        _predict(Cut(0, (0, len(X)), X.shape[1], "scan", False), as_reader([X], 0), predictor, non_finite, result)
+    return result

@@ -9,13 +9,12 @@ from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
-import dask
 import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.data.cache import plan_keep
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
-from daskgmm.data.memory import Need, check_memory
+from daskgmm.data.memory import Need, check_memory, takes_compiled_kernel
 from daskgmm.data.passes import Passes
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
@@ -27,7 +26,7 @@ from daskgmm.fitting.loop import Candidate, Status, check_counts, run_em
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.start import sample_size, starts
 from daskgmm.mixture.criteria import aic, bic
-from daskgmm.mixture.estep import EStep, can_compile
+from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan, make_plan
 from daskgmm.mixture.statistics import Statistics
@@ -36,11 +35,6 @@ Floats = NDArray[np.float64]
 
 #: Packed parameters of one pass at most; its graph stays below Dask's limit for a warning, 10 MB. More go in waves.
 WAVE_BYTES = 9_000_000
-
-#: Numbers of Phi times components in a pass from which on the compiled kernel is worth a second for numba's start.
-COMPILED_FROM = 20_000_000
-#: What numba takes in each process (measured: 102 MiB; 139 while it compiles, the first time on a machine).
-COMPILED_BYTES = 144 << 20
 
 
 @dataclass(frozen=True)
@@ -141,7 +135,7 @@ def fit_mixture(
     rows = check_memory(rows, need, executor)
     keep = plan_keep(options.cache, rows, need, executor)
     with one_blas_thread(executor), Passes(rows, executor, keep) as passes:
-        return _Run(passes, options, listener).fit(warm)
+        return _Run(passes, options, listener, compiled=need.compiled).fit(warm)
 
 
 def fit_need(options: FitOptions, X: Source) -> Need:
@@ -149,20 +143,8 @@ def fit_need(options: FitOptions, X: Source) -> Need:
     k, n_features = options.n_components, X.n_features
     packed = 8 * k * (1 + n_features + options.kind.n_second(n_features, exact=True))
     sample = 8 * (n_features + 1) * sample_size(options, X.n_rows, n_features)
-    compiled = COMPILED_BYTES if _takes_compiled_kernel(X, options) else 0
-    return Need(options.kind, k, min(options.n_init, max(1, WAVE_BYTES // packed)), sample + compiled)
-
-
-def _takes_compiled_kernel(X: Source, options: FitOptions) -> bool:
-    """Return whether a fit's E-steps use the compiled kernel: a function of data, model and configuration.
-
-    Dask's configuration "daskgmm.compiled" (DASK_DASKGMM__COMPILED in the environment) forces it on or off.
-    """
-    wanted = dask.config.get("daskgmm.compiled", None)
-    if wanted is not None:
-        return bool(wanted)
-    n_values = X.n_rows * options.n_components * options.kind.n_statistics(X.n_features, exact=False)
-    return n_values >= COMPILED_FROM and can_compile()
+    n_candidates = min(options.n_init, max(1, WAVE_BYTES // packed))
+    return Need(options.kind, k, n_candidates, sample, takes_compiled_kernel(X.n_rows, options.kind, k, n_features))
 
 
 def n_counting_passes(X: Source) -> int:
@@ -173,13 +155,13 @@ def n_counting_passes(X: Source) -> int:
 class _Run:
     """The passes of one fit, counted and timed."""
 
-    def __init__(self, passes: Passes, options: FitOptions, listener: Listener) -> None:
+    def __init__(self, passes: Passes, options: FitOptions, listener: Listener, *, compiled: bool) -> None:
         self._passes, self._options, self._listener = passes, options, listener
         rows = passes.rows
         self._name = f"daskgmm-{uuid4().hex[:12]}"
         self._n_passes, self._seconds, self._began = n_counting_passes(rows.X), 0.0, perf_counter()
         self._history: list[dict[str, Any]] = []
-        self._compiled = _takes_compiled_kernel(rows.X, options)
+        self._compiled = compiled
 
     def fit(self, warm: tuple[Parameters, float] | None) -> Fit:
         survey = self._survey(take_sample=warm is None)
@@ -246,7 +228,7 @@ class _Run:
     def _closing(self, best: Candidate, survey: Survey) -> float:
         plan = make_plan(best.parameters, origin=survey.mean, kernel=self._options.kernel)
         with self._timed():
-            work = EStep([plan], statistics=False)
+            work = EStep([plan], statistics=False, compiled=self._compiled)
             (found,) = self._passes.run(work, name=f"{self._name}-closing")
         check_counts(found, row_set=survey.row_set, n_rows=survey.n_rows)
         log_likelihood = found.log_sum

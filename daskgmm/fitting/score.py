@@ -9,7 +9,7 @@ from uuid import uuid4
 import numpy as np
 
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
-from daskgmm.data.memory import Need, check_memory
+from daskgmm.data.memory import Need, check_memory, takes_compiled_kernel
 from daskgmm.data.passes import run_pass
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
@@ -82,7 +82,7 @@ def score_source(
     check_features(X, parameters)
     check_shape(X, n_components=1)
     rows = Rows.plan(X, weights)
-    need = Need(parameters.kind, parameters.n_components)
+    need = scoring_need(parameters, X)
     rows = rows.in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=executor.n_threads())
     rows = check_memory(rows, need, executor)
     with one_blas_thread(executor):
@@ -90,7 +90,7 @@ def score_source(
             _survey(rows, executor, non_finite)
         plan = make_plan(parameters, origin=parameters.weights @ parameters.means)
         name = f"daskgmm-score-{uuid4().hex[:12]}"
-        (found,) = run_pass(EStep([plan], statistics=False), rows, executor, name=name)
+        (found,) = run_pass(EStep([plan], statistics=False, compiled=need.compiled), rows, executor, name=name)
         if found.n_rows < X.n_rows and non_finite == "error":
             _survey(rows, executor, non_finite)
     if not found.weight > 0:
@@ -114,6 +114,12 @@ def score_source(
         n_passes * rows.n_bytes,
         perf_counter() - began,
     )
+
+
+def scoring_need(parameters: Parameters, X: Source) -> Need:
+    """Return what scoring needs in a worker's memory beside the rows."""
+    kind, k = parameters.kind, parameters.n_components
+    return Need(kind, k, compiled=takes_compiled_kernel(X.n_rows, kind, k, X.n_features))
 
 
 def check_features(X: Source, parameters: Parameters) -> None:

@@ -196,20 +196,68 @@ def add(total: Floats, correction: Floats, values: Reals) -> None:
 
 
 @_compile
+def log_density(
+    x: Floats,
+    origin: Floats,
+    products: NDArray[np.int64],
+    fill: bool,
+    eta: Reals,
+    shifted: Reals,
+    phi: Reals,
+    part: Reals,
+    density: Reals,
+) -> None:
+    """Write the log of weight times density of a block, eta' Phi, to `density`; parameters as of `add_block`."""
+    (n_phi, n_components), (n_panel, n_rows) = eta.shape, phi.shape
+    for begin in range(0, n_phi, n_panel):
+        end = min(begin + n_panel, n_phi)
+        panel = phi[: end - begin]
+        if fill:
+            _fill(x, origin, products, shifted, panel, begin)
+        if begin == 0:
+            np.dot(eta[begin:end].T, panel, density)
+        else:
+            more = part[: n_components * n_rows].reshape(n_components, n_rows)
+            np.dot(eta[begin:end].T, panel, more)
+            for k in range(n_components):
+                row, other = density[k], more[k]
+                for i in range(n_rows):
+                    row[i] += other[i]
+
+
+@_compile
+def label(density: Reals, highest: Reals, out: NDArray[np.int64]) -> None:
+    """Write the number of the largest of each column, (n_rows,), the first of equal ones; `highest` is a buffer."""
+    n_components, n_rows = density.shape
+    for low in range(0, n_rows, STRIP):
+        best, found = highest[low : low + STRIP], out[low : low + STRIP]
+        n = len(best)
+        first = density[0, low : low + STRIP]
+        for i in range(n):
+            best[i] = first[i]
+            found[i] = 0
+        for k in range(1, n_components):
+            row = density[k, low : low + STRIP]
+            for i in range(n):
+                found[i] = k if row[i] > best[i] else found[i]
+                best[i] = max(row[i], best[i])
+
+
+@_compile
 def add_block(
     x: Floats,
     origin: Floats,
     products: NDArray[np.int64],
     fill: bool,
     eta: Reals,
-    weights: Floats,
     shifted: Reals,
     phi: Reals,
+    part: Reals,
     density: Reals,
+    weights: Floats,
     log_likelihood: Floats,
     scratch: Reals,
     smallest: Any,
-    part: Reals,
     total: Floats,
     correction: Floats,
 ) -> None:
@@ -228,28 +276,15 @@ def add_block(
         Whether Phi is to be filled; False where another candidate has done it, in one panel.
     eta : (n_phi, n_components), float64 or float32
         Natural parameters, transposed. What follows has its dtype, unless said otherwise.
+    shifted, phi, part, density : (n_features, n_rows), (n_panel, n_rows), (n,), (n_components, n_rows)
+        Buffers; n is n_components times the larger of n_panel and n_rows.
     weights, log_likelihood, scratch, smallest
         See `softmax`.
-    shifted, phi, density, part : (n_features, n_rows), (n_panel, n_rows), (n_components, n_rows), (n,)
-        Buffers; n is n_components times the larger of n_panel and n_rows.
     total, correction : (n_components, n_phi), float64
         The compensated sums of responsibilities, times row weights, times Phi.
     """
-    (n_phi, n_components), (n_panel, n_rows) = eta.shape, phi.shape
-    for begin in range(0, n_phi, n_panel):
-        end = min(begin + n_panel, n_phi)
-        panel = phi[: end - begin]
-        if fill:
-            _fill(x, origin, products, shifted, panel, begin)
-        if begin == 0:
-            np.dot(eta[begin:end].T, panel, density)
-        else:
-            more = part[: n_components * n_rows].reshape(n_components, n_rows)
-            np.dot(eta[begin:end].T, panel, more)
-            for k in range(n_components):
-                row, other = density[k], more[k]
-                for i in range(n_rows):
-                    row[i] += other[i]
+    (n_phi, n_components), n_panel = eta.shape, len(phi)
+    log_density(x, origin, products, fill, eta, shifted, phi, part, density)
     softmax(density, weights, log_likelihood, scratch, smallest)
     for begin in range(0, n_phi, n_panel):
         end = min(begin + n_panel, n_phi)

@@ -115,7 +115,8 @@ class EStep:
     def _block_values(self, plan: Plan, densities: Densities, block: Block) -> Floats:
         values: Floats = self._local.work.get("values", (plan.n_components * plan.n_statistics + 3,))
         complete = plan.common_by_row or not self.statistics
-        resp = densities.log_density(plan, keep_z=self.statistics, complete=complete)
+        compiled = self.compiled and not self.statistics  # (with statistics, `add_in_one_call` is the way)
+        resp = densities.log_density(plan, keep_z=self.statistics, complete=complete, compiled=compiled)
         log_likelihood = densities.responsibilities(plan, resp, block.weights, compiled=self.compiled)
         if self.statistics:
             densities.statistics(plan, resp, values[:-3].reshape(plan.n_components, -1))
@@ -142,7 +143,9 @@ class Densities:
         self._phi: NDArray[Any] | None = None
         self._phi_of: tuple[str, str, bytes] | None = None
 
-    def log_density(self, plan: Plan, *, keep_z: bool = False, complete: bool = False) -> NDArray[Any]:
+    def log_density(
+        self, plan: Plan, *, keep_z: bool = False, complete: bool = False, compiled: bool = False
+    ) -> NDArray[Any]:
         """Return log of weight times density, (n_components, n_rows), nats: a buffer, valid until the next call.
 
         It has the dtype of the plan's precision.
@@ -155,8 +158,13 @@ class Densities:
         complete : bool
             Whether to add the term that a tied mixture has in common; responsibilities do not need it, and the total
             log-likelihood only if the plan says so.
+        compiled : bool
+            Whether the compiled kernel does it where it can do a block by itself.
         """
         result = self._density_buffer(plan)
+        if compiled and plan.one_call and not (complete and plan.kind.pooled):
+            _compiled().log_density(*self._compiled_arguments(plan))
+            return result
         if plan.any_phi:
             self._by_phi(plan, result, complete=complete)
         if plan.exact_components:
@@ -184,8 +192,28 @@ class Densities:
 
     def add_in_one_call(self, plan: Plan, block: Block, total: Statistics) -> None:
         """Add the block to the sums of a candidate: density, softmax and sums in one call of the compiled kernel."""
-        x, dtype, kernel = self._x, plan.precision.dtype, _compiled()
-        get, n_rows, n_phi = self._work.get, x.shape[1], plan.n_statistics
+        dtype, kernel = plan.precision.dtype, _compiled()
+        get, n_rows = self._work.get, self._x.shape[1]
+        log_likelihood: Floats = get("log_likelihood", (n_rows,))
+        values, correction = total.compensated()
+        kernel.add_block(
+            *self._compiled_arguments(plan), _NO_WEIGHTS if block.weights is None else block.weights, log_likelihood,
+            get("softmax", (2, n_rows), dtype), dtype(plan.precision.smallest_log_resp),
+            values[:-3].reshape(plan.n_components, -1), correction[:-3].reshape(plan.n_components, -1),
+        )  # fmt: skip
+        kernel.add(values[-3:], correction[-3:], np.array(_totals(log_likelihood, block)))
+
+    def labels(self, log_density: NDArray[Any], out: NDArray[np.intp], *, compiled: bool) -> None:
+        """Write the component of the largest log-density of each row, (n_rows,), the first of equal ones."""
+        if compiled:
+            _compiled().label(log_density, self._work.get("highest", out.shape, log_density.dtype.type), out)
+        else:
+            np.argmax(log_density, axis=0, out=out)
+
+    def _compiled_arguments(self, plan: Plan) -> tuple[Any, ...]:
+        """Return what the compiled kernel takes first, from the rows to the log-density that it writes."""
+        x, dtype, get = self._x, plan.precision.dtype, self._work.get
+        n_rows, n_phi = x.shape[1], len(plan.transposed_parameters)
         products, fill = plan.kind.products(len(x)), True
         if products is None:
             phi, products, fill = self._shared_phi(plan), _NO_PRODUCTS, False
@@ -193,17 +221,10 @@ class Densities:
             phi, fill = self._phi_buffer(plan)
         else:
             phi = get("panel", (PANEL, n_rows), dtype)
-        log_likelihood: Floats = get("log_likelihood", (n_rows,))
-        values, correction = total.compensated()
-        kernel.add_block(
-            x, plan.origin, products, fill, plan.transposed_parameters,
-            _NO_WEIGHTS if block.weights is None else block.weights,
-            get("shifted", x.shape, dtype), phi, self._density_buffer(plan), log_likelihood,
-            get("softmax", (2, n_rows), dtype), dtype(plan.precision.smallest_log_resp),
-            get("part", (plan.n_components * max(len(phi), n_rows),), dtype),
-            values[:-3].reshape(plan.n_components, -1), correction[:-3].reshape(plan.n_components, -1),
+        return (
+            x, plan.origin, products, fill, plan.transposed_parameters, get("shifted", x.shape, dtype), phi,
+            get("part", (plan.n_components * max(len(phi), n_rows),), dtype), self._density_buffer(plan),
         )  # fmt: skip
-        kernel.add(values[-3:], correction[-3:], np.array(_totals(log_likelihood, block)))
 
     def statistics(self, plan: Plan, resp: NDArray[Any], out: Floats) -> None:
         """Write the sums of each component, (n_components, n_statistics), for weighted responsibilities `resp`."""

@@ -26,15 +26,18 @@ class Predictor:
     plan : Plan
     what : {"label", "proba", "score"}
         The most probable component of a row; its responsibilities; its log-density in nats.
+    compiled : bool
+        Whether log-densities and labels are left to the compiled kernel where it can do them.
     """
 
     plan: Plan
     what: What
+    compiled: bool = False
 
     @classmethod
-    def of(cls, parameters: Parameters, what: What) -> Predictor:
+    def of(cls, parameters: Parameters, what: What, *, compiled: bool = False) -> Predictor:
         """Return the predictor of a mixture; its plan follows from the parameters alone."""
-        return cls(make_plan(parameters, origin=parameters.weights @ parameters.means), what)
+        return cls(make_plan(parameters, origin=parameters.weights @ parameters.means), what, compiled)
 
     @property
     def n_columns(self) -> int | None:
@@ -55,9 +58,9 @@ class Predictor:
         Costs 2 n_rows n_components n_phi flops, half of an E-step.
         """
         densities = Densities(block.x, work)
-        log_density = densities.log_density(self.plan, complete=self.what == "score")
+        log_density = densities.log_density(self.plan, complete=self.what == "score", compiled=self.compiled)
         if self.what == "label":
-            np.argmax(log_density, axis=0, out=out)
+            densities.labels(log_density, out, compiled=self.compiled)
         else:
             with np.errstate(invalid="ignore"):
                 score, total = softmax(log_density, work.get("sum", (block.x.shape[1],)))

@@ -71,6 +71,10 @@ class Statistics:
     def __reduce__(self) -> tuple[type[Statistics], tuple[Floats]]:
         return (Statistics, (self.values,))
 
+    def __sizeof__(self) -> int:
+        # By this Dask's scheduler merges where most of the inputs are.
+        return object.__sizeof__(self) + self.values.nbytes
+
     @property
     def weight(self) -> float:
         """Sum of the row weights."""

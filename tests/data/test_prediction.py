@@ -200,3 +200,58 @@ def test_a_dask_array_is_never_loaded_whole(what: str, scheduler: str, monkeypat
     # Two tasks of three blocks each, and a few blocks read ahead for the next ones.
     assert watched.most <= 2_000, f"{watched.most} of 10,000 rows at once"
     assert watched.alive == 0
+
+
+@pytest.mark.parametrize("n_features", [1, 3, 70])
+@pytest.mark.parametrize("what", WHATS)
+@pytest.mark.parametrize("kind", oracle.KINDS)
+def test_the_compiled_kernel_predicts_the_same(kind: str, what: Any, n_features: int) -> None:
+    pytest.importorskip("numba", reason="numba is not installed (extra: compiled)")
+    case = make_case(kind, seed=2, n_rows=600, n_components=4, n_features=n_features)
+    case.X[17] = np.nan
+    predictor = Predictor.of(parameters_of(case), what)
+    with dask.config.set({"daskgmm.compiled": False}):
+        plain = predict_array(case.X, predictor, non_finite="drop")
+    with dask.config.set({"daskgmm.compiled": True}):
+        found = predict_array(case.X, predictor, non_finite="drop")
+        lazy = predict_blocks(da.from_array(case.X, chunks=(100, 1)), predictor, non_finite="drop").compute()
+    np.testing.assert_allclose(found, plain, rtol=1e-11, atol=1e-14)
+    np.testing.assert_allclose(lazy, plain, rtol=1e-11, atol=1e-14)
+
+
+def test_of_equal_components_the_first_is_the_label() -> None:
+    pytest.importorskip("numba", reason="numba is not installed (extra: compiled)")
+    p = parameters_of(make_case("full", seed=0, n_rows=100, n_components=1, n_features=2))
+    twins = type(p).from_covariances(
+        p.kind, np.full(3, 1 / 3), np.repeat(p.means, 3, 0), np.repeat(p.covariances, 3, 0)
+    )
+    for compiled in (False, True):
+        with dask.config.set({"daskgmm.compiled": compiled}):
+            assert not predict_array(np.ones((50, 2)), Predictor.of(twins, "label"), non_finite="error").any()
+
+
+@pytest.mark.parametrize("what", WHATS)
+def test_threads_predict_an_array_in_memory_as_one_does(what: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).standard_normal((50_000, 3))
+    whole = expected(what, rows)
+    monkeypatch.setattr("daskgmm.data.partition.IN_PROCESS_BYTES", 200_000)
+    np.testing.assert_array_equal(expected(what, rows), whole)
+    rows[30_000] = np.nan
+    with pytest.raises(DataError, match="row 30000"):
+        expected(what, rows)
+
+
+def test_chunks_of_a_wide_prediction_are_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("partition.PARTITION_BYTES", "prediction.PARTITION_BYTES", "partition.RUN_BYTES"):
+        monkeypatch.setattr(f"daskgmm.data.{place}", 24_000)
+    monkeypatch.setattr("daskgmm.data.partition.IN_PROCESS_BYTES", 24_000)
+    stored = zarr.create_array(MemoryStore(), data=X[:, :1].astype("f4"), chunks=(100, 1))
+    narrow = parameters_of(make_case("full", seed=4, n_rows=100, n_components=3, n_features=1))
+    for rows in (open_source(stored), da.from_array(X[:, :1].astype("f4"), chunks=(6000, 1))):
+        predict: Any = predict_blocks if isinstance(rows, da.Array) else predict_source
+        labels = predict(rows, Predictor.of(narrow, "label"), non_finite="error")
+        proba = predict(rows, Predictor.of(narrow, "proba"), non_finite="error")
+        assert max(proba.chunks[0]) == 1000, "24 bytes a row"
+        assert 1000 < max(labels.chunks[0]) <= 3000, "8 bytes a row"
+        wanted = predict_array(X[:, :1].astype("f4"), Predictor.of(narrow, "proba"), non_finite="error")
+        np.testing.assert_allclose(proba.compute(), wanted, rtol=1e-12, atol=1e-14)

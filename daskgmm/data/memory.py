@@ -13,7 +13,7 @@ from daskgmm.data.partition import FAN_IN, RUN_BYTES
 from daskgmm.data.rows import Rows, row_bytes
 from daskgmm.data.source import Source
 from daskgmm.errors import MemoryLimitError
-from daskgmm.mixture.block import block_length
+from daskgmm.mixture.block import block_length, tile_length
 from daskgmm.mixture.estep import can_compile
 from daskgmm.mixture.kind import Covariance
 
@@ -145,7 +145,7 @@ def _weight_bytes(weights: Source, rows: Rows) -> int:
 def _kernel_bytes(kind: Covariance, n_components: int, n_features: int) -> int:
     """Return the bytes of an E-step's buffers, which candidates share, with all components in the exact form."""
     columns = kind.n_statistics(n_features, exact=False) + 2 * n_components + (n_components + 4) * n_features + 8
-    return 8 * block_length(n_features) * columns
+    return 8 * (tile_length(n_features) * columns + block_length(n_features) * (n_features + 1))
 
 
 def _candidate_bytes(rows: Rows, kind: Covariance, n_components: int) -> int:

@@ -95,7 +95,9 @@ class SurveyPass:
     def update(self, state: Survey, block: Block) -> Survey:
         # Values beyond 1e150, which are refused after the survey by their range, overflow in the scatter.
         with np.errstate(over="ignore", invalid="ignore"):
-            return self.merge(state, self._survey(block))
+            for tile in block.tiles():
+                state = self.merge(state, self._survey(tile))
+            return state
 
     def finish(self, state: Survey) -> Survey:
         if not state.sample:

@@ -23,8 +23,12 @@ Reals = NDArray[Any]
 
 #: Rows that pass through the loops at once: they stay in the first-level cache.
 STRIP = 512
+#: Up to so many numbers in Phi (4 of the data, full) plain loops beat BLAS, by up to 3 times for the sums.
+SMALL_PHI = 16
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+#: Sums in an order that vector code can take; it is the same in each run on a machine.
+_SUMS: dict[str, Any] = {"fastmath": {"contract", "reassoc"}, "error_model": "numpy"}
 
 
 def _compile(function: Any) -> Any:
@@ -195,6 +199,67 @@ def add(total: Floats, correction: Floats, values: Reals) -> None:
         total[i] = new
 
 
+@njit(**_SUMS)
+def _small_density(eta: Reals, phi: Reals, density: Reals) -> None:
+    """Write eta' Phi to density, four features at a time; the last feature is 1."""
+    (n_phi, n_components), n_rows = eta.shape, phi.shape[1]
+    for low in range(0, n_rows, STRIP):
+        for k in range(n_components):
+            row = density[k, low : low + STRIP]
+            n, constant = len(row), eta[n_phi - 1, k]
+            for i in range(n):
+                row[i] = constant
+            f = 0
+            while f + 4 < n_phi:
+                a, b = phi[f, low : low + STRIP], phi[f + 1, low : low + STRIP]
+                c, d = phi[f + 2, low : low + STRIP], phi[f + 3, low : low + STRIP]
+                p, q, r, s = eta[f, k], eta[f + 1, k], eta[f + 2, k], eta[f + 3, k]
+                for i in range(n):
+                    row[i] += p * a[i] + q * b[i] + r * c[i] + s * d[i]
+                f += 4
+            while f + 1 < n_phi:
+                a, p = phi[f, low : low + STRIP], eta[f, k]
+                for i in range(n):
+                    row[i] += p * a[i]
+                f += 1
+
+
+@njit(**_SUMS)
+def _small_sums(resp: Reals, phi: Reals, sums: Reals) -> None:
+    """Write resp Phi' to sums, four features at a time; the last feature is 1."""
+    (n_components, n_rows), n_phi = resp.shape, len(phi)
+    zero = resp[0, 0] * 0
+    sums[...] = 0
+    for low in range(0, n_rows, STRIP):
+        for k in range(n_components):
+            row, out = resp[k, low : low + STRIP], sums[k]
+            n, f = len(row), 0
+            while f + 4 < n_phi:
+                a, b = phi[f, low : low + STRIP], phi[f + 1, low : low + STRIP]
+                c, d = phi[f + 2, low : low + STRIP], phi[f + 3, low : low + STRIP]
+                p, q, r, s = zero, zero, zero, zero
+                for i in range(n):
+                    p += row[i] * a[i]
+                    q += row[i] * b[i]
+                    r += row[i] * c[i]
+                    s += row[i] * d[i]
+                out[f] += p
+                out[f + 1] += q
+                out[f + 2] += r
+                out[f + 3] += s
+                f += 4
+            while f + 1 < n_phi:
+                a, p = phi[f, low : low + STRIP], zero
+                for i in range(n):
+                    p += row[i] * a[i]
+                out[f] += p
+                f += 1
+            p = zero
+            for i in range(n):
+                p += row[i]
+            out[n_phi - 1] += p
+
+
 @_compile
 def log_density(
     x: Floats,
@@ -207,14 +272,16 @@ def log_density(
     part: Reals,
     density: Reals,
 ) -> None:
-    """Write the log of weight times density of a block, eta' Phi, to `density`; parameters as of `add_block`."""
+    """Write the log of weight times density of a block, eta' Phi, to `density`; parameters as of `add_tile`."""
     (n_phi, n_components), (n_panel, n_rows) = eta.shape, phi.shape
     for begin in range(0, n_phi, n_panel):
         end = min(begin + n_panel, n_phi)
         panel = phi[: end - begin]
         if fill:
             _fill(x, origin, products, shifted, panel, begin)
-        if begin == 0:
+        if n_phi <= SMALL_PHI:
+            _small_density(eta, phi, density)
+        elif begin == 0:
             np.dot(eta[begin:end].T, panel, density)
         else:
             more = part[: n_components * n_rows].reshape(n_components, n_rows)
@@ -243,8 +310,27 @@ def label(density: Reals, highest: Reals, out: NDArray[np.int64]) -> None:
                 best[i] = max(row[i], best[i])
 
 
+@njit(**_SUMS)
+def _add_totals(log_likelihood: Floats, weights: Floats, total: Floats, correction: Floats) -> None:
+    """Add the weighted sum of the log-likelihoods, and that of the row weights, to total, (2,), compensated."""
+    log_sum, weight = 0.0, 0.0
+    if len(weights):
+        for i in range(len(log_likelihood)):
+            log_sum += log_likelihood[i] * weights[i]
+            weight += weights[i]
+    else:
+        for i in range(len(log_likelihood)):
+            log_sum += log_likelihood[i]
+        weight += len(log_likelihood)
+    for i, value in ((0, log_sum), (1, weight)):
+        less = value - correction[i]
+        new = total[i] + less
+        correction[i] = (new - total[i]) - less
+        total[i] = new
+
+
 @_compile
-def add_block(
+def add_tile(
     x: Floats,
     origin: Floats,
     products: NDArray[np.int64],
@@ -261,7 +347,7 @@ def add_block(
     total: Floats,
     correction: Floats,
 ) -> None:
-    """Do the E-step of a block by Phi, and add its sums to those of a candidate.
+    """Do the E-step of a tile by Phi, and add its sums to those of a candidate.
 
     Phi is made in panels of as many features as `phi` has rows; where it takes more than one (many features: a whole
     Phi would fall out of the cache) each is made twice, for the density and for the sums.
@@ -280,8 +366,9 @@ def add_block(
         Buffers; n is n_components times the larger of n_panel and n_rows.
     weights, log_likelihood, scratch, smallest
         See `softmax`.
-    total, correction : (n_components, n_phi), float64
-        The compensated sums of responsibilities, times row weights, times Phi.
+    total, correction : (n_components * n_phi + 3,), float64
+        The compensated sums of responsibilities, times row weights, times Phi; of log-likelihood and row weights. (The
+        last, a number of rows, is left alone.)
     """
     (n_phi, n_components), n_panel = eta.shape, len(phi)
     log_density(x, origin, products, fill, eta, shifted, phi, part, density)
@@ -292,6 +379,52 @@ def add_block(
         if n_panel < n_phi:
             _fill(x, origin, products, shifted, panel, begin)
         sums = part[: n_components * (end - begin)].reshape(n_components, end - begin)
-        np.dot(density, panel.T, sums)
+        if n_phi <= SMALL_PHI:
+            _small_sums(density, phi, sums)
+        else:
+            np.dot(density, panel.T, sums)
         for k in range(n_components):
-            add(total[k, begin:end], correction[k, begin:end], sums[k])
+            low, high = k * n_phi + begin, k * n_phi + end
+            add(total[low:high], correction[low:high], sums[k])
+    _add_totals(log_likelihood, weights, total[-3:-1], correction[-3:-1])
+
+
+@_compile
+def add_block(
+    x: Floats,
+    length: int,
+    tile: Floats,
+    origin: Floats,
+    products: NDArray[np.int64],
+    eta: Reals,
+    shifted: Reals,
+    phi: Reals,
+    part: Reals,
+    density: Reals,
+    weights: Floats,
+    log_likelihood: Floats,
+    scratch: Reals,
+    smallest: Any,
+    total: Floats,
+    correction: Floats,
+) -> None:
+    """Do `add_tile` for all tiles of a block, (n_features, n_rows), of `length` rows each (the last may have fewer).
+
+    The buffer `tile` is as large as one, flat; the others are those of `add_tile`.
+    """
+    n_features, n_rows = x.shape
+    n_components, n_panel = eta.shape[1], len(phi)
+    flat_shifted, flat_phi, flat_density = shifted.reshape(-1), phi.reshape(-1), density.reshape(-1)
+    for low in range(0, n_rows, length):
+        n = min(length, n_rows - low)
+        rows = tile[: n_features * n].reshape(n_features, n)
+        for j in range(n_features):
+            source, target = x[j, low : low + n], rows[j]
+            for i in range(n):
+                target[i] = source[i]
+        add_tile(
+            rows, origin, products, True, eta,
+            flat_shifted[: n_features * n].reshape(n_features, n), flat_phi[: n_panel * n].reshape(n_panel, n), part,
+            flat_density[: n_components * n].reshape(n_components, n), weights[low : low + n], log_likelihood[:n],
+            scratch, smallest, total, correction,
+        )  # fmt: skip

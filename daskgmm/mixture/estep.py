@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import ClusterError
-from daskgmm.mixture.block import Block, Workspace
+from daskgmm.mixture.block import Block, Workspace, tile_length
 from daskgmm.mixture.plan import DOUBLE, Plan, fill_phi
 from daskgmm.mixture.statistics import Statistics
 
@@ -96,13 +96,25 @@ class EStep:
         """Return the state with the rows of a block added; `state` is changed in place."""
         if not hasattr(self._local, "work"):
             self._local.work = Workspace()
-        densities = Densities(block.x, self._local.work)
-        for plan, total in zip(self.plans, state, strict=True):
-            if self.compiled and self.statistics and plan.one_call:
-                densities.add_in_one_call(plan, block, total)
-            else:
-                total.add(self._block_values(plan, densities, block))
+        if (
+            len(self.plans) == 1
+            and self._in_one_call(self.plans[0])
+            and self.plans[0].kind.products(len(block.x)) is not None
+        ):
+            # The same sums, tile by tile, but without the interpreter between.
+            Densities(block.x, self._local.work).add_in_one_call(self.plans[0], block, state[0], tiled=True)
+            return state
+        for tile in block.tiles():
+            densities = Densities(tile.x, self._local.work)
+            for plan, total in zip(self.plans, state, strict=True):
+                if self._in_one_call(plan):
+                    densities.add_in_one_call(plan, tile, total)
+                else:
+                    total.add(self._tile_values(plan, densities, tile))
         return state
+
+    def _in_one_call(self, plan: Plan) -> bool:
+        return self.compiled and self.statistics and plan.one_call
 
     def finish(self, state: list[Statistics]) -> list[Statistics]:
         """Return what leaves a partition."""
@@ -112,23 +124,19 @@ class EStep:
         """Return the state of both sets of rows."""
         return [a.merge(b) for a, b in zip(state, other, strict=True)]
 
-    def _block_values(self, plan: Plan, densities: Densities, block: Block) -> Floats:
+    def _tile_values(self, plan: Plan, densities: Densities, tile: Block) -> Floats:
         values: Floats = self._local.work.get("values", (plan.n_components * plan.n_statistics + 3,))
         complete = plan.common_by_row or not self.statistics
         compiled = self.compiled and not self.statistics  # (with statistics, `add_in_one_call` is the way)
         resp = densities.log_density(plan, keep_z=self.statistics, complete=complete, compiled=compiled)
-        log_likelihood = densities.responsibilities(plan, resp, block.weights, compiled=self.compiled)
+        log_likelihood = densities.responsibilities(plan, resp, tile.weights, compiled=self.compiled)
         if self.statistics:
             densities.statistics(plan, resp, values[:-3].reshape(plan.n_components, -1))
         else:
             values[:-3] = 0.0
-        values[-3:] = _totals(log_likelihood, block)
+        total = log_likelihood.sum() if tile.weights is None else np.dot(log_likelihood, tile.weights)
+        values[-3:] = float(total), tile.total_weight, tile.n_rows
         return values
-
-
-def _totals(log_likelihood: Floats, block: Block) -> tuple[float, float, int]:
-    total = log_likelihood.sum() if block.weights is None else np.dot(log_likelihood, block.weights)
-    return float(total), block.total_weight, block.n_rows
 
 
 def _estep(plans: Sequence[Plan], statistics: bool, compiled: bool) -> EStep:
@@ -136,7 +144,7 @@ def _estep(plans: Sequence[Plan], statistics: bool, compiled: bool) -> EStep:
 
 
 class Densities:
-    """Log-densities of the rows of one block under any number of plans, which share Phi where they can."""
+    """Log-densities of the rows of one tile under any number of plans, which share Phi where they can."""
 
     def __init__(self, x: Floats, work: Workspace) -> None:
         self._x, self._work = x, work
@@ -163,7 +171,7 @@ class Densities:
         """
         result = self._density_buffer(plan)
         if compiled and plan.one_call and not (complete and plan.kind.pooled):
-            _compiled().log_density(*self._compiled_arguments(plan))
+            _compiled().log_density(*self._compiled_arguments(plan, self._x.shape[1]))
             return result
         if plan.any_phi:
             self._by_phi(plan, result, complete=complete)
@@ -190,18 +198,24 @@ class Densities:
         log_density *= np.divide(1.0 if weights is None else weights, total, out=total, casting="same_kind")
         return np.asarray(highest, dtype=np.float64)
 
-    def add_in_one_call(self, plan: Plan, block: Block, total: Statistics) -> None:
-        """Add the block to the sums of a candidate: density, softmax and sums in one call of the compiled kernel."""
-        dtype, kernel = plan.precision.dtype, _compiled()
-        get, n_rows = self._work.get, self._x.shape[1]
-        log_likelihood: Floats = get("log_likelihood", (n_rows,))
+    def add_in_one_call(self, plan: Plan, block: Block, total: Statistics, *, tiled: bool = False) -> None:
+        """Add the block to the sums of a candidate: density, softmax and sums in one call of the compiled kernel.
+
+        With `tiled` the block may be long, and the kernel cuts it into tiles itself.
+        """
+        dtype, kernel, n_features = plan.precision.dtype, _compiled(), len(self._x)
+        get, length = self._work.get, tile_length(n_features) if tiled else self._x.shape[1]
         values, correction = total.compensated()
-        kernel.add_block(
-            *self._compiled_arguments(plan), _NO_WEIGHTS if block.weights is None else block.weights, log_likelihood,
-            get("softmax", (2, n_rows), dtype), dtype(plan.precision.smallest_log_resp),
-            values[:-3].reshape(plan.n_components, -1), correction[:-3].reshape(plan.n_components, -1),
+        x, origin, products, fill, *rest = self._compiled_arguments(plan, length)
+        others = (
+            *rest, _NO_WEIGHTS if block.weights is None else block.weights, get("log_likelihood", (length,)),
+            get("softmax", (2, length), dtype), dtype(plan.precision.smallest_log_resp), values, correction,
         )  # fmt: skip
-        kernel.add(values[-3:], correction[-3:], np.array(_totals(log_likelihood, block)))
+        if tiled:
+            kernel.add_block(x, length, get("tile", (n_features * length,)), origin, products, *others)
+        else:
+            kernel.add_tile(x, origin, products, fill, *others)
+        values[-1] += block.n_rows
 
     def labels(self, log_density: NDArray[Any], out: NDArray[np.intp], *, compiled: bool) -> None:
         """Write the component of the largest log-density of each row, (n_rows,), the first of equal ones."""
@@ -210,20 +224,23 @@ class Densities:
         else:
             np.argmax(log_density, axis=0, out=out)
 
-    def _compiled_arguments(self, plan: Plan) -> tuple[Any, ...]:
-        """Return what the compiled kernel takes first, from the rows to the log-density that it writes."""
+    def _compiled_arguments(self, plan: Plan, length: int) -> tuple[Any, ...]:
+        """Return what the compiled kernel takes first, from the rows to the log-density, for tiles of `length` rows."""
         x, dtype, get = self._x, plan.precision.dtype, self._work.get
-        n_rows, n_phi = x.shape[1], len(plan.transposed_parameters)
+        n_phi = len(plan.transposed_parameters)
         products, fill = plan.kind.products(len(x)), True
         if products is None:
             phi, products, fill = self._shared_phi(plan), _NO_PRODUCTS, False
-        elif n_phi <= LONGEST_WHOLE_PHI:
-            phi, fill = self._phi_buffer(plan)
+        elif n_phi > LONGEST_WHOLE_PHI:
+            phi = get("panel", (PANEL, length), dtype)
+        elif length < x.shape[1]:
+            phi = get("phi", (n_phi, length), dtype)
         else:
-            phi = get("panel", (PANEL, n_rows), dtype)
+            phi, fill = self._phi_buffer(plan)
         return (
-            x, plan.origin, products, fill, plan.transposed_parameters, get("shifted", x.shape, dtype), phi,
-            get("part", (plan.n_components * max(len(phi), n_rows),), dtype), self._density_buffer(plan),
+            x, plan.origin, products, fill, plan.transposed_parameters, get("shifted", (len(x), length), dtype), phi,
+            get("part", (plan.n_components * max(len(phi), length),), dtype),
+            get("log_density", (plan.n_components, length), dtype),
         )  # fmt: skip
 
     def statistics(self, plan: Plan, resp: NDArray[Any], out: Floats) -> None:

@@ -57,6 +57,13 @@ class Predictor:
 
         Costs 2 n_rows n_components n_phi flops, half of an E-step.
         """
+        begin = 0
+        for tile in block.tiles():
+            n_rows = tile.x.shape[1]
+            self._predict(tile, out[begin : begin + n_rows], work)
+            begin += n_rows
+
+    def _predict(self, block: Block, out: NDArray[Any], work: Workspace) -> None:
         densities = Densities(block.x, work)
         log_density = densities.log_density(self.plan, complete=self.what == "score", compiled=self.compiled)
         if self.what == "label":

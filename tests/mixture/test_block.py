@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from daskgmm.mixture.block import Block, Workspace, block_length
+from daskgmm.mixture.block import Block, Workspace, block_length, tile_length
 
 
 @pytest.mark.parametrize(
@@ -13,8 +13,23 @@ from daskgmm.mixture.block import Block, Workspace, block_length
         *[(17, 1024), (32, 1024), (33, 256), (64, 256), (1000, 256)],
     ],
 )
-def test_block_length_is_a_function_of_the_number_of_features(n_features, length):
-    assert block_length(n_features) == length
+def test_lengths_are_functions_of_the_number_of_features(n_features, length):
+    assert tile_length(n_features) == length
+    assert block_length(n_features) == 8 * length
+
+
+def test_tiles_are_the_block_in_pieces():
+    x, weights = np.arange(4 * 20_000.0).reshape(4, -1), np.arange(20_000.0)
+    dropped = np.zeros(20_000, dtype=bool)
+    dropped[17_000] = True
+    tiles = list(Block(x, weights, 50, dropped).tiles())
+    assert [(tile.x.shape[1], tile.first_row) for tile in tiles] == [(8192, 50), (8192, 8242), (3616, 16_434)]
+    np.testing.assert_array_equal(np.concatenate([tile.x for tile in tiles], axis=1), x)
+    np.testing.assert_array_equal(np.concatenate([tile.weights for tile in tiles]), weights)
+    assert [tile.n_rows for tile in tiles] == [8192, 8192, 3615]
+    assert all(np.shares_memory(tile.x, x) for tile in tiles)
+    (whole,) = Block(x[:, :8192], None, 0).tiles()
+    assert whole.weights is None
 
 
 def test_a_block_counts_its_rows_and_their_weight():

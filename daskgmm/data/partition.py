@@ -19,6 +19,9 @@ IN_PROCESS_BYTES = 4 * MIB
 #: Partitions of a pass at most: the scheduler's time is 1 to 3 ms for each. In this process there is none to wait for,
 #: and 256 keep the threads of any machine busy.
 MAX_PARTITIONS = 3000
+#: Most decoded bytes of a partition: so data beyond 24 TB, a pass over which takes minutes, make more partitions than
+#: that, and can keep thousands of threads busy.
+GREATEST_BYTES = 8 << 30
 MAX_IN_PROCESS = 256
 #: A task reads this many times the bytes of the states that it returns.
 BYTES_PER_STATE_BYTE = 50
@@ -42,13 +45,13 @@ def partition_edges(chunk_edges: Edges, *, row_bytes: int, travels: bool) -> Edg
 
     Notes
     -----
-    The rows are cut into as few equal partitions as have at most max(64 MiB, a 3000th of all bytes) each (in this
-    process max(4 MiB, a 256th)), rounded up to whole chunks, and to four partitions or a multiple: a function of the
+    The rows are cut into as few equal partitions as have at most max(64 MiB, a 3000th of all bytes) each, and 8 GiB (in
+    this process max(4 MiB, a 256th)), rounded up to whole chunks, and to four partitions or a multiple: a function of the
     data alone, so that sums are added in the same order for any model, in any company, on any workers.
     """
     total = int(chunk_edges[-1]) * row_bytes
     least, most = (PARTITION_BYTES, MAX_PARTITIONS) if travels else (IN_PROCESS_BYTES, MAX_IN_PROCESS)
-    n_partitions = max(1, -(-total // max(least, -(-total // most))))
+    n_partitions = max(1, -(-total // min(max(least, -(-total // most)), GREATEST_BYTES)))
     if n_partitions > 1:
         # Three partitions would keep two workers busy for two thirds of the time.
         n_partitions = -(-n_partitions // 4) * 4

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from daskgmm.data import partition
 from daskgmm.data.partition import (
+    GREATEST_BYTES,
     IN_PROCESS_BYTES,
     MAX_IN_PROCESS,
     MAX_PARTITIONS,
@@ -200,3 +201,10 @@ def test_cuts_are_a_function_of_the_data_alone() -> None:
     assert set(inspect.signature(runs_of).parameters) == {"chunk_edges", "bounds", "row_bytes"}
     modules = {name for name, value in vars(partition).items() if inspect.ismodule(value)}
     assert modules == {"np"}
+
+
+def test_data_beyond_what_3000_partitions_hold_make_more_of_them():
+    chunk_edges = np.append(np.arange(0, 10**12, 10**6), 10**12)  # 64 TB of 16 float32 features
+    edges = partition_edges(chunk_edges, row_bytes=64, travels=True)
+    assert np.diff(edges).max() * 64 <= GREATEST_BYTES
+    assert 7000 < len(edges) < 8000

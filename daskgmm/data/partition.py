@@ -46,8 +46,8 @@ def partition_edges(chunk_edges: Edges, *, row_bytes: int, travels: bool) -> Edg
     Notes
     -----
     The rows are cut into as few equal partitions as have at most max(64 MiB, a 3000th of all bytes) each, and 8 GiB (in
-    this process max(4 MiB, a 256th)), rounded up to whole chunks, and to four partitions or a multiple: a function of the
-    data alone, so that sums are added in the same order for any model, in any company, on any workers.
+    this process max(4 MiB, a 256th)), rounded up to whole chunks, and to four partitions or a multiple: a function of
+    the data alone, so that sums are added in the same order for any model, in any company, on any workers.
     """
     total = int(chunk_edges[-1]) * row_bytes
     least, most = (PARTITION_BYTES, MAX_PARTITIONS) if travels else (IN_PROCESS_BYTES, MAX_IN_PROCESS)

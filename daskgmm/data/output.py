@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import zarr
@@ -89,7 +88,7 @@ def write_predictions(
         array = _create(place, predictor, rows)
         with one_blas_thread(executor):
             work = WritePass(with_kernel(predictor, X.n_rows), place, int(array.chunks[0]), non_finite)
-            state = run_pass(work, rows, executor, name=f"daskgmm-write-{uuid4().hex[:12]}")
+            state = run_pass(work, rows, executor, name="write")
         array.attrs[ATTRIBUTE] = {"complete": True, **record}
     n_rows = X.n_rows - state.n_dropped
     return Written(n_rows, state.n_dropped, state.counts, rows.n_bytes, perf_counter() - began, output)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from uuid import uuid4
 
 from dask.sizeof import sizeof
 from dask.task_spec import DataNode, List, Task, TaskRef
@@ -89,7 +90,7 @@ def run_pass(work: Pass[State], rows: Rows, executor: Executor, *, name: str) ->
     executor : Executor
         Where the graph runs.
     name : str
-        Unique to fit and pass; in keys, behind what a task does: schedulers tell durations apart by what comes first.
+        What the pass is for: schedulers and dashboards tell its tasks and their durations apart by it.
     """
     with Passes(rows, executor) as passes:
         return passes.run(work, name=name)
@@ -129,7 +130,7 @@ class Passes:
             drop_kept(self._keep)
 
     def run(self, work: Pass[State], *, name: str) -> State:
-        """Return the state of all rows after one pass; `name` is unique to it."""
+        """Return the state of all rows after one pass; `name` says what it is for."""
         direct = _direct_arguments(self.rows) if self.rows.n_partitions == 1 else None
         partial = self._here(work, *direct) if direct is not None else self._graph(work, name)
         if self._keep is not None and not self.bytes_read:
@@ -151,6 +152,7 @@ class Passes:
 
     def _graph(self, work: Pass[State], name: str) -> Partial[State]:
         rows, executor = self.rows, self._executor
+        name = f"{name}-{uuid4().hex}"  # a scheduler that remembers a key does not run it again
         graph, keys = pass_graph(work, rows, name=name, keep=self._keep, filled=self._filled)
         if self._held is not None and self._filled is not None:
             graph |= self._held.nodes()

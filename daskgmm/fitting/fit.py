@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,7 +157,6 @@ class _Run:
     def __init__(self, passes: Passes, options: FitOptions, listener: Listener, *, compiled: bool) -> None:
         self._passes, self._options, self._listener = passes, options, listener
         rows = passes.rows
-        self._name = f"daskgmm-{uuid4().hex[:12]}"
         self._n_passes, self._seconds, self._began = n_counting_passes(rows.X), 0.0, perf_counter()
         self._history: list[dict[str, Any]] = []
         self._compiled = compiled
@@ -199,7 +197,7 @@ class _Run:
         threshold = sample_threshold(n_rows, n_sample) if n_sample else -1
         work = SurveyPass(n_features, options.kind.pooled, options.seed, threshold)
         with self._timed():
-            survey = self._passes.run(work, name=f"{self._name}-survey")
+            survey = self._passes.run(work, name="survey")
         check_survey(survey, rows, n_components=options.n_components, non_finite=options.non_finite)
         if survey.n_dropped == 0:
             self._passes.rows = rows.trusted()
@@ -219,9 +217,8 @@ class _Run:
         with self._timed(n_passes=0):
             for wave in _waves(plans):
                 self._n_passes += 1
-                name = f"{self._name}-em-{self._n_passes}"
                 work = EStep(wave, compiled=self._compiled)
-                states: list[Statistics] = self._passes.run(work, name=name)
+                states: list[Statistics] = self._passes.run(work, name="em")
                 found += states
         return found
 
@@ -229,7 +226,7 @@ class _Run:
         plan = make_plan(best.parameters, origin=survey.mean, kernel=self._options.kernel)
         with self._timed():
             work = EStep([plan], statistics=False, compiled=self._compiled)
-            (found,) = self._passes.run(work, name=f"{self._name}-closing")
+            (found,) = self._passes.run(work, name="closing")
         check_counts(found, row_set=survey.row_set, n_rows=survey.n_rows)
         log_likelihood = found.log_sum
         self._tell("closing", [best], mean_log_likelihood=log_likelihood / survey.weight)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
-from uuid import uuid4
 
 import numpy as np
 
@@ -89,8 +88,7 @@ def score_source(
         if weights is not None:
             _survey(rows, executor, non_finite)
         plan = make_plan(parameters, origin=parameters.weights @ parameters.means)
-        name = f"daskgmm-score-{uuid4().hex[:12]}"
-        (found,) = run_pass(EStep([plan], statistics=False, compiled=need.compiled), rows, executor, name=name)
+        (found,) = run_pass(EStep([plan], statistics=False, compiled=need.compiled), rows, executor, name="score")
         if found.n_rows < X.n_rows and non_finite == "error":
             _survey(rows, executor, non_finite)
     if not found.weight > 0:
@@ -134,5 +132,5 @@ def check_features(X: Source, parameters: Parameters) -> None:
 def _survey(rows: Rows, executor: Executor, non_finite: str) -> None:
     """Raise a DataError that names the first bad row or weight, by a pass of its own."""
     work = SurveyPass(rows.X.n_features, False, 0, -1)
-    survey = run_pass(work, rows, executor, name=f"daskgmm-survey-{uuid4().hex[:12]}")
+    survey = run_pass(work, rows, executor, name="survey")
     check_survey(survey, rows, n_components=1, non_finite=non_finite)

@@ -31,7 +31,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import dask
 import distributed
@@ -188,7 +187,7 @@ def pass_seconds(client: Client, rows: Rows, work: EStep) -> dict[str, float]:
     """Return the wall time of a streamed pass, the CPU time of the workers in it, and the share of idle cores."""
     cpu, machine = sum(client.run(time.process_time).values()), psutil.cpu_times()
     start = time.perf_counter()
-    run_pass(work, rows, ClientExecutor(client), name=f"benchmark-{uuid4().hex}")
+    run_pass(work, rows, ClientExecutor(client), name="benchmark")
     wall, after = time.perf_counter() - start, psutil.cpu_times()
     idle = (after.idle - machine.idle + getattr(after, "iowait", 0) - getattr(machine, "iowait", 0)) / wall
     return {

@@ -16,7 +16,6 @@ import logging
 import tempfile
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import dask
 import numpy as np
@@ -91,7 +90,7 @@ def states(client: Client, folder: Path) -> list[dict[str, Any]]:
         rows = Rows.plan(open_source(path), None)
         rows = rows.in_tasks(state_bytes=need.state_bytes(n_features), n_threads=executor.n_threads())
         work, before = EStep(plans(n_features, n_components, n_candidates)), received(client)
-        (state, *_) = run_pass(work, rows, executor, name=f"traffic-{uuid4().hex}")
+        (state, *_) = run_pass(work, rows, executor, name="traffic")
         moved = received(client) - before
         found.append(
             {

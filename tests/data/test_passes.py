@@ -204,6 +204,16 @@ def test_what_is_collected_comes_in_order(n_partitions: int, per_task: int) -> N
     assert found == ("collected", list(range(0, n_partitions * 10, 10)))
 
 
+def test_passes_of_the_same_name_on_one_cluster_are_not_mistaken_for_each_other(client: Client) -> None:
+    """A scheduler that still remembers a key returns its result and does not run the task again."""
+    found = [
+        run_pass(Rounded(), rows_in(3, np.full((30, 1), value)), executor, name="p")
+        for value in (1.0, 2.0)
+        for executor in (ClientExecutor(client), LocalExecutor())
+    ]
+    assert found == [30, 30, 60, 60]
+
+
 def test_what_is_collected_goes_to_the_driver_and_no_worker() -> None:
     """And a partition costs no task beside its own."""
     graph, keys = pass_graph(Collected(), rows_in(70), name="p")
@@ -220,7 +230,7 @@ def test_every_scheduler_adds_in_the_same_order(client: Client, tmp_path: Any, m
     found = {}
     for per_task in 1, 16:
         rows = replace(rows, per_task=per_task)
-        found["distributed", per_task] = run_pass(Rounded(), rows, ClientExecutor(client), name=f"p{per_task}")
+        found["distributed", per_task] = run_pass(Rounded(), rows, ClientExecutor(client), name="p")
         for scheduler in "synchronous", "threads", "processes":
             with dask.config.set(scheduler=scheduler):
                 found[scheduler, per_task] = run_pass(Rounded(), rows, LocalExecutor(), name="p")

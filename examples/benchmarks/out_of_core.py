@@ -45,7 +45,7 @@ from daskgmm.data.opening import open_source
 from daskgmm.data.passes import run_pass
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
 from daskgmm.mixture.covariance import covariance_kind
-from daskgmm.mixture.estep import EStep
+from daskgmm.mixture.estep import EStep, can_compile
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
 
@@ -202,7 +202,7 @@ def estep(n_components: int, n_features: int) -> EStep:
     means = np.random.default_rng(0).normal(scale=4, size=(n_components, n_features))
     weights, covariances = np.full(n_components, 1 / n_components), np.stack([np.eye(n_features)] * n_components)
     parameters = Parameters.from_covariances(covariance_kind("full"), weights, means, covariances)
-    return EStep([make_plan(parameters, origin=np.zeros(n_features))])
+    return EStep([make_plan(parameters, origin=np.zeros(n_features))], compiled=can_compile())
 
 
 def measured(client: Client, path: Path, work: EStep, *, caches: list[str], rounds: int) -> list[dict[str, Any]]:

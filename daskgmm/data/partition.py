@@ -27,6 +27,8 @@ MAX_IN_PROCESS = 256
 BYTES_PER_STATE_BYTE = 50
 #: Decoded bytes of a run, what a task reads at once while it computes on the one before.
 RUN_BYTES = 16 * MIB
+#: The first run of a partition has a sixteenth of it, as nothing can be computed meanwhile; the next ones double.
+FIRST_RUN = 16
 #: States that one merge task adds up: three levels of the binary tree, which alone decides the bits of a sum.
 FAN_IN = 8
 
@@ -90,14 +92,29 @@ def partitions_per_task(n_partitions: int, *, partition_bytes: int, state_bytes:
 
 @dataclass(frozen=True)
 class Runs(Sequence[int]):
-    """The rows at which runs of equal length begin, and the end: arithmetic, as a partition may have thousands."""
+    """The rows at which runs begin, and the end: arithmetic, as a partition may have thousands.
+
+    They double from `least` rows to `step`, of which all others have: nothing is computed while the first is read.
+    """
 
     start: int
     stop: int
+    least: int
     step: int
 
+    @property
+    def _n_growing(self) -> int:
+        return max(0, (-(-self.step // self.least) - 1).bit_length())
+
+    def _from_start(self, index: int) -> int:
+        growing = min(index, self._n_growing)
+        return ((1 << growing) - 1) * self.least + (index - growing) * self.step
+
     def __len__(self) -> int:
-        return -(-(self.stop - self.start) // self.step) + 1
+        growing, n_rows = self._n_growing, self.stop - self.start
+        if n_rows <= self._from_start(growing):
+            return (-(-n_rows // self.least)).bit_length() + 1
+        return growing - (self._from_start(growing) - n_rows) // self.step + 1
 
     @overload
     def __getitem__(self, index: int) -> int: ...
@@ -106,27 +123,30 @@ class Runs(Sequence[int]):
     def __getitem__(self, index: int | slice) -> int | Sequence[int]:
         found = range(len(self))[index]
         if isinstance(found, range):
-            return [min(self.start + i * self.step, self.stop) for i in found]
-        return min(self.start + found * self.step, self.stop)
+            return [self[i] for i in found]
+        return min(self.start + self._from_start(found), self.stop)
 
 
 def runs_of(chunk_edges: Edges, bounds: Edges, *, row_bytes: int) -> list[Sequence[int]]:
     """Return for each of the partitions between `bounds` the rows at which its runs begin, and its end.
 
-    A run is at most 16 MiB decoded, and never less than the rows between two chunk edges.
+    A run is at most 16 MiB decoded, the first of a partition a sixteenth of it, and never less than the rows between
+    two chunk edges.
     """
     pairs = list(pairwise(bounds.tolist()))
     length, n_rows = regular_length(chunk_edges), max(1, RUN_BYTES // max(1, row_bytes))
+    least = max(1, n_rows // FIRST_RUN)
     if length is None:
-        return [_uneven_runs(chunk_edges, a, b, n_rows) for a, b in pairs]
-    step = max(1, n_rows // length) * length
-    return [Runs(a, b, step) for a, b in pairs]
+        return [_uneven_runs(chunk_edges, a, b, least, n_rows) for a, b in pairs]
+    least, step = (max(1, n // length) * length for n in (least, n_rows))
+    return [Runs(a, b, least, step) for a, b in pairs]
 
 
-def _uneven_runs(chunk_edges: Edges, start: int, stop: int, n_rows: int) -> tuple[int, ...]:
+def _uneven_runs(chunk_edges: Edges, start: int, stop: int, least: int, most: int) -> tuple[int, ...]:
     low, high = np.searchsorted(chunk_edges, [start, stop])
-    chosen = [int(low)]
+    chosen, n_rows = [int(low)], least
     while chosen[-1] < high:
         furthest = int(np.searchsorted(chunk_edges, chunk_edges[chosen[-1]] + n_rows, side="right")) - 1
         chosen.append(min(max(furthest, chosen[-1] + 1), int(high)))
+        n_rows = min(2 * n_rows, most)
     return tuple(int(e) for e in chunk_edges[chosen])

@@ -310,8 +310,8 @@ def test_cuts_number_the_partitions_and_cover_all_rows(monkeypatch: pytest.Monke
     found = cuts(replace(rows, prefetch=False))
     assert [cut.index for cut in found] == list(range(8))
     assert [cut.runs[0] for cut in found] == rows.edges[:-1].tolist()
-    assert list(found[0].runs) == [0, 1000, 2000, 3000, 4000]
-    assert list(found[-1].runs) == [28_000, 29_000, 30_000]
+    assert list(found[0].runs) == [0, 500, 1500, 2500, 3500, 4000]
+    assert list(found[-1].runs) == [28_000, 28_500, 29_500, 30_000]
     assert {(cut.n_features, cut.check, cut.prefetch) for cut in found} == {(2, "scan", False)}
 
 

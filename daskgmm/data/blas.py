@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from threadpoolctl import threadpool_limits
+import threadpoolctl
 
 
 class BlasLimit:
@@ -23,7 +23,8 @@ class BlasLimit:
 
         with self._lock:
             if self._holders == 0:
-                self._limits = threadpool_limits(limits=1, user_api="blas")
+                _let_this_thread_limit()
+                self._limits = threadpoolctl.threadpool_limits(limits=1, user_api="blas")
             self._holders += 1
 
     def release(self) -> None:
@@ -31,7 +32,9 @@ class BlasLimit:
         with self._lock:
             self._holders -= 1
             if self._holders == 0:
+                _let_this_thread_limit()
                 self._limits.restore_original_limits()
+                _let_this_thread_limit()  # and any other one from now on
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -41,6 +44,17 @@ class BlasLimit:
             yield
         finally:
             self.release()
+
+
+def _let_this_thread_limit() -> None:
+    """Make threadpoolctl obey: from 3.8 on only the first thread that sets a limit may, until it ends.
+
+    What others ask for is passed over without a word. The number is the process's, and the last fit to end restores
+    it, often in another thread than the first one set it.
+    """
+    clear = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)
 
 
 #: The number of BLAS threads belongs to the process, and so does this.

@@ -15,6 +15,7 @@ from dask.system import CPU_COUNT
 from dask.task_spec import DataNode, Task, TaskRef
 from numpy.typing import NDArray
 
+from daskgmm.data.blas import blas_limit
 from daskgmm.data.executor import ClientExecutor, current_executor
 from daskgmm.data.memory import takes_compiled_kernel
 from daskgmm.data.partition import PARTITION_BYTES, Edges, partition_edges, runs_of
@@ -140,12 +141,14 @@ def _bounded_edges(rows: Rows, predictor: Predictor) -> Edges:
 
 def _predict_task(cut: Cut, argument: Any, predictor: Predictor, non_finite: str) -> NDArray[Any]:
     result = predictor.empty(cut.runs[-1] - cut.runs[0])
-    _predict(cut, as_reader(argument, cut.runs[0]), predictor, non_finite, result)
+    with blas_limit.held():  # (threads of BLAS beside those of Dask take 1.7 times as long)
+        _predict(cut, as_reader(argument, cut.runs[0]), predictor, non_finite, result)
     return result
 
 
 def _predict_block(X: NDArray[Any], predictor: Predictor, non_finite: str) -> NDArray[Any]:
     result = predictor.empty(len(X))
     if len(X):  # a selection may leave blocks of a Dask array without rows
-        _predict(Cut(0, (0, len(X)), X.shape[1], "scan", False), as_reader([X], 0), predictor, non_finite, result)
+        with blas_limit.held():
+            _predict(Cut(0, (0, len(X)), X.shape[1], "scan", False), as_reader([X], 0), predictor, non_finite, result)
     return result

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from daskgmm import GaussianMixture
+from daskgmm.data.blas import BlasLimit
 from daskgmm.data.executor import ClientExecutor, LocalExecutor, current_executor
 from daskgmm.data.opening import open_source
 from daskgmm.data.output import write_predictions
+from daskgmm.data.prediction import predict_blocks, predict_source
 from daskgmm.errors import ClusterError, DataError
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.score import score_source
+from daskgmm.mixture.prediction import Predictor
 from tests.data.test_prediction import PARAMETERS
 from tests.data.test_prediction import X as ROWS
 
@@ -208,6 +212,49 @@ def test_blas_is_limited_while_rows_are_scored_and_predicted(tmp_path: Path, mon
     assert len(seen) == 4
     assert set.union(*seen) == {1}
     assert blas_threads() == {2}
+
+
+@pytest.mark.parametrize("source", ["dask", "zarr"])
+@pytest.mark.usefixtures("two_blas_threads")
+def test_blas_is_limited_while_a_lazy_prediction_is_computed(
+    source: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict, seen = Predictor.predict, []
+
+    def noted(self: Predictor, *arguments: Any) -> None:
+        seen.append(blas_threads())
+        predict(self, *arguments)
+
+    monkeypatch.setattr(Predictor, "predict", noted)
+    predictor = Predictor.of(PARAMETERS, "label")
+    if source == "dask":
+        found = predict_blocks(da.from_array(ROWS, chunks=(1000, 3)), predictor, non_finite="error")
+    else:
+        found = predict_source(open_source(store), predictor, non_finite="error")
+    found.compute(scheduler="threads", num_workers=3)
+    assert set.union(*seen) == {1}
+    assert blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+def test_any_thread_may_limit_blas_and_another_restore_it() -> None:
+    """Fits in threads overlap; threadpoolctl itself obeys only the first thread that has set a limit."""
+
+    def in_a_thread(work: Callable[[], object]) -> object:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(work).result()
+
+    limit = BlasLimit()
+    in_a_thread(limit.take)
+    assert blas_threads() == {1}
+    with ThreadPoolExecutor(1) as alive:
+        alive.submit(limit.take).result()
+        in_a_thread(limit.release)
+        assert blas_threads() == {1}
+    in_a_thread(limit.release)
+    assert blas_threads() == {2}
+    with threadpool_limits(limits=1, user_api="blas"):
+        assert blas_threads() == {1}
 
 
 def test_blas_is_limited_on_workers_under_nannies(client: Client, store: Path) -> None:

@@ -127,6 +127,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         non_finite: str = "error",
         precision: str = "double",
         cache: Any = "auto",
+        acceleration: str | None = "squarem",
+        escape: bool = True,
+        start_rows: int | None = None,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -145,6 +148,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.non_finite = non_finite
         self.precision = precision
         self.cache = cache
+        self.acceleration = acceleration
+        self.escape = escape
+        self.start_rows = start_rows
 
     # -- fitting ---------------------------------------------------------------------------------------------
     def fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Self:
@@ -284,6 +290,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         names = (
             "n_components", "covariance_type", "tol", "reg_covar", "max_iter", "n_init", "init_params",
             "weights_init", "means_init", "precisions_init", "non_finite", "precision", "cache",
+            "acceleration", "escape", "start_rows",
         )  # fmt: skip
         return FitOptions(**{name: getattr(self, name) for name in names}, seed=self._seed())
 

@@ -23,12 +23,13 @@ from daskgmm.data.source import Source
 from daskgmm.data.writing import remove_parts
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
-from daskgmm.fitting.fit import Fit, fit_mixture, fit_need
+from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.loop import Status
 from daskgmm.fitting.model_file import Model, load_model, provenance, save_model
+from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.sample import sample_size
 from daskgmm.fitting.score import check_features, score_source, scoring_need
-from daskgmm.fitting.start import sample_size
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prediction import Predictor, What
 
@@ -66,7 +67,7 @@ def fit(data: Input, output: str, options: FitOptions, *, cluster: ClusterOption
     if stored is not None:
         return _skipped(stored, output)
     check_shape(X, n_components=options.n_components)
-    need = fit_need(options, X)
+    need = fit_need([options], X)
     # (As many partitions a task as states ask for: the most memory. The fit takes fewer where threads are many.)
     rows = Rows.plan(X, weights).in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=1)
     sample_bytes = _SAMPLE_FACTOR * 8 * X.n_features * sample_size(options, X.n_rows, X.n_features)

@@ -53,7 +53,7 @@ def with_kernel(predictor: Predictor, n_rows: float) -> Predictor:
     """Return the predictor as so many rows call for: with the compiled kernel or without."""
     plan = predictor.plan
     compiled = takes_compiled_kernel(n_rows, plan.kind, plan.n_components, plan.means.shape[1])
-    return replace(predictor, compiled=compiled)
+    return replace(predictor, plan=replace(plan, compiled=compiled))
 
 
 def _widest(X: NDArray[Any] | Source | da.Array, predictor: Predictor) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.mixture.block import Block, Workspace
+from daskgmm.mixture.folds import fold_of, row_hash
 from daskgmm.mixture.kind import RowSet
 
 Floats = NDArray[np.float64]
@@ -30,8 +31,10 @@ class Survey:
         Sum of w (x - mean)(x - mean)', or its diagonal alone.
     n_bad_weights, first_bad_weight : int
         Weights that are negative or not finite, and the row number of the first, or -1.
-    sample, sample_weights : tuple of (n, n_features) and of (n,), float64
-        The seeded sample in row order, in pieces; rows of weight zero are left out.
+    sample, sample_weights, sample_rows : tuple of (n, n_features), (n,), float64, and (n,), uint64
+        The seeded sample in row order, in pieces, with weights and row numbers; rows of weight zero are left out.
+    folds : tuple of Survey
+        What is known of each fold's rows; no samples.
     """
 
     n_rows: int
@@ -46,11 +49,13 @@ class Survey:
     first_bad_weight: int
     sample: tuple[Floats, ...]
     sample_weights: tuple[Floats, ...]
+    sample_rows: tuple[NDArray[np.uint64], ...]
+    folds: tuple[Survey, ...] = ()
 
     @property
     def row_set(self) -> RowSet:
-        """Weight, mean and scatter, as the M-step of a tied mixture needs them."""
-        return RowSet(self.weight, self.mean, self.scatter)
+        """Number, weight, mean and scatter, as M-steps need them."""
+        return RowSet(self.n_rows, self.weight, self.mean, self.scatter)
 
     @property
     def variances(self) -> Floats:
@@ -72,38 +77,51 @@ class SurveyPass:
         Seed of the sample: the same rows for the same seed whatever the partitioning.
     threshold : int
         A row is in the sample where its hash, 0 to 2^64 - 1, is at most this; -1 takes none.
+    n_folds : int
+        Folds to be surveyed one by one too, told apart with the same seed.
     """
 
     n_features: int
     with_scatter: bool
     seed: int
     threshold: int
+    n_folds: int = 0
 
     @cached_property
     def _local(self) -> local:
         return local()
 
-    def __reduce__(self) -> tuple[type[SurveyPass], tuple[int, bool, int, int]]:
-        return SurveyPass, (self.n_features, self.with_scatter, self.seed, self.threshold)
+    def __reduce__(self) -> tuple[type[SurveyPass], tuple[int, bool, int, int, int]]:
+        return SurveyPass, (self.n_features, self.with_scatter, self.seed, self.threshold, self.n_folds)
 
     def zero(self) -> Survey:
+        empty = self._empty()
+        return replace(empty, folds=(empty,) * self.n_folds)
+
+    def _empty(self) -> Survey:
         d = self.n_features
         scatter = np.zeros((d, d) if self.with_scatter else d)
         edge = np.full(d, np.inf)
-        return Survey(0, 0, -1, 0.0, np.zeros(d), edge, -edge, scatter, 0, -1, (), ())
+        return Survey(0, 0, -1, 0.0, np.zeros(d), edge, -edge, scatter, 0, -1, (), (), ())
 
     def update(self, state: Survey, block: Block) -> Survey:
         # Values beyond 1e150, which are refused after the survey by their range, overflow in the scatter.
         with np.errstate(over="ignore", invalid="ignore"):
             for tile in block.tiles():
-                state = self.merge(state, self._survey(tile))
+                found = self._survey(tile)
+                if self.n_folds:
+                    found = replace(found, folds=self._folds(tile))
+                state = self.merge(state, found)
             return state
 
     def finish(self, state: Survey) -> Survey:
         if not state.sample:
             return state
         return replace(
-            state, sample=(np.concatenate(state.sample),), sample_weights=(np.concatenate(state.sample_weights),)
+            state,
+            sample=(np.concatenate(state.sample),),
+            sample_weights=(np.concatenate(state.sample_weights),),
+            sample_rows=(np.concatenate(state.sample_rows),),
         )
 
     def collected(self, state: Survey) -> Survey:
@@ -133,7 +151,22 @@ class SurveyPass:
             _first(state.first_bad_weight, other.first_bad_weight),
             state.sample + other.sample,
             state.sample_weights + other.sample_weights,
+            state.sample_rows + other.sample_rows,
+            tuple(self.merge(a, b) for a, b in zip(state.folds, other.folds, strict=True)),
         )
+
+    def _folds(self, block: Block) -> tuple[Survey, ...]:
+        """Return what is known of each fold's rows of the block, gathered so that each row is looked at once."""
+        of_row = fold_of(_row_numbers(block), self.n_folds, self.seed)
+        kept = np.ones(len(of_row), dtype=bool) if block.dropped is None else ~block.dropped
+        found = []
+        for fold in range(self.n_folds):
+            chosen = np.flatnonzero(kept & (of_row == fold))
+            weights = None if block.weights is None else block.weights[chosen]
+            rows = Block(np.ascontiguousarray(block.x[:, chosen]), weights, block.first_row)
+            survey = self._survey(rows) if len(chosen) else self._empty()
+            found.append(replace(survey, sample=(), sample_weights=(), sample_rows=()))
+        return tuple(found)
 
     def _survey(self, block: Block) -> Survey:
         x, weights = block.x, block.weights
@@ -141,10 +174,10 @@ class SurveyPass:
         bad = np.zeros_like(kept) if weights is None else kept & ~(np.isfinite(weights) & (weights >= 0))
         n_rows, lost = int(kept.sum()), _first_true(~kept, block.first_row)
         if not n_rows or bad.any():
-            empty = self.zero()
+            empty = self._empty()
             return Survey(
                 n_rows, block.x.shape[1] - n_rows, lost, *_between(empty), int(bad.sum()),
-                _first_true(bad, block.first_row), (), (),
+                _first_true(bad, block.first_row), (), (), (),
             )  # fmt: skip
         # Rows are measured from one of them before their mean is taken: a constant feature then has it exactly.
         first = x[:, [int(np.argmax(kept))]]
@@ -163,14 +196,22 @@ class SurveyPass:
         finite = x if kept.all() else x[:, kept]
         return Survey(
             n_rows, x.shape[1] - n_rows, lost, total, first[:, 0] + shift, finite.min(axis=1), finite.max(axis=1),
-            scatter, 0, -1, (np.ascontiguousarray(x[:, chosen].T),), (w[chosen],),
+            scatter, 0, -1, (np.ascontiguousarray(x[:, chosen].T),), (w[chosen],), (_row_numbers(block)[chosen],),
         )  # fmt: skip
 
     def _chosen(self, block: Block) -> NDArray[np.bool_]:
-        rows = np.arange(block.first_row, block.first_row + block.x.shape[1], dtype=np.uint64)
         if self.threshold < 0:
-            return np.zeros(len(rows), dtype=bool)
-        return row_hash(rows, self.seed) <= np.uint64(self.threshold)
+            return np.zeros(block.x.shape[1], dtype=bool)
+        return row_hash(_row_numbers(block), self.seed) <= np.uint64(self.threshold)
+
+
+def all_but(work: SurveyPass, survey: Survey, fold: int) -> Survey:
+    """Return what is known of the rows outside of a fold."""
+    others = [found for i, found in enumerate(survey.folds) if i != fold]
+    result = others[0]
+    for other in others[1:]:
+        result = work.merge(result, other)
+    return result
 
 
 def sample_threshold(n_rows: int, n_sample: int) -> int:
@@ -180,16 +221,8 @@ def sample_threshold(n_rows: int, n_sample: int) -> int:
     return (n_sample * (1 << 64)) // n_rows - 1
 
 
-def row_hash(rows: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Return a hash of (seed, row number), uint64: SplitMix64 (Steele et al. 2014, doi:10.1145/2714064.2660195)."""
-    with np.errstate(over="ignore"):
-        z = rows + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % (1 << 64))
-        for _ in range(2):
-            z = z * np.uint64(0x9E3779B97F4A7C15)
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z = z ^ (z >> np.uint64(31))
-    return z
+def _row_numbers(block: Block) -> NDArray[np.uint64]:
+    return np.arange(block.first_row, block.first_row + block.x.shape[1], dtype=np.uint64)
 
 
 def _between(empty: Survey) -> tuple[float, Floats, Floats, Floats, Floats]:

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.errors import CollapsedComponentError, DataError
+from daskgmm.fitting.evaluate import Request, RowSets, check_counts
 from daskgmm.fitting.options import FitOptions
+from daskgmm.mixture.acceleration import Accelerator, Advance, Move, accelerator_called
+from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.mstep import m_step
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan, make_plan, precision_called
 from daskgmm.mixture.statistics import Statistics
-
-Floats = NDArray[np.float64]
 
 
 class Status(Enum):
@@ -28,6 +28,7 @@ class Status(Enum):
     MAX_ITER = "max_iter"
     FELL = "fell"
     COLLAPSED = "collapsed"
+    RETIRED = "retired"
 
     @property
     def sentence(self) -> str:
@@ -47,6 +48,10 @@ _SENTENCES = {
         "A component collapsed: its covariance is singular. Decrease n_components, increase reg_covar, or rescale or "
         "drop the features that hardly vary."
     ),
+    Status.RETIRED: (
+        "Another restart was ahead on held-out rows of the sample, and this one was given up. Increase start_rows to "
+        "compare restarts on more rows."
+    ),
 }
 
 
@@ -58,20 +63,65 @@ class Candidate:
     ----------
     index : int
         Number of the restart.
+    options : FitOptions
+        Of this candidate; those of a selection differ in n_components and covariance_type.
+    move : Move
+        What the next pass evaluates.
     parameters : Parameters
-        The parameters after n_iter iterations.
+        The parameters after n_iter iterations: the start, or the EM image of the last accepted point.
+    accelerator : Accelerator
+    fold : Fold or None
+        The rows that it is fitted to; None means all.
     lower_bounds : tuple of float
         Mean log-likelihood, nats, of the parameters that went into each iteration.
+    change : float
+        Change of the lower bound in the last iteration that was a plain EM step, nats.
+    best : (float, Parameters) or None
+        The accepted point of the highest lower bound.
     previous : float
         The lower bound before the first iteration: minus infinity, or that of the fit that is continued.
+    n_passes : int
+        E-steps so far, those of rejected points included; max_iter bounds them.
+    step, objective, accepted : float, float, bool
+        Of the last pass: the step length that led to its point (1 for an EM step), the mean log-likelihood that it
+        found, nats, and whether the point was accepted.
+    compiled : bool
+        Whether the compiled kernel does what it can.
     """
 
     index: int
+    options: FitOptions
+    move: Move
     parameters: Parameters
+    accelerator: Accelerator
+    fold: Fold | None = None
     lower_bounds: tuple[float, ...] = ()
+    change: float = np.inf
+    best: tuple[float, Parameters] | None = None
     previous: float = -np.inf
+    n_passes: int = 0
+    step: float = 1.0
+    objective: float = np.nan
+    accepted: bool = True
+    compiled: bool = False
     status: Status = Status.RUNNING
     error: str = ""
+
+    @classmethod
+    def start(
+        cls,
+        index: int,
+        parameters: Parameters,
+        options: FitOptions,
+        *,
+        fold: Fold | None = None,
+        previous: float = -np.inf,
+        compiled: bool = False,
+    ) -> Candidate:
+        """Return a candidate before its first pass."""
+        accelerator = accelerator_called(options.acceleration)
+        move = Move(parameters, False, 1.0)
+        return cls(index, options, move, parameters, accelerator, fold, previous=previous, compiled=compiled)
 
     @property
     def n_iter(self) -> int:
@@ -81,90 +131,105 @@ class Candidate:
     def lower_bound(self) -> float:
         return self.lower_bounds[-1] if self.lower_bounds else self.previous
 
-    @property
-    def change(self) -> float:
-        """Change of the lower bound in the last iteration, nats."""
-        before = self.lower_bounds[-2] if self.n_iter > 1 else self.previous
-        return self.lower_bound - before
+    def plan(self, row_set: RowSet) -> Plan:
+        """Return how the next pass computes it."""
+        o = self.options
+        return make_plan(
+            self.move.parameters, origin=row_set.mean, kernel=o.kernel, precision=precision_called(o.precision),
+            compiled=self.compiled,
+        )  # fmt: skip
 
 
-#: Gives the statistics over all rows for a list of plans, in one pass or in waves.
-Request = Callable[[Sequence[Plan]], Sequence[Statistics]]
+#: Gives the statistics over their rows for a list of requests, in one pass or in waves.
+Evaluate = Callable[[Sequence[Request]], Sequence[Statistics]]
 
 
 def run_em(
     candidates: Sequence[Candidate],
-    request: Request,
-    options: FitOptions,
+    evaluate: Evaluate,
+    row_sets: RowSets,
     *,
-    row_set: RowSet,
-    n_rows: int,
     after_pass: Callable[[Sequence[Candidate]], None],
+    n_passes: int | None = None,
 ) -> list[Candidate]:
     """Return the candidates after EM; each pass advances all that run, and those that have ended cost nothing.
 
     Parameters
     ----------
-    row_set, n_rows : RowSet, int
-        What the survey found: the origin of the passes, and the rows that every pass must count.
+    row_sets : mapping of Fold or None to RowSet
+        What the survey found of the rows of each candidate: the origin of its passes, and what they must count.
     after_pass : callable
         Receives the candidates after each pass.
+    n_passes : int or None
+        Passes at most; None runs until every candidate has ended.
     """
-    current = [_judge(c, options) for c in candidates]
-    while any(c.status is Status.RUNNING for c in current):
-        running = [c for c in current if c.status is Status.RUNNING]
-        precision = precision_called(options.precision)
-        plans = [
-            make_plan(c.parameters, origin=row_set.mean, kernel=options.kernel, precision=precision) for c in running
-        ]
-        found = request(plans)
-        advanced = {
-            c.index: _advance(c, statistics, plan, options, row_set, n_rows)
-            for c, statistics, plan in zip(running, found, plans, strict=True)
-        }
-        current = [advanced.get(c.index, c) for c in current]
+    current = [_judge(c) for c in candidates]
+    n_done = 0
+    while any(c.status is Status.RUNNING for c in current) and (n_passes is None or n_done < n_passes):
+        current = advance(current, evaluate, row_sets)
+        n_done += 1
         after_pass(current)
     return current
 
 
-def check_counts(statistics: Statistics, *, row_set: RowSet, n_rows: int) -> None:
-    """Raise a DataError unless a pass counted the rows, and the weight, that the survey found."""
-    if statistics.n_rows != n_rows or not np.isclose(statistics.weight, row_set.weight, rtol=1e-9, atol=0):
-        raise DataError(
-            f"the input must stay the same during a fit; got {statistics.n_rows} rows of weight "
-            f"{statistics.weight:.12g} in a pass, and {n_rows} of weight {row_set.weight:.12g} in the survey. "
-            "Fit a copy that nobody writes to."
-        )
+def advance(candidates: Sequence[Candidate], evaluate: Evaluate, row_sets: RowSets) -> list[Candidate]:
+    """Return the candidates after one pass for those that run."""
+    running = [(i, c) for i, c in enumerate(candidates) if c.status is Status.RUNNING]
+    plans = [c.plan(row_sets[c.fold]) for _, c in running]
+    found = evaluate([Request(plan, c.fold) for plan, (_, c) in zip(plans, running, strict=True)])
+    current = list(candidates)
+    for (i, candidate), statistics, plan in zip(running, found, plans, strict=True):
+        current[i] = _advance(candidate, statistics, plan, row_sets[candidate.fold])
+    return current
 
 
-def _advance(
-    candidate: Candidate,
-    statistics: Statistics,
-    plan: Plan,
-    options: FitOptions,
-    row_set: RowSet,
-    n_rows: int,
-) -> Candidate:
-    """Return the candidate after one iteration, from the statistics of its plan."""
-    check_counts(statistics, row_set=row_set, n_rows=n_rows)
+def _advance(candidate: Candidate, statistics: Statistics, plan: Plan, row_set: RowSet) -> Candidate:
+    """Return the candidate after one pass, from the statistics of its plan."""
+    check_counts(statistics, row_set)
+    move, options = candidate.move, candidate.options
+    candidate = replace(candidate, n_passes=candidate.n_passes + 1, step=move.step, objective=np.nan, accepted=False)
     if not np.isfinite(statistics.values).all():
+        if move.extrapolated:
+            return _moved(candidate, candidate.accelerator.reject(move))
         raise DataError(
             f"the log-likelihood must be finite; got {statistics.log_likelihood(plan, row_set)} in iteration "
             f"{candidate.n_iter + 1}. Check the given start, and rescale features beyond 1e150."
         )
     try:
-        step = m_step(statistics, plan, previous=candidate.parameters, reg_covar=options.reg_covar, row_set=row_set)
+        step = m_step(statistics, plan, previous=move.parameters, reg_covar=options.reg_covar, row_set=row_set)
     except CollapsedComponentError as error:
+        if move.extrapolated:
+            return _moved(candidate, candidate.accelerator.reject(move))
         return replace(candidate, status=Status.COLLAPSED, error=str(error))
-    bounds = (*candidate.lower_bounds, step.objective)
-    return _judge(replace(candidate, parameters=step.parameters, lower_bounds=bounds), options)
+    candidate = replace(candidate, objective=step.objective)
+    found = candidate.accelerator.advance(move, step.objective, step.parameters)
+    if not found.accepted:
+        return _moved(candidate, found)
+    best = (step.objective, move.parameters)
+    candidate = replace(
+        candidate,
+        accepted=True,
+        parameters=step.parameters,
+        change=np.nan if move.extrapolated else step.objective - candidate.lower_bound,
+        lower_bounds=(*candidate.lower_bounds, step.objective),
+        best=best if candidate.best is None or step.objective >= candidate.best[0] else candidate.best,
+    )
+    return _moved(candidate, found)
 
 
-def _judge(candidate: Candidate, options: FitOptions) -> Candidate:
-    """Return the candidate with the status that its lower bounds give it (scikit-learn's test of convergence)."""
+def _moved(candidate: Candidate, found: Advance) -> Candidate:
+    return _judge(replace(candidate, accelerator=found.accelerator, move=found.move))
+
+
+def _judge(candidate: Candidate) -> Candidate:
+    """Return the candidate with the status that its lower bounds give it (scikit-learn's test of convergence).
+
+    Only plain EM steps are judged: the change that an extrapolation makes is no measure of what EM still has to gain.
+    """
+    options = candidate.options
     if candidate.n_iter and abs(candidate.change) < options.tol:
         return replace(candidate, status=Status.CONVERGED)
-    if candidate.n_iter >= options.max_iter:
+    if candidate.n_passes >= options.max_iter:
         fell = candidate.n_iter > 1 and candidate.change < -max(options.tol, 1e-9 * abs(candidate.lower_bound))
         return replace(candidate, status=Status.FELL if fell else Status.MAX_ITER)
     return candidate

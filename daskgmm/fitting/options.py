@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data")
 NON_FINITE = ("error", "drop")
 PRECISIONS = ("double", "single")
+ACCELERATIONS = (None, "squarem")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ class FitOptions:
     cache : {"auto", True, False}
         Whether rows that must be decoded stay in memory after the first pass: where all of them fit in half of the
         memory limits, as many as fit, or none. It changes no bits.
+    acceleration : {"squarem", None}
+        How EM is sped up on the way to its fixed point; None is plain EM.
+    escape : bool
+        Whether components are split and merged on the sample where that promises a better optimum. Never where the
+        start is given.
+    start_rows : int or None
+        Rows of the sample on which a start is found, at most; None leaves it to the rule.
     kernel : {"rule", "phi", "exact"}
         The form of the E-step; anything but the rule is for tests and measurements.
     """
@@ -64,6 +72,9 @@ class FitOptions:
     non_finite: str = "error"
     precision: str = "double"
     cache: Cache = "auto"
+    acceleration: str | None = "squarem"
+    escape: bool = True
+    start_rows: int | None = None
     kernel: Kernel = "rule"
 
     def __post_init__(self) -> None:
@@ -79,12 +90,21 @@ class FitOptions:
             ("init_params", INIT_PARAMS),
             ("non_finite", NON_FINITE),
             ("precision", PRECISIONS),
+            ("acceleration", ACCELERATIONS),
             ("kernel", ("rule", "phi", "exact")),
         ):
             if getattr(self, name) not in allowed:
-                raise OptionError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
+                raise OptionError(f"{name} must be one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}.")
         if not (isinstance(self.cache, bool) or self.cache == "auto"):
             raise OptionError(f"cache must be 'auto', True or False; got {self.cache!r}. Leave it out for 'auto'.")
+        if not isinstance(self.escape, bool):
+            raise OptionError(f"escape must be True or False; got {self.escape!r}.")
+        least = self.n_components
+        if self.start_rows is not None and not (isinstance(self.start_rows, Integral) and self.start_rows >= least):
+            raise OptionError(
+                f"start_rows must be an integer of at least n_components = {least}; got {self.start_rows!r}. "
+                "Leave it out for the rule."
+            )
         covariance_kind(self.covariance_type)
 
     @property

@@ -15,11 +15,11 @@ from daskgmm.data.source import Source
 from daskgmm.data.survey import SurveyPass
 from daskgmm.errors import DataError
 from daskgmm.fitting.checks import check_shape, check_survey
-from daskgmm.fitting.fit import n_counting_passes
+from daskgmm.fitting.run import n_counting_passes
 from daskgmm.mixture.criteria import aic, bic
-from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
+from daskgmm.mixture.score import ScorePass
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def score_source(
     with one_blas_thread(executor):
         if weights is not None:
             _survey(rows, executor, non_finite)
-        plan = make_plan(parameters, origin=parameters.weights @ parameters.means)
-        (found,) = run_pass(EStep([plan], statistics=False, compiled=need.compiled), rows, executor, name="score")
+        plan = make_plan(parameters, origin=parameters.weights @ parameters.means, compiled=need.compiled)
+        (found,) = run_pass(ScorePass([plan]), rows, executor, name="score")
         if found.n_rows < X.n_rows and non_finite == "error":
             _survey(rows, executor, non_finite)
     if not found.weight > 0:

@@ -17,24 +17,6 @@ from daskgmm.mixture.statistics import SMALLEST_COUNT, Moments
 Floats = NDArray[np.float64]
 Members = list[tuple[NDArray[np.int64], Floats]]
 
-#: Decoded bytes (float64) of the sample at most: it is gathered in one process and k-means runs on it.
-SAMPLE_BYTES = 64 << 20
-
-
-def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
-    """Return the number of rows to sample, in expectation; all of them where they are few.
-
-    The optimum of a sample of n rows lies about p / 2n nats a row below that of all rows (p free parameters;
-    White 1982, doi:10.2307/1912526), so p / (2 tol) rows are as good as all for a start; at least 100 a component and
-    20,000, at most what SAMPLE_BYTES hold.
-    """
-    if options.start_is_given:
-        return 0
-    k = options.n_components
-    n_free = k * (n_features + 1) + options.kind.n_parameters(k, n_features)
-    wanted = max(20_000, 100 * k, n_free / (2 * max(options.tol, 1e-6)))
-    return int(min(n_rows, wanted, max(SAMPLE_BYTES // (8 * n_features), 10 * k)))
-
 
 def starts(X: Floats, weights: Floats, options: FitOptions, *, n_features: int) -> list[Parameters]:
     """Return n_init initial mixtures, from the sample and from what the user gave.

@@ -60,6 +60,27 @@ class Full(Covariance):
         result[(..., *_triangle(n_features))] = packed
         return result
 
+    def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:
+        factor = np.linalg.solve(base, precisions_cholesky)
+        values, basis = np.linalg.eigh(factor @ np.swapaxes(factor, -1, -2))
+        logarithm = (basis * np.log(values)[:, np.newaxis]) @ np.swapaxes(basis, -1, -2)
+        return self.pack(logarithm) * _entry_scales(n_features)
+
+    def from_relative(self, base: Floats, relative: Floats, n_features: int) -> Floats:
+        logarithm = self.unpack(relative / _entry_scales(n_features), n_features)
+        values, basis = np.linalg.eigh(logarithm, UPLO="U")
+        relative_precisions = (basis * np.exp(values)[:, np.newaxis]) @ np.swapaxes(basis, -1, -2)
+        result: Floats = base @ self.cholesky_of_precisions(relative_precisions)
+        return result
+
+    def whiten(self, shifts: Floats, precisions_cholesky: Floats) -> Floats:
+        result: Floats = np.einsum("kij,ki->kj", precisions_cholesky, shifts)
+        return result
+
+    def unwhiten(self, whitened: Floats, precisions_cholesky: Floats) -> Floats:
+        columns = np.linalg.solve(np.swapaxes(precisions_cholesky, -1, -2), whitened[..., np.newaxis])
+        return np.asarray(columns[..., 0], dtype=np.float64)
+
     def log_norm(self, precisions_cholesky: Floats, n_components: int, n_features: int) -> Floats:
         diagonal = np.diagonal(precisions_cholesky, axis1=-2, axis2=-1)
         return np.broadcast_to(np.log(diagonal).sum(axis=-1) - n_features / 2 * LOG_2PI, (n_components,))
@@ -179,6 +200,20 @@ class Tied(Full):
     def covariances(self, precisions_cholesky: Floats) -> Floats:
         return _covariance(precisions_cholesky)
 
+    def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:
+        return super().relative(base[np.newaxis], precisions_cholesky[np.newaxis], n_features)
+
+    def from_relative(self, base: Floats, relative: Floats, n_features: int) -> Floats:
+        result: Floats = super().from_relative(base[np.newaxis], relative, n_features)[0]
+        return result
+
+    def whiten(self, shifts: Floats, precisions_cholesky: Floats) -> Floats:
+        return shifts @ precisions_cholesky
+
+    def unwhiten(self, whitened: Floats, precisions_cholesky: Floats) -> Floats:
+        result: Floats = solve_triangular(precisions_cholesky, whitened.T, trans="T").T
+        return result
+
     def natural_parameters(self, means: Floats, precisions_cholesky: Floats, constant: Floats) -> Floats:
         z = means @ precisions_cholesky
         return np.column_stack([z @ precisions_cholesky.T, constant - 0.5 * (z * z).sum(axis=1)])
@@ -263,6 +298,20 @@ class Diagonal(Covariance):
     def unpack(self, packed: Floats, n_features: int) -> Floats:
         return packed
 
+    def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:
+        result: Floats = np.sqrt(2) * np.log(precisions_cholesky / base)
+        return result
+
+    def from_relative(self, base: Floats, relative: Floats, n_features: int) -> Floats:
+        result: Floats = base * np.exp(relative / np.sqrt(2))
+        return result
+
+    def whiten(self, shifts: Floats, precisions_cholesky: Floats) -> Floats:
+        return shifts * self._scales(precisions_cholesky)
+
+    def unwhiten(self, whitened: Floats, precisions_cholesky: Floats) -> Floats:
+        return whitened / self._scales(precisions_cholesky)
+
     def log_norm(self, precisions_cholesky: Floats, n_components: int, n_features: int) -> Floats:
         result: Floats = np.log(precisions_cholesky).sum(axis=1) - n_features / 2 * LOG_2PI
         return result
@@ -341,6 +390,14 @@ class Spherical(Diagonal):
     def n_second(self, n_features: int, *, exact: bool) -> int:
         return 1
 
+    def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:
+        result: Floats = np.sqrt(2 * n_features) * np.log(precisions_cholesky / base)[:, np.newaxis]
+        return result
+
+    def from_relative(self, base: Floats, relative: Floats, n_features: int) -> Floats:
+        result: Floats = base * np.exp(relative[:, 0] / np.sqrt(2 * n_features))
+        return result
+
     def log_norm(self, precisions_cholesky: Floats, n_components: int, n_features: int) -> Floats:
         return n_features * (np.log(precisions_cholesky) - LOG_2PI / 2)
 
@@ -393,6 +450,13 @@ def covariance_kind(name: str) -> Covariance:
 def _triangle(n_features: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return rows and columns of the upper triangle, row by row: the order in which second moments are packed."""
     return np.triu_indices(n_features)
+
+
+@cache
+def _entry_scales(n_features: int) -> Floats:
+    """Return sqrt(1/2) on the diagonal and 1 off it, packed: the square of an entry off it stands for two."""
+    rows, columns = _triangle(n_features)
+    return np.where(rows == columns, np.sqrt(0.5), 1.0)
 
 
 @cache

@@ -16,3 +16,13 @@ def bic(log_likelihood: float, n_free: int, weight: float) -> float:
     n is the sum of the row weights.
     """
     return -2 * log_likelihood + n_free * float(np.log(weight))
+
+
+def icl(log_likelihood: float, n_free: int, weight: float, log_largest: float) -> float:
+    """Return the integrated completed likelihood, BIC - 2 sum log max_k r_k (Biernacki, Celeux and Govaert 2000,
+    doi:10.1109/34.865189), nats doubled.
+
+    `log_largest` is the sum over rows of the logarithm of the largest responsibility: the price of rows that could
+    belong to several components.
+    """
+    return bic(log_likelihood, n_free, weight) - 2 * log_largest

@@ -6,7 +6,7 @@ two matrix products cost 4 N K F flops, F about D^2/2; the exact form costs the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from threading import local
 from types import ModuleType
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import ClusterError
 from daskgmm.mixture.block import Block, Workspace, tile_length
+from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.plan import DOUBLE, Plan, fill_phi
 from daskgmm.mixture.statistics import Statistics
 
@@ -72,21 +73,17 @@ class EStep:
     ----------
     plans : sequence of Plan
         One for each candidate.
-    statistics : bool
-        False for a pass that only scores: log-likelihood, weight and row count.
-    compiled : bool
-        Whether softmax, and blocks that go by Phi as a whole, are left to the compiled kernel. It is decided once for
-        a fit, because last bits depend on it.
+    folds : sequence of Fold or None, optional
+        The rows of each candidate; None means all of them.
     """
 
-    def __init__(self, plans: Sequence[Plan], *, statistics: bool = True, compiled: bool = False) -> None:
+    def __init__(self, plans: Sequence[Plan], folds: Sequence[Fold | None] | None = None) -> None:
         self.plans = tuple(plans)
-        self.statistics = statistics
-        self.compiled = compiled
+        self.folds = tuple(folds) if folds is not None else (None,) * len(self.plans)
         self._local = local()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_estep, (self.plans, self.statistics, self.compiled))
+        return (EStep, (self.plans, self.folds))
 
     def zero(self) -> list[Statistics]:
         """Return the state of no rows."""
@@ -96,25 +93,24 @@ class EStep:
         """Return the state with the rows of a block added; `state` is changed in place."""
         if not hasattr(self._local, "work"):
             self._local.work = Workspace()
+        work: Workspace = self._local.work
         if (
             len(self.plans) == 1
-            and self._in_one_call(self.plans[0])
+            and _in_one_call(self.plans[0])
             and self.plans[0].kind.products(len(block.x)) is not None
         ):
             # The same sums, tile by tile, but without the interpreter between.
-            Densities(block.x, self._local.work).add_in_one_call(self.plans[0], block, state[0], tiled=True)
+            (own,) = rows_of_each(block, self.folds)
+            Densities(block.x, work).add_in_one_call(self.plans[0], own, state[0], tiled=True)
             return state
         for tile in block.tiles():
-            densities = Densities(tile.x, self._local.work)
-            for plan, total in zip(self.plans, state, strict=True):
-                if self._in_one_call(plan):
-                    densities.add_in_one_call(plan, tile, total)
+            densities = Densities(tile.x, work)
+            for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
+                if _in_one_call(plan):
+                    densities.add_in_one_call(plan, own, total)
                 else:
-                    total.add(self._tile_values(plan, densities, tile))
+                    total.add(_tile_values(plan, densities, own, work))
         return state
-
-    def _in_one_call(self, plan: Plan) -> bool:
-        return self.compiled and self.statistics and plan.one_call
 
     def finish(self, state: list[Statistics]) -> list[Statistics]:
         """Return what leaves a partition."""
@@ -124,23 +120,28 @@ class EStep:
         """Return the state of both sets of rows."""
         return [a.merge(b) for a, b in zip(state, other, strict=True)]
 
-    def _tile_values(self, plan: Plan, densities: Densities, tile: Block) -> Floats:
-        values: Floats = self._local.work.get("values", (plan.n_components * plan.n_statistics + 3,))
-        complete = plan.common_by_row or not self.statistics
-        compiled = self.compiled and not self.statistics  # (with statistics, `add_in_one_call` is the way)
-        resp = densities.log_density(plan, keep_z=self.statistics, complete=complete, compiled=compiled)
-        log_likelihood = densities.responsibilities(plan, resp, tile.weights, compiled=self.compiled)
-        if self.statistics:
-            densities.statistics(plan, resp, values[:-3].reshape(plan.n_components, -1))
-        else:
-            values[:-3] = 0.0
-        total = log_likelihood.sum() if tile.weights is None else np.dot(log_likelihood, tile.weights)
-        values[-3:] = float(total), tile.total_weight, tile.n_rows
-        return values
+
+def rows_of_each(block: Block, folds: Sequence[Fold | None]) -> Iterator[Block]:
+    """Yield the block as each candidate sees it; a fold is told apart once."""
+    found: dict[Fold | None, Block] = {None: block}
+    for fold in folds:
+        if fold is not None and fold not in found:
+            found[fold] = fold.of(block)
+        yield found[fold]
 
 
-def _estep(plans: Sequence[Plan], statistics: bool, compiled: bool) -> EStep:
-    return EStep(plans, statistics=statistics, compiled=compiled)
+def _in_one_call(plan: Plan) -> bool:
+    return plan.compiled and plan.one_call
+
+
+def _tile_values(plan: Plan, densities: Densities, tile: Block, work: Workspace) -> Floats:
+    values: Floats = work.get("values", (plan.n_components * plan.n_statistics + 3,))
+    resp = densities.log_density(plan, keep_z=True, complete=plan.common_by_row)
+    log_likelihood = densities.responsibilities(plan, resp, tile.weights)
+    densities.statistics(plan, resp, values[:-3].reshape(plan.n_components, -1))
+    total = log_likelihood.sum() if tile.weights is None else np.dot(log_likelihood, tile.weights)
+    values[-3:] = float(total), tile.total_weight, tile.n_rows
+    return values
 
 
 class Densities:
@@ -151,9 +152,7 @@ class Densities:
         self._phi: NDArray[Any] | None = None
         self._phi_of: tuple[str, str, bytes] | None = None
 
-    def log_density(
-        self, plan: Plan, *, keep_z: bool = False, complete: bool = False, compiled: bool = False
-    ) -> NDArray[Any]:
+    def log_density(self, plan: Plan, *, keep_z: bool = False, complete: bool = False) -> NDArray[Any]:
         """Return log of weight times density, (n_components, n_rows), nats: a buffer, valid until the next call.
 
         It has the dtype of the plan's precision.
@@ -166,11 +165,9 @@ class Densities:
         complete : bool
             Whether to add the term that a tied mixture has in common; responsibilities do not need it, and the total
             log-likelihood only if the plan says so.
-        compiled : bool
-            Whether the compiled kernel does it where it can do a block by itself.
         """
         result = self._density_buffer(plan)
-        if compiled and plan.one_call and not (complete and plan.kind.pooled):
+        if _in_one_call(plan) and not (complete and plan.kind.pooled):
             _compiled().log_density(*self._compiled_arguments(plan, self._x.shape[1]))
             return result
         if plan.any_phi:
@@ -181,12 +178,10 @@ class Densities:
             result[k] = -np.inf
         return result
 
-    def responsibilities(
-        self, plan: Plan, log_density: NDArray[Any], weights: Floats | None, *, compiled: bool
-    ) -> Floats:
+    def responsibilities(self, plan: Plan, log_density: NDArray[Any], weights: Floats | None) -> Floats:
         """Return log-sum-exp of each row, (n_rows,), nats, and turn `log_density` into weighted responsibilities."""
         n_rows, smallest = log_density.shape[1], plan.precision.smallest_log_resp
-        if compiled:
+        if plan.compiled:
             log_likelihood: Floats = self._work.get("log_likelihood", (n_rows,))
             scratch = self._work.get("softmax", (2, n_rows), log_density.dtype.type)
             low = log_density.dtype.type(smallest)
@@ -217,9 +212,9 @@ class Densities:
             kernel.add_tile(x, origin, products, fill, *others)
         values[-1] += block.n_rows
 
-    def labels(self, log_density: NDArray[Any], out: NDArray[np.intp], *, compiled: bool) -> None:
+    def labels(self, plan: Plan, log_density: NDArray[Any], out: NDArray[np.intp]) -> None:
         """Write the component of the largest log-density of each row, (n_rows,), the first of equal ones."""
-        if compiled:
+        if plan.compiled:
             _compiled().label(log_density, self._work.get("highest", out.shape, log_density.dtype.type), out)
         else:
             np.argmax(log_density, axis=0, out=out)

@@ -19,17 +19,19 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RowSet:
-    """What is common to all rows of a pass: their weight, mean and scatter about it. Tied covariances need it.
+    """What is common to all rows of a candidate: number, weight, mean and scatter. Tied covariances need the last.
 
     Attributes
     ----------
+    n_rows : int
     weight : float
         Sum of the row weights.
     mean : (n_features,), float64
-    scatter : (n_features, n_features), float64
-        Sum of w (x - mean)(x - mean)'.
+    scatter : (n_features, n_features) or (n_features,), float64
+        Sum of w (x - mean)(x - mean)', or its diagonal alone.
     """
 
+    n_rows: int
     weight: float
     mean: Floats
     scatter: Floats
@@ -91,6 +93,27 @@ class Covariance(ABC):
     @abstractmethod
     def unpack(self, packed: Floats, n_features: int) -> Floats:
         """Return the precision Cholesky that `pack` packed."""
+
+    # -- coordinates about another precision Cholesky --------------------------------------------------------
+    @abstractmethod
+    def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:
+        """Return coordinates of P about P0 = `base`, (n_components, n), or (1, n) where it is pooled; 0 for P = P0.
+
+        They are the distinct entries of log(P0^-1 P P' P0^-T), scaled so that their squares add up to half its squared
+        Frobenius norm: to second order twice the divergence of the two normals, which knows no basis and no units.
+        """
+
+    @abstractmethod
+    def from_relative(self, base: Floats, relative: Floats, n_features: int) -> Floats:
+        """Return the P that has these coordinates about `base`; a LinAlgError where they overflow."""
+
+    @abstractmethod
+    def whiten(self, shifts: Floats, precisions_cholesky: Floats) -> Floats:
+        """Return P'v for a shift v of each component, (n_components, n_features)."""
+
+    @abstractmethod
+    def unwhiten(self, whitened: Floats, precisions_cholesky: Floats) -> Floats:
+        """Return the shifts that `whiten` whitened."""
 
     # -- a component as the kernels see it -------------------------------------------------------------------
     @abstractmethod

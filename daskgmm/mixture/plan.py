@@ -76,6 +76,8 @@ class Plan:
         Whether the pass adds the term that a tied mixture has in common to each row's log-likelihood, D^2 flops a row.
         Otherwise the total comes from the scatter of the row set, which is free, and exact to u s'|Sigma^-1|s only.
     precision : Precision
+    compiled : bool
+        Whether the compiled kernel does what it can. It is decided once for a candidate: last bits depend on it.
     """
 
     kind: Covariance
@@ -86,6 +88,7 @@ class Plan:
     exact: NDArray[np.bool_]
     common_by_row: bool = False
     precision: Precision = DOUBLE
+    compiled: bool = False
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # Half of a precision Cholesky is zeros; workers derive the rest themselves, once per process.
@@ -94,7 +97,7 @@ class Plan:
             _unpack,
             (
                 self.kind.name, self.log_weights, self.means, packed, self.origin, self.exact, self.common_by_row,
-                self.precision.name,
+                self.precision.name, self.compiled,
             ),
         )  # fmt: skip
 
@@ -167,17 +170,21 @@ class Plan:
 
 def _unpack(
     name: str, log_weights: Floats, means: Floats, packed: Floats, origin: Floats, exact: Any, common_by_row: bool,
-    precision: str,
+    precision: str, compiled: bool,
 ) -> Plan:  # fmt: skip
     kind = covariance_kind(name)
     precisions_cholesky = kind.unpack(packed, means.shape[1])
-    return Plan(
-        kind, log_weights, means, precisions_cholesky, origin, exact, common_by_row, precision_called(precision)
-    )
+    found = precision_called(precision)
+    return Plan(kind, log_weights, means, precisions_cholesky, origin, exact, common_by_row, found, compiled)
 
 
 def make_plan(
-    parameters: Parameters, *, origin: Floats, kernel: Kernel = "rule", precision: Precision = DOUBLE
+    parameters: Parameters,
+    *,
+    origin: Floats,
+    kernel: Kernel = "rule",
+    precision: Precision = DOUBLE,
+    compiled: bool = False,
 ) -> Plan:
     """Return the plan for the next pass: the rule of the design, from the parameters alone, O(K D^2) on the driver.
 
@@ -191,11 +198,12 @@ def make_plan(
         "phi" and "exact" force one form, for tests and measurements.
     precision : Precision
         Of the components by Phi.
+    compiled : bool
+        Whether the compiled kernel does what it can.
     """
-    if kernel == "exact":
-        return _plan(parameters, origin, np.ones(parameters.n_components, dtype=bool), precision)
-    if kernel == "phi":
-        return _plan(parameters, origin, np.zeros(parameters.n_components, dtype=bool), precision)
+    if kernel != "rule":
+        forced = np.full(parameters.n_components, kernel == "exact")
+        return _plan(parameters, origin, forced, precision, compiled)
     kind, n_features = parameters.kind, parameters.n_features
     best, flagged = origin, flagged_components(parameters, origin, precision)
     if flagged.any() and not kind.pooled:
@@ -207,7 +215,7 @@ def make_plan(
         flagged[:] = True
     if not kind.phi_pays(int((~flagged).sum()), n_features):
         flagged[:] = True
-    return _plan(parameters, best, flagged, precision)
+    return _plan(parameters, best, flagged, precision, compiled)
 
 
 def flagged_components(parameters: Parameters, origin: Floats, precision: Precision = DOUBLE) -> NDArray[np.bool_]:
@@ -226,14 +234,16 @@ def flagged_components(parameters: Parameters, origin: Floats, precision: Precis
     return flagged
 
 
-def _plan(parameters: Parameters, origin: Floats, exact: NDArray[np.bool_], precision: Precision) -> Plan:
+def _plan(
+    parameters: Parameters, origin: Floats, exact: NDArray[np.bool_], precision: Precision, compiled: bool = False
+) -> Plan:
     p, c = parameters, np.asarray(origin, dtype=np.float64)
     # The bound with every mean at the origin, s'|Sigma^-1|s, is what correlation alone costs a sum over rows.
     common_by_row = p.kind.pooled and not (
         SAFETY * DOUBLE.unit_roundoff * float(p.kind.bound(c[np.newaxis], p.precisions_cholesky, c)[0])
         <= DOUBLE.tolerance
     )
-    return Plan(p.kind, p.log_weights, p.means, p.precisions_cholesky, c, exact, common_by_row, precision)
+    return Plan(p.kind, p.log_weights, p.means, p.precisions_cholesky, c, exact, common_by_row, precision, compiled)
 
 
 def _probe(plan: Plan, components: Sequence[int] | NDArray[np.int64]) -> Floats:

@@ -26,18 +26,15 @@ class Predictor:
     plan : Plan
     what : {"label", "proba", "score"}
         The most probable component of a row; its responsibilities; its log-density in nats.
-    compiled : bool
-        Whether log-densities and labels are left to the compiled kernel where it can do them.
     """
 
     plan: Plan
     what: What
-    compiled: bool = False
 
     @classmethod
-    def of(cls, parameters: Parameters, what: What, *, compiled: bool = False) -> Predictor:
+    def of(cls, parameters: Parameters, what: What) -> Predictor:
         """Return the predictor of a mixture; its plan follows from the parameters alone."""
-        return cls(make_plan(parameters, origin=parameters.weights @ parameters.means), what, compiled)
+        return cls(make_plan(parameters, origin=parameters.weights @ parameters.means), what)
 
     @property
     def n_columns(self) -> int | None:
@@ -65,9 +62,9 @@ class Predictor:
 
     def _predict(self, block: Block, out: NDArray[Any], work: Workspace) -> None:
         densities = Densities(block.x, work)
-        log_density = densities.log_density(self.plan, complete=self.what == "score", compiled=self.compiled)
+        log_density = densities.log_density(self.plan, complete=self.what == "score")
         if self.what == "label":
-            densities.labels(log_density, out, compiled=self.compiled)
+            densities.labels(self.plan, log_density, out)
         else:
             with np.errstate(invalid="ignore"):
                 score, total = softmax(log_density, work.get("sum", (block.x.shape[1],)))

@@ -94,6 +94,11 @@ class Statistics:
         """Sum of the log-densities as the pass computed them, nats: complete in a pass that only scores."""
         return float(self.values[-3])
 
+    @property
+    def log_largest(self) -> float:
+        """Sum of the logarithms of the largest responsibilities, nats, of a pass that only scores."""
+        return float(self.values[0])
+
     def log_likelihood(self, plan: Plan, row_set: RowSet | None) -> float:
         """Return the total log-likelihood of an E-step's parameters, nats, with what all components have in common."""
         if plan.common_by_row or not plan.any_phi:

@@ -202,7 +202,7 @@ def estep(n_components: int, n_features: int) -> EStep:
     means = np.random.default_rng(0).normal(scale=4, size=(n_components, n_features))
     weights, covariances = np.full(n_components, 1 / n_components), np.stack([np.eye(n_features)] * n_components)
     parameters = Parameters.from_covariances(covariance_kind("full"), weights, means, covariances)
-    return EStep([make_plan(parameters, origin=np.zeros(n_features))], compiled=can_compile())
+    return EStep([make_plan(parameters, origin=np.zeros(n_features), compiled=can_compile())])
 
 
 def measured(client: Client, path: Path, work: EStep, *, caches: list[str], rounds: int) -> list[dict[str, Any]]:

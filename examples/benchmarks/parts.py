@@ -47,7 +47,7 @@ class Thread:
         n_features, length = len(block.x), tile_length(len(block.x))
         n_phi, n_components = plan.transposed_parameters.shape
         work = Workspace()
-        self.step, self.plan, self.block = EStep([plan], compiled=True), plan, block
+        self.step, self.plan, self.block = EStep([replace(plan, compiled=True)]), plan, block
         self.state = self.step.zero()
         self.tile = np.ascontiguousarray(block.x[:, :length])
         n_panel = n_phi if n_phi <= LONGEST_WHOLE_PHI else PANEL

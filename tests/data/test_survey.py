@@ -20,8 +20,9 @@ from daskgmm.data.executor import ClientExecutor, LocalExecutor
 from daskgmm.data.opening import open_source
 from daskgmm.data.passes import run_pass
 from daskgmm.data.rows import Rows
-from daskgmm.data.survey import Survey, SurveyPass, row_hash, sample_threshold
+from daskgmm.data.survey import Survey, SurveyPass, sample_threshold
 from daskgmm.mixture.block import Block
+from daskgmm.mixture.folds import row_hash
 from tests import oracle
 from tests.data.test_passes import CountingExecutor, Pieces
 from tests.strategies import LAWS

@@ -11,14 +11,14 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from daskgmm.errors import DataError
-from daskgmm.fitting.loop import Candidate, Status, check_counts, run_em
+from daskgmm.fitting.evaluate import Request, check_counts
+from daskgmm.fitting.loop import Candidate, Status, run_em
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.block import Block
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import Plan
 from daskgmm.mixture.statistics import Statistics
 from tests.fitting.driving import KINDS, well_separated
 
@@ -29,33 +29,35 @@ class Passes:
     def __init__(self, X: Any) -> None:
         self.X = np.asarray(X, dtype=float)
         mean = self.X.mean(axis=0)
-        self.row_set = RowSet(float(len(X)), mean, (self.X - mean).T @ (self.X - mean))
+        self.row_set = RowSet(len(X), float(len(X)), mean, (self.X - mean).T @ (self.X - mean))
         self.asked: list[int] = []
         self.told: list[list[Candidate]] = []
 
-    def __call__(self, plans: Sequence[Plan]) -> list[Statistics]:
-        self.asked.append(len(plans))
-        estep = EStep(plans)
+    def __call__(self, requests: Sequence[Request]) -> list[Statistics]:
+        self.asked.append(len(requests))
+        estep = EStep([request.plan for request in requests])
         return estep.finish(estep.update(estep.zero(), Block(np.ascontiguousarray(self.X.T), None, 0)))
 
     def run(self, candidates: Sequence[Candidate], **options: Any) -> list[Candidate]:
-        return run_em(
-            candidates, self, FitOptions(**options), row_set=self.row_set, n_rows=len(self.X),
-            after_pass=lambda found: self.told.append(list(found)),
-        )  # fmt: skip
+        candidates = [replace(c, options=FitOptions(acceleration=None, **options)) for c in candidates]
+        return run_em(candidates, self, {None: self.row_set}, after_pass=lambda found: self.told.append(list(found)))
+
+
+def at(index: int, parameters: Parameters, **options: Any) -> Candidate:
+    return Candidate.start(index, parameters, FitOptions(acceleration=None), **options)
 
 
 def candidate(kind: str = "full", *, index: int = 0, shift: float = 0.0) -> tuple[Passes, Candidate]:
     case = well_separated(kind, n_rows=200)
     start = Parameters.from_covariances(covariance_kind(kind), case.weights, case.means + shift, case.covariances)
-    return Passes(case.X), Candidate(index, start)
+    return Passes(case.X), at(index, start)
 
 
 def spherical(means: Any, variances: Any, *, index: int = 0) -> Candidate:
     means = np.array(means, dtype=float)
     weights = np.full(len(means), 1 / len(means))
     kind = covariance_kind("spherical")
-    return Candidate(index, Parameters.from_covariances(kind, weights, means, np.array(variances, dtype=float)))
+    return at(index, Parameters.from_covariances(kind, weights, means, np.array(variances, dtype=float)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,7 +71,7 @@ def test_a_candidate_runs_until_it_changes_by_less_than_tol(kind: str) -> None:
     assert np.all(np.abs(changes[:-1]) >= 1e-4)
     assert end.lower_bound == end.lower_bounds[-1]
     assert end.change == end.lower_bounds[-1] - end.lower_bounds[-2]
-    (next_end,) = passes.run([replace(end, status=Status.RUNNING, lower_bounds=())], tol=0, max_iter=1)
+    (next_end,) = passes.run([at(0, end.parameters)], tol=0, max_iter=1)
     assert next_end.lower_bound > end.lower_bound, "a lower bound belongs to the parameters that went in"
 
 
@@ -86,7 +88,7 @@ def test_a_continued_candidate_is_compared_with_the_fit_before() -> None:
     passes, start = candidate()
     (whole,) = passes.run([start], tol=1e-4)
     (first,) = passes.run([start], tol=1e-4, max_iter=whole.n_iter - 1)
-    (rest,) = passes.run([Candidate(0, first.parameters, previous=first.lower_bound)], tol=1e-4)
+    (rest,) = passes.run([at(0, first.parameters, previous=first.lower_bound)], tol=1e-4)
     assert (rest.status, rest.n_iter) == (Status.CONVERGED, 1)
     assert_array_equal(rest.parameters.means, whole.parameters.means)
 
@@ -137,7 +139,8 @@ def test_a_fall_at_the_end_has_its_own_status() -> None:
 @pytest.mark.parametrize(("fall", "status"), [(1e-12, Status.MAX_ITER), (1e-3, Status.FELL)])
 def test_a_fall_within_rounding_is_none(fall: float, status: Status) -> None:
     passes, start = candidate()
-    (end,) = passes.run([replace(start, lower_bounds=(-5.0, -5.0 - fall))], max_iter=2, tol=0)
+    fallen = replace(start, lower_bounds=(-5.0, -5.0 - fall), change=-fall, n_passes=2)
+    (end,) = passes.run([fallen], max_iter=2, tol=0)
     assert (end.status, passes.asked) == (status, [])
 
 
@@ -148,21 +151,21 @@ def test_input_that_changes_during_a_fit_is_noticed() -> None:
     with pytest.raises(DataError, match=message):
         passes.run([start])
     statistics = Statistics(np.array([0.0, 7.0, 7.0]))
-    check_counts(statistics, row_set=replace(passes.row_set, weight=7.0 * (1 + 1e-12)), n_rows=7)
+    check_counts(statistics, replace(passes.row_set, n_rows=7, weight=7.0 * (1 + 1e-12)))
     with pytest.raises(DataError, match="got 7 rows of weight 7 in a pass, and 8 of weight 7"):
-        check_counts(statistics, row_set=replace(passes.row_set, weight=7.0), n_rows=8)
+        check_counts(statistics, replace(passes.row_set, n_rows=8, weight=7.0))
 
 
 def test_sums_that_are_not_finite_are_an_error() -> None:
     passes, start = candidate()
 
-    def spoiled(plans: Sequence[Plan]) -> list[Statistics]:
-        found = passes(plans)
+    def spoiled(requests: Sequence[Request]) -> list[Statistics]:
+        found = passes(requests)
         found[0].values[0] = np.nan
         return found
 
     with pytest.raises(DataError, match="log-likelihood must be finite; got .* in iteration 1"):
-        run_em([start], spoiled, FitOptions(), row_set=passes.row_set, n_rows=200, after_pass=lambda found: None)
+        run_em([start], spoiled, {None: passes.row_set}, after_pass=lambda found: None)
 
 
 def test_every_status_has_a_sentence() -> None:

@@ -12,9 +12,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture
 from daskgmm.errors import CollapsedComponentError, DataError
-from daskgmm.fitting import fit, start
+from daskgmm.fitting import run, sample
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.start import sample_size, starts
+from daskgmm.fitting.sample import sample_size
+from daskgmm.fitting.start import starts
 from tests import oracle
 from tests.fitting.driving import INIT_PARAMS, KINDS, as_source, given_start, small_partitions, well_separated
 from tests.strategies import make_case
@@ -161,7 +162,7 @@ def test_the_sample_is_all_rows_where_they_are_few_and_bounded_where_they_are_ma
     assert sample_size(FitOptions(n_components=3), 10**9, 2) == 20_000
     assert sample_size(FitOptions(n_components=500, tol=1.0), 10**9, 2) == 50_000
     assert sample_size(FitOptions(n_components=500), 10**9, 2) == 1_500_000, "p / (2 tol), p = 500 * (1 + 2 + 3)"
-    assert sample_size(FitOptions(n_components=50, tol=1e-5), 10**9, 64) == start.SAMPLE_BYTES // (8 * 64)
+    assert sample_size(FitOptions(n_components=50, tol=1e-5), 10**9, 64) == sample.SAMPLE_BYTES // (8 * 64)
     assert sample_size(FitOptions(n_components=50, tol=0), 10**9, 10**7) == 500
     case = well_separated()
     assert sample_size(FitOptions(**given_start(case)), 10**9, 3) == 0
@@ -173,14 +174,14 @@ def test_the_sample_is_all_rows_where_they_are_few_and_bounded_where_they_are_ma
 def test_the_sample_is_the_same_rows_whatever_the_chunks(
     what: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start, "SAMPLE_BYTES", 8 * 2 * 200)
+    monkeypatch.setattr(sample, "SAMPLE_BYTES", 8 * 2 * 200)
     taken: list[Any] = []
 
     def noting(rows: Any, weights: Any, options: Any, **others: Any) -> Any:
         taken.append(rows)
         return starts(rows, weights, options, **others)
 
-    monkeypatch.setattr(fit, "starts", noting)
+    monkeypatch.setattr(run, "starts", noting)
     rows = np.random.default_rng(3).standard_normal((2000, 2))
     options = {"n_components": 2, "max_iter": 0}
     for seed in (0, 0, 1):
@@ -197,7 +198,7 @@ def test_the_sample_is_the_same_rows_whatever_the_chunks(
 
 
 def test_rows_of_no_weight_are_not_in_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "SAMPLE_BYTES", 8 * 2 * 100)
+    monkeypatch.setattr(sample, "SAMPLE_BYTES", 8 * 2 * 100)
     rows = np.random.default_rng(3).standard_normal((1000, 2))
     rows[::2] += 100
     w = np.arange(1000) % 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -40,7 +41,7 @@ def row_set_of(X: Any, row_weights: Any = None) -> RowSet:
     first = X[0]
     mean = first + (w @ (X - first)) / w.sum()
     y = X - mean
-    return RowSet(float(w.sum()), mean, (w[:, np.newaxis] * y).T @ y)
+    return RowSet(len(X), float(w.sum()), mean, (w[:, np.newaxis] * y).T @ y)
 
 
 def blocks_of(X: Any, row_weights: Any = None, cuts: Sequence[int] | None = None) -> list[Block]:
@@ -62,7 +63,7 @@ def one_pass(
     compiled: bool = False,
 ) -> list[Statistics]:
     """Return the statistics of each plan over all rows."""
-    estep = EStep(plans, compiled=compiled)
+    estep = EStep([replace(plan, compiled=compiled) for plan in plans])
     state = estep.zero()
     for block in blocks_of(X, row_weights, cuts):
         state = estep.update(state, block)

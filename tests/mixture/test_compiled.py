@@ -129,9 +129,9 @@ def test_sums_equal_the_oracle(kind):
 def test_many_features_go_in_panels():
     # 72 features have 2,701 numbers in Phi: six panels, the last one short.
     case = make_case("full", seed=1, n_rows=300, n_components=8, n_features=72)
-    plan = make_plan(parameters_of(case), origin=case.X.mean(axis=0), kernel="phi")
+    plan = make_plan(parameters_of(case), origin=case.X.mean(axis=0), kernel="phi", compiled=True)
     assert plan.n_statistics > 5 * PANEL
-    estep = EStep([plan], compiled=True)
+    estep = EStep([plan])
     (found,) = estep.finish(estep.update(estep.zero(), blocks_of(case.X)[0]))
     (expected,) = one_pass(case.X, [plan])
     np.testing.assert_allclose(found.values, expected.values, rtol=1e-11, atol=1e-12 * np.abs(expected.values).max())
@@ -194,9 +194,10 @@ def test_rows_far_out_and_far_away_are_the_same_as_by_numpy():
 
 def test_the_choice_travels_with_the_pass():
     case = make_case("full", seed=0, n_rows=50, n_components=3, n_features=3)
-    estep = EStep([make_plan(parameters_of(case), origin=case.X.mean(axis=0), precision=SINGLE)], compiled=True)
+    plan = make_plan(parameters_of(case), origin=case.X.mean(axis=0), precision=SINGLE, compiled=True)
+    estep = EStep([plan])
     copy = pickle.loads(pickle.dumps(estep))
-    assert copy.compiled
+    assert copy.plans[0].compiled
     assert copy.plans[0].precision is SINGLE
     block = blocks_of(case.X)[0]
     np.testing.assert_array_equal(

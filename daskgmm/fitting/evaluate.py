@@ -1,0 +1,105 @@
+"""Statistics and scores of any number of candidates over the same rows, in as few passes as memory allows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from daskgmm.data.passes import Passes
+from daskgmm.errors import DataError
+from daskgmm.mixture.estep import EStep
+from daskgmm.mixture.folds import Fold
+from daskgmm.mixture.kind import RowSet
+from daskgmm.mixture.plan import Plan
+from daskgmm.mixture.score import ScorePass
+from daskgmm.mixture.statistics import Statistics
+
+logger = logging.getLogger("daskgmm")
+
+#: Packed parameters of one pass at most; its graph stays below Dask's limit for a warning, 10 MB. More go in waves.
+WAVE_BYTES = 9_000_000
+
+RowSets = Mapping[Fold | None, RowSet]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One candidate's part in a pass: how it is computed, and on which rows."""
+
+    plan: Plan
+    fold: Fold | None = None
+
+
+class Evaluator:
+    """Evaluates candidates over rows, and counts the passes.
+
+    Parameters
+    ----------
+    passes : Passes
+    wave_state_bytes : int or None
+        Bytes of the states of all candidates of a pass at most, as the workers' memory allows; None for any number.
+
+    Attributes
+    ----------
+    n_passes : int
+        Passes so far.
+    seconds : float
+        Time of the last request, all its waves together.
+    """
+
+    def __init__(self, passes: Passes, wave_state_bytes: int | None = None) -> None:
+        self.passes, self._wave_state_bytes = passes, wave_state_bytes
+        self.n_passes, self.seconds = 0, 0.0
+        self._told = False
+
+    def statistics(self, requests: Sequence[Request]) -> list[Statistics]:
+        """Return the sums of an E-step for each candidate."""
+        return self._run(requests, EStep, "em")
+
+    def scores(self, requests: Sequence[Request]) -> list[Statistics]:
+        """Return the log-likelihood of each candidate, complete, and the sum of its log largest responsibilities."""
+        return self._run(requests, ScorePass, "closing")
+
+    def _run(self, requests: Sequence[Request], work: type[EStep] | type[ScorePass], name: str) -> list[Statistics]:
+        began = perf_counter()
+        found: list[Statistics] = []
+        waves = list(self._waves(requests))
+        if len(waves) > 1 and not self._told:
+            self._told = True
+            logger.info(
+                "%d candidates take %d waves, each a pass of its own: memory and messages hold no more at once.",
+                len(requests), len(waves),
+            )  # fmt: skip
+        for wave in waves:
+            self.n_passes += 1
+            states: list[Statistics] = self.passes.run(work([r.plan for r in wave], [r.fold for r in wave]), name=name)
+            found += states
+        self.seconds = perf_counter() - began
+        return found
+
+    def _waves(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
+        """Yield the requests in order, cut so that parameters and states of a wave stay within their limits."""
+        wave: list[Request] = []
+        packed = states = 0
+        for request in requests:
+            plan = request.plan
+            own = 8 * plan.n_components * plan.kind.n_statistics(plan.means.shape[1], exact=True)
+            full = self._wave_state_bytes is not None and states + own > self._wave_state_bytes
+            if wave and (full or packed + plan.n_bytes > WAVE_BYTES):
+                yield wave
+                wave, packed, states = [], 0, 0
+            wave.append(request)
+            packed, states = packed + plan.n_bytes, states + own
+        yield wave
+
+
+def check_counts(statistics: Statistics, row_set: RowSet, tolerance: float = 1e-9) -> None:
+    """Raise a DataError unless a pass counted the rows, and the weight, that the survey found."""
+    if statistics.n_rows != row_set.n_rows or not abs(statistics.weight - row_set.weight) <= tolerance * row_set.weight:
+        raise DataError(
+            f"the input must stay the same during a fit; got {statistics.n_rows} rows of weight "
+            f"{statistics.weight:.12g} in a pass, and {row_set.n_rows} of weight {row_set.weight:.12g} in the survey. "
+            "Fit a copy that nobody writes to."
+        )

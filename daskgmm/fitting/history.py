@@ -1,0 +1,108 @@
+"""What each pass found for each candidate, as records, and what a listener is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from daskgmm.fitting.events import Listener, PassDone
+from daskgmm.fitting.loop import Candidate, Status
+
+#: The keys of a record, in order.
+COLUMNS = (
+    "pass", "what", "candidate", "mean_log_likelihood", "change", "step", "accepted", "status", "rows", "seconds",
+    "n_bytes",
+)  # fmt: skip
+
+
+class History:
+    """The records of the models of a run.
+
+    A record has the keys of `COLUMNS`. `pass` is the number of passes over the input so far; `what` is "survey",
+    "start" (EM on the sample: the pass is the survey's, nothing is read), "em" or "closing"; `rows` the rows that the
+    pass visited for the candidate; `mean_log_likelihood` that of the parameters that went in, nats, and `step` the step
+    length that led to them, 1 for a plain EM step. None stands where there is no finite number.
+
+    Parameters
+    ----------
+    listener : callable
+    n_models, n_rows, n_bytes : int
+        Models of the run; rows and decoded bytes of a pass.
+    n_passes : int
+        Passes before the first.
+    """
+
+    def __init__(self, listener: Listener, *, n_models: int, n_rows: int, n_bytes: int, n_passes: int) -> None:
+        self._listener, self._n_rows, self._n_bytes = listener, n_rows, n_bytes
+        self.n_passes = n_passes
+        self.of_model: list[list[dict[str, Any]]] = [[] for _ in range(n_models)]
+        self._noted: dict[tuple[int, int], int] = {}
+        self._sampled_rows, self._sampled_seconds = 0, 0.0
+
+    def surveyed(self, seconds: float) -> None:
+        """Note the survey."""
+        self.n_passes += 1
+        record = self._record("survey", None, self._n_rows, seconds, self._n_bytes)
+        for records in self.of_model:
+            records.append(record)
+        self._tell("survey", seconds)
+
+    def sampled(self, model: int, candidates: Sequence[Candidate], n_rows: int, seconds: float) -> None:
+        """Note a pass over rows of the sample for candidates of one model."""
+        self.of_model[model] += [self._record("start", c, n_rows, seconds, 0) for c in candidates]
+        self._sampled_rows += n_rows * len(candidates)
+        self._sampled_seconds += seconds
+
+    def started(self, best: Candidate) -> None:
+        """Tell of the end of all passes over the sample, and of the candidate that goes on."""
+        rows, seconds = self._sampled_rows, self._sampled_seconds
+        self._sampled_rows, self._sampled_seconds = 0, 0.0
+        self._listener(PassDone(self.n_passes, "start", rows, 0, seconds, best.lower_bound, n_running=1))
+
+    def passed(self, n_passes: int, seconds: float, found: Iterable[tuple[int, Candidate]]) -> None:
+        """Note an EM pass (in waves: several) for some models' candidates; those that ended before are left out."""
+        self.n_passes += n_passes
+        took_part = []
+        for model, candidate in found:
+            if candidate.n_passes > self._noted.get((model, candidate.index), 0):
+                self._noted[model, candidate.index] = candidate.n_passes
+                self.of_model[model].append(self._record("em", candidate, self._n_rows, seconds, self._n_bytes))
+                took_part.append(candidate)
+        # (The likelihood of a candidate rises without bound before it collapses.)
+        alive = [c for c in took_part if c.status is not Status.COLLAPSED] or took_part
+        shown = max(alive, key=lambda c: c.lower_bound)
+        running = [c for c in took_part if c.status is Status.RUNNING]
+        left = max((c.options.max_iter - c.n_passes for c in running), default=0) + 1
+        self._tell(
+            "em", seconds, shown.lower_bound if shown.lower_bounds else None,
+            change=_finite(shown.change), n_running=len(running), remaining_seconds=left * seconds,
+        )  # fmt: skip
+
+    def closed(self, n_passes: int, seconds: float, found: Iterable[tuple[int, Candidate, float]]) -> None:
+        """Note the closing pass: the mean log-likelihood that it found for each candidate."""
+        self.n_passes += n_passes
+        best = -np.inf
+        for model, candidate, mean_log_likelihood in found:
+            record = self._record("closing", candidate, self._n_rows, seconds, self._n_bytes)
+            record |= {"mean_log_likelihood": _finite(mean_log_likelihood), "change": None, "step": None}
+            self.of_model[model].append(record)
+            best = max(best, mean_log_likelihood)
+        self._tell("closing", seconds, best)
+
+    def _record(self, what: str, c: Candidate | None, rows: int, seconds: float, n_bytes: int) -> dict[str, Any]:
+        values: tuple[Any, ...] = (None,) * 6
+        if c is not None:
+            status = c.status.value
+            values = c.index, _finite(c.objective), _finite(c.change), _finite(c.step), c.accepted, status
+        return dict(zip(COLUMNS, (self.n_passes, what, *values, rows, seconds, n_bytes), strict=True))
+
+    def _tell(self, what: str, seconds: float, mean_log_likelihood: float | None = None, **others: Any) -> None:
+        self._listener(
+            PassDone(self.n_passes, what, self._n_rows, self._n_bytes, seconds, mean_log_likelihood, **others)
+        )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,134 @@
+"""The start: EM of all restarts on the sample, of which fewer and fewer go on, on more and more rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from daskgmm.errors import CollapsedComponentError
+from daskgmm.fitting.evaluate import Evaluator, Request, RowSets
+from daskgmm.fitting.loop import Candidate, Status, run_em
+from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.sample import Sample
+from daskgmm.fitting.start import starts
+from daskgmm.mixture.escape import offspring
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.plan import make_plan
+
+#: Stages before the last, each with half of the candidates and twice the rows of the one before, and their EM steps.
+STAGES, STAGE_PASSES = 3, 6
+#: EM steps on the whole sample.
+FINAL_PASSES = 15
+#: Splits and merges: rounds of them, proposals a round, and the EM steps that settle those.
+ESCAPE_ROUNDS, ESCAPE_MOVES, ESCAPE_PASSES = 3, 3, 10
+
+#: Receives the candidates after a pass over the sample, the rows that it visited, and its seconds.
+Note = Callable[[Sequence[Candidate], int, float], None]
+
+
+class Race:
+    """Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) among the restarts of one model.
+
+    The sample is in random order, and each stage works on its first rows, twice as many as the one before; candidates
+    are compared on as many of the next rows, which none of them has seen. The best of the last stage is then split and
+    merged where that promises a gain, on three quarters of the rows; what comes of it must be ahead on the others.
+
+    Parameters
+    ----------
+    sample : Sample
+    options : FitOptions
+    compiled : bool
+        Whether the compiled kernel does what it can.
+    note : callable
+    """
+
+    def __init__(self, sample: Sample, options: FitOptions, *, compiled: bool, note: Note) -> None:
+        self._sample, self._options, self._compiled, self._note = sample.shuffled(), options, compiled, note
+        #: Fewer rows tell little of so many parameters.
+        self._least = 5 * options.n_components * (sample.X.shape[1] + 1)
+
+    def run(self) -> Candidate:
+        """Return the best candidate, which goes on to all rows.
+
+        Raises
+        ------
+        CollapsedComponentError
+            All candidates collapsed.
+        """
+        n = len(self._sample)
+        first = self._sample.part(0, self._size(0))
+        current = self._fresh(starts(first.X, first.weights, self._options, n_features=first.X.shape[1]))
+        for stage in range(STAGES):
+            if len(current) > 1:
+                current = self._halved(self._em(current, self._size(stage), STAGE_PASSES), self._size(stage))
+        best = max(_alive(self._em(current, n, FINAL_PASSES)), key=lambda c: c.lower_bound)
+        return self._escaped(best) if self._options.escape else best
+
+    def _size(self, stage: int) -> int:
+        n = len(self._sample)
+        return int(min(n, max(self._least, n >> (STAGES - stage))))
+
+    def _fresh(self, found: Sequence[Parameters]) -> list[Candidate]:
+        return [Candidate.start(i, p, self._options, compiled=self._compiled) for i, p in enumerate(found)]
+
+    def _em(self, candidates: Sequence[Candidate], size: int, n_passes: int) -> list[Candidate]:
+        """Return the candidates after EM on the first rows of the sample, from their parameters."""
+        rows = self._sample.part(0, size)
+        with rows.passes(self._options) as passes:
+            evaluator = Evaluator(passes)
+            row_sets: RowSets = {None: rows.row_set(passes, self._options)}
+            fresh = [Candidate.start(c.index, c.parameters, self._options, compiled=self._compiled) for c in candidates]
+            return run_em(
+                fresh, evaluator.statistics, row_sets, n_passes=n_passes,
+                after_pass=lambda found: self._note(found, size, evaluator.seconds),
+            )  # fmt: skip
+
+    def _halved(self, candidates: Sequence[Candidate], size: int) -> list[Candidate]:
+        """Return the better half of the candidates, judged on rows that they have not seen where there are enough."""
+        alive = _alive(candidates)
+        unseen = self._sample.part(size, min(2 * size, len(self._sample)))
+        scores = [c.lower_bound for c in alive]
+        if len(unseen) >= self._least:
+            scores = self._scores([c.parameters for c in alive], unseen)
+            self._note(alive, len(unseen), 0.0)
+        order = np.argsort([-score for score in scores], kind="stable")
+        return [alive[i] for i in sorted(order[: -(-len(candidates) // 2)])]
+
+    def _scores(self, mixtures: Sequence[Parameters], rows: Sample) -> list[float]:
+        """Return the mean log-likelihood of some rows under each mixture, nats."""
+        with rows.passes(self._options) as passes:
+            plans = [make_plan(p, origin=p.weights @ p.means, compiled=self._compiled) for p in mixtures]
+            return [s.log_sum / s.weight for s in Evaluator(passes).scores([Request(plan) for plan in plans])]
+
+    def _escaped(self, best: Candidate) -> Candidate:
+        """Return what splits and merges have made of the best candidate; itself where nothing is better."""
+        n, rng = len(self._sample), np.random.RandomState(self._options.seed)
+        size = n - n // 4
+        seen, unseen = self._sample.part(0, size), self._sample.part(size, n)
+        if len(unseen) < self._least:
+            return best
+        (score,) = self._scores([best.parameters], unseen)
+        for _ in range(ESCAPE_ROUNDS):
+            proposed = offspring(
+                best.parameters, seen.X, seen.weights, n_most=ESCAPE_MOVES, reg_covar=self._options.reg_covar, rng=rng
+            )
+            if not proposed:
+                break
+            tried = _alive(self._em(self._fresh(proposed), size, ESCAPE_PASSES), needed=False)
+            scores = self._scores([c.parameters for c in tried], unseen)
+            if not tried or max(scores) <= score + GAIN:
+                break
+            best, score = tried[int(np.argmax(scores))], max(scores)
+        return best
+
+
+#: A move must gain so much on rows that it has not seen, nats.
+GAIN = 1e-4
+
+
+def _alive(candidates: Sequence[Candidate], *, needed: bool = True) -> list[Candidate]:
+    alive = [c for c in candidates if c.status is not Status.COLLAPSED]
+    if needed and not alive:
+        raise CollapsedComponentError(candidates[0].error)
+    return alive

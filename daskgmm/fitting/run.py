@@ -1,0 +1,252 @@
+"""The passes of some models over the same rows: survey, starts on the sample, EM on all rows, closing pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+
+from daskgmm.data.cache import plan_keep
+from daskgmm.data.executor import Executor, current_executor, one_blas_thread
+from daskgmm.data.memory import takes_compiled_kernel
+from daskgmm.data.passes import Passes
+from daskgmm.data.rows import Rows
+from daskgmm.data.source import Source
+from daskgmm.data.survey import Survey, SurveyPass, all_but, sample_threshold
+from daskgmm.errors import CollapsedComponentError
+from daskgmm.fitting.checks import check_shape, check_survey
+from daskgmm.fitting.evaluate import Evaluator, Request, check_counts
+from daskgmm.fitting.events import Listener
+from daskgmm.fitting.fit import Fit
+from daskgmm.fitting.history import History
+from daskgmm.fitting.loop import Candidate, Status, run_em
+from daskgmm.fitting.need import fit_need, in_waves, is_compiled
+from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.race import Race
+from daskgmm.fitting.sample import Sample, sample_size
+from daskgmm.fitting.start import starts
+from daskgmm.mixture.folds import Fold
+from daskgmm.mixture.kind import RowSet
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.plan import make_plan, precision_called
+from daskgmm.mixture.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to be fitted, to all rows or to those outside of a fold."""
+
+    options: FitOptions
+    fold: Fold | None = None
+    warm: tuple[Parameters, float] | None = None
+
+
+@contextmanager
+def running(
+    models: Sequence[Model],
+    X: Source,
+    *,
+    n_folds: int = 0,
+    weights: Source | None,
+    executor: Executor | None,
+    listener: Listener,
+) -> Iterator[Run]:
+    """Provide the run of some models over the same rows; what metadata tell is checked before anything is read.
+
+    The models' options differ in n_components and covariance_type only.
+    """
+    executor = current_executor() if executor is None else executor
+    for model in models:
+        check_shape(X, n_components=model.options.n_components)
+        model.options.given(X.n_features)
+    rows, need = in_waves(Rows.plan(X, weights), fit_need([m.options for m in models], X), executor)
+    keep = plan_keep(models[0].options.cache, rows, need, executor)
+    with one_blas_thread(executor), Passes(rows, executor, keep) as passes:
+        yield Run(Evaluator(passes, need.state_bytes(X.n_features)), models, n_folds, listener)
+
+
+def n_counting_passes(X: Source) -> int:
+    """Return the passes that opening the source took: one for a Dask array of unknown chunk sizes, else none."""
+    return int(getattr(X, "counted", False))
+
+
+class Run:
+    """The passes of some models over the same rows. Making one surveys them."""
+
+    def __init__(self, evaluator: Evaluator, models: Sequence[Model], n_folds: int, listener: Listener) -> None:
+        self._began = perf_counter()
+        self._evaluator, self._passes, self._models = evaluator, evaluator.passes, tuple(models)
+        rows = self._passes.rows
+        self._history = History(
+            listener, n_models=len(models), n_rows=rows.X.n_rows, n_bytes=rows.n_bytes,
+            n_passes=n_counting_passes(rows.X),
+        )  # fmt: skip
+        self.survey = self._surveyed(n_folds)
+        self._sample = Sample.of(self.survey, models[0].options.seed)
+        self._row_sets = self._of_folds()
+
+    def fits(self, which: Sequence[int]) -> list[Fit]:
+        """Return the fits of the models of these numbers."""
+        return self.polished({i: self.started(i) for i in which})
+
+    def started(self, i: int) -> list[Candidate]:
+        """Return the candidates of a model that go on to all rows; nothing is read for them."""
+        model, options = self._models[i], self._models[i].options
+        previous = -np.inf
+        if model.warm is not None:
+            found, previous = [model.warm[0]], model.warm[1]
+        else:
+            found = self._starts(i)
+        compiled = is_compiled(options, self._passes.rows.X)
+        return [
+            Candidate.start(j, p, options, fold=model.fold, previous=previous, compiled=compiled)
+            for j, p in enumerate(found)
+        ]
+
+    def polished(self, started: dict[int, list[Candidate]]) -> list[Fit]:
+        """Return the fits to all rows of the candidates of each model, which share every pass."""
+        owners = [i for i, candidates in started.items() for _ in candidates]
+        before = [c for candidates in started.values() for c in candidates]
+        self._n_noted = self._evaluator.n_passes
+
+        def note(candidates: Sequence[Candidate]) -> None:
+            n_passes, self._n_noted = self._evaluator.n_passes - self._n_noted, self._evaluator.n_passes
+            self._history.passed(n_passes, self._evaluator.seconds, zip(owners, candidates, strict=True))
+
+        done = run_em(before, self._evaluator.statistics, self._row_sets, after_pass=note)
+        best = [_best([c for j, c in zip(owners, done, strict=True) if j == i]) for i in started]
+        return self._closed(list(started), best)
+
+    def _surveyed(self, n_folds: int) -> Survey:
+        rows, options = self._passes.rows, self._models[0].options
+        n_rows, n_features = rows.X.n_rows, rows.X.n_features
+        sizes = [0 if m.warm is not None else sample_size(m.options, n_rows, n_features) for m in self._models]
+        threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
+        pooled = any(m.options.kind.pooled for m in self._models)
+        began = perf_counter()
+        self._work = SurveyPass(n_features, pooled, options.seed, threshold, n_folds)
+        survey: Survey = self._passes.run(self._work, name="survey")
+        largest = max(m.options.n_components for m in self._models)
+        check_survey(survey, rows, n_components=largest, non_finite=options.non_finite)
+        if survey.n_dropped == 0:
+            self._passes.rows = rows.trusted()
+        self._history.surveyed(perf_counter() - began)
+        return survey
+
+    def _of_folds(self) -> dict[Fold | None, RowSet]:
+        """Return what is known of all rows, of those of each fold, and of those outside of it."""
+        found: dict[Fold | None, RowSet] = {None: self.survey.row_set}
+        for fold in {m.fold for m in self._models if m.fold is not None}:
+            found[fold] = all_but(self._work, self.survey, fold.index).row_set
+            found[replace(fold, held_out=True)] = self.survey.folds[fold.index].row_set
+        return found
+
+    def sample_score(self, i: int, parameters: Parameters) -> Statistics:
+        """Return the score of a mixture on the sample of a model."""
+        with self._sample_of(i).passes(self._models[i].options) as passes:
+            plan = make_plan(parameters, origin=self.survey.mean, compiled=self._compiled(parameters))
+            return Evaluator(passes).scores([Request(plan)])[0]
+
+    def _sample_of(self, i: int) -> Sample:
+        """Return the sample that a model starts on: the same whatever other models there are."""
+        X, model = self._passes.rows.X, self._models[i]
+        threshold = sample_threshold(X.n_rows, sample_size(model.options, X.n_rows, X.n_features))
+        return self._sample.within(threshold).outside(model.fold)
+
+    def _compiled(self, p: Parameters) -> bool:
+        return takes_compiled_kernel(self._passes.rows.X.n_rows, p.kind, p.n_components, p.n_features)
+
+    def _starts(self, i: int) -> list[Parameters]:
+        options, X = self._models[i].options, self._passes.rows.X
+        sample = self._sample if options.start_is_given else self._sample_of(i)
+        plain = options.n_init == 1 and not options.escape and len(sample) == self.survey.n_rows
+        if options.start_is_given or options.max_iter == 0 or plain:
+            return starts(sample.X, sample.weights, options, n_features=X.n_features)
+        race = Race(
+            sample, options, compiled=is_compiled(options, X),
+            note=lambda found, n, seconds: self._history.sampled(i, found, n, seconds),
+        )  # fmt: skip
+        best = race.run()
+        self._history.started(best)
+        return [best.parameters]
+
+    def _closed(self, which: Sequence[int], best: Sequence[Candidate]) -> list[Fit]:
+        """Return the fits of the models' best candidates, scored on their own rows, and on their fold, in one pass."""
+        before, chosen = self._evaluator.n_passes, [c.parameters for c in best]
+        folds = [None if c.fold is None else replace(c.fold, held_out=True) for c in best]
+        outside = [j for j, fold in enumerate(folds) if fold is not None]
+        own = [(c.parameters, c.fold) for c in best]
+        scores = self._scored(own + [(chosen[j], folds[j]) for j in outside])
+        # Only where reg_covar makes EM no ascent can the last step of an accelerated fit be worse than one before.
+        worse = [j for j, c in enumerate(best) if _has_fallen(c, scores[j])]
+        if worse:
+            for j in worse:
+                chosen[j] = _seen(best[j])[1]
+            better = [j for j in outside if j in worse]
+            again = [(chosen[j], best[j].fold) for j in worse] + [(chosen[j], folds[j]) for j in better]
+            places = worse + [len(best) + outside.index(j) for j in better]
+            for place, score in zip(places, self._scored(again), strict=True):
+                scores[place] = score
+        held = dict(zip(outside, scores[len(best) :], strict=True))
+        means = [s.log_sum / s.weight for s in scores]
+        self._history.closed(
+            self._evaluator.n_passes - before, self._evaluator.seconds, zip(which, best, means, strict=False)
+        )
+        return [
+            self._fit(i, c, chosen[j], scores[j], held.get(j)) for j, (i, c) in enumerate(zip(which, best, strict=True))
+        ]
+
+    def _scored(self, mixtures: Sequence[tuple[Parameters, Fold | None]]) -> list[Statistics]:
+        kernel = self._models[0].options.kernel
+        plans = [
+            make_plan(p, origin=self._row_sets[fold].mean, kernel=kernel, compiled=self._compiled(p))
+            for p, fold in mixtures
+        ]
+        requests = [Request(plan, fold) for plan, (_, fold) in zip(plans, mixtures, strict=True)]
+        scores = self._evaluator.scores(requests)
+        for request, score in zip(requests, scores, strict=True):
+            check_counts(score, self._row_sets[request.fold])
+        return scores
+
+    def _fit(
+        self, i: int, best: Candidate, parameters: Parameters, score: Statistics, held_out: Statistics | None
+    ) -> Fit:
+        rows = self._passes.rows
+        return Fit(
+            parameters=parameters,
+            status=best.status,
+            lower_bounds=best.lower_bounds,
+            lower_bound=best.lower_bound,
+            log_likelihood=score.log_sum,
+            log_largest=score.log_largest,
+            held_out=None if held_out is None else (held_out.log_sum, held_out.weight),
+            n_rows=score.n_rows,
+            n_dropped=self.survey.n_dropped,
+            weight=score.weight,
+            n_passes=self._history.n_passes,
+            bytes_read=self._passes.bytes_read + n_counting_passes(rows.X) * rows.n_bytes,
+            cached_bytes=self._passes.bytes_kept,
+            seconds=perf_counter() - self._began,
+            history=tuple(self._history.of_model[i]),
+        )
+
+
+def _seen(candidate: Candidate) -> tuple[float, Parameters]:
+    return (-np.inf, candidate.parameters) if candidate.best is None else candidate.best
+
+
+def _has_fallen(candidate: Candidate, score: Statistics) -> bool:
+    """Return whether an accelerated candidate has seen a better mixture than the one that it ended with."""
+    mean = score.log_sum / score.weight
+    slack = max(1e-9 * abs(mean), precision_called(candidate.options.precision).tolerance)
+    return candidate.options.acceleration is not None and _seen(candidate)[0] > mean + slack
+
+
+def _best(candidates: Sequence[Candidate]) -> Candidate:
+    alive = [c for c in candidates if c.status is not Status.COLLAPSED]
+    if not alive:
+        raise CollapsedComponentError(candidates[0].error)
+    return max(alive, key=lambda c: c.lower_bound)

@@ -1,0 +1,113 @@
+"""The seeded sample of rows that a start is found on, in memory and in random order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.data.array_source import ArraySource
+from daskgmm.data.executor import LocalExecutor
+from daskgmm.data.passes import Passes
+from daskgmm.data.rows import Rows
+from daskgmm.data.survey import Survey, SurveyPass
+from daskgmm.fitting.options import FitOptions
+from daskgmm.mixture.block import block_length
+from daskgmm.mixture.folds import Fold, row_hash
+from daskgmm.mixture.kind import RowSet
+
+Floats = NDArray[np.float64]
+
+#: Decoded bytes (float64) of the sample at most: it is gathered in one process.
+SAMPLE_BYTES = 64 << 20
+#: Rows of the sample are visited about so many times by all restarts together (measured: 40 to 60 with the defaults),
+#: which are to be at most two visits to each row of the whole input.
+VISITS, VISITS_OF_ALL = 60, 2
+#: So few rows cost nothing to visit, and are all in the sample.
+FEW_ROWS = 20_000
+#: Multiplications that are worth a task of their own.
+_TASK_FLOPS = 1e8
+
+
+def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
+    """Return the number of rows to sample, in expectation; all of them where they are few.
+
+    The optimum of a sample of n rows lies about p / 2n nats a row below that of all rows (p free parameters;
+    White 1982, doi:10.2307/1912526), so p / (2 tol) rows are as good as all for a start. Bounds: `start_rows`, what
+    SAMPLE_BYTES hold, and two visits to each row; but 20,000, and 100 a component, where there are so many.
+    """
+    if options.start_is_given:
+        return 0
+    k = options.n_components
+    n_free = k * (n_features + 1) + options.kind.n_parameters(k, n_features)
+    least = max(FEW_ROWS, 100 * k)
+    wanted = max(least, min(n_free / (2 * max(options.tol, 1e-6)), VISITS_OF_ALL * n_rows / VISITS))
+    if options.start_rows is not None:
+        wanted = min(wanted, options.start_rows)
+    return int(min(n_rows, wanted, max(SAMPLE_BYTES // (8 * n_features), 10 * k)))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows in memory. Any first ones of them are a sample too.
+
+    Attributes
+    ----------
+    X : (n, n_features), float64
+    weights : (n,), float64
+        Positive row weights.
+    rows : (n,), uint64
+        Their numbers in the input.
+    seed : int
+    """
+
+    X: Floats
+    weights: Floats
+    rows: NDArray[np.uint64]
+    seed: int
+
+    @classmethod
+    def of(cls, survey: Survey, seed: int) -> Sample:
+        """Return the sample of a survey, in row order."""
+        n_features = len(survey.mean)
+        X = np.concatenate([np.empty((0, n_features)), *survey.sample])
+        weights = np.concatenate([np.empty(0), *survey.sample_weights])
+        return cls(X, weights, np.concatenate([np.empty(0, dtype=np.uint64), *survey.sample_rows]), seed)
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def within(self, threshold: int) -> Sample:
+        """Return the rows whose hash is at most a threshold: the sample of a smaller size with the same seed."""
+        return self._rows(row_hash(self.rows, self.seed) <= np.uint64(threshold))
+
+    def outside(self, fold: Fold | None) -> Sample:
+        """Return the rows that are not in a fold."""
+        return self if fold is None else self._rows(fold.mask(self.rows))
+
+    def shuffled(self) -> Sample:
+        """Return the rows in random order, by another hash: neighbours in the input are no longer neighbours."""
+        return self._rows(np.argsort(row_hash(self.rows, self.seed + 1), kind="stable"))
+
+    def part(self, begin: int, end: int) -> Sample:
+        """Return the rows from `begin` to `end`, views."""
+        return self._rows(slice(begin, end))
+
+    def _rows(self, chosen: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Sample:
+        return Sample(self.X[chosen], self.weights[chosen], self.rows[chosen], self.seed)
+
+    def passes(self, options: FitOptions) -> Passes:
+        """Return passes over the sample, in this process: cut into tasks by its own size and the model's alone."""
+        n, n_features = self.X.shape
+        weights = None if (self.weights == 1).all() else ArraySource(self.weights)
+        n_values = options.n_components * options.kind.n_statistics(n_features, exact=False)
+        length = block_length(n_features)
+        n_tasks = int(max(1, min(8, 4 * n * n_values // _TASK_FLOPS, -(-n // length))))
+        step = -(-n // (n_tasks * length)) * length if n_tasks > 1 else n
+        edges = np.append(np.arange(0, n, step), n).astype(np.int64)
+        return Passes(Rows(ArraySource(self.X), weights, edges, check="trust"), LocalExecutor())
+
+    def row_set(self, passes: Passes, options: FitOptions) -> RowSet:
+        """Return what M-steps need of the sample."""
+        return passes.run(SurveyPass(self.X.shape[1], options.kind.pooled, 0, -1), name="survey").row_set

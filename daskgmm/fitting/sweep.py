@@ -1,0 +1,220 @@
+"""Model selection: numbers of components and covariance kinds, fitted together and compared by a criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+
+from daskgmm.data.executor import Executor
+from daskgmm.data.source import Source
+from daskgmm.errors import OptionError
+from daskgmm.fitting.events import Listener, ignore
+from daskgmm.fitting.fit import Fit
+from daskgmm.fitting.loop import Candidate
+from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.run import Model, Run, running
+from daskgmm.mixture.criteria import aic, bic, icl
+from daskgmm.mixture.folds import Fold
+
+CRITERIA = ("bic", "aic", "icl", "held_out")
+
+#: The sweep of a kind ends when the criterion was worse than its best at so many numbers of components in succession.
+TURNED = 3
+#: Worse by more than this, beside the noise of the sample: "very strong" evidence (Kass and Raftery 1995,
+#: doi:10.1080/01621459.1995.10476572).
+STRONG = 10.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that was compared.
+
+    Attributes
+    ----------
+    n_components, covariance_type
+    fit : Fit
+        To all rows.
+    held_out : float or None
+        Mean log-likelihood, nats per unit of weight, of rows that the model was not fitted to: over all folds together.
+    """
+
+    n_components: int
+    covariance_type: str
+    fit: Fit
+    held_out: float | None
+
+    def value(self, criterion: str) -> float:
+        """Return the criterion, lower is better; of held_out its negative."""
+        if criterion == "held_out":
+            return np.inf if self.held_out is None else -self.held_out
+        return float(getattr(self.fit, criterion))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The outcome of a selection.
+
+    Attributes
+    ----------
+    criterion : str
+    entries : tuple of Entry
+        By kind in the order given, then by number of components.
+    best : int
+        Number of the entry with the best criterion.
+    stopped : tuple of (str, int)
+        Kinds whose sweep ended early, and the largest number of components that was fitted.
+    n_passes, bytes_read : int
+    seconds : float
+    """
+
+    criterion: str
+    entries: tuple[Entry, ...]
+    best: int
+    stopped: tuple[tuple[str, int], ...]
+    n_passes: int
+    bytes_read: int
+    seconds: float
+
+
+def select_model(
+    X: Source,
+    options: FitOptions,
+    *,
+    n_components: Iterable[int],
+    covariance_types: Sequence[str],
+    criterion: str = "bic",
+    n_folds: int = 0,
+    stop_early: bool = True,
+    weights: Source | None = None,
+    executor: Executor | None = None,
+    listener: Listener = ignore,
+) -> Sweep:
+    """Return the models of a selection, all fitted in shared passes, and which of them is best.
+
+    Parameters
+    ----------
+    options : FitOptions
+        Of all models; n_components and covariance_type are replaced.
+    n_folds : int
+        Folds of the rows, by a hash of their numbers; each model is fitted to what each fold leaves too, in the same
+        passes. 0 for none; the criterion "held_out" needs 2 or more.
+    stop_early : bool
+        Whether larger numbers of components are left out once the criterion, on the sample, has clearly turned: worse
+        than its best at three numbers in succession, each by more than 10 and twice the standard error that the sample
+        leaves. Nothing is read to find out.
+
+    Raises
+    ------
+    OptionError
+        And what `fit_mixture` raises.
+    """
+    numbers = sorted(set(n_components))
+    _check(options, numbers, covariance_types, criterion, n_folds)
+    folds = [None, *(Fold(i, n_folds, options.seed) for i in range(n_folds))]
+    models = [
+        Model(replace(options, n_components=k, covariance_type=kind), fold)
+        for kind in covariance_types
+        for k in numbers
+        for fold in folds
+    ]
+    with running(models, X, n_folds=n_folds, weights=weights, executor=executor, listener=listener) as run:
+        started, stopped = _started(run, models, criterion, stop_early=stop_early)
+        fits = dict(zip(started, run.polished(started), strict=True))
+    entries = _entries(models, fits)
+    best = int(np.argmin([e.value(criterion) for e in entries]))
+    last = next(reversed(fits.values()))
+    return Sweep(criterion, tuple(entries), best, tuple(stopped.items()), last.n_passes, last.bytes_read, last.seconds)
+
+
+def _check(options: FitOptions, numbers: Sequence[int], kinds: Sequence[str], criterion: str, n_folds: int) -> None:
+    if not numbers or not kinds:
+        raise OptionError("n_components and covariance_type must name at least one model; got none. Give a range.")
+    if len(set(kinds)) < len(kinds):
+        raise OptionError(f"covariance_type must name each kind once; got {', '.join(kinds)}. Leave the others out.")
+    if criterion not in CRITERIA:
+        raise OptionError(f"criterion must be one of {', '.join(CRITERIA)}; got {criterion!r}.")
+    if criterion == "held_out" and n_folds < 2:
+        raise OptionError(f"n_folds must be at least 2 for the criterion held_out; got {n_folds}. Take 5.")
+    if n_folds < 0 or n_folds == 1:
+        raise OptionError(f"n_folds must be 0 or at least 2; got {n_folds}. Take 5.")
+    given = [name for name in ("weights_init", "means_init", "precisions_init") if getattr(options, name) is not None]
+    if given:
+        raise OptionError(f"{given[0]} must be left out of a selection; got one. It fits one model only: use fit.")
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """What the sample says of a model: its criterion on all rows, as expected, and its number of free parameters."""
+
+    value: float
+    n_free: int
+    n_sampled: int
+
+
+def _started(
+    run: Run, models: Sequence[Model], criterion: str, *, stop_early: bool
+) -> tuple[dict[int, list[Candidate]], dict[str, int]]:
+    """Return the candidates of the models that are worth a fit, by number, and where sweeps ended."""
+    started: dict[int, list[Candidate]] = {}
+    stopped: dict[str, int] = {}
+    for kind, of_kind in groupby(range(len(models)), key=lambda i: models[i].options.covariance_type):
+        estimates: list[_Estimate] = []
+        for k, of_number in groupby(of_kind, key=lambda i: models[i].options.n_components):
+            if kind in stopped:
+                continue
+            for i in of_number:
+                started[i] = run.started(i)
+                if models[i].fold is None and stop_early:
+                    estimates.append(_estimate(run, i, started[i][0], criterion))
+            if _has_turned(estimates, run.survey.weight):
+                stopped[kind] = k
+    return started, {kind: k for kind, k in stopped.items() if k < max(m.options.n_components for m in models)}
+
+
+def _estimate(run: Run, i: int, candidate: Candidate, criterion: str) -> _Estimate:
+    """Return what the sample lets expect of a criterion on all rows.
+
+    The mean log-likelihood of n rows at their own optimum lies about p / 2n above what other rows have there (White
+    1982, doi:10.2307/1912526).
+    """
+    found, n_free, weight = run.sample_score(i, candidate.parameters), candidate.parameters.n_free, run.survey.weight
+    elsewhere = found.log_sum / found.weight - n_free / (2 * found.n_rows)
+    if criterion == "held_out":
+        return _Estimate(-2 * weight * elsewhere + n_free, n_free, found.n_rows)
+    log_likelihood = weight * elsewhere + n_free / 2
+    value = aic(log_likelihood, n_free) if criterion == "aic" else bic(log_likelihood, n_free, weight)
+    if criterion == "icl":
+        value = icl(log_likelihood, n_free, weight, weight * found.log_largest / found.weight)
+    return _Estimate(value, n_free, found.n_rows)
+
+
+def _has_turned(estimates: Sequence[_Estimate], weight: float) -> bool:
+    """Return whether the last numbers of components were all clearly worse than the best before them.
+
+    Of two nested models that both hold, the log-likelihoods of n rows differ by half of a chi-squared variable with as
+    many degrees of freedom as one has more parameters (Wilks 1938, doi:10.1214/aoms/1177732360): a standard deviation
+    of sqrt(dp / 2), which is magnified as the sample stands for all rows.
+    """
+    if len(estimates) <= TURNED:
+        return False
+    best = min(estimates, key=lambda e: e.value)
+    return all(
+        e.value > best.value + max(STRONG, 4 * weight / e.n_sampled * np.sqrt(max(e.n_free - best.n_free, 0) / 2))
+        for e in estimates[-TURNED:]
+    )
+
+
+def _entries(models: Sequence[Model], fits: dict[int, Fit]) -> list[Entry]:
+    """Return an entry for each model, its folds put together."""
+    found = []
+    names = [(models[i].options.covariance_type, models[i].options.n_components) for i in fits]
+    for (kind, k), group in groupby(zip(names, fits.items(), strict=True), key=lambda item: item[0]):
+        of_model = [(models[i].fold, fit) for _, (i, fit) in group]
+        whole = next(fit for fold, fit in of_model if fold is None)
+        held = [fit.held_out for _, fit in of_model if fit.held_out is not None]
+        weight = sum(w for _, w in held)
+        found.append(Entry(k, kind, whole, sum(total for total, _ in held) / weight if held else None))
+    return found

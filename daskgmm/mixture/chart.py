@@ -1,0 +1,82 @@
+"""Coordinates of mixtures about one of them, in which every point is a mixture and lengths have a meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.mixture.parameters import Parameters
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Coordinates of mixtures about `base`, which is at 0.
+
+    Per component they are log(weight / weight0), P0'(mu - mu0) and `Covariance.relative`, times sqrt(weight0); a pooled
+    covariance counts once. Whatever their values, weights sum to one and covariances are positive definite. Origin,
+    units and basis of the features do not matter (as far as the kind knows none). The squared length is, to second
+    order, twice the divergence of the mixtures if the component of each row were known.
+
+    Attributes
+    ----------
+    base : Parameters
+    live : (n_components,), bool
+        Components that move; the others, of weight zero in one of the points, have coordinates 0.
+    """
+
+    base: Parameters
+    live: NDArray[np.bool_]
+
+    @classmethod
+    def about(cls, base: Parameters, others: Sequence[Parameters]) -> Chart:
+        """Return the chart about `base` in which `others` have coordinates too."""
+        return cls(base, np.all([p.weights > 0 for p in (base, *others)], axis=0))
+
+    def coordinates(self, parameters: Parameters) -> Floats:
+        """Return the coordinates of a mixture, (n_coordinates,), float64; not finite where they overflow."""
+        base, kind = self.base, self.base.kind
+        with np.errstate(all="ignore"):
+            parts = (
+                (parameters.log_weights - base.log_weights)[:, np.newaxis],
+                kind.whiten(parameters.means - base.means, base.precisions_cholesky),
+                kind.relative(base.precisions_cholesky, parameters.precisions_cholesky, base.n_features),
+            )
+            scaled = [np.where(s > 0, s * part, 0.0) for s, part in zip(self._scales(), parts, strict=True)]
+        return np.concatenate([part.ravel() for part in scaled])
+
+    def mixture(self, coordinates: Floats, rest: Parameters) -> Parameters | None:
+        """Return the mixture at these coordinates, with the components of `rest` that do not move.
+
+        None where it overflows.
+        """
+        base, kind, live = self.base, self.base.kind, self.live
+        n_components, n_features = base.means.shape
+        parts = np.split(coordinates, [n_components, n_components * (1 + n_features)])
+        logs, shifts, relative = (
+            part.reshape(len(s), -1) / np.where(s > 0, s, 1.0) for s, part in zip(self._scales(), parts, strict=True)
+        )
+        try:
+            with np.errstate(all="ignore"):
+                weights = np.where(live, base.weights * np.exp(logs[:, 0] - logs.max()), 0.0)
+                weights = np.where(live, weights * ((1 - rest.weights[~live].sum()) / weights.sum()), rest.weights)
+                means = base.means + kind.unwhiten(shifts, base.precisions_cholesky)
+                precisions = kind.from_relative(base.precisions_cholesky, relative, n_features)
+                if not kind.pooled:
+                    moves = live.reshape(-1, *[1] * (precisions.ndim - 1))
+                    precisions = np.where(moves, precisions, rest.precisions_cholesky)
+                covariances = kind.covariances(precisions)
+        except (np.linalg.LinAlgError, ValueError):  # a ValueError is SciPy's for what is not finite
+            return None
+        means = np.where(live[:, np.newaxis], means, rest.means)
+        found = Parameters(kind, weights, means, covariances, precisions)
+        return found if all(np.isfinite(a).all() for a in (weights, means, covariances, precisions)) else None
+
+    def _scales(self) -> tuple[Floats, Floats, Floats]:
+        """Return the factors of the coordinates of weights, means and covariances, one a component each, as columns."""
+        own = np.sqrt(np.where(self.live, self.base.weights, 0.0))[:, np.newaxis]
+        return own, own, np.ones((1, 1)) if self.base.kind.pooled else own

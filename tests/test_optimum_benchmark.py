@@ -163,7 +163,7 @@ def test_the_final_value_is_judged_against_sklearns(module: Any, worst: float, m
 def test_speed_is_to_the_peers_own_end(module: Any) -> None:
     ours = {"part": "speed", "data_set": "a", "seed": 0, "path": [[1.0, -3.0], [2.0, -2.0], [9.0, -1.0]]}
     sklearn = {"part": "speed-sklearn", "data_set": "a", "seed": 0, "final": -2.0, "seconds": 90.0}
-    onedal = {"part": "speed-onedal", "data_set": "a", "seed": 0, "mean_log_likelihood": -2.5}
+    onedal = {"part": "speed-onedal", "data_set": "a", "seed": 0, "final": -2.5}
     onedal |= {"start_seconds": 2.0, "em_seconds": 3.0}
 
     found = judged(module, [ours, sklearn, onedal])

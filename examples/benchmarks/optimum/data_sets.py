@@ -201,7 +201,7 @@ DATA_SETS = {
         _set("moderate-3e5", 3e5, 6, 10, "some overlap", separation=6),
         _set("overlap-1e4", 1e4, 8, 5, "overlap", separation=4, **_SMALL),
         _set("overlap-1e5", 1e5, 8, 16, "overlap", separation=5),
-        _set("overlap-5e5", 5e5, 16, 32, "overlap", separation=5),
+        _set("overlap-5e5", 5e5, 16, 32, "overlap", separation=4),
         _set("blurred-3e4", 3e4, 2, 6, "strong overlap", separation=3, **_SMALL),
         _set("blurred-1e6", 1e6, 3, 6, "strong overlap", separation=3.5),
         _set("many-1e5", 1e5, 2, 50, "many components", separation=12, spread=1.5),

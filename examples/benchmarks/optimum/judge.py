@@ -64,8 +64,7 @@ def times_as_fast(records: Iterable[dict[str, Any]], peer: str, seconds: Callabl
     found = []
     for record in of(records, f"speed-{peer}"):
         if record["seed"] in ours and "error" not in record:
-            goal = record["final"] if "final" in record else record["mean_log_likelihood"]
-            found.append(seconds(record) / reached(ours[record["seed"]], goal))
+            found.append(seconds(record) / reached(ours[record["seed"]], record["final"]))
     return median(found) if found else None
 
 

@@ -33,9 +33,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     for row, name in enumerate(names):
         left.plot([1, 1000], [row, row], color="#eeeeee", linewidth=0.8, zorder=0)
-        right.plot([1, 100], [row, row], color="#eeeeee", linewidth=0.8, zorder=0)
+        right.plot([1, 1000], [row, row], color="#eeeeee", linewidth=0.8, zorder=0)
         _dot(left, row, other.get(name, []), OTHER, "s")
         _dot(left, row, needed[name], OURS, "o")
+        _dot(right, row, other.get(name, []), OTHER, "s")
         _dot(right, row, visits[name], OURS, "o")
     titles = (
         "Passes over all rows\nuntil within 1e-3 nats a row of the end",
@@ -47,9 +48,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axes.set_xscale("log")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    left.set_xticks([1, 2, 5, 10, 20, 50, 100, 200, 500], ["1", "2", "5", "10", "20", "50", "100", "200", "500"])
-    right.set_xticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
+    ticks = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
     for axes in (left, right):
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
     left.set_yticks(range(len(names)), names, fontsize=8)
     left.set_ylim(len(names) - 0.4, -0.6)

@@ -22,9 +22,15 @@ def passes(record: dict[str, Any], key: str = "passes") -> float:
 
 
 def plain(record: dict[str, Any]) -> float:
-    """Return the passes of plain EM; where it did not end, those until close to where it stopped, which is no more."""
-    value = record.get("modes", {}).get("None", {}).get("passes")
-    return inf if value is None else value
+    """Return the passes of plain EM; where it had to stop, a number that is no more than what it would have needed."""
+    found = record.get("modes", {}).get("None", {})
+    value = found.get("passes")
+    return float(found.get("n_iter", inf)) if value is None else value
+
+
+def stopped(record: dict[str, Any]) -> bool:
+    """Whether plain EM had to stop before it converged."""
+    return not record.get("modes", {}).get("None", {}).get("converged", False)
 
 
 def by_set(records: Records, value: Callable[[dict[str, Any]], float]) -> dict[str, list[float]]:

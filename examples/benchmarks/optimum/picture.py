@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,6 +12,8 @@ from data_sets import DATA_SETS
 from judge import by_set, of, passes, plain
 
 OURS, OTHER, AIM = "#c2541d", "#20639b", "#2a7d3f"
+#: Where the axes end.
+EDGE = 1000
 #: Passes, and pass-equivalents in all, at most, in the median.
 AIMS = (6, 12)
 
@@ -32,8 +33,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(11, 2.2 + 0.24 * len(names)), dpi=130, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for row, name in enumerate(names):
-        left.plot([1, 1000], [row, row], color="#eeeeee", linewidth=0.8, zorder=0)
-        right.plot([1, 1000], [row, row], color="#eeeeee", linewidth=0.8, zorder=0)
+        left.plot([1, EDGE], [row, row], color="#eeeeee", linewidth=0.8, zorder=0)
+        right.plot([1, EDGE], [row, row], color="#eeeeee", linewidth=0.8, zorder=0)
         _dot(left, row, other.get(name, []), OTHER, "s")
         _dot(left, row, needed[name], OURS, "o")
         _dot(right, row, other.get(name, []), OTHER, "s")
@@ -59,11 +60,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def _dot(axes: Any, row: int, values: list[float], colour: str, marker: str) -> None:
-    """Draw the median, and a line from the least to the most of the seeds."""
-    finite = [value for value in values if isfinite(value)]
-    if finite:
-        axes.plot([min(finite), max(finite)], [row, row], color=colour, linewidth=2, alpha=0.4, zorder=2)
-        axes.plot(median(finite), row, marker, color=colour, markersize=6, zorder=3)
+    """Draw the median, and a line from the least to the most of the seeds; what never ends, as an arrow at the edge."""
+    if not values:
+        return
+    drawn = [min(value, EDGE) for value in values]
+    axes.plot([min(drawn), max(drawn)], [row, row], color=colour, linewidth=2, alpha=0.4, zorder=2)
+    axes.plot(median(drawn), row, marker if median(values) <= EDGE else ">", color=colour, markersize=6, zorder=3)
 
 
 def _legend(figure: Any) -> None:

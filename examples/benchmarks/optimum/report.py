@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from data_sets import DATA_SETS, SPEED, STORED
-from judge import by_set, differences, escape_differences, of, passes, plain, verdict
+from judge import by_set, differences, escape_differences, of, passes, plain, stopped, verdict
 
 BEGIN, END = "<!-- optimum:begin -->", "<!-- optimum:end -->"
 Rows = list[list[str]]
@@ -55,11 +55,12 @@ def _targets(found: list[dict[str, Any]]) -> str:
 
 def _paths(records: list[dict[str, Any]]) -> str:
     ours, theirs = of(records, "paths"), by_set(of(records, "acceleration"), plain)
+    cut = {name for name, found in by_set(of(records, "acceleration"), stopped).items() if any(found)}
     needed, visits = by_set(ours, passes), by_set(ours, lambda record: passes(record, "visits"))
     whole = by_set(ours, lambda record: record.get("visits_all", inf))
     rows = [
         [name, _size(name, ours), DATA_SETS[name].story, _spread(needed[name]), _spread(visits[name]),
-         _middle(whole[name]), _spread(theirs.get(name, []))]
+         _middle(whole[name]), ("≥ " if name in cut else "") + _spread(theirs.get(name, []))]
         for name in DATA_SETS if name in needed
     ]  # fmt: skip
     head = ["data set", "rows × features, K", "", "passes", "pass-equivalents", "to 1e-7", "plain EM, passes"]
@@ -101,7 +102,7 @@ def _quality(records: list[dict[str, Any]]) -> str:
     ours = by_set(of(records, "quality"), lambda record: record.get("seconds", inf))
     theirs = by_set(of(records, "quality-sklearn"), lambda record: record.get("seconds", inf))
     rows = [
-        [name, _size(name, of(records, "quality")), f"{median(v):+.5f}", f"{min(v):+.5f}", f"{max(v):+.5f}",
+        [name, _size(name, of(records, "quality")), _signed(median(v)), _signed(min(v)), _signed(max(v)),
          _middle(ours[name]), _middle(theirs[name])]
         for name, v in found.items()
     ]  # fmt: skip
@@ -135,13 +136,14 @@ def _reading(records: list[dict[str, Any]]) -> str:
         found = [find(record) for record in of(records, part) if "error" not in record]
         if found:
             middle = {key: median(each[key] for each in found) for key in ("bytes_read", "seconds")}
-            rows.append([name, f"{middle['bytes_read'] / 1e6:,.0f}", _number(middle["seconds"])])
+            rows.append([name, _number(middle["bytes_read"] / 1e6), _number(middle["seconds"])])
 
     add("`n_init=1`, K=8", "restarts", lambda record: record["one"])
     add("`n_init=10`, K=8", "restarts", lambda record: record["ten"])
     add("fit of K=20", "select", lambda record: record["single"])
     add("`select`, K=1..20", "select", lambda record: record)
-    title = f"A Zarr array of {STORED.n_rows:,} × {STORED.n_features}, float32, nothing kept in memory:"
+    n_rows = max((record["n_rows"] for record in of(records, "restarts") + of(records, "select")), default=0)
+    title = f"A Zarr array of {n_rows:,} × {STORED.n_features}, float32, nothing kept in memory:"
     return _table(title, ["", "MB read", "s"], rows)
 
 
@@ -151,7 +153,7 @@ def _escape(records: list[dict[str, Any]]) -> str:
     moves = by_set(kept, lambda record: record["escape"]["visits_all"])
     more = by_set(kept, lambda record: record["restarts"]["visits_all"])
     rows = [
-        [name, f"{median(v):+.5f}", f"{min(v):+.5f}", f"{max(v):+.5f}", _middle(moves[name]), _middle(more[name]),
+        [name, _signed(median(v)), _signed(min(v)), _signed(max(v)), _middle(moves[name]), _middle(more[name]),
          _middle(restarts[name])]
         for name, v in escape_differences(records).items()
     ]  # fmt: skip
@@ -186,6 +188,10 @@ def _spread(values: list[float]) -> str:
     if not values or min(values) == max(values):
         return _middle(values)
     return f"{_middle(values)} ({_number(min(values))}–{_number(max(values))})"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.5f}" if abs(value) >= 5e-6 else "0"
 
 
 def _number(value: float, digits: int = 3) -> str:

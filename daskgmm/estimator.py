@@ -115,7 +115,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
         max_iter: int = 100,
-        n_init: int = 1,
+        n_init: int = 10,
         init_params: str = "kmeans",
         weights_init: Any = None,
         means_init: Any = None,

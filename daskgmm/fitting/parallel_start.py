@@ -19,6 +19,8 @@ from daskgmm.mixture.statistics import Moments
 
 Floats = NDArray[np.float64]
 
+#: Passes that take rows, and how many times n_components rows each takes.
+N_ROUNDS, OVERSAMPLING = 5, 2
 #: A point stands for rows of at least this share of the variance within components: one row alone has none.
 SMALLEST_SPREAD = 1e-2
 #: Weights of the points to these powers, restart by restart, choose the first centres of k-means. By the weights
@@ -28,15 +30,15 @@ SMALLEST_SPREAD = 1e-2
 POWERS = (0.5, 0.0)
 
 
-def far_candidates(
+def far_points(
     run: Callable[[Any, str], Any],
     *,
     mean: Floats,
     variances: Floats,
     n_components: int,
     seed: int,
-    n_rounds: int = 5,
-    oversampling: int = 2,
+    n_rounds: int = N_ROUNDS,
+    oversampling: int = OVERSAMPLING,
 ) -> tuple[Floats, Floats, Floats]:
     """Return points that stand for all rows, their weights, and the variances of the rows about them.
 
@@ -83,7 +85,7 @@ def parallel_starts(
     Parameters
     ----------
     points, weights, spread : float64
-        As `far_candidates` returns them.
+        As `far_points` returns them.
     """
     kind, given = options.kind, options.given(points.shape[1])
     if len(points) < options.n_components:

@@ -37,7 +37,7 @@ def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
     White 1982, doi:10.2307/1912526), so p / (2 tol) rows are as good as all for a start. Bounds: `start_rows`, what
     SAMPLE_BYTES hold, and two visits to each row; but 20,000, and 100 a component, where there are so many.
     """
-    if options.start_is_given:
+    if options.start_is_given or options.starts_on_all_rows:
         return 0
     k = options.n_components
     n_free = k * (n_features + 1) + options.kind.n_parameters(k, n_features)

@@ -26,6 +26,9 @@ Integers = NDArray[np.int64]
 
 #: A row belongs to a component for its split if its responsibility is at least this.
 SMALLEST_RESP = 0.01
+#: A move is proposed where its cost is at most so many times its gain: the gain is what a split gives if nothing else
+#: moves, and EM often makes much more of it (photographs: +0.015 nats of a move whose cost was four times its gain).
+HOPE = 20.0
 #: How many others each component may be merged with: the nearest.
 NEAREST = 3
 
@@ -93,7 +96,8 @@ def offspring(
 def _ranked(splits: list[Split], merges: list[_Merge]) -> Iterator[tuple[Split, _Merge]]:
     """Yield the moves that promise a gain: the best of each component to split, then the second best, and so on."""
     moves = [
-        sorted((m for m in merges if s.k not in (m.i, m.j) and m.cost < s.gain), key=lambda m: m.cost) for s in splits
+        sorted((m for m in merges if s.k not in (m.i, m.j) and m.cost < HOPE * s.gain), key=lambda m: m.cost)
+        for s in splits
     ]
     for turn in range(len(merges)):
         rest = [(s, m[turn]) for s, m in zip(splits, moves, strict=True) if turn < len(m)]

@@ -16,7 +16,7 @@ from daskgmm.data.passes import run_pass
 from daskgmm.data.rows import Rows
 from daskgmm.errors import CollapsedComponentError
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.parallel_start import far_candidates, parallel_starts
+from daskgmm.fitting.parallel_start import far_points, parallel_starts
 from tests import oracle
 from tests.data.test_passes import CountingExecutor, Pieces
 from tests.fitting.driving import KINDS
@@ -42,7 +42,7 @@ def points_of(rows: Any, weights: Any = None, *, n_components: int, step: int = 
     mean = rows[0] + w @ (rows - rows[0]) / w.sum()
     variances = w @ (rows - mean) ** 2 / w.sum()
     run, _ = running(rows, weights, step=step)
-    return far_candidates(run, mean=mean, variances=variances, n_components=n_components, seed=seed)
+    return far_points(run, mean=mean, variances=variances, n_components=n_components, seed=seed)
 
 
 def with_far_groups(n_rows: int = 20_000) -> tuple[Any, Any]:
@@ -86,12 +86,10 @@ def test_groups_of_twenty_rows_among_many_are_found() -> None:
 def test_a_round_is_a_pass_and_there_are_no_rounds_when_every_row_is_a_centre() -> None:
     rows, _ = with_far_groups(1000)
     run, names = running(rows)
-    far_candidates(run, mean=rows.mean(axis=0), variances=rows.var(axis=0), n_components=2, seed=0, n_rounds=3)
+    far_points(run, mean=rows.mean(axis=0), variances=rows.var(axis=0), n_components=2, seed=0, n_rounds=3)
     assert names == ["far-rows"] * 3 + ["nearest"]
     run, names = running(np.repeat([[0.0], [1.0], [5.0]], 4, axis=0))
-    points, weights, spread = far_candidates(
-        run, mean=np.array([2.0]), variances=np.array([1.0]), n_components=20, seed=0
-    )
+    points, weights, spread = far_points(run, mean=np.array([2.0]), variances=np.array([1.0]), n_components=20, seed=0)
     assert names == ["far-rows"] * 2 + ["nearest"]
     assert sorted(points[:, 0]) == [0, 1, 5]
     assert_array_equal(weights, [4, 4, 4])

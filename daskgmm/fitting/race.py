@@ -19,6 +19,8 @@ from daskgmm.mixture.plan import make_plan
 
 #: Stages before the last, each with half of the candidates and twice the rows of the one before, and their EM steps.
 STAGES, STAGE_PASSES = 3, 6
+#: k-means of a start need not converge: EM goes on from it.
+K_MEANS_ITERATIONS = 10
 #: EM steps on the whole sample at most, and the change at which they end, nats: passes are cheap here.
 FINAL_PASSES, SAMPLE_TOL = 30, 1e-4
 #: Splits and merges: rounds of them, proposals a round, and the EM steps that settle those.
@@ -65,7 +67,10 @@ class Race:
         """
         n = len(self._sample)
         first = self._sample.part(0, self._size(0))
-        current = self._fresh(starts(first.X, first.weights, self._options, n_features=first.X.shape[1]))
+        found = starts(
+            first.X, first.weights, self._options, n_features=first.X.shape[1], k_means_iterations=K_MEANS_ITERATIONS
+        )
+        current = self._fresh(_distinct(found))
         for stage in range(STAGES):
             if len(current) > 1:
                 current = self._halved(self._em(current, self._size(stage), STAGE_PASSES), self._size(stage))
@@ -134,6 +139,19 @@ class Race:
 
 #: A move must gain so much on rows that it has not seen, nats.
 GAIN = 1e-4
+
+
+def _distinct(found: Sequence[Parameters]) -> list[Parameters]:
+    """Return the mixtures without those that are another one with its components in another order (k-means' often are)."""
+    kept: list[Parameters] = []
+    for p in found:
+        if not any(
+            np.allclose(np.sort(p.weights), np.sort(q.weights), rtol=1e-9, atol=0)
+            and np.allclose(np.sort(p.means, axis=0), np.sort(q.means, axis=0), rtol=1e-9, atol=1e-12)
+            for q in kept
+        ):
+            kept.append(p)
+    return kept
 
 
 def _alive(candidates: Sequence[Candidate], *, needed: bool = True) -> list[Candidate]:

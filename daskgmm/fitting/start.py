@@ -19,7 +19,9 @@ Floats = NDArray[np.float64]
 Members = list[tuple[NDArray[np.int64], Floats]]
 
 
-def starts(X: Floats, weights: Floats, options: FitOptions, *, n_features: int) -> list[Parameters]:
+def starts(
+    X: Floats, weights: Floats, options: FitOptions, *, n_features: int, k_means_iterations: int = 300
+) -> list[Parameters]:
     """Return n_init initial mixtures, from the sample and from what the user gave.
 
     One where all of it is given, since all would be alike; and a start with a singular covariance is left out, as a
@@ -30,6 +32,8 @@ def starts(X: Floats, weights: Floats, options: FitOptions, *, n_features: int) 
     X : (n_sample, n_features), float64
     weights : (n_sample,), float64
         Row weights, positive.
+    k_means_iterations : int
+        Of k-means at most; 300 are scikit-learn's.
     """
     given = options.given(n_features)
     if options.start_is_given:
@@ -41,7 +45,8 @@ def starts(X: Floats, weights: Floats, options: FitOptions, *, n_features: int) 
         )
     rng = np.random.RandomState(options.seed)
     fallback = options.kind.regularise(spread_of(X, weights, options.kind, options.n_components), options.reg_covar)
-    found = (moments_of(X, _members(X, weights, options, rng), options.kind, rng) for _ in range(options.n_init))
+    members = (_members(X, weights, options, rng, k_means_iterations) for _ in range(options.n_init))
+    found = (moments_of(X, m, options.kind, rng) for m in members)
     return regular_starts(found, given, options, fallback=fallback)
 
 
@@ -61,24 +66,27 @@ def regular_starts(
     return regular
 
 
-def _members(X: Floats, weights: Floats, options: FitOptions, rng: np.random.RandomState) -> Members:
+def _members(
+    X: Floats, weights: Floats, options: FitOptions, rng: np.random.RandomState, k_means_iterations: int
+) -> Members:
     """Return the sample rows of each component, and their responsibilities times their weights."""
     if options.init_params == "random":
         resp = rng.uniform(size=(options.n_components, len(X)))
         resp *= weights / resp.sum(axis=0)
         return [(np.arange(len(X)), row) for row in resp]
-    return [(rows, weights[rows]) for rows in _hard_members(X, weights, options, rng)]
+    return [(rows, weights[rows]) for rows in _hard_members(X, weights, options, rng, k_means_iterations)]
 
 
 def _hard_members(
-    X: Floats, weights: Floats, options: FitOptions, rng: np.random.RandomState
+    X: Floats, weights: Floats, options: FitOptions, rng: np.random.RandomState, k_means_iterations: int
 ) -> list[NDArray[np.int64]]:
     """Return the sample rows that each component starts with."""
     k = options.n_components
     if options.init_params == "kmeans":
         from sklearn.cluster import KMeans
 
-        labels = KMeans(n_clusters=k, n_init=1, random_state=rng).fit(X, sample_weight=weights).labels_
+        k_means = KMeans(n_clusters=k, n_init=1, max_iter=k_means_iterations, random_state=rng)
+        labels = k_means.fit(X, sample_weight=weights).labels_
         return [np.flatnonzero(labels == i) for i in range(k)]
     if options.init_params == "k-means++":
         from sklearn.cluster import kmeans_plusplus

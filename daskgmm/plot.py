@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +35,17 @@ def check_matplotlib(what: str) -> None:
 
 
 def plot_selection(
-    table: Sequence[dict[str, Any]], criterion: str, *, path: str | os.PathLike[str] | None = None, ax: Any = None
+    table: Sequence[Mapping[str, Any]],
+    criterion: str,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Return the axes of a plot of a criterion against the number of components, a line a kind, the best marked.
 
     Parameters
     ----------
-    table : sequence of dict
+    table : sequence of mapping
         See `Selection.table`.
     path : path, optional
         Where to write the picture.
@@ -62,7 +67,7 @@ def plot_selection(
         points = [(row["n_components"], row[criterion]) for row in rows]
         ax.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, linewidth=1.5, label=kind)
     best = next(row for row in table if row["chosen"])
-    name = f"best: {best['n_components']} {best['covariance_type']}"
+    name = f"best: {best['n_components']}, {best['covariance_type']}"
     ax.plot(
         best["n_components"], best[criterion], linestyle="none", marker="o", markersize=14, markeredgewidth=2,
         markerfacecolor="none", markeredgecolor="black", label=name,
@@ -75,8 +80,15 @@ def plot_selection(
     ax.legend(title="covariance", frameon=False)
     if path is not None:
         _write(ax.figure, os.fspath(path))
-    found: Axes = ax
-    return found
+    return ax
+
+
+def picture(table: Sequence[Mapping[str, Any]], criterion: str, *, form: str) -> bytes:
+    """Return the plot as a file of the form "png", "pdf" or "svg"."""
+    content = io.BytesIO()
+    figure: Any = plot_selection(table, criterion).figure
+    figure.savefig(content, format=form)
+    return content.getvalue()
 
 
 def _write(figure: Any, path: str) -> None:

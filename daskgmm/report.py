@@ -103,14 +103,15 @@ def selection_text(table: Sequence[Mapping[str, Any]], criterion: str, stopped: 
         cells = [_cell(row[key], form) for key, _, form in columns]
         lines.append([*cells, "" if row["chosen"] else away, "<- best" if row["chosen"] else ""])
     said = [f"Best by {heading}: {best['n_components']} components, {best['covariance_type']}."]
-    said += [
-        f"{kind}: more than {k} components were not fitted. On the sample of the rows {heading} had been clearly worse "
-        f"than its best at {TURNED} numbers in succession; stop_early=False (--all) fits them all the same."
-        for kind, k in stopped.items()
-    ]
+    if stopped:
+        left_out = ", ".join(f"{kind} with more than {k} components" for kind, k in stopped.items())
+        said.append(
+            f"Not fitted: {left_out}. {heading} on the sample was clearly worse than its best at {TURNED} numbers in "
+            "succession. To fit them all the same: --all (stop_early=False)."
+        )
     numbers = [row["n_components"] for row in table if row["covariance_type"] == best["covariance_type"]]
     if len(numbers) > 1 and best["n_components"] == max(numbers):
-        said.append("It is the largest number of components that was compared: more may be better still.")
+        said.append("That is the largest number of components that was compared: more may be better still.")
     return "\n".join([*aligned(lines), *said])
 
 

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Any
 from daskgmm.errors import OptionError
 from daskgmm.estimator import GaussianMixture, fitted, warn_unless_converged
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.sweep import Sweep, select_model, selection_models
+from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
 from daskgmm.inputs import opened_rows, opened_weights, printing
 from daskgmm.report import selection_table, selection_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-#: Folds where the criterion needs some and the user named no number.
-N_FOLDS = 5
 
 
 @dataclass(frozen=True, repr=False)
@@ -174,7 +171,7 @@ start_rows
     if not isinstance(stop_early, bool):
         raise OptionError(f"stop_early must be True or False; got {stop_early!r}.")
     options, listener = like.fit_options(), printing(verbose, like.verbose_interval)
-    folds = n_folds if n_folds is not None else N_FOLDS if criterion == "held_out" else 0
+    folds = folds_needed(criterion) if n_folds is None else n_folds
     asked: dict[str, Any] = {
         "n_components": numbers,
         "covariance_types": kinds,

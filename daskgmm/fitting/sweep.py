@@ -124,6 +124,11 @@ def select_model(
     return Sweep(criterion, tuple(entries), best, tuple(stopped.items()), last.n_passes, last.bytes_read, last.seconds)
 
 
+def folds_needed(criterion: str) -> int:
+    """Return the number of folds where the user named none."""
+    return 5 if criterion == "held_out" else 0
+
+
 def selection_models(
     options: FitOptions,
     *,

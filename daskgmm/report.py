@@ -77,7 +77,7 @@ _COMPARED = (
     ("aic", "AIC", ",.2f"),
     ("bic", "BIC", ",.2f"),
     ("icl", "ICL", ",.2f"),
-    ("held_out", "held-out", ".6g"),
+    ("held_out", "held-out log-lik.", ".6g"),
     ("n_iter", "iterations", "d"),
     ("converged", "converged", ""),
 )

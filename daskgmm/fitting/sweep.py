@@ -12,6 +12,7 @@ import numpy as np
 from daskgmm.data.executor import Executor
 from daskgmm.data.source import Source
 from daskgmm.errors import OptionError
+from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import Listener, ignore
 from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.loop import Candidate
@@ -115,6 +116,7 @@ def select_model(
     models = selection_models(
         options, n_components=n_components, covariance_types=covariance_types, criterion=criterion, n_folds=n_folds
     )
+    check_shape(X, n_components=max(model.options.n_components for model in models))
     with running(models, X, n_folds=n_folds, weights=weights, executor=executor, listener=listener) as run:
         started, stopped = _started(run, models, criterion, stop_early=stop_early)
         fits = dict(zip(started, run.polished(started), strict=True))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["GaussianMixture"]
+__all__ = ["GaussianMixture", "Selection", "select"]
 
 if TYPE_CHECKING:
     from daskgmm.estimator import GaussianMixture
+    from daskgmm.selection import Selection, select
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from daskgmm.estimator import GaussianMixture
 
         return GaussianMixture
+    if name in ("Selection", "select"):
+        from daskgmm import selection
+
+        return getattr(selection, name)
     raise AttributeError(f"module 'daskgmm' has no attribute {name!r}")

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import os
 import warnings
-from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.base import BaseEstimator, DensityMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from daskgmm.data.executor import one_blas_thread
-from daskgmm.data.opening import open_source
 from daskgmm.data.prediction import predict_array, predict_blocks, predict_source
-from daskgmm.data.source import Source, plain_rows
-from daskgmm.errors import DataError, OptionError
-from daskgmm.fitting.events import HEADER, Listener, PassDone, ignore
+from daskgmm.errors import OptionError
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.loop import Status
 from daskgmm.fitting.model_file import Model, load_model, provenance, save_model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.score import Score, score_source
+from daskgmm.inputs import check_features, is_lazy, opened_rows, opened_weights, printing, rows_in_memory, seed_of
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prediction import Predictor, What
 from daskgmm.mixture.sampling import sample
 
 Floats = NDArray[np.float64]
+
+#: Parameters of the estimator that are options of a fit, by the same names.
+OPTIONS = (
+    "n_components", "covariance_type", "tol", "reg_covar", "max_iter", "n_init", "init_params",
+    "weights_init", "means_init", "precisions_init", "non_finite", "precision", "cache",
+    "acceleration", "escape", "start_rows",
+)  # fmt: skip
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -50,8 +54,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     reg_covar : float, default=1e-6
         Added to every variance, in squared units of the data.
     max_iter : int, default=100
+        Passes of EM over all rows, at most.
     n_init : int, default=1
-        Restarts; they share every pass over the data, and the best lower bound is kept.
+        Restarts. They compete on the sample, fewer and fewer on more and more rows; the best goes on to all rows.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
         How a start is found, on a seeded sample of the rows (all of them where they are few).
     weights_init : (n_components,), means_init : (n_components, n_features), precisions_init : array-like or None
@@ -71,6 +76,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Whether rows of a Zarr array stay in memory, decoded, after the first pass: if all of them fit in half of the
         workers' memory limits; as many as fit; or none. Later passes read the rest. The result has the same bits.
         (A Dask array is yours to persist.)
+    acceleration : {"squarem", None}, default="squarem"
+        SQUAREM reaches the same optimum in fewer passes: it extrapolates EM, and goes back where that does not pay.
+        None is plain EM, whose iterates are scikit-learn's.
+    escape : bool, default=True
+        Whether components are split and merged on the sample where that promises a better optimum; nothing is read for
+        it. Never where the whole start is given.
+    start_rows : int or None
+        Rows of the sample at most; None takes as many as a start needs.
 
     Attributes
     ----------
@@ -93,8 +106,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     n_dropped_ : int
         Rows dropped as non-finite.
     history_ : list of dict
-        A record for each pass and restart: pass, what, candidate, mean_log_likelihood, change, status, seconds,
-        n_bytes.
+        A record for each pass and restart, as a table: `pandas.DataFrame(gm.history_)`. Its columns: pass; what
+        ("survey", "start" for EM on the sample, which reads nothing, "em", "closing"); candidate; mean_log_likelihood
+        of the parameters that went in, nats; change of it in a plain EM step, nats; step, the length of the step that
+        led to them (1: plain EM); accepted; status; rows visited; seconds; n_bytes.
     n_features_in_ : int
 
     Examples
@@ -176,8 +191,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         except BaseException:
             self.__dict__ = before
             raise
-        if not self.converged_ and self.max_iter > 0:
-            warnings.warn(f"{self._status.sentence} (n_iter={self.n_iter_})", ConvergenceWarning, stacklevel=2)
+        if self.max_iter > 0:
+            warn_unless_converged(self._status, self.n_iter_, stacklevel=2)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Any:
@@ -277,34 +292,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             other.feature_names_in_ = self.feature_names_in_
         return other
 
+    def fit_options(self) -> FitOptions:
+        """Return the parameters as the options of a fit, checked; a seed is drawn where random_state is no number."""
+        options = {name: getattr(self, name) for name in OPTIONS}
+        return FitOptions(**options, seed=seed_of(self.random_state))
+
     # -- inside ----------------------------------------------------------------------------------------------
     def _fit(self, X: Any, sample_weight: Any) -> None:
-        options, listener = self._options(), self._listener()
-        source = self._source(X, reset=True)
-        weights = None if sample_weight is None else open_source(_plain(sample_weight), argument="sample_weight")
+        options, listener = self.fit_options(), printing(self.verbose, self.verbose_interval)
+        source, weights = opened_rows(self, X, reset=True), opened_weights(sample_weight)
         warm = self._warm(source.n_features) if self._goes_on() else None
         self._assign(fit_mixture(source, options, weights=weights, warm=warm, listener=listener))
         self._fit_options = options.as_json()
-
-    def _options(self) -> FitOptions:
-        names = (
-            "n_components", "covariance_type", "tol", "reg_covar", "max_iter", "n_init", "init_params",
-            "weights_init", "means_init", "precisions_init", "non_finite", "precision", "cache",
-            "acceleration", "escape", "start_rows",
-        )  # fmt: skip
-        return FitOptions(**{name: getattr(self, name) for name in names}, seed=self._seed())
-
-    def _seed(self) -> int:
-        """Return the seed of a fit: random_state where it is a number, so that a loaded model fits again alike."""
-        rng = check_random_state(self.random_state)
-        return int(self.random_state if isinstance(self.random_state, Integral) else rng.randint(2**31 - 1))
-
-    def _listener(self) -> Listener:
-        for name, least in (("verbose", 0), ("verbose_interval", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < least:
-                raise OptionError(f"{name} must be an integer of at least {least}; got {value!r}.")
-        return _Printer(1 if self.verbose > 1 else self.verbose_interval) if self.verbose else ignore
 
     def _warm(self, n_features: int) -> tuple[Parameters, float]:
         p = self._parameters()
@@ -319,57 +318,23 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _goes_on(self) -> bool:
         return bool(self.warm_start) and hasattr(self, "converged_")
 
-    def _source(self, X: Any, *, reset: bool) -> Source:
-        """Return X as a source, its number of features checked or, with `reset`, noted."""
-        if _is_lazy(X):
-            source = open_source(X)
-            self._check_features(source.n_features, reset=reset)
-            return source
-        return open_source(self._in_memory(X, reset=reset))
-
-    def _in_memory(self, X: Any, *, reset: bool) -> NDArray[Any]:
-        _refuse_mask(X)
-        if isinstance(X, np.ndarray) and X.ndim == 1:
-            if not reset and self.n_features_in_ != 1:
-                raise DataError(
-                    f"X must have shape (n_rows, {self.n_features_in_}); got {X.shape}. Reshape your data: one row is "
-                    "X.reshape(1, -1)."
-                )
-            X = X[:, np.newaxis]
-        result: NDArray[Any] = validate_data(
-            self, X, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=1
-        )
-        return result
-
-    def _check_features(self, n_features: int, *, reset: bool) -> None:
-        if reset:
-            self.n_features_in_ = n_features
-            if hasattr(self, "feature_names_in_"):
-                del self.feature_names_in_
-        elif n_features != self.n_features_in_:
-            raise DataError(
-                f"X must have the {self.n_features_in_} features that the mixture was fitted to; got {n_features}. "
-                "Select the same columns in the same order."
-            )
-
     def _predict(self, X: Any, what: What) -> Any:
         check_is_fitted(self, "means_")
         predictor = Predictor.of(self._parameters(), what)
         if hasattr(X, "to_dask_array"):
             X = X.to_dask_array()
         if hasattr(X, "__dask_graph__"):
-            self._check_features(1 if X.ndim == 1 else X.shape[1], reset=False)
+            check_features(self, 1 if X.ndim == 1 else X.shape[1])
             return predict_blocks(X, predictor, non_finite=self.non_finite)
-        if _is_lazy(X):
-            return predict_source(self._source(X, reset=False), predictor, non_finite=self.non_finite)
-        rows = self._in_memory(X, reset=False)
+        if is_lazy(X):
+            return predict_source(opened_rows(self, X, reset=False), predictor, non_finite=self.non_finite)
+        rows = rows_in_memory(self, X, reset=False)
         with one_blas_thread(None):
             return predict_array(rows, predictor, non_finite=self.non_finite)
 
     def _scored(self, X: Any, sample_weight: Any) -> Score:
         check_is_fitted(self, "means_")
-        source = self._source(X, reset=False)
-        weights = None if sample_weight is None else open_source(_plain(sample_weight), argument="sample_weight")
+        source, weights = opened_rows(self, X, reset=False), opened_weights(sample_weight)
         return score_source(self._parameters(), source, weights=weights, non_finite=self.non_finite)
 
     def _parameters(self) -> Parameters:
@@ -395,35 +360,21 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.n_features_in_ = p.n_features
 
 
-class _Printer:
-    """Prints the line of a pass now and then."""
-
-    def __init__(self, interval: int) -> None:
-        self._interval = interval
-        print(HEADER)
-
-    def __call__(self, event: PassDone) -> None:
-        if event.what != "em" or not event.n_running or (event.number - 1) % self._interval == 0:
-            print(event.line())
-
-
-def _is_lazy(X: Any) -> bool:
-    """Return whether X is read in passes: a path or URL, a Zarr array or group, a Dask collection, or a source."""
-    if isinstance(X, str | os.PathLike | Source) or hasattr(X, "__dask_graph__") or hasattr(X, "to_dask_array"):
-        return True
-    return type(X).__module__.split(".")[0] == "zarr"
+def fitted(like: GaussianMixture, fit: Fit, options: FitOptions) -> GaussianMixture:
+    """Return an estimator of the parameters of another one, and of the kind and size of a fit, with that fit."""
+    found: GaussianMixture = clone(like)
+    found.set_params(n_components=options.n_components, covariance_type=options.covariance_type)
+    if hasattr(like, "feature_names_in_"):
+        found.feature_names_in_ = like.feature_names_in_
+    found._assign(fit)
+    found._fit_options = options.as_json()
+    return found
 
 
-def _plain(sample_weight: Any) -> Any:
-    """Return weights as `open_source` takes them: what is not lazy becomes an array."""
-    _refuse_mask(sample_weight)
-    return sample_weight if _is_lazy(sample_weight) else np.asarray(sample_weight)
-
-
-def _refuse_mask(data: Any) -> None:
-    """Raise a DataError for a masked array, whose mask scikit-learn's validation and NumPy drop without a word."""
-    if isinstance(data, np.ma.MaskedArray):
-        plain_rows(data)
+def warn_unless_converged(status: Status, n_iter: int, *, stacklevel: int) -> None:
+    """Warn, as scikit-learn does, of a fit that has not converged."""
+    if status is not Status.CONVERGED:
+        warnings.warn(f"{status.sentence} (n_iter={n_iter})", ConvergenceWarning, stacklevel=stacklevel + 1)
 
 
 def _or_none(value: float) -> float | None:

@@ -1,12 +1,16 @@
-"""What a fitted mixture looks like, as text and numbers for a person."""
+"""What a fitted mixture, its history and a selection look like, as text and numbers for a person."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.fitting.history import COLUMNS
+from daskgmm.fitting.loop import Status
+from daskgmm.fitting.sweep import TURNED, Sweep
 from daskgmm.mixture.parameters import Parameters
 
 Floats = NDArray[np.float64]
@@ -33,6 +37,94 @@ def component_table(found: dict[str, Any]) -> str:
     if n_components > _ROWS:
         lines.append(f"... and {n_components - _ROWS} more components, of smaller weight")
     return "\n".join(lines)
+
+
+def history_text(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return the history of a fit as lines of text: a record of a pass and candidate each."""
+    formats = {"mean_log_likelihood": ".8g", "change": "+.2e", "step": ".3g", "rows": ",d", "seconds": ".4f"}
+    names = [name for name in COLUMNS if any(name in record for record in history)]
+    rows = [[_cell(record.get(name), formats.get(name, "")) for name in names] for record in history]
+    return "\n".join(aligned([names, *rows]))
+
+
+def selection_table(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return the models of a selection as records: see `Selection.table`."""
+    return [
+        {
+            "n_components": entry.n_components,
+            "covariance_type": entry.covariance_type,
+            "n_free": entry.fit.parameters.n_free,
+            "mean_log_likelihood": float(entry.fit.mean_log_likelihood),
+            "log_likelihood": float(entry.fit.log_likelihood),
+            "aic": float(entry.fit.aic),
+            "bic": float(entry.fit.bic),
+            "icl": float(entry.fit.icl),
+            "held_out": None if entry.held_out is None else float(entry.held_out),
+            "converged": entry.fit.status is Status.CONVERGED,
+            "n_iter": entry.fit.n_iter,
+            "chosen": number == sweep.best,
+        }
+        for number, entry in enumerate(sweep.entries)
+    ]
+
+
+#: Columns of a selection: key, heading, format.
+_COMPARED = (
+    ("n_components", "components", "d"),
+    ("covariance_type", "covariance", ""),
+    ("n_free", "parameters", ",d"),
+    ("mean_log_likelihood", "mean log-lik.", ".6g"),
+    ("aic", "AIC", ",.2f"),
+    ("bic", "BIC", ",.2f"),
+    ("icl", "ICL", ",.2f"),
+    ("held_out", "held-out log-lik.", ".6g"),
+    ("n_iter", "iterations", "d"),
+    ("converged", "converged", ""),
+)
+
+
+def selection_text(table: Sequence[Mapping[str, Any]], criterion: str, stopped: Mapping[str, int]) -> str:
+    """Return a selection as lines of text: a model each, the best marked, and what there is to say of the search.
+
+    Parameters
+    ----------
+    table : sequence of mapping
+        See `Selection.table`.
+    stopped : mapping of str to int
+        Kinds whose larger numbers of components were left out, and the largest number that was fitted.
+    """
+    best = next(row for row in table if row["chosen"])
+    heading = {key: name for key, name, _ in _COMPARED}[criterion]
+    columns = [c for c in _COMPARED if c[0] != "held_out" or best["held_out"] is not None]
+    digits = ".6f" if criterion == "held_out" else ",.2f"
+    lines = [[*(name for _, name, _ in columns), f"{heading} to best", ""]]
+    for row in table:
+        away = f"{row[criterion] - best[criterion]:+{digits}}"
+        cells = [_cell(row[key], form) for key, _, form in columns]
+        lines.append([*cells, "" if row["chosen"] else away, "<- best" if row["chosen"] else ""])
+    said = [f"Best by {heading}: {best['n_components']} components, {best['covariance_type']}."]
+    if stopped:
+        left_out = ", ".join(f"{kind} with more than {k} components" for kind, k in stopped.items())
+        said.append(
+            f"Not fitted: {left_out}. {heading} on the sample was clearly worse than its best at {TURNED} numbers in "
+            "succession. To fit them all the same: --all (stop_early=False)."
+        )
+    numbers = [row["n_components"] for row in table if row["covariance_type"] == best["covariance_type"]]
+    if len(numbers) > 1 and best["n_components"] == max(numbers):
+        said.append("That is the largest number of components that was compared: more may be better still.")
+    return "\n".join([*aligned(lines), *said])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines, every column flush right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _cell(value: Any, form: str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else format(value, form)
 
 
 def directions(parameters: Parameters, k: int) -> tuple[Floats, Floats]:

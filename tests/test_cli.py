@@ -27,7 +27,7 @@ from daskgmm.errors import ClusterError, DataError
 
 # Without a dashboard its port is still served, by default 8787, which another cluster may have.
 FREE_PORT = {"dashboard_address": "127.0.0.1:0"}
-COMMANDS = ("fit", "predict", "score", "sample", "inspect", "demo")
+COMMANDS = ("fit", "select", "predict", "score", "sample", "inspect", "demo")
 
 
 def command(*arguments: object) -> list[str]:
@@ -101,7 +101,9 @@ def test_fit_writes_a_model_and_one_json_object(tmp_path: Path, small_store: Pat
     assert lines[1].startswith("Running in this process (one partition) with at most ")
     assert lines[2] == "All decoded rows (46.88 kiB) stay in memory for the later passes."
     assert lines[3].split() == ["mean", "log-lik.", "change"]
-    assert [line.split()[0] for line in lines[4:]] == ["pass"] * result["n_passes"]
+    # The start, on the sample, is no pass.
+    assert [line.split()[0] for line in lines[4:]] == ["pass"] * (result["n_passes"] + 1)
+    assert lines[5].split()[:3] == ["pass", "1", "start"]
     assert lines[4].split()[:3] == ["pass", "1", "survey"]
 
     loaded = GaussianMixture.load(model)
@@ -109,7 +111,7 @@ def test_fit_writes_a_model_and_one_json_object(tmp_path: Path, small_store: Pat
     assert loaded.converged_ is True
     assert loaded.n_iter_ == result["n_iter"]
     assert loaded.random_state == 1
-    assert len(loaded.history_) == result["n_passes"]
+    assert len([record for record in loaded.history_ if record["what"] != "start"]) == result["n_passes"]
     assert result["mean_log_likelihood"] == pytest.approx(sklearn.score(small_rows), rel=1e-10)
     assert result["bic"] == pytest.approx(sklearn.bic(small_rows), rel=1e-10)
     assert result["aic"] == pytest.approx(sklearn.aic(small_rows), rel=1e-10)
@@ -408,6 +410,7 @@ def test_json_log_is_json_in_every_line_also_of_errors(tmp_path: Path, small_sto
     lines = [strict(line) for line in done.stderr.splitlines()]
     assert all({"time", "level", "message"} <= set(line) for line in lines)
     passes = [line for line in lines if "number" in line]
+    assert passes.pop(1)["what"] == "start"
     assert [line["number"] for line in passes] == list(range(1, len(passes) + 1))
     assert passes[-1]["what"] == "closing"
     for arguments, code in (

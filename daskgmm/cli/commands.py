@@ -1,4 +1,4 @@
-"""The command line: `daskgmm fit | predict | score | sample | inspect | demo`, and the same as `dask gmm`."""
+"""The command line: `daskgmm fit | select | predict | score | sample | inspect | demo`, and the same as `dask gmm`."""
 
 # click keeps the lines of a paragraph apart that begins with a backspace, "\b".
 # ruff: noqa: D301
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from daskgmm.cli import group
+from daskgmm.cli.fit_commands import fit, select
 from daskgmm.cli.group import Commands
 from daskgmm.cli.options import cluster_options, force_option, input_options, log_options, option
 
@@ -29,6 +30,10 @@ def gmm() -> None:
       daskgmm fit data.zarr --components 8 --output model.zarr
       daskgmm predict model.zarr data.zarr --output labels.zarr
 
+    \b
+    If you do not know how many Gaussians, compare:
+      daskgmm select data.zarr --components 1:20 --output model.zarr --plot criterion.png
+
     The result is one JSON object on stdout; the log goes to stderr. A command that is complete already does nothing.
 
     \b
@@ -37,140 +42,8 @@ def gmm() -> None:
     """
 
 
-@gmm.command(short_help="Fit a mixture to rows, and write the model.")
-@click.argument("input")
-@option(
-    "-k",
-    "--components",
-    type=click.IntRange(min=1),
-    required=True,
-    section="Mixture",
-    metavar="N",
-    help="Number of Gaussians.",
-)
-@option(
-    "--covariance",
-    type=click.Choice(["full", "tied", "diag", "spherical"]),
-    default="full",
-    show_default=True,
-    section="Mixture",
-    help="A full matrix each; one for all; axis-parallel; one variance each.",
-)
-@option(
-    "--reg-covar",
-    type=click.FloatRange(min=0),
-    default=1e-6,
-    show_default=True,
-    section="Mixture",
-    metavar="FLOAT",
-    help="Added to every variance, in squared units of the data.",
-)
-@option(
-    "--tol",
-    type=click.FloatRange(min=0),
-    default=1e-3,
-    show_default=True,
-    section="Fit",
-    metavar="NATS",
-    help="Converged when the mean log-likelihood of a row changes by less. With 0, --max-iter iterations are made.",
-)
-@option(
-    "--max-iter",
-    type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    section="Fit",
-    metavar="N",
-    help="Iterations at most; each is one pass over the data.",
-)
-@option(
-    "--restarts",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    section="Fit",
-    metavar="N",
-    help="Starts to try; they share each pass, and the best is kept.",
-)
-@option(
-    "--init",
-    type=click.Choice(["kmeans", "k-means++", "random", "random_from_data"]),
-    default="kmeans",
-    show_default=True,
-    section="Fit",
-    help="How a start is found, on a sample of the rows.",
-)
-@option(
-    "--seed",
-    type=click.IntRange(min=0, max=2**32 - 1),
-    default=0,
-    show_default=True,
-    section="Fit",
-    metavar="N",
-    help="Seed of the sample and of the starts.",
-)
-@option(
-    "--precision",
-    type=click.Choice(["double", "single"]),
-    default="double",
-    show_default=True,
-    section="Fit",
-    help="Arithmetic of the large products: single is faster, and good to 1e-3 nats a row.",
-)
-@option(
-    "--cache",
-    type=click.Choice(["auto", "yes", "no"]),
-    default="auto",
-    show_default=True,
-    section="Fit",
-    help="Keep decoded rows in memory after the first pass: all, if half of it suffices; as many as fit; none.",
-)
-@input_options(weights=True)
-@option(
-    "-o",
-    "--output",
-    required=True,
-    section="Output",
-    metavar="MODEL",
-    help="Where to write the model, such as model.zarr.",
-)
-@force_option
-@cluster_options
-@log_options
-def fit(
-    *, components: int, covariance: str, reg_covar: float, tol: float, max_iter: int, restarts: int, init: str,
-    seed: int, precision: str, cache: str, data: Any, output: str, force: bool, cluster: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """Fit a mixture to all rows of INPUT, and write the model.
-
-    INPUT is the path or URL of an array of numbers of shape (rows, features): a Zarr array, a Zarr group with one,
-    or a .npy file.
-
-    \b
-    Examples:
-      daskgmm fit data.zarr --components 8 --output model.zarr
-      daskgmm fit data.zarr -k 8 -o model.zarr --covariance diag --restarts 10 --memory-limit 2GiB
-      daskgmm fit s3://bucket/data.zarr -k 8 -o model.zarr --scheduler tcp://10.0.0.5:8786
-
-    Prints one line a pass, then the result as JSON. Exit code 3 says that it is written but has not converged.
-    """
-    from daskgmm.cli import jobs
-    from daskgmm.fitting.options import FitOptions
-
-    options = FitOptions(
-        n_components=components,
-        covariance_type=covariance,
-        tol=tol,
-        reg_covar=reg_covar,
-        max_iter=max_iter,
-        n_init=restarts,
-        init_params=init,
-        seed=seed,
-        non_finite=data.non_finite,
-        precision=precision,
-        cache="auto" if cache == "auto" else cache == "yes",
-    )
-    return jobs.fit(data, output, options, cluster=cluster, force=force)
+gmm.add_command(fit)
+gmm.add_command(select)
 
 
 @gmm.command(short_help="Write label, probabilities or log-density of each row.")
@@ -269,20 +142,26 @@ def sample(*, model: str, rows: int, seed: int, output: str, labels: str | None,
 
 @gmm.command(short_help="Show what a model holds.")
 @click.argument("model")
+@option("--history", is_flag=True, section="Show", help="Show each pass of the fit too, as a table and in the JSON.")
 @log_options
-def inspect(*, model: str) -> dict[str, Any]:
+def inspect(*, model: str, history: bool) -> dict[str, Any]:
     """Show what a MODEL holds: a table on stderr, everything as JSON on stdout.
 
     \b
     Example:
       daskgmm inspect model.zarr
+      daskgmm inspect model.zarr --history
     """
     from daskgmm.cli import jobs
     from daskgmm.cli.terminal import say
-    from daskgmm.report import component_table
+    from daskgmm.report import component_table, history_text, selection_text
 
-    result = jobs.inspect(model)
+    result = jobs.inspect(model, history=history)
     say(component_table(result))
+    if result["selection"]:
+        say(selection_text(*(result["selection"][name] for name in ("table", "criterion", "stopped"))))
+    if history:
+        say(history_text(result["history"]) if result["history"] else "The model holds no history.")
     return result
 
 

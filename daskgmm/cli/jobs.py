@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
@@ -60,32 +60,36 @@ def fit(data: Input, output: str, options: FitOptions, *, cluster: ClusterOption
     """Return the result of a fit, whose model is then at `output`."""
     began = perf_counter()
     X, weights = data.open()
-    check_place(output, inputs=_places(X, weights))
+    check_place(output, inputs=places(X, weights))
     identity = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
-    now = {"options": options.as_json(), "input": identity}
+    now = {"command": "fit", "options": options.as_json(), "input": identity}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
-        return _skipped(stored, output)
+        return skipped(stored, output)
     check_shape(X, n_components=options.n_components)
-    need = fit_need([options], X)
-    # (As many partitions a task as states ask for: the most memory. The fit takes fewer where threads are many.)
-    rows = Rows.plan(X, weights).in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=1)
-    sample_bytes = _SAMPLE_FACTOR * 8 * X.n_features * sample_size(options, X.n_rows, X.n_features)
-    work = Work(rows, need, cluster, own_bytes=sample_bytes, cache=options.cache)
+    work = fitting_work([options], X, weights, cluster)
     with work.on_machines(began) as running:
         done = fit_mixture(X, options, weights=weights, executor=running.executor, listener=progress())
         interrupts.defer()
         found = {
-            **_fit_result(done),
-            "partitions": rows.n_partitions,
+            "command": "fit",
+            **fit_result(done),
             **running.resources(done.bytes_read),
             "cached_bytes": done.cached_bytes,
             "output": output,
         }
-        save_model(Model(done.parameters, _record(done, now, found)), output, overwrite=force)
-    if done.status is not Status.CONVERGED:
-        say(in_words_of_the_command_line(done.status.sentence), level=logging.WARNING)
+        save_model(Model(done.parameters, model_record(done, now, found)), output, overwrite=force)
+    say_unless_converged(done)
     return {**found, "skipped": False}
+
+
+def fitting_work(models: Sequence[FitOptions], X: Source, weights: Source | None, cluster: ClusterOptions) -> Work:
+    """Return the work of fitting some models in the same passes."""
+    need = fit_need(models, X)
+    # (As many partitions a task as states ask for: the most memory. The fit takes fewer where threads are many.)
+    rows = Rows.plan(X, weights).in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=1)
+    n_sampled = max(sample_size(options, X.n_rows, X.n_features) for options in models)
+    return Work(rows, need, cluster, own_bytes=_SAMPLE_FACTOR * 8 * X.n_features * n_sampled, cache=models[0].cache)
 
 
 def predict(model: str, data: Input, output: str, *, what: What, cluster: ClusterOptions, force: bool) -> Result:
@@ -93,7 +97,7 @@ def predict(model: str, data: Input, output: str, *, what: What, cluster: Cluste
     began = perf_counter()
     parameters = load_model(model).parameters
     X, _ = data.open()
-    check_place(output, inputs={"MODEL": model, **_places(X, None)})
+    check_place(output, inputs={"MODEL": model, **places(X, None)})
     now = {
         "command": "predict",
         "model": checksum(parameters),
@@ -103,7 +107,7 @@ def predict(model: str, data: Input, output: str, *, what: What, cluster: Cluste
     }
     stored = finished_array(output, now, force=force)
     if stored is not None:
-        return _skipped(stored, output)
+        return skipped(stored, output)
     check_features(X, parameters)
     work = Work(*plan_predictions(Predictor.of(parameters, what), X), cluster)
     try:
@@ -168,7 +172,7 @@ def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | Non
         stored_labels = finished_array(labels, {**now, "array": "labels"}, force=force, option="--labels")
         stored = None if stored_labels is None else stored
     if stored is not None:
-        return {**_skipped(stored, output), "labels": labels}
+        return {**skipped(stored, output), "labels": labels}
     say(f"Drawing {n_rows:,} rows of {parameters.n_features} features from {parameters.n_components} components.")
     write_sample(parameters, n_rows, output, labels=labels, seed=seed, record=now)
     interrupts.defer()
@@ -187,8 +191,8 @@ def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | Non
     return {**found, "skipped": False}
 
 
-def inspect(model: str) -> Result:
-    """Return what a model file says."""
+def inspect(model: str, *, history: bool = False) -> Result:
+    """Return what a model file says; with `history` the record of each pass of its fit too."""
     found = load_model(model)
     p = found.parameters
     return {
@@ -206,6 +210,8 @@ def inspect(model: str) -> Result:
         "log_likelihood": found.record.get("log_likelihood"),
         "converged": found.record.get("converged"),
         "n_iter": found.record.get("n_iter"),
+        "selection": found.record.get("selection"),
+        **({"history": found.record.get("history", [])} if history else {}),
     }
 
 
@@ -233,15 +239,15 @@ def progress() -> Callable[[PassDone], None]:
     return listener
 
 
-def _places(X: Source, weights: Source | None) -> dict[str, str]:
+def places(X: Source, weights: Source | None) -> dict[str, str]:
     """Return where an output must not be."""
     return {"INPUT": X.label} | ({} if weights is None else {"--weights": weights.label})
 
 
-def _fit_result(done: Fit) -> Result:
+def fit_result(done: Fit) -> Result:
+    """Return what a fit found, as a part of a result."""
     p = done.parameters
     return {
-        "command": "fit",
         "status": done.status.value,
         "converged": done.status is Status.CONVERGED,
         "n_iter": done.n_iter,
@@ -251,6 +257,7 @@ def _fit_result(done: Fit) -> Result:
         "lower_bound": done.lower_bound,
         "bic": done.bic,
         "aic": done.aic,
+        "icl": done.icl,
         "components": p.n_components,
         "covariance": p.kind.name,
         "features": p.n_features,
@@ -260,7 +267,13 @@ def _fit_result(done: Fit) -> Result:
     }
 
 
-def _record(done: Fit, now: Result, found: Result) -> Result:
+def say_unless_converged(done: Fit) -> None:
+    """Log a warning, with its remedy, where a fit has not converged."""
+    if done.status is not Status.CONVERGED:
+        say(in_words_of_the_command_line(done.status.sentence), level=logging.WARNING)
+
+
+def model_record(done: Fit, now: Result, found: Result) -> Result:
     """Return the record of a model file: what `GaussianMixture.load` reads, and what the same command needs again."""
     return {
         **now,
@@ -277,7 +290,8 @@ def _record(done: Fit, now: Result, found: Result) -> Result:
     }
 
 
-def _skipped(stored: Result, output: str) -> Result:
+def skipped(stored: Result, output: str) -> Result:
+    """Return the result that was stored with a complete output, and say that there is nothing to do."""
     say(f"{output} is complete, from the same input and options: nothing to do (--force does it again).")
     return {**stored, "output": output, "skipped": True}
 

@@ -89,7 +89,7 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
                 help="What to do with rows that hold a NaN or an infinity: stop, or leave them out.",
             )
         )
-        return _declared(run, options)
+        return declared(run, options)
 
     return declare
 
@@ -113,7 +113,7 @@ def cluster_options(command: Callable[..., Any]) -> Any:
         return command(*args, cluster=cluster, **kwargs)
 
     section = "Where to run (without --scheduler: a cluster on this machine, for this command)"
-    return _declared(
+    return declared(
         run,
         [
             option(
@@ -166,11 +166,11 @@ def log_options(command: Callable[..., Any]) -> Any:
 
         result = command(*args, **kwargs)
         write_result(result)
-        if result.get("converged") is False and result["command"] == "fit":
+        if result.get("converged") is False and result["command"] in ("fit", "select"):
             raise click.exceptions.Exit(3)
 
     section = "Log and help"
-    return _declared(
+    return declared(
         run,
         [
             option(
@@ -189,7 +189,8 @@ def log_options(command: Callable[..., Any]) -> Any:
     )
 
 
-def _declared(run: Callable[..., Any], options: list[Callable[..., Any]]) -> Any:
+def declared(run: Callable[..., Any], options: list[Callable[..., Any]]) -> Any:
+    """Return a command with options, in the order in which the help lists them."""
     for declare in reversed(options):
         run = declare(run)
     return run

@@ -14,12 +14,15 @@ from daskgmm.errors import DataError, InputMissingError, OptionError, OutputErro
 from daskgmm.fitting.model_file import is_model, load_model
 from daskgmm.mixture.parameters import Parameters
 
+#: What must be the same where a fit is not done again.
+_OF_A_FIT = ("options", "input")
 #: Names of the options of a fit as the command line has them.
 _OPTIONS = {
     "n_components": "--components",
     "covariance_type": "--covariance",
     "n_init": "--restarts",
     "init_params": "--init",
+    "escape": "escape (--no-escape)",
 }
 
 
@@ -68,7 +71,7 @@ def finished_fit(output: str, now: Mapping[str, Any], *, force: bool) -> dict[st
     Parameters
     ----------
     now : mapping
-        "options" and "input" of the fit that is asked for, as JSON.
+        "command", "options" and "input" of the fit that is asked for, as JSON.
     force : bool
         Whether a model that is there is to be replaced.
 
@@ -94,7 +97,15 @@ def finished_fit(output: str, now: Mapping[str, Any], *, force: bool) -> dict[st
             f"--output must be free, or hold a model of the same fit; got {output}, a model that was saved from "
             "Python. Use --force to replace it, or choose another --output."
         )
-    _refuse_differences(output, {k: record.get(k) for k in now}, now)
+    command = record["result"].get("command")
+    if command != now["command"]:
+        raise OutputError(
+            f"--output must be free, or hold the same work; got {output}, a model that daskgmm {command} wrote. "
+            "Use --force to replace it, or choose another --output."
+        )
+    # (A selection notes what was asked beside the options of the model that it chose.)
+    options = record.get("selection", {}).get("asked", record.get("options"))
+    _refuse_differences(output, {"options": options, "input": record.get("input")}, {k: now[k] for k in _OF_A_FIT})
     return dict(record["result"])
 
 
@@ -135,6 +146,8 @@ def differences(stored: Any, now: Any, name: str = "") -> list[str]:
         if stored.get("location") != now.get("location"):
             names = {"location": None}
         return [d for n in names for d in differences(stored.get(n), now.get(n), f"{name} {n}".strip())]
+    if name == "options acceleration":
+        stored, now = stored or "none", now or "none"
     return [] if stored == now else [f"{_shown(name)} is {_brief(stored)} there, {_brief(now)} now"]
 
 

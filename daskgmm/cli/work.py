@@ -58,29 +58,42 @@ class Work:
             self._checked(LimitedExecutor(self.cluster.local_limit(n_partitions)))
         say(self._found())
         with machines(self.cluster, n_partitions=n_partitions) as where:
-            rows = self._checked(where.executor)
-            stated = self._stated(rows) + kept_worker_bytes(self.cache, rows, self.need, where.executor)
+            work = self._checked(where.executor)
+            stated = work._stated() + kept_worker_bytes(self.cache, work.rows, work.need, where.executor)
             limit = where.executor.memory_limit()
             against = f", of its limit of {_size(limit)}" if limit else ""
             place = "this process (one partition) with" if n_partitions == 1 else f"{where.where}, each with"
             say(f"Running in {place} at most {_size(stated)} of memory{against}.", stated_peak_bytes=stated)
             yield Running(where, stated, n_partitions, began)
 
-    def _checked(self, executor: Executor) -> Rows:
-        rows, limit = check_memory(self.rows, self.need, executor), executor.memory_limit()
-        if limit is not None and limit < self._stated(rows):
+    def _checked(self, executor: Executor) -> Work:
+        """Return the work as the workers' memory allows: in waves of fewer candidates, or without prefetch."""
+        try:
+            work = replace(self, rows=check_memory(self.rows, self.need, executor))
+        except MemoryLimitError:
+            if self.need.n_candidates == 1 or self.rows.n_partitions == 1:
+                raise
+            return self._halved()._checked(executor)
+        stated, limit = work._stated(), executor.memory_limit()
+        if limit is not None and limit < stated:
             raise MemoryLimitError(
-                f"--memory-limit must be at least the {_size(self._stated(rows))} that the work takes; got "
-                f"{_size(limit)}. Give more memory."
+                f"--memory-limit must be at least the {_size(stated)} that the work takes; got {_size(limit)}. "
+                "Give more memory."
             )
-        return rows
+        return work
 
-    def _stated(self, rows: Rows) -> int:
+    def _halved(self) -> Work:
+        """Return the work in waves of half as many candidates."""
+        need = replace(self.need, n_candidates=self.need.n_candidates // 2)
+        rows = self.rows.in_tasks(state_bytes=need.state_bytes(self.rows.X.n_features), n_threads=1)
+        return replace(self, rows=rows, need=need)
+
+    def _stated(self) -> int:
         """Return the bytes that a process of the work takes at peak."""
         if self.rows.n_partitions == 1:
             beside = max(self.own_bytes, self.need.extra_bytes)
-            return OWN_BYTES + beside + peak_task_bytes(rows, replace(self.need, extra_bytes=0))
-        return peak_worker_bytes(rows, self.need)
+            return OWN_BYTES + beside + peak_task_bytes(self.rows, replace(self.need, extra_bytes=0))
+        return peak_worker_bytes(self.rows, self.need)
 
     def _found(self) -> str:
         X, n_chunks, n_partitions = self.rows.X, len(self.rows.X.chunk_edges) - 1, self.rows.n_partitions

@@ -18,7 +18,7 @@ class PassDone:
     number : int
         Passes so far, this one included.
     what : str
-        "survey", "em" or "closing".
+        "survey", "start" (all of EM on the sample: nothing is read), "em" or "closing".
     rows, n_bytes : int
         Rows and decoded bytes that the pass went over.
     seconds : float
@@ -28,6 +28,8 @@ class PassDone:
         Candidates that go on.
     remaining_seconds : float or None
         An estimate of the time to the end, or None where nothing is known.
+    model : str
+        What was started, where there are several models.
     """
 
     number: int
@@ -39,6 +41,7 @@ class PassDone:
     change: float | None = None
     n_running: int = 0
     remaining_seconds: float | None = None
+    model: str = ""
 
     def line(self) -> str:
         """Return the line of progress."""
@@ -46,7 +49,11 @@ class PassDone:
         parts.append(f"{'':>15s}" if self.mean_log_likelihood is None else f"{self.mean_log_likelihood:15.6f}")
         parts.append(f"{'':>10s}" if self.change is None else f"{self.change:+10.2e}")
         seconds = max(self.seconds, 1e-9)
-        parts.append(f"{_short(self.rows / seconds):>7s} rows/s  {self.n_bytes / seconds / 1e9:6.3f} GB/s")
+        parts.append(f"{_short(self.rows / seconds):>7s} rows/s")
+        if self.n_bytes:
+            parts.append(f"{self.n_bytes / seconds / 1e9:6.3f} GB/s")
+        if self.model:
+            parts.append(self.model)
         if self.n_running > 1:
             parts.append(f"{self.n_running} candidates")
         if self.remaining_seconds is not None:

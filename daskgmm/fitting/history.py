@@ -59,7 +59,9 @@ class History:
         """Tell of the end of all passes over the sample, and of the candidate that goes on."""
         rows, seconds = self._sampled_rows, self._sampled_seconds
         self._sampled_rows, self._sampled_seconds = 0, 0.0
-        self._listener(PassDone(self.n_passes, "start", rows, 0, seconds, best.lower_bound, n_running=1))
+        o = best.options
+        name = f"{o.n_components} {o.covariance_type}" if len(self.of_model) > 1 else ""
+        self._listener(PassDone(self.n_passes, "start", rows, 0, seconds, best.lower_bound, n_running=1, model=name))
 
     def passed(self, n_passes: int, seconds: float, found: Iterable[tuple[int, Candidate]]) -> None:
         """Note an EM pass (in waves: several) for some models' candidates; those that ended before are left out."""

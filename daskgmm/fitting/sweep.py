@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from numbers import Integral
 
 import numpy as np
 
 from daskgmm.data.executor import Executor
 from daskgmm.data.source import Source
 from daskgmm.errors import OptionError
+from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import Listener, ignore
 from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.loop import Candidate
@@ -111,15 +113,10 @@ def select_model(
     OptionError
         And what `fit_mixture` raises.
     """
-    numbers = sorted(set(n_components))
-    _check(options, numbers, covariance_types, criterion, n_folds)
-    folds = [None, *(Fold(i, n_folds, options.seed) for i in range(n_folds))]
-    models = [
-        Model(replace(options, n_components=k, covariance_type=kind), fold)
-        for kind in covariance_types
-        for k in numbers
-        for fold in folds
-    ]
+    models = selection_models(
+        options, n_components=n_components, covariance_types=covariance_types, criterion=criterion, n_folds=n_folds
+    )
+    check_shape(X, n_components=max(model.options.n_components for model in models))
     with running(models, X, n_folds=n_folds, weights=weights, executor=executor, listener=listener) as run:
         started, stopped = _started(run, models, criterion, stop_early=stop_early)
         fits = dict(zip(started, run.polished(started), strict=True))
@@ -129,6 +126,31 @@ def select_model(
     return Sweep(criterion, tuple(entries), best, tuple(stopped.items()), last.n_passes, last.bytes_read, last.seconds)
 
 
+def folds_needed(criterion: str) -> int:
+    """Return the number of folds where the user named none."""
+    return 5 if criterion == "held_out" else 0
+
+
+def selection_models(
+    options: FitOptions,
+    *,
+    n_components: Iterable[int],
+    covariance_types: Sequence[str],
+    criterion: str = "bic",
+    n_folds: int = 0,
+) -> list[Model]:
+    """Return the models of a selection, each followed by those of its folds; an OptionError where there can be none."""
+    numbers = sorted(set(n_components))
+    _check(options, numbers, covariance_types, criterion, n_folds)
+    folds = [None, *(Fold(i, n_folds, options.seed) for i in range(n_folds))]
+    return [
+        Model(replace(options, n_components=k, covariance_type=kind), fold)
+        for kind in covariance_types
+        for k in numbers
+        for fold in folds
+    ]
+
+
 def _check(options: FitOptions, numbers: Sequence[int], kinds: Sequence[str], criterion: str, n_folds: int) -> None:
     if not numbers or not kinds:
         raise OptionError("n_components and covariance_type must name at least one model; got none. Give a range.")
@@ -136,6 +158,8 @@ def _check(options: FitOptions, numbers: Sequence[int], kinds: Sequence[str], cr
         raise OptionError(f"covariance_type must name each kind once; got {', '.join(kinds)}. Leave the others out.")
     if criterion not in CRITERIA:
         raise OptionError(f"criterion must be one of {', '.join(CRITERIA)}; got {criterion!r}.")
+    if not isinstance(n_folds, Integral) or isinstance(n_folds, bool):
+        raise OptionError(f"n_folds must be an integer; got {n_folds!r}. Take 5.")
     if criterion == "held_out" and n_folds < 2:
         raise OptionError(f"n_folds must be at least 2 for the criterion held_out; got {n_folds}. Take 5.")
     if n_folds < 0 or n_folds == 1:

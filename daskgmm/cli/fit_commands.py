@@ -1,0 +1,145 @@
+"""The two commands that fit: `daskgmm fit` one mixture, `daskgmm select` the best of several."""
+
+# click keeps the lines of a paragraph apart that begins with a backspace, "\b".
+# ruff: noqa: D301
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from daskgmm.cli.fit_options import KINDS, Kinds, Numbers, fit_options, model_output
+from daskgmm.cli.group import SectionCommand
+from daskgmm.cli.options import cluster_options, force_option, input_options, log_options, option
+
+
+@click.command(cls=SectionCommand, short_help="Fit a mixture to rows, and write the model.")
+@click.argument("input")
+@option(
+    "-k",
+    "--components",
+    type=click.IntRange(min=1),
+    required=True,
+    section="Mixture",
+    metavar="N",
+    help="Number of Gaussians.",
+)
+@option(
+    "--covariance",
+    type=click.Choice(KINDS),
+    default="full",
+    show_default=True,
+    section="Mixture",
+    help="A full matrix each; one for all; axis-parallel; one variance each.",
+)
+@fit_options
+@input_options(weights=True)
+@model_output
+@force_option
+@cluster_options
+@log_options
+def fit(
+    *, components: int, covariance: str, how: dict[str, Any], data: Any, output: str, force: bool, cluster: Any
+) -> dict[str, Any]:
+    """Fit a mixture to all rows of INPUT, and write the model.
+
+    INPUT is the path or URL of an array of numbers of shape (rows, features): a Zarr array, a Zarr group with one,
+    or a .npy file.
+
+    \b
+    Examples:
+      daskgmm fit data.zarr --components 8 --output model.zarr
+      daskgmm fit data.zarr -k 8 -o model.zarr --covariance diag --restarts 10 --memory-limit 2GiB
+      daskgmm fit s3://bucket/data.zarr -k 8 -o model.zarr --scheduler tcp://10.0.0.5:8786
+
+    Prints one line a pass, then the result as JSON. Exit code 3 says that it is written but has not converged.
+    """
+    from daskgmm.cli import jobs
+    from daskgmm.fitting.options import FitOptions
+
+    options = FitOptions(n_components=components, covariance_type=covariance, non_finite=data.non_finite, **how)
+    return jobs.fit(data, output, options, cluster=cluster, force=force)
+
+
+@click.command(cls=SectionCommand, short_help="Fit several mixtures in shared passes, and write the best.")
+@click.argument("input")
+@option(
+    "-k",
+    "--components",
+    type=Numbers(),
+    default="1:10",
+    show_default=True,
+    section="Mixture",
+    metavar="NUMBERS",
+    help="Numbers of Gaussians: 1:20 (both ends included), 2:20:2 or 2,4,8.",
+)
+@option(
+    "--covariance",
+    type=Kinds(),
+    default="full",
+    show_default=True,
+    section="Mixture",
+    metavar="KINDS",
+    help="Kinds to compare, of full (a full matrix each), tied (one for all), diag (axis-parallel), spherical (one "
+    "variance each): full,diag.",
+)
+@option(
+    "--criterion",
+    type=click.Choice(["bic", "aic", "icl", "held-out"]),
+    default="bic",
+    show_default=True,
+    section="Comparison",
+    help="BIC asks for the number of Gaussians, ICL for that of separate groups, AIC and the log-likelihood of "
+    "held-out rows for the best density.",
+)
+@option(
+    "--folds",
+    type=click.IntRange(min=0),
+    default=None,
+    show_default="5 for held-out, else 0",
+    section="Comparison",
+    metavar="N",
+    help="Fit each model also without each of so many equal parts of the rows, in the same passes, and judge it there.",
+)
+@option(
+    "--all",
+    "fit_all",
+    is_flag=True,
+    section="Comparison",
+    help="Fit all numbers of components, also where the criterion has clearly turned before.",
+)
+@fit_options
+@input_options(weights=True)
+@model_output
+@option("--table", section="Output", metavar="FILE", help="Where to write the table, as .csv or .json.")
+@option("--plot", section="Output", metavar="FILE", help="Where to draw the criterion, as .png, .pdf or .svg.")
+@force_option
+@cluster_options
+@log_options
+def select(
+    *, components: list[int], covariance: list[str], criterion: str, folds: int | None, fit_all: bool,
+    how: dict[str, Any], data: Any, output: str, table: str | None, plot: str | None, force: bool, cluster: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Fit mixtures of several sizes and kinds to all rows of INPUT, and write the best of them.
+
+    All of them share each pass over the data, so that ten take about as many passes as one. INPUT is as for daskgmm
+    fit; so is the model.
+
+    \b
+    Examples:
+      daskgmm select data.zarr --components 1:20 --output model.zarr
+      daskgmm select data.zarr -k 2,4,8,16 --covariance full,diag -o model.zarr --plot bic.png --table bic.csv
+      daskgmm select data.zarr -k 1:20 --criterion held-out -o model.zarr
+
+    Prints one line a pass and a table of the models, then the result as JSON. Exit code 3 says that the best of them is
+    written but has not converged.
+    """
+    from daskgmm.cli.selecting import Comparison, select
+    from daskgmm.fitting.options import FitOptions
+
+    comparison = Comparison(
+        components, covariance, criterion, folds=folds, fit_all=fit_all,
+        options=FitOptions(non_finite=data.non_finite, **how),
+    )  # fmt: skip
+    return select(data, output, comparison, table=table, plot=plot, cluster=cluster, force=force)

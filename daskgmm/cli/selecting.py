@@ -1,0 +1,200 @@
+"""What `daskgmm select` does: the comparison that is asked for, its result, and the files that it writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from daskgmm.cli.cluster import ClusterOptions
+from daskgmm.cli.jobs import (
+    Input,
+    Result,
+    fit_result,
+    fitting_work,
+    model_record,
+    places,
+    progress,
+    say_unless_converged,
+    skipped,
+)
+from daskgmm.cli.outputs import check_place, finished_fit
+from daskgmm.cli.terminal import interrupts, say, strict_json
+from daskgmm.data.writing import whole_or_nothing
+from daskgmm.errors import OptionError, OutputError
+from daskgmm.fitting.checks import check_shape
+from daskgmm.fitting.model_file import Model, save_model
+from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
+from daskgmm.plot import check_matplotlib, picture
+from daskgmm.report import selection_table, selection_text
+
+_TABLES, _PLOTS = (".csv", ".json"), (".png", ".pdf", ".svg")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The models to compare, and by what.
+
+    Attributes
+    ----------
+    n_components, covariance_types
+    criterion : {"bic", "aic", "icl", "held-out"}
+    folds : int or None
+        None takes as many as the criterion needs.
+    fit_all : bool
+        Whether numbers of components are fitted beyond the turn of the criterion.
+    options : FitOptions
+        Of every model, but number and kind.
+    """
+
+    n_components: Sequence[int]
+    covariance_types: Sequence[str]
+    criterion: str
+    folds: int | None
+    fit_all: bool
+    options: FitOptions
+
+    def asked(self) -> dict[str, Any]:
+        """Return the keywords of `select_model`, but `stop_early`."""
+        criterion = self.criterion.replace("-", "_")
+        return {
+            "n_components": self.n_components,
+            "covariance_types": self.covariance_types,
+            "criterion": criterion,
+            "n_folds": folds_needed(criterion) if self.folds is None else self.folds,
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what decides the result, by names that differences are told by."""
+        return {
+            **self.options.as_json(),
+            "n_components": list(self.n_components),
+            "covariance_type": list(self.covariance_types),
+            "criterion": self.criterion,
+            "folds": self.asked()["n_folds"],
+            "all": self.fit_all,
+        }
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where table and plot go; None where they are not wanted."""
+
+    table: str | None
+    plot: str | None
+
+    def check(self, *, inputs: Mapping[str, str]) -> None:
+        """Raise an error where one of them cannot be written, before any work is done."""
+        others = dict(inputs)
+        for name, place, ends in (("--table", self.table, _TABLES), ("--plot", self.plot, _PLOTS)):
+            if place is None:
+                continue
+            if os.path.splitext(place)[1].lower() not in ends or "://" in place:
+                raise OptionError(f"{name} must be a path that ends with {' or '.join(ends)}; got {place}. Rename it.")
+            check_place(place, inputs=others, option=name)
+            others[name] = place
+        if self.plot is not None:
+            check_matplotlib("--plot")
+
+    def refuse_existing(self) -> None:
+        """Raise an OutputError where something stands at one of the places."""
+        for name, place in (("--table", self.table), ("--plot", self.plot)):
+            if place is not None and os.path.lexists(place):
+                raise OutputError(
+                    f"{name} must not exist yet; got {place}, which does. Use --force to replace it, or choose another."
+                )
+
+    def write(self, found: Mapping[str, Any], *, replace: bool) -> None:
+        """Write them; with `replace` also where they are there."""
+        for place, written in ((self.table, _table), (self.plot, _plot)):
+            if place is not None and (replace or not os.path.lexists(place)):
+                content = written(found, os.path.splitext(place)[1].lower())
+                with whole_or_nothing(place) as beside, open(beside, "wb") as file:
+                    file.write(content)
+
+
+def select(
+    data: Input,
+    output: str,
+    comparison: Comparison,
+    *,
+    table: str | None,
+    plot: str | None,
+    cluster: ClusterOptions,
+    force: bool,
+) -> Result:
+    """Return the result of a selection, whose best model is then at `output`."""
+    began = perf_counter()
+    asked, files = comparison.asked(), Files(table, plot)
+    models = [model.options for model in selection_models(comparison.options, **asked)]
+    X, weights = data.open()
+    check_place(output, inputs=places(X, weights))
+    files.check(inputs={**places(X, weights), "--output": output})
+    identity = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
+    now = {"command": "select", "options": comparison.as_json(), "input": identity}
+    stored = finished_fit(output, now, force=force)
+    if stored is not None:
+        return _again(skipped(stored, output), files)
+    if not force:
+        files.refuse_existing()
+    check_shape(X, n_components=max(comparison.n_components))
+    with fitting_work(models, X, weights, cluster).on_machines(began) as running:
+        sweep = select_model(
+            X, comparison.options, **asked, stop_early=not comparison.fit_all, weights=weights,
+            executor=running.executor, listener=progress(),
+        )  # fmt: skip
+        interrupts.defer()
+        found = {
+            "command": "select",
+            "criterion": sweep.criterion,
+            **fit_result(sweep.entries[sweep.best].fit),
+            "held_out": sweep.entries[sweep.best].held_out,
+            **running.resources(sweep.bytes_read),
+            "cached_bytes": sweep.entries[sweep.best].fit.cached_bytes,
+            "stopped": dict(sweep.stopped),
+            "table": selection_table(sweep),
+            "output": output,
+        }
+        _save(sweep, comparison, now, found, overwrite=force)
+    say(selection_text(found["table"], found["criterion"], found["stopped"]))
+    say_unless_converged(sweep.entries[sweep.best].fit)
+    files.write(found, replace=force)
+    return {**found, "table_output": table, "plot_output": plot, "skipped": False}
+
+
+def _save(sweep: Sweep, comparison: Comparison, now: Result, found: Result, *, overwrite: bool) -> None:
+    """Write the best model as `daskgmm fit` writes it, with what it was compared with."""
+    fit = sweep.entries[sweep.best].fit
+    alone = {"n_components": found["components"], "covariance_type": found["covariance"]}
+    record = model_record(fit, {**now, "options": {**comparison.options.as_json(), **alone}}, found)
+    record["selection"] = {
+        "asked": now["options"],
+        **{name: found[name] for name in ("criterion", "stopped", "table")},
+    }
+    save_model(Model(fit.parameters, record), found["output"], overwrite=overwrite)
+
+
+def _again(stored: Result, files: Files) -> Result:
+    """Return a stored result; table and plot are written where they are not there, for nothing is read for them."""
+    say(selection_text(stored["table"], stored["criterion"], stored["stopped"]))
+    files.write(stored, replace=False)
+    return {**stored, "table_output": files.table, "plot_output": files.plot}
+
+
+def _table(found: Mapping[str, Any], end: str) -> bytes:
+    if end == ".json":
+        return (strict_json(found["table"], indent=2) + "\n").encode()
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, list(found["table"][0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found["table"])
+    return lines.getvalue().encode()
+
+
+def _plot(found: Mapping[str, Any], end: str) -> bytes:
+    return picture(found["table"], found["criterion"], form=end[1:])

@@ -1,0 +1,100 @@
+"""The picture of a selection (matplotlib)."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from daskgmm.errors import OptionError, OutputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: What the axis of a criterion says.
+_LABELS = {
+    "bic": "BIC (2 × nats; lower is better)",
+    "aic": "AIC (2 × nats; lower is better)",
+    "icl": "ICL (2 × nats; lower is better)",
+    "held_out": "mean log-likelihood of held-out rows (nats a row; higher is better)",
+}
+# Told apart in grey and by the colour-blind too: Okabe and Ito's colours, and a marker each.
+_STYLES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"))
+
+
+def check_matplotlib(what: str) -> None:
+    """Raise an OptionError where matplotlib is missing; `what` needs it."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise OptionError(
+            f'{what} must have matplotlib; got {error}. Install it: pip install "daskgmm[plot]"'
+        ) from error
+
+
+def plot_selection(
+    table: Sequence[Mapping[str, Any]],
+    criterion: str,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Return the axes of a plot of a criterion against the number of components, a line a kind, the best marked.
+
+    Parameters
+    ----------
+    table : sequence of mapping
+        See `Selection.table`.
+    path : path, optional
+        Where to write the picture.
+    ax : matplotlib Axes, optional
+        Where to draw; without, a figure is made.
+    """
+    check_matplotlib("plot")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    if ax is None:
+        figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        ax = figure.add_subplot()
+    for (kind, rows), (colour, marker) in zip(
+        groupby(table, key=lambda r: r["covariance_type"]), _STYLES, strict=False
+    ):
+        points = [(row["n_components"], row[criterion]) for row in rows]
+        ax.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, linewidth=1.5, label=kind)
+    best = next(row for row in table if row["chosen"])
+    name = f"best: {best['n_components']}, {best['covariance_type']}"
+    ax.plot(
+        best["n_components"], best[criterion], linestyle="none", marker="o", markersize=14, markeredgewidth=2,
+        markerfacecolor="none", markeredgecolor="black", label=name,
+    )  # fmt: skip
+    ax.set_xlabel("number of components")
+    ax.set_ylabel(_LABELS[criterion])
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(title="covariance", frameon=False)
+    if path is not None:
+        _write(ax.figure, os.fspath(path))
+    return ax
+
+
+def picture(table: Sequence[Mapping[str, Any]], criterion: str, *, form: str) -> bytes:
+    """Return the plot as a file of the form "png", "pdf" or "svg"."""
+    content = io.BytesIO()
+    figure: Any = plot_selection(table, criterion).figure
+    figure.savefig(content, format=form)
+    return content.getvalue()
+
+
+def _write(figure: Any, path: str) -> None:
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"The picture's place must be writable, and end like .png; got {error} for {path}. Choose another."
+        ) from error

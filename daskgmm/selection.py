@@ -1,0 +1,213 @@
+"""`select`: which number of components, and which kind of covariance, describes the rows best."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+from daskgmm.errors import OptionError
+from daskgmm.estimator import GaussianMixture, fitted, warn_unless_converged
+from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
+from daskgmm.inputs import opened_rows, opened_weights, printing
+from daskgmm.report import selection_table, selection_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, repr=False)
+class Selection:
+    """The models of a selection, and which of them is best.
+
+    Printed, it is a table for a person; `plot` draws it.
+
+    Attributes
+    ----------
+    table : list of dict
+        One a model, by kind in the order given, then by number of components: n_components, covariance_type, n_free
+        (free parameters), mean_log_likelihood (nats a row), log_likelihood (nats), aic, bic, icl, held_out (mean
+        log-likelihood of rows that the model was not fitted to, nats a row, or None), converged, n_iter, chosen.
+    estimators : list of GaussianMixture
+        The fitted models, in the order of the table. Each is what `GaussianMixture(...).fit(X)` with the same
+        parameters gives, bit for bit, but that n_passes_ counts the passes that all of them shared.
+    criterion : str
+    stopped : dict of str to int
+        Kinds whose larger numbers of components were left out, and the largest number that was fitted.
+    n_passes : int
+        Sweeps over the data, of all models together.
+    bytes_read : int
+        Decoded bytes that came from the source in all of them.
+    seconds : float
+    """
+
+    table: list[dict[str, Any]]
+    estimators: list[GaussianMixture]
+    criterion: str
+    stopped: dict[str, int]
+    n_passes: int
+    bytes_read: int
+    seconds: float
+
+    @property
+    def best_(self) -> GaussianMixture:
+        """The model that the criterion chose, fitted."""
+        return next(e for e, row in zip(self.estimators, self.table, strict=True) if row["chosen"])
+
+    @property
+    def estimator(self) -> GaussianMixture:
+        """The same as `best_`."""
+        return self.best_
+
+    def text(self) -> str:
+        """Return the table as aligned text, the best model marked, and what there is to say of the search."""
+        return selection_text(self.table, self.criterion, self.stopped)
+
+    def plot(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
+        """Return the axes of a plot of the criterion against the number of components, a line a kind.
+
+        Parameters
+        ----------
+        path : path, optional
+            Where to write the picture; the end of its name says its format, such as .png.
+        ax : matplotlib Axes, optional
+            Where to draw; without, a figure is made.
+
+        Raises
+        ------
+        OptionError
+            matplotlib is missing.
+        """
+        from daskgmm.plot import plot_selection
+
+        return plot_selection(self.table, self.criterion, path=path, ax=ax)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        p = self.best_
+        return (
+            f"<Selection by {self.criterion}: n_components={p.n_components}, covariance_type={p.covariance_type!r}, "
+            f"best of {len(self.table)} models in {self.n_passes} passes>"
+        )
+
+
+def select(
+    X: Any,
+    *,
+    n_components: int | Iterable[int] = range(1, 11),
+    covariance_type: str | Sequence[str] = "full",
+    criterion: str = "bic",
+    n_folds: int | None = None,
+    stop_early: bool = True,
+    sample_weight: Any = None,
+    tol: float = 1e-3,
+    reg_covar: float = 1e-6,
+    max_iter: int = 100,
+    n_init: int = 1,
+    init_params: str = "kmeans",
+    random_state: Any = None,
+    non_finite: str = "error",
+    precision: str = "double",
+    cache: Any = "auto",
+    acceleration: str | None = "squarem",
+    escape: bool = True,
+    start_rows: int | None = None,
+    verbose: int = 0,
+) -> Selection:
+    """Return the models of every number of components and covariance kind, and which of them is best.
+
+    All models share every pass over the data: reading it for ten of them takes as long as for the one that converges
+    last.
+
+    Parameters
+    ----------
+    X : array, Dask array, Zarr array, path or URL
+        (n_rows, n_features), as for `GaussianMixture.fit`.
+    n_components : int or iterable of int, default=range(1, 11)
+    covariance_type : {"full", "tied", "diag", "spherical"} or sequence of these, default="full"
+    criterion : {"bic", "aic", "icl", "held_out"}, default="bic"
+        What is compared. BIC asks for the number of Gaussians, ICL for that of separate groups, AIC and the
+        log-likelihood of held-out rows for the best density.
+    n_folds : int or None
+        Each model is fitted, in the same passes, to what each of so many equal parts of the rows leaves too, and judged
+        on the part. None: 5 where the criterion is "held_out", else 0, for none.
+    stop_early : bool, default=True
+        Whether larger numbers of components are left out once the criterion has clearly turned on the sample.
+    sample_weight : array, Dask array, Zarr array, path or URL, optional
+        (n_rows,); criteria count the sum of the weights as rows.
+    tol, reg_covar, max_iter, n_init, init_params, random_state, non_finite, precision, cache, acceleration, escape, \
+start_rows
+        Of each model, as for `GaussianMixture`.
+    verbose : int, default=0
+        1 prints a line every ten passes, 2 for each pass.
+
+    Raises
+    ------
+    daskgmm.errors.DaskgmmError
+        As `GaussianMixture.fit`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> import daskgmm
+    >>> found = daskgmm.select(load_iris().data, n_components=range(1, 5), n_init=2, random_state=0)
+    >>> found.best_.n_components
+    2
+    >>> [round(row["bic"]) for row in found.table]
+    [830, 574, 581, 630]
+    """
+    numbers = _numbers(n_components)
+    kinds = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
+    like = GaussianMixture(
+        tol=tol, reg_covar=reg_covar, max_iter=max_iter, n_init=n_init, init_params=init_params,
+        random_state=random_state, non_finite=non_finite, precision=precision, cache=cache, acceleration=acceleration,
+        escape=escape, start_rows=start_rows, verbose=verbose,
+    )  # fmt: skip
+    if not isinstance(stop_early, bool):
+        raise OptionError(f"stop_early must be True or False; got {stop_early!r}.")
+    options, listener = like.fit_options(), printing(verbose, like.verbose_interval)
+    folds = folds_needed(criterion) if n_folds is None else n_folds
+    asked: dict[str, Any] = {
+        "n_components": numbers,
+        "covariance_types": kinds,
+        "criterion": criterion,
+        "n_folds": folds,
+    }
+    # (What can be known to be wrong is told before Dask counts the rows of chunks of unknown size.)
+    selection_models(options, **asked)
+    source, weights = opened_rows(like, X, reset=True), opened_weights(sample_weight)
+    sweep = select_model(source, options, **asked, stop_early=stop_early, weights=weights, listener=listener)
+    best = sweep.entries[sweep.best].fit
+    if max_iter > 0:
+        warn_unless_converged(best.status, best.n_iter, stacklevel=2)
+    return _selection(sweep, like, options)
+
+
+def _numbers(n_components: Any) -> list[Any]:
+    if isinstance(n_components, Integral):
+        return [n_components]
+    if isinstance(n_components, str) or not isinstance(n_components, Iterable):
+        raise OptionError(f"n_components must be an integer or several; got {n_components!r}. Give range(1, 11).")
+    # (Numbers of NumPy become plain ones; whatever is no integer is refused by its own message.)
+    return [int(k) if isinstance(k, Integral) and not isinstance(k, bool) else k for k in n_components]
+
+
+def _selection(sweep: Sweep, like: GaussianMixture, options: FitOptions) -> Selection:
+    estimators = [
+        fitted(like, e.fit, replace(options, n_components=e.n_components, covariance_type=e.covariance_type))
+        for e in sweep.entries
+    ]
+    return Selection(
+        table=selection_table(sweep),
+        estimators=estimators,
+        criterion=sweep.criterion,
+        stopped=dict(sweep.stopped),
+        n_passes=sweep.n_passes,
+        bytes_read=sweep.bytes_read,
+        seconds=sweep.seconds,
+    )

@@ -21,9 +21,10 @@ class History:
     """The records of the models of a run.
 
     A record has the keys of `COLUMNS`. `pass` is the number of passes over the input so far; `what` is "survey",
-    "search" (a round of k-means||), "start" (EM on the sample: the pass is the survey's, nothing is read), "em" or
-    "closing"; `rows` the rows that the pass visited for the candidate; `mean_log_likelihood` that of the parameters that went in, nats, and `step` the step
-    length that led to them, 1 for a plain EM step. None stands where there is no finite number.
+    "search" (a round of k-means||), "start" (EM on the sample: the pass is the one before, nothing is read), "em" or
+    "closing"; `rows` the rows that the pass visited for the candidate; `mean_log_likelihood` that of the parameters
+    that went in, nats, and `step` the step length that led to them, 1 for a plain EM step. None stands where there is
+    no finite number.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ def fit_need(models: Sequence[FitOptions], X: Source) -> Need:
 
 
 def _start_bytes(options: FitOptions, X: Source) -> int:
-    """Return the bytes that a start takes in a worker: its pieces of the sample, or states of k-means|| and distances."""
+    """Return the bytes that a start takes in a worker: pieces of the sample, or states of k-means|| and distances."""
     n_features = X.n_features
     if options.starts_on_all_rows:
         n_points = 1 + N_ROUNDS * OVERSAMPLING * options.n_components

@@ -142,7 +142,7 @@ GAIN = 1e-4
 
 
 def _distinct(found: Sequence[Parameters]) -> list[Parameters]:
-    """Return the mixtures without those that are another one with its components in another order (k-means' often are)."""
+    """Return the mixtures without those that are another one in another order of components, as k-means' often are."""
     kept: list[Parameters] = []
     for p in found:
         if not any(

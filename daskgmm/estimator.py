@@ -109,9 +109,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Rows dropped as non-finite.
     history_ : list of dict
         A record for each pass and restart, as a table: `pandas.DataFrame(gm.history_)`. Its columns: pass; what
-        ("survey", "search" for k-means||, "start" for EM on the sample, which reads nothing, "em", "closing"); candidate; mean_log_likelihood
-        of the parameters that went in, nats; change of it in a plain EM step, nats; step, the length of the step that
-        led to them (1: plain EM); accepted; status; rows visited; seconds; n_bytes.
+        ("survey", "search" for k-means||, "start" for EM on the sample, which reads nothing, "em", "closing");
+        candidate; mean_log_likelihood of the parameters that went in, nats; change of it in a plain EM step, nats;
+        step, the length of the step that led to them (1: plain EM); accepted; status; rows visited; seconds; n_bytes.
     n_features_in_ : int
 
     Examples

@@ -18,7 +18,9 @@ from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
 
 #: Stages before the last, each with half of the candidates and twice the rows of the one before, and their EM steps.
-STAGES, STAGE_PASSES = 3, 6
+#: (Three stages from an eighth of the rows on, each of six steps, cost as much and ended 0.013 nats lower in the mean of
+#: six fits of 16 to 50 components: an eighth of the sample was too little to judge by.)
+STAGES, STAGE_PASSES = 2, 4
 #: k-means of a start need not converge: EM goes on from it.
 K_MEANS_ITERATIONS = 10
 #: EM steps on the whole sample at most, and the change at which they end, nats: passes are cheap here.

@@ -146,8 +146,8 @@ def test_weights_on_local_processes(tmp_path: Path) -> None:
     """Three partitions, two workers, weights: rows of weight 0 are a group that must not be found."""
     random = np.random.default_rng(4)
     label = random.integers(3, size=60_000)
-    rows = 9.0 * label[:, np.newaxis] + random.standard_normal((60_000, 4))
-    zarr.create_array(tmp_path / "X.zarr", data=np.tile(rows, (10, 8)), chunks=(60_000, 32), compressors=None)
+    rows = 9.0 * label[:, np.newaxis] + random.standard_normal((60_000, 32))
+    zarr.create_array(tmp_path / "X.zarr", data=np.tile(rows, (10, 1)), chunks=(60_000, 32), compressors=None)
     zarr.create_array(tmp_path / "w.zarr", data=np.tile((label != 1).astype("f4"), 10), chunks=(60_000,))
     options = ("--covariance", "diag", "--weights", tmp_path / "w.zarr", "--workers", 2, "--memory-limit", "500MiB")
     done = run("select", tmp_path / "X.zarr", "-k", "1:3", "-o", tmp_path / "m.zarr", *options, "--start-rows", 4000)

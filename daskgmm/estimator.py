@@ -55,10 +55,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Added to every variance, in squared units of the data.
     max_iter : int, default=100
         Passes of EM over all rows, at most.
-    n_init : int, default=1
+    n_init : int, default=10
         Restarts. They compete on the sample, fewer and fewer on more and more rows; the best goes on to all rows.
-    init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
-        How a start is found, on a seeded sample of the rows (all of them where they are few).
+    init_params : {"kmeans", "k-means++", "random", "random_from_data", "k-means||"}, default="kmeans"
+        How a start is found, on a seeded sample of the rows (all of them where they are few). "k-means||" takes six
+        passes over all rows instead, and finds small groups far from the others, which a sample would miss; its
+        restarts share the passes that follow, the worse half of them retired every six.
     weights_init : (n_components,), means_init : (n_components, n_features), precisions_init : array-like or None
         Initial parameters that replace those of the start.
     random_state : int, RandomState or None
@@ -107,9 +109,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Rows dropped as non-finite.
     history_ : list of dict
         A record for each pass and restart, as a table: `pandas.DataFrame(gm.history_)`. Its columns: pass; what
-        ("survey", "start" for EM on the sample, which reads nothing, "em", "closing"); candidate; mean_log_likelihood
-        of the parameters that went in, nats; change of it in a plain EM step, nats; step, the length of the step that
-        led to them (1: plain EM); accepted; status; rows visited; seconds; n_bytes.
+        ("survey", "search" for k-means||, "start" for EM on the sample, which reads nothing, "em", "closing");
+        candidate; mean_log_likelihood of the parameters that went in, nats; change of it in a plain EM step, nats;
+        step, the length of the step that led to them (1: plain EM); accepted; status; rows visited; seconds; n_bytes.
     n_features_in_ : int
 
     Examples
@@ -130,7 +132,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
         max_iter: int = 100,
-        n_init: int = 1,
+        n_init: int = 10,
         init_params: str = "kmeans",
         weights_init: Any = None,
         means_init: Any = None,

@@ -111,7 +111,7 @@ def select(
     tol: float = 1e-3,
     reg_covar: float = 1e-6,
     max_iter: int = 100,
-    n_init: int = 1,
+    n_init: int = 10,
     init_params: str = "kmeans",
     random_state: Any = None,
     non_finite: str = "error",

@@ -124,7 +124,7 @@ def fit_options(command: Callable[..., Any]) -> Any:
             option(
                 "--restarts",
                 type=click.IntRange(min=1),
-                default=1,
+                default=10,
                 show_default=True,
                 section="Fit",
                 metavar="N",
@@ -132,11 +132,12 @@ def fit_options(command: Callable[..., Any]) -> Any:
             ),
             option(
                 "--init",
-                type=click.Choice(["kmeans", "k-means++", "random", "random_from_data"]),
+                type=click.Choice(["kmeans", "k-means++", "random", "random_from_data", "k-means||"]),
                 default="kmeans",
                 show_default=True,
                 section="Fit",
-                help="How a start is found, on a sample of the rows.",
+                help="How a start is found: on a sample of the rows, or, by k-means||, in six passes over all of them, "
+                "which finds small far groups that a sample would miss.",
             ),
             option(
                 "--seed",

@@ -57,12 +57,6 @@ class Survey:
         """Number, weight, mean and scatter, as M-steps need them."""
         return RowSet(self.n_rows, self.weight, self.mean, self.scatter)
 
-    @property
-    def variances(self) -> Floats:
-        """Variance of each feature, (n_features,), float64, over the weights."""
-        diagonal = np.diagonal(self.scatter) if self.scatter.ndim == 2 else self.scatter
-        return diagonal / self.weight
-
 
 @dataclass(frozen=True)
 class SurveyPass:

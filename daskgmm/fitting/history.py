@@ -21,9 +21,10 @@ class History:
     """The records of the models of a run.
 
     A record has the keys of `COLUMNS`. `pass` is the number of passes over the input so far; `what` is "survey",
-    "start" (EM on the sample: the pass is the survey's, nothing is read), "em" or "closing"; `rows` the rows that the
-    pass visited for the candidate; `mean_log_likelihood` that of the parameters that went in, nats, and `step` the step
-    length that led to them, 1 for a plain EM step. None stands where there is no finite number.
+    "search" (a round of k-means||), "start" (EM on the sample: the pass is the one before, nothing is read), "em" or
+    "closing"; `rows` the rows that the pass visited for the candidate; `mean_log_likelihood` that of the parameters
+    that went in, nats, and `step` the step length that led to them, 1 for a plain EM step. None stands where there is
+    no finite number.
 
     Parameters
     ----------
@@ -41,13 +42,13 @@ class History:
         self._noted: dict[tuple[int, int], int] = {}
         self._sampled_rows, self._sampled_seconds = 0, 0.0
 
-    def surveyed(self, seconds: float) -> None:
-        """Note the survey."""
+    def read(self, what: str, seconds: float, models: Iterable[int]) -> None:
+        """Note a pass for some models before they have candidates: the survey, or a round of k-means||."""
         self.n_passes += 1
-        record = self._record("survey", None, self._n_rows, seconds, self._n_bytes)
-        for records in self.of_model:
-            records.append(record)
-        self._tell("survey", seconds)
+        record = self._record(what, None, self._n_rows, seconds, self._n_bytes)
+        for i in models:
+            self.of_model[i].append(record)
+        self._tell(what, seconds)
 
     def sampled(self, model: int, candidates: Sequence[Candidate], n_rows: int, seconds: float) -> None:
         """Note a pass over rows of the sample for candidates of one model."""

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from daskgmm.data.executor import Executor
+from daskgmm.data.far_rows import DISTANCES
 from daskgmm.data.memory import Need, check_memory, takes_compiled_kernel
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
 from daskgmm.errors import MemoryLimitError
 from daskgmm.fitting.evaluate import WAVE_BYTES
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.parallel_start import N_ROUNDS, OVERSAMPLING
 from daskgmm.fitting.sample import sample_size
 
 
@@ -23,10 +25,20 @@ def fit_need(models: Sequence[FitOptions], X: Source) -> Need:
     n_features = X.n_features
     sizes = [o.n_components * o.kind.n_statistics(n_features, exact=True) for o in models]
     largest = models[sizes.index(max(sizes))]
-    n_candidates = min(-(-sum(sizes) // max(sizes)), max(1, WAVE_BYTES // (8 * max(sizes))))
-    sample = 8 * (n_features + 2) * max(sample_size(o, X.n_rows, n_features) for o in models)
+    total = sum(size * (o.n_init if o.starts_on_all_rows else 1) for o, size in zip(models, sizes, strict=True))
+    n_candidates = min(-(-total // max(sizes)), max(1, WAVE_BYTES // (8 * max(sizes))))
+    beside = max(_start_bytes(o, X) for o in models)
     n_components = max(o.n_components for o in models)
-    return Need(largest.kind, n_components, n_candidates, sample, any(is_compiled(o, X) for o in models))
+    return Need(largest.kind, n_components, n_candidates, beside, any(is_compiled(o, X) for o in models))
+
+
+def _start_bytes(options: FitOptions, X: Source) -> int:
+    """Return the bytes that a start takes in a worker: pieces of the sample, or states of k-means|| and distances."""
+    n_features = X.n_features
+    if options.starts_on_all_rows:
+        n_points = 1 + N_ROUNDS * OVERSAMPLING * options.n_components
+        return 8 * (32 * n_points * (2 * n_features + 1) + 4 * max(DISTANCES, n_points))
+    return 8 * (n_features + 2) * sample_size(options, X.n_rows, n_features)
 
 
 def is_compiled(options: FitOptions, X: Source) -> bool:

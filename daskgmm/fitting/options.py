@@ -18,7 +18,7 @@ from daskgmm.mixture.plan import Kernel
 
 Floats = NDArray[np.float64]
 
-INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data")
+INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data", "k-means||")
 NON_FINITE = ("error", "drop")
 PRECISIONS = ("double", "single")
 ACCELERATIONS = (None, "squarem")
@@ -63,7 +63,7 @@ class FitOptions:
     tol: float = 1e-3
     reg_covar: float = 1e-6
     max_iter: int = 100
-    n_init: int = 1
+    n_init: int = 10
     init_params: str = "kmeans"
     weights_init: Any = None
     means_init: Any = None
@@ -110,6 +110,11 @@ class FitOptions:
     @property
     def kind(self) -> Covariance:
         return covariance_kind(self.covariance_type)
+
+    @property
+    def starts_on_all_rows(self) -> bool:
+        """Whether starts are found by passes over all rows, which a sample might miss."""
+        return self.init_params == "k-means||" and not self.start_is_given
 
     @property
     def start_is_given(self) -> bool:

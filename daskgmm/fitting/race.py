@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,10 +19,12 @@ from daskgmm.mixture.plan import make_plan
 
 #: Stages before the last, each with half of the candidates and twice the rows of the one before, and their EM steps.
 STAGES, STAGE_PASSES = 3, 6
-#: EM steps on the whole sample.
-FINAL_PASSES = 15
+#: k-means of a start need not converge: EM goes on from it.
+K_MEANS_ITERATIONS = 10
+#: EM steps on the whole sample at most, and the change at which they end, nats: passes are cheap here.
+FINAL_PASSES, SAMPLE_TOL = 30, 1e-4
 #: Splits and merges: rounds of them, proposals a round, and the EM steps that settle those.
-ESCAPE_ROUNDS, ESCAPE_MOVES, ESCAPE_PASSES = 3, 3, 10
+ESCAPE_ROUNDS, ESCAPE_MOVES, ESCAPE_PASSES = 5, 3, 10
 
 #: Receives the candidates after a pass over the sample, the rows that it visited, and its seconds.
 Note = Callable[[Sequence[Candidate], int, float], None]
@@ -38,15 +41,21 @@ class Race:
     ----------
     sample : Sample
     options : FitOptions
+    whole : bool
+        Whether the sample is all rows: then nothing unseen is needed to judge by.
     compiled : bool
         Whether the compiled kernel does what it can.
     note : callable
     """
 
-    def __init__(self, sample: Sample, options: FitOptions, *, compiled: bool, note: Note) -> None:
-        self._sample, self._options, self._compiled, self._note = sample.shuffled(), options, compiled, note
+    def __init__(self, sample: Sample, options: FitOptions, *, whole: bool, compiled: bool, note: Note) -> None:
+        self._sample, self._compiled, self._note = sample.shuffled(), compiled, note
+        self._options = replace(options, tol=min(options.tol, SAMPLE_TOL))
+        self._whole = whole
+        k, n_features = options.n_components, sample.X.shape[1]
+        n_free = k * (n_features + 1) + options.kind.n_parameters(k, n_features)
         #: Fewer rows tell little of so many parameters.
-        self._least = 5 * options.n_components * (sample.X.shape[1] + 1)
+        self._least = -(-10 * n_free // n_features)
 
     def run(self) -> Candidate:
         """Return the best candidate, which goes on to all rows.
@@ -58,7 +67,10 @@ class Race:
         """
         n = len(self._sample)
         first = self._sample.part(0, self._size(0))
-        current = self._fresh(starts(first.X, first.weights, self._options, n_features=first.X.shape[1]))
+        found = starts(
+            first.X, first.weights, self._options, n_features=first.X.shape[1], k_means_iterations=K_MEANS_ITERATIONS
+        )
+        current = self._fresh(_distinct(found))
         for stage in range(STAGES):
             if len(current) > 1:
                 current = self._halved(self._em(current, self._size(stage), STAGE_PASSES), self._size(stage))
@@ -67,7 +79,7 @@ class Race:
 
     def _size(self, stage: int) -> int:
         n = len(self._sample)
-        return int(min(n, max(self._least, n >> (STAGES - stage))))
+        return n if self._whole else int(min(n, max(self._least, n >> (STAGES - stage))))
 
     def _fresh(self, found: Sequence[Parameters]) -> list[Candidate]:
         return [Candidate.start(i, p, self._options, compiled=self._compiled) for i, p in enumerate(found)]
@@ -93,7 +105,7 @@ class Race:
             scores = self._scores([c.parameters for c in alive], unseen)
             self._note(alive, len(unseen), 0.0)
         order = np.argsort([-score for score in scores], kind="stable")
-        return [alive[i] for i in sorted(order[: -(-len(candidates) // 2)])]
+        return [alive[i] for i in sorted(order[: max(1, len(candidates) // 2)])]
 
     def _scores(self, mixtures: Sequence[Parameters], rows: Sample) -> list[float]:
         """Return the mean log-likelihood of some rows under each mixture, nats."""
@@ -104,8 +116,9 @@ class Race:
     def _escaped(self, best: Candidate) -> Candidate:
         """Return what splits and merges have made of the best candidate; itself where nothing is better."""
         n, rng = len(self._sample), np.random.RandomState(self._options.seed)
-        size = n - n // 4
-        seen, unseen = self._sample.part(0, size), self._sample.part(size, n)
+        size = n if self._whole else n - n // 4
+        seen = self._sample.part(0, size)
+        unseen = seen if self._whole else self._sample.part(size, n)
         if len(unseen) < self._least:
             return best
         (score,) = self._scores([best.parameters], unseen)
@@ -119,12 +132,26 @@ class Race:
             scores = self._scores([c.parameters for c in tried], unseen)
             if not tried or max(scores) <= score + GAIN:
                 break
-            best, score = tried[int(np.argmax(scores))], max(scores)
+            (best,) = self._em([tried[int(np.argmax(scores))]], size, FINAL_PASSES)
+            (score,) = self._scores([best.parameters], unseen)
         return best
 
 
 #: A move must gain so much on rows that it has not seen, nats.
 GAIN = 1e-4
+
+
+def _distinct(found: Sequence[Parameters]) -> list[Parameters]:
+    """Return the mixtures without those that are another one in another order of components, as k-means' often are."""
+    kept: list[Parameters] = []
+    for p in found:
+        if not any(
+            np.allclose(np.sort(p.weights), np.sort(q.weights), rtol=1e-9, atol=0)
+            and np.allclose(np.sort(p.means, axis=0), np.sort(q.means, axis=0), rtol=1e-9, atol=1e-12)
+            for q in kept
+        ):
+            kept.append(p)
+    return kept
 
 
 def _alive(candidates: Sequence[Candidate], *, needed: bool = True) -> list[Candidate]:

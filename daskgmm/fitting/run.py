@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -25,10 +27,11 @@ from daskgmm.fitting.history import History
 from daskgmm.fitting.loop import Candidate, Status, run_em
 from daskgmm.fitting.need import fit_need, in_waves, is_compiled
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.race import Race
+from daskgmm.fitting.parallel_start import far_points, parallel_starts
+from daskgmm.fitting.race import STAGE_PASSES, Race
 from daskgmm.fitting.sample import Sample, sample_size
 from daskgmm.fitting.start import starts
-from daskgmm.mixture.folds import Fold
+from daskgmm.mixture.folds import Fold, FoldPass
 from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan, precision_called
@@ -123,9 +126,13 @@ class Run:
             n_passes, self._n_noted = self._evaluator.n_passes - self._n_noted, self._evaluator.n_passes
             self._history.passed(n_passes, self._evaluator.seconds, zip(owners, candidates, strict=True))
 
-        done = run_em(before, self._evaluator.statistics, self._row_sets, after_pass=note)
+        while any(c.status is Status.RUNNING for c in before):
+            rivals = max(Counter(i for i, c in zip(owners, before, strict=True) if c.status is Status.RUNNING).values())
+            n_passes = STAGE_PASSES if rivals > 1 else None
+            before = run_em(before, self._evaluator.statistics, self._row_sets, after_pass=note, n_passes=n_passes)
+            before = _halved(owners, before)
         found: dict[int, Fit | CollapsedComponentError] = {}
-        best = {i: _best([c for j, c in zip(owners, done, strict=True) if j == i]) for i in started}
+        best = {i: _best([c for j, c in zip(owners, before, strict=True) if j == i]) for i in started}
         alive = {i: c for i, c in best.items() if c.status is not Status.COLLAPSED}
         found |= {i: CollapsedComponentError(c.error) for i, c in best.items() if i not in alive}
         if alive:
@@ -145,7 +152,7 @@ class Run:
         check_survey(survey, rows, n_components=largest, non_finite=options.non_finite)
         if survey.n_dropped == 0:
             self._passes.rows = rows.trusted()
-        self._history.surveyed(perf_counter() - began)
+        self._history.read("survey", perf_counter() - began, range(len(self._models)))
         return survey
 
     def _of_folds(self) -> dict[Fold | None, RowSet]:
@@ -171,14 +178,33 @@ class Run:
     def _compiled(self, p: Parameters) -> bool:
         return takes_compiled_kernel(self._passes.rows.X.n_rows, p.kind, p.n_components, p.n_features)
 
+    def _searched(self, i: int) -> list[Parameters]:
+        """Return starts that passes over all rows of a model find: small, far groups too."""
+        model = self._models[i]
+
+        def run(work: Any, name: str) -> Any:
+            began = perf_counter()
+            found = self._passes.run(work if model.fold is None else FoldPass(work, model.fold), name=name)
+            self._history.read("search", perf_counter() - began, [i])
+            return found
+
+        row_set, options = self._row_sets[model.fold], model.options
+        points, weights, spread = far_points(
+            run, mean=row_set.mean, variances=row_set.variances, n_components=options.n_components, seed=options.seed
+        )
+        return parallel_starts(points, weights, spread, options, options.n_init)
+
     def _starts(self, i: int) -> list[Parameters]:
+        if self._models[i].options.starts_on_all_rows:
+            return self._searched(i)
         options, X = self._models[i].options, self._passes.rows.X
         sample = self._sample if options.start_is_given else self._sample_of(i)
         plain = options.n_init == 1 and not options.escape and len(sample) == self.survey.n_rows
         if options.start_is_given or options.max_iter == 0 or plain:
             return starts(sample.X, sample.weights, options, n_features=X.n_features)
         race = Race(
-            sample, options, compiled=is_compiled(options, X),
+            sample, options, whole=len(sample) == self._row_sets[self._models[i].fold].n_rows,
+            compiled=is_compiled(options, X),
             note=lambda found, n, seconds: self._history.sampled(i, found, n, seconds),
         )  # fmt: skip
         best = race.run()
@@ -257,9 +283,21 @@ def _has_fallen(candidate: Candidate, score: Statistics) -> bool:
     return candidate.options.acceleration is not None and _seen(candidate)[0] > mean + slack
 
 
+def _halved(owners: Sequence[int], candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates with the worse half of each model's that run retired, by their lower bounds."""
+    current = list(candidates)
+    for owner in set(owners):
+        running = [j for j, c in enumerate(current) if owners[j] == owner and c.status is Status.RUNNING]
+        running.sort(key=lambda j: -current[j].lower_bound)
+        for j in running[-(-len(running) // 2) :]:
+            current[j] = replace(current[j], status=Status.RETIRED)
+    return current
+
+
 def _best(candidates: Sequence[Candidate]) -> Candidate:
     """Return the candidate of the highest lower bound; a collapsed one only where all are."""
-    return max(candidates, key=lambda c: (c.status is not Status.COLLAPSED, c.lower_bound))
+    alive = [c for c in candidates if c.status is not Status.COLLAPSED]
+    return max(alive or candidates, key=lambda c: (c.status is not Status.RETIRED, c.lower_bound))
 
 
 def _needed(found: Fit | CollapsedComponentError) -> Fit:

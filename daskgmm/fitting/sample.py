@@ -13,7 +13,7 @@ from daskgmm.data.passes import Passes
 from daskgmm.data.rows import Rows
 from daskgmm.data.survey import Survey, SurveyPass
 from daskgmm.fitting.options import FitOptions
-from daskgmm.mixture.block import block_length
+from daskgmm.mixture.block import tile_length
 from daskgmm.mixture.folds import Fold, row_hash
 from daskgmm.mixture.kind import RowSet
 
@@ -26,8 +26,8 @@ SAMPLE_BYTES = 64 << 20
 VISITS, VISITS_OF_ALL = 60, 2
 #: So few rows cost nothing to visit, and are all in the sample.
 FEW_ROWS = 20_000
-#: Multiplications that are worth a task of their own.
-_TASK_FLOPS = 1e8
+#: Operations of a candidate that are worth a task of their own.
+_TASK_FLOPS = 1e7
 
 
 def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
@@ -37,7 +37,7 @@ def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
     White 1982, doi:10.2307/1912526), so p / (2 tol) rows are as good as all for a start. Bounds: `start_rows`, what
     SAMPLE_BYTES hold, and two visits to each row; but 20,000, and 100 a component, where there are so many.
     """
-    if options.start_is_given:
+    if options.start_is_given or options.starts_on_all_rows:
         return 0
     k = options.n_components
     n_free = k * (n_features + 1) + options.kind.n_parameters(k, n_features)
@@ -102,7 +102,7 @@ class Sample:
         n, n_features = self.X.shape
         weights = None if (self.weights == 1).all() else ArraySource(self.weights)
         n_values = options.n_components * options.kind.n_statistics(n_features, exact=False)
-        length = block_length(n_features)
+        length = tile_length(n_features)
         n_tasks = int(max(1, min(8, 4 * n * n_values // _TASK_FLOPS, -(-n // length))))
         step = -(-n // (n_tasks * length)) * length if n_tasks > 1 else n
         edges = np.append(np.arange(0, n, step), n).astype(np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,9 @@ Floats = NDArray[np.float64]
 Members = list[tuple[NDArray[np.int64], Floats]]
 
 
-def starts(X: Floats, weights: Floats, options: FitOptions, *, n_features: int) -> list[Parameters]:
+def starts(
+    X: Floats, weights: Floats, options: FitOptions, *, n_features: int, k_means_iterations: int = 300
+) -> list[Parameters]:
     """Return n_init initial mixtures, from the sample and from what the user gave.
 
     One where all of it is given, since all would be alike; and a start with a singular covariance is left out, as a
@@ -29,6 +32,8 @@ def starts(X: Floats, weights: Floats, options: FitOptions, *, n_features: int) 
     X : (n_sample, n_features), float64
     weights : (n_sample,), float64
         Row weights, positive.
+    k_means_iterations : int
+        Of k-means at most; 300 are scikit-learn's.
     """
     given = options.given(n_features)
     if options.start_is_given:
@@ -39,38 +44,49 @@ def starts(X: Floats, weights: Floats, options: FitOptions, *, n_features: int) 
             f"{len(X)}. Decrease n_components or check sample_weight."
         )
     rng = np.random.RandomState(options.seed)
-    fallback = options.kind.regularise(_spread(X, weights, options.kind, options.n_components), options.reg_covar)
-    members = (_members(X, weights, options, rng) for _ in range(options.n_init))
-    found: list[Parameters] = []
+    fallback = options.kind.regularise(spread_of(X, weights, options.kind, options.n_components), options.reg_covar)
+    members = (_members(X, weights, options, rng, k_means_iterations) for _ in range(options.n_init))
+    found = (moments_of(X, m, options.kind, rng) for m in members)
+    return regular_starts(found, given, options, fallback=fallback)
+
+
+def regular_starts(
+    found: Iterable[Moments], given: Given, options: FitOptions, *, fallback: Floats
+) -> list[Parameters]:
+    """Return the starts of these moments, the singular ones left out; raise the first error where all are singular."""
+    regular: list[Parameters] = []
     collapsed: CollapsedComponentError | None = None
-    for m in members:
+    for moments in found:
         try:
-            found.append(_parameters(_moments(X, m, options.kind, rng), given, options, fallback=fallback))
+            regular.append(_parameters(moments, given, options, fallback=fallback))
         except CollapsedComponentError as error:
             collapsed = collapsed or error
-    if collapsed is not None and not found:
+    if collapsed is not None and not regular:
         raise collapsed
-    return found
+    return regular
 
 
-def _members(X: Floats, weights: Floats, options: FitOptions, rng: np.random.RandomState) -> Members:
+def _members(
+    X: Floats, weights: Floats, options: FitOptions, rng: np.random.RandomState, k_means_iterations: int
+) -> Members:
     """Return the sample rows of each component, and their responsibilities times their weights."""
     if options.init_params == "random":
         resp = rng.uniform(size=(options.n_components, len(X)))
         resp *= weights / resp.sum(axis=0)
         return [(np.arange(len(X)), row) for row in resp]
-    return [(rows, weights[rows]) for rows in _hard_members(X, weights, options, rng)]
+    return [(rows, weights[rows]) for rows in _hard_members(X, weights, options, rng, k_means_iterations)]
 
 
 def _hard_members(
-    X: Floats, weights: Floats, options: FitOptions, rng: np.random.RandomState
+    X: Floats, weights: Floats, options: FitOptions, rng: np.random.RandomState, k_means_iterations: int
 ) -> list[NDArray[np.int64]]:
     """Return the sample rows that each component starts with."""
     k = options.n_components
     if options.init_params == "kmeans":
         from sklearn.cluster import KMeans
 
-        labels = KMeans(n_clusters=k, n_init=1, random_state=rng).fit(X, sample_weight=weights).labels_
+        k_means = KMeans(n_clusters=k, n_init=1, max_iter=k_means_iterations, random_state=rng)
+        labels = k_means.fit(X, sample_weight=weights).labels_
         return [np.flatnonzero(labels == i) for i in range(k)]
     if options.init_params == "k-means++":
         from sklearn.cluster import kmeans_plusplus
@@ -81,8 +97,13 @@ def _hard_members(
     return [np.array([row]) for row in rows]
 
 
-def _moments(X: Floats, members: Members, kind: Covariance, rng: np.random.RandomState) -> Moments:
-    """Return the moments of each component's rows, centred before they are squared."""
+def moments_of(
+    X: Floats, members: Members, kind: Covariance, rng: np.random.RandomState, *, within: Floats | None = None
+) -> Moments:
+    """Return the moments of each component's rows, centred before they are squared.
+
+    Where a row stands for many, `within`, (n_rows, n_features), has their variances about it.
+    """
     n_features = X.shape[1]
     weight = sum(float(resp.sum()) for _, resp in members)
     panel = np.zeros((len(members), kind.n_statistics(n_features, exact=True)))
@@ -95,6 +116,8 @@ def _moments(X: Floats, members: Members, kind: Covariance, rng: np.random.Rando
         means[k] = first + resp @ (X[rows] - first) / resp.sum()
         z = np.ascontiguousarray((X[rows] - means[k]).T)
         kind.exact_statistics(z, resp, panel[k], np.empty_like(z))
+        if within is not None:
+            _add_within(panel[k], resp @ within[rows], kind)
     # In units of the mean row weight, as in an M-step.
     counts = panel[:, -1] * (len(X) / weight)
     scaled = panel / np.where(counts > 0, panel[:, -1], 1.0)[:, np.newaxis]
@@ -102,9 +125,20 @@ def _moments(X: Floats, members: Members, kind: Covariance, rng: np.random.Rando
     return Moments(counts + SMALLEST_COUNT, means, kind.pool(counts, means, central, None))
 
 
-def _spread(X: Floats, weights: Floats, kind: Covariance, n_components: int) -> Floats:
+def _add_within(statistics: Floats, squares: Floats, kind: Covariance) -> None:
+    """Add sums of squares, one a feature, to a component's packed second moments, in place."""
+    z, second = np.diag(np.sqrt(squares)), slice(-1 - len(squares))
+    added = np.zeros_like(statistics)
+    kind.exact_statistics(z, np.ones(len(z)), added, np.empty_like(z))
+    statistics[second] += added[second]
+
+
+def spread_of(
+    X: Floats, weights: Floats, kind: Covariance, n_components: int, *, within: Floats | None = None
+) -> Floats:
     """Return the covariance of all sample rows for every component, in the shape of the kind."""
-    whole = _moments(X, [(np.arange(len(X)), weights)], kind, np.random.RandomState(0)).central
+    members = [(np.arange(len(X)), weights)]
+    whole = moments_of(X, members, kind, np.random.RandomState(0), within=within).central
     return whole if kind.pooled else np.repeat(whole, n_components, axis=0)
 
 

@@ -77,7 +77,7 @@ class Plain(Accelerator):
         raise ValueError("point must be extrapolated; got an EM step. End the fit there.")
 
 
-#: By how much the longest leap of SQUAREM grows and shrinks.
+#: The first longest leap of SQUAREM, and by how much it grows.
 FACTOR = 4.0
 
 
@@ -87,18 +87,18 @@ class Squarem(Accelerator):
 
     With r = theta1 - theta0 and v = (theta2 - theta1) - r in coordinates about theta0, the leap goes to
     theta0 + 2 s r + s^2 v with s = |r| / |v|: scheme S3 of Varadhan and Roland (2008,
-    doi:10.1111/j.1467-9469.2007.00585.x), whose -alpha is s. At s = 1 that is theta2, an EM step. A leap that would
-    lower the objective is undone: the pass is lost, and EM goes on from theta2, so that theta1, theta2 and theta3 give
-    the next leap.
+    doi:10.1111/j.1467-9469.2007.00585.x), whose -alpha is s. At s = 1 that is theta2, an EM step. A leap that lowers
+    the objective is undone: its pass is lost, and EM goes on from theta2. The objective is that of the last accepted
+    point, the best so far where EM is an ascent.
 
     Attributes
     ----------
     longest : float
-        Most that s may be: four times as much after a leap of that length, a quarter of s after a rejected one.
+        Most that s may be: four times as much after a leap of that length, and that of a leap that was rejected.
     objective : float
         That of the last accepted point, nats.
     before : Parameters or None
-        The last accepted point.
+        The last accepted point; None at the start, and after a rejection.
     fallback : Parameters or None
         Its EM image.
     """
@@ -121,8 +121,10 @@ class Squarem(Accelerator):
     def reject(self, point: Move) -> Advance:
         if not point.extrapolated or self.fallback is None:
             raise ValueError("point must be extrapolated; got an EM step. End the fit there.")
-        shrunk = replace(self, longest=max(FACTOR, point.step / FACTOR))
-        return Advance(shrunk, _em_step(self.fallback), accepted=False)
+        # `before` is forgotten: where EM is no ascent (reg_covar is large) leaps fail, and this loses a pass in three
+        # only. With the leap from theta1, theta2 and theta3 it is a pass in two, and elsewhere nothing is gained.
+        state = replace(self, longest=point.step, before=None)
+        return Advance(state, _em_step(self.fallback), accepted=False)
 
 
 def _leap(theta0: Parameters, theta1: Parameters, theta2: Parameters, *, longest: float) -> Move | None:

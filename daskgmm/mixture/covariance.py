@@ -6,7 +6,8 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dpotrf, dtrtri
 
 from daskgmm.errors import CollapsedComponentError, OptionError
 from daskgmm.mixture.kind import Covariance, RowSet
@@ -473,17 +474,16 @@ def _needed(row_set: RowSet | None) -> RowSet:
 
 
 def _precision_cholesky(covariance: Floats, who: str) -> Floats:
-    n_features = len(covariance)
-    try:
-        lower = cholesky(covariance, lower=True)
-    except (LinAlgError, ValueError):
-        raise _collapsed(who) from None
-    return np.ascontiguousarray(solve_triangular(lower, np.eye(n_features), lower=True).T)
+    # (LAPACK itself: SciPy's checks around it took most of the time of an M-step with few features.)
+    lower, failed = dpotrf(covariance, lower=True, clean=True)
+    if failed or not np.isfinite(lower).all():
+        raise _collapsed(who)
+    return np.ascontiguousarray(dtrtri(lower, lower=True)[0].T)
 
 
 def _covariance(precision_cholesky: Floats) -> Floats:
-    inverse = solve_triangular(precision_cholesky, np.eye(len(precision_cholesky)))
-    result: Floats = inverse.T @ inverse
+    inverse, _ = dtrtri(precision_cholesky.T, lower=True)
+    result: Floats = inverse @ inverse.T
     return result
 
 

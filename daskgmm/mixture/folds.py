@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,21 @@ class Fold:
         weights = kept.astype(np.float64) if block.weights is None else np.where(kept, block.weights, 0.0)
         dropped = ~kept if block.dropped is None else ~kept | block.dropped
         return Block(block.x, weights, block.first_row, dropped)
+
+
+class FoldPass:
+    """Another pass, over the rows of a fold only."""
+
+    def __init__(self, work: Any, fold: Fold) -> None:
+        self.work, self.fold = work, fold
+        self.zero, self.finish, self.merge = work.zero, work.finish, work.merge
+
+    def __reduce__(self) -> tuple[type[FoldPass], tuple[Any, Fold]]:
+        return FoldPass, (self.work, self.fold)
+
+    def update(self, state: Any, block: Block) -> Any:
+        """Return the state with the block's rows of the fold added."""
+        return self.work.update(state, self.fold.of(block))
 
 
 def fold_of(rows: NDArray[np.uint64], n_folds: int, seed: int) -> NDArray[np.uint64]:

@@ -36,6 +36,11 @@ class RowSet:
     mean: Floats
     scatter: Floats
 
+    @property
+    def variances(self) -> Floats:
+        """Variance of each feature, (n_features,), float64, over the weights."""
+        return (np.diagonal(self.scatter) if self.scatter.ndim == 2 else self.scatter) / self.weight
+
 
 class Covariance(ABC):
     """A covariance kind. Stateless; get one by `covariance_kind(name)`."""

@@ -21,7 +21,7 @@ Members = tuple[NDArray[np.int64], Floats]
 Random = np.random.Generator | np.random.RandomState
 
 #: Rows of a component that its split is fitted to, at most; more are drawn.
-MOST_ROWS = 2000
+MOST_ROWS = 1000
 #: EM iterations of each start of a split, and of the best of them then.
 FIRST_ITERATIONS, LAST_ITERATIONS = 3, 7
 

@@ -85,7 +85,7 @@ def test_moments_equal_the_oracles(offset: float, weighted: bool, step: int) -> 
     np.testing.assert_allclose(found.scatter, scatter.astype(float), rtol=1e-12, atol=atol)
     diagonal = survey_of(rows, weights, step=step, with_scatter=False)
     np.testing.assert_allclose(diagonal.scatter, np.diagonal(scatter).astype(float), rtol=1e-12, atol=atol)
-    np.testing.assert_allclose(found.variances, (np.diagonal(scatter) / weight).astype(float), rtol=2e-9)
+    np.testing.assert_allclose(found.row_set.variances, (np.diagonal(scatter) / weight).astype(float), rtol=2e-9)
     assert found.row_set.weight == found.weight
     np.testing.assert_array_equal(found.minimum, rows.min(axis=0))
     np.testing.assert_array_equal(found.maximum, rows.max(axis=0))
@@ -103,8 +103,8 @@ def test_a_constant_column_has_no_scatter_at_all(value: float, weights: Any, ste
     found = survey_of(rows, None if weights is None else weights[:n_rows], step=step)
     assert found.mean[0] == value
     assert found.scatter[0].tolist() == [0.0, 0.0]
-    assert found.variances[0] == 0
-    assert found.variances[1] > 0
+    assert found.row_set.variances[0] == 0
+    assert found.row_set.variances[1] > 0
 
 
 @LAWS

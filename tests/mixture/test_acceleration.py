@@ -32,8 +32,13 @@ class Trace:
 
 def fit(X: Any, start: Parameters, name: str | None, *, max_passes: int, tol: float = 0.0, reg_covar: float = 0.0):
     """Return the trace of a fit, one entry a pass, until an EM step changes the objective by less than tol."""
-    accelerator, move, last, trace = accelerator_called(name), Move(start, False, 1.0), np.nan, []
-    while len(trace) < max_passes and not (trace and abs(trace[-1].change) < tol):
+    return fit_on(X, accelerator_called(name), start, n_passes=max_passes, tol=tol, reg_covar=reg_covar)
+
+
+def fit_on(X: Any, accelerator: Any, start: Parameters, *, n_passes: int, tol: float = 0.0, reg_covar: float = 0.0):
+    """Return the trace of a fit that goes on from a state, with an EM step to `start`."""
+    move, last, trace = Move(start, False, 1.0), np.nan, []
+    while len(trace) < n_passes and not (trace and abs(trace[-1].change) < tol):
         try:
             found = step(X, move.parameters, reg_covar=reg_covar)
         except CollapsedComponentError:
@@ -108,6 +113,50 @@ def test_a_rejection_costs_one_pass_and_goes_on_from_the_last_image(name, kind, 
     assert not after.accepted
     assert after.move.parameters is found.parameters
     assert not after.move.extrapolated
+
+
+def test_squarem_leaps_grow_where_they_succeed_and_shrink_where_they_fail():
+    X, start = overlapping("full")
+    accelerator, move, found = until_extrapolated(X, start, "squarem")
+    assert move.step <= 4
+    rejected = accelerator.reject(replace(move, step=3.0)).accelerator
+    for after in (rejected, rejected.reject(replace(move, step=2.0)).accelerator):
+        trace = fit_on(X, after, found.parameters, n_passes=3)
+        assert [t.move.extrapolated for t in trace] == [False, False, True]
+        assert 1 < trace[2].move.step <= after.longest
+    trace = fit(X, start, "squarem", max_passes=60)
+    limit = 4.0
+    for t in trace:
+        if t.move.extrapolated:
+            assert 1 < t.move.step <= limit
+            limit = (4 * limit if t.move.step == limit else limit) if t.accepted else t.move.step
+    assert max(t.move.step for t in trace) > 16
+
+
+def test_the_leap_of_squarem_is_scheme_s3():
+    # Spherical, one feature, one component of weight 1 that moves: coordinates are shifts and log standard deviations.
+    _, start = overlapping("spherical", n_components=1, n_features=1)
+    sigma = float(np.sqrt(start.covariances[0]))
+    points = [
+        Parameters.from_covariances(
+            start.kind, start.weights, start.means + sigma * m, start.covariances * np.exp(-2 * s)
+        )
+        for m, s in ((0.0, 0.0), (0.3, 0.1), (0.5, 0.15))
+    ]
+    accelerator = accelerator_called("squarem")
+    after = accelerator.advance(Move(points[0], False, 1.0), -2.0, points[1])
+    after = after.accelerator.advance(after.move, -1.0, points[2])
+    r = np.array([0.3, np.sqrt(2) * 0.1])
+    v = np.array([0.5, np.sqrt(2) * 0.15]) - 2 * r
+    s = np.sqrt(r @ r / (v @ v))
+    leap = 2 * s * r + s * s * v
+    assert after.move.extrapolated
+    assert 1.5 < s < 4
+    assert after.move.step == pytest.approx(s, rel=1e-10)
+    np.testing.assert_allclose(after.move.parameters.means, start.means + sigma * leap[0], rtol=1e-10)
+    np.testing.assert_allclose(
+        after.move.parameters.covariances, start.covariances * np.exp(-np.sqrt(2) * leap[1]), rtol=1e-10
+    )
 
 
 @accelerated

@@ -124,7 +124,7 @@ def test_an_offset_changes_no_move(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_integer_weights_are_repetitions(kind):
-    X, centres = planted(2, 1200)
+    X, centres = planted(2, 700)  # so few that none are drawn
     w = np.random.default_rng(5).integers(0, 4, len(X)).astype(float)
     parent, _ = em(X, stuck(kind, X, centres)[0], 5, w)
     weighted, repeated = propose(parent, X, w), propose(parent, np.repeat(X, w.astype(int), axis=0))

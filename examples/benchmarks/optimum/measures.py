@@ -106,7 +106,6 @@ def summary(fitted: Fitted) -> Record:
         "visits_all": fitted.visits,
         "bytes_read": fitted.bytes_read,
         "seconds": fitted.seconds,
-        "dropped": fitted.dropped,
     }
 
 

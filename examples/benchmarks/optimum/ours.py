@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from dataclasses import dataclass
 from time import perf_counter
@@ -16,24 +15,9 @@ from daskgmm import GaussianMixture
 NO_PASS = ("survey", "start", "closing")
 
 
-# ---- Shim: to be deleted once the estimator has acceleration, escape and start_rows, and records have rows. ----
-def _known(options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the options that this version takes, and the names of those that it does not."""
-    parameters = inspect.signature(GaussianMixture).parameters
-    if parameters["n_init"].default == 1:
-        options = {"n_init": 10, **options}
-    dropped = sorted(set(options) - set(parameters))
-    return {key: value for key, value in options.items() if key in parameters}, dropped
-
-
-def _visits(record: dict[str, Any], n_rows: int) -> int:
-    """Return the rows that a candidate visited."""
-    if "rows" in record:
-        return int(record["rows"] or 0)
-    return 0 if record["candidate"] is None else n_rows
-
-
-# ---- End of the shim. ----
+def _visits(record: dict[str, Any]) -> int:
+    """Return the rows that a candidate visited: the survey has none."""
+    return 0 if record["candidate"] is None else int(record["rows"])
 
 
 @dataclass(frozen=True)
@@ -65,7 +49,6 @@ class Fitted:
     mixture: Any
     n_rows: int
     seconds: float
-    dropped: list[str]
 
     @property
     def final(self) -> float:
@@ -84,7 +67,7 @@ class Fitted:
         visits, at = 0, {}
         best = {number: -float("inf") for number in numbers}
         for record in history:
-            visits += _visits(record, self.n_rows)
+            visits += _visits(record)
             at[record["pass"]] = visits / self.n_rows
             if self._is_pass(record) and record["mean_log_likelihood"] is not None:
                 best[record["pass"]] = max(best[record["pass"]], record["mean_log_likelihood"])
@@ -97,12 +80,12 @@ class Fitted:
 
     def _is_pass(self, record: dict[str, Any]) -> bool:
         """Whether a record is of a candidate's EM over all rows."""
-        return record["what"] not in NO_PASS and _visits(record, self.n_rows) >= self.n_rows
+        return record["what"] not in NO_PASS and _visits(record) >= self.n_rows
 
     @property
     def visits(self) -> float:
         """Row visits of the whole fit over the number of rows, closing pass included."""
-        return sum(_visits(record, self.n_rows) for record in self.mixture.history_) / self.n_rows
+        return sum(_visits(record) for record in self.mixture.history_) / self.n_rows
 
     @property
     def bytes_read(self) -> int:
@@ -124,9 +107,8 @@ class Fitted:
 
 def fit(X: Any, **options: Any) -> Fitted:
     """Return the fit of the rows with these options."""
-    options, dropped = _known(options)
     began = perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = GaussianMixture(**options).fit(X)
-    return Fitted(fitted, X.shape[0], perf_counter() - began, dropped)
+    return Fitted(fitted, X.shape[0], perf_counter() - began)

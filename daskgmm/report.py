@@ -68,8 +68,10 @@ def selection_table(sweep: Sweep) -> list[dict[str, Any]]:
     ]
 
 
+#: What `selection_text` takes, by the names that a record has it by.
+COMPARED = ("table", "criterion", "stopped", "collapsed")
 #: Columns of a selection: key, heading, format.
-_COMPARED = (
+_SHOWN = (
     ("n_components", "components", "d"),
     ("covariance_type", "covariance", ""),
     ("n_free", "parameters", ",d"),
@@ -83,7 +85,17 @@ _COMPARED = (
 )
 
 
-def selection_text(table: Sequence[Mapping[str, Any]], criterion: str, stopped: Mapping[str, int]) -> str:
+def by_kind(models: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
+    """Return the numbers of components of each kind among (kind, number)."""
+    return {kind: [k for other, k in models if other == kind] for kind in dict.fromkeys(kind for kind, _ in models)}
+
+
+def selection_text(
+    table: Sequence[Mapping[str, Any]],
+    criterion: str,
+    stopped: Mapping[str, int],
+    collapsed: Mapping[str, Sequence[int]],
+) -> str:
     """Return a selection as lines of text: a model each, the best marked, and what there is to say of the search.
 
     Parameters
@@ -92,10 +104,12 @@ def selection_text(table: Sequence[Mapping[str, Any]], criterion: str, stopped: 
         See `Selection.table`.
     stopped : mapping of str to int
         Kinds whose larger numbers of components were left out, and the largest number that was fitted.
+    collapsed : mapping of str to sequence of int
+        Kinds, and the numbers of components at which one collapsed.
     """
     best = next(row for row in table if row["chosen"])
-    heading = {key: name for key, name, _ in _COMPARED}[criterion]
-    columns = [c for c in _COMPARED if c[0] != "held_out" or best["held_out"] is not None]
+    heading = {key: name for key, name, _ in _SHOWN}[criterion]
+    columns = [c for c in _SHOWN if c[0] != "held_out" or best["held_out"] is not None]
     digits = ".6f" if criterion == "held_out" else ",.2f"
     lines = [[*(name for _, name, _ in columns), f"{heading} to best", ""]]
     for row in table:
@@ -108,6 +122,12 @@ def selection_text(table: Sequence[Mapping[str, Any]], criterion: str, stopped: 
         said.append(
             f"Not fitted: {left_out}. {heading} on the sample was clearly worse than its best at {TURNED} numbers in "
             "succession. To fit them all the same: --all (stop_early=False)."
+        )
+    if collapsed:
+        lost = ", ".join(f"{kind} with {', '.join(map(str, numbers))}" for kind, numbers in collapsed.items())
+        said.append(
+            f"No model: {lost}. A component collapsed onto rows that span too little. To keep it: a larger --reg-covar "
+            "(reg_covar)."
         )
     numbers = [row["n_components"] for row in table if row["covariance_type"] == best["covariance_type"]]
     if len(numbers) > 1 and best["n_components"] == max(numbers):

@@ -13,7 +13,7 @@ from daskgmm.estimator import GaussianMixture, fitted, warn_unless_converged
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
 from daskgmm.inputs import opened_rows, opened_weights, printing
-from daskgmm.report import selection_table, selection_text
+from daskgmm.report import by_kind, selection_table, selection_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +37,8 @@ class Selection:
     criterion : str
     stopped : dict of str to int
         Kinds whose larger numbers of components were left out, and the largest number that was fitted.
+    collapsed : dict of str to list of int
+        Kinds, and the numbers of components at which one collapsed onto too few rows: they have no model in the table.
     n_passes : int
         Sweeps over the data, of all models together.
     bytes_read : int
@@ -48,6 +50,7 @@ class Selection:
     estimators: list[GaussianMixture]
     criterion: str
     stopped: dict[str, int]
+    collapsed: dict[str, list[int]]
     n_passes: int
     bytes_read: int
     seconds: float
@@ -64,7 +67,7 @@ class Selection:
 
     def text(self) -> str:
         """Return the table as aligned text, the best model marked, and what there is to say of the search."""
-        return selection_text(self.table, self.criterion, self.stopped)
+        return selection_text(self.table, self.criterion, self.stopped, self.collapsed)
 
     def plot(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
         """Return the axes of a plot of the criterion against the number of components, a line a kind.
@@ -207,6 +210,7 @@ def _selection(sweep: Sweep, like: GaussianMixture, options: FitOptions) -> Sele
         estimators=estimators,
         criterion=sweep.criterion,
         stopped=dict(sweep.stopped),
+        collapsed=by_kind(sweep.collapsed),
         n_passes=sweep.n_passes,
         bytes_read=sweep.bytes_read,
         seconds=sweep.seconds,

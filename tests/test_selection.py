@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 import daskgmm
 from daskgmm import GaussianMixture, Selection, select
 from daskgmm.data.opening import open_source
-from daskgmm.errors import DataError, OptionError, OutputError
+from daskgmm.errors import CollapsedComponentError, DataError, OptionError, OutputError
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.run import running
 from daskgmm.fitting.sweep import selection_models
@@ -147,6 +147,33 @@ def test_stopping_early_keeps_the_choice_and_is_told() -> None:
     chosen = [next(row for row in found.table if row["chosen"]) for found in (early, whole)]
     assert chosen[0] == chosen[1]
     assert_array_equal(early.best_.means_, whole.best_.means_)
+
+
+# -- what cannot be fitted ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("n_folds", [0, 3])
+def test_a_collapse_costs_its_model_alone(n_folds: int) -> None:
+    """Thirty copies of a row, far away: a component of its own there has no variance."""
+    X = np.concatenate([groups(600), np.full((30, 2), 40.0)])
+    options: dict[str, Any] = {"reg_covar": 0.0, "random_state": 0, "n_folds": n_folds}
+    with pytest.raises(CollapsedComponentError, match="must be positive definite"):
+        GaussianMixture(6, reg_covar=0, random_state=0).fit(X)
+    found = select(X, n_components=[1, 6], covariance_type=["tied", "full"], stop_early=False, **options)
+    assert found.collapsed == {"full": [6]}
+    names = [(row["covariance_type"], row["n_components"]) for row in found.table]
+    assert names == [("tied", 1), ("tied", 6), ("full", 1)]
+    assert "No model: full with 6. A component collapsed" in found.text()
+    alone = GaussianMixture(1, reg_covar=0, random_state=0).fit(X)
+    assert_array_equal(found.estimators[2].covariances_, alone.covariances_)
+    with pytest.raises(CollapsedComponentError, match="must be positive definite"):
+        select(X, n_components=[6], **options)
+
+
+def test_folds_must_leave_enough_rows() -> None:
+    message = (
+        r"n_components must be at most the \d+ rows that one of 5 folds leaves; got 19\. Decrease n_components, or"
+    )
+    with pytest.raises(DataError, match=message):
+        select(groups(20), n_components=range(1, 20), n_folds=5, stop_early=False, random_state=0)
 
 
 # -- each model is what it is alone ----------------------------------------------------------------------------------

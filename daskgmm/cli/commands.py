@@ -154,12 +154,12 @@ def inspect(*, model: str, history: bool) -> dict[str, Any]:
     """
     from daskgmm.cli import jobs
     from daskgmm.cli.terminal import say
-    from daskgmm.report import component_table, history_text, selection_text
+    from daskgmm.report import COMPARED, component_table, history_text, selection_text
 
     result = jobs.inspect(model, history=history)
     say(component_table(result))
     if result["selection"]:
-        say(selection_text(*(result["selection"][name] for name in ("table", "criterion", "stopped"))))
+        say(selection_text(*(result["selection"][name] for name in COMPARED)))
     if history:
         say(history_text(result["history"]) if result["history"] else "The model holds no history.")
     return result

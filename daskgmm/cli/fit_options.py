@@ -136,8 +136,8 @@ def fit_options(command: Callable[..., Any]) -> Any:
                 default="kmeans",
                 show_default=True,
                 section="Fit",
-                help="How a start is found: on a sample of the rows, or, by k-means||, in six passes over all of them, which "
-                "finds small far groups that a sample would miss.",
+                help="How a start is found: on a sample of the rows, or, by k-means||, in six passes over all of them, "
+                "which finds small far groups that a sample would miss.",
             ),
             option(
                 "--seed",

@@ -31,7 +31,7 @@ from daskgmm.fitting.model_file import Model, save_model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
 from daskgmm.plot import check_matplotlib, picture
-from daskgmm.report import selection_table, selection_text
+from daskgmm.report import COMPARED, by_kind, selection_table, selection_text
 
 _TABLES, _PLOTS = (".csv", ".json"), (".png", ".pdf", ".svg")
 
@@ -157,11 +157,12 @@ def select(
             **running.resources(sweep.bytes_read),
             "cached_bytes": sweep.entries[sweep.best].fit.cached_bytes,
             "stopped": dict(sweep.stopped),
+            "collapsed": by_kind(sweep.collapsed),
             "table": selection_table(sweep),
             "output": output,
         }
         _save(sweep, comparison, now, found, overwrite=force)
-    say(selection_text(found["table"], found["criterion"], found["stopped"]))
+    say(selection_text(*(found[name] for name in COMPARED)))
     say_unless_converged(sweep.entries[sweep.best].fit)
     files.write(found, replace=force)
     return {**found, "table_output": table, "plot_output": plot, "skipped": False}
@@ -174,14 +175,14 @@ def _save(sweep: Sweep, comparison: Comparison, now: Result, found: Result, *, o
     record = model_record(fit, {**now, "options": {**comparison.options.as_json(), **alone}}, found)
     record["selection"] = {
         "asked": now["options"],
-        **{name: found[name] for name in ("criterion", "stopped", "table")},
+        **{name: found[name] for name in COMPARED},
     }
     save_model(Model(fit.parameters, record), found["output"], overwrite=overwrite)
 
 
 def _again(stored: Result, files: Files) -> Result:
     """Return a stored result; table and plot are written where they are not there, for nothing is read for them."""
-    say(selection_text(stored["table"], stored["criterion"], stored["stopped"]))
+    say(selection_text(*(stored[name] for name in COMPARED)))
     files.write(stored, replace=False)
     return {**stored, "table_output": files.table, "plot_output": files.plot}
 

@@ -92,8 +92,15 @@ class Run:
         self._row_sets = self._of_folds()
 
     def fits(self, which: Sequence[int]) -> list[Fit]:
-        """Return the fits of the models of these numbers."""
-        return self.polished({i: self.started(i) for i in which})
+        """Return the fits of the models of these numbers.
+
+        Raises
+        ------
+        CollapsedComponentError
+            All candidates of one of them collapsed.
+        """
+        found = self.polished({i: self.started(i) for i in which})
+        return [_needed(found[i]) for i in which]
 
     def started(self, i: int) -> list[Candidate]:
         """Return the candidates of a model that go on to all rows; nothing is read for them."""
@@ -109,8 +116,8 @@ class Run:
             for j, p in enumerate(found)
         ]
 
-    def polished(self, started: dict[int, list[Candidate]]) -> list[Fit]:
-        """Return the fits to all rows of the candidates of each model, which share every pass."""
+    def polished(self, started: dict[int, list[Candidate]]) -> dict[int, Fit | CollapsedComponentError]:
+        """Return the fits to all rows of the candidates of each model, which share every pass, or why there is none."""
         owners = [i for i, candidates in started.items() for _ in candidates]
         before = [c for candidates in started.values() for c in candidates]
         self._n_noted = self._evaluator.n_passes
@@ -124,8 +131,13 @@ class Run:
             n_passes = STAGE_PASSES if rivals > 1 else None
             before = run_em(before, self._evaluator.statistics, self._row_sets, after_pass=note, n_passes=n_passes)
             before = _halved(owners, before)
-        best = [_best([c for j, c in zip(owners, before, strict=True) if j == i]) for i in started]
-        return self._closed(list(started), best)
+        found: dict[int, Fit | CollapsedComponentError] = {}
+        best = {i: _best([c for j, c in zip(owners, before, strict=True) if j == i]) for i in started}
+        alive = {i: c for i, c in best.items() if c.status is not Status.COLLAPSED}
+        found |= {i: CollapsedComponentError(c.error) for i, c in best.items() if i not in alive}
+        if alive:
+            found |= zip(alive, self._closed(list(alive), list(alive.values())), strict=True)
+        return {i: found[i] for i in started}
 
     def _surveyed(self, n_folds: int) -> Survey:
         rows, options = self._passes.rows, self._models[0].options
@@ -283,7 +295,12 @@ def _halved(owners: Sequence[int], candidates: Sequence[Candidate]) -> list[Cand
 
 
 def _best(candidates: Sequence[Candidate]) -> Candidate:
+    """Return the candidate of the highest lower bound; a collapsed one only where all are."""
     alive = [c for c in candidates if c.status is not Status.COLLAPSED]
-    if not alive:
-        raise CollapsedComponentError(candidates[0].error)
-    return max(alive, key=lambda c: (c.status is not Status.RETIRED, c.lower_bound))
+    return max(alive or candidates, key=lambda c: (c.status is not Status.RETIRED, c.lower_bound))
+
+
+def _needed(found: Fit | CollapsedComponentError) -> Fit:
+    if isinstance(found, CollapsedComponentError):
+        raise found
+    return found

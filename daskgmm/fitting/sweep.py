@@ -11,7 +11,7 @@ import numpy as np
 
 from daskgmm.data.executor import Executor
 from daskgmm.data.source import Source
-from daskgmm.errors import OptionError
+from daskgmm.errors import CollapsedComponentError, DataError, OptionError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import Listener, ignore
 from daskgmm.fitting.fit import Fit
@@ -68,6 +68,8 @@ class Sweep:
         Number of the entry with the best criterion.
     stopped : tuple of (str, int)
         Kinds whose sweep ended early, and the largest number of components that was fitted.
+    collapsed : tuple of (str, int)
+        Kind and number of components of models that are no entry, because one of their components collapsed.
     n_passes, bytes_read : int
     seconds : float
     """
@@ -76,6 +78,7 @@ class Sweep:
     entries: tuple[Entry, ...]
     best: int
     stopped: tuple[tuple[str, int], ...]
+    collapsed: tuple[tuple[str, int], ...]
     n_passes: int
     bytes_read: int
     seconds: float
@@ -118,12 +121,21 @@ def select_model(
     )
     check_shape(X, n_components=max(model.options.n_components for model in models))
     with running(models, X, n_folds=n_folds, weights=weights, executor=executor, listener=listener) as run:
+        _check_folds(run, models, n_folds)
         started, stopped = _started(run, models, criterion, stop_early=stop_early)
-        fits = dict(zip(started, run.polished(started), strict=True))
+        found = run.polished({i: c for i, c in started.items() if not isinstance(c, CollapsedComponentError)})
+    failures = {i: e for i, e in (started | found).items() if isinstance(e, CollapsedComponentError)}
+    # (A model that has no score on one of its folds cannot be compared.)
+    collapsed = tuple(dict.fromkeys(_name(models[i]) for i in sorted(failures)))
+    fits = {i: f for i, f in found.items() if isinstance(f, Fit) and _name(models[i]) not in collapsed}
+    if not fits:
+        raise next(iter(failures.values()))
     entries = _entries(models, fits)
     best = int(np.argmin([e.value(criterion) for e in entries]))
     last = next(reversed(fits.values()))
-    return Sweep(criterion, tuple(entries), best, tuple(stopped.items()), last.n_passes, last.bytes_read, last.seconds)
+    return Sweep(
+        criterion, tuple(entries), best, tuple(stopped.items()), collapsed, last.n_passes, last.bytes_read, last.seconds
+    )
 
 
 def folds_needed(criterion: str) -> int:
@@ -169,6 +181,21 @@ def _check(options: FitOptions, numbers: Sequence[int], kinds: Sequence[str], cr
         raise OptionError(f"{given[0]} must be left out of a selection; got one. It fits one model only: use fit.")
 
 
+def _check_folds(run: Run, models: Sequence[Model], n_folds: int) -> None:
+    """Raise a DataError where a fold leaves fewer rows than a model has components."""
+    most = max(model.options.n_components for model in models)
+    left = run.survey.n_rows - max((fold.n_rows for fold in run.survey.folds), default=0)
+    if n_folds and left < most:
+        raise DataError(
+            f"n_components must be at most the {left} rows that one of {n_folds} folds leaves; got {most}. "
+            "Decrease n_components, or increase n_folds."
+        )
+
+
+def _name(model: Model) -> tuple[str, int]:
+    return model.options.covariance_type, model.options.n_components
+
+
 @dataclass(frozen=True)
 class _Estimate:
     """What the sample says of a model: its criterion on all rows, as expected, and its number of free parameters."""
@@ -180,9 +207,9 @@ class _Estimate:
 
 def _started(
     run: Run, models: Sequence[Model], criterion: str, *, stop_early: bool
-) -> tuple[dict[int, list[Candidate]], dict[str, int]]:
-    """Return the candidates of the models that are worth a fit, by number, and where sweeps ended."""
-    started: dict[int, list[Candidate]] = {}
+) -> tuple[dict[int, list[Candidate] | CollapsedComponentError], dict[str, int]]:
+    """Return the candidates of the models that are worth a fit, or why there are none; and where sweeps ended."""
+    started: dict[int, list[Candidate] | CollapsedComponentError] = {}
     stopped: dict[str, int] = {}
     for kind, of_kind in groupby(range(len(models)), key=lambda i: models[i].options.covariance_type):
         estimates: list[_Estimate] = []
@@ -190,21 +217,31 @@ def _started(
             if kind in stopped:
                 continue
             for i in of_number:
-                started[i] = run.started(i)
+                started[i] = found = _start(run, i)
                 if models[i].fold is None and stop_early:
-                    estimates.append(_estimate(run, i, started[i][0], criterion))
+                    estimates.append(_estimate(run, i, found, criterion))
             if _has_turned(estimates, run.survey.weight):
                 stopped[kind] = k
     return started, {kind: k for kind, k in stopped.items() if k < max(m.options.n_components for m in models)}
 
 
-def _estimate(run: Run, i: int, candidate: Candidate, criterion: str) -> _Estimate:
-    """Return what the sample lets expect of a criterion on all rows.
+def _start(run: Run, i: int) -> list[Candidate] | CollapsedComponentError:
+    try:
+        return run.started(i)
+    except CollapsedComponentError as error:
+        return error
+
+
+def _estimate(run: Run, i: int, candidates: list[Candidate] | CollapsedComponentError, criterion: str) -> _Estimate:
+    """Return what the sample lets expect of a criterion on all rows: the worst, where a component collapsed.
 
     The mean log-likelihood of n rows at their own optimum lies about p / 2n above what other rows have there (White
     1982, doi:10.2307/1912526).
     """
-    found, n_free, weight = run.sample_score(i, candidate.parameters), candidate.parameters.n_free, run.survey.weight
+    if isinstance(candidates, CollapsedComponentError):
+        return _Estimate(np.inf, 0, 1)
+    parameters, weight = candidates[0].parameters, run.survey.weight
+    found, n_free = run.sample_score(i, parameters), parameters.n_free
     elsewhere = found.log_sum / found.weight - n_free / (2 * found.n_rows)
     if criterion == "held_out":
         return _Estimate(-2 * weight * elsewhere + n_free, n_free, found.n_rows)
@@ -234,7 +271,7 @@ def _has_turned(estimates: Sequence[_Estimate], weight: float) -> bool:
 def _entries(models: Sequence[Model], fits: dict[int, Fit]) -> list[Entry]:
     """Return an entry for each model, its folds put together."""
     found = []
-    names = [(models[i].options.covariance_type, models[i].options.n_components) for i in fits]
+    names = [_name(models[i]) for i in fits]
     for (kind, k), group in groupby(zip(names, fits.items(), strict=True), key=lambda item: item[0]):
         of_model = [(models[i].fold, fit) for _, (i, fit) in group]
         whole = next(fit for fold, fit in of_model if fold is None)

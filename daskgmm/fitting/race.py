@@ -9,7 +9,7 @@ import numpy as np
 
 from daskgmm.errors import CollapsedComponentError
 from daskgmm.fitting.evaluate import Evaluator, Request, RowSets
-from daskgmm.fitting.loop import Candidate, Status, run_em
+from daskgmm.fitting.loop import Candidate, Status, ranked, run_em
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import Sample
 from daskgmm.fitting.start import starts
@@ -69,7 +69,8 @@ class Race:
         for stage in range(STAGES):
             if len(current) > 1:
                 current = self._halved(self._em(current, self._size(stage), STAGE_PASSES), self._size(stage))
-        best = max(_alive(self._em(current, n, FINAL_PASSES)), key=lambda c: c.lower_bound)
+        found = _alive(self._em(current, n, FINAL_PASSES))
+        best = found[ranked([c.lower_bound for c in found])[0]]
         return self._escaped(best) if self._options.escape else best
 
     def _size(self, stage: int) -> int:
@@ -86,10 +87,12 @@ class Race:
             evaluator = Evaluator(passes)
             row_sets: RowSets = {None: rows.row_set(passes, self._options)}
             fresh = [Candidate.start(c.index, c.parameters, self._options, compiled=self._compiled) for c in candidates]
-            return run_em(
-                fresh, evaluator.statistics, row_sets, n_passes=n_passes,
-                after_pass=lambda found: self._note(found, size, evaluator.seconds),
-            )  # fmt: skip
+
+            def note(found: Sequence[Candidate]) -> None:
+                last = max(c.n_passes for c in found)
+                self._note([c for c in found if c.n_passes == last], size, evaluator.seconds)
+
+            return run_em(fresh, evaluator.statistics, row_sets, after_pass=note, n_passes=n_passes)
 
     def _halved(self, candidates: Sequence[Candidate], size: int) -> list[Candidate]:
         """Return the better half of the candidates, judged on rows that they have not seen where there are enough."""
@@ -99,8 +102,7 @@ class Race:
         if len(unseen) >= self._least:
             scores = self._scores([c.parameters for c in alive], unseen)
             self._note(alive, len(unseen), 0.0)
-        order = np.argsort([-score for score in scores], kind="stable")
-        return [alive[i] for i in sorted(order[: max(1, len(candidates) // 2)])]
+        return [alive[i] for i in sorted(ranked(scores)[: max(1, len(candidates) // 2)])]
 
     def _scores(self, mixtures: Sequence[Parameters], rows: Sample) -> list[float]:
         """Return the mean log-likelihood of some rows under each mixture, nats."""
@@ -127,7 +129,7 @@ class Race:
             scores = self._scores([c.parameters for c in tried], unseen)
             if not tried or max(scores) <= score + GAIN:
                 break
-            (best,) = self._em([tried[int(np.argmax(scores))]], size, FINAL_PASSES)
+            (best,) = self._em([tried[ranked(scores)[0]]], size, FINAL_PASSES)
             (score,) = self._scores([best.parameters], unseen)
         return best
 

@@ -24,7 +24,7 @@ from daskgmm.fitting.evaluate import Evaluator, Request, check_counts
 from daskgmm.fitting.events import Listener
 from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.history import History
-from daskgmm.fitting.loop import Candidate, Status, run_em
+from daskgmm.fitting.loop import Candidate, Status, ranked, run_em
 from daskgmm.fitting.need import fit_need, in_waves, is_compiled
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import far_points, parallel_starts
@@ -276,9 +276,9 @@ def _halved(owners: Sequence[int], candidates: Sequence[Candidate]) -> list[Cand
     current = list(candidates)
     for owner in set(owners):
         running = [j for j, c in enumerate(current) if owners[j] == owner and c.status is Status.RUNNING]
-        running.sort(key=lambda j: -current[j].lower_bound)
-        for j in running[-(-len(running) // 2) :]:
-            current[j] = replace(current[j], status=Status.RETIRED)
+        order = ranked([current[j].lower_bound for j in running])
+        for i in order[-(-len(running) // 2) :]:
+            current[running[i]] = replace(current[running[i]], status=Status.RETIRED)
     return current
 
 
@@ -286,4 +286,5 @@ def _best(candidates: Sequence[Candidate]) -> Candidate:
     alive = [c for c in candidates if c.status is not Status.COLLAPSED]
     if not alive:
         raise CollapsedComponentError(candidates[0].error)
-    return max(alive, key=lambda c: (c.status is not Status.RETIRED, c.lower_bound))
+    finalists = [c for c in alive if c.status is not Status.RETIRED] or alive
+    return finalists[ranked([c.lower_bound for c in finalists])[0]]

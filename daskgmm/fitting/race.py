@@ -63,15 +63,26 @@ class Race:
         CollapsedComponentError
             All candidates collapsed.
         """
-        n = len(self._sample)
         first = self._sample.part(0, self._size(0))
-        current = self._fresh(starts(first.X, first.weights, self._options, n_features=first.X.shape[1]))
+        left = self._fresh(starts(first.X, first.weights, self._options, n_features=first.X.shape[1]))
+        while True:
+            finalists = self._finalists(left)
+            alive = _alive(finalists)
+            if alive:
+                best = alive[ranked([c.lower_bound for c in alive])[0]]
+                return self._escaped(best) if self._options.escape else best
+            # Until it collapses such a candidate is ahead of all others: those race again without it.
+            gone = {c.index for c in finalists}
+            left = [c for c in left if c.index not in gone]
+            if not left:
+                raise CollapsedComponentError(finalists[0].error)
+
+    def _finalists(self, current: Sequence[Candidate]) -> list[Candidate]:
+        """Return what the stages leave of some candidates, after the last EM; those that collapsed if all have."""
         for stage in range(STAGES):
             if len(current) > 1:
                 current = self._halved(self._em(current, self._size(stage), STAGE_PASSES), self._size(stage))
-        found = _alive(self._em(current, n, FINAL_PASSES))
-        best = found[ranked([c.lower_bound for c in found])[0]]
-        return self._escaped(best) if self._options.escape else best
+        return self._em(current, len(self._sample), FINAL_PASSES)
 
     def _size(self, stage: int) -> int:
         n = len(self._sample)
@@ -96,7 +107,7 @@ class Race:
 
     def _halved(self, candidates: Sequence[Candidate], size: int) -> list[Candidate]:
         """Return the better half of the candidates, judged on rows that they have not seen where there are enough."""
-        alive = _alive(candidates)
+        alive = _alive(candidates) or list(candidates)
         unseen = self._sample.part(size, min(2 * size, len(self._sample)))
         scores = [c.lower_bound for c in alive]
         if len(unseen) >= self._least:
@@ -125,11 +136,14 @@ class Race:
             )
             if not proposed:
                 break
-            tried = _alive(self._em(self._fresh(proposed), size, ESCAPE_PASSES), needed=False)
-            scores = self._scores([c.parameters for c in tried], unseen)
+            tried = _alive(self._em(self._fresh(proposed), size, ESCAPE_PASSES))
+            scores = self._scores([c.parameters for c in tried], unseen) if tried else []
             if not tried or max(scores) <= score + GAIN:
                 break
-            (best,) = self._em([tried[ranked(scores)[0]]], size, FINAL_PASSES)
+            settled = _alive(self._em([tried[ranked(scores)[0]]], size, FINAL_PASSES))
+            if not settled:
+                break
+            (best,) = settled
             (score,) = self._scores([best.parameters], unseen)
         return best
 
@@ -138,8 +152,5 @@ class Race:
 GAIN = 1e-4
 
 
-def _alive(candidates: Sequence[Candidate], *, needed: bool = True) -> list[Candidate]:
-    alive = [c for c in candidates if c.status is not Status.COLLAPSED]
-    if needed and not alive:
-        raise CollapsedComponentError(candidates[0].error)
-    return alive
+def _alive(candidates: Sequence[Candidate]) -> list[Candidate]:
+    return [c for c in candidates if c.status is not Status.COLLAPSED]

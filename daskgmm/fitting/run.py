@@ -272,9 +272,18 @@ def _has_fallen(candidate: Candidate, score: Statistics) -> bool:
 
 
 def _halved(owners: Sequence[int], candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates with the worse half of each model's that run retired, by their lower bounds."""
+    """Return the candidates with the worse half of each model's that run retired, by their lower bounds.
+
+    The retired run again where all others have collapsed: until it does, such a candidate is ahead of all others.
+    """
     current = list(candidates)
     for owner in set(owners):
+        own = [j for j in range(len(current)) if owners[j] == owner]
+        if all(current[j].status in (Status.COLLAPSED, Status.RETIRED) for j in own):
+            for j in own:
+                if current[j].status is Status.RETIRED:
+                    current[j] = replace(current[j], status=Status.RUNNING)
+            continue
         running = [j for j, c in enumerate(current) if owners[j] == owner and c.status is Status.RUNNING]
         order = ranked([current[j].lower_bound for j in running])
         for i in order[-(-len(running) // 2) :]:

@@ -129,6 +129,7 @@ def kept(client: Client, folder: Path) -> dict[str, Any]:
     options = FitOptions(
         n_components=8, tol=0.0, max_iter=8, weights_init=weights, means_init=centres,
         precisions_init=np.stack([np.eye(KEPT_FEATURES)] * 8), cache=True,
+        acceleration=None,
     )  # fmt: skip
     fit = fit_mixture(open_source(path), options, listener=listen)
     later = np.diff(moved)

@@ -22,7 +22,7 @@ from daskgmm.mixture.plan import make_plan
 #: of six fits of 16 to 50 components: an eighth of the sample was too little to judge by.)
 STAGES, STAGE_PASSES = 2, 4
 #: k-means of a start need not converge: EM goes on from it.
-K_MEANS_ITERATIONS = 10
+K_MEANS_ITERATIONS = 50
 #: EM steps on the whole sample at most, and the change at which they end, nats: passes are cheap here.
 FINAL_PASSES, SAMPLE_TOL = 30, 1e-4
 #: Splits and merges: rounds of them, proposals a round, and the EM steps that settle those.

@@ -161,8 +161,8 @@ start_rows
     >>> found = daskgmm.select(load_iris().data, n_components=range(1, 5), n_init=2, random_state=0)
     >>> found.best_.n_components
     2
-    >>> [round(row["bic"]) for row in found.table]
-    [830, 574, 581, 630]
+    >>> [round(row["bic"]) for row in found.table[:2]]
+    [830, 574]
     """
     numbers = _numbers(n_components)
     kinds = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)

@@ -20,8 +20,11 @@ from threadpoolctl import threadpool_limits
 
 from daskgmm import GaussianMixture
 from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
+from daskgmm.fitting.history import COLUMNS
+from daskgmm.fitting.race import STAGE_PASSES
 from tests.fitting.driving import (
     KINDS,
+    PLAIN,
     SOURCES,
     Blocks,
     as_source,
@@ -57,7 +60,7 @@ def assert_same_fit(ours: Any, theirs: Any, *, rtol: float = 1e-9) -> None:
 
 
 def both(X: Any, **options: Any) -> tuple[GaussianMixture, mixture.GaussianMixture]:
-    return GaussianMixture(**options).fit(X), mixture.GaussianMixture(**options).fit(X)
+    return GaussianMixture(**PLAIN | options).fit(X), mixture.GaussianMixture(**options).fit(X)
 
 
 # -- equal to scikit-learn -----------------------------------------------------------------------------------
@@ -74,8 +77,25 @@ def test_iterates_are_those_of_scikit_learn(kind: str) -> None:
 def test_every_source_gives_the_iterates_of_scikit_learn(kind: str, what: str, tmp_path: Path) -> None:
     case = well_separated(kind)
     options = given_start(case) | {"max_iter": 20, "tol": 0}
-    ours = GaussianMixture(**options).fit(as_source(what, case.X, tmp_path))
+    ours = GaussianMixture(**PLAIN | options).fit(as_source(what, case.X, tmp_path))
     assert_same_fit(ours, mixture.GaussianMixture(**options).fit(case.X))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("small_partitions")
+def test_every_source_gives_the_same_bits_with_the_defaults(kind: str, tmp_path: Path) -> None:
+    X = well_separated(kind).X
+    chunk = 2048 // X[0].nbytes  # as arrays in memory have it here, so that all have the same partitions
+    fits = [
+        GaussianMixture(3, covariance_type=kind, n_init=4, random_state=0).fit(
+            as_source(what, X, tmp_path, chunk=chunk, name=what.replace(" ", "-"))
+        )
+        for what in SOURCES
+    ]
+    for gm in fits:
+        assert gm.lower_bounds_ == fits[0].lower_bounds_
+        for name in PARAMETERS:
+            assert_array_equal(getattr(gm, name), getattr(fits[0], name))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,6 +106,17 @@ def test_convergence_is_judged_as_scikit_learn_does(kind: str, tol: float) -> No
     assert ours.converged_
     assert ours.n_iter_ > 1
     assert_same_fit(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_acceleration_ends_at_the_optimum_of_scikit_learn(kind: str) -> None:
+    case = well_separated(kind)
+    options = given_start(case) | {"tol": 1e-10, "max_iter": 2000}
+    ours, theirs = GaussianMixture(**options).fit(case.X), mixture.GaussianMixture(**options).fit(case.X)
+    assert ours.converged_
+    assert len([h for h in ours.history_ if h["what"] == "em"]) < theirs.n_iter_
+    assert ours.score(case.X) == pytest.approx(theirs.score(case.X), abs=1e-8)
+    assert_allclose(ours.means_, theirs.means_, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,7 +137,7 @@ def test_criteria_and_predictions_are_those_of_scikit_learn(kind: str, tmp_path:
 def test_warm_start_goes_on_as_scikit_learn_does(kind: str) -> None:
     case = well_separated(kind)
     options = given_start(case) | {"warm_start": True, "max_iter": 3, "tol": 1e-4, "n_init": 2}
-    ours, theirs = GaussianMixture(**options), mixture.GaussianMixture(**options)
+    ours, theirs = GaussianMixture(**PLAIN | options), mixture.GaussianMixture(**options)
     for _ in range(4):
         assert_same_fit(ours.fit(case.X), theirs.fit(case.X))
     assert ours.history_[0]["what"] == "survey"
@@ -115,8 +146,8 @@ def test_warm_start_goes_on_as_scikit_learn_does(kind: str) -> None:
 
 def test_warm_start_goes_on_from_a_loaded_model(tmp_path: Path) -> None:
     case = well_separated()
-    whole = GaussianMixture(**given_start(case), max_iter=5, tol=0).fit(case.X)
-    first = GaussianMixture(**given_start(case), max_iter=2, tol=0).fit(case.X)
+    whole = GaussianMixture(**PLAIN, **given_start(case), max_iter=5, tol=0).fit(case.X)
+    first = GaussianMixture(**PLAIN, **given_start(case), max_iter=2, tol=0).fit(case.X)
     first.save(tmp_path / "m.zarr")
     again = GaussianMixture.load(tmp_path / "m.zarr").set_params(warm_start=True, max_iter=3).fit(case.X)
     for name in PARAMETERS:
@@ -193,10 +224,27 @@ def test_a_given_start_is_fitted_once_whatever_n_init_says() -> None:
     assert {h["candidate"] for h in ours.history_} == {None, 0}
 
 
-def test_the_best_of_several_restarts_is_kept() -> None:
+def test_the_best_of_several_restarts_on_the_sample_goes_on() -> None:
     X = np.random.default_rng(0).standard_normal((400, 2))
-    gm = GaussianMixture(4, n_init=5, init_params="random_from_data", random_state=1, tol=1e-4).fit(X)
-    last = {h["candidate"]: h["mean_log_likelihood"] for h in gm.history_ if h["what"] == "em"}
+    options = {"init_params": "random_from_data", "random_state": 1, "tol": 1e-4, "escape": False}
+    gm = GaussianMixture(4, n_init=5, **options).fit(X)
+    start = [h for h in gm.history_ if h["what"] == "start"]
+    # Stages of the race, by the candidates of each pass.
+    first, rest = start[: 5 * STAGE_PASSES], start[5 * STAGE_PASSES :]
+    last = {h["candidate"]: h["mean_log_likelihood"] for h in first}
+    assert len(set(last.values())) == 5
+    second = {h["candidate"]: h["mean_log_likelihood"] for h in rest[: 2 * STAGE_PASSES]}
+    assert set(second) == set(sorted(last, key=last.__getitem__)[-2:])
+    third = {h["candidate"] for h in rest[2 * STAGE_PASSES :]}
+    assert third == {max(second, key=second.__getitem__)}
+    assert gm.lower_bound_ > max(last.values())
+
+
+def test_the_best_of_several_restarts_on_all_rows_is_kept() -> None:
+    X = np.random.default_rng(0).standard_normal((400, 2))
+    gm = GaussianMixture(4, n_init=5, init_params="k-means||", random_state=1, tol=1e-4).fit(X)
+    em = [h for h in gm.history_ if h["what"] == "em" and h["accepted"]]
+    last = {h["candidate"]: h["mean_log_likelihood"] for h in em}
     assert len(last) == 5
     assert len(set(last.values())) > 1
     assert gm.lower_bound_ == max(last.values())
@@ -212,7 +260,7 @@ def test_float32_rows_are_computed_in_double() -> None:
 
 
 def both_in_double(X: Any, **options: Any) -> tuple[GaussianMixture, mixture.GaussianMixture]:
-    ours = GaussianMixture(**options).fit(X)
+    ours = GaussianMixture(**PLAIN | options).fit(X)
     assert all(getattr(ours, name).dtype == np.float64 for name in PARAMETERS)
     assert ours.predict_proba(X).dtype == ours.score_samples(X).dtype == np.float64
     return ours, mixture.GaussianMixture(**options).fit(X.astype("f8"))
@@ -291,26 +339,45 @@ def test_a_fit_counts_its_passes_and_keeps_its_history(what: str, tmp_path: Path
     X = as_source(what, case.X, tmp_path)
     gm = GaussianMixture(3, n_init=2, init_params="random", random_state=0, tol=1e-2).fit(X)
     counted = 1 if what == "dask of unknown chunks" else 0
-    n_em = max(h["pass"] for h in gm.history_ if h["what"] == "em") - 1 - counted
-    assert gm.n_passes_ == counted + 1 + n_em + 1
-    assert gm.n_iter_ <= n_em
+    em = [h for h in gm.history_ if h["what"] == "em"]
+    assert gm.n_passes_ == counted + 1 + len(em) + 1
+    assert [h["pass"] for h in em] == list(range(2 + counted, gm.n_passes_))
+    assert_it_keeps_its_history(gm, case)
+    start = [h for h in gm.history_ if h["what"] == "start"]
+    assert {h["candidate"] for h in start[:2]} == {0, 1}
+    assert all((h["pass"], h["rows"], h["n_bytes"]) == (1 + counted, 600, 0) for h in start)
     whats = [h["what"] for h in gm.history_]
-    assert whats == ["survey", *["em"] * (2 * n_em), "closing"]
-    assert gm.history_[0]["pass"] == 1 + counted
+    assert whats == ["survey", *["start"] * len(start), *["em"] * len(em), "closing"]
+
+
+def test_candidates_of_all_rows_share_passes_and_have_records_of_their_own() -> None:
+    case = well_separated()
+    gm = GaussianMixture(3, n_init=2, init_params="k-means||", random_state=0, tol=1e-2).fit(case.X)
+    whats = [h["what"] for h in gm.history_]
+    em = [h for h in gm.history_ if h["what"] == "em"]
+    n_search, n_em = whats.count("search"), len({h["pass"] for h in em})
+    assert gm.n_passes_ == 1 + n_search + n_em + 1
+    assert whats == ["survey", *["search"] * n_search, *["em"] * (2 * n_em), "closing"]
+    assert_it_keeps_its_history(gm, case)
+
+
+def assert_it_keeps_its_history(gm: GaussianMixture, case: Any) -> None:
     assert json.loads(json.dumps(gm.history_, allow_nan=False)) == gm.history_
+    assert all(tuple(h) == COLUMNS for h in gm.history_)
     best = gm.history_[-1]["candidate"]
     mine = [h for h in gm.history_ if h["what"] == "em" and h["candidate"] == best]
-    assert [h["mean_log_likelihood"] for h in mine[: gm.n_iter_]] == gm.lower_bounds_
-    assert mine[gm.n_iter_ - 1]["status"] == "converged"
+    assert [h["mean_log_likelihood"] for h in mine if h["accepted"]] == gm.lower_bounds_
+    assert gm.n_iter_ == len(gm.lower_bounds_) <= len(mine)
+    assert mine[-1]["status"] == "converged"
     assert mine[0]["change"] is None
     assert mine[1]["change"] == gm.lower_bounds_[1] - gm.lower_bounds_[0]
-    assert all(h["n_bytes"] == case.X.nbytes for h in gm.history_)
+    assert all((h["n_bytes"], h["rows"]) == (case.X.nbytes, 600) for h in gm.history_ if h["what"] != "start")
 
 
 def test_the_log_likelihood_is_that_of_the_final_parameters() -> None:
     case = well_separated()
-    gm = GaussianMixture(**given_start(case), max_iter=2, tol=0).fit(case.X)
-    further = GaussianMixture(**given_start(case), max_iter=3, tol=0).fit(case.X)
+    gm = GaussianMixture(**PLAIN, **given_start(case), max_iter=2, tol=0).fit(case.X)
+    further = GaussianMixture(**PLAIN, **given_start(case), max_iter=3, tol=0).fit(case.X)
     assert gm.log_likelihood_ == pytest.approx(600 * gm.score(case.X), rel=1e-12)
     assert gm.log_likelihood_ == pytest.approx(600 * further.lower_bound_, rel=1e-12)
     assert abs(gm.lower_bound_ - further.lower_bound_) > 1e-3

@@ -140,6 +140,16 @@ class Candidate:
         )  # fmt: skip
 
 
+#: Mean log-likelihoods are alike to so many digits behind the point, nats: rounding must not choose between
+#: restarts that have found the same mixture, whose components may be in another order.
+ALIKE_DIGITS = 9
+
+
+def ranked(scores: Sequence[float]) -> list[int]:
+    """Return the numbers of the scores, nats, best first; those that are alike in their order."""
+    return [int(i) for i in np.argsort(-np.round(scores, ALIKE_DIGITS), kind="stable")]
+
+
 #: Gives the statistics over their rows for a list of requests, in one pass or in waves.
 Evaluate = Callable[[Sequence[Request]], Sequence[Statistics]]
 

@@ -24,7 +24,7 @@ from daskgmm.fitting.evaluate import Evaluator, Request, check_counts
 from daskgmm.fitting.events import Listener
 from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.history import History
-from daskgmm.fitting.loop import Candidate, Status, run_em
+from daskgmm.fitting.loop import Candidate, Status, ranked, run_em
 from daskgmm.fitting.need import fit_need, in_waves, is_compiled
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import far_points, parallel_starts
@@ -284,20 +284,30 @@ def _has_fallen(candidate: Candidate, score: Statistics) -> bool:
 
 
 def _halved(owners: Sequence[int], candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates with the worse half of each model's that run retired, by their lower bounds."""
+    """Return the candidates with the worse half of each model's that run retired, by their lower bounds.
+
+    The retired run again where all others have collapsed: until it does, such a candidate is ahead of all others.
+    """
     current = list(candidates)
     for owner in set(owners):
+        own = [j for j in range(len(current)) if owners[j] == owner]
+        if all(current[j].status in (Status.COLLAPSED, Status.RETIRED) for j in own):
+            for j in own:
+                if current[j].status is Status.RETIRED:
+                    current[j] = replace(current[j], status=Status.RUNNING)
+            continue
         running = [j for j, c in enumerate(current) if owners[j] == owner and c.status is Status.RUNNING]
-        running.sort(key=lambda j: -current[j].lower_bound)
-        for j in running[-(-len(running) // 2) :]:
-            current[j] = replace(current[j], status=Status.RETIRED)
+        order = ranked([current[j].lower_bound for j in running])
+        for i in order[-(-len(running) // 2) :]:
+            current[running[i]] = replace(current[running[i]], status=Status.RETIRED)
     return current
 
 
 def _best(candidates: Sequence[Candidate]) -> Candidate:
     """Return the candidate of the highest lower bound; a collapsed one only where all are."""
     alive = [c for c in candidates if c.status is not Status.COLLAPSED]
-    return max(alive or candidates, key=lambda c: (c.status is not Status.RETIRED, c.lower_bound))
+    finalists = [c for c in alive if c.status is not Status.RETIRED] or alive or list(candidates)
+    return finalists[ranked([c.lower_bound for c in finalists])[0]]
 
 
 def _needed(found: Fit | CollapsedComponentError) -> Fit:

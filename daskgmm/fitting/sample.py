@@ -21,9 +21,9 @@ Floats = NDArray[np.float64]
 
 #: Decoded bytes (float64) of the sample at most: it is gathered in one process.
 SAMPLE_BYTES = 64 << 20
-#: Rows of the sample are visited about so many times by all restarts together (measured: 40 to 60 with the defaults),
+#: Rows of the sample are visited about so many times by all restarts together (measured: 50 to 100 with the defaults),
 #: which are to be at most two visits to each row of the whole input.
-VISITS, VISITS_OF_ALL = 60, 2
+VISITS, VISITS_OF_ALL = 80, 2
 #: So few rows cost nothing to visit, and are all in the sample.
 FEW_ROWS = 20_000
 #: Operations of a candidate that are worth a task of their own.

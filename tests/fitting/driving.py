@@ -15,6 +15,8 @@ from tests.strategies import Case, make_case
 
 KINDS = ("full", "tied", "diag", "spherical")
 INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data")
+#: One start, on all rows at once, and EM as it is: with these the iterates are scikit-learn's.
+PLAIN: dict[str, Any] = {"acceleration": None, "escape": False, "n_init": 1}
 SOURCES = ("numpy", "dask", "dask of unknown chunks", "zarr", "zarr path", "npy path")
 
 

@@ -17,15 +17,25 @@ from sklearn.exceptions import ConvergenceWarning
 from daskgmm import GaussianMixture
 from daskgmm.data.opening import open_source
 from daskgmm.errors import CollapsedComponentError, DataError
-from daskgmm.fitting import fit as fit_module
+from daskgmm.fitting import evaluate
 from daskgmm.fitting.events import PassDone
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.loop import Status
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.parallel_start import N_ROUNDS
 from daskgmm.mixture.plan import make_plan
 from tests import oracle
 from tests.data.test_zarr_source import CountingStore
-from tests.fitting.driving import KINDS, SOURCES, Blocks, as_source, given_start, small_partitions, well_separated
+from tests.fitting.driving import (
+    KINDS,
+    PLAIN,
+    SOURCES,
+    Blocks,
+    as_source,
+    given_start,
+    small_partitions,
+    well_separated,
+)
 
 __all__ = ["small_partitions"]
 
@@ -47,7 +57,7 @@ def test_whole_weights_repeat_rows_and_zero_removes_them(kind: str, what: str, t
     case = well_separated(kind, n_rows=400)
     w = np.random.default_rng(0).integers(0, 4, 400)
     repeated = np.repeat(case.X, w, axis=0)
-    options = given_start(case) | {"tol": 1e-5}
+    options = PLAIN | given_start(case) | {"tol": 1e-5}
     X = as_source(what, case.X, tmp_path, chunk=100)
     weights = as_source(what, w, tmp_path, chunk=70, name="w")
     gm = GaussianMixture(**options).fit(X, sample_weight=weights)
@@ -66,7 +76,7 @@ def test_whole_weights_repeat_rows_and_zero_removes_them(kind: str, what: str, t
 def test_rows_and_weights_may_come_from_different_sources(rows: str, weights: str, tmp_path: Path) -> None:
     case = well_separated("diag", n_rows=400)
     w = np.random.default_rng(1).uniform(0, 3, 400)
-    options = given_start(case) | {"tol": 1e-4}
+    options = PLAIN | given_start(case) | {"tol": 1e-4}
     X = as_source(rows, case.X, tmp_path, chunk=120)
     gm = GaussianMixture(**options).fit(X, sample_weight=as_source(weights, w, tmp_path, chunk=77, name="w"))
     assert_close(gm, GaussianMixture(**options).fit(case.X, sample_weight=w))
@@ -77,11 +87,12 @@ def test_rows_and_weights_may_come_from_different_sources(rows: str, weights: st
 def test_the_scale_of_the_weights_does_not_matter(kind: str, factor: float) -> None:
     X = well_separated(kind).X
     w = np.random.default_rng(2).uniform(0.1, 2, 600)
-    options = {"n_components": 3, "covariance_type": kind, "random_state": 0, "tol": 1e-4}
-    gm = GaussianMixture(**options).fit(X, sample_weight=factor * w)
-    other = GaussianMixture(**options).fit(X, sample_weight=w)
-    assert_close(gm, other, rtol=1e-8)
-    assert gm.log_likelihood_ == pytest.approx(factor * other.log_likelihood_, rel=1e-8)
+    for options in (PLAIN, {"n_init": 3}):
+        options = {"n_components": 3, "covariance_type": kind, "random_state": 0, "tol": 1e-4} | options
+        gm = GaussianMixture(**options).fit(X, sample_weight=factor * w)
+        other = GaussianMixture(**options).fit(X, sample_weight=w)
+        assert_close(gm, other, rtol=1e-8)
+        assert gm.log_likelihood_ == pytest.approx(factor * other.log_likelihood_, rel=1e-8)
 
 
 def test_one_em_step_with_weights_is_the_oracles() -> None:
@@ -121,11 +132,14 @@ def test_a_bad_weight_on_a_dropped_row_is_no_matter() -> None:
 # -- passes --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("n_init", [1, 4])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_restarts_share_the_passes(n_init: int) -> None:
+@pytest.mark.parametrize("init_params", ["random", "k-means||"])
+def test_restarts_share_the_passes(n_init: int, init_params: str) -> None:
     blocks = Blocks(well_separated().X)
-    gm = GaussianMixture(3, n_init=n_init, init_params="random", max_iter=5, tol=0, random_state=0).fit(blocks.array)
-    assert gm.n_passes_ == 7
-    assert blocks.n_rows == 7 * 600
+    gm = GaussianMixture(3, n_init=n_init, init_params=init_params, max_iter=5, tol=0, random_state=0).fit(blocks.array)
+    n_search = 1 + N_ROUNDS if init_params == "k-means||" else 0
+    assert gm.n_passes_ == 7 + n_search
+    assert blocks.n_rows == gm.n_passes_ * 600
+    assert {h["candidate"] for h in gm.history_ if h["what"] == "em"} == set(range(n_init if n_search else 1))
 
 
 @pytest.mark.parametrize("cache", [False, True, "auto"])
@@ -147,14 +161,14 @@ def test_each_chunk_is_read_once_a_pass_or_once_where_it_is_kept(cache: Any) -> 
 
 def test_candidates_that_are_too_large_for_one_graph_go_in_waves(monkeypatch: pytest.MonkeyPatch) -> None:
     X = open_source(well_separated().X)
-    options = FitOptions(n_components=3, n_init=4, init_params="random", tol=0, max_iter=3)
+    options = FitOptions(n_components=3, n_init=4, init_params="k-means||", tol=0, max_iter=3)
     together = fit_mixture(X, options)
-    monkeypatch.setattr(fit_module, "WAVE_BYTES", 700)
+    monkeypatch.setattr(evaluate, "WAVE_BYTES", 700)
     events: list[PassDone] = []
     waves = fit_mixture(X, options, listener=events.append)
-    n_waves = (waves.n_passes - 2) / 3
-    assert n_waves == 2
-    assert [e.number for e in events] == [1, 3, 5, 7, 8]
+    n_before = 2 + N_ROUNDS
+    assert waves.n_passes == n_before + 3 * 2 + 1, "two waves"
+    assert [e.number for e in events if e.what in ("em", "closing")] == [n_before + i for i in (2, 4, 6, 7)]
     assert_array_equal(waves.parameters.means, together.parameters.means)
     assert waves.lower_bounds == together.lower_bounds
 
@@ -162,7 +176,7 @@ def test_candidates_that_are_too_large_for_one_graph_go_in_waves(monkeypatch: py
 def test_a_fit_says_what_it_found() -> None:
     X = well_separated().X
     events: list[PassDone] = []
-    done = fit_mixture(open_source(X), FitOptions(n_components=3), listener=events.append)
+    done = fit_mixture(open_source(X), FitOptions(n_components=3, acceleration=None), listener=events.append)
     assert done.status is Status.CONVERGED
     assert done.mean_log_likelihood == pytest.approx(done.log_likelihood / 600, rel=1e-15)
     other = mixture.GaussianMixture(3)
@@ -171,7 +185,10 @@ def test_a_fit_says_what_it_found() -> None:
     assert done.bic == pytest.approx(other.bic(X), rel=1e-12)
     assert done.aic == pytest.approx(other.aic(X), rel=1e-12)
     assert (done.n_rows, done.n_dropped, done.weight) == (600, 0, 600.0)
-    assert [e.what for e in events] == ["survey", *["em"] * done.n_iter, "closing"]
+    assert [e.what for e in events] == ["survey", "start", *["em"] * done.n_iter, "closing"]
+    sampled = [h for h in done.history if h["what"] == "start"]
+    assert events[1].rows == sum(h["rows"] for h in sampled)
+    assert (events[1].number, events[1].n_bytes) == (1, 0), "no pass over the input"
     em = [e for e in events if e.what == "em"]
     assert [e.mean_log_likelihood for e in em] == list(done.lower_bounds)
     assert em[0].change is None
@@ -204,10 +221,11 @@ def collapsing() -> Any:
 def test_a_restart_that_collapses_does_not_end_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     X = collapsing()
     gm = GaussianMixture(
-        4, n_init=8, reg_covar=0, tol=1e-8, max_iter=400, init_params="random", random_state=0, verbose=2
+        4, n_init=8, reg_covar=0, tol=1e-8, max_iter=400, init_params="k-means||", random_state=1, verbose=2
     )
     gm.fit(X)
-    last = {h["candidate"]: h for h in gm.history_ if h["what"] == "em"}
+    last = {h["candidate"]: h for h in gm.history_ if h["what"] == "em" and h["accepted"]}
+    last |= {h["candidate"]: h for h in gm.history_ if h["status"] == "collapsed"}
     statuses = [h["status"] for h in last.values()]
     assert "collapsed" in statuses
     assert "converged" in statuses
@@ -216,6 +234,40 @@ def test_a_restart_that_collapses_does_not_end_the_others(capsys: pytest.Capture
     assert gm.lower_bound_ == max(alive)
     json.dumps(gm.history_, allow_nan=False)
     assert "candidates" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("n_components", "seed"), [(4, 0), (6, 1)])
+def test_restarts_that_collapse_after_the_others_were_given_up_do_not_end_them(n_components: int, seed: int) -> None:
+    """The likelihood of what is about to collapse is ahead of all others."""
+    options = {"n_init": 8, "reg_covar": 0, "tol": 1e-8, "max_iter": 400, "init_params": "random"}
+    gm = GaussianMixture(n_components, **options, escape=False, random_state=seed).fit(collapsing())
+    start = [h for h in gm.history_ if h["what"] == "start"]
+    collapsed = {h["candidate"] for h in start if h["status"] == "collapsed"}
+    assert 0 < len(collapsed) < 8
+    # The first race ended with one that collapsed; the next begins with all that had no part in that end.
+    end = next(i for i, h in enumerate(start) if h["status"] == "collapsed")
+    assert {h["candidate"] for h in start[end + 1 :]} >= set(range(8)) - collapsed
+    assert start[-1]["candidate"] not in collapsed
+    assert gm.converged_
+
+
+def test_restarts_on_all_rows_go_on_where_those_ahead_of_them_collapse() -> None:
+    options = {"n_init": 8, "reg_covar": 0, "tol": 1e-8, "max_iter": 400, "init_params": "k-means||"}
+    gm = GaussianMixture(6, **options, random_state=3).fit(collapsing())
+    em = [h for h in gm.history_ if h["what"] == "em"]
+    assert len({h["candidate"] for h in em if h["status"] == "collapsed"}) == 6
+    passes = [h["pass"] for h in em if h["candidate"] == gm.history_[-1]["candidate"]]
+    assert np.diff(passes).max() > 1, "it was given up for some passes"
+    assert gm.converged_
+
+
+def test_moves_that_collapse_are_not_taken() -> None:
+    rng = np.random.default_rng(5)
+    X = np.concatenate([rng.standard_normal((300, 2)), np.repeat(rng.uniform(-2, 2, (2, 2)), 30, axis=0)])
+    options = {"n_init": 2, "reg_covar": 0, "random_state": 0, "max_iter": 500}
+    plain, moved = (GaussianMixture(2, **options, escape=escape).fit(X) for escape in (False, True))
+    assert {h["status"] for h in moved.history_ if h["what"] == "start"} >= {"collapsed"}
+    assert moved.score(X) >= plain.score(X) - 1e-3
 
 
 def test_where_all_collapse_the_component_and_the_remedies_are_named() -> None:
@@ -269,7 +321,7 @@ def test_a_large_offset_changes_nothing(kind: str, what: str, tmp_path: Path) ->
     offset = 1e8 * np.array([1.0, -1.0, 0.5])
     X = np.round((near + offset) * 2**20) / 2**20
     assert_array_equal(X - offset, near)
-    options = {"n_components": 3, "covariance_type": kind, "random_state": 0, "tol": 1e-4}
+    options = PLAIN | {"n_components": 3, "covariance_type": kind, "random_state": 0, "tol": 1e-4}
     gm = GaussianMixture(**options).fit(as_source(what, X, tmp_path))
     other = GaussianMixture(**options).fit(near)
     assert gm.n_iter_ == other.n_iter_
@@ -345,7 +397,7 @@ def test_one_feature_is_as_scikit_learn_has_it(kind: str) -> None:
     start = {"weights_init": [0.5, 0.5], "means_init": [[0.0], [5.0]], "precisions_init": precisions}
     start = {name: np.asarray(value, dtype=float) for name, value in start.items()}
     options = {"n_components": 2, "covariance_type": kind, "tol": 0, "max_iter": 15} | start
-    gm = GaussianMixture(**options).fit(X)
+    gm = GaussianMixture(**PLAIN, **options).fit(X)
     assert_close(gm, mixture.GaussianMixture(**options).fit(X[:, np.newaxis]), rtol=1e-9)
 
 
@@ -354,7 +406,7 @@ def test_one_feature_is_as_scikit_learn_has_it(kind: str) -> None:
 def test_partitions_of_one_row(kind: str) -> None:
     case = well_separated(kind, n_rows=60)
     X = da.from_array(case.X, chunks=(1, 3))
-    options = given_start(case) | {"tol": 1e-3}
+    options = PLAIN | given_start(case) | {"tol": 1e-3}
     began = time.perf_counter()
     gm = GaussianMixture(**options).fit(X)
     assert time.perf_counter() - began < 60
@@ -368,7 +420,7 @@ def test_partitions_of_one_row(kind: str) -> None:
 def test_scales_far_apart(kind: str) -> None:
     case = well_separated(kind)
     scale = np.array([1e-6, 1.0, 1e6]) if kind in ("full", "tied", "diag") else 1e-6
-    options = {"n_components": 3, "covariance_type": kind, "reg_covar": 0, "tol": 1e-5}
+    options = PLAIN | {"n_components": 3, "covariance_type": kind, "reg_covar": 0, "tol": 1e-5}
     given = given_start(case)
     outer = np.outer(scale, scale) if np.ndim(scale) else scale**2
     unit = outer if kind in ("full", "tied") else scale**2

@@ -140,7 +140,8 @@ def select(
         Each model is fitted, in the same passes, to what each of so many equal parts of the rows leaves too, and judged
         on the part. None: 5 where the criterion is "held_out", else 0, for none.
     stop_early : bool, default=True
-        Whether larger numbers of components are left out once the criterion has clearly turned on the sample.
+        Whether larger numbers of components are left out once the criterion has clearly turned on the sample. (Starts
+        by "k-means||" have none: all numbers are fitted.)
     sample_weight : array, Dask array, Zarr array, path or URL, optional
         (n_rows,); criteria count the sum of the weights as rows.
     tol, reg_covar, max_iter, n_init, init_params, random_state, non_finite, precision, cache, acceleration, escape, \

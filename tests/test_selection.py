@@ -149,6 +149,13 @@ def test_stopping_early_keeps_the_choice_and_is_told() -> None:
     assert_array_equal(early.best_.means_, whole.best_.means_)
 
 
+def test_starts_by_passes_over_all_rows_fit_every_number() -> None:
+    found = select(groups(), n_components=range(1, 9), init_params="k-means||", n_init=2, random_state=0)
+    assert (len(found.table), found.stopped) == (8, {})
+    assert found.best_.n_components == 3
+    assert {record["what"] for record in found.best_.history_} == {"survey", "search", "em", "closing"}
+
+
 # -- what cannot be fitted ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("n_folds", [0, 3])
 def test_a_collapse_costs_its_model_alone(n_folds: int) -> None:

@@ -125,7 +125,7 @@ def select(
     """Return the models of every number of components and covariance kind, and which of them is best.
 
     All models share every pass over the data: reading it for ten of them takes as long as for the one that converges
-    last.
+    last. (Only the six passes of a start by "k-means||" are each model's own, and each fold's.)
 
     Parameters
     ----------

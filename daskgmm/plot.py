@@ -18,7 +18,7 @@ _LABELS = {
     "bic": "BIC (2 × nats; lower is better)",
     "aic": "AIC (2 × nats; lower is better)",
     "icl": "ICL (2 × nats; lower is better)",
-    "held_out": "mean log-likelihood of held-out rows (nats a row; higher is better)",
+    "held_out": "held-out mean log-likelihood\n(nats a row; higher is better)",
 }
 # Told apart in grey and by the colour-blind too: Okabe and Ito's colours, and a marker each.
 _STYLES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"))
@@ -67,7 +67,7 @@ def plot_selection(
         points = [(row["n_components"], row[criterion]) for row in rows]
         ax.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, linewidth=1.5, label=kind)
     best = next(row for row in table if row["chosen"])
-    name = f"best: {best['n_components']}, {best['covariance_type']}"
+    name = f"best: {best['n_components']} components, {best['covariance_type']}"
     ax.plot(
         best["n_components"], best[criterion], linestyle="none", marker="o", markersize=14, markeredgewidth=2,
         markerfacecolor="none", markeredgecolor="black", label=name,

@@ -149,6 +149,13 @@ def test_stopping_early_keeps_the_choice_and_is_told() -> None:
     assert_array_equal(early.best_.means_, whole.best_.means_)
 
 
+def test_starts_by_passes_over_all_rows_fit_every_number() -> None:
+    found = select(groups(), n_components=range(1, 9), init_params="k-means||", n_init=2, random_state=0)
+    assert (len(found.table), found.stopped) == (8, {})
+    assert found.best_.n_components == 3
+    assert {record["what"] for record in found.best_.history_} == {"survey", "search", "em", "closing"}
+
+
 # -- what cannot be fitted ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("n_folds", [0, 3])
 def test_a_collapse_costs_its_model_alone(n_folds: int) -> None:
@@ -177,12 +184,19 @@ def test_folds_must_leave_enough_rows() -> None:
 
 
 # -- each model is what it is alone ----------------------------------------------------------------------------------
-@pytest.mark.parametrize("what", ["numpy", "zarr path"])
-@pytest.mark.parametrize("kind", ["full", "tied"])
+@pytest.mark.parametrize(
+    ("kind", "what", "init"),
+    [
+        ("full", "numpy", "kmeans"),
+        ("full", "zarr path", "k-means||"),
+        ("tied", "numpy", "k-means||"),
+        ("tied", "zarr path", "kmeans"),
+    ],
+)
 @pytest.mark.usefixtures("small_partitions")
-def test_models_have_the_bits_of_a_fit_alone(kind: str, what: str, tmp_path: Path) -> None:
+def test_models_have_the_bits_of_a_fit_alone(kind: str, what: str, init: str, tmp_path: Path) -> None:
     X = as_source(what, groups(700), tmp_path)
-    options: dict[str, Any] = {"n_init": 2, "random_state": 7, "tol": 1e-5}
+    options: dict[str, Any] = {"n_init": 2, "random_state": 7, "tol": 1e-5, "init_params": init}
     found = select(X, n_components=[2, 3, 5], covariance_type=[kind, "diag"], n_folds=2, stop_early=False, **options)
     for gm in found.estimators[:3]:
         alone = GaussianMixture(gm.n_components, covariance_type=kind, **options).fit(X)

@@ -107,7 +107,7 @@ def fit(
     "fit_all",
     is_flag=True,
     section="Comparison",
-    help="Fit all numbers of components, also where the criterion has clearly turned before.",
+    help="Fit all numbers of components, also where the criterion has clearly turned (as --init k-means|| does).",
 )
 @fit_options
 @input_options(weights=True)

@@ -109,7 +109,7 @@ def select_model(
     stop_early : bool
         Whether larger numbers of components are left out once the criterion, on the sample, has clearly turned: worse
         than its best at three numbers in succession, each by more than 10 and twice the standard error that the sample
-        leaves. Nothing is read to find out.
+        leaves. Nothing is read to find out. (Starts by k-means|| have no sample, and all numbers are fitted.)
 
     Raises
     ------
@@ -218,7 +218,7 @@ def _started(
                 continue
             for i in of_number:
                 started[i] = found = _start(run, i)
-                if models[i].fold is None and stop_early:
+                if models[i].fold is None and stop_early and not models[i].options.starts_on_all_rows:
                     estimates.append(_estimate(run, i, found, criterion))
             if _has_turned(estimates, run.survey.weight):
                 stopped[kind] = k

@@ -157,7 +157,7 @@ def test_warm_start_goes_on_from_a_loaded_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", [{"n_components": 2}, {"covariance_type": "diag"}, {}])
 def test_warm_start_refuses_another_shape(change: dict[str, Any]) -> None:
     X = well_separated().X
-    gm = GaussianMixture(3, warm_start=True, random_state=0).fit(X).set_params(**change)
+    gm = GaussianMixture(3, warm_start=True, n_init=1, random_state=0).fit(X).set_params(**change)
     n, kind, d = change.get("n_components", 3), change.get("covariance_type", "full"), 3 if change else 2
     message = rf"got one of 3 full components in 3 features for {n} {kind} components in {d}\. Set warm_start=False"
     with pytest.raises(OptionError, match=message):
@@ -166,7 +166,7 @@ def test_warm_start_refuses_another_shape(change: dict[str, Any]) -> None:
 
 def test_a_fitted_mixture_keeps_its_kind_when_its_options_change() -> None:
     X = well_separated("tied").X
-    gm = GaussianMixture(3, covariance_type="tied", random_state=0).fit(X)
+    gm = GaussianMixture(3, covariance_type="tied", n_init=1, random_state=0).fit(X)
     expected = gm.predict_proba(X)
     gm.set_params(covariance_type="diag", n_components=7)
     assert_array_equal(gm.predict_proba(X), expected)
@@ -270,7 +270,7 @@ def both_in_double(X: Any, **options: Any) -> tuple[GaussianMixture, mixture.Gau
 @pytest.mark.parametrize("name", ["predict", "predict_proba", "score_samples"])
 def test_predictions_of_a_dask_array_are_lazy_and_in_its_chunks(name: str) -> None:
     X = well_separated().X
-    gm = GaussianMixture(3, random_state=0).fit(X)
+    gm = GaussianMixture(3, n_init=1, random_state=0).fit(X)
     blocks = Blocks(X, chunk=100)
     predicted = getattr(gm, name)(blocks.array)
     assert blocks.n_rows == 0
@@ -285,7 +285,7 @@ def test_predictions_of_a_dask_array_are_lazy_and_in_its_chunks(name: str) -> No
 
 def test_predictions_of_unknown_chunks_stay_unknown(tmp_path: Path) -> None:
     X = well_separated().X
-    gm = GaussianMixture(3, random_state=0).fit(X)
+    gm = GaussianMixture(3, n_init=1, random_state=0).fit(X)
     predicted = gm.predict_proba(as_source("dask of unknown chunks", X, tmp_path))
     assert np.isnan(predicted.shape[0])
     assert_allclose(predicted.compute(), gm.predict_proba(X), rtol=1e-12)
@@ -294,7 +294,7 @@ def test_predictions_of_unknown_chunks_stay_unknown(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["zarr", "zarr path", "npy path"])
 def test_predictions_of_stored_rows_are_lazy(what: str, tmp_path: Path) -> None:
     X = well_separated().X
-    gm = GaussianMixture(3, random_state=0).fit(X)
+    gm = GaussianMixture(3, n_init=1, random_state=0).fit(X)
     predicted = gm.predict(as_source(what, X, tmp_path))
     assert isinstance(predicted, da.Array)
     assert_array_equal(predicted.compute(), gm.predict(X))
@@ -311,9 +311,9 @@ def test_columns_in_several_chunks_are_one_mixture() -> None:
 @pytest.mark.parametrize("what", SOURCES)
 def test_one_feature_may_come_as_a_vector(what: str, tmp_path: Path) -> None:
     x = well_separated().X[:, 0]
-    matrix = GaussianMixture(2, random_state=0).fit(x[:, np.newaxis])
+    matrix = GaussianMixture(2, n_init=1, random_state=0).fit(x[:, np.newaxis])
     X = as_source(what, x, tmp_path)
-    vector = GaussianMixture(2, random_state=0).fit(X)
+    vector = GaussianMixture(2, n_init=1, random_state=0).fit(X)
     assert vector.n_features_in_ == 1
     assert_allclose(vector.means_, matrix.means_, rtol=1e-9)
     assert_array_equal(computed(vector.predict(X)), matrix.predict(x[:, np.newaxis]))
@@ -397,7 +397,7 @@ def test_a_seed_fits_alike_and_another_does_not() -> None:
 @pytest.mark.parametrize("what", ["numpy", "dask"])
 def test_a_fit_that_fails_leaves_the_last_one(what: str, tmp_path: Path) -> None:
     X = well_separated().X
-    gm = GaussianMixture(3, random_state=0).fit(X)
+    gm = GaussianMixture(3, n_init=1, random_state=0).fit(X)
     expected = gm.predict_proba(X)
     with pytest.raises(DataError, match="at least n_components = 3 rows; got 2"):
         gm.fit(as_source(what, X[:2, :2], tmp_path))
@@ -478,7 +478,7 @@ def test_a_start_that_was_given_is_stored_with_the_model(tmp_path: Path) -> None
 
 def test_a_model_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
     X = well_separated().X
-    gm, other = (GaussianMixture(n, random_state=0).fit(X) for n in (2, 3))
+    gm, other = (GaussianMixture(n, n_init=1, random_state=0).fit(X) for n in (2, 3))
     gm.save(tmp_path / "m.zarr")
     with pytest.raises(OutputError, match=r"must not exist yet; got .*m\.zarr, which does\. Choose another path"):
         other.save(tmp_path / "m.zarr")

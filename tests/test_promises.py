@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import pickle
 import threading
@@ -31,8 +30,11 @@ from daskgmm.data.output import write_predictions
 from daskgmm.data.partition import MIB
 from daskgmm.data.passes import pass_graph
 from daskgmm.data.rows import Rows
-from daskgmm.fitting.fit import fit_need
+from daskgmm.fitting.events import ignore
+from daskgmm.fitting.loop import Candidate, Status
+from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.run import Model, running
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.parameters import Parameters
@@ -56,14 +58,19 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fitted(store: Path, kind: str, **options: Any) -> dict[str, Any]:
-    """Return every number of a fit that has two restarts and goes on for three iterations."""
-    options = {"n_init": 2, "init_params": "k-means++", "random_state": 3, "max_iter": 3, "tol": 1e-9, **options}
-    mixture = GaussianMixture(3, covariance_type=kind, **options)
+    """Return every number of a fit that has two restarts, on a sample, and goes on for three iterations."""
+    options = {"n_init": 2, "init_params": "k-means++", "start_rows": 1000, **options}
+    mixture = GaussianMixture(3, covariance_type=kind, random_state=3, max_iter=3, tol=1e-9, **options)
     with pytest.warns(ConvergenceWarning, match="without converging"):
         mixture.fit(store)
     names = ("weights_", "means_", "covariances_", "precisions_cholesky_", "lower_bounds_", "log_likelihood_")
     found = {name: np.asarray(getattr(mixture, name)) for name in names}
-    return {**found, "score": np.asarray(mixture.score(store))}
+    of_candidates = {
+        f"restart {h['candidate']}, pass {h['pass']}": np.asarray(h["mean_log_likelihood"])
+        for h in mixture.history_
+        if h["what"] == "em"
+    }
+    return {**found, **of_candidates, "score": np.asarray(mixture.score(store))}
 
 
 def scaled_to(n_workers: int, cluster: LocalCluster, client: Client) -> None:
@@ -79,6 +86,7 @@ def test_parameters_have_the_same_bits_for_any_number_of_workers_and_any_schedul
     for scheduler in "synchronous", "threads":
         with dask.config.set(scheduler=scheduler):
             found[scheduler] = {kind: fitted(store, kind) for kind in KINDS}
+            found[scheduler]["far rows"] = fitted(store, "diag", init_params="k-means||")
     with (
         LocalCluster(n_workers=4, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
         Client(cluster) as client,
@@ -86,18 +94,23 @@ def test_parameters_have_the_same_bits_for_any_number_of_workers_and_any_schedul
         for n_workers in 4, 2, 1:
             scaled_to(n_workers, cluster, client)
             found[f"{n_workers} workers"] = {kind: fitted(store, kind) for kind in ("full", "tied")}
+            if n_workers == 4:
+                found["4 workers"]["far rows"] = fitted(store, "diag", init_params="k-means||")
     for surroundings, of_kinds in found.items():
-        for kind, name in itertools.product(of_kinds, found["synchronous"]["full"]):
-            right, other = found["synchronous"][kind][name], of_kinds[kind][name]
-            assert right.tobytes() == other.tobytes(), (surroundings, kind, name)
+        for kind, numbers in of_kinds.items():
+            assert numbers.keys() == found["synchronous"][kind].keys()
+            for name, right in found["synchronous"][kind].items():
+                assert right.tobytes() == numbers[name].tobytes(), (surroundings, kind, name)
 
 
 def test_a_candidate_has_the_same_bits_in_any_company(store: Path) -> None:
     """Restarts that share their passes end where each would alone."""
-    given = {"weights_init": CASE.weights, "means_init": CASE.means, "precisions_init": np.stack([np.eye(4)] * 3)}
-    alone, three = (fitted(store, "full", **given, n_init=n) for n in (1, 3))
-    for name, right in alone.items():
-        assert right.tobytes() == three[name].tobytes(), name
+    alone, three = (fitted(store, "full", init_params="k-means||", n_init=n) for n in (1, 3))
+    numbers = [name for name in alone if name.startswith("restart 0")]
+    assert len(numbers) == 3
+    assert sum(name.startswith("restart") for name in three) == 9
+    for name in numbers:
+        assert alone[name].tobytes() == three[name].tobytes(), name
 
 
 # -- reading is the cost ---------------------------------------------------------------------------------------------
@@ -168,9 +181,9 @@ def test_each_chunk_is_read_once_a_pass(
     monkeypatch.setattr("daskgmm.data.partition.RUN_BYTES", 24_000)
     options, n_chunks = LAYOUTS[layout]
     with dask.config.set(scheduler=scheduler), counted(CASE.X, **options) as (array, reads):
-        mixture = GaussianMixture(3, random_state=0, n_init=2, init_params="k-means++", tol=0.01, cache=cache).fit(
-            array
-        )
+        mixture = GaussianMixture(
+            3, random_state=0, n_init=2, init_params="k-means++", start_rows=1000, tol=0.01, cache=cache
+        ).fit(array)
         assert set(reads.counts.values()) == {1 if cache else mixture.n_passes_}
         assert mixture.n_passes_ == mixture.history_[-1]["pass"] >= 4
         assert n_chunks is None or len(reads.counts) == n_chunks
@@ -185,7 +198,8 @@ def test_each_chunk_is_read_once_a_pass(
 def test_weights_are_read_once_a_pass_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daskgmm.data.partition.IN_PROCESS_BYTES", 64_000)
     with counted(CASE.X, chunks=(300, 4)) as (X, of_rows), counted(np.ones(20_000), chunks=(300,)) as (w, of_weights):
-        mixture = GaussianMixture(3, random_state=0, tol=0.01, cache=False).fit(X, sample_weight=w)
+        options = {"random_state": 0, "n_init": 2, "init_params": "k-means||", "tol": 0.01, "cache": False}
+        mixture = GaussianMixture(3, **options).fit(X, sample_weight=w)
         assert set(of_rows.counts.values()) == set(of_weights.counts.values()) == {mixture.n_passes_}
 
 
@@ -200,22 +214,20 @@ def test_a_given_start_needs_a_survey_the_iterations_and_a_closing_pass(store: P
 # -- few tasks, small graphs -----------------------------------------------------------------------------------------
 
 
-def candidates(n_candidates: int, n_components: int, n_features: int) -> list[Any]:
-    """Return plans of random mixtures of full covariances."""
-    plans = []
-    for seed in range(n_candidates):
+def mixtures(n_mixtures: int, n_components: int, n_features: int) -> list[Parameters]:
+    """Return random mixtures of full covariances."""
+    kind, found = covariance_kind("full"), []
+    for seed in range(n_mixtures):
         case = make_case("full", seed=seed, n_rows=1, n_components=n_components, n_features=n_features)
-        kind = covariance_kind("full")
-        parameters = Parameters.from_covariances(kind, case.weights, case.means, case.covariances)
-        plans.append(make_plan(parameters, origin=np.zeros(n_features)))
-    return plans
+        found.append(Parameters.from_covariances(kind, case.weights, case.means, case.covariances))
+    return found
 
 
 @pytest.mark.parametrize(("chunk_rows", "n_chunks"), [(4096, 100_000), (1, 100_000), (262_144, 100_000)])
 def test_a_pass_over_a_hundred_thousand_chunks_has_few_tasks(tmp_path: Path, chunk_rows: int, n_chunks: int) -> None:
     shape = (chunk_rows * n_chunks, 64)
     zarr.create_array(tmp_path / "X.zarr", shape=shape, chunks=(chunk_rows, 64), dtype="f4")  # metadata alone
-    work = EStep(candidates(10, 50, 64))
+    work = EStep([make_plan(p, origin=np.zeros(64)) for p in mixtures(10, 50, 64)])
     began = time.process_time()  # of this process: others share the machine
     rows = Rows.plan(open_source(tmp_path / "X.zarr"), None)
     graph, keys = pass_graph(work, rows, name="pass")
@@ -235,10 +247,13 @@ def test_ten_large_candidates_go_in_one_pass_without_a_warning(
     monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 1)
     X = np.random.default_rng(0).standard_normal((3000, 64)).astype("f4")
     zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(1000, 64))
-    mixture = GaussianMixture(50, n_init=10, max_iter=2, tol=1e9, init_params="random", random_state=0, reg_covar=1e-2)
-    mixture.fit(tmp_path / "X.zarr")
-    assert mixture.converged_
-    assert mixture.n_passes_ == 4
+    options = FitOptions(50, n_init=10, init_params="k-means||", max_iter=2, tol=1e9, reg_covar=1e-2)
+    source = open_source(tmp_path / "X.zarr")
+    with running([Model(options)], source, weights=None, executor=None, listener=ignore) as run:
+        (fit,) = run.polished({0: [Candidate.start(i, p, options) for i, p in enumerate(mixtures(10, 50, 64))]})
+    assert fit.status is Status.CONVERGED
+    assert Counter(h["pass"] for h in fit.history if h["what"] == "em") == {2: 10, 3: 10}
+    assert fit.n_passes == 4
 
 
 # -- larger than memory ----------------------------------------------------------------------------------------------
@@ -318,7 +333,7 @@ def test_a_store_larger_than_memory(tmp_path: Path) -> None:
     source = open_source(tmp_path / "X.zarr")
     options = FitOptions(3, "diag")
     rows = Rows.plan(source, None)
-    stated = peak_worker_bytes(rows, fit_need(options, source))
+    stated = peak_worker_bytes(rows, fit_need([options], source))
     assert stated < 512 * MIB, "or prefetch would be given up"
     with (
         LocalCluster(

@@ -118,7 +118,7 @@ def test_dropping_rows_is_fitting_the_others(what: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", SOURCES)
 def test_predicting_and_scoring_refuse_non_finite_rows(what: str, tmp_path: Path) -> None:
     X, finite = spoiled()
-    gm = GaussianMixture(3, random_state=0).fit(X[finite])
+    gm = GaussianMixture(3, n_init=1, random_state=0).fit(X[finite])
     source = as_source(what, X, tmp_path)
     for name in ("predict", "predict_proba", "score_samples"):
         with pytest.raises(DataError, match=r"X must be finite; got NaN or infinity in row \d+.*non_finite='drop'"):
@@ -136,7 +136,7 @@ def test_too_few_finite_rows_are_too_few() -> None:
 
 
 def test_no_row_left_to_score() -> None:
-    gm = GaussianMixture(2, random_state=0, non_finite="drop").fit(well_separated().X)
+    gm = GaussianMixture(2, n_init=1, random_state=0, non_finite="drop").fit(well_separated().X)
     with pytest.raises(DataError, match="X must have rows that count; got 5 rows in NumPy array, all of them dropped"):
         gm.score(np.full((5, 3), np.nan))
     assert_array_equal(gm.predict(np.full((5, 3), np.nan)), -1)
@@ -162,7 +162,7 @@ def test_bad_weights_are_counted_and_the_first_is_named(what: str, tmp_path: Pat
     weights = as_source(what, w, tmp_path, chunk=70, name="w")
     with pytest.raises(DataError, match=message):
         GaussianMixture(2).fit(X, sample_weight=weights)
-    gm = GaussianMixture(2, random_state=0).fit(X)
+    gm = GaussianMixture(2, n_init=1, random_state=0).fit(X)
     with pytest.raises(DataError, match=message):
         gm.score(X, sample_weight=weights)
 
@@ -179,7 +179,7 @@ def test_weights_of_another_shape_are_refused_before_anything_is_read(shape: tup
     X, w = Blocks(well_separated().X), Blocks(np.ones(shape))
     got = rf"\({shape[0]}, {2 if len(shape) == 2 else 1}\)"
     message = rf"sample_weight must have shape \(600,\), one weight for each row of Dask array; got {got} in Dask array"
-    gm = GaussianMixture(2, random_state=0)
+    gm = GaussianMixture(2, n_init=1, random_state=0)
     with pytest.raises(DataError, match=message):
         gm.fit(X.array, sample_weight=w.array)
     assert X.n_rows == w.n_rows == 0
@@ -201,7 +201,7 @@ def test_too_few_rows_of_positive_weight() -> None:
 @pytest.mark.parametrize("name", ["predict", "predict_proba", "score_samples", "score", "aic", "bic"])
 def test_another_number_of_features_is_refused_before_anything_is_read(name: str) -> None:
     X = well_separated().X
-    gm = GaussianMixture(2, random_state=0).fit(X)
+    gm = GaussianMixture(2, n_init=1, random_state=0).fit(X)
     with pytest.raises(ValueError, match="X has 2 features, but GaussianMixture is expecting 3 features"):
         getattr(gm, name)(X[:, :2])
     message = "X must have the 3 features that the mixture was fitted to; got 2. Select the same columns"
@@ -218,7 +218,7 @@ def test_another_number_of_features_is_refused_before_anything_is_read(name: str
 @pytest.mark.parametrize("name", ["predict", "score"])
 def test_one_row_is_not_taken_for_one_feature(name: str) -> None:
     X = well_separated().X
-    gm = GaussianMixture(2, random_state=0).fit(X)
+    gm = GaussianMixture(2, n_init=1, random_state=0).fit(X)
     with pytest.raises(DataError, match=r"X must have shape \(n_rows, 3\); got \(3,\)\. Reshape your data"):
         getattr(gm, name)(X[0])
     with pytest.raises(DataError, match="3 features that the mixture was fitted to; got 1"):

@@ -27,7 +27,7 @@ ONES = np.ones(len(X))
 
 
 def one_start(rows: Any, weights: Any, **options: Any) -> Any:
-    (found,) = starts(rows, weights, FitOptions(**options), n_features=rows.shape[1])
+    (found,) = starts(rows, weights, FitOptions(**{"n_init": 1} | options), n_features=rows.shape[1])
     return found
 
 

@@ -56,7 +56,7 @@ def test_folds_have_nearly_equal_sizes_and_no_period(n_folds: int, seed: int) ->
 
 
 def test_folds_cut_through_a_sample_of_the_same_seed() -> None:
-    """A sample holds the rows of the smallest hashes; a fold of the same hash would be in it or out of it as a whole."""
+    """A sample holds the rows of the smallest hashes; a fold of the same hash would be in it or out of it."""
     rows = numbers(50_000)
     for n_folds in (2, 5):
         sampled = rows[row_hash(rows, 3) < np.uint64(2**64 // 10)]

@@ -1,4 +1,4 @@
-"""The pass that only scores: log-likelihood and surest responsibilities, against the oracle; and what ICL makes of it."""
+"""The pass that only scores: log-likelihood and surest responsibilities, against the oracle; what ICL makes of it."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Race:
             fresh = [Candidate.start(c.index, c.parameters, self._options, compiled=self._compiled) for c in candidates]
             return run_em(
                 fresh, evaluator.statistics, row_sets, n_passes=n_passes,
-                after_pass=lambda found: self._note(found, size, evaluator.seconds),
+                after_pass=lambda found: self._note(_latest(found), size, evaluator.seconds),
             )  # fmt: skip
 
     def _halved(self, candidates: Sequence[Candidate], size: int) -> list[Candidate]:
@@ -97,16 +97,21 @@ class Race:
         unseen = self._sample.part(size, min(2 * size, len(self._sample)))
         scores = [c.lower_bound for c in alive]
         if len(unseen) >= self._least:
-            scores = self._scores([c.parameters for c in alive], unseen)
-            self._note(alive, len(unseen), 0.0)
+            scores = self._scores(alive, unseen)
         order = np.argsort([-score for score in scores], kind="stable")
         return [alive[i] for i in sorted(order[: max(1, len(candidates) // 2)])]
 
-    def _scores(self, mixtures: Sequence[Parameters], rows: Sample) -> list[float]:
-        """Return the mean log-likelihood of some rows under each mixture, nats."""
+    def _scores(self, candidates: Sequence[Candidate], rows: Sample) -> list[float]:
+        """Return the mean log-likelihood of some rows under each candidate's mixture, nats."""
+        if not candidates:
+            return []
+        mixtures = [c.parameters for c in candidates]
         with rows.passes(self._options) as passes:
+            evaluator = Evaluator(passes)
             plans = [make_plan(p, origin=p.weights @ p.means, compiled=self._compiled) for p in mixtures]
-            return [s.log_sum / s.weight for s in Evaluator(passes).scores([Request(plan) for plan in plans])]
+            found = evaluator.scores([Request(plan) for plan in plans])
+        self._note(candidates, len(rows), evaluator.seconds)
+        return [s.log_sum / s.weight for s in found]
 
     def _escaped(self, best: Candidate) -> Candidate:
         """Return what splits and merges have made of the best candidate; itself where nothing is better."""
@@ -116,7 +121,7 @@ class Race:
         unseen = seen if self._whole else self._sample.part(size, n)
         if len(unseen) < self._least:
             return best
-        (score,) = self._scores([best.parameters], unseen)
+        (score,) = self._scores([best], unseen)
         for _ in range(ESCAPE_ROUNDS):
             proposed = offspring(
                 best.parameters, seen.X, seen.weights, n_most=ESCAPE_MOVES, reg_covar=self._options.reg_covar, rng=rng
@@ -124,16 +129,22 @@ class Race:
             if not proposed:
                 break
             tried = _alive(self._em(self._fresh(proposed), size, ESCAPE_PASSES), needed=False)
-            scores = self._scores([c.parameters for c in tried], unseen)
+            scores = self._scores(tried, unseen)
             if not tried or max(scores) <= score + GAIN:
                 break
             (best,) = self._em([tried[int(np.argmax(scores))]], size, FINAL_PASSES)
-            (score,) = self._scores([best.parameters], unseen)
+            (score,) = self._scores([best], unseen)
         return best
 
 
 #: A move must gain so much on rows that it has not seen, nats.
 GAIN = 1e-4
+
+
+def _latest(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates that took part in the last pass: those that ended before are visited no more."""
+    n_passes = max(c.n_passes for c in candidates)
+    return [c for c in candidates if c.n_passes == n_passes]
 
 
 def _alive(candidates: Sequence[Candidate], *, needed: bool = True) -> list[Candidate]:

@@ -351,8 +351,7 @@ def test_folds_change_nothing_of_the_survey_itself() -> None:
             np.testing.assert_array_equal(np.asarray(found), np.asarray(right), err_msg=field.name)
 
 
-@LAWS
-@settings(max_examples=15)
+@settings(LAWS, max_examples=15)
 @given(n_rows=st.integers(1, 60), step=st.integers(1, 60), n_folds=st.integers(2, 5), seed=st.integers(0, 99))
 def test_any_cut_gives_the_same_folds(n_rows: int, step: int, n_folds: int, seed: int) -> None:
     """Folds without rows in a part, or without any, included; and dropped rows and weights of 0."""

@@ -132,7 +132,10 @@ class Race:
             scores = self._scores(tried, unseen)
             if not tried or max(scores) <= score + GAIN:
                 break
-            (best,) = self._em([tried[int(np.argmax(scores))]], size, FINAL_PASSES)
+            (settled,) = self._em([tried[int(np.argmax(scores))]], size, FINAL_PASSES)
+            if settled.status is Status.COLLAPSED:
+                break
+            best = settled
             (score,) = self._scores([best], unseen)
         return best
 

@@ -13,7 +13,7 @@ from distributed import Client
 from numpy.testing import assert_allclose, assert_array_equal
 
 from daskgmm.data.opening import open_source
-from daskgmm.errors import CollapsedComponentError
+from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting import evaluate
 from daskgmm.fitting.events import PassDone, ignore
 from daskgmm.fitting.fit import Fit, fit_mixture
@@ -177,6 +177,23 @@ def test_no_held_out_row_is_seen_by_the_start(kind: str, init_params: str) -> No
         for c in run.started(0):
             assert np.abs(c.parameters.means).max() < 100
         assert any(np.abs(c.parameters.means).max() > 900 for c in run.started(1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folds_that_judge_nothing_are_an_error(kind: str) -> None:
+    X, numbers = np.random.default_rng(0).standard_normal((60, 2)), np.arange(60, dtype=np.uint64)
+    w = Fold(1, 3, 0).mask(numbers).astype(float)
+    models = [Model(options_of(kind, 2), Fold(i, 3, 0)) for i in range(3)]
+    n = int((w == 0).sum())
+    message = rf"got {n} rows of weight 0 in fold 1 of 3, and {60 - n} outside. Decrease n_folds, or take more rows."
+    with pytest.raises(DataError, match=message):
+        fits_of(models, X, weights=w, n_folds=3)
+    with pytest.raises(
+        DataError, match=r"n_folds must leave .* n_components = 4 rows outside of it; got 4 rows .* of 2, and 2 outside"
+    ):
+        fits_of([Model(options_of(kind, 4), Fold(0, 2, 0))], X[:6], n_folds=2)
+    with pytest.raises(DataError, match="got 0 rows of weight 0 in fold"):
+        fits_of([Model(options_of(kind, 1), Fold(0, 40, 0))], X[:20], n_folds=40)
 
 
 # -- k-means|| -------------------------------------------------------------------------------------------------------

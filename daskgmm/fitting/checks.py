@@ -51,5 +51,17 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
         raise DataError(f"X must lie within 1e150, or squares overflow; got {largest:.3g} in {label}. Rescale X.")
 
 
+def check_folds(survey: Survey, *, n_components: int) -> None:
+    """Raise a DataError for a fold that nothing can be judged by, or that leaves too few rows to fit."""
+    for i, fold in enumerate(survey.folds):
+        others = survey.n_rows - fold.n_rows
+        if not fold.weight > 0 or others < n_components:
+            raise DataError(
+                f"n_folds must leave rows that weigh in each fold, and n_components = {n_components} rows outside of "
+                f"it; got {fold.n_rows} rows of weight {fold.weight:.6g} in fold {i} of {len(survey.folds)}, and "
+                f"{others} outside. Decrease n_folds, or take more rows."
+            )
+
+
 def _partition_of(row: int, rows: Rows) -> int:
     return int(np.searchsorted(rows.edges, row, side="right")) - 1

@@ -65,7 +65,7 @@ class Evaluator:
     def _run(self, requests: Sequence[Request], work: type[EStep] | type[ScorePass], name: str) -> list[Statistics]:
         began = perf_counter()
         found: list[Statistics] = []
-        waves = list(self._waves(requests))
+        waves = list(self._waves(requests, scoring=work is ScorePass))
         if len(waves) > 1 and not self._told:
             self._told = True
             logger.info(
@@ -79,13 +79,17 @@ class Evaluator:
         self.seconds = perf_counter() - began
         return found
 
-    def _waves(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
-        """Yield the requests in order, cut so that parameters and states of a wave stay within their limits."""
+    def _waves(self, requests: Sequence[Request], *, scoring: bool) -> Iterator[list[Request]]:
+        """Yield the requests in order, cut so that parameters and states of a wave stay within their limits.
+
+        The states of a pass that only scores are four numbers each: with folds it has twice as many candidates as an
+        E-step had, and is one pass all the same.
+        """
         wave: list[Request] = []
         packed = states = 0
         for request in requests:
             plan = request.plan
-            own = 8 * plan.n_components * plan.kind.n_statistics(plan.means.shape[1], exact=True)
+            own = 0 if scoring else 8 * plan.n_components * plan.kind.n_statistics(plan.means.shape[1], exact=True)
             full = self._wave_state_bytes is not None and states + own > self._wave_state_bytes
             if wave and (full or packed + plan.n_bytes > WAVE_BYTES):
                 yield wave

@@ -105,12 +105,10 @@ class Race:
             evaluator = Evaluator(passes)
             row_sets: RowSets = {None: rows.row_set(passes, self._options)}
             fresh = [Candidate.start(c.index, c.parameters, self._options, compiled=self._compiled) for c in candidates]
-
-            def note(found: Sequence[Candidate]) -> None:
-                last = max(c.n_passes for c in found)
-                self._note([c for c in found if c.n_passes == last], size, evaluator.seconds)
-
-            return run_em(fresh, evaluator.statistics, row_sets, after_pass=note, n_passes=n_passes)
+            return run_em(
+                fresh, evaluator.statistics, row_sets, n_passes=n_passes,
+                after_pass=lambda found: self._note(_latest(found), size, evaluator.seconds),
+            )  # fmt: skip
 
     def _halved(self, candidates: Sequence[Candidate], size: int) -> list[Candidate]:
         """Return the better half of the candidates, judged on rows that they have not seen where there are enough."""
@@ -118,15 +116,20 @@ class Race:
         unseen = self._sample.part(size, min(2 * size, len(self._sample)))
         scores = [c.lower_bound for c in alive]
         if len(unseen) >= self._least:
-            scores = self._scores([c.parameters for c in alive], unseen)
-            self._note(alive, len(unseen), 0.0)
+            scores = self._scores(alive, unseen)
         return [alive[i] for i in sorted(ranked(scores)[: max(1, len(candidates) // 2)])]
 
-    def _scores(self, mixtures: Sequence[Parameters], rows: Sample) -> list[float]:
-        """Return the mean log-likelihood of some rows under each mixture, nats."""
+    def _scores(self, candidates: Sequence[Candidate], rows: Sample) -> list[float]:
+        """Return the mean log-likelihood of some rows under each candidate's mixture, nats."""
+        if not candidates:
+            return []
+        mixtures = [c.parameters for c in candidates]
         with rows.passes(self._options) as passes:
+            evaluator = Evaluator(passes)
             plans = [make_plan(p, origin=p.weights @ p.means, compiled=self._compiled) for p in mixtures]
-            return [s.log_sum / s.weight for s in Evaluator(passes).scores([Request(plan) for plan in plans])]
+            found = evaluator.scores([Request(plan) for plan in plans])
+        self._note(candidates, len(rows), evaluator.seconds)
+        return [s.log_sum / s.weight for s in found]
 
     def _escaped(self, best: Candidate) -> Candidate:
         """Return what splits and merges have made of the best candidate; itself where nothing is better."""
@@ -136,7 +139,7 @@ class Race:
         unseen = seen if self._whole else self._sample.part(size, n)
         if len(unseen) < self._least:
             return best
-        (score,) = self._scores([best.parameters], unseen)
+        (score,) = self._scores([best], unseen)
         for _ in range(ESCAPE_ROUNDS):
             proposed = offspring(
                 best.parameters, seen.X, seen.weights, n_most=ESCAPE_MOVES, reg_covar=self._options.reg_covar, rng=rng
@@ -146,14 +149,14 @@ class Race:
             if not proposed:
                 break
             tried = _alive(self._em(self._fresh(proposed), size, ESCAPE_PASSES))
-            scores = self._scores([c.parameters for c in tried], unseen) if tried else []
+            scores = self._scores(tried, unseen)
             if not tried or max(scores) <= score + GAIN:
                 break
-            settled = _alive(self._em([tried[ranked(scores)[0]]], size, FINAL_PASSES))
-            if not settled:
+            (settled,) = self._em([tried[ranked(scores)[0]]], size, FINAL_PASSES)
+            if settled.status is Status.COLLAPSED:
                 break
-            (best,) = settled
-            (score,) = self._scores([best.parameters], unseen)
+            best = settled
+            (score,) = self._scores([best], unseen)
         return best
 
 
@@ -172,6 +175,12 @@ def _distinct(found: Sequence[Parameters]) -> list[Parameters]:
         ):
             kept.append(p)
     return kept
+
+
+def _latest(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates that took part in the last pass: those that ended before are visited no more."""
+    n_passes = max(c.n_passes for c in candidates)
+    return [c for c in candidates if c.n_passes == n_passes]
 
 
 def _alive(candidates: Sequence[Candidate]) -> list[Candidate]:

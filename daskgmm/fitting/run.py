@@ -19,7 +19,7 @@ from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
 from daskgmm.data.survey import Survey, SurveyPass, all_but, sample_threshold
 from daskgmm.errors import CollapsedComponentError
-from daskgmm.fitting.checks import check_shape, check_survey
+from daskgmm.fitting.checks import check_folds, check_shape, check_survey
 from daskgmm.fitting.evaluate import Evaluator, Request, check_counts
 from daskgmm.fitting.events import Listener
 from daskgmm.fitting.fit import Fit
@@ -150,6 +150,7 @@ class Run:
         survey: Survey = self._passes.run(self._work, name="survey")
         largest = max(m.options.n_components for m in self._models)
         check_survey(survey, rows, n_components=largest, non_finite=options.non_finite)
+        check_folds(survey, n_components=largest)
         if survey.n_dropped == 0:
             self._passes.rows = rows.trusted()
         self._history.read("survey", perf_counter() - began, range(len(self._models)))

@@ -11,7 +11,7 @@ import numpy as np
 
 from daskgmm.data.executor import Executor
 from daskgmm.data.source import Source
-from daskgmm.errors import CollapsedComponentError, DataError, OptionError
+from daskgmm.errors import CollapsedComponentError, OptionError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import Listener, ignore
 from daskgmm.fitting.fit import Fit
@@ -121,7 +121,6 @@ def select_model(
     )
     check_shape(X, n_components=max(model.options.n_components for model in models))
     with running(models, X, n_folds=n_folds, weights=weights, executor=executor, listener=listener) as run:
-        _check_folds(run, models, n_folds)
         started, stopped = _started(run, models, criterion, stop_early=stop_early)
         found = run.polished({i: c for i, c in started.items() if not isinstance(c, CollapsedComponentError)})
     failures = {i: e for i, e in (started | found).items() if isinstance(e, CollapsedComponentError)}
@@ -179,17 +178,6 @@ def _check(options: FitOptions, numbers: Sequence[int], kinds: Sequence[str], cr
     given = [name for name in ("weights_init", "means_init", "precisions_init") if getattr(options, name) is not None]
     if given:
         raise OptionError(f"{given[0]} must be left out of a selection; got one. It fits one model only: use fit.")
-
-
-def _check_folds(run: Run, models: Sequence[Model], n_folds: int) -> None:
-    """Raise a DataError where a fold leaves fewer rows than a model has components."""
-    most = max(model.options.n_components for model in models)
-    left = run.survey.n_rows - max((fold.n_rows for fold in run.survey.folds), default=0)
-    if n_folds and left < most:
-        raise DataError(
-            f"n_components must be at most the {left} rows that one of {n_folds} folds leaves; got {most}. "
-            "Decrease n_components, or increase n_folds."
-        )
 
 
 def _name(model: Model) -> tuple[str, int]:

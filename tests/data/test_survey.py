@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import zarr
 from distributed import Client
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskgmm.data.executor import ClientExecutor, LocalExecutor
 from daskgmm.data.opening import open_source
 from daskgmm.data.passes import run_pass
 from daskgmm.data.rows import Rows
-from daskgmm.data.survey import Survey, SurveyPass, sample_threshold
+from daskgmm.data.survey import Survey, SurveyPass, all_but, sample_threshold
 from daskgmm.mixture.block import Block
-from daskgmm.mixture.folds import row_hash
+from daskgmm.mixture.folds import fold_of, row_hash
 from tests import oracle
 from tests.data.test_passes import CountingExecutor, Pieces
 from tests.strategies import LAWS
@@ -294,3 +294,101 @@ def test_rows_beyond_32_bits_are_told_apart() -> None:
     far = work.update(work.zero(), Block(x, None, 2**33)).sample[0]
     assert 0.4 < len(far) / 4096 < 0.6
     assert not np.array_equal(near, far)
+
+
+# -- the folds -----------------------------------------------------------------------------------------------------
+
+
+def surveyed_folds(
+    X: np.ndarray, weights: Any = None, *, n_folds: int = 3, step: int = 10**9, with_scatter: bool = True
+) -> tuple[SurveyPass, Survey]:
+    source = Pieces(X, step)
+    rows = Rows(source, None if weights is None else open_source(weights), source.chunk_edges)
+    work = SurveyPass(source.n_features, with_scatter, 4, EVERY_ROW, n_folds)
+    return work, run_pass(work, rows, CountingExecutor(), name="s")
+
+
+def assert_describes(found: Survey, rows: np.ndarray, weights: Any = None) -> None:
+    """Hold a survey against the oracle's moments of finite rows."""
+    weight, mean, scatter = expected_moments(rows, weights)
+    scatter = scatter if found.scatter.ndim == 2 else np.diagonal(scatter)
+    assert found.n_rows == len(rows)
+    assert found.weight == pytest.approx(float(weight), rel=1e-13)
+    np.testing.assert_allclose(found.mean, mean.astype(float), rtol=1e-12, atol=1e-12)
+    scale = float(np.abs(scatter).max())
+    np.testing.assert_allclose(found.scatter, scatter.astype(float), rtol=1e-11, atol=1e-12 * scale)
+    np.testing.assert_array_equal(found.minimum, rows.min(axis=0))
+    np.testing.assert_array_equal(found.maximum, rows.max(axis=0))
+    assert found.sample == found.sample_weights == found.sample_rows == ()
+
+
+@pytest.mark.parametrize("step", [2000, 777, 10])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("with_scatter", [False, True])
+def test_each_fold_and_what_it_leaves_are_surveyed_too(step: int, weighted: bool, with_scatter: bool) -> None:
+    rows = X[:2000] / [1, 100, 1e-3]
+    rows[[5, 1000, 1001], 1] = np.nan
+    weights = np.random.default_rng(1).integers(0, 3, 2000) * 0.5 if weighted else None
+    work, found = surveyed_folds(rows, weights, step=step, with_scatter=with_scatter)
+    of_row, finite = fold_of(np.arange(2000, dtype=np.uint64), 3, 4), np.isfinite(rows).all(axis=1)
+    assert len(found.folds) == 3
+    for i, survey in enumerate(found.folds):
+        inside, outside = finite & (of_row == i), finite & (of_row != i)
+        assert_describes(survey, rows[inside], None if weights is None else weights[inside])
+        assert_describes(all_but(work, found, i), rows[outside], None if weights is None else weights[outside])
+    assert sum(s.n_rows for s in found.folds) == found.n_rows == 1997
+    assert sum(s.weight for s in found.folds) == pytest.approx(found.weight, rel=1e-13)
+    assert (found.n_dropped, found.first_dropped) == (3, 5)
+
+
+def test_folds_change_nothing_of_the_survey_itself() -> None:
+    weights = np.random.default_rng(1).uniform(0, 3, 2000)
+    (_, none), (_, some) = (surveyed_folds(X[:2000], weights, n_folds=n, step=300) for n in (0, 5))
+    assert none.folds == ()
+    for field in fields(Survey):
+        if field.name != "folds":
+            found, right = getattr(some, field.name), getattr(none, field.name)
+            np.testing.assert_array_equal(np.asarray(found), np.asarray(right), err_msg=field.name)
+
+
+@settings(LAWS, max_examples=15)
+@given(n_rows=st.integers(1, 60), step=st.integers(1, 60), n_folds=st.integers(2, 5), seed=st.integers(0, 99))
+def test_any_cut_gives_the_same_folds(n_rows: int, step: int, n_folds: int, seed: int) -> None:
+    """Folds without rows in a part, or without any, included; and dropped rows and weights of 0."""
+    rng = np.random.default_rng(seed)
+    rows, weights = rng.standard_normal((n_rows, 2)), rng.integers(0, 3, n_rows).astype(float)
+    rows[rng.integers(0, n_rows), 0] = np.inf
+    (_, whole), (_, parts) = (surveyed_folds(rows, weights, n_folds=n_folds, step=s) for s in (10**9, step))
+    for a, b in zip(parts.folds, whole.folds, strict=True):
+        if b.weight > 0:
+            same_numbers(a, b)
+        else:  # rows that weigh nothing have no mean
+            assert (a.n_rows, a.weight, a.scatter.any()) == (b.n_rows, 0, False)
+
+
+def test_merging_folds_is_associative_and_no_rows_are_neutral() -> None:
+    work = SurveyPass(3, True, 4, -1, 3)
+    blocks = [Block(np.ascontiguousarray(X[a:b].T), None, a) for a, b in ((0, 5), (5, 300), (300, 301))]
+    a, b, c = (work.update(work.zero(), block) for block in blocks)
+    left, right = work.merge(work.merge(a, b), c), work.merge(a, work.merge(b, c))
+    for i in range(3):
+        same_numbers(left.folds[i], right.folds[i])
+        same_numbers(work.merge(work.zero(), left).folds[i], left.folds[i])
+        same_numbers(work.merge(left, work.zero()).folds[i], left.folds[i])
+    again = pickle.loads(pickle.dumps(work))
+    assert again == work
+    assert len(again.zero().folds) == 3
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_what_one_of_two_folds_leaves_is_the_other(fold: int) -> None:
+    work, found = surveyed_folds(X[:500], n_folds=2, step=100)
+    assert all_but(work, found, fold) is found.folds[1 - fold]
+
+
+def test_bad_weights_are_found_with_folds_too() -> None:
+    weights = np.ones(1000)
+    weights[[500, 700]] = -1
+    _, found = surveyed_folds(X[:1000], weights, step=100)
+    assert (found.n_bad_weights, found.first_bad_weight) == (2, 500)
+    assert sum(s.n_bad_weights for s in found.folds) == 2

@@ -1,0 +1,118 @@
+"""The memory of fits in shared passes: what several models need together covers each, and waves make it fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from daskgmm.data.memory import peak_worker_bytes
+from daskgmm.data.opening import open_source
+from daskgmm.data.partition import MIB
+from daskgmm.data.rows import Rows
+from daskgmm.errors import MemoryLimitError
+from daskgmm.fitting import need as need_module
+from daskgmm.fitting.evaluate import WAVE_BYTES
+from daskgmm.fitting.need import fit_need, in_waves, is_compiled
+from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.sample import sample_size
+from tests.data.test_memory import Limited as TasksLimited
+from tests.fitting.driving import KINDS
+
+
+class Limited(TasksLimited):
+    """An executor of two threads, whose tasks may use so many bytes."""
+
+    def n_threads(self) -> int:
+        return 2
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Rows:
+    zarr.create_array(tmp_path / "X.zarr", shape=(10**7, 16), chunks=(10**4, 16), dtype="f4")
+    return Rows.plan(open_source(tmp_path / "X.zarr"), None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_need_of_several_models_covers_each(kind: str, rows: Rows) -> None:
+    models = [FitOptions(n_components=k, covariance_type=kind) for k in (1, 4, 40)]
+    models += [
+        FitOptions(n_components=8, covariance_type="diag"),
+        FitOptions(n_components=200, covariance_type="spherical"),
+    ]
+    models += [FitOptions(n_components=5, init_params="k-means||", n_init=7)]
+    joint = fit_need(models, rows.X)
+    for model in models:
+        own = fit_need([model], rows.X)
+        assert peak_worker_bytes(rows, joint) >= peak_worker_bytes(rows, own)
+        assert joint.extra_bytes >= own.extra_bytes
+        assert joint.n_components >= own.n_components
+        assert joint.compiled or not own.compiled
+    assert joint.state_bytes(16) >= sum(8 * o.n_components * o.kind.n_statistics(16, exact=True) for o in models)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_model_is_one_candidate_and_its_sample(kind: str, rows: Rows) -> None:
+    options = FitOptions(n_components=8, covariance_type=kind)
+    need = fit_need([options], rows.X)
+    assert (need.kind, need.n_components, need.n_candidates) == (options.kind, 8, 1)
+    assert need.extra_bytes == 8 * 18 * sample_size(options, 10**7, 16) > 0
+    assert need.compiled == is_compiled(options, rows.X)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_restarts_on_all_rows_are_candidates_of_one_pass(kind: str, rows: Rows) -> None:
+    need = fit_need([FitOptions(n_components=8, covariance_type=kind, init_params="k-means||", n_init=6)], rows.X)
+    assert need.n_candidates == 6
+    assert need.extra_bytes > 0
+    assert fit_need([FitOptions(n_components=8, covariance_type=kind, n_init=6)], rows.X).n_candidates == 1
+
+
+def test_candidates_are_no_more_than_a_wave_takes(rows: Rows) -> None:
+    need = fit_need([FitOptions(n_components=50)] * 10_000, rows.X)
+    assert 1 < need.n_candidates <= WAVE_BYTES // (8 * 50 * (16 * 17 // 2 + 17))
+
+
+@pytest.mark.parametrize("n_models", [1, 8, 13])
+def test_waves_are_halved_until_they_fit(n_models: int, rows: Rows) -> None:
+    need = fit_need([FitOptions(n_components=100)] * n_models, rows.X)
+    assert need.n_candidates == n_models
+    found = []
+    for limit in range(290, 600, 2):
+        try:
+            cut, wave = in_waves(rows, need, Limited(limit * MIB))
+        except MemoryLimitError:
+            continue
+        assert peak_worker_bytes(cut, wave) <= limit * MIB
+        np.testing.assert_array_equal(cut.edges, rows.edges)
+        found.append(wave.n_candidates)
+    halves = [n_models >> i for i in range(5) if n_models >> i]
+    assert found == sorted(found), "more memory, more candidates"
+    assert set(found) == set(halves)
+    assert in_waves(rows, need, Limited(None))[1] is need
+
+
+def test_where_one_candidate_does_not_fit_it_is_an_error(rows: Rows) -> None:
+    need = fit_need([FitOptions(n_components=100)] * 8, rows.X)
+    with pytest.raises(MemoryLimitError, match="A task must fit in a worker's memory, 150 MiB a task; got a need of "):
+        in_waves(rows, need, Limited(150 * MIB))
+
+
+def test_tasks_are_cut_for_the_states_of_a_wave(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fewer candidates a wave has, the smaller the states that a task sends, and the fewer partitions it takes."""
+    asked: list[int] = []
+    in_tasks = Rows.in_tasks
+
+    def noting(self: Rows, *, state_bytes: int, n_threads: int | None) -> Rows:
+        asked.append(state_bytes)
+        return in_tasks(self, state_bytes=state_bytes, n_threads=n_threads)
+
+    monkeypatch.setattr(need_module.Rows, "in_tasks", noting)
+    need = fit_need([FitOptions(n_components=100)] * 8, rows.X)
+    _, wave = in_waves(rows, need, Limited(420 * MIB))
+    assert 1 <= wave.n_candidates < 8
+    assert asked[0] == need.state_bytes(16)
+    assert asked[-1] == wave.state_bytes(16)
+    assert len(asked) == 1 + int(np.log2(8 // wave.n_candidates))

@@ -60,7 +60,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     init_params : {"kmeans", "k-means++", "random", "random_from_data", "k-means||"}, default="kmeans"
         How a start is found, on a seeded sample of the rows (all of them where they are few). "k-means||" takes six
         passes over all rows instead, and finds small groups far from the others, which a sample would miss; its
-        restarts share the passes that follow, the worse half of them retired every six.
+        restarts share the passes that follow, the worse half of them retired every four.
     weights_init : (n_components,), means_init : (n_components, n_features), precisions_init : array-like or None
         Initial parameters that replace those of the start.
     random_state : int, RandomState or None

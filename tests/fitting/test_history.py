@@ -15,6 +15,7 @@ from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.history import COLUMNS
 from daskgmm.fitting.loop import Status
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.race import STAGE_PASSES
 from tests.fitting.driving import KINDS, Blocks, given_start, well_separated
 
 #: Starts that differ in what is read for them: none given, k-means||, and given.
@@ -127,7 +128,7 @@ def test_restarts_have_records_of_their_own_until_they_are_given_up(kind: str) -
         candidates = [record["candidate"] for record in em if record["pass"] == number]
         assert candidates == sorted(set(candidates)), "one record a pass and candidate"
     lengths = sorted(sum(record["candidate"] == i for record in em) for i in range(4))
-    assert lengths == [6, 6, 12, 20]
+    assert lengths == [STAGE_PASSES, STAGE_PASSES, 2 * STAGE_PASSES, 20]
     assert of(fit, "closing")[0]["candidate"] in {r["candidate"] for r in em if r["pass"] == fit.n_passes - 1}
 
 

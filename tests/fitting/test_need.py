@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,8 @@ def test_tasks_are_cut_for_the_states_of_a_wave(rows: Rows, monkeypatch: pytest.
 
     monkeypatch.setattr(need_module.Rows, "in_tasks", noting)
     need = fit_need([FitOptions(n_components=100)] * 8, rows.X)
-    _, wave = in_waves(rows, need, Limited(420 * MIB))
+    limit = peak_worker_bytes(replace(rows, prefetch=False), replace(need, n_candidates=3))
+    _, wave = in_waves(rows, need, Limited(limit))
     assert 1 <= wave.n_candidates < 8
     assert asked[0] == need.state_bytes(16)
     assert asked[-1] == wave.state_bytes(16)

@@ -90,7 +90,7 @@ def test_fit_writes_a_model_and_one_json_object(tmp_path: Path, small_store: Pat
     assert result["converged"] is True
     assert result["rows"] == 3000
     assert result["dropped_rows"] == 0
-    assert result["n_passes"] == result["n_iter"] + 2
+    assert result["n_passes"] >= result["n_iter"] + 2, "a leap that is undone is a pass, and no iteration"
     assert result["bytes_read"] == result["cached_bytes"] == small_rows.nbytes, "read once, and kept"
     assert result["output"] == str(model)
     assert result["skipped"] is False
@@ -101,17 +101,17 @@ def test_fit_writes_a_model_and_one_json_object(tmp_path: Path, small_store: Pat
     assert lines[1].startswith("Running in this process (one partition) with at most ")
     assert lines[2] == "All decoded rows (46.88 kiB) stay in memory for the later passes."
     assert lines[3].split() == ["mean", "log-lik.", "change"]
-    # The start, on the sample, is no pass.
-    assert [line.split()[0] for line in lines[4:]] == ["pass"] * (result["n_passes"] + 1)
-    assert lines[5].split()[:3] == ["pass", "1", "start"]
     assert lines[4].split()[:3] == ["pass", "1", "survey"]
+    assert lines[5].split()[:3] == ["pass", "1", "start"], "on the sample: no pass over the input"
+    passes = [line.split()[:2] for line in [lines[4], *lines[6:]]]
+    assert passes == [["pass", str(i + 1)] for i in range(result["n_passes"])]
 
     loaded = GaussianMixture.load(model)
     sklearn = loaded.to_sklearn()
     assert loaded.converged_ is True
     assert loaded.n_iter_ == result["n_iter"]
     assert loaded.random_state == 1
-    assert len([record for record in loaded.history_ if record["what"] != "start"]) == result["n_passes"]
+    assert len([h for h in loaded.history_ if h["what"] != "start"]) == result["n_passes"]
     assert result["mean_log_likelihood"] == pytest.approx(sklearn.score(small_rows), rel=1e-10)
     assert result["bic"] == pytest.approx(sklearn.bic(small_rows), rel=1e-10)
     assert result["aic"] == pytest.approx(sklearn.aic(small_rows), rel=1e-10)
@@ -409,8 +409,8 @@ def test_json_log_is_json_in_every_line_also_of_errors(tmp_path: Path, small_sto
     done = call("fit", small_store, "-k", 3, "-o", tmp_path / "m.zarr", "--log-format", "json")
     lines = [strict(line) for line in done.stderr.splitlines()]
     assert all({"time", "level", "message"} <= set(line) for line in lines)
-    passes = [line for line in lines if "number" in line]
-    assert passes.pop(1)["what"] == "start"
+    passes = [line for line in lines if "number" in line and line["what"] != "start"]
+    assert [line["number"] for line in lines if line.get("what") == "start"] == [1]
     assert [line["number"] for line in passes] == list(range(1, len(passes) + 1))
     assert passes[-1]["what"] == "closing"
     for arguments, code in (

@@ -248,7 +248,7 @@ def test_the_likelihood_never_falls_without_regularisation(kind: str, accelerati
     X = make_case(kind, seed=5, n_rows=400, n_components=3, n_features=2).X
     options = PLAIN | {"covariance_type": kind, "reg_covar": 0, "tol": 1e-9, "max_iter": 2000}
     gm = GaussianMixture(3, **options | {"acceleration": acceleration}, random_state=0).fit(X)
-    assert len(gm.lower_bounds_) > 10
+    assert len(gm.lower_bounds_) >= 10
     assert np.diff(gm.lower_bounds_).min() > -1e-13
     accepted = [h["mean_log_likelihood"] for h in gm.history_ if h["what"] == "em" and h["accepted"]]
     assert gm.lower_bounds_ == accepted

@@ -338,6 +338,19 @@ def test_a_large_offset_changes_nothing(kind: str, what: str, tmp_path: Path) ->
     assert_array_equal(gm.predict(X), other.predict(near))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_offset_does_not_change_the_optimum_with_the_defaults(kind: str) -> None:
+    """Extrapolation amplifies rounding: not the iterates are compared, but where they end."""
+    near = np.round(well_separated(kind).X * 2**20) / 2**20
+    offset = 1e8 * np.array([1.0, -1.0, 0.5])
+    options = {"n_components": 3, "covariance_type": kind, "random_state": 0, "n_init": 3, "tol": 1e-8}
+    gm, other = (GaussianMixture(**options).fit(X) for X in (near + offset, near))
+    assert gm.score(near + offset) == pytest.approx(other.score(near), abs=1e-6)
+    order = np.argsort(gm.means_[:, 0]), np.argsort(other.means_[:, 0])
+    labels = order[0].argsort()[gm.predict(near + offset)], order[1].argsort()[other.predict(near)]
+    assert (labels[0] == labels[1]).mean() > 0.995
+
+
 def test_two_numbers_in_single_precision_have_the_variance_of_reg_covar() -> None:
     X = np.array([[9999], [0]], dtype="f4")
     gm = GaussianMixture(2, covariance_type="spherical", reg_covar=0.1, n_init=1, random_state=0).fit(X)

@@ -37,7 +37,7 @@ from tests.mixture.driving import oracle_of
 CENTRES = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
 
 
-def three_groups(n_rows: int = 900, seed: int = 0) -> np.ndarray:
+def three_groups(n_rows: int = 500, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return CENTRES[rng.integers(0, 3, n_rows)] + rng.standard_normal((n_rows, 2))
 
@@ -140,33 +140,33 @@ def test_an_escape_never_makes_it_worse() -> None:
 def test_weights_count_in_a_race(kind: str) -> None:
     """Rows of a fourth group weigh next to nothing."""
     X = np.concatenate([three_groups(), three_groups(200)[:, ::-1] + [40, 40]])
-    w = np.append(np.ones(900), np.full(200, 1e-9))
+    w = np.append(np.ones(500), np.full(200, 1e-9))
     assert found_all(run_race(sample_of(X, w), covariance_type=kind, n_init=4).parameters)
 
 
 # -- what it does not depend on --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_race_is_seeded_and_the_same_for_any_chunks_and_order(kind: str) -> None:
-    X = np.random.default_rng(3).standard_normal((1200, 2))
+    X = np.random.default_rng(3).standard_normal((500, 2))
     options = {"covariance_type": kind, "n_init": 4, "whole": False}
-    samples = [sample_of(X, step=step, n=600, seed=1) for step in (10**9, 100)]
+    samples = [sample_of(X, step=step, n=300, seed=1) for step in (10**9, 100)]
     samples.append(samples[0].shuffled())  # in another order before the race
     one, *others = [run_race(s, seed=1, **options) for s in samples]
     for other in others:
         assert same(one.parameters, other.parameters)
         assert one.lower_bounds == other.lower_bounds
-    assert not same(one.parameters, run_race(sample_of(X, n=600, seed=2), seed=2, **options).parameters)
+    assert not same(one.parameters, run_race(sample_of(X, n=300, seed=2), seed=2, **options).parameters)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sorted_rows_start_as_well_as_shuffled_ones(kind: str) -> None:
     """A drift in time: the first rows of the input know nothing of the later ones."""
     rng = np.random.default_rng(2)
-    of_group = np.sort(rng.integers(0, 3, 3000))
-    X = CENTRES[of_group] + rng.standard_normal((3000, 2)) + np.linspace(0, 1, 3000)[:, np.newaxis]
+    of_group = np.sort(rng.integers(0, 3, 1500))
+    X = CENTRES[of_group] + rng.standard_normal((1500, 2)) + np.linspace(0, 1, 1500)[:, np.newaxis]
     scores = []
     for rows in (X, X[::-1], rng.permutation(X)):
-        best = run_race(sample_of(rows, n=800), whole=False, covariance_type=kind, n_init=3)
+        best = run_race(sample_of(rows, n=500), whole=False, covariance_type=kind, n_init=3)
         scores.append(mean_score(X, best.parameters))
     truth = run_race(sample_of(X), whole=True, covariance_type=kind, n_init=3)
     assert min(scores) > mean_score(X, truth.parameters) - 0.02

@@ -110,8 +110,9 @@ def _here() -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("small_partitions")
 def test_k_means_parallel_in_company_is_what_it_is_alone(kind: str) -> None:
-    X = well_separated(n_rows=300).X
-    model = Model(options_of(kind, 3, init_params="k-means||", n_init=4))
+    """Beside a tied model the survey has all products of the features, else squares alone: the scales are equal."""
+    X = np.random.default_rng(0).standard_normal((300, 3)) * [1, 3, 10] + 5
+    model = Model(options_of(kind, 3, init_params="k-means||", n_init=4, max_iter=14))
     beside = [Model(options_of(k, 3, init_params="k-means||", n_init=2)) for k in ("full", "tied")]
     (alone,) = fits_of([model], X)
     together = fits_of([beside[0], model, beside[1], Model(options_of("tied", 2))], X)
@@ -319,7 +320,7 @@ def test_a_warm_model_goes_on_beside_others(kind: str) -> None:
 
 def test_events_and_history_agree_on_the_passes() -> None:
     told: list[PassDone] = []
-    fits = fits_of(company("full"), well_separated().X, n_folds=3, listener=told.append)
+    fits = fits_of(company("full"), well_separated(n_rows=200).X, n_folds=3, listener=told.append)
     assert told[-1].number == fits[0].n_passes
     assert [e.number for e in told] == sorted(e.number for e in told)
     assert all(tuple(record) == COLUMNS for fit in fits for record in fit.history)

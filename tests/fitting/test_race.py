@@ -104,14 +104,14 @@ def same(a: Parameters, b: Parameters) -> bool:
 # -- who wins ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("place", [0, 4, 8])
+@pytest.mark.parametrize("place", [0, 4])
 def test_the_one_good_start_among_bad_ones_wins(
     kind: str, whole: bool, place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starts = [stuck(kind)] * 8
+    starts = [stuck(kind)] * 4
     starts.insert(place, mixture(kind, CENTRES + 2, 4.0))
     planted(monkeypatch, starts)
-    best = run_race(sample_of(three_groups()), whole=whole, covariance_type=kind, n_init=9, escape=False)
+    best = run_race(sample_of(three_groups()), whole=whole, covariance_type=kind, n_init=5, escape=False)
     assert best.index == place
     assert found_all(best.parameters)
 
@@ -130,7 +130,7 @@ def test_a_planted_bad_optimum_is_left_by_an_escape_only(kind: str, monkeypatch:
 
 
 def test_an_escape_never_makes_it_worse() -> None:
-    X = np.random.default_rng(5).standard_normal((300, 2)) * [1, 4]
+    X = np.random.default_rng(5).standard_normal((200, 2)) * [1, 4]
     options = {"whole": True, "n_init": 2}
     stays, leaves = (run_race(sample_of(X), escape=escape, **options) for escape in (False, True))
     assert mean_score(X, leaves.parameters) > mean_score(X, stays.parameters) - 1e-4
@@ -148,7 +148,7 @@ def test_weights_count_in_a_race(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_race_is_seeded_and_the_same_for_any_chunks_and_order(kind: str) -> None:
     X = np.random.default_rng(3).standard_normal((500, 2))
-    options = {"covariance_type": kind, "n_init": 4, "whole": False}
+    options = {"covariance_type": kind, "n_init": 2, "whole": False}
     samples = [sample_of(X, step=step, n=300, seed=1) for step in (10**9, 100)]
     samples.append(samples[0].shuffled())  # in another order before the race
     one, *others = [run_race(s, seed=1, **options) for s in samples]
@@ -220,8 +220,7 @@ def test_where_all_collapse_it_is_an_error(n_init: int, escape: bool, monkeypatc
 
 
 # -- what it costs ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("n_init", [1, 2, 10])
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(("n_init", "whole"), [(1, False), (4, True), (10, False)])
 def test_visits_are_noted_and_bounded(n_init: int, whole: bool) -> None:
     """Candidates x rows x passes: three stages of half the candidates on twice the rows, the last, and the moves."""
     X = np.random.default_rng(0).standard_normal((800, 2))

@@ -184,8 +184,12 @@ class SurveyPass:
         np.subtract(x, first, out=centred)
         shift = (centred @ w) / total if total > 0 else np.zeros(len(x))
         centred -= shift[:, np.newaxis]
-        np.multiply(centred, w if self.with_scatter else centred, out=weighted)
-        scatter = weighted @ centred.T if self.with_scatter else weighted @ w
+        # The squares are summed apart: k-means|| scales by them, and their bits are the same with products and without.
+        np.multiply(centred, centred, out=weighted)
+        squares = weighted @ w
+        scatter = np.multiply(centred, w, out=weighted) @ centred.T if self.with_scatter else squares
+        if self.with_scatter:
+            np.fill_diagonal(scatter, squares)
         chosen = self._chosen(block) & kept & (w > 0)
         finite = x if kept.all() else x[:, kept]
         return Survey(

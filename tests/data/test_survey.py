@@ -392,3 +392,12 @@ def test_bad_weights_are_found_with_folds_too() -> None:
     _, found = surveyed_folds(X[:1000], weights, step=100)
     assert (found.n_bad_weights, found.first_bad_weight) == (2, 500)
     assert sum(s.n_bad_weights for s in found.folds) == 2
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("step", [10_000, 777])
+def test_variances_have_the_same_bits_with_the_products_and_without(weighted: bool, step: int) -> None:
+    weights = np.random.default_rng(1).uniform(0, 2, 10_000) if weighted else None
+    some, all_of_it = (survey_of(X[:10_000], weights, step=step, with_scatter=s) for s in (False, True))
+    np.testing.assert_array_equal(some.row_set.variances, all_of_it.row_set.variances)
+    np.testing.assert_array_equal(some.mean, all_of_it.mean)

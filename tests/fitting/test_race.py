@@ -37,7 +37,7 @@ from tests.mixture.driving import oracle_of
 CENTRES = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
 
 
-def three_groups(n_rows: int = 900, seed: int = 0) -> np.ndarray:
+def three_groups(n_rows: int = 500, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return CENTRES[rng.integers(0, 3, n_rows)] + rng.standard_normal((n_rows, 2))
 
@@ -104,14 +104,14 @@ def same(a: Parameters, b: Parameters) -> bool:
 # -- who wins ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("place", [0, 4, 8])
+@pytest.mark.parametrize("place", [0, 4])
 def test_the_one_good_start_among_bad_ones_wins(
     kind: str, whole: bool, place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starts = [stuck(kind)] * 8
+    starts = [stuck(kind)] * 4
     starts.insert(place, mixture(kind, CENTRES + 2, 4.0))
     planted(monkeypatch, starts)
-    best = run_race(sample_of(three_groups()), whole=whole, covariance_type=kind, n_init=9, escape=False)
+    best = run_race(sample_of(three_groups()), whole=whole, covariance_type=kind, n_init=5, escape=False)
     assert best.index == place
     assert found_all(best.parameters)
 
@@ -130,7 +130,7 @@ def test_a_planted_bad_optimum_is_left_by_an_escape_only(kind: str, monkeypatch:
 
 
 def test_an_escape_never_makes_it_worse() -> None:
-    X = np.random.default_rng(5).standard_normal((300, 2)) * [1, 4]
+    X = np.random.default_rng(5).standard_normal((200, 2)) * [1, 4]
     options = {"whole": True, "n_init": 2}
     stays, leaves = (run_race(sample_of(X), escape=escape, **options) for escape in (False, True))
     assert mean_score(X, leaves.parameters) > mean_score(X, stays.parameters) - 1e-4
@@ -140,33 +140,33 @@ def test_an_escape_never_makes_it_worse() -> None:
 def test_weights_count_in_a_race(kind: str) -> None:
     """Rows of a fourth group weigh next to nothing."""
     X = np.concatenate([three_groups(), three_groups(200)[:, ::-1] + [40, 40]])
-    w = np.append(np.ones(900), np.full(200, 1e-9))
+    w = np.append(np.ones(500), np.full(200, 1e-9))
     assert found_all(run_race(sample_of(X, w), covariance_type=kind, n_init=4).parameters)
 
 
 # -- what it does not depend on --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_race_is_seeded_and_the_same_for_any_chunks_and_order(kind: str) -> None:
-    X = np.random.default_rng(3).standard_normal((1200, 2))
-    options = {"covariance_type": kind, "n_init": 4, "whole": False}
-    samples = [sample_of(X, step=step, n=600, seed=1) for step in (10**9, 100)]
+    X = np.random.default_rng(3).standard_normal((500, 2))
+    options = {"covariance_type": kind, "n_init": 2, "whole": False}
+    samples = [sample_of(X, step=step, n=300, seed=1) for step in (10**9, 100)]
     samples.append(samples[0].shuffled())  # in another order before the race
     one, *others = [run_race(s, seed=1, **options) for s in samples]
     for other in others:
         assert same(one.parameters, other.parameters)
         assert one.lower_bounds == other.lower_bounds
-    assert not same(one.parameters, run_race(sample_of(X, n=600, seed=2), seed=2, **options).parameters)
+    assert not same(one.parameters, run_race(sample_of(X, n=300, seed=2), seed=2, **options).parameters)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sorted_rows_start_as_well_as_shuffled_ones(kind: str) -> None:
     """A drift in time: the first rows of the input know nothing of the later ones."""
     rng = np.random.default_rng(2)
-    of_group = np.sort(rng.integers(0, 3, 3000))
-    X = CENTRES[of_group] + rng.standard_normal((3000, 2)) + np.linspace(0, 1, 3000)[:, np.newaxis]
+    of_group = np.sort(rng.integers(0, 3, 1500))
+    X = CENTRES[of_group] + rng.standard_normal((1500, 2)) + np.linspace(0, 1, 1500)[:, np.newaxis]
     scores = []
     for rows in (X, X[::-1], rng.permutation(X)):
-        best = run_race(sample_of(rows, n=800), whole=False, covariance_type=kind, n_init=3)
+        best = run_race(sample_of(rows, n=500), whole=False, covariance_type=kind, n_init=3)
         scores.append(mean_score(X, best.parameters))
     truth = run_race(sample_of(X), whole=True, covariance_type=kind, n_init=3)
     assert min(scores) > mean_score(X, truth.parameters) - 0.02
@@ -220,8 +220,7 @@ def test_where_all_collapse_it_is_an_error(n_init: int, escape: bool, monkeypatc
 
 
 # -- what it costs ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("n_init", [1, 2, 10])
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(("n_init", "whole"), [(1, False), (4, True), (10, False)])
 def test_visits_are_noted_and_bounded(n_init: int, whole: bool) -> None:
     """Candidates x rows x passes: three stages of half the candidates on twice the rows, the last, and the moves."""
     X = np.random.default_rng(0).standard_normal((800, 2))

@@ -52,7 +52,8 @@ class Race:
 
     def __init__(self, sample: Sample, options: FitOptions, *, whole: bool, compiled: bool, note: Note) -> None:
         self._sample, self._compiled, self._note = sample.shuffled(), compiled, note
-        self._options = replace(options, tol=min(options.tol, SAMPLE_TOL))
+        # (max_iter bounds passes over all rows; here each stage has its own number.)
+        self._options = replace(options, tol=min(options.tol, SAMPLE_TOL), max_iter=max(options.max_iter, FINAL_PASSES))
         self._whole = whole
         k, n_features = options.n_components, sample.X.shape[1]
         n_free = k * (n_features + 1) + options.kind.n_parameters(k, n_features)

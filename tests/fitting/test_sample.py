@@ -123,7 +123,7 @@ def test_passes_over_a_sample_are_those_over_an_array(
     options = FitOptions(n_components=3, covariance_type=kind)
     plan = make_plan(parameters_of(case), origin=case.X.mean(axis=0))
     with sample.passes(options) as passes:
-        assert passes.rows.n_partitions == (2 if in_tasks else 1)
+        assert passes.rows.n_partitions == (5 if in_tasks else 1)
         assert (passes.rows.weights is None) == (not weighted)
         (found,) = passes.run(EStep([plan]), name="em")
         row_set = sample.row_set(passes, options)
@@ -140,15 +140,15 @@ def test_passes_over_a_sample_are_those_over_an_array(
 
 @pytest.mark.parametrize("n_rows", [1, 8191, 8192, 8193, 200_000])
 def test_tasks_of_a_sample_are_few_and_cover_it(n_rows: int) -> None:
-    """Tasks are whole blocks, at most eight, and a matter of rows and model alone."""
+    """Tasks are whole tiles, at most eight, and a matter of rows and model alone."""
     sample = Sample(np.zeros((n_rows, 8)), np.ones(n_rows), np.arange(n_rows, dtype=np.uint64), 0)
     with sample.passes(FitOptions(n_components=50)) as passes:
         edges = passes.rows.edges
     assert (edges[0], edges[-1]) == (0, n_rows)
     assert np.all(np.diff(edges) > 0)
     assert len(edges) <= 9
-    assert np.all(edges[:-1] % 8192 == 0)
-    assert len(edges) - 1 == {1: 1, 8191: 1, 8192: 1, 8193: 1, 200_000: 7}[n_rows]
+    assert np.all(edges[:-1] % 1024 == 0)
+    assert len(edges) - 1 == {1: 1, 8191: 4, 8192: 4, 8193: 5, 200_000: 8}[n_rows]
 
 
 # -- how many rows -------------------------------------------------------------------------------------------------
@@ -158,14 +158,14 @@ def test_tasks_of_a_sample_are_few_and_cover_it(n_rows: int) -> None:
         (1000, 2, {"n_components": 3}, 1000),  # all, where they are few
         (10**5, 2, {"n_components": 3}, 20_000),
         (10**6, 2, {"n_components": 3}, 20_000),
-        (10**7, 16, {"n_components": 32, "tol": 1e-3}, 10**7 // 30),  # two visits to each row of 60
-        (10**5, 16, {"n_components": 32, "tol": 1e-6}, 20_000),  # two visits to each row: 3,333
+        (10**7, 16, {"n_components": 32, "tol": 1e-3}, 10**7 // 40),  # two visits to each row of 80
+        (10**5, 16, {"n_components": 32, "tol": 1e-6}, 20_000),  # two visits to each row: 2,500
         (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "diag"}, 45_000),  # p / (2 tol), p = 90
         (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "spherical"}, 30_000),
         (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "tied"}, 30_000),
         (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "full"}, 75_000),
         (10**9, 16, {"n_components": 32, "tol": 1e-3}, 524_288),  # 64 MiB
-        (10**7, 4, {"n_components": 10, "tol": 0}, 10**7 // 30),
+        (10**7, 4, {"n_components": 10, "tol": 0}, 10**7 // 40),
         (10**7, 4, {"n_components": 10, "tol": 1e-3, "start_rows": 5000}, 5000),
         (100, 4, {"n_components": 10, "start_rows": 5000}, 100),
         (10**9, 10**6, {"n_components": 10}, 100),  # ten a component, whatever the bytes

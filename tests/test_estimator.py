@@ -345,7 +345,7 @@ def test_a_fit_counts_its_passes_and_keeps_its_history(what: str, tmp_path: Path
     assert_it_keeps_its_history(gm, case)
     start = [h for h in gm.history_ if h["what"] == "start"]
     assert {h["candidate"] for h in start[:2]} == {0, 1}
-    assert all((h["pass"], h["rows"], h["n_bytes"]) == (1 + counted, 600, 0) for h in start)
+    assert all((h["pass"], h["n_bytes"]) == (1 + counted, 0) and h["rows"] >= 600 for h in start)
     whats = [h["what"] for h in gm.history_]
     assert whats == ["survey", *["start"] * len(start), *["em"] * len(em), "closing"]
 

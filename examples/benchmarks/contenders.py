@@ -27,9 +27,9 @@ class MissingError(Exception):
 
 
 class Daskgmm:
-    """daskgmm, through its estimator: the seconds of each pass are in `history_`."""
+    """daskgmm, through its estimator: the seconds of each pass are in `history_`. Plain EM, as the others do it."""
 
-    options: dict[str, Any] = {}  # noqa: RUF012
+    options: dict[str, Any] = {"acceleration": None}  # noqa: RUF012
 
     def __init__(self, folder: Path) -> None:
         from daskgmm import GaussianMixture
@@ -51,7 +51,7 @@ class Daskgmm:
 class DaskgmmSingle(Daskgmm):
     """daskgmm in single precision."""
 
-    options = {"precision": "single"}  # noqa: RUF012
+    options = {"acceleration": None, "precision": "single"}  # noqa: RUF012
 
 
 class ScikitLearn:

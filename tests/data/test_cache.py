@@ -370,7 +370,7 @@ def test_on_workers_each_run_is_read_once_and_no_row_moves(own_cluster: tuple[Cl
     client, logs = own_cluster
     during: list[int] = []
     kept = fitted(store, cache="auto", listener=lambda _: during.append(sum(client.run(kept_here).values())))
-    assert during == [CASE.X.nbytes] * kept.n_passes
+    assert during == [CASE.X.nbytes] * (kept.n_passes + 1), "after each pass, and after the start on the sample"
     assert kept.bytes_read == kept.cached_bytes == CASE.X.nbytes
     reads = reads_of(logs)
     assert set(reads.values()) == {1}

@@ -17,16 +17,18 @@ from daskgmm.mixture.escape import offspring
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
 
-#: Stages before the last, each with half of the candidates and twice the rows of the one before, and their EM steps.
-#: (Three stages, from an eighth of the rows on, of six steps each, cost as much and ended 0.013 nats lower in the mean
-#: of six fits of 16 to 50 components: an eighth of the sample was too little to judge by.)
-STAGES, STAGE_PASSES = 2, 4
+#: Stages, each with half of the candidates and twice the rows of the one before, the last with all, and EM steps.
+#: (From an eighth of the rows on, with six steps, they cost as much and ended 0.013 nats lower in the mean of six fits
+#: of 16 to 50 components: an eighth of the sample was too little to judge by.)
+STAGES, STAGE_PASSES = 3, 4
 #: k-means of a start need not converge: EM goes on from it.
 K_MEANS_ITERATIONS = 50
-#: EM steps on the whole sample at most, and the change at which they end, nats: passes are cheap here.
-FINAL_PASSES, SAMPLE_TOL = 30, 1e-4
-#: Splits and merges: rounds of them, proposals a round, and the EM steps that settle those.
-ESCAPE_ROUNDS, ESCAPE_MOVES, ESCAPE_PASSES = 5, 3, 10
+#: EM steps of the one that is left at most, and the change at which they end, nats: passes are cheap here.
+FINAL_PASSES, SAMPLE_TOL = 20, 1e-4
+#: Fewer rows than these are done with ten restarts before a split is found (iris: 60 ms and 80 more).
+FEW = 300
+#: Splits and merges: rounds of them, and proposals a round.
+ESCAPE_ROUNDS, ESCAPE_MOVES = 5, 6
 
 #: Receives the candidates after a pass over the sample, the rows that it visited, and its seconds.
 Note = Callable[[Sequence[Candidate], int, float], None]
@@ -68,13 +70,13 @@ class Race:
         CollapsedComponentError
             All candidates collapsed.
         """
-        first = self._sample.part(0, self._size(0))
+        first = self._sample.part(0, self._size(0, len(self._sample)))
         found = starts(
             first.X, first.weights, self._options, n_features=first.X.shape[1], k_means_iterations=K_MEANS_ITERATIONS
         )
         left = self._fresh(_distinct(found))
         while True:
-            finalists = self._finalists(left)
+            finalists = self._finalists(left, len(self._sample), grows=not self._whole)
             alive = _alive(finalists)
             if alive:
                 best = alive[ranked([c.lower_bound for c in alive])[0]]
@@ -85,16 +87,19 @@ class Race:
             if not left:
                 raise CollapsedComponentError(finalists[0].error)
 
-    def _finalists(self, current: Sequence[Candidate]) -> list[Candidate]:
-        """Return what the stages leave of some candidates, after the last EM; those that collapsed if all have."""
+    def _finalists(self, current: Sequence[Candidate], n: int, *, grows: bool) -> list[Candidate]:
+        """Return what the stages on the first n rows leave of some candidates, after the last EM.
+
+        Those that collapsed are among them only if all have.
+        """
         for stage in range(STAGES):
             if len(current) > 1:
-                current = self._halved(self._em(current, self._size(stage), STAGE_PASSES), self._size(stage))
-        return self._em(current, len(self._sample), FINAL_PASSES)
+                size = self._size(stage, n) if grows else n
+                current = self._halved(self._em(current, size, STAGE_PASSES), size, n)
+        return self._em(current, n, FINAL_PASSES)
 
-    def _size(self, stage: int) -> int:
-        n = len(self._sample)
-        return n if self._whole else int(min(n, max(self._least, n >> (STAGES - stage))))
+    def _size(self, stage: int, n: int) -> int:
+        return n if self._whole else int(min(n, max(self._least, n >> (STAGES - 1 - stage))))
 
     def _fresh(self, found: Sequence[Parameters]) -> list[Candidate]:
         return [Candidate.start(i, p, self._options, compiled=self._compiled) for i, p in enumerate(found)]
@@ -111,10 +116,10 @@ class Race:
                 after_pass=lambda found: self._note(_latest(found), size, evaluator.seconds),
             )  # fmt: skip
 
-    def _halved(self, candidates: Sequence[Candidate], size: int) -> list[Candidate]:
+    def _halved(self, candidates: Sequence[Candidate], size: int, n: int) -> list[Candidate]:
         """Return the better half of the candidates, judged on rows that they have not seen where there are enough."""
         alive = _alive(candidates) or list(candidates)
-        unseen = self._sample.part(size, min(2 * size, len(self._sample)))
+        unseen = self._sample.part(size, min(2 * size, n))
         scores = [c.lower_bound for c in alive]
         if len(unseen) >= self._least:
             scores = self._scores(alive, unseen)
@@ -138,7 +143,7 @@ class Race:
         size = n if self._whole else n - n // 4
         seen = self._sample.part(0, size)
         unseen = seen if self._whole else self._sample.part(size, n)
-        if len(unseen) < self._least:
+        if len(unseen) < self._least or n < FEW:
             return best
         (score,) = self._scores([best], unseen)
         for _ in range(ESCAPE_ROUNDS):
@@ -149,15 +154,14 @@ class Race:
             self._note([best], 2 * size + 26 * min(1000, size // self._options.n_components), 0.0)
             if not proposed:
                 break
-            tried = _alive(self._em(self._fresh(proposed), size, ESCAPE_PASSES))
-            scores = self._scores(tried, unseen)
-            if not tried or max(scores) <= score + GAIN:
+            tried = _alive(self._finalists(self._fresh(proposed), size, grows=False))
+            if not tried:
                 break
-            (settled,) = self._em([tried[ranked(scores)[0]]], size, FINAL_PASSES)
-            if settled.status is Status.COLLAPSED:
+            moved = tried[ranked([c.lower_bound for c in tried])[0]]
+            (reached,) = self._scores([moved], unseen)
+            if reached <= score + GAIN:
                 break
-            best = settled
-            (score,) = self._scores([best], unseen)
+            best, score = moved, reached
         return best
 
 

@@ -20,7 +20,6 @@ from daskgmm.fitting.loop import Candidate, Status
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.race import (
     ESCAPE_MOVES,
-    ESCAPE_PASSES,
     ESCAPE_ROUNDS,
     FINAL_PASSES,
     STAGE_PASSES,
@@ -202,7 +201,6 @@ def test_a_move_that_collapses_later_is_not_made(monkeypatch: pytest.MonkeyPatch
     lure = Parameters.from_covariances(covariance_kind("full"), np.array([0.6, 0.3, 0.1]), means, covariances)
     planted(monkeypatch, [good])
     monkeypatch.setattr(race_module, "offspring", lambda *args, **others: [lure])
-    monkeypatch.setattr(race_module, "ESCAPE_PASSES", 1)
     notes = Notes()
     best = run_race(sample_of(X), notes=notes, n_init=1, reg_covar=0, escape=True)
     assert any(c.status is Status.COLLAPSED for found, _ in notes.passes for c in found), "else this tests nothing"
@@ -230,12 +228,12 @@ def test_visits_are_noted_and_bounded(n_init: int, whole: bool) -> None:
     run_race(sample_of(X), whole=whole, notes=notes, n_init=n_init, n_components=3, tol=0)
     bound, left = 0, n_init
     for stage in range(STAGES):
-        size = 800 if whole else 800 >> (STAGES - stage)
+        size = 800 if whole else 800 >> (STAGES - 1 - stage)
         if left > 1:
             bound += left * (STAGE_PASSES * size + size)  # and as many unseen rows to compare them
             left = max(1, left // 2)
     bound += left * FINAL_PASSES * 800
-    a_round = 2 + 26 / 3 + ESCAPE_MOVES * (ESCAPE_PASSES + 1) + FINAL_PASSES + 1
+    a_round = 2 + 26 / 3 + (6 + 3 + 1) * (STAGE_PASSES + 1) + FINAL_PASSES + 1  # of the ESCAPE_MOVES half, and half
     bound += (1 + ESCAPE_ROUNDS * a_round) * 800
     assert 0.1 * bound < notes.visits <= bound
     for found, n_rows in notes.passes:
@@ -249,10 +247,11 @@ def test_stages_have_half_of_the_candidates_and_twice_the_rows() -> None:
     options = {"n_init": 8, "init_params": "random_from_data", "tol": 0, "n_components": 2}
     run_race(sample_of(X), whole=False, notes=notes, escape=False, **options)
     seen = [(len(found), n_rows) for found, n_rows in notes.passes]
-    stages = [[(8 >> stage, 800 >> (STAGES - stage))] * (STAGE_PASSES + 1) for stage in range(STAGES)]
+    # After each stage but the last, which leaves nothing unseen, as many rows to compare them by.
+    stages = [[(8, 200)] * (STAGE_PASSES + 1), [(4, 400)] * (STAGE_PASSES + 1), [(2, 800)] * STAGE_PASSES]
     expected = [pair for stage in stages for pair in stage]
-    assert seen[: len(expected)] == expected
-    assert set(seen[len(expected) :]) == {(8 >> STAGES, 800)}
+    assert (len(stages), seen[: len(expected)]) == (STAGES, expected)
+    assert set(seen[len(expected) :]) == {(1, 800)}
     assert len(seen) - len(expected) == FINAL_PASSES
 
 

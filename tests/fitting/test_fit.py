@@ -238,7 +238,7 @@ def test_a_restart_that_collapses_does_not_end_the_others(capsys: pytest.Capture
     assert "candidates" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("n_components", "seed"), [(4, 5), (6, 1)])
+@pytest.mark.parametrize(("n_components", "seed"), [(4, 0), (5, 2)])
 def test_restarts_that_collapse_after_the_others_were_given_up_do_not_end_them(n_components: int, seed: int) -> None:
     """The likelihood of what is about to collapse is ahead of all others."""
     options = {"n_init": 8, "reg_covar": 0, "tol": 1e-8, "max_iter": 400, "init_params": "random"}
@@ -265,7 +265,7 @@ def test_restarts_on_all_rows_go_on_where_those_ahead_of_them_collapse() -> None
 
 def test_moves_that_collapse_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    X = np.concatenate([rng.standard_normal((60, 2)), 10 + rng.standard_normal((60, 2)), np.full((5, 2), 0.5)])
+    X = np.concatenate([rng.standard_normal((200, 2)), 10 + rng.standard_normal((200, 2)), np.full((5, 2), 0.5)])
     kind = covariance_kind("spherical")
     bad = Parameters.from_covariances(kind, np.ones(2) / 2, np.array([[5.0, 5], [0.5, 0.5]]), np.array([50, 1e-6]))
     options = {"covariance_type": "spherical", "n_init": 1, "reg_covar": 0, "random_state": 0}

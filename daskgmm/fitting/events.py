@@ -18,7 +18,7 @@ class PassDone:
     number : int
         Passes so far, this one included.
     what : str
-        "survey", "start" (all of EM on the sample: nothing is read), "em" or "closing".
+        "survey", "search" (k-means||), "start" (all of EM on the sample: nothing is read), "em" or "closing".
     rows, n_bytes : int
         Rows and decoded bytes that the pass went over.
     seconds : float

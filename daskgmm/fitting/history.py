@@ -83,6 +83,12 @@ class History:
             change=_finite(shown.change), n_running=len(running), remaining_seconds=left * seconds,
         )  # fmt: skip
 
+    def retired(self, found: Iterable[tuple[int, Candidate]]) -> None:
+        """Note in their last records which candidates have been given up."""
+        for model, candidate in found:
+            own = (r for r in reversed(self.of_model[model]) if r["candidate"] == candidate.index)
+            next(own)["status"] = candidate.status.value
+
     def closed(self, n_passes: int, seconds: float, found: Iterable[tuple[int, Candidate, float]]) -> None:
         """Note the closing pass: the mean log-likelihood that it found for each candidate."""
         self.n_passes += n_passes

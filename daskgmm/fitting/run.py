@@ -131,6 +131,7 @@ class Run:
             n_passes = STAGE_PASSES if rivals > 1 else None
             before = run_em(before, self._evaluator.statistics, self._row_sets, after_pass=note, n_passes=n_passes)
             before = _halved(owners, before)
+            self._history.retired((i, c) for i, c in zip(owners, before, strict=True) if c.status is Status.RETIRED)
         found: dict[int, Fit | CollapsedComponentError] = {}
         best = {i: _best([c for j, c in zip(owners, before, strict=True) if j == i]) for i in started}
         alive = {i: c for i, c in best.items() if c.status is not Status.COLLAPSED}

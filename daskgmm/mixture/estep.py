@@ -63,8 +63,8 @@ def _compiled() -> ModuleType:
     return compiled
 
 
-class EStep:
-    """The pass of an E-step over a list of candidates; a state is a list of Statistics.
+class CandidatesPass:
+    """A pass over a list of candidates, each on its own rows; a state is a list of Statistics.
 
     Each candidate has products of its own fixed shape, so its bits do not depend on the others; what they
     share is the reading, the conversion and, where kind and origin agree, Phi of a block.
@@ -83,7 +83,27 @@ class EStep:
         self._local = local()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (EStep, (self.plans, self.folds))
+        return (type(self), (self.plans, self.folds))
+
+    @property
+    def work(self) -> Workspace:
+        """The buffers of this thread."""
+        if not hasattr(self._local, "work"):
+            self._local.work = Workspace()
+        found: Workspace = self._local.work
+        return found
+
+    def finish(self, state: list[Statistics]) -> list[Statistics]:
+        """Return what leaves a partition."""
+        return [total.settled() for total in state]
+
+    def merge(self, state: list[Statistics], other: list[Statistics]) -> list[Statistics]:
+        """Return the state of both sets of rows."""
+        return [a.merge(b) for a, b in zip(state, other, strict=True)]
+
+
+class EStep(CandidatesPass):
+    """The pass of an E-step: the sums of responsibilities that an M-step needs."""
 
     def zero(self) -> list[Statistics]:
         """Return the state of no rows."""
@@ -91,17 +111,11 @@ class EStep:
 
     def update(self, state: list[Statistics], block: Block) -> list[Statistics]:
         """Return the state with the rows of a block added; `state` is changed in place."""
-        if not hasattr(self._local, "work"):
-            self._local.work = Workspace()
-        work: Workspace = self._local.work
-        if (
-            len(self.plans) == 1
-            and _in_one_call(self.plans[0])
-            and self.plans[0].kind.products(len(block.x)) is not None
-        ):
+        plan, work = self.plans[0], self.work
+        if len(self.plans) == 1 and _in_one_call(plan) and plan.kind.products(len(block.x)) is not None:
             # The same sums, tile by tile, but without the interpreter between.
             (own,) = rows_of_each(block, self.folds)
-            Densities(block.x, work).add_in_one_call(self.plans[0], own, state[0], tiled=True)
+            Densities(block.x, work).add_in_one_call(plan, own, state[0], tiled=True)
             return state
         for tile in block.tiles():
             densities = Densities(tile.x, work)
@@ -111,14 +125,6 @@ class EStep:
                 else:
                     total.add(_tile_values(plan, densities, own, work))
         return state
-
-    def finish(self, state: list[Statistics]) -> list[Statistics]:
-        """Return what leaves a partition."""
-        return [total.settled() for total in state]
-
-    def merge(self, state: list[Statistics], other: list[Statistics]) -> list[Statistics]:
-        """Return the state of both sets of rows."""
-        return [a.merge(b) for a, b in zip(state, other, strict=True)]
 
 
 def rows_of_each(block: Block, folds: Sequence[Fold | None]) -> Iterator[Block]:

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from threading import local
-
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.mixture.block import Block, Workspace
-from daskgmm.mixture.estep import Densities, rows_of_each
-from daskgmm.mixture.folds import Fold
+from daskgmm.mixture.block import Block
+from daskgmm.mixture.estep import CandidatesPass, Densities, rows_of_each
 from daskgmm.mixture.plan import Plan
 from daskgmm.mixture.statistics import Statistics
 
 Floats = NDArray[np.float64]
 
 
-class ScorePass:
-    """The pass of a score; a state is a list of Statistics without panels.
+class ScorePass(CandidatesPass):
+    """The pass of a score; its Statistics have no panels.
 
     In the place of a panel each has one sum, over rows, of the logarithm of the largest responsibility: nats, 0 where
-    every row surely belongs to one component. With it ICL is BIC (see `criteria.icl`).
-
-    Parameters
-    ----------
-    plans : sequence of Plan
-        One for each candidate, in double precision.
-    folds : sequence of Fold or None, optional
-        The rows of each candidate; None means all of them.
+    every row surely belongs to one component. With it ICL is BIC (see `criteria.icl`). Plans are in double precision.
     """
-
-    def __init__(self, plans: Sequence[Plan], folds: Sequence[Fold | None] | None = None) -> None:
-        self.plans = tuple(plans)
-        self.folds = tuple(folds) if folds is not None else (None,) * len(self.plans)
-        self._local = local()
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (ScorePass, (self.plans, self.folds))
 
     def zero(self) -> list[Statistics]:
         """Return the state of no rows."""
@@ -45,21 +26,11 @@ class ScorePass:
 
     def update(self, state: list[Statistics], block: Block) -> list[Statistics]:
         """Return the state with the rows of a block added; `state` is changed in place."""
-        if not hasattr(self._local, "work"):
-            self._local.work = Workspace()
         for tile in block.tiles():
-            densities = Densities(tile.x, self._local.work)
+            densities = Densities(tile.x, self.work)
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
                 total.add(_scores(plan, densities, own))
         return state
-
-    def finish(self, state: list[Statistics]) -> list[Statistics]:
-        """Return what leaves a partition."""
-        return [total.settled() for total in state]
-
-    def merge(self, state: list[Statistics], other: list[Statistics]) -> list[Statistics]:
-        """Return the state of both sets of rows."""
-        return [a.merge(b) for a, b in zip(state, other, strict=True)]
 
 
 def _scores(plan: Plan, densities: Densities, tile: Block) -> Floats:

@@ -134,6 +134,8 @@ def test_restarts_have_records_of_their_own_until_they_are_given_up(kind: str) -
         assert candidates == sorted(set(candidates)), "one record a pass and candidate"
     lengths = sorted(sum(record["candidate"] == i for record in em) for i in range(4))
     assert lengths == [STAGE_PASSES, STAGE_PASSES, 2 * STAGE_PASSES, 20]
+    last = {record["candidate"]: record["status"] for record in em}
+    assert sorted(last.values()) == ["max_iter", "retired", "retired", "retired"]
     assert of(fit, "closing")[0]["candidate"] in {r["candidate"] for r in em if r["pass"] == fit.n_passes - 1}
 
 

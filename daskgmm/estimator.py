@@ -56,7 +56,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     max_iter : int, default=100
         Passes of EM over all rows, at most.
     n_init : int, default=10
-        Restarts. They compete on the sample, fewer and fewer on more and more rows; the best goes on to all rows.
+        Restarts. They compete on the sample, fewer and fewer on more and more rows; the best goes on to all rows. A
+        start that is another one again (k-means often finds the same groups) makes room for rows drawn at random.
     init_params : {"kmeans", "k-means++", "random", "random_from_data", "k-means||"}, default="kmeans"
         How a start is found, on a seeded sample of the rows (all of them where they are few). "k-means||" takes six
         passes over all rows instead, and finds small groups far from the others, which a sample would miss; its

@@ -110,7 +110,7 @@ def test_a_history_tells_passes_visits_and_seconds(module: Any) -> None:
             {"pass": 5, "what": "closing", "candidate": 1, "mean_log_likelihood": -1.0, "rows": 100, "seconds": 1.5},
         ]
 
-    fitted = module("ours").Fitted(Mixture(), 100, 10.0, [])
+    fitted = module("ours").Fitted(Mixture(), 100, 10.0)
 
     assert [(p.passes, p.best, p.visits) for p in fitted.path] == [(1, -2.0, 2.2), (2, -1.5, 3.2), (3, -1.0005, 4.2)]
     # Ten seconds, less those of later passes.

@@ -31,6 +31,7 @@ from daskgmm.data.partition import MIB
 from daskgmm.data.passes import pass_graph
 from daskgmm.data.rows import Rows
 from daskgmm.fitting.events import ignore
+from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.loop import Candidate, Status
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
@@ -250,7 +251,8 @@ def test_ten_large_candidates_go_in_one_pass_without_a_warning(
     options = FitOptions(50, n_init=10, init_params="k-means||", max_iter=2, tol=1e9, reg_covar=1e-2)
     source = open_source(tmp_path / "X.zarr")
     with running([Model(options)], source, weights=None, executor=None, listener=ignore) as run:
-        (fit,) = run.polished({0: [Candidate.start(i, p, options) for i, p in enumerate(mixtures(10, 50, 64))]})
+        fit = run.polished({0: [Candidate.start(i, p, options) for i, p in enumerate(mixtures(10, 50, 64))]})[0]
+    assert isinstance(fit, Fit)
     assert fit.status is Status.CONVERGED
     assert Counter(h["pass"] for h in fit.history if h["what"] == "em") == {2: 10, 3: 10}
     assert fit.n_passes == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from time import perf_counter
 
 import numpy as np
 
@@ -71,10 +72,7 @@ class Race:
             All candidates collapsed.
         """
         first = self._sample.part(0, self._size(0, len(self._sample)))
-        found = starts(
-            first.X, first.weights, self._options, n_features=first.X.shape[1], k_means_iterations=K_MEANS_ITERATIONS
-        )
-        left = self._fresh(_distinct(found))
+        left = self._fresh(self._starts(first))
         while True:
             finalists = self._finalists(left, len(self._sample), grows=not self._whole)
             alive = _alive(finalists)
@@ -86,6 +84,25 @@ class Race:
             left = [c for c in left if c.index not in gone]
             if not left:
                 raise CollapsedComponentError(finalists[0].error)
+
+    def _starts(self, rows: Sample) -> list[Parameters]:
+        """Return the restarts' initial mixtures, all of them different.
+
+        k-means often finds the same groups again, and where they mislead, it misleads every restart alike: what is
+        there already makes room for a start from rows drawn at random.
+        """
+        options, n_features = self._options, rows.X.shape[1]
+        found = _distinct(
+            starts(rows.X, rows.weights, options, n_features=n_features, k_means_iterations=K_MEANS_ITERATIONS)
+        )
+        n_missing = options.n_init - len(found)
+        if not n_missing or options.init_params == "random_from_data":
+            return found
+        drawn = replace(options, init_params="random_from_data", n_init=n_missing)
+        try:
+            return _distinct(found + starts(rows.X, rows.weights, drawn, n_features=n_features))
+        except CollapsedComponentError:
+            return found  # single rows, and reg_covar is 0
 
     def _finalists(self, current: Sequence[Candidate], n: int, *, grows: bool) -> list[Candidate]:
         """Return what the stages on the first n rows leave of some candidates, after the last EM.
@@ -147,11 +164,13 @@ class Race:
             return best
         (score,) = self._scores([best], unseen)
         for _ in range(ESCAPE_ROUNDS):
+            began = perf_counter()
             proposed = offspring(
                 best.parameters, seen.X, seen.weights, n_most=ESCAPE_MOVES, reg_covar=self._options.reg_covar, rng=rng
             )
             # The moves take two E-steps, and some 26 of two components on at most 1000 rows of each component.
-            self._note([best], 2 * size + 26 * min(1000, size // self._options.n_components), 0.0)
+            n_visited = 2 * size + 26 * min(1000, size // self._options.n_components)
+            self._note([best], n_visited, perf_counter() - began)
             if not proposed:
                 break
             tried = _alive(self._finalists(self._fresh(proposed), size, grows=False))

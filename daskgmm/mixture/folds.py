@@ -73,7 +73,6 @@ class FoldPass:
         return self.work.update(state, self.fold.of(block))
 
 
-def fold_of(rows: NDArray[np.uint64], n_folds: int, seed: int) -> NDArray[np.uint64]:
-    """Return the fold, 0 to n_folds - 1, of each of these row numbers."""
-    result: NDArray[np.uint64] = row_hash(rows, seed + _OF_FOLDS) % np.uint64(n_folds)
-    return result
+def fold_of(rows: NDArray[np.uint64], n_folds: int, seed: int) -> NDArray[np.int64]:
+    """Return the fold, 0 to n_folds - 1, of each of these row numbers, int64."""
+    return (row_hash(rows, seed + _OF_FOLDS) % np.uint64(n_folds)).astype(np.int64)

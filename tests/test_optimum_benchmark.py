@@ -26,6 +26,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
+@pytest.mark.slow
 def test_a_quick_run_gives_records_tables_and_a_plot(tmp_path: Path) -> None:
     output, readme = tmp_path / "found.json", tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")

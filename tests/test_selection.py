@@ -130,6 +130,7 @@ def test_groups_that_overlap_are_one_for_icl() -> None:
 
 
 # -- early stop ----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_stopping_early_keeps_the_choice_and_is_told() -> None:
     X = groups()
     early = select(X, n_components=range(1, 13), covariance_type=["full", "diag"], n_init=2, random_state=0)

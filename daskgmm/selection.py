@@ -134,10 +134,11 @@ def select(
     n_components : int or iterable of int, default=range(1, 11)
     covariance_type : {"full", "tied", "diag", "spherical"} or sequence of these, default="full"
     criterion : {"bic", "aic", "icl", "held_out"}, default="bic"
-        What is compared. BIC asks for the number of Gaussians, ICL for that of separate groups, AIC and the
-        log-likelihood of held-out rows for the best density.
+        What is compared. BIC asks for the number of Gaussians, ICL (BIC - 2 sum log max_k r_k, r the responsibilities)
+        for that of separate groups, AIC and the log-likelihood of held-out rows for the best density.
     n_folds : int or None
-        Each model is fitted, in the same passes, to what each of so many equal parts of the rows leaves too, and judged
+        Each model is fitted, in the same passes, to what each of so many parts of the rows (about equal: by a hash of
+        the row number) leaves too, and judged
         on the part. None: 5 where the criterion is "held_out", else 0, for none.
     stop_early : bool, default=True
         Whether larger numbers of components are left out once the criterion has clearly turned on the sample. (Starts
@@ -146,7 +147,8 @@ def select(
         (n_rows,); criteria count the sum of the weights as rows.
     tol, reg_covar, max_iter, n_init, init_params, random_state, non_finite, precision, cache, acceleration, escape, \
 start_rows
-        Of each model, as for `GaussianMixture`.
+        Of each model, as for `GaussianMixture`. A log-likelihood is known to about tol a row, so a criterion to about
+        2 n_rows tol: decrease tol where the models that compete are closer than that.
     verbose : int, default=0
         1 prints a line every ten passes, 2 for each pass.
 
@@ -198,8 +200,12 @@ def _numbers(n_components: Any) -> list[Any]:
         return [n_components]
     if isinstance(n_components, str) or not isinstance(n_components, Iterable):
         raise OptionError(f"n_components must be an integer or several; got {n_components!r}. Give range(1, 11).")
-    # (Numbers of NumPy become plain ones; whatever is no integer is refused by its own message.)
-    return [int(k) if isinstance(k, Integral) and not isinstance(k, bool) else k for k in n_components]
+    # (Numbers of NumPy become plain ones.)
+    numbers = list(n_components)
+    for k in numbers:
+        if not isinstance(k, Integral) or isinstance(k, bool):
+            raise OptionError(f"n_components must be an integer of at least 1; got {k!r}.")
+    return [int(k) for k in numbers]
 
 
 def _selection(sweep: Sweep, like: GaussianMixture, options: FitOptions) -> Selection:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -47,7 +49,18 @@ def starts(
     fallback = options.kind.regularise(spread_of(X, weights, options.kind, options.n_components), options.reg_covar)
     members = (_members(X, weights, options, rng, k_means_iterations) for _ in range(options.n_init))
     found = (moments_of(X, m, options.kind, rng) for m in members)
-    return regular_starts(found, given, options, fallback=fallback)
+    with _said_once():
+        return regular_starts(found, given, options, fallback=fallback)
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Pass on each warning of the block once: k-means says of every restart that rows are alike."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for category, message in dict.fromkeys((w.category, str(w.message)) for w in caught):
+        warnings.warn(message, category, stacklevel=2)
 
 
 def regular_starts(

@@ -127,8 +127,14 @@ def select_model(
     # (A model that has no score on one of its folds cannot be compared.)
     collapsed = tuple(dict.fromkeys(_name(models[i]) for i in sorted(failures)))
     fits = {i: f for i, f in found.items() if isinstance(f, Fit) and _name(models[i]) not in collapsed}
-    if not fits:
+    if not fits and len(collapsed) == 1:
         raise next(iter(failures.values()))
+    if not fits:
+        raise CollapsedComponentError(
+            "a model of the selection must keep all its components; got one that collapsed in each of "
+            f"{len(collapsed)} models: its covariance is singular (single or duplicate rows, or a constant feature). "
+            "Increase reg_covar, or rescale or drop the features that hardly vary."
+        )
     entries = _entries(models, fits)
     best = int(np.argmin([e.value(criterion) for e in entries]))
     last = next(reversed(fits.values()))

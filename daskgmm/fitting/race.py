@@ -26,8 +26,8 @@ STAGES, STAGE_PASSES = 3, 4
 K_MEANS_ITERATIONS = 50
 #: EM steps of the one that is left at most, and the change at which they end, nats: passes are cheap here.
 FINAL_PASSES, SAMPLE_TOL = 20, 1e-4
-#: Fewer rows than these make do with the starts that k-means finds, and are not split: iris takes 60 ms, twice one start
-#: of scikit-learn's, and would take 80 more for splits and 100 more for further starts.
+#: Fewer rows than these make do with the starts that k-means finds, and are not split: iris takes 60 ms, twice as long
+#: as one start of scikit-learn's, and would take 80 more for splits and 100 more for further starts.
 FEW = 300
 #: Splits and merges: rounds of them, and proposals a round.
 ESCAPE_ROUNDS, ESCAPE_MOVES = 5, 6

@@ -168,8 +168,8 @@ start_rows
     [830, 574]
     """
     numbers = _numbers(n_components)
-    kinds = list(covariance_type) if isinstance(covariance_type, Iterable) else [covariance_type]
-    kinds = [covariance_type] if isinstance(covariance_type, str) else kinds
+    one = isinstance(covariance_type, str) or not isinstance(covariance_type, Iterable)
+    kinds: list[Any] = [covariance_type] if one else list(covariance_type)
     like = GaussianMixture(
         tol=tol, reg_covar=reg_covar, max_iter=max_iter, n_init=n_init, init_params=init_params,
         random_state=random_state, non_finite=non_finite, precision=precision, cache=cache, acceleration=acceleration,

@@ -41,11 +41,14 @@ class Race:
 
     The sample is in random order, and each stage works on its first rows, twice as many as the one before; candidates
     are compared on as many of the next rows, which none of them has seen. The best of the last stage is then split and
-    merged where that promises a gain, on three quarters of the rows; what comes of it must be ahead on the others.
+    merged where that promises a gain, on three quarters of the rows; what comes of it must be ahead on the others. It
+    then goes on alone on all of the sample.
 
     Parameters
     ----------
     sample : Sample
+    n_rows : int
+        How many of its rows the race is on; the others are for the winner.
     options : FitOptions
     whole : bool
         Whether the sample is all rows: then nothing unseen is needed to judge by.
@@ -54,11 +57,17 @@ class Race:
     note : callable
     """
 
-    def __init__(self, sample: Sample, options: FitOptions, *, whole: bool, compiled: bool, note: Note) -> None:
-        self._sample, self._compiled, self._note = sample.shuffled(), compiled, note
+    def __init__(
+        self, sample: Sample, options: FitOptions, *, n_rows: int, whole: bool, compiled: bool, note: Note
+    ) -> None:
+        self._all, self._compiled, self._note = sample.shuffled(), compiled, note
+        self._sample = self._all.part(0, n_rows)
         # (max_iter bounds passes over all rows; here each stage has its own number.)
         self._options = replace(options, tol=min(options.tol, SAMPLE_TOL), max_iter=max(options.max_iter, FINAL_PASSES))
         self._whole = whole
+        # (What is to be judged on rows that it has not seen must not have seen them before it is split, either.)
+        n = len(self._sample)
+        self._n_seen = n - n // 4 if options.escape and not whole else n
         k, n_features = options.n_components, sample.X.shape[1]
         n_free = k * (n_features + 1) + options.kind.n_parameters(k, n_features)
         #: Fewer rows tell little of so many parameters.
@@ -75,11 +84,11 @@ class Race:
         first = self._sample.part(0, self._size(0, len(self._sample)))
         left = self._fresh(self._starts(first))
         while True:
-            finalists = self._finalists(left, len(self._sample), grows=not self._whole)
+            finalists = self._finalists(left, self._n_seen, grows=not self._whole)
             alive = _alive(finalists)
             if alive:
                 best = alive[ranked([c.lower_bound for c in alive])[0]]
-                return self._escaped(best) if self._options.escape else best
+                return self._polished(self._escaped(best) if self._options.escape else best)
             # Until it collapses such a candidate is ahead of all others: those race again without it.
             gone = {c.index for c in finalists}
             left = [c for c in left if c.index not in gone]
@@ -113,7 +122,7 @@ class Race:
         for stage in range(STAGES):
             if len(current) > 1:
                 size = self._size(stage, n) if grows else n
-                current = self._halved(self._em(current, size, STAGE_PASSES), size, n)
+                current = self._halved(self._em(current, size, STAGE_PASSES), size)
         return self._em(current, n, FINAL_PASSES)
 
     def _size(self, stage: int, n: int) -> int:
@@ -124,7 +133,7 @@ class Race:
 
     def _em(self, candidates: Sequence[Candidate], size: int, n_passes: int) -> list[Candidate]:
         """Return the candidates after EM on the first rows of the sample, from their parameters."""
-        rows = self._sample.part(0, size)
+        rows = self._all.part(0, size)
         with rows.passes(self._options) as passes:
             evaluator = Evaluator(passes)
             row_sets: RowSets = {None: rows.row_set(passes, self._options)}
@@ -134,10 +143,10 @@ class Race:
                 after_pass=lambda found: self._note(_latest(found), size, evaluator.seconds),
             )  # fmt: skip
 
-    def _halved(self, candidates: Sequence[Candidate], size: int, n: int) -> list[Candidate]:
+    def _halved(self, candidates: Sequence[Candidate], size: int) -> list[Candidate]:
         """Return the better half of the candidates, judged on rows that they have not seen where there are enough."""
         alive = _alive(candidates) or list(candidates)
-        unseen = self._sample.part(size, min(2 * size, n))
+        unseen = self._sample.part(size, min(2 * size, len(self._sample)))
         scores = [c.lower_bound for c in alive]
         if len(unseen) >= self._least:
             scores = self._scores(alive, unseen)
@@ -158,7 +167,7 @@ class Race:
     def _escaped(self, best: Candidate) -> Candidate:
         """Return what splits and merges have made of the best candidate; itself where nothing is better."""
         n, rng = len(self._sample), np.random.RandomState(self._options.seed)
-        size = n if self._whole else n - n // 4
+        size = self._n_seen
         seen = self._sample.part(0, size)
         unseen = seen if self._whole else self._sample.part(size, n)
         if len(unseen) < self._least or n < FEW:
@@ -183,6 +192,13 @@ class Race:
                 break
             best, score = moved, reached
         return best
+
+    def _polished(self, best: Candidate) -> Candidate:
+        """Return the winner after EM on all of the sample; as it was where it has seen all, or collapses there."""
+        if len(self._all) == self._n_seen:
+            return best
+        (polished,) = self._em([best], len(self._all), FINAL_PASSES)
+        return best if polished.status is Status.COLLAPSED else polished
 
 
 #: A move must gain so much on rows that it has not seen, nats.

@@ -29,7 +29,7 @@ from daskgmm.fitting.need import fit_need, in_waves, is_compiled
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import far_points, parallel_starts
 from daskgmm.fitting.race import STAGE_PASSES, Race
-from daskgmm.fitting.sample import Sample, sample_size
+from daskgmm.fitting.sample import Sample, race_size, sample_size
 from daskgmm.fitting.start import starts
 from daskgmm.mixture.folds import Fold, FoldPass
 from daskgmm.mixture.kind import RowSet
@@ -205,8 +205,8 @@ class Run:
         if options.start_is_given or options.max_iter == 0 or plain:
             return starts(sample.X, sample.weights, options, n_features=X.n_features)
         race = Race(
-            sample, options, whole=len(sample) == self._row_sets[self._models[i].fold].n_rows,
-            compiled=is_compiled(options, X),
+            sample, options, n_rows=race_size(options, X.n_rows, X.n_features),
+            whole=len(sample) == self._row_sets[self._models[i].fold].n_rows, compiled=is_compiled(options, X),
             note=lambda found, n, seconds: self._history.sampled(i, found, n, seconds),
         )  # fmt: skip
         best = race.run()

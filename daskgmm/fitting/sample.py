@@ -21,11 +21,13 @@ Floats = NDArray[np.float64]
 
 #: Decoded bytes (float64) of the sample at most: it is gathered in one process.
 SAMPLE_BYTES = 64 << 20
-#: Rows of the sample are visited about so many times by all restarts together (measured: 50 to 100 with the defaults),
+#: A row of the race is visited about so many times by all restarts together (measured: 50 to 100 with the defaults),
 #: which are to be at most two visits to each row of the whole input.
 VISITS, VISITS_OF_ALL = 80, 2
 #: So few rows cost nothing to visit, and are all in the sample.
 FEW_ROWS = 20_000
+#: The winner of the race goes on alone on at most this part of all rows: some eight passes there save two over all.
+SAMPLE_PART = 4
 #: Operations of a candidate that are worth a task of their own.
 _TASK_FLOPS = 1e7
 
@@ -34,18 +36,41 @@ def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
     """Return the number of rows to sample, in expectation; all of them where they are few.
 
     The optimum of a sample of n rows lies about p / 2n nats a row below that of all rows (p free parameters;
-    White 1982, doi:10.2307/1912526), so p / (2 tol) rows are as good as all for a start. Bounds: `start_rows`, what
-    SAMPLE_BYTES hold, and two visits to each row; but 20,000, and 100 a component, where there are so many.
+    White 1982, doi:10.2307/1912526), so p / (2 tol) rows are as good as all for a start. Bounds: a quarter of the rows,
+    `start_rows`, and what SAMPLE_BYTES hold; but no fewer than race.
+    """
+    raced = race_size(options, n_rows, n_features)
+    return max(raced, _bounded(min(_as_good(options, n_features), n_rows / SAMPLE_PART), options, n_rows, n_features))
+
+
+def race_size(options: FitOptions, n_rows: int, n_features: int) -> int:
+    """Return the number of the sample's rows, in expectation, on which all restarts race; zero without a race.
+
+    As many as cost two visits to each row, but no more than are as good as all; and 20,000, and 100 a component, where
+    there are so many.
     """
     if options.start_is_given or options.starts_on_all_rows:
         return 0
+    wanted = min(_as_good(options, n_features), VISITS_OF_ALL * n_rows / VISITS)
+    return _bounded(max(FEW_ROWS, 100 * options.n_components, wanted), options, n_rows, n_features)
+
+
+def _n_free(options: FitOptions, n_features: int) -> int:
     k = options.n_components
-    n_free = k * (n_features + 1) + options.kind.n_parameters(k, n_features)
-    least = max(FEW_ROWS, 100 * k)
-    wanted = max(least, min(n_free / (2 * max(options.tol, 1e-6)), VISITS_OF_ALL * n_rows / VISITS))
-    if options.start_rows is not None:
-        wanted = min(wanted, options.start_rows)
-    return int(min(n_rows, wanted, max(SAMPLE_BYTES // (8 * n_features), 10 * k)))
+    return k * (n_features + 1) + options.kind.n_parameters(k, n_features)
+
+
+def _as_good(options: FitOptions, n_features: int) -> float:
+    """Return the number of rows whose optimum is as good as that of all for a start."""
+    return _n_free(options, n_features) / (2 * max(options.tol, 1e-6))
+
+
+def _bounded(wanted: float, options: FitOptions, n_rows: int, n_features: int) -> int:
+    """Return a number of rows within what there is, may be taken and can be held; of given starts none is wanted."""
+    if options.start_is_given or options.starts_on_all_rows:
+        return 0
+    asked = n_rows if options.start_rows is None else options.start_rows
+    return int(min(n_rows, wanted, asked, max(SAMPLE_BYTES // (8 * n_features), 10 * options.n_components)))
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,11 @@ class Notes:
         return sum(len(candidates) * n_rows for candidates, n_rows in self.passes)
 
 
-def run_race(sample: Sample, *, whole: bool = True, notes: Notes | None = None, **options: Any) -> Candidate:
-    options = {"n_components": 3} | options
-    return Race(sample, FitOptions(**options), whole=whole, compiled=False, note=notes or Notes()).run()
+def run_race(
+    sample: Sample, *, n_rows: int = 10**9, whole: bool = True, notes: Notes | None = None, **options: Any
+) -> Candidate:
+    found = FitOptions(**({"n_components": 3} | options))
+    return Race(sample, found, n_rows=n_rows, whole=whole, compiled=False, note=notes or Notes()).run()
 
 
 def mixture(kind: str, means: Any, variance: float = 1.0, weights: Any = None) -> Parameters:
@@ -128,6 +130,32 @@ def test_a_planted_bad_optimum_is_left_by_an_escape_only(kind: str, monkeypatch:
         assert not found_all(stays.parameters)
         assert found_all(leaves.parameters)
         assert mean_score(X, leaves.parameters) > mean_score(X, stays.parameters) + 0.2
+
+
+def test_a_move_is_judged_on_rows_that_neither_mixture_has_seen() -> None:
+    """Few rows a parameter: what has seen the rows that it is judged on is further ahead than any move takes it."""
+    X, notes = np.random.default_rng(0).standard_normal((800, 2)), Notes()
+    run_race(sample_of(X), whole=False, notes=notes, n_init=1, escape=True, tol=1e-9)
+    visited = [n for _, n in notes.passes]
+    judged = visited.index(200)
+    assert set(visited[:judged]) == {600}
+    assert visited[-1] == 800, "the best goes on on all of them"
+    last = visited.index(800)
+    assert set(visited[last:]) == {800}
+    assert max(visited[judged:last]) > 600 > 200 == visited[last - 1], "moves, and what is judged last"
+
+
+def test_the_winner_goes_on_alone_on_the_rest_of_the_sample() -> None:
+    X, notes = np.random.default_rng(0).standard_normal((8000, 2)), Notes()
+    options = {"n_init": 4, "escape": False, "tol": 1e-9, "init_params": "random_from_data"}
+    best = run_race(sample_of(X), n_rows=2000, whole=False, notes=notes, **options)
+    visited = [(len(found), n) for found, n in notes.passes]
+    assert {n for count, n in visited if count > 1} == {500, 1000}
+    last = visited.index((1, 8000))
+    assert set(visited[last:]) == {(1, 8000)}
+    assert 0 < len(visited) - last <= FINAL_PASSES
+    raced = run_race(sample_of(X).shuffled().part(0, 2000), whole=True, **options)
+    assert mean_score(X, best.parameters) > mean_score(X, raced.parameters)
 
 
 def test_an_escape_never_makes_it_worse() -> None:

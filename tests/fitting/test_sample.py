@@ -14,7 +14,7 @@ from daskgmm.data.rows import Rows
 from daskgmm.data.survey import SurveyPass, sample_threshold
 from daskgmm.fitting import sample as sample_module
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.sample import Sample, sample_size
+from daskgmm.fitting.sample import Sample, race_size, sample_size
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.folds import Fold
@@ -153,27 +153,33 @@ def test_tasks_of_a_sample_are_few_and_cover_it(n_rows: int) -> None:
 
 # -- how many rows -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("n_rows", "n_features", "options", "expected"),
+    ("n_rows", "n_features", "options", "raced", "sampled"),
     [
-        (1000, 2, {"n_components": 3}, 1000),  # all, where they are few
-        (10**5, 2, {"n_components": 3}, 20_000),
-        (10**6, 2, {"n_components": 3}, 20_000),
-        (10**7, 16, {"n_components": 32, "tol": 1e-3}, 10**7 // 40),  # two visits to each row of 80
-        (10**5, 16, {"n_components": 32, "tol": 1e-6}, 20_000),  # two visits to each row: 2,500
-        (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "diag"}, 45_000),  # p / (2 tol), p = 90
-        (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "spherical"}, 30_000),
-        (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "tied"}, 30_000),
-        (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "full"}, 75_000),
-        (10**9, 16, {"n_components": 32, "tol": 1e-3}, 524_288),  # 64 MiB
-        (10**7, 4, {"n_components": 10, "tol": 0}, 10**7 // 40),
-        (10**7, 4, {"n_components": 10, "tol": 1e-3, "start_rows": 5000}, 5000),
-        (100, 4, {"n_components": 10, "start_rows": 5000}, 100),
-        (10**9, 10**6, {"n_components": 10}, 100),  # ten a component, whatever the bytes
-        (10**9, 2, {"n_components": 3, "init_params": "k-means||"}, 0),
+        (1000, 2, {"n_components": 3}, 1000, 1000),  # all, where they are few
+        (10**5, 2, {"n_components": 3}, 20_000, 20_000),
+        (10**6, 2, {"n_components": 3}, 20_000, 20_000),
+        (10**6, 16, {"n_components": 32}, 25_000, 250_000),  # two visits to each row of 80; a quarter
+        (10**5, 16, {"n_components": 32, "tol": 1e-6}, 20_000, 25_000),  # two visits to each row: 2,500
+        (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "diag"}, 45_000, 45_000),  # p / (2 tol), p = 90
+        (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "spherical"}, 30_000, 30_000),
+        (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "tied"}, 30_000, 30_000),
+        (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "full"}, 75_000, 75_000),
+        (10**6, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "full"}, 25_000, 75_000),
+        (10**9, 16, {"n_components": 32, "tol": 1e-3}, 524_288, 524_288),  # 64 MiB
+        (10**6, 4, {"n_components": 10, "tol": 0}, 25_000, 250_000),
+        (10**7, 4, {"n_components": 10, "tol": 1e-3, "start_rows": 5000}, 5000, 5000),
+        (10**6, 16, {"n_components": 32, "start_rows": 100_000}, 25_000, 100_000),
+        (100, 4, {"n_components": 10, "start_rows": 5000}, 100, 100),
+        (10**9, 10**6, {"n_components": 10}, 100, 100),  # ten a component, whatever the bytes
+        (10**9, 2, {"n_components": 3, "init_params": "k-means||"}, 0, 0),
     ],
 )
-def test_bounds_of_the_sample(n_rows: int, n_features: int, options: dict[str, Any], expected: int) -> None:
-    assert sample_size(FitOptions(**options), n_rows, n_features) == expected
+def test_bounds_of_the_sample_and_of_the_race(
+    n_rows: int, n_features: int, options: dict[str, Any], raced: int, sampled: int
+) -> None:
+    found = FitOptions(**options)
+    assert race_size(found, n_rows, n_features) == raced
+    assert sample_size(found, n_rows, n_features) == sampled
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -328,9 +328,9 @@ class Watch:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_store_larger_than_memory(tmp_path: Path) -> None:
-    """8 GiB are fitted and predicted by two workers of 1 GiB in all, whose peak was stated beforehand."""
-    array = large_store(tmp_path / "X.zarr", 8 * GIB, chunk_bytes=8 * MIB, n_features=32)
-    assert array.nbytes == 8 * GIB
+    """4 GiB are fitted and predicted by two workers of 1 GiB in all, whose peak was stated beforehand."""
+    array = large_store(tmp_path / "X.zarr", 4 * GIB, chunk_bytes=8 * MIB, n_features=32)
+    assert array.nbytes == 4 * GIB
     assert disk_bytes(tmp_path) < 300e6
     source = open_source(tmp_path / "X.zarr")
     options = FitOptions(3, "diag")

@@ -335,10 +335,14 @@ def log_reads(folder: str) -> None:
 
 @pytest.fixture
 def own_cluster(tmp_path: Path) -> Iterator[tuple[Client, Path]]:
-    """A client of two worker processes that log what they read, and the folder of the logs."""
+    """A client of two worker processes that log what they read, and the folder of the logs.
+
+    No work is stolen: on a busy machine an idle worker takes tasks over from one that lags, and reads their rows again.
+    """
     logs = tmp_path / "reads"
     logs.mkdir()
     with (
+        dask.config.set({"distributed.scheduler.work-stealing": False}),
         LocalCluster(
             n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit="2GiB",
             scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},

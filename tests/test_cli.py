@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from daskgmm.cli import gmm, jobs
 from daskgmm.cli.outputs import differences
 from daskgmm.cli.terminal import in_words_of_the_command_line, strict_json
 from daskgmm.errors import ClusterError, DataError
+from daskgmm.fitting.checkpoint import Checkpoint
 
 # Without a dashboard its port is still served, by default 8787, which another cluster may have.
 FREE_PORT = {"dashboard_address": "127.0.0.1:0"}
@@ -456,15 +458,32 @@ def test_errors_of_distributed_are_explained(error: Exception, message: str) -> 
     assert message in str(found)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_interrupted_fit_leaves_nothing_half_done(tmp_path: Path, large_store: Path, number: signal.Signals) -> None:
-    arguments = ("fit", large_store, "-k", 8, "-o", tmp_path / "m.zarr", "--tol", 0, "--max-iter", 1000)
+def long_fit(store: Path, output: Path) -> list[str]:
+    """The command of a fit of some twenty passes on two workers."""
+    quick = ("--restarts", 1, "--no-escape", "--start-rows", 2000, "--checkpoint-every", 0, "--workers", 2)
+    return command("fit", store, "-k", 8, "-o", output, "--tol", 0, "--max-iter", 20, *quick)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(large_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The checksum of the long fit's model."""
+    output = tmp_path_factory.mktemp("undisturbed") / "m.zarr"
+    subprocess.run(long_fit(large_store, output), capture_output=True, check=False, timeout=100)
+    assert os.listdir(output.parent) == ["m.zarr"]
+    return str(strict(call("inspect", output).stdout)["checksum"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_interrupted_fit_goes_on_to_the_same_bits(
+    tmp_path: Path, large_store: Path, number: signal.Signals, undisturbed: str
+) -> None:
+    arguments = long_fit(large_store, tmp_path / "m.zarr")
     with subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stderr is not None
         seen = ""
-        while "pass   2" not in seen:
+        while "pass   6" not in seen:
             line = process.stderr.readline()
             assert line, seen
             seen += line
@@ -472,12 +491,44 @@ def test_interrupted_fit_leaves_nothing_half_done(tmp_path: Path, large_store: P
         # As Control-C in a terminal: to the workers, too.
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
         stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 75
-    assert time.monotonic() - began < 15
     assert stdout == ""
-    assert f"error: Interrupted by {number.name} before the end; no complete output was written." in stderr
-    assert "Traceback" not in stderr
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["m.zarr.checkpoint"]
+    if number == signal.SIGKILL:
+        assert process.returncode == -9
+    else:
+        assert process.returncode == 75
+        assert time.monotonic() - began < 10
+        assert f"error: Interrupted by {number.name} before the end; no complete output was written." in stderr
+        assert "Run the same command again: a fit goes on from its checkpoint." in stderr
+        assert "Traceback" not in stderr
+    other = call("fit", large_store, "-k", 7, "-o", tmp_path / "m.zarr", code=73).stderr
+    assert re.search(
+        r"the checkpoint of --output must be of the same work; got .*--components is 8 there, 7 now", other
+    )
+    again = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=100)
+    assert re.search(rf"Going on from {tmp_path}/m.zarr.checkpoint: \d+ passes are done", again.stderr)
+    assert "pass   1" not in again.stderr
+    assert again.returncode == 3, again.stderr
+    assert strict(again.stdout)["n_passes"] == 22
+    assert strict(call("inspect", tmp_path / "m.zarr").stdout)["checksum"] == undisturbed
+    assert os.listdir(tmp_path) == ["m.zarr"]
+
+
+def test_force_gives_up_a_checkpoint_of_other_work_or_a_damaged_one(tmp_path: Path, small_store: Path) -> None:
+    place = tmp_path / "m.zarr.checkpoint"
+    arguments = ("fit", small_store, "-k", 3, "-o", tmp_path / "m.zarr")
+    for content in b"damaged", None:
+        checkpoint = Checkpoint.at(str(place))
+        checkpoint.begin({"command": "fit", "options": {"seed": 5}})
+        checkpoint.put({"a": 1})
+        if content:
+            next(place.glob("manifest*")).write_bytes(content)
+        code, message = (65, "damaged one in") if content else (73, "of the same work; got")
+        assert message in call(*arguments, code=code).stderr
+        assert "--force" in call(*arguments, code=code).stderr
+        assert strict(call(*arguments, "--force").stdout)["converged"] is True
+        assert not place.exists()
+        shutil.rmtree(tmp_path / "m.zarr")
 
 
 # -- help --------------------------------------------------------------------------------------------------------

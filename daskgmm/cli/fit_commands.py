@@ -11,7 +11,7 @@ import click
 
 from daskgmm.cli.fit_options import KINDS, Kinds, Numbers, fit_options, model_output
 from daskgmm.cli.group import SectionCommand
-from daskgmm.cli.options import cluster_options, force_option, input_options, log_options, option
+from daskgmm.cli.options import checkpoint_option, cluster_options, force_option, input_options, log_options, option
 
 
 @click.command(cls=SectionCommand, short_help="Fit a mixture to rows, and write the model.")
@@ -36,12 +36,14 @@ from daskgmm.cli.options import cluster_options, force_option, input_options, lo
 @fit_options
 @input_options(weights=True)
 @model_output
+@checkpoint_option
 @force_option
 @cluster_options
 @log_options
 def fit(
-    *, components: int, covariance: str, how: dict[str, Any], data: Any, output: str, force: bool, cluster: Any
-) -> dict[str, Any]:
+    *, components: int, covariance: str, how: dict[str, Any], data: Any, output: str, checkpoint_every: float,
+    force: bool, cluster: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Fit a mixture to all rows of INPUT, and write the model.
 
     INPUT is the path or URL of an array of numbers of shape (rows, features): a Zarr array, a Zarr group with one,
@@ -53,13 +55,15 @@ def fit(
       daskgmm fit data.zarr -k 8 -o model.zarr --covariance diag --restarts 10 --memory-limit 2GiB
       daskgmm fit s3://bucket/data.zarr -k 8 -o model.zarr --scheduler tcp://10.0.0.5:8786
 
-    Prints one line a pass, then the result as JSON. Exit code 3 says that it is written but has not converged.
+    Prints one line a pass, then the result as JSON. Exit code 3 says that it is written but has not converged. After
+    each pass the state is kept beside the model, in MODEL.checkpoint, until the model is complete: where the command is
+    cut short, the same command goes on from there, to the same bits.
     """
     from daskgmm.cli import jobs
     from daskgmm.fitting.options import FitOptions
 
     options = FitOptions(n_components=components, covariance_type=covariance, non_finite=data.non_finite, **how)
-    return jobs.fit(data, output, options, cluster=cluster, force=force)
+    return jobs.fit(data, output, options, cluster=cluster, checkpoint_every=checkpoint_every, force=force)
 
 
 @click.command(cls=SectionCommand, short_help="Fit several mixtures in shared passes, and write the best.")
@@ -114,12 +118,14 @@ def fit(
 @model_output
 @option("--table", section="Output", metavar="FILE", help="Where to write the table, as .csv or .json.")
 @option("--plot", section="Output", metavar="FILE", help="Where to draw the criterion, as .png, .pdf or .svg.")
+@checkpoint_option
 @force_option
 @cluster_options
 @log_options
 def select(
     *, components: list[int], covariance: list[str], criterion: str, folds: int | None, fit_all: bool,
-    how: dict[str, Any], data: Any, output: str, table: str | None, plot: str | None, force: bool, cluster: Any,
+    how: dict[str, Any], data: Any, output: str, table: str | None, plot: str | None, checkpoint_every: float,
+    force: bool, cluster: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit mixtures of several sizes and kinds to all rows of INPUT, and write the best of them.
 
@@ -133,7 +139,7 @@ def select(
       daskgmm select data.zarr -k 1:20 --criterion held-out -o model.zarr
 
     Prints one line a pass and a table of the models, then the result as JSON. Exit code 3 says that the best of them is
-    written but has not converged.
+    written but has not converged. Where the command is cut short, the same command goes on, as daskgmm fit does.
     """
     from daskgmm.cli.selecting import Comparison, select
     from daskgmm.fitting.options import FitOptions
@@ -142,4 +148,13 @@ def select(
         components, covariance, criterion, folds=folds, fit_all=fit_all,
         options=FitOptions(non_finite=data.non_finite, **how),
     )  # fmt: skip
-    return select(data, output, comparison, table=table, plot=plot, cluster=cluster, force=force)
+    return select(
+        data,
+        output,
+        comparison,
+        table=table,
+        plot=plot,
+        cluster=cluster,
+        checkpoint_every=checkpoint_every,
+        force=force,
+    )

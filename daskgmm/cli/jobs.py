@@ -12,7 +12,14 @@ import numpy as np
 import zarr
 
 from daskgmm.cli.cluster import ClusterOptions, peak_bytes
-from daskgmm.cli.outputs import check_place, checksum, finished_array, finished_fit
+from daskgmm.cli.outputs import (
+    check_place,
+    checkpoint_of,
+    checkpoint_place,
+    checksum,
+    finished_array,
+    finished_fit,
+)
 from daskgmm.cli.terminal import in_words_of_the_command_line, interrupts, say
 from daskgmm.cli.work import Work
 from daskgmm.data.opening import open_source
@@ -21,6 +28,7 @@ from daskgmm.data.rows import Rows
 from daskgmm.data.samples import write_sample
 from daskgmm.data.source import Source
 from daskgmm.data.writing import remove_parts
+from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
@@ -56,7 +64,9 @@ class Input:
         return X, open_source(self.weights, array=self.weights_array, argument="--weights")
 
 
-def fit(data: Input, output: str, options: FitOptions, *, cluster: ClusterOptions, force: bool) -> Result:
+def fit(
+    data: Input, output: str, options: FitOptions, *, cluster: ClusterOptions, checkpoint_every: float, force: bool
+) -> Result:
     """Return the result of a fit, whose model is then at `output`."""
     began = perf_counter()
     X, weights = data.open()
@@ -65,11 +75,15 @@ def fit(data: Input, output: str, options: FitOptions, *, cluster: ClusterOption
     now = {"command": "fit", "options": options.as_json(), "input": identity}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
+        Checkpoint.remove(checkpoint_place(output))  # (the process was killed before it could)
         return skipped(stored, output)
     check_shape(X, n_components=options.n_components)
+    checkpoint = checkpoint_of(output, now, force=force, every=checkpoint_every)
     work = fitting_work([options], X, weights, cluster)
     with work.on_machines(began) as running:
-        done = fit_mixture(X, options, weights=weights, executor=running.executor, listener=progress())
+        done = fit_mixture(
+            X, options, weights=weights, executor=running.executor, listener=progress(), checkpoint=checkpoint
+        )
         interrupts.defer()
         found = {
             "command": "fit",
@@ -79,6 +93,7 @@ def fit(data: Input, output: str, options: FitOptions, *, cluster: ClusterOption
             "output": output,
         }
         save_model(Model(done.parameters, model_record(done, now, found)), output, overwrite=force)
+        checkpoint.clear()
     say_unless_converged(done)
     return {**found, "skipped": False}
 

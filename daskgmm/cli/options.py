@@ -196,4 +196,18 @@ def declared(run: Callable[..., Any], options: list[Callable[..., Any]]) -> Any:
     return run
 
 
-force_option = option("--force", is_flag=True, section="Output", help="Replace what stands at the output.")
+checkpoint_option = option(
+    "--checkpoint-every",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    section="Output",
+    help="How often to keep what is done of a long pass.",
+)
+force_option = option(
+    "--force",
+    is_flag=True,
+    section="Output",
+    help="Replace what stands at the output, and start again where a checkpoint of other work is.",
+)

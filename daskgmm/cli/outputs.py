@@ -11,6 +11,7 @@ from typing import Any
 from daskgmm.cli.terminal import strict_json
 from daskgmm.data.output import prediction_record
 from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
+from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.model_file import is_model, load_model
 from daskgmm.mixture.parameters import Parameters
 
@@ -107,6 +108,49 @@ def finished_fit(output: str, now: Mapping[str, Any], *, force: bool) -> dict[st
     options = record.get("selection", {}).get("asked", record.get("options"))
     _refuse_differences(output, {"options": options, "input": record.get("input")}, {k: now[k] for k in _OF_A_FIT})
     return dict(record["result"])
+
+
+def checkpoint_of(output: str, now: Mapping[str, Any], *, force: bool, every: float) -> Checkpoint:
+    """Return the checkpoint beside an output, from which the work goes on if it is the same.
+
+    Parameters
+    ----------
+    now : mapping
+        "command", "options" and "input" of the work that is asked for, as JSON.
+    force : bool
+        Whether a checkpoint of other work, or a damaged one, is to be given up.
+    every : float
+        Seconds between two writes within a pass.
+
+    Raises
+    ------
+    OutputError
+        It is of other input or options.
+    DataError
+        It is damaged.
+    """
+    place, asked = checkpoint_place(output), json.loads(strict_json(now))
+    try:
+        checkpoint = Checkpoint.at(place, every=every)
+        if checkpoint.record is not None:
+            found = differences(checkpoint.record, asked)
+            if found:
+                raise OutputError(
+                    f"the checkpoint of --output must be of the same work; got {place}, where {'; '.join(found)}. Use "
+                    "--force to start again without it, or choose another --output."
+                )
+    except (OutputError, DataError):
+        if not force:
+            raise
+        Checkpoint.remove(place)
+        checkpoint = Checkpoint.at(place, every=every)
+    checkpoint.begin(asked)
+    return checkpoint
+
+
+def checkpoint_place(output: str) -> str:
+    """Return where the checkpoint of an output is: beside it."""
+    return f"{output.rstrip('/')}.checkpoint"
 
 
 def finished_array(

@@ -22,10 +22,11 @@ from daskgmm.cli.jobs import (
     say_unless_converged,
     skipped,
 )
-from daskgmm.cli.outputs import check_place, finished_fit
+from daskgmm.cli.outputs import check_place, checkpoint_of, checkpoint_place, finished_fit
 from daskgmm.cli.terminal import interrupts, say, strict_json
 from daskgmm.data.writing import whole_or_nothing
 from daskgmm.errors import OptionError, OutputError
+from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.model_file import Model, save_model
 from daskgmm.fitting.options import FitOptions
@@ -126,6 +127,7 @@ def select(
     table: str | None,
     plot: str | None,
     cluster: ClusterOptions,
+    checkpoint_every: float,
     force: bool,
 ) -> Result:
     """Return the result of a selection, whose best model is then at `output`."""
@@ -139,14 +141,16 @@ def select(
     now = {"command": "select", "options": comparison.as_json(), "input": identity}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
+        Checkpoint.remove(checkpoint_place(output))  # (the process was killed before it could)
         return _again(skipped(stored, output), files)
     if not force:
         files.refuse_existing()
     check_shape(X, n_components=max(comparison.n_components))
+    checkpoint = checkpoint_of(output, now, force=force, every=checkpoint_every)
     with fitting_work(models, X, weights, cluster).on_machines(began) as running:
         sweep = select_model(
             X, comparison.options, **asked, stop_early=not comparison.fit_all, weights=weights,
-            executor=running.executor, listener=progress(),
+            executor=running.executor, listener=progress(), checkpoint=checkpoint,
         )  # fmt: skip
         interrupts.defer()
         found = {
@@ -162,6 +166,7 @@ def select(
             "output": output,
         }
         _save(sweep, comparison, now, found, overwrite=force)
+        checkpoint.clear()
     say(selection_text(*(found[name] for name in COMPARED)))
     say_unless_converged(sweep.entries[sweep.best].fit)
     files.write(found, replace=force)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import dask
 from dask import threaded
 from dask.base import annotate, get_scheduler
+from dask.callbacks import Callback
 from dask.local import get_sync
 from dask.system import CPU_COUNT
 from dask.task_spec import DataNode
@@ -19,6 +20,9 @@ from daskgmm.errors import ClusterError
 
 #: Addresses of workers by the keys of tasks or results.
 Places = Mapping[Any, Sequence[str]]
+
+#: Receives the number of a key, and its value, as soon as that is there.
+OnDone = Callable[[int, Any], None]
 
 #: Attempts beyond the first that a task gets where it fails (a store that hiccups, not bad data).
 RETRIES = 2
@@ -55,13 +59,16 @@ class Executor(Protocol):
         *,
         travels: bool,
         places: Places | None = None,
+        on_done: OnDone | None = None,
     ) -> list[Any]:
         """Return the values of `keys`; where the input does not travel, computed in this process.
 
         Tasks named in `places` run on one of these workers while one of them lives.
         """
 
-    def hold(self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool) -> tuple[list[Any], Held]:
+    def hold(
+        self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool, on_done: OnDone | None = None
+    ) -> tuple[list[Any], Held]:
         """Return the values of `keys`, and the results of the tasks `held` where they are."""
 
     def memory_limit(self) -> int | None:
@@ -84,11 +91,14 @@ class LocalExecutor:
         *,
         travels: bool,
         places: Places | None = None,
+        on_done: OnDone | None = None,
     ) -> list[Any]:
-        return list(_local_scheduler(travels)(graph, keys))
+        return _computed_here(_local_scheduler(travels), graph, keys, on_done)
 
-    def hold(self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool) -> tuple[list[Any], Held]:
-        return _hold_here(_local_scheduler(travels), graph, keys, held)
+    def hold(
+        self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool, on_done: OnDone | None = None
+    ) -> tuple[list[Any], Held]:
+        return _hold_here(_local_scheduler(travels), graph, keys, held, on_done)
 
     def memory_limit(self) -> int | None:
         return None
@@ -114,26 +124,42 @@ class ClientExecutor:
         *,
         travels: bool,
         places: Places | None = None,
+        on_done: OnDone | None = None,
     ) -> list[Any]:
         if not travels:
-            return list(threaded.get(graph, keys))
-        if not places:
-            return list(self.client.get(graph, keys, retries=RETRIES))
-        with annotate(workers=_Places(places), allow_other_workers=True):
-            return list(self.client.get(graph, keys, retries=RETRIES))
+            return _computed_here(threaded.get, graph, keys, on_done)
+        with annotate(workers=_Places(places), allow_other_workers=True) if places else nullcontext():
+            futures = self.client.get(graph, keys, retries=RETRIES, sync=False)
+        return self._gathered(futures, on_done)
 
-    def hold(self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool) -> tuple[list[Any], Held]:
+    def hold(
+        self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool, on_done: OnDone | None = None
+    ) -> tuple[list[Any], Held]:
         if not travels:
-            return _hold_here(threaded.get, graph, keys, held)
+            return _hold_here(threaded.get, graph, keys, held, on_done)
         futures = self.client.get(graph, keys + held, retries=RETRIES, sync=False)
         kept = HeldFutures(self.client, futures[len(keys) :])
         try:
-            return list(self.client.gather(futures[: len(keys)])), kept
+            return self._gathered(futures[: len(keys)], on_done), kept
         except BaseException:
             kept.release()
             raise
+
+    def _gathered(self, futures: list[Any], on_done: OnDone | None) -> list[Any]:
+        """Return the values of futures, which are released then; each is told of when it comes."""
+        try:
+            if on_done is None:
+                return list(self.client.gather(futures))
+            from distributed import as_completed
+
+            numbers, values = {future.key: i for i, future in enumerate(futures)}, [None] * len(futures)
+            with self.client.as_current():
+                for future, value in as_completed(futures, with_results=True):
+                    values[numbers[future.key]] = value
+                    on_done(numbers[future.key], value)
+            return values
         finally:
-            for future in futures[: len(keys)]:
+            for future in futures:
                 future.release()
 
     def memory_limit(self) -> int | None:
@@ -231,11 +257,31 @@ def _local_scheduler(travels: bool) -> Callable[..., Any]:
     return run
 
 
+def _computed_here(
+    run: Callable[..., Any], graph: dict[Any, Any], keys: list[Any], on_done: OnDone | None
+) -> list[Any]:
+    if on_done is None:
+        return list(run(graph, keys))
+    numbers = {key: i for i, key in enumerate(keys)}
+
+    def told(key: Any, value: Any, *_: Any) -> None:
+        if key in numbers:
+            on_done(numbers[key], value)
+
+    with Callback(posttask=told):
+        return list(run(graph, keys))
+
+
 def _hold_here(
-    run: Callable[..., Any], graph: dict[Any, Any], keys: list[Any], held: list[Any]
+    run: Callable[..., Any], graph: dict[Any, Any], keys: list[Any], held: list[Any], on_done: OnDone | None
 ) -> tuple[list[Any], Held]:
-    values = list(run(graph, keys + held))
+    values = _computed_here(run, graph, keys + held, None if on_done is None else _first(len(keys), on_done))
     return values[: len(keys)], HeldHere(dict(zip(held, values[len(keys) :], strict=True)))
+
+
+def _first(n: int, on_done: OnDone) -> OnDone:
+    """Return a listener to the first n of some keys."""
+    return lambda i, value: on_done(i, value) if i < n else None
 
 
 def _own_room(limit: int | None) -> list[Room]:

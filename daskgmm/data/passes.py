@@ -9,7 +9,7 @@ the graph, never rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -21,13 +21,17 @@ from dask.utils import format_bytes
 
 from daskgmm.data.cache import Keep, KeptReader, drop_kept
 from daskgmm.data.dask_source import DaskSource
-from daskgmm.data.executor import Executor, Held
+from daskgmm.data.digest import digest
+from daskgmm.data.executor import Executor, Held, OnDone
 from daskgmm.data.partition import FAN_IN
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
 from daskgmm.data.source import as_reader
 from daskgmm.mixture.block import Block
 
 State = TypeVar("State")
+
+#: Parts of a pass at most that are remembered one by one where it may be cut short.
+MOST_ROOTS = 64
 
 logger = logging.getLogger("daskgmm")
 
@@ -68,6 +72,19 @@ class Partial(Generic[State]):
         return object.__sizeof__(self) + int(sizeof(self.state))
 
 
+class Memory(Protocol):
+    """What outlives a pass that is cut short: partials of its parts, by what the pass computes and their number."""
+
+    def known(self, key: str) -> dict[int, Partial[Any]]:
+        """Return the partials that are there."""
+
+    def add(self, key: str, number: int, partial: Partial[Any]) -> None:
+        """Remember one more."""
+
+    def flush(self) -> None:
+        """Write what is remembered: the pass is cut short."""
+
+
 @dataclass(frozen=True)
 class Filled:
     """What stays on a worker: the readers of a task with the rows that they keep. (Weights of a Dask array do not.)"""
@@ -106,6 +123,8 @@ class Passes:
     executor : Executor
     keep : Keep or None
         None reads all rows in each pass.
+    memory : Memory or None
+        Where a pass leaves what it has done so far, in up to `MOST_ROOTS` parts, and finds it again.
 
     Attributes
     ----------
@@ -113,8 +132,8 @@ class Passes:
         Decoded bytes that all passes so far have read, and those that the last one found or left in memory.
     """
 
-    def __init__(self, rows: Rows, executor: Executor, keep: Keep | None = None) -> None:
-        self.rows, self._executor, self._keep = rows, executor, keep
+    def __init__(self, rows: Rows, executor: Executor, keep: Keep | None = None, memory: Memory | None = None) -> None:
+        self.rows, self._executor, self._keep, self._memory = rows, executor, keep, memory
         self._direct: Filled | None = None
         self._held: Held | None = None
         self._filled: list[Any] | None = None
@@ -151,29 +170,66 @@ class Passes:
         return self._direct.partial
 
     def _graph(self, work: Pass[State], name: str) -> Partial[State]:
+        if self._memory is None:
+            return tree_sum(work, self._computed(work, name, {}, None))
+        memory, key = self._memory, digest((work, self.rows.n_partitions, self.rows.per_task))
+        known = memory.known(key)
+        try:
+            return tree_sum(work, self._computed(work, name, known, lambda i, partial: memory.add(key, i, partial)))
+        except BaseException:
+            memory.flush()
+            raise
+
+    def _computed(
+        self, work: Pass[State], name: str, known: Mapping[int, Partial[State]], on_done: OnDone | None
+    ) -> list[Partial[State]]:
+        """Return the partials whose sum is the result, in order, of which some are known."""
         rows, executor = self.rows, self._executor
         name = f"{name}-{uuid4().hex}"  # a scheduler that remembers a key does not run it again
-        graph, keys = pass_graph(work, rows, name=name, keep=self._keep, filled=self._filled)
-        if self._held is not None and self._filled is not None:
+        keep = None if known else self._keep  # (what is known of a pass leaves rows unread)
+        graph, roots = pass_graph(
+            work,
+            rows,
+            name=name,
+            keep=keep,
+            filled=self._filled,
+            known=known,
+            most=1 if on_done is None else MOST_ROOTS,
+        )
+        missing = [i for i, key in enumerate(roots) if key is not None]
+        keys = [roots[i] for i in missing]
+        told = None if on_done is None else lambda j, partial: on_done(missing[j], partial)
+        if not keys:
+            found = []
+        elif self._held is not None and self._filled is not None:
             graph |= self._held.nodes()
             where = self._held.places()
             places = {(f"partition-{name}", i): where.get(key, ()) for i, key in enumerate(self._filled)}
-            partials = executor.compute(graph, keys, travels=rows.travels, places=places)
-        elif self._keep is not None:
+            found = executor.compute(graph, keys, travels=rows.travels, places=places, on_done=told)
+        elif keep is not None:
             filled = [(f"fill-{name}", i) for i in range(rows.n_tasks)]
-            partials, self._held = executor.hold(graph, keys, filled, travels=rows.travels)
+            found, self._held = executor.hold(graph, keys, filled, travels=rows.travels, on_done=told)
             self._filled = filled
         else:
-            partials = executor.compute(graph, keys, travels=rows.travels)
-        return tree_sum(work, partials)
+            found = executor.compute(graph, keys, travels=rows.travels, on_done=told)
+        partials = dict(known) | dict(zip(missing, found, strict=True))
+        return [partials[i] for i in range(len(roots))]
 
 
 def pass_graph(
-    work: Pass[Any], rows: Rows, *, name: str, keep: Keep | None = None, filled: Sequence[Any] | None = None
+    work: Pass[Any],
+    rows: Rows,
+    *,
+    name: str,
+    keep: Keep | None = None,
+    filled: Sequence[Any] | None = None,
+    known: Collection[int] = (),
+    most: int = 1,
 ) -> tuple[dict[Any, Any], list[Any]]:
     """Return the graph of a pass, and the keys whose partials, in order, `tree_sum` makes its result of.
 
-    Nothing is read. The keys are one, the root of the tree; for a pass that collects rows, those of all tasks.
+    Nothing is read. The keys are at most `most`, the root of the tree or the roots of its largest subtrees; for a pass
+    that collects rows, those of all tasks.
 
     Parameters
     ----------
@@ -181,12 +237,20 @@ def pass_graph(
         Whether tasks are to keep the rows that they read, in results with the keys (f"fill-{name}", number).
     filled : sequence of keys or None
         Results of an earlier pass that kept its rows: each task takes its own.
+    known : collection of int
+        Numbers of keys whose partials are there already: None stands in their place, and nothing is done for them.
     """
     pass_key = f"{name}-pass"
     graph: dict[Any, Any] = {pass_key: DataNode(pass_key, work)}
     all_cuts, n = cuts(rows), rows.per_task
+    depth = 0
+    while not isinstance(work, CollectingPass) and -(-rows.n_tasks // FAN_IN**depth) > most:
+        depth += 1
     level: list[Any] = []
     for i, (x, w) in enumerate(_arguments(rows, graph, filled)):
+        if i // FAN_IN**depth in known:
+            level.append(None)
+            continue
         key, own = (f"partition-{name}", i), tuple(all_cuts[i * n : (i + 1) * n])
         if filled is not None:
             graph[key] = Task(key, _again, TaskRef(pass_key), own, x, w, keep)
@@ -197,11 +261,9 @@ def pass_graph(
         else:
             graph[key] = Task(key, _stream, TaskRef(pass_key), own, x, w)
         level.append(key)
-    depth = 0
-    while len(level) > 1 and not isinstance(work, CollectingPass):
-        depth += 1
+    for d in range(1, depth + 1):
         level = [
-            _add_merge(graph, pass_key, level[i : i + FAN_IN], (f"merge-{name}-{depth}", i // FAN_IN))
+            _add_merge(graph, pass_key, level[i : i + FAN_IN], (f"merge-{name}-{d}", i // FAN_IN))
             for i in range(0, len(level), FAN_IN)
         ]
     return graph, level
@@ -233,8 +295,8 @@ def _added(work: Pass[State], left: Partial[State], right: Partial[State]) -> Pa
 
 
 def _add_merge(graph: dict[Any, Any], pass_key: str, inputs: list[Any], key: Any) -> Any:
-    """Add the task that merges its inputs, and return its key; a single one is carried up as it is."""
-    if len(inputs) == 1:
+    """Add the task that merges its inputs, and return its key; a single one is carried up as it is, and so is None."""
+    if len(inputs) == 1 or inputs[0] is None:
         return inputs[0]
     graph[key] = Task(key, _merge, TaskRef(pass_key), List(*map(TaskRef, inputs)))
     return key

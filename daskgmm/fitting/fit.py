@@ -7,6 +7,7 @@ from typing import Any
 
 from daskgmm.data.executor import Executor
 from daskgmm.data.source import Source
+from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.events import Listener, ignore
 from daskgmm.fitting.loop import Status
 from daskgmm.fitting.options import FitOptions
@@ -92,6 +93,7 @@ def fit_mixture(
     warm: tuple[Parameters, float] | None = None,
     executor: Executor | None = None,
     listener: Listener = ignore,
+    checkpoint: Checkpoint | None = None,
 ) -> Fit:
     """Return the mixture fitted by exact EM to all rows of a source.
 
@@ -107,6 +109,8 @@ def fit_mixture(
         Where passes run; None takes the current distributed client, or this process.
     listener : callable
         Receives a `PassDone` after each pass.
+    checkpoint : Checkpoint or None
+        Where the state is kept after each pass, and what the fit goes on from.
 
     Raises
     ------
@@ -115,5 +119,6 @@ def fit_mixture(
     """
     from daskgmm.fitting.run import Model, running
 
-    with running([Model(options, warm=warm)], X, weights=weights, executor=executor, listener=listener) as run:
+    models = [Model(options, warm=warm)]
+    with running(models, X, weights=weights, executor=executor, listener=listener, checkpoint=checkpoint) as run:
         return run.fits([0])[0]

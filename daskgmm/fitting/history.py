@@ -42,6 +42,14 @@ class History:
         self._noted: dict[tuple[int, int], int] = {}
         self._sampled_rows, self._sampled_seconds = 0, 0.0
 
+    def state(self) -> dict[str, Any]:
+        """Return all of it, for a checkpoint."""
+        return {"n_passes": self.n_passes, "of_model": self.of_model, "noted": list(self._noted.items())}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.n_passes, self.of_model, self._noted = state["n_passes"], state["of_model"], dict(state["noted"])
+
     def read(self, what: str, seconds: float, models: Iterable[int]) -> None:
         """Note a pass for some models before they have candidates: the survey, or a round of k-means||."""
         self.n_passes += 1

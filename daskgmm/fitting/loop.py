@@ -173,7 +173,7 @@ def run_em(
     n_passes : int or None
         Passes at most; None runs until every candidate has ended.
     """
-    current = [_judge(c) for c in candidates]
+    current = [_judge(c) if c.status is Status.RUNNING else c for c in candidates]
     n_done = 0
     while any(c.status is Status.RUNNING for c in current) and (n_passes is None or n_done < n_passes):
         current = advance(current, evaluate, row_sets)

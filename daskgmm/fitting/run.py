@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from daskgmm.data.cache import plan_keep
+from daskgmm.data.digest import digest
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
 from daskgmm.data.memory import takes_compiled_kernel
 from daskgmm.data.passes import Passes
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
 from daskgmm.data.survey import Survey, SurveyPass, all_but, sample_threshold
-from daskgmm.errors import CollapsedComponentError
+from daskgmm.errors import CollapsedComponentError, OutputError
+from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.checks import check_folds, check_shape, check_survey
 from daskgmm.fitting.evaluate import Evaluator, Request, check_counts
 from daskgmm.fitting.events import Listener
@@ -36,6 +38,8 @@ from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan, precision_called
 from daskgmm.mixture.statistics import Statistics
+
+logger = logging.getLogger("daskgmm")
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,11 @@ def running(
     weights: Source | None,
     executor: Executor | None,
     listener: Listener,
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[Run]:
     """Provide the run of some models over the same rows; what metadata tell is checked before anything is read.
 
-    The models' options differ in n_components and covariance_type only.
+    The models' options differ in n_components and covariance_type only. With a checkpoint it goes on from there.
     """
     executor = current_executor() if executor is None else executor
     for model in models:
@@ -67,8 +72,8 @@ def running(
         model.options.given(X.n_features)
     rows, need = in_waves(Rows.plan(X, weights), fit_need([m.options for m in models], X), executor)
     keep = plan_keep(models[0].options.cache, rows, need, executor)
-    with one_blas_thread(executor), Passes(rows, executor, keep) as passes:
-        yield Run(Evaluator(passes, need.state_bytes(X.n_features)), models, n_folds, listener)
+    with one_blas_thread(executor), Passes(rows, executor, keep, checkpoint) as passes:
+        yield Run(Evaluator(passes, need.state_bytes(X.n_features)), models, n_folds, listener, checkpoint)
 
 
 def n_counting_passes(X: Source) -> int:
@@ -79,14 +84,23 @@ def n_counting_passes(X: Source) -> int:
 class Run:
     """The passes of some models over the same rows. Making one surveys them."""
 
-    def __init__(self, evaluator: Evaluator, models: Sequence[Model], n_folds: int, listener: Listener) -> None:
-        self._began = perf_counter()
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        models: Sequence[Model],
+        n_folds: int,
+        listener: Listener,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self._began, self._checkpoint = perf_counter(), checkpoint
         self._evaluator, self._passes, self._models = evaluator, evaluator.passes, tuple(models)
         rows = self._passes.rows
         self._history = History(
             listener, n_models=len(models), n_rows=rows.X.n_rows, n_bytes=rows.n_bytes,
             n_passes=n_counting_passes(rows.X),
         )  # fmt: skip
+        if checkpoint is not None:
+            self._go_on(checkpoint)
         self.survey = self._surveyed(n_folds)
         self._sample = Sample.of(self.survey, models[0].options.seed)
         self._row_sets = self._of_folds()
@@ -109,7 +123,7 @@ class Run:
         if model.warm is not None:
             found, previous = [model.warm[0]], model.warm[1]
         else:
-            found = self._starts(i)
+            found = self._once(f"start-{i}", lambda: self._starts(i))
         compiled = is_compiled(options, self._passes.rows.X)
         return [
             Candidate.start(j, p, options, fold=model.fold, previous=previous, compiled=compiled)
@@ -119,21 +133,26 @@ class Run:
     def polished(self, started: dict[int, list[Candidate]]) -> dict[int, Fit | CollapsedComponentError]:
         """Return the fits to all rows of the candidates of each model, which share every pass, or why there is none."""
         owners = [i for i, candidates in started.items() for _ in candidates]
-        before = [c for candidates in started.values() for c in candidates]
-        self._n_noted = self._evaluator.n_passes
+        state = _Polishing(owners, [c for candidates in started.values() for c in candidates], dict.fromkeys(owners, 0))
+        saved = None if self._checkpoint is None else self._checkpoint.get("polishing")
+        if saved is not None and saved["owners"] == owners:
+            state = _Polishing.of_value(saved)
+        n_noted = self._evaluator.n_passes
 
         def note(candidates: Sequence[Candidate]) -> None:
-            n_passes, self._n_noted = self._evaluator.n_passes - self._n_noted, self._evaluator.n_passes
+            nonlocal n_noted
+            n_passes, n_noted = self._evaluator.n_passes - n_noted, self._evaluator.n_passes
             self._history.passed(n_passes, self._evaluator.seconds, zip(owners, candidates, strict=True))
 
-        while any(c.status is Status.RUNNING for c in before):
-            rivals = max(Counter(i for i, c in zip(owners, before, strict=True) if c.status is Status.RUNNING).values())
-            n_passes = STAGE_PASSES if rivals > 1 else None
-            before = run_em(before, self._evaluator.statistics, self._row_sets, after_pass=note, n_passes=n_passes)
-            before = _halved(owners, before)
-            self._history.retired((i, c) for i, c in zip(owners, before, strict=True) if c.status is Status.RETIRED)
+        while state.is_running:
+            current = run_em(state.candidates, self._evaluator.statistics, self._row_sets, after_pass=note, n_passes=1)
+            state = state.after_pass(current)
+            self._history.retired(
+                (i, c) for i, c in zip(owners, state.candidates, strict=True) if c.status is Status.RETIRED
+            )
+            self._keep({"polishing": state.as_value()})
         found: dict[int, Fit | CollapsedComponentError] = {}
-        best = {i: _best([c for j, c in zip(owners, before, strict=True) if j == i]) for i in started}
+        best = {i: _best([c for j, c in zip(owners, state.candidates, strict=True) if j == i]) for i in started}
         alive = {i: c for i, c in best.items() if c.status is not Status.COLLAPSED}
         found |= {i: CollapsedComponentError(c.error) for i, c in best.items() if i not in alive}
         if alive:
@@ -146,16 +165,26 @@ class Run:
         sizes = [0 if m.warm is not None else sample_size(m.options, n_rows, n_features) for m in self._models]
         threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
         pooled = any(m.options.kind.pooled for m in self._models)
-        began = perf_counter()
-        self._work = SurveyPass(n_features, pooled, options.seed, threshold, n_folds)
-        survey: Survey = self._passes.run(self._work, name="survey")
+        self._work = work = SurveyPass(n_features, pooled, options.seed, threshold, n_folds)
         largest = max(m.options.n_components for m in self._models)
-        check_survey(survey, rows, n_components=largest, non_finite=options.non_finite)
-        check_folds(survey, n_components=largest)
+
+        def run() -> Survey:
+            found: Survey = self._read("survey", work, range(len(self._models)))
+            check_survey(found, rows, n_components=largest, non_finite=options.non_finite)
+            check_folds(found, n_components=largest)
+            return found
+
+        survey: Survey = self._once("survey", run)
         if survey.n_dropped == 0:
             self._passes.rows = rows.trusted()
-        self._history.read("survey", perf_counter() - began, range(len(self._models)))
         return survey
+
+    def _read(self, what: str, work: Any, models: Sequence[int]) -> Any:
+        """Return the state of all rows after a pass that no candidate has part in."""
+        began = perf_counter()
+        found = self._passes.run(work, name=what)
+        self._history.read(what, perf_counter() - began, models)
+        return found
 
     def _of_folds(self) -> dict[Fold | None, RowSet]:
         """Return what is known of all rows, of those of each fold, and of those outside of it."""
@@ -184,11 +213,13 @@ class Run:
         """Return starts that passes over all rows of a model find: small, far groups too."""
         model = self._models[i]
 
+        n_rounds = 0
+
         def run(work: Any, name: str) -> Any:
-            began = perf_counter()
-            found = self._passes.run(work if model.fold is None else FoldPass(work, model.fold), name=name)
-            self._history.read("search", perf_counter() - began, [i])
-            return found
+            nonlocal n_rounds
+            n_rounds += 1
+            own = work if model.fold is None else FoldPass(work, model.fold)
+            return self._once(f"search-{i}-{n_rounds}", lambda: self._read("search", own, [i]))
 
         row_set, options = self._row_sets[model.fold], model.options
         points, weights, spread = far_points(
@@ -215,11 +246,11 @@ class Run:
 
     def _closed(self, which: Sequence[int], best: Sequence[Candidate]) -> list[Fit]:
         """Return the fits of the models' best candidates, scored on their own rows, and on their fold, in one pass."""
-        before, chosen = self._evaluator.n_passes, [c.parameters for c in best]
+        chosen = [c.parameters for c in best]
         folds = [None if c.fold is None else replace(c.fold, held_out=True) for c in best]
         outside = [j for j, fold in enumerate(folds) if fold is not None]
         own = [(c.parameters, c.fold) for c in best]
-        scores = self._scored(own + [(chosen[j], folds[j]) for j in outside])
+        scores, n_passes = self._scored(own + [(chosen[j], folds[j]) for j in outside], "closing")
         # Only where reg_covar makes EM no ascent can the last step of an accelerated fit be worse than one before.
         worse = [j for j, c in enumerate(best) if _has_fallen(c, scores[j])]
         if worse:
@@ -228,28 +259,70 @@ class Run:
             better = [j for j in outside if j in worse]
             again = [(chosen[j], best[j].fold) for j in worse] + [(chosen[j], folds[j]) for j in better]
             places = worse + [len(best) + outside.index(j) for j in better]
-            for place, score in zip(places, self._scored(again), strict=True):
+            found, n_more = self._scored(again, "closing again")
+            n_passes += n_more
+            for place, score in zip(places, found, strict=True):
                 scores[place] = score
         held = dict(zip(outside, scores[len(best) :], strict=True))
         means = [s.log_sum / s.weight for s in scores]
-        self._history.closed(
-            self._evaluator.n_passes - before, self._evaluator.seconds, zip(which, best, means, strict=False)
-        )
+        self._history.closed(n_passes, self._evaluator.seconds, zip(which, best, means, strict=False))
         return [
             self._fit(i, c, chosen[j], scores[j], held.get(j)) for j, (i, c) in enumerate(zip(which, best, strict=True))
         ]
 
-    def _scored(self, mixtures: Sequence[tuple[Parameters, Fold | None]]) -> list[Statistics]:
+    def _scored(self, mixtures: Sequence[tuple[Parameters, Fold | None]], name: str) -> tuple[list[Statistics], int]:
+        """Return the scores of some mixtures, each on its rows, and the number of passes that they took."""
         kernel = self._models[0].options.kernel
         plans = [
             make_plan(p, origin=self._row_sets[fold].mean, kernel=kernel, compiled=self._compiled(p))
             for p, fold in mixtures
         ]
         requests = [Request(plan, fold) for plan, (_, fold) in zip(plans, mixtures, strict=True)]
-        scores = self._evaluator.scores(requests)
+
+        def run() -> tuple[list[Statistics], int]:
+            before = self._evaluator.n_passes
+            found = self._evaluator.scores(requests)
+            return found, self._evaluator.n_passes - before
+
+        scores, n_passes = self._once(name, run)
         for request, score in zip(requests, scores, strict=True):
             check_counts(score, self._row_sets[request.fold])
-        return scores
+        return scores, n_passes
+
+    # -- the checkpoint ------------------------------------------------------------------------------------------------
+    def _go_on(self, checkpoint: Checkpoint) -> None:
+        """Take up history and counts from a checkpoint, if there is something in it."""
+        rows = self._passes.rows
+        cut = digest((rows.edges, rows.X.n_rows))
+        spent = checkpoint.get("spent")
+        if spent is None:
+            self._cut = cut
+            return
+        if spent["cut"] != cut:
+            raise OutputError(
+                f"the checkpoint must have partitions as they are now; got others in {checkpoint.place}: another "
+                "version of daskgmm, or of the input's chunks, wrote it. Start again (--force)."
+            )
+        self._cut = cut
+        self._history.restore(spent["history"])
+        self._passes.bytes_read, self._began = spent["bytes_read"], self._began - spent["seconds"]
+        logger.info("Going on from %s: %d passes are done.", checkpoint.place, self._history.n_passes)
+
+    def _spent(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps beside every value."""
+        seconds, n_bytes = perf_counter() - self._began, self._passes.bytes_read
+        history = self._history.state()
+        return {"spent": {"cut": self._cut, "history": history, "bytes_read": n_bytes, "seconds": seconds}}
+
+    def _once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return what a checkpoint has under a name, or compute and keep it."""
+        if self._checkpoint is None:
+            return compute()
+        return self._checkpoint.once(name, compute, beside=self._spent)
+
+    def _keep(self, values: dict[str, Any]) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint.put({**values, **self._spent()})
 
     def _fit(
         self, i: int, best: Candidate, parameters: Parameters, score: Statistics, held_out: Statistics | None
@@ -285,23 +358,60 @@ def _has_fallen(candidate: Candidate, score: Statistics) -> bool:
     return candidate.options.acceleration is not None and _seen(candidate)[0] > mean + slack
 
 
-def _halved(owners: Sequence[int], candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates with the worse half of each model's that run retired, by their lower bounds.
+@dataclass(frozen=True)
+class _Polishing:
+    """The candidates of some models on all rows.
+
+    Attributes
+    ----------
+    owners : list of int
+        The model of each candidate.
+    candidates : list of Candidate
+    since : dict of int to int
+        Passes of each model since its candidates were last compared.
+    """
+
+    owners: list[int]
+    candidates: list[Candidate]
+    since: dict[int, int]
+
+    @property
+    def is_running(self) -> bool:
+        return any(c.status is Status.RUNNING for c in self.candidates)
+
+    def after_pass(self, candidates: list[Candidate]) -> _Polishing:
+        """Return the state with the candidates after one more pass; every few passes half of a model's retire."""
+        before = {i for i, c in zip(self.owners, self.candidates, strict=True) if c.status is Status.RUNNING}
+        since = {i: n + (i in before) for i, n in self.since.items()}
+        for owner in before:
+            own = [j for j, i in enumerate(self.owners) if i == owner]
+            if since[owner] == STAGE_PASSES or not any(candidates[j].status is Status.RUNNING for j in own):
+                since[owner] = 0
+                for j, c in zip(own, _halved([candidates[j] for j in own]), strict=True):
+                    candidates[j] = c
+        return _Polishing(self.owners, candidates, since)
+
+    def as_value(self) -> dict[str, Any]:
+        """Return it for a checkpoint."""
+        return {"owners": self.owners, "candidates": self.candidates, "since": list(self.since.items())}
+
+    @classmethod
+    def of_value(cls, value: dict[str, Any]) -> _Polishing:
+        return cls(value["owners"], value["candidates"], dict(value["since"]))
+
+
+def _halved(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates of a model with the worse half of those that run retired, by their lower bounds.
 
     The retired run again where all others have collapsed: until it does, such a candidate is ahead of all others.
     """
     current = list(candidates)
-    for owner in set(owners):
-        own = [j for j in range(len(current)) if owners[j] == owner]
-        if all(current[j].status in (Status.COLLAPSED, Status.RETIRED) for j in own):
-            for j in own:
-                if current[j].status is Status.RETIRED:
-                    current[j] = replace(current[j], status=Status.RUNNING)
-            continue
-        running = [j for j, c in enumerate(current) if owners[j] == owner and c.status is Status.RUNNING]
-        order = ranked([current[j].lower_bound for j in running])
-        for i in order[-(-len(running) // 2) :]:
-            current[running[i]] = replace(current[running[i]], status=Status.RETIRED)
+    if all(c.status in (Status.COLLAPSED, Status.RETIRED) for c in current):
+        return [replace(c, status=Status.RUNNING) if c.status is Status.RETIRED else c for c in current]
+    running = [j for j, c in enumerate(current) if c.status is Status.RUNNING]
+    order = ranked([current[j].lower_bound for j in running])
+    for i in order[-(-len(running) // 2) :]:
+        current[running[i]] = replace(current[running[i]], status=Status.RETIRED)
     return current
 
 

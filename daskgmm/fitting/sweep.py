@@ -12,6 +12,7 @@ import numpy as np
 from daskgmm.data.executor import Executor
 from daskgmm.data.source import Source
 from daskgmm.errors import CollapsedComponentError, OptionError
+from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import Listener, ignore
 from daskgmm.fitting.fit import Fit
@@ -96,6 +97,7 @@ def select_model(
     weights: Source | None = None,
     executor: Executor | None = None,
     listener: Listener = ignore,
+    checkpoint: Checkpoint | None = None,
 ) -> Sweep:
     """Return the models of a selection, all fitted in shared passes, and which of them is best.
 
@@ -120,7 +122,9 @@ def select_model(
         options, n_components=n_components, covariance_types=covariance_types, criterion=criterion, n_folds=n_folds
     )
     check_shape(X, n_components=max(model.options.n_components for model in models))
-    with running(models, X, n_folds=n_folds, weights=weights, executor=executor, listener=listener) as run:
+    with running(
+        models, X, n_folds=n_folds, weights=weights, executor=executor, listener=listener, checkpoint=checkpoint
+    ) as run:
         started, stopped = _started(run, models, criterion, stop_early=stop_early)
         found = run.polished({i: c for i, c in started.items() if not isinstance(c, CollapsedComponentError)})
     failures = {i: e for i, e in (started | found).items() if isinstance(e, CollapsedComponentError)}

@@ -36,7 +36,7 @@ class Limited:
     def memory_limit(self) -> int | None:
         return self.limit
 
-    def compute(self, graph: Any, keys: Any, *, travels: bool) -> Any:
+    def compute(self, graph: Any, keys: Any, *, travels: bool, on_done: Any = None) -> Any:
         raise AssertionError("nothing is computed")
 
 

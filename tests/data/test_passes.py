@@ -82,7 +82,8 @@ class CountingExecutor:
 
     computes: list[tuple[dict[Any, Any], list[Any], bool]] = field(default_factory=list)
 
-    def compute(self, graph: dict[Any, Any], keys: list[Any], *, travels: bool) -> list[Any]:
+    def compute(self, graph: dict[Any, Any], keys: list[Any], *, travels: bool, on_done: Any = None) -> list[Any]:
+        assert on_done is None
         self.computes.append((graph, keys, travels))
         return list(dask.get(graph, keys))
 

@@ -1,0 +1,179 @@
+"""Small files that survive a crash, in a folder or at a URL: each is written whole and once, or is not there at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import uuid4
+
+from daskgmm.data.writing import plain_path
+from daskgmm.errors import OutputError
+
+#: Names of files that are being written begin with this: what a killed process leaves of them means nothing.
+_UNFINISHED = ".unfinished-"
+
+
+class Storage(Protocol):
+    """A place for files that are never changed. All durable operations of a checkpoint go through it."""
+
+    @property
+    def place(self) -> str:
+        """Path or URL."""
+
+    def names(self) -> list[str]:
+        """Return the names of the files, sorted; none where the place does not exist."""
+
+    def read(self, name: str) -> bytes:
+        """Return what a file holds; FileNotFoundError where there is none of that name."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a new file, durably; FileExistsError where there is one of that name already.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written: no file of that name is there then.
+        """
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there."""
+
+    def clear(self) -> None:
+        """Remove everything, and the place."""
+
+
+def storage_at(place: str) -> Storage:
+    """Return the storage at a path or URL; nothing is made before the first file is written."""
+    place = plain_path(place)
+    return _AtUrl(place) if "://" in place else _Folder(os.path.abspath(place))
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder of this machine, or of a file system that is mounted on it."""
+
+    place: str
+
+    def names(self) -> list[str]:
+        try:
+            found = os.listdir(self.place)
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError as error:
+            raise OutputError(
+                f"the checkpoint's place must be free; got a file at {self.place}. Remove it, or choose another output."
+            ) from error
+        return sorted(name for name in found if not name.startswith(_UNFINISHED))
+
+    def read(self, name: str) -> bytes:
+        with open(os.path.join(self.place, name), "rb") as file:
+            return file.read()
+
+    def write(self, name: str, content: bytes) -> None:
+        with _explained(self.place):
+            if not os.path.isdir(self.place):
+                os.mkdir(self.place)  # (not its parents: where they have gone, somebody has removed them)
+                _sync_folder(os.path.dirname(self.place))
+            unfinished = os.path.join(self.place, f"{_UNFINISHED}{uuid4().hex}")
+            try:
+                with open(unfinished, "xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                _publish(unfinished, os.path.join(self.place, name))
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(unfinished)
+            _sync_folder(self.place)
+
+    def remove(self, name: str) -> None:
+        with _explained(self.place), suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.place, name))
+
+    def clear(self) -> None:
+        with _explained(self.place), suppress(FileNotFoundError):
+            for name in os.listdir(self.place):
+                os.unlink(os.path.join(self.place, name))
+            os.rmdir(self.place)
+
+
+@dataclass(frozen=True)
+class _AtUrl:
+    """An object store: an object appears whole, and a conditional put refuses to replace one."""
+
+    place: str
+
+    def names(self) -> list[str]:
+        system, root = self._opened()
+        system.invalidate_cache()
+        try:
+            found = system.ls(root, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in (path.rstrip("/").rpartition("/")[2] for path in found) if name)
+
+    def read(self, name: str) -> bytes:
+        system, root = self._opened()
+        content: bytes = system.cat_file(f"{root}/{name}")
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        with _explained(self.place):
+            system, root = self._opened()
+            system.pipe_file(f"{root}/{name}", content, mode="create")
+
+    def remove(self, name: str) -> None:
+        with _explained(self.place), suppress(FileNotFoundError):
+            system, root = self._opened()
+            system.rm_file(f"{root}/{name}")
+
+    def clear(self) -> None:
+        for name in self.names():
+            self.remove(name)
+
+    def _opened(self) -> tuple[Any, str]:
+        """Return the file system, with credentials of the environment, and the path in it."""
+        from fsspec.core import url_to_fs
+
+        system, path = url_to_fs(self.place)
+        return system, path.rstrip("/")
+
+
+@contextmanager
+def _explained(place: str) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except (OSError, ImportError) as error:
+        raise OutputError(
+            f"the checkpoint must be writable; got {error} for {place}. What was written before stands: make room or "
+            "restore the permission, and run the same command again."
+        ) from error
+
+
+def _publish(unfinished: str, place: str) -> None:
+    """Give a whole file its name, unless there is one of that name."""
+    try:
+        os.link(unfinished, place)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without hard links.
+        if os.path.lexists(place):
+            raise FileExistsError(place) from None
+        os.rename(unfinished, place)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the names in a folder durable; where the system cannot, they are as durable as it makes them."""
+    with suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,232 @@
+"""What a fit has done, kept beside its output so that the same command goes on from there.
+
+A checkpoint is a folder, or the objects below a URL, of files that are never changed: *parts*, each a value under the
+name of its checksum, and *manifests*, numbered, of which the last one names the parts that count. A manifest is written
+after its parts, under a number that must be free, and what it does not name is removed after that. So a crash at any
+moment leaves the state before a step or after it, and of two processes that write the same checkpoint one fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from daskgmm.data.passes import Partial
+from daskgmm.data.storage import Storage, storage_at
+from daskgmm.errors import DataError, OutputError
+from daskgmm.fitting.encoding import decode, encode
+
+Value = TypeVar("Value")
+
+FORMAT, FORMAT_VERSION = "daskgmm-checkpoint", 1
+_MANIFEST, _PART, _ROOTS = "manifest-", "part-", "roots-"
+
+
+class Checkpoint:
+    """Values by name that survive the process, and the partials of a pass that is not yet done.
+
+    Parameters
+    ----------
+    storage : Storage
+    every : float
+        Seconds between two writes within a pass.
+    """
+
+    def __init__(self, storage: Storage, *, every: float) -> None:
+        self._storage, self._every = storage, every
+        self._number, self._record, self._slots = _latest(storage)
+        self._roots: dict[str, dict[int, Partial[Any]]] | None = None
+        self._pending: dict[str, dict[int, Partial[Any]]] = {}
+        self._written = time.monotonic()
+
+    @classmethod
+    def at(cls, place: str, *, every: float = 60.0) -> Checkpoint:
+        """Return the checkpoint at a path or URL, empty where there is none.
+
+        Raises
+        ------
+        DataError
+            It is damaged.
+        OutputError
+            Something else stands there, or it has the format of another version.
+        """
+        return cls(storage_at(place), every=every)
+
+    @staticmethod
+    def remove(place: str) -> None:
+        """Remove the checkpoint at a path or URL, whole or damaged; an OutputError where something else is there."""
+        storage = storage_at(place)
+        _refuse_others(storage)
+        storage.clear()
+
+    @property
+    def place(self) -> str:
+        return self._storage.place
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """The JSON that `begin` was given: which work this is the state of; None before."""
+        return self._record
+
+    def begin(self, record: Mapping[str, Any]) -> None:
+        """Note which work this is the state of; nothing is written before there is something to keep."""
+        self._record = dict(record)
+
+    def get(self, name: str) -> Any:
+        """Return a value, None where there is none of that name; a DataError where it is damaged."""
+        return None if name not in self._slots else self._read(name)
+
+    def once(self, name: str, compute: Callable[[], Value], *, beside: Callable[[], Mapping[str, Any]]) -> Value:
+        """Return the value of that name; where there is none, compute and keep it, with what `beside` returns then."""
+        found: Value | None = self.get(name)
+        if found is None:
+            found = compute()
+            self.put({name: found, **beside()})
+        return found
+
+    def put(self, values: Mapping[str, Any]) -> None:
+        """Keep values under their names, all of them or none; the partials of the pass before are let go.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written, or another process has written to it meanwhile.
+        """
+        kept = {name: slot for name, slot in self._slots.items() if not name.startswith(_ROOTS)}
+        self._write({**kept, **{name: self._part(value) for name, value in values.items()}})
+        self._roots, self._pending = {}, {}
+
+    def clear(self) -> None:
+        """Remove it: the output is complete."""
+        self._storage.clear()
+        self._number, self._record, self._slots = 0, None, {}
+
+    # -- partials of a pass that is not yet done: what `Passes` remembers by ------------------------------------------
+    def known(self, key: str) -> dict[int, Partial[Any]]:
+        """Return the partials of a pass that were done before, by number."""
+        if self._roots is None:
+            self._roots = {}
+            for name in [name for name in self._slots if name.startswith(_ROOTS)]:
+                for of_pass, partials in self._read(name).items():
+                    self._roots.setdefault(of_pass, {}).update({int(i): partial for i, partial in partials.items()})
+        return dict(self._roots.get(key, {}))
+
+    def add(self, key: str, number: int, partial: Partial[Any]) -> None:
+        """Remember a partial; it is written with others when it is time."""
+        self._pending.setdefault(key, {})[number] = partial
+        if time.monotonic() - self._written >= self._every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the partials that are not written yet."""
+        if not self._pending:
+            return
+        found = {key: {str(i): p for i, p in partials.items()} for key, partials in self._pending.items()}
+        name = f"{_ROOTS}{sum(name.startswith(_ROOTS) for name in self._slots)}"
+        self._write({**self._slots, name: self._part(found)})
+        self._pending = {}
+
+    # -- files --------------------------------------------------------------------------------------------------------
+    def _part(self, value: Any) -> dict[str, Any]:
+        content = encode(value)
+        checksum = hashlib.sha256(content).hexdigest()
+        with suppress(FileExistsError):  # of the same value, whole
+            self._storage.write(f"{_PART}{checksum}", content)
+        return {"sha256": checksum, "bytes": len(content)}
+
+    def _write(self, slots: dict[str, Any]) -> None:
+        number = self._number + 1
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, "number": number}
+        content |= {"record": self._record, "slots": slots}
+        text = json.dumps(content, separators=(",", ":")).encode()
+        name = _manifest_name(number)
+        try:
+            self._storage.write(name, hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+        except FileExistsError as error:
+            raise OutputError(
+                f"the checkpoint must be written by one process alone; got one that another process writes to, "
+                f"{self.place}. Wait for that one to end, or stop it, and run the same command again."
+            ) from error
+        self._number, self._slots, self._written = number, slots, time.monotonic()
+        used = {name, *(f"{_PART}{slot['sha256']}" for slot in slots.values())}
+        for other in self._storage.names():
+            if other not in used and _number_of(other) < number:
+                self._storage.remove(other)
+
+    def _read(self, name: str) -> Any:
+        slot = self._slots[name]
+        try:
+            content = self._storage.read(f"{_PART}{slot['sha256']}")
+        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            raise _damaged(self.place, f"{name} is missing ({error.strerror})") from error
+        if len(content) != slot["bytes"] or hashlib.sha256(content).hexdigest() != slot["sha256"]:
+            raise _damaged(self.place, f"{name} does not match its checksum")
+        try:
+            return decode(content)
+        except DataError as error:
+            raise _damaged(self.place, f"{name}: {error}") from error
+
+
+def _latest(storage: Storage) -> tuple[int, dict[str, Any] | None, dict[str, dict[str, Any]]]:
+    """Return number, record and slots of the last manifest; zero, None and none where there is no checkpoint."""
+    _refuse_others(storage)
+    manifests = [name for name in storage.names() if name.startswith(_MANIFEST)]
+    if not manifests:
+        return 0, None, {}
+    try:
+        checksum, _, text = storage.read(manifests[-1]).partition(b"\n")
+        if hashlib.sha256(text).hexdigest().encode() != checksum:
+            raise ValueError("its manifest does not match its checksum")
+        found = json.loads(text)
+        if found["format"] != FORMAT or manifests[-1] != _manifest_name(found["number"]):
+            raise ValueError("its manifest is none")
+        if found["format_version"] != FORMAT_VERSION:
+            raise OutputError(
+                f"the checkpoint must have format version {FORMAT_VERSION}; got {found['format_version']!r:.40} in "
+                f"{storage.place}. Go on with the version of daskgmm that wrote it, or start again (--force)."
+            )
+        slots = {
+            str(name): {"sha256": _hexadecimal(slot["sha256"]), "bytes": int(slot["bytes"])}
+            for name, slot in found["slots"].items()
+        }
+        return int(found["number"]), dict(found["record"]), slots
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, FileNotFoundError) as error:
+        raise _damaged(storage.place, str(error) or type(error).__name__) from error
+
+
+def _refuse_others(storage: Storage) -> None:
+    """Raise an OutputError where there are files that are of no checkpoint."""
+    others = [name for name in storage.names() if not name.startswith((_MANIFEST, _PART))]
+    if others:
+        raise OutputError(
+            f"the checkpoint's place must be free; got {storage.place} with {others[0]} in it. Move that away, or "
+            "choose another output."
+        )
+
+
+def _manifest_name(number: int) -> str:
+    return f"{_MANIFEST}{number:09d}.json"
+
+
+def _number_of(name: str) -> int:
+    """Return the number of a manifest; -1 for any other file."""
+    digits = name.removeprefix(_MANIFEST).removesuffix(".json")
+    return int(digits) if name.startswith(_MANIFEST) and digits.isdecimal() else -1
+
+
+def _hexadecimal(text: str) -> str:
+    """Return a checksum, which is a part of a file's name, if it is one."""
+    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+        raise ValueError("a checksum is none")
+    return text
+
+
+def _damaged(place: str, what: str) -> DataError:
+    return DataError(
+        f"the checkpoint must be whole; got a damaged one in {place}: {what}. Start again without it (--force), or "
+        "bring it back from a copy."
+    )

@@ -1,0 +1,139 @@
+"""Files of a checkpoint: whole or not there, in a folder of this machine and in an S3 service."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daskgmm.data.storage import Storage, storage_at
+from daskgmm.errors import OutputError
+
+
+@pytest.fixture(params=["folder", "file://", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    if request.param == "s3":
+        yield storage_at(f"{request.getfixturevalue('bucket')}/c")
+    else:
+        yield storage_at(f"{'file://' if request.param == 'file://' else ''}{tmp_path / 'c'}")
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    s3fs = pytest.importorskip("s3fs", reason="S3 needs s3fs: the extra 's3'")
+    moto_server = pytest.importorskip("moto.server", reason="the tests of S3 need moto[server]: the extra 'test'")
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }  # fmt: skip
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir("s3://kept")
+    yield "s3://kept"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def test_what_is_written_is_there_once_and_never_changed(storage: Storage) -> None:
+    assert storage.names() == []
+    with pytest.raises(FileNotFoundError):
+        storage.read("b")
+    storage.write("b", b"two")
+    storage.write("a", b"")
+    assert storage.names() == ["a", "b"]
+    with pytest.raises(FileExistsError):
+        storage.write("b", b"other")
+    assert (storage.read("a"), storage.read("b")) == (b"", b"two")
+    storage.remove("a")
+    storage.remove("a")
+    assert storage.names() == ["b"]
+    storage.clear()
+    storage.clear()
+    assert storage.names() == []
+    storage.write("b", b"three")
+    assert storage.read("b") == b"three"
+
+
+#: What writing calls, in this order.
+_CALLS = ("mkdir", "open", "fsync", "link", "unlink")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied")])
+@pytest.mark.parametrize("at", range(8))
+def test_a_write_that_fails_leaves_nothing_half(
+    at: int, error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = storage_at(str(tmp_path / "c"))
+    calls: list[str] = []
+
+    def failing(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **others: Any) -> Any:
+            calls.append(name)
+            if len(calls) - 1 == at:
+                raise error
+            return real(*arguments, **others)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for name in _CALLS:
+            patched.setattr(os, name, failing(name, getattr(os, name)))
+        said = "nothing"
+        try:
+            storage.write("x", b"content")
+        except OutputError as found:
+            said = str(found)
+    written = said == "nothing"
+    assert written or f"the checkpoint must be writable; got {error}" in said
+    assert len(calls) > at, "else this tests nothing"
+    if "x" in storage.names():
+        assert storage.read("x") == b"content"
+    else:
+        assert not written
+    storage.remove("x")
+    storage.write("x", b"content")
+    assert storage.read("x") == b"content"
+
+
+def test_a_file_system_without_hard_links_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable(*_: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", unable)
+    storage = storage_at(str(tmp_path / "c"))
+    storage.write("x", b"content")
+    with pytest.raises(FileExistsError):
+        storage.write("x", b"other")
+    assert (storage.names(), storage.read("x")) == (["x"], b"content")
+    assert os.listdir(tmp_path / "c") == ["x"]
+
+
+def test_a_folder_that_was_removed_is_not_made_again(tmp_path: Path) -> None:
+    storage = storage_at(str(tmp_path / "gone" / "c"))
+    with pytest.raises(OutputError, match="the checkpoint must be writable; got .*gone"):
+        storage.write("x", b"content")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    storage = storage_at(str(tmp_path / "c"))
+    storage.write("x", b"content")
+    (tmp_path / "c").chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(OutputError, match="Permission denied"):
+        storage.write("y", b"content")
+    (tmp_path / "c").chmod(stat.S_IRWXU)
+    assert storage.names() == ["x"]
+
+
+def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("mine")
+    with pytest.raises(OutputError, match="the checkpoint's place must be free; got a file at"):
+        storage_at(str(tmp_path / "c")).names()

@@ -131,6 +131,17 @@ def test_fit_runs_on_local_processes_within_what_it_said(tmp_path: Path, large_s
         assert noise not in done.stderr
 
 
+def test_missing_chunks_stop_a_fit_or_are_filled(tmp_path: Path, small_store: Path) -> None:
+    (small_store / "c" / "2" / "0").unlink()
+    arguments = ("fit", small_store, "-k", 2, "-o", tmp_path / "m.zarr")
+    said = call(*arguments, code=65).stderr
+    assert "error: Every chunk must be in the store; got none for row 1400" in said
+    assert "say so: --missing-chunks fill" in said
+    filled = strict(call(*arguments, "--missing-chunks", "fill").stdout)
+    assert filled["rows"] == 3000
+    assert "missing_chunks of INPUT is fill there, not given now" in call(*arguments, code=73).stderr
+
+
 def test_not_converged_is_exit_code_3_and_says_what_to_do(tmp_path: Path, small_store: Path) -> None:
     done = call("fit", small_store, "-k", 3, "-o", tmp_path / "m.zarr", "--max-iter", 1, code=3)
     assert strict(done.stdout)["status"] == "max_iter"

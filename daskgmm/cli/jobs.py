@@ -55,13 +55,15 @@ class Input:
     weights: str | None = None
     weights_array: str | None = None
     non_finite: str = "error"
+    missing_chunks: str = "error"
 
     def open(self) -> tuple[Source, Source | None]:
         """Return the sources of the rows and of the weights; their metadata are checked, no row is read."""
-        X = open_source(self.location, array=self.array, argument="INPUT")
+        missing = self.missing_chunks
+        X = open_source(self.location, array=self.array, argument="INPUT", missing_chunks=missing)
         if self.weights is None:
             return X, None
-        return X, open_source(self.weights, array=self.weights_array, argument="--weights")
+        return X, open_source(self.weights, array=self.weights_array, argument="--weights", missing_chunks=missing)
 
 
 def fit(

@@ -51,13 +51,17 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
             input: str,
             array: str | None,
             non_finite: str,
+            missing_chunks: str,
             weights: str | None = None,
             weights_array: str | None = None,
             **kwargs: Any,
         ) -> Any:
             from daskgmm.cli.jobs import Input
 
-            data = Input(input, array=array, weights=weights, weights_array=weights_array, non_finite=non_finite)
+            data = Input(
+                input, array=array, weights=weights, weights_array=weights_array, non_finite=non_finite,
+                missing_chunks=missing_chunks,
+            )  # fmt: skip
             return command(*args, data=data, **kwargs)
 
         options = [
@@ -79,7 +83,16 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
                     help="Array to take, where --weights is a Zarr group.",
                 ),
             ]
-        options.append(
+        options += [
+            option(
+                "--missing-chunks",
+                type=click.Choice(["error", "fill"]),
+                default="error",
+                show_default=True,
+                section="Input",
+                help="What to do about a chunk that is not in a Zarr store: stop, or take the array's fill value "
+                "where the writer has left out chunks that hold nothing else.",
+            ),
             option(
                 "--non-finite",
                 type=click.Choice(["error", "drop"]),
@@ -87,8 +100,8 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
                 show_default=True,
                 section="Input",
                 help="What to do with rows that hold a NaN or an infinity: stop, or leave them out.",
-            )
-        )
+            ),
+        ]
         return declared(run, options)
 
     return declare

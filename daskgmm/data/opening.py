@@ -10,7 +10,9 @@ from daskgmm.data.source import Source
 from daskgmm.errors import OptionError
 
 
-def open_source(data: Any, *, array: str | None = None, argument: str = "X") -> Source:
+def open_source(
+    data: Any, *, array: str | None = None, argument: str = "X", missing_chunks: str | None = None
+) -> Source:
     """Return the source of rows that `data` is, its metadata checked; no row is read.
 
     Parameters
@@ -23,6 +25,8 @@ def open_source(data: Any, *, array: str | None = None, argument: str = "X") -> 
         Name of the array, where `data` is a Zarr group that holds several.
     argument : str
         What messages call the input.
+    missing_chunks : {"error", "fill"} or None
+        What is done about rows whose chunk is not in a Zarr store; None takes Dask's configuration.
 
     Raises
     ------
@@ -38,13 +42,13 @@ def open_source(data: Any, *, array: str | None = None, argument: str = "X") -> 
     A Dask array of unknown chunk sizes is computed once, to count its rows (logged).
     """
     if isinstance(data, str | os.PathLike):
-        return _open_location(os.fspath(data), array, argument)
+        return _open_location(os.fspath(data), array, argument, missing_chunks)
     # Whoever holds a Zarr object has imported zarr; looking it up costs nothing where nobody has.
     zarr = sys.modules.get("zarr")
     if zarr is not None and isinstance(data, zarr.Array | zarr.Group):
         from daskgmm.data.zarr_source import ZarrSource
 
-        return ZarrSource.from_node(data, array=array, argument=argument)
+        return ZarrSource.from_node(data, array=array, argument=argument, missing_chunks=missing_chunks)
     if array is not None:
         raise OptionError(
             f"array must be left out where {argument} has no named arrays; got array={array!r} with "
@@ -56,7 +60,7 @@ def open_source(data: Any, *, array: str | None = None, argument: str = "X") -> 
     return _open_object(data, argument)
 
 
-def _open_location(location: str | bytes, array: str | None, argument: str) -> Source:
+def _open_location(location: str | bytes, array: str | None, argument: str, missing_chunks: str | None) -> Source:
     """Return the source at a path or URL, told apart by the end of its name."""
     if isinstance(location, bytes):
         location = os.fsdecode(location)
@@ -71,7 +75,7 @@ def _open_location(location: str | bytes, array: str | None, argument: str) -> S
     if suffix != ".npy":
         from daskgmm.data.zarr_source import ZarrSource
 
-        return ZarrSource.from_location(location, array=array, argument=argument)
+        return ZarrSource.from_location(location, array=array, argument=argument, missing_chunks=missing_chunks)
     if array is not None:
         raise OptionError(
             f"array must be left out where {argument} has no named arrays; got array={array!r} with {location}. "

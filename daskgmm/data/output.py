@@ -27,6 +27,8 @@ from daskgmm.mixture.prediction import Predictor, What
 #: Bytes of an output chunk, which a task holds until it is full; fewer where the partition is smaller.
 CHUNK_BYTES = 32 << 20
 ATTRIBUTE = "daskgmm"
+#: A chunk of zeros is written too: one that is missing is one that was not written.
+WHOLE: Any = {"write_empty_chunks": True}
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ class WritePass:
     def _flush(self, state: _Progress) -> _Progress:
         stop = state.first_row + state.filled
         if state.held is not None:
-            zarr.open_array(self._place, mode="r+")[state.first_row : stop] = state.held[: state.filled]
+            array = zarr.open_array(self._place, mode="r+").with_config(WHOLE)
+            array[state.first_row : stop] = state.held[: state.filled]
         return replace(state, first_row=stop, filled=0)
 
 
@@ -199,7 +202,9 @@ def _create(place: str, predictor: Predictor, rows: Rows) -> zarr.Array[Any]:
     columns = () if predictor.n_columns is None else (predictor.n_columns,)
     shape, chunks = (rows.X.n_rows, *columns), (_chunk_rows(predictor, rows), *columns)
     dtype = _stored_dtype(predictor)
-    array = zarr.create_array(place, shape=shape, chunks=chunks, dtype=dtype, overwrite=True, zarr_format=3)
+    array = zarr.create_array(
+        place, shape=shape, chunks=chunks, dtype=dtype, overwrite=True, zarr_format=3, config=WHOLE
+    )  # fmt: skip
     array.attrs[ATTRIBUTE] = {"complete": False}
     return array
 

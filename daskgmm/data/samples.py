@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from daskgmm.data.output import ATTRIBUTE
+from daskgmm.data.output import ATTRIBUTE, WHOLE
 from daskgmm.data.writing import whole_or_nothing
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.sampling import sample_blocks
@@ -69,7 +69,9 @@ def _written(
     """Provide a new array, and put it in its place, marked complete, when the block has ended well."""
     with whole_or_nothing(output) as place:
         chunks = (min(length, shape[0]), *shape[1:])
-        array = zarr.create_array(place, shape=shape, chunks=chunks, dtype=dtype, overwrite=True, zarr_format=3)
+        array = zarr.create_array(
+            place, shape=shape, chunks=chunks, dtype=dtype, overwrite=True, zarr_format=3, config=WHOLE
+        )
         array.attrs[ATTRIBUTE] = {"complete": False}
         yield array
         array.attrs[ATTRIBUTE] = {"complete": True, **record}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from math import prod
 from typing import Any
 
+import dask
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -16,6 +18,9 @@ from daskgmm.data.heap import reused_heap
 from daskgmm.data.source import checked_shape, regular_edges
 from daskgmm.data.zarr_location import ZarrLocation, locate, location_of, refused, unreachable
 from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionError
+
+#: What is done about a chunk that is not in the store: refuse it, or take the fill value of the array for its rows.
+MISSING_CHUNKS = ("error", "fill")
 
 # Seconds before each further attempt to read after an error of network or device.
 RETRY_SECONDS = (0.2, 1.0, 5.0)
@@ -34,6 +39,9 @@ class ZarrSource:
         Where tasks find it; None where only this process can read it.
     argument : str
         What messages call the input.
+    missing_chunks : {"error", "fill"} or None
+        What is done about rows whose chunk is not in the store, when they are read. None takes Dask's configuration
+        value daskgmm.missing-chunks, by default "error".
 
     Notes
     -----
@@ -42,7 +50,14 @@ class ZarrSource:
     is fetched in one request, its parts one by one.
     """
 
-    def __init__(self, array: zarr.Array[Any], location: ZarrLocation | None, *, argument: str = "X") -> None:
+    def __init__(
+        self,
+        array: zarr.Array[Any],
+        location: ZarrLocation | None,
+        *,
+        argument: str = "X",
+        missing_chunks: str | None = None,
+    ) -> None:
         self.label = location.label if location is not None else f"Zarr array {array.store_path}"
         self.dtype = np.dtype(array.dtype)
         self.n_rows, self.n_features = checked_shape(array.shape, self.dtype, argument=argument, label=self.label)
@@ -51,10 +66,15 @@ class ZarrSource:
         self._location = location
         self._zarr_format = int(array.metadata.zarr_format)
         self._chunk_shape = _readable_chunks(array, argument, self.label)
-        self._reader = ZarrReader(location, self.label, array.shape, self.dtype.str, array=array)
+        self._missing_chunks = _checked(missing_chunks)
+        self._reader = ZarrReader(
+            location, self.label, array.shape, self.dtype.str, self._missing_chunks == "fill", array=array
+        )
 
     @classmethod
-    def from_location(cls, location: str, *, array: str | None = None, argument: str = "X") -> ZarrSource:
+    def from_location(
+        cls, location: str, *, array: str | None = None, argument: str = "X", missing_chunks: str | None = None
+    ) -> ZarrSource:
         """Return the source at a path or URL, and of the array called `array` there where that is a group.
 
         Raises
@@ -65,18 +85,24 @@ class ZarrSource:
         place = locate(location, argument=argument)
         node = place.open(argument=argument)
         found = _array_in(node, array, argument, place.label)
-        return cls(found, ZarrLocation(place.opener, place.url, found.path, place.options), argument=argument)
+        own = ZarrLocation(place.opener, place.url, found.path, place.options)
+        return cls(found, own, argument=argument, missing_chunks=missing_chunks)
 
     @classmethod
     def from_node(
-        cls, node: zarr.Array[Any] | zarr.Group, *, array: str | None = None, argument: str = "X"
+        cls,
+        node: zarr.Array[Any] | zarr.Group,
+        *,
+        array: str | None = None,
+        argument: str = "X",
+        missing_chunks: str | None = None,
     ) -> ZarrSource:
         """Return the source of an open array, or of the array called `array` in an open group."""
         store = node.store_path.store
         location = location_of(node)
         label = location.label if location is not None else f"{type(store).__name__} of this process"
         found = _array_in(node, array, argument, label)
-        return cls(found, location_of(found), argument=argument)
+        return cls(found, location_of(found), argument=argument, missing_chunks=missing_chunks)
 
     @property
     def chunk_edges(self) -> NDArray[np.int64]:
@@ -101,6 +127,7 @@ class ZarrSource:
             "dtype": self.dtype.str,
             "chunks": list(self._chunk_shape),
             "zarr_format": self._zarr_format,
+            **({} if self._missing_chunks == "error" else {"missing_chunks": self._missing_chunks}),
         }
 
 
@@ -117,17 +144,18 @@ class ZarrReader:
         label: str,
         shape: tuple[int, ...],
         dtype: str,
+        fills: bool = False,
         *,
         array: zarr.Array[Any] | None = None,
     ) -> None:
         self._location, self._label, self._shape, self._dtype = location, label, shape, dtype
-        self._array = array
+        self._array, self._fills = array, fills
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._location is None:
             raise TypeError(f"{self._label} can be read in one process only, and does not travel.")
-        return ZarrReader, (self._location, self._label, self._shape, self._dtype)
+        return ZarrReader, (self._location, self._label, self._shape, self._dtype, self._fills)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows start to stop, (stop - start, n_features), in the dtype of the store.
@@ -135,13 +163,16 @@ class ZarrReader:
         Raises
         ------
         DataError
-            A chunk cannot be decoded.
+            A chunk cannot be decoded, or is not there.
         InputMissingError
             The store cannot be reached, after several attempts, or may not be read.
         """
         for seconds in (*RETRY_SECONDS, None):
             try:
-                rows = np.asarray(self._opened()[start:stop])
+                array = self._opened()
+                rows = np.asarray(array[start:stop])
+                if not self._fills:
+                    self._refuse_missing(array, rows, start)
                 return rows if rows.ndim == 2 else rows.reshape(-1, 1)
             except DaskgmmError:
                 raise
@@ -152,6 +183,25 @@ class ZarrReader:
                     raise self._explained(error, start, stop) from error
             time.sleep(seconds)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _refuse_missing(self, array: zarr.Array[Any], rows: NDArray[Any], start: int) -> None:
+        """Raise a DataError where a chunk is not in the store, for which zarr gives its fill value without a word.
+
+        No store is asked for a chunk unless all of it has that value: read with another fill value, what is stored is
+        the same and what is missing is not. (All versions of zarr can do that, inside of shards too.)
+        """
+        fill = _fill_value(array)
+        for first, last in _alike(rows, fill, start, array.chunks):
+            found = np.asarray(_filled_with(array, _other_than(fill, array.dtype))[first:last])
+            missing = ~_equal(found, rows[first - start : last - start])
+            if missing.any():
+                row = first + int(np.argmax(missing.reshape(len(missing), -1).any(axis=1)))
+                raise DataError(
+                    f"Every chunk must be in the store; got none for row {row} of {self._label}, where zarr would read "
+                    f"{fill}. Write the rows from there on again. If the writer has left out chunks that hold nothing "
+                    "else, as zarr does by default, say so: --missing-chunks fill, in Python "
+                    'dask.config.set({"daskgmm.missing-chunks": "fill"}).'
+                )
 
     def _explained(self, error: Exception, start: int, stop: int) -> Exception:
         if self._location is not None and unreachable(error):
@@ -181,6 +231,57 @@ class ZarrReader:
             )
         reused_heap.expect(prod(node.chunks) * node.dtype.itemsize)
         return node
+
+
+def _checked(missing_chunks: str | None) -> str:
+    asked = dask.config.get("daskgmm.missing-chunks", "error") if missing_chunks is None else missing_chunks
+    if asked not in MISSING_CHUNKS:
+        raise OptionError(f"missing_chunks must be one of {', '.join(MISSING_CHUNKS)}; got {asked!r}.")
+    return str(asked)
+
+
+def _fill_value(array: zarr.Array[Any]) -> Any:
+    """Return what zarr reads where a chunk is missing."""
+    fill = array.metadata.fill_value
+    return np.zeros((), array.dtype)[()] if fill is None else np.asarray(fill, array.dtype)[()]
+
+
+def _other_than(fill: Any, dtype: np.dtype[Any]) -> Any:
+    """Return another value of the dtype."""
+    return np.asarray(0 if fill != 0 else 1, dtype)[()]  # (NaN is not 0 either)
+
+
+def _filled_with(array: zarr.Array[Any], fill: Any) -> zarr.Array[Any]:
+    """Return the same array with another fill value, here and not in the store."""
+    inner = array.async_array
+    return zarr.Array(type(inner)(replace(inner.metadata, fill_value=fill), inner.store_path, config=inner.config))
+
+
+def _equal(a: NDArray[Any], b: Any) -> NDArray[np.bool_]:
+    with np.errstate(invalid="ignore"):
+        result: NDArray[np.bool_] = (a == b) | ((a != a) & (b != b))
+    return result
+
+
+def _alike(rows: NDArray[Any], fill: Any, start: int, chunks: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return the rows [first, last) of each run of chunks that hold the fill value and nothing else."""
+    stop, step = start + len(rows), int(chunks[0])
+    edges = np.unique(np.clip(np.arange(start // step * step, stop + step, step), start, stop))
+    columns = np.arange(0, rows.shape[1], int(chunks[1])) if rows.ndim == 2 else None
+    # One value of each chunk tells nearly always that it is none of these.
+    corners = rows[edges[:-1] - start]
+    suspected = _equal(corners if columns is None else corners[:, columns].T, fill)
+    found: list[tuple[int, int]] = []
+    for i in np.flatnonzero(suspected if columns is None else suspected.any(axis=0)):
+        first, last = int(edges[i]), int(edges[i + 1])
+        part = _equal(rows[first - start : last - start], fill)
+        whole = part.all(axis=0)
+        if not (whole if columns is None else np.logical_and.reduceat(whole, columns).any()):
+            continue
+        if found and found[-1][1] == first:
+            first = found.pop()[0]
+        found.append((first, last))
+    return found
 
 
 def _array_in(node: zarr.Array[Any] | zarr.Group, name: str | None, argument: str, label: str) -> zarr.Array[Any]:

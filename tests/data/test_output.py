@@ -118,6 +118,9 @@ class Recorded:
     def __init__(self, array: zarr.Array[Any], writes: list[tuple[int, int]]) -> None:
         self._array, self._writes = array, writes
 
+    def with_config(self, config: Any) -> Recorded:
+        return Recorded(self._array.with_config(config), self._writes)
+
     def __setitem__(self, where: slice, values: np.ndarray) -> None:
         self._writes.append((where.start, where.stop))
         self._array[where] = values

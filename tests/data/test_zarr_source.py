@@ -40,7 +40,8 @@ EDGE_ROWS = {"rows": 7, "columns": 100, "both": 30, "v2": 7, "v2 columns": 30, "
 
 
 def written(store: Any, X: np.ndarray = X, *, name: str | None = None, **layout: Any) -> zarr.Array[Any]:
-    array = zarr.create_array(store, name=name, shape=X.shape, dtype=X.dtype, **(layout or {"chunks": X.shape}))
+    layout = {"chunks": X.shape, "config": {"write_empty_chunks": True}, **layout}
+    array = zarr.create_array(store, name=name, shape=X.shape, dtype=X.dtype, **layout)
     array[...] = X
     return array
 

@@ -137,6 +137,7 @@ def test_missing_chunks_stop_a_fit_or_are_filled(tmp_path: Path, small_store: Pa
     said = call(*arguments, code=65).stderr
     assert "error: Every chunk must be in the store; got none for row 1400" in said
     assert "say so: --missing-chunks fill" in said
+    assert not (tmp_path / "m.zarr.checkpoint").exists()
     filled = strict(call(*arguments, "--missing-chunks", "fill").stdout)
     assert filled["rows"] == 3000
     assert "missing_chunks of INPUT is fill there, not given now" in call(*arguments, code=73).stderr
@@ -484,6 +485,7 @@ def undisturbed(large_store: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return str(strict(call("inspect", output).stdout)["checksum"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_interrupted_fit_goes_on_to_the_same_bits(
     tmp_path: Path, large_store: Path, number: signal.Signals, undisturbed: str
@@ -528,17 +530,22 @@ def test_interrupted_fit_goes_on_to_the_same_bits(
 def test_force_gives_up_a_checkpoint_of_other_work_or_a_damaged_one(tmp_path: Path, small_store: Path) -> None:
     place = tmp_path / "m.zarr.checkpoint"
     arguments = ("fit", small_store, "-k", 3, "-o", tmp_path / "m.zarr")
-    for content in b"damaged", None:
+    for damaged in "manifest", "part", None:
         checkpoint = Checkpoint.at(str(place))
         checkpoint.begin({"command": "fit", "options": {"seed": 5}})
         checkpoint.put({"a": 1})
-        if content:
-            next(place.glob("manifest*")).write_bytes(content)
-        code, message = (65, "damaged one in") if content else (73, "of the same work; got")
+        if damaged:
+            next(place.glob(f"{damaged}*")).write_bytes(b"damaged")
+        code, message = (65, "damaged one in") if damaged == "manifest" else (73, "of the same work; got")
         assert message in call(*arguments, code=code).stderr
         assert "--force" in call(*arguments, code=code).stderr
         assert strict(call(*arguments, "--force").stdout)["converged"] is True
         assert not place.exists()
+        # What stands in its place and is none does not matter to a complete model.
+        place.mkdir()
+        (place / "mine.txt").write_text("")
+        assert strict(call(*arguments).stdout)["skipped"] is True
+        shutil.rmtree(place)
         shutil.rmtree(tmp_path / "m.zarr")
 
 

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import dask
 from distributed import Client, LocalCluster
-from distributed.client import FutureCancelledError
+from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.comm.addressing import get_address_host_port
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
+from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
 import daskgmm
-from daskgmm.cli.terminal import interrupts, quiet
+from daskgmm.cli.terminal import interrupts, quiet, say
 from daskgmm.data.executor import ClientExecutor, Executor, LocalExecutor
 from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError, OptionError
+
+Found = TypeVar("Found")
+
+#: What is raised where there is no connection to the scheduler any more.
+_LOST = (FutureCancelledError, FuturesCancelledError, CommClosedError)
 
 #: A limit is a promise: nothing is spilled to disk or held back below it, and a worker beyond it is killed.
 _MEMORY_CONFIG = {
@@ -48,6 +56,11 @@ class ClusterOptions:
         Bytes of each of them; None divides the memory of the machine.
     workers_timeout : float
         Seconds to wait for the scheduler and its first worker.
+    scheduler_wait : float
+        Seconds to wait for a scheduler that was lost, and for its first worker.
+    tls_ca_file, tls_cert, tls_key : str or None
+        Files of an authority, and of the certificate and key by which this side is known: all connections are
+        encrypted then, and authenticated on both sides. None leaves it to Dask's own configuration.
     """
 
     scheduler: str | None = None
@@ -55,6 +68,10 @@ class ClusterOptions:
     workers: int | None = None
     memory_limit: int | None = None
     workers_timeout: float = 60.0
+    scheduler_wait: float = 60.0
+    tls_ca_file: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
 
     def __post_init__(self) -> None:
         given = [f"--{n.replace('_', '-')}" for n in ("scheduler", "scheduler_file") if getattr(self, n) is not None]
@@ -66,6 +83,25 @@ class ClusterOptions:
                 f"{' and '.join(local)} must be left out with {given[0]}, whose workers run already with limits of "
                 "their own. They are for a local cluster."
             )
+
+        files = {f"--{n.replace('_', '-')}": getattr(self, n) for n in ("tls_ca_file", "tls_cert", "tls_key")}
+        lacking = [name for name, file in files.items() if file is None]
+        if 0 < len(lacking) < len(files):
+            raise OptionError(
+                f"{' and '.join(lacking)} must be given too; got some of the three files of TLS. Name all of them."
+            )
+        for name, file in files.items():
+            if file is not None and not os.path.isfile(file):
+                raise OptionError(f"{name} must be a file; got {file}, which is none. Correct the path.")
+
+    @property
+    def security(self) -> Security | None:
+        """What connections are protected by; None leaves it to Dask's configuration."""
+        if self.tls_ca_file is None:
+            return None
+        own = {f"tls_{who}_{what}": file for who in ("client", "scheduler", "worker")
+               for what, file in (("cert", self.tls_cert), ("key", self.tls_key))}  # fmt: skip
+        return Security(require_encryption=True, tls_ca_file=self.tls_ca_file, **own)
 
     @property
     def joins(self) -> bool:
@@ -134,15 +170,45 @@ def machines(options: ClusterOptions, *, n_partitions: int) -> Iterator[Machines
     if n_partitions == 1 and not options.joins:
         yield Machines(LimitedExecutor(options.local_limit(1)), 0, "this process")
     elif options.joins:
-        address = options.scheduler or _address_in(str(options.scheduler_file), options.workers_timeout)
         # (Once more: importing distributed has made its loggers.)
-        with quiet(), _joined(address, options.workers_timeout) as client:
-            n_workers = len(client.nthreads())
+        with quiet(), _joined(options) as client:
+            n_workers, address = len(client.nthreads()), _address_of(client)
             yield Machines(ClientExecutor(client), n_workers, f"{n_workers} workers of {address}", client)
     else:
         n_workers = options.n_processes(n_partitions)
         with quiet(), _started(n_workers, options) as client:
             yield Machines(ClientExecutor(client), n_workers, f"{n_workers} worker processes", client)
+
+
+def carried_on(options: ClusterOptions, run: Callable[[ClusterOptions], Found]) -> Found:
+    """Return what `run` gives; where the scheduler is lost meanwhile, wait for it to come back and run again.
+
+    Parameters
+    ----------
+    run : callable
+        Goes on from a checkpoint when it is called again.
+    """
+    while True:
+        try:
+            return run(options)
+        except Exception as error:
+            if not (options.joins and options.scheduler_wait > 0 and _is_lost(error)):
+                raise
+            say(
+                f"The scheduler was lost. Waiting up to {options.scheduler_wait:g} s for it and for a worker, to go on "
+                "from the checkpoint (--scheduler-wait).",
+                level=logging.WARNING,
+            )
+            options = replace(options, workers_timeout=options.scheduler_wait)
+
+
+def _is_lost(error: BaseException | None) -> bool:
+    """Return whether an exception means that there is no connection to the scheduler any more."""
+    while error is not None:
+        if isinstance(error, _LOST):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager
@@ -160,39 +226,69 @@ def _started(n_workers: int, options: ClusterOptions) -> Iterator[Client]:
                 scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                 memory_limit=options.memory_limit or MEMORY_LIMIT // n_workers,
                 silence_logs=False,
+                protocol="tls://" if options.security is not None else None,
+                security=options.security,
                 preload=[_LEAVE_INTERRUPTS],
             )
             stack.enter_context(cluster)
             client = stack.enter_context(Client(cluster, set_as_default=False))
-        _wait_for_workers(client, n_workers, options.workers_timeout, "the local cluster")
+        timeout = options.workers_timeout
+        _wait_for_workers(client, n_workers, timeout, timeout, "the local cluster")
         yield client
 
 
 @contextmanager
-def _joined(address: str, timeout: float) -> Iterator[Client]:
-    began = time.monotonic()
-    try:
-        get_address_host_port(address)
-    except ValueError as error:
-        raise OptionError(
-            f"--scheduler must be an address such as tcp://10.0.0.5:8786; got {address!r} ({error})."
-        ) from error
-    try:
-        client = Client(address, timeout=timeout, set_as_default=False)
-    except OSError as error:
-        raise ClusterError(
-            f"The scheduler must answer within {timeout:g} s; got nothing from {address}. Check that it runs, and that "
-            "its address and port are right and reachable from here."
-        ) from error
-    with client:
-        _wait_for_workers(client, 1, max(1.0, timeout - (time.monotonic() - began)), address)
+def _joined(options: ClusterOptions) -> Iterator[Client]:
+    timeout = options.workers_timeout
+    deadline = time.monotonic() + timeout
+    with _connected(options, deadline) as client:
+        address = _address_of(client)
+        _wait_for_workers(client, 1, max(1.0, deadline - time.monotonic()), timeout, address)
         _check_versions(client, address)
         yield client
 
 
-def _wait_for_workers(client: Client, n_workers: int, timeout: float, address: str) -> None:
+def _connected(options: ClusterOptions, deadline: float) -> Client:
+    """Return a client of the scheduler that is joined; its file is read again until one answers, as it may be old."""
+    timeout = options.workers_timeout
+    while True:
+        address = options.scheduler or _address_in(str(options.scheduler_file), deadline, timeout)
+        try:
+            get_address_host_port(address)
+        except ValueError as error:
+            raise OptionError(
+                f"--scheduler must be an address such as tcp://10.0.0.5:8786; got {address!r} ({error})."
+            ) from error
+        left = max(0.1, deadline - time.monotonic())
+        try:
+            return Client(address, timeout=min(left, 5.0), set_as_default=False, **_protected(options, address))
+        except OSError as error:
+            if time.monotonic() < deadline - 0.2:
+                time.sleep(0.2)
+                continue
+            raise ClusterError(
+                f"The scheduler must answer within {timeout:g} s; got nothing from {address}. Check that it runs, and "
+                "that its address and port are right and reachable from here; one with TLS wants --tls-ca-file, "
+                "--tls-cert and --tls-key."
+            ) from error
+
+
+def _address_of(client: Client) -> str:
+    return str(client.scheduler_info(n_workers=0)["address"])
+
+
+def _protected(options: ClusterOptions, address: str) -> dict[str, Any]:
+    """Return what a client is told of TLS; an OptionError for an address that has none."""
+    if options.security is None:
+        return {}
+    if not address.startswith("tls://"):
+        raise OptionError(f"The scheduler must be one with TLS, tls://...; got {address}. Leave --tls-ca-file out.")
+    return {"security": options.security}
+
+
+def _wait_for_workers(client: Client, n_workers: int, left: float, timeout: float, address: str) -> None:
     try:
-        client.wait_for_workers(n_workers, timeout=timeout)
+        client.wait_for_workers(n_workers, timeout=left)
     except TimeoutError as error:
         found = len(client.nthreads())
         raise ClusterError(
@@ -221,9 +317,8 @@ def _version() -> str:
     return daskgmm.__version__
 
 
-def _address_in(path: str, timeout: float) -> str:
+def _address_in(path: str, deadline: float, timeout: float) -> str:
     """Return the address in a scheduler file, waiting for a scheduler that is about to write it."""
-    deadline = time.monotonic() + timeout
     while not os.path.exists(path):
         if time.monotonic() > deadline:
             raise ClusterError(
@@ -265,7 +360,7 @@ def explained(error: BaseException) -> DaskgmmError | None:
             "Workers must stay alive; got several that died at the same task, most likely for want of memory. "
             "Give them more (--memory-limit), and look at their logs."
         )
-    if isinstance(error, FutureCancelledError | CommClosedError):
+    if isinstance(error, _LOST):
         return ClusterError(
             "The scheduler and its workers must stay until the end; the connection to them was lost "
             f"({type(error).__name__}). Look at the scheduler's log, and run the same command again."

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import zarr
 
-from daskgmm.cli.cluster import ClusterOptions, peak_bytes
+from daskgmm.cli.cluster import ClusterOptions, carried_on, peak_bytes
 from daskgmm.cli.outputs import (
     check_place,
     checkpoint_of,
-    checkpoint_place,
     checksum,
     finished_array,
     finished_fit,
+    remove_checkpoint,
 )
 from daskgmm.cli.terminal import in_words_of_the_command_line, interrupts, say
 from daskgmm.cli.work import Work
@@ -28,7 +28,6 @@ from daskgmm.data.rows import Rows
 from daskgmm.data.samples import write_sample
 from daskgmm.data.source import Source
 from daskgmm.data.writing import remove_parts
-from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
@@ -77,25 +76,29 @@ def fit(
     now = {"command": "fit", "options": options.as_json(), "input": identity}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
-        Checkpoint.remove(checkpoint_place(output))  # (the process was killed before it could)
+        remove_checkpoint(output)
         return skipped(stored, output)
     check_shape(X, n_components=options.n_components)
-    checkpoint = checkpoint_of(output, now, force=force, every=checkpoint_every)
-    work = fitting_work([options], X, weights, cluster)
-    with work.on_machines(began) as running:
-        done = fit_mixture(
-            X, options, weights=weights, executor=running.executor, listener=progress(), checkpoint=checkpoint
-        )
-        interrupts.defer()
-        found = {
-            "command": "fit",
-            **fit_result(done),
-            **running.resources(done.bytes_read),
-            "cached_bytes": done.cached_bytes,
-            "output": output,
-        }
-        save_model(Model(done.parameters, model_record(done, now, found)), output, overwrite=force)
-        checkpoint.clear()
+
+    def run(cluster: ClusterOptions) -> tuple[Fit, Result]:
+        checkpoint = checkpoint_of(output, now, force=force, every=checkpoint_every)
+        with fitting_work([options], X, weights, cluster).on_machines(began) as running:
+            done = fit_mixture(
+                X, options, weights=weights, executor=running.executor, listener=progress(), checkpoint=checkpoint
+            )
+            interrupts.defer()
+            found = {
+                "command": "fit",
+                **fit_result(done),
+                **running.resources(done.bytes_read),
+                "cached_bytes": done.cached_bytes,
+                "output": output,
+            }
+            save_model(Model(done.parameters, model_record(done, now, found)), output, overwrite=force)
+            remove_checkpoint(output)
+        return done, found
+
+    done, found = carried_on(cluster, run)
     say_unless_converged(done)
     return {**found, "skipped": False}
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from daskgmm.cli.terminal import strict_json
@@ -132,6 +133,8 @@ def checkpoint_of(output: str, now: Mapping[str, Any], *, force: bool, every: fl
     place, asked = checkpoint_place(output), json.loads(strict_json(now))
     try:
         checkpoint = Checkpoint.at(place, every=every)
+        if force:
+            checkpoint.check()
         if checkpoint.record is not None:
             found = differences(checkpoint.record, asked)
             if found:
@@ -146,6 +149,12 @@ def checkpoint_of(output: str, now: Mapping[str, Any], *, force: bool, every: fl
         checkpoint = Checkpoint.at(place, every=every)
     checkpoint.begin(asked)
     return checkpoint
+
+
+def remove_checkpoint(output: str) -> None:
+    """Remove what is left of the checkpoint of a complete output: the process was killed before it could."""
+    with suppress(OutputError):  # (something else stands there, or it cannot be removed: the output is complete)
+        Checkpoint.remove(checkpoint_place(output))
 
 
 def checkpoint_place(output: str) -> str:

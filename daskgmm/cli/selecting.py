@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from daskgmm.cli.cluster import ClusterOptions
+from daskgmm.cli.cluster import ClusterOptions, carried_on
 from daskgmm.cli.jobs import (
     Input,
     Result,
@@ -22,11 +22,10 @@ from daskgmm.cli.jobs import (
     say_unless_converged,
     skipped,
 )
-from daskgmm.cli.outputs import check_place, checkpoint_of, checkpoint_place, finished_fit
+from daskgmm.cli.outputs import check_place, checkpoint_of, finished_fit, remove_checkpoint
 from daskgmm.cli.terminal import interrupts, say, strict_json
 from daskgmm.data.writing import whole_or_nothing
 from daskgmm.errors import OptionError, OutputError
-from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.model_file import Model, save_model
 from daskgmm.fitting.options import FitOptions
@@ -141,32 +140,37 @@ def select(
     now = {"command": "select", "options": comparison.as_json(), "input": identity}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
-        Checkpoint.remove(checkpoint_place(output))  # (the process was killed before it could)
+        remove_checkpoint(output)
         return _again(skipped(stored, output), files)
     if not force:
         files.refuse_existing()
     check_shape(X, n_components=max(comparison.n_components))
-    checkpoint = checkpoint_of(output, now, force=force, every=checkpoint_every)
-    with fitting_work(models, X, weights, cluster).on_machines(began) as running:
-        sweep = select_model(
-            X, comparison.options, **asked, stop_early=not comparison.fit_all, weights=weights,
-            executor=running.executor, listener=progress(), checkpoint=checkpoint,
-        )  # fmt: skip
-        interrupts.defer()
-        found = {
-            "command": "select",
-            "criterion": sweep.criterion,
-            **fit_result(sweep.entries[sweep.best].fit),
-            "held_out": sweep.entries[sweep.best].held_out,
-            **running.resources(sweep.bytes_read),
-            "cached_bytes": sweep.entries[sweep.best].fit.cached_bytes,
-            "stopped": dict(sweep.stopped),
-            "collapsed": by_kind(sweep.collapsed),
-            "table": selection_table(sweep),
-            "output": output,
-        }
-        _save(sweep, comparison, now, found, overwrite=force)
-        checkpoint.clear()
+
+    def run(cluster: ClusterOptions) -> tuple[Sweep, Result]:
+        checkpoint = checkpoint_of(output, now, force=force, every=checkpoint_every)
+        with fitting_work(models, X, weights, cluster).on_machines(began) as running:
+            sweep = select_model(
+                X, comparison.options, **asked, stop_early=not comparison.fit_all, weights=weights,
+                executor=running.executor, listener=progress(), checkpoint=checkpoint,
+            )  # fmt: skip
+            interrupts.defer()
+            found = {
+                "command": "select",
+                "criterion": sweep.criterion,
+                **fit_result(sweep.entries[sweep.best].fit),
+                "held_out": sweep.entries[sweep.best].held_out,
+                **running.resources(sweep.bytes_read),
+                "cached_bytes": sweep.entries[sweep.best].fit.cached_bytes,
+                "stopped": dict(sweep.stopped),
+                "collapsed": by_kind(sweep.collapsed),
+                "table": selection_table(sweep),
+                "output": output,
+            }
+            _save(sweep, comparison, now, found, overwrite=force)
+            remove_checkpoint(output)
+        return sweep, found
+
+    sweep, found = carried_on(cluster, run)
     say(selection_text(*(found[name] for name in COMPARED)))
     say_unless_converged(sweep.entries[sweep.best].fit)
     files.write(found, replace=force)

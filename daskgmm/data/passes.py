@@ -9,7 +9,8 @@ the graph, never rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -26,6 +27,7 @@ from daskgmm.data.executor import Executor, Held, OnDone
 from daskgmm.data.partition import FAN_IN
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
 from daskgmm.data.source import as_reader
+from daskgmm.errors import ClusterError, OutputError
 from daskgmm.mixture.block import Block
 
 State = TypeVar("State")
@@ -170,6 +172,11 @@ class Passes:
         return self._direct.partial
 
     def _graph(self, work: Pass[State], name: str) -> Partial[State]:
+        with _named(self.rows):
+            return self._remembered(work, name)
+
+    def _remembered(self, work: Pass[State], name: str) -> Partial[State]:
+        """Return the partial of all rows; what is done of it survives where it is cut short."""
         if self._memory is None:
             return tree_sum(work, self._computed(work, name, {}, None))
         memory, key = self._memory, digest((work, self.rows.n_partitions, self.rows.per_task))
@@ -177,7 +184,8 @@ class Passes:
         try:
             return tree_sum(work, self._computed(work, name, known, lambda i, partial: memory.add(key, i, partial)))
         except BaseException:
-            memory.flush()
+            with suppress(OutputError):  # (why the pass was cut short is what counts)
+                memory.flush()
             raise
 
     def _computed(
@@ -267,6 +275,28 @@ def pass_graph(
             for i in range(0, len(level), FAN_IN)
         ]
     return graph, level
+
+
+@contextmanager
+def _named(rows: Rows) -> Iterator[None]:
+    """Say which rows it is that workers die at."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "KilledWorker":  # (of distributed, which may not be there)
+            raise
+        key = getattr(error, "task", None)
+        key = key if isinstance(key, tuple) and len(key) == 2 else ("", -1)
+        where = rows.X.label
+        if str(key[0]).startswith(("partition-", "fill-")):
+            i, n = int(key[1]), rows.per_task
+            first, last = int(rows.edges[i * n]), int(rows.edges[min((i + 1) * n, rows.n_partitions)])
+            where = f"rows {first} to {last} of {where} (part {i + 1} of {rows.n_tasks} of a pass)"
+        raise ClusterError(
+            f"Workers must stay alive; got several that died one after the other at the same task: {where}. Most "
+            "likely they had too little memory (give them more: --memory-limit), or a file there makes a codec crash. "
+            "Look at their logs; what is done is kept in the checkpoint, and the same command goes on from it."
+        ) from error
 
 
 def _share(n_bytes: int, of_bytes: int) -> str:

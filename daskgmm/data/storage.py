@@ -66,6 +66,8 @@ class _Folder:
             raise OutputError(
                 f"the checkpoint's place must be free; got a file at {self.place}. Remove it, or choose another output."
             ) from error
+        except OSError as error:
+            raise _unreadable(self.place, error) from error
         return sorted(name for name in found if not name.startswith(_UNFINISHED))
 
     def read(self, name: str) -> bytes:
@@ -75,7 +77,8 @@ class _Folder:
     def write(self, name: str, content: bytes) -> None:
         with _explained(self.place):
             if not os.path.isdir(self.place):
-                os.mkdir(self.place)  # (not its parents: where they have gone, somebody has removed them)
+                with suppress(FileExistsError):  # of another process, a moment ago
+                    os.mkdir(self.place)  # (not its parents: where they have gone, somebody has removed them)
                 _sync_folder(os.path.dirname(self.place))
             unfinished = os.path.join(self.place, f"{_UNFINISHED}{uuid4().hex}")
             try:
@@ -113,6 +116,8 @@ class _AtUrl:
             found = system.ls(root, detail=False)
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise _unreadable(self.place, error) from error
         return sorted(name for name in (path.rstrip("/").rpartition("/")[2] for path in found) if name)
 
     def read(self, name: str) -> bytes:
@@ -150,9 +155,15 @@ def _explained(place: str) -> Iterator[None]:
         raise
     except (OSError, ImportError) as error:
         raise OutputError(
-            f"the checkpoint must be writable; got {error} for {place}. What was written before stands: make room or "
-            "restore the permission, and run the same command again."
+            f"the checkpoint must be writable; got {error} for {place}. What was written before stands: make room, "
+            "restore the permission or make the folder, and run the same command again."
         ) from error
+
+
+def _unreadable(place: str, error: OSError) -> OutputError:
+    return OutputError(
+        f"the checkpoint must be readable; got {error} for {place}. Restore the permission, or choose another output."
+    )
 
 
 def _publish(unfinished: str, place: str) -> None:

@@ -105,6 +105,18 @@ class Checkpoint:
         self._storage.clear()
         self._number, self._record, self._slots = 0, None, {}
 
+    def check(self) -> None:
+        """Read everything; a DataError where something is damaged."""
+        for name in self._slots:
+            self._read(name)
+
+    def give_up(self) -> None:
+        """Remove it if it holds nothing but parts of the first pass: the input is mended before it is read again."""
+        if all(name.startswith(_ROOTS) for name in self._slots):
+            self._pending = {}
+            with suppress(OutputError):
+                self.clear()
+
     # -- partials of a pass that is not yet done: what `Passes` remembers by ------------------------------------------
     def known(self, key: str) -> dict[int, Partial[Any]]:
         """Return the partials of a pass that were done before, by number."""
@@ -143,14 +155,16 @@ class Checkpoint:
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, "number": number}
         content |= {"record": self._record, "slots": slots}
         text = json.dumps(content, separators=(",", ":")).encode()
-        name = _manifest_name(number)
+        name, whole = _manifest_name(number), hashlib.sha256(text).hexdigest().encode() + b"\n" + text
         try:
-            self._storage.write(name, hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+            self._storage.write(name, whole)
         except FileExistsError as error:
-            raise OutputError(
-                f"the checkpoint must be written by one process alone; got one that another process writes to, "
-                f"{self.place}. Wait for that one to end, or stop it, and run the same command again."
-            ) from error
+            # (A signal may have come when it was written, and before that was noted.)
+            if self._storage.read(name) != whole:
+                raise OutputError(
+                    f"the checkpoint must be written by one process alone; got one that another process writes to, "
+                    f"{self.place}. Wait for that one to end, or stop it, and run the same command again."
+                ) from error
         self._number, self._slots, self._written = number, slots, time.monotonic()
         used = {name, *(f"{_PART}{slot['sha256']}" for slot in slots.values())}
         for other in self._storage.names():
@@ -161,8 +175,8 @@ class Checkpoint:
         slot = self._slots[name]
         try:
             content = self._storage.read(f"{_PART}{slot['sha256']}")
-        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-            raise _damaged(self.place, f"{name} is missing ({error.strerror})") from error
+        except OSError as error:
+            raise _damaged(self.place, f"{name} cannot be read ({error})") from error
         if len(content) != slot["bytes"] or hashlib.sha256(content).hexdigest() != slot["sha256"]:
             raise _damaged(self.place, f"{name} does not match its checksum")
         try:
@@ -194,7 +208,9 @@ def _latest(storage: Storage) -> tuple[int, dict[str, Any] | None, dict[str, dic
             for name, slot in found["slots"].items()
         }
         return int(found["number"]), dict(found["record"]), slots
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, FileNotFoundError) as error:
+    except OutputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
         raise _damaged(storage.place, str(error) or type(error).__name__) from error
 
 
@@ -227,6 +243,6 @@ def _hexadecimal(text: str) -> str:
 
 def _damaged(place: str, what: str) -> DataError:
     return DataError(
-        f"the checkpoint must be whole; got a damaged one in {place}: {what}. Start again without it (--force), or "
-        "bring it back from a copy."
+        f"the checkpoint must be whole; got a damaged one in {place}: {what}. Start again without it (--force, or "
+        "remove it), or bring it back from a copy."
     )

@@ -101,6 +101,8 @@ def _tree(value: Any, arrays: _Arrays) -> Any:
     """Return a value as JSON: what JSON has not is an object of one key, which says what it is."""
     if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, np.bool_):
+        return bool(value)
     if isinstance(value, int | np.integer):
         return int(value)
     if isinstance(value, float | np.floating):

@@ -19,7 +19,7 @@ from daskgmm.data.passes import Passes
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
 from daskgmm.data.survey import Survey, SurveyPass, all_but, sample_threshold
-from daskgmm.errors import CollapsedComponentError, OutputError
+from daskgmm.errors import CollapsedComponentError, DataError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.checks import check_folds, check_shape, check_survey
 from daskgmm.fitting.evaluate import Evaluator, Request, check_counts
@@ -73,7 +73,12 @@ def running(
     rows, need = in_waves(Rows.plan(X, weights), fit_need([m.options for m in models], X), executor)
     keep = plan_keep(models[0].options.cache, rows, need, executor)
     with one_blas_thread(executor), Passes(rows, executor, keep, checkpoint) as passes:
-        yield Run(Evaluator(passes, need.state_bytes(X.n_features)), models, n_folds, listener, checkpoint)
+        try:
+            yield Run(Evaluator(passes, need.state_bytes(X.n_features)), models, n_folds, listener, checkpoint)
+        except DataError:
+            if checkpoint is not None:
+                checkpoint.give_up()
+            raise
 
 
 def n_counting_passes(X: Source) -> int:
@@ -301,12 +306,12 @@ class Run:
         if spent["cut"] != cut:
             raise OutputError(
                 f"the checkpoint must have partitions as they are now; got others in {checkpoint.place}: another "
-                "version of daskgmm, or of the input's chunks, wrote it. Start again (--force)."
+                "version of daskgmm, or of the input's chunks, wrote it. Remove it to start again."
             )
         self._cut = cut
         self._history.restore(spent["history"])
         self._passes.bytes_read, self._began = spent["bytes_read"], self._began - spent["seconds"]
-        logger.info("Going on from %s: %d passes are done.", checkpoint.place, self._history.n_passes)
+        logger.info("Going on from %s, after pass %d.", checkpoint.place, self._history.n_passes)
 
     def _spent(self) -> dict[str, Any]:
         """Return what a checkpoint keeps beside every value."""

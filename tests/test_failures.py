@@ -1,0 +1,252 @@
+"""A scheduler and workers of their own that are killed while a fit runs, and TLS: real processes, real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+FAST = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """77 MiB in two partitions: (300000, 32), float64."""
+    random = np.random.default_rng(1)
+    path = tmp_path_factory.mktemp("failures") / "rows.zarr"
+    array = zarr.create_array(path, shape=(300_000, 32), chunks=(20_000, 32), dtype="f8", compressors=None)
+    rows = random.standard_normal((20_000, 32))
+    rows[random.random(20_000) < 0.25] += 5.0
+    for start in range(0, 300_000, 20_000):
+        array[start : start + 20_000] = rows
+    return path
+
+
+def fit(store: Path, output: Path, *options: object) -> list[str]:
+    """The command of a fit of 32 quick passes."""
+    quick = ("--restarts", 1, "--no-escape", "--start-rows", 2000, "--covariance", "diag", "--checkpoint-every", 0)
+    arguments = ("fit", store, "-k", 2, "-o", output, "--tol", 0, "--max-iter", 30, *quick, *options)
+    return [sys.executable, "-m", "daskgmm", *map(str, arguments)]
+
+
+def checksum(model: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "daskgmm", "inspect", str(model)], capture_output=True, text=True, check=True
+    )
+    return str(json.loads(done.stdout)["checksum"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    output = tmp_path_factory.mktemp("undisturbed") / "m.zarr"
+    subprocess.run(fit(store, output, "--workers", 2), capture_output=True, check=False, timeout=100)
+    return checksum(output)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class OwnCluster:
+    """A scheduler and two workers by Dask's own commands."""
+
+    def __init__(self, port: int, folder: Path, *options: str, preload: str = "") -> None:
+        self._stack, self.address = ExitStack(), f"tcp://127.0.0.1:{port}"
+        if options:
+            self.address = f"tls://127.0.0.1:{port}"
+        scheduler = ["--host", self.address.rpartition(":")[0], "--port", str(port), "--no-dashboard", "--no-show"]
+        self.scheduler = self._start("scheduler", *scheduler, *options, folder=folder)
+        limits = ["--nworkers", "2", "--nthreads", "1", "--memory-limit", "1GiB", "--no-dashboard"]
+        own = ["--preload", preload] if preload else []
+        self.workers = self._start("worker", self.address, *limits, *own, *options, folder=folder)
+
+    def _start(self, *arguments: str, folder: Path) -> subprocess.Popen[bytes]:
+        log = self._stack.enter_context((folder / f"{arguments[0]}.log").open("ab"))
+        return subprocess.Popen(
+            [sys.executable, "-m", "dask", *arguments], stdout=log, stderr=log, start_new_session=True, cwd=folder,
+            env={**os.environ, **FAST},
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        for process in (self.scheduler, self.workers):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._stack.close()
+
+
+@pytest.fixture
+def clusters(tmp_path: Path) -> Iterator[Any]:
+    found: list[OwnCluster] = []
+
+    def start(port: int, *options: str, preload: str = "") -> OwnCluster:
+        found.append(OwnCluster(port, tmp_path, *options, preload=preload))
+        return found[-1]
+
+    yield start
+    for cluster in found:
+        cluster.kill()
+
+
+def until(process: subprocess.Popen[str], what: str) -> str:
+    assert process.stderr is not None
+    seen = ""
+    while what not in seen:
+        line = process.stderr.readline()
+        assert line, seen
+        seen += line
+    return seen
+
+
+def test_a_scheduler_that_comes_back_ends_in_the_same_bits(
+    clusters: Any, store: Path, tmp_path: Path, undisturbed: str
+) -> None:
+    port = free_port()
+    first = clusters(port)
+    arguments = fit(store, tmp_path / "m.zarr", "--scheduler", first.address, "--scheduler-wait", 60)
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **FAST}
+    ) as process:
+        until(process, "pass   6")
+        first.kill()
+        said = until(process, "The scheduler was lost. Waiting up to 60 s")
+        clusters(port)
+        stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 3, said + stderr
+    assert json.loads(stdout)["n_passes"] == 32
+    assert re.search(r"Going on from .*m.zarr.checkpoint, after pass \d+\.", stderr)
+    assert checksum(tmp_path / "m.zarr") == undisturbed
+    assert not (tmp_path / "m.zarr.checkpoint").exists()
+
+
+@pytest.mark.parametrize("wait", [0, 3])
+def test_a_scheduler_that_does_not_come_back_ends_the_fit_in_time(
+    wait: int, clusters: Any, store: Path, tmp_path: Path, undisturbed: str
+) -> None:
+    cluster = clusters(free_port())
+    arguments = fit(store, tmp_path / "m.zarr", "--scheduler", cluster.address, "--scheduler-wait", wait)
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **FAST}
+    ) as process:
+        until(process, "pass   6")
+        cluster.kill()
+        began = time.monotonic()
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 69, stderr
+    assert time.monotonic() - began < wait + 25
+    assert "Traceback" not in stderr
+    again = subprocess.run(
+        fit(store, tmp_path / "m.zarr", "--workers", 2), capture_output=True, text=True, check=False, timeout=100
+    )
+    assert "Going on from" in again.stderr
+    assert checksum(tmp_path / "m.zarr") == undisturbed
+
+
+_DIES = """
+import os
+from daskgmm.data import zarr_source
+real = zarr_source.ZarrReader.read
+def read(self, start, stop):
+    if start <= 290_000 < stop:
+        os._exit(1)
+    return real(self, start, stop)
+zarr_source.ZarrReader.read = read
+"""
+
+
+def test_rows_that_kill_every_worker_are_named(clusters: Any, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text(_DIES)
+    cluster = clusters(free_port(), preload=str(tmp_path / "dies.py"))
+    done = subprocess.run(
+        fit(store, tmp_path / "m.zarr", "--scheduler", cluster.address), capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 69, done.stderr
+    found = re.search(r"died one after the other at the same task: rows (\d+) to (\d+) of .*rows.zarr", done.stderr)
+    assert found, done.stderr
+    assert int(found[1]) <= 290_000 < int(found[2])
+    assert "Traceback" not in done.stderr
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------------
+def certified(folder: Path, name: str) -> list[str]:
+    """Make an authority, and a certificate and key of its; return the options that name them."""
+    files = {what: str(folder / f"{name}-{what}.pem") for what in ("ca", "ca-key", "cert", "key", "request")}
+    subject = ["-nodes", "-newkey", "rsa:2048", "-subj"]
+    for command in (
+        ["req", "-x509", *subject, f"/CN={name} authority", "-keyout", files["ca-key"], "-out", files["ca"]],
+        ["req", *subject, "/CN=127.0.0.1", "-keyout", files["key"], "-out", files["request"]],
+        ["x509", "-req", "-in", files["request"], "-CA", files["ca"], "-CAkey", files["ca-key"], "-CAcreateserial",
+         "-out", files["cert"]],
+    ):  # fmt: skip
+        subprocess.run(["openssl", *command], check=True, capture_output=True)
+    return ["--tls-ca-file", files["ca"], "--tls-cert", files["cert"], "--tls-key", files["key"]]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
+def test_without_the_right_certificate_nobody_gets_in(
+    clusters: Any, small_store: Path, tmp_path: Path, small_rows: np.ndarray
+) -> None:
+    right, wrong = certified(tmp_path, "right"), certified(tmp_path, "wrong")
+    cluster = clusters(free_port(), *right)
+
+    def run(address: str, *options: str) -> subprocess.CompletedProcess[str]:
+        arguments = [
+            "fit",
+            str(small_store),
+            "-k",
+            "2",
+            "-o",
+            str(tmp_path / "m.zarr"),
+            "--scheduler",
+            address,
+            *options,
+        ]
+        return subprocess.run(
+            [sys.executable, "-m", "daskgmm", *arguments, "--scheduler", address],
+            capture_output=True, text=True, check=False, timeout=100,
+        )  # fmt: skip
+
+    done = run(cluster.address, *right)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == len(small_rows)
+    shutil.rmtree(tmp_path / "m.zarr")
+    for address, options in [
+        (cluster.address, wrong), (cluster.address, []), (cluster.address.replace("tls", "tcp"), []),
+    ]:  # fmt: skip
+        refused = run(address, *options, "--workers-timeout", "3")
+        assert refused.returncode in (64, 69), refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert "--tls-ca-file" in refused.stderr
+        assert not (tmp_path / "m.zarr").exists()
+    some = run(cluster.address, *right[:2])
+    assert some.returncode == 64
+    assert "--tls-cert and --tls-key must be given too" in some.stderr
+    gone = run(cluster.address, *right[:5], str(tmp_path / "none.pem"))
+    assert "--tls-key must be a file" in gone.stderr
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
+def test_a_local_cluster_has_tls_where_it_is_asked_for(store: Path, tmp_path: Path, undisturbed: str) -> None:
+    options = [*certified(tmp_path, "own"), "--workers", "2"]
+    done = subprocess.run(
+        fit(store, tmp_path / "m.zarr", *options), capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 3, done.stderr
+    assert checksum(tmp_path / "m.zarr") == undisturbed

@@ -51,7 +51,8 @@ def as_source(what: str, X: Any, folder: Path, *, chunk: int = 150, name: str = 
     if what == "npy path":
         np.save(folder / f"{name}.npy", X)
         return str(folder / f"{name}.npy")
-    stored = zarr.create_array(folder / f"{name}.zarr", data=X, chunks=(chunk, *X.shape[1:]))
+    whole = {"write_empty_chunks": True}
+    stored = zarr.create_array(folder / f"{name}.zarr", data=X, chunks=(chunk, *X.shape[1:]), config=whole)
     return stored if what == "zarr" else str(folder / f"{name}.zarr")
 
 

@@ -221,27 +221,22 @@ def _joined(options: ClusterOptions) -> Iterator[Client]:
 
 
 def _connected(options: ClusterOptions, deadline: float) -> Client:
-    """Return a client of the scheduler that is joined; its file is read again until one answers, as it may be old."""
+    """Return a client of the scheduler that is joined."""
     timeout = options.workers_timeout
-    while True:
-        address = options.scheduler or _address_in(str(options.scheduler_file), deadline, timeout)
-        try:
-            get_address_host_port(address)
-        except ValueError as error:
-            raise OptionError(
-                f"--scheduler must be an address such as tcp://10.0.0.5:8786; got {address!r} ({error})."
-            ) from error
-        left = max(0.1, deadline - time.monotonic())
-        try:
-            return Client(address, timeout=min(left, 5.0), set_as_default=False)
-        except OSError as error:
-            if time.monotonic() < deadline - 0.2:
-                time.sleep(0.2)
-                continue
-            raise ClusterError(
-                f"The scheduler must answer within {timeout:g} s; got nothing from {address}. Check that it runs, and "
-                "that its address and port are right and reachable from here."
-            ) from error
+    address = options.scheduler or _address_in(str(options.scheduler_file), deadline, timeout)
+    try:
+        get_address_host_port(address)
+    except ValueError as error:
+        raise OptionError(
+            f"--scheduler must be an address such as tcp://10.0.0.5:8786; got {address!r} ({error})."
+        ) from error
+    try:
+        return Client(address, timeout=timeout, set_as_default=False)
+    except OSError as error:
+        raise ClusterError(
+            f"The scheduler must answer within {timeout:g} s; got nothing from {address}. Check that it runs, and that "
+            "its address and port are right and reachable from here."
+        ) from error
 
 
 def _address_of(client: Client) -> str:

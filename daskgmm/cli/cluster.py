@@ -178,7 +178,7 @@ def carried_on(options: ClusterOptions, run: Callable[[ClusterOptions], Found]) 
 
 def _is_lost(error: BaseException | None) -> bool:
     """Return whether an exception means that there is no connection to the scheduler any more."""
-    while error is not None:
+    while error is not None and not isinstance(error, DaskgmmError):  # (those have said what it means)
         if isinstance(error, _LOST):
             return True
         error = error.__cause__ or error.__context__

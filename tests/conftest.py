@@ -9,6 +9,8 @@ import zarr
 from distributed import Client, LocalCluster
 from hypothesis import settings
 
+from tests.clusters import LOCAL
+
 # The same examples every time, here and in CI; `--hypothesis-profile explore` looks for new ones.
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
 settings.register_profile("explore", deadline=None, max_examples=1000)
@@ -18,15 +20,7 @@ settings.load_profile("fixed")
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LocalCluster]:
     """Two worker processes of one thread, reachable from this machine only; made by the first test that asks."""
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address=None,
-        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # not 8787, which another cluster may have
-        memory_limit="2GiB",
-    ) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, memory_limit="2GiB", **LOCAL) as cluster:
         yield cluster
 
 

@@ -26,9 +26,9 @@ from daskgmm.cli.outputs import differences
 from daskgmm.cli.terminal import in_words_of_the_command_line, strict_json
 from daskgmm.errors import ClusterError, DataError
 from daskgmm.fitting.checkpoint import Checkpoint
+from tests.clusters import LOCAL
 
 # Without a dashboard its port is still served, by default 8787, which another cluster may have.
-FREE_PORT = {"dashboard_address": "127.0.0.1:0"}
 COMMANDS = ("fit", "select", "predict", "score", "sample", "inspect", "demo")
 
 
@@ -412,7 +412,7 @@ def test_folder_that_may_not_be_written(tmp_path: Path, small_store: Path, monke
 
 
 def test_no_workers_in_time(tmp_path: Path, small_store: Path) -> None:
-    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None, scheduler_kwargs=FREE_PORT) as empty:
+    with LocalCluster(n_workers=0, **LOCAL) as empty:
         address = empty.scheduler_address
         options = ("--scheduler", address, "--workers-timeout", 1)
         done = call("fit", small_store, "-k", 1, "-o", tmp_path / "m.zarr", *options, code=69)

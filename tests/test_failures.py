@@ -1,10 +1,11 @@
-"""A scheduler and workers of their own that are killed while a fit runs: real processes."""
+"""A scheduler and workers of their own that are killed while a fit runs, and TLS: real processes, real sockets."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -69,7 +70,8 @@ class OwnCluster:
         self._stack, self.address = ExitStack(), f"tcp://127.0.0.1:{port}"
         if options:
             self.address = f"tls://127.0.0.1:{port}"
-        scheduler = ["--host", self.address.rpartition(":")[0], "--port", str(port), "--no-dashboard", "--no-show"]
+        scheduler = ["--host", self.address.rpartition(":")[0], "--port", str(port), "--no-show"]
+        scheduler += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
         self.scheduler = self._start("scheduler", *scheduler, *options, folder=folder)
         limits = ["--nworkers", "2", "--nthreads", "1", "--memory-limit", "1GiB", "--no-dashboard"]
         own = ["--preload", preload] if preload else []
@@ -134,7 +136,7 @@ def test_a_scheduler_that_comes_back_ends_in_the_same_bits(
     assert not (tmp_path / "m.zarr.checkpoint").exists()
 
 
-@pytest.mark.parametrize("wait", [0])
+@pytest.mark.parametrize("wait", [0, 3])
 def test_a_scheduler_that_does_not_come_back_ends_the_fit_in_time(
     wait: int, clusters: Any, store: Path, tmp_path: Path, undisturbed: str
 ) -> None:
@@ -154,4 +156,98 @@ def test_a_scheduler_that_does_not_come_back_ends_the_fit_in_time(
         fit(store, tmp_path / "m.zarr", "--workers", 2), capture_output=True, text=True, check=False, timeout=100
     )
     assert "Going on from" in again.stderr
+    assert checksum(tmp_path / "m.zarr") == undisturbed
+
+
+_DIES = """
+import os
+from daskgmm.data import zarr_source
+real = zarr_source.ZarrReader.read
+def read(self, start, stop):
+    if start <= 290_000 < stop:
+        os._exit(1)
+    return real(self, start, stop)
+zarr_source.ZarrReader.read = read
+"""
+
+
+def test_rows_that_kill_every_worker_are_named(clusters: Any, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text(_DIES)
+    cluster = clusters(free_port(), preload=str(tmp_path / "dies.py"))
+    done = subprocess.run(
+        fit(store, tmp_path / "m.zarr", "--scheduler", cluster.address), capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 69, done.stderr
+    found = re.search(r"died one after the other at the same task: rows (\d+) to (\d+) of .*rows.zarr", done.stderr)
+    assert found, done.stderr
+    assert int(found[1]) <= 290_000 < int(found[2])
+    assert "Traceback" not in done.stderr
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------------
+def certified(folder: Path, name: str) -> list[str]:
+    """Make an authority, and a certificate and key of its; return the options that name them."""
+    files = {what: str(folder / f"{name}-{what}.pem") for what in ("ca", "ca-key", "cert", "key", "request")}
+    subject = ["-nodes", "-newkey", "rsa:2048", "-subj"]
+    for command in (
+        ["req", "-x509", *subject, f"/CN={name} authority", "-keyout", files["ca-key"], "-out", files["ca"]],
+        ["req", *subject, "/CN=127.0.0.1", "-keyout", files["key"], "-out", files["request"]],
+        ["x509", "-req", "-in", files["request"], "-CA", files["ca"], "-CAkey", files["ca-key"], "-CAcreateserial",
+         "-out", files["cert"]],
+    ):  # fmt: skip
+        subprocess.run(["openssl", *command], check=True, capture_output=True)
+    return ["--tls-ca-file", files["ca"], "--tls-cert", files["cert"], "--tls-key", files["key"]]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
+def test_without_the_right_certificate_nobody_gets_in(
+    clusters: Any, small_store: Path, tmp_path: Path, small_rows: np.ndarray
+) -> None:
+    right, wrong = certified(tmp_path, "right"), certified(tmp_path, "wrong")
+    cluster = clusters(free_port(), *right)
+
+    def run(address: str, *options: str) -> subprocess.CompletedProcess[str]:
+        arguments = [
+            "fit",
+            str(small_store),
+            "-k",
+            "2",
+            "-o",
+            str(tmp_path / "m.zarr"),
+            "--scheduler",
+            address,
+            *options,
+        ]
+        return subprocess.run(
+            [sys.executable, "-m", "daskgmm", *arguments, "--scheduler", address],
+            capture_output=True, text=True, check=False, timeout=100,
+        )  # fmt: skip
+
+    done = run(cluster.address, *right)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == len(small_rows)
+    shutil.rmtree(tmp_path / "m.zarr")
+    for address, options in [
+        (cluster.address, wrong), (cluster.address, []), (cluster.address.replace("tls", "tcp"), []),
+    ]:  # fmt: skip
+        refused = run(address, *options, "--workers-timeout", "3")
+        assert refused.returncode in (64, 69), refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert "--tls-ca-file" in refused.stderr
+        assert not (tmp_path / "m.zarr").exists()
+    some = run(cluster.address, *right[:2])
+    assert some.returncode == 64
+    assert "--tls-cert and --tls-key must be given too" in some.stderr
+    gone = run(cluster.address, *right[:5], str(tmp_path / "none.pem"))
+    assert "--tls-key must be a file" in gone.stderr
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
+def test_a_local_cluster_has_tls_where_it_is_asked_for(store: Path, tmp_path: Path, undisturbed: str) -> None:
+    options = [*certified(tmp_path, "own"), "--workers", "2"]
+    done = subprocess.run(
+        fit(store, tmp_path / "m.zarr", *options), capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 3, done.stderr
     assert checksum(tmp_path / "m.zarr") == undisturbed

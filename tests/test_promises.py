@@ -40,6 +40,7 @@ from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
+from tests.clusters import LOCAL
 from tests.oracle import KINDS
 from tests.strategies import make_case
 
@@ -89,7 +90,7 @@ def test_parameters_have_the_same_bits_for_any_number_of_workers_and_any_schedul
             found[scheduler] = {kind: fitted(store, kind) for kind in KINDS}
             found[scheduler]["far rows"] = fitted(store, "diag", init_params="k-means||")
     with (
-        LocalCluster(n_workers=4, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
+        LocalCluster(n_workers=4, threads_per_worker=1, **LOCAL) as cluster,
         Client(cluster) as client,
     ):
         for n_workers in 4, 2, 1:
@@ -338,9 +339,7 @@ def test_a_store_larger_than_memory(tmp_path: Path) -> None:
     stated = peak_worker_bytes(rows, fit_need([options], source))
     assert stated < 512 * MIB, "or prefetch would be given up"
     with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, memory_limit="512MiB", host="127.0.0.1", dashboard_address=None
-        ) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="512MiB", **LOCAL) as cluster,
         Client(cluster) as client,
     ):
         pids = sorted(client.run(os.getpid).values())

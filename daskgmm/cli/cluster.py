@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import dask
 from distributed import Client, LocalCluster
@@ -18,6 +18,7 @@ from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.comm.addressing import get_address_host_port
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
+from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
 import daskgmm
@@ -57,6 +58,9 @@ class ClusterOptions:
         Seconds to wait for the scheduler and its first worker.
     scheduler_wait : float
         Seconds to wait for a scheduler that was lost, and for its first worker.
+    tls_ca_file, tls_cert, tls_key : str or None
+        Files of an authority, and of the certificate and key by which this side is known: all connections are
+        encrypted then, and authenticated on both sides. None leaves it to Dask's own configuration.
     """
 
     scheduler: str | None = None
@@ -65,6 +69,9 @@ class ClusterOptions:
     memory_limit: int | None = None
     workers_timeout: float = 60.0
     scheduler_wait: float = 60.0
+    tls_ca_file: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
 
     def __post_init__(self) -> None:
         given = [f"--{n.replace('_', '-')}" for n in ("scheduler", "scheduler_file") if getattr(self, n) is not None]
@@ -76,6 +83,25 @@ class ClusterOptions:
                 f"{' and '.join(local)} must be left out with {given[0]}, whose workers run already with limits of "
                 "their own. They are for a local cluster."
             )
+
+        files = {f"--{n.replace('_', '-')}": getattr(self, n) for n in ("tls_ca_file", "tls_cert", "tls_key")}
+        lacking = [name for name, file in files.items() if file is None]
+        if 0 < len(lacking) < len(files):
+            raise OptionError(
+                f"{' and '.join(lacking)} must be given too; got some of the three files of TLS. Name all of them."
+            )
+        for name, file in files.items():
+            if file is not None and not os.path.isfile(file):
+                raise OptionError(f"{name} must be a file; got {file}, which is none. Correct the path.")
+
+    @property
+    def security(self) -> Security | None:
+        """What connections are protected by; None leaves it to Dask's configuration."""
+        if self.tls_ca_file is None:
+            return None
+        own = {f"tls_{who}_{what}": file for who in ("client", "scheduler", "worker")
+               for what, file in (("cert", self.tls_cert), ("key", self.tls_key))}  # fmt: skip
+        return Security(require_encryption=True, tls_ca_file=self.tls_ca_file, **own)
 
     @property
     def joins(self) -> bool:
@@ -200,6 +226,8 @@ def _started(n_workers: int, options: ClusterOptions) -> Iterator[Client]:
                 scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                 memory_limit=options.memory_limit or MEMORY_LIMIT // n_workers,
                 silence_logs=False,
+                protocol="tls://" if options.security is not None else None,
+                security=options.security,
                 preload=[_LEAVE_INTERRUPTS],
             )
             stack.enter_context(cluster)
@@ -221,26 +249,41 @@ def _joined(options: ClusterOptions) -> Iterator[Client]:
 
 
 def _connected(options: ClusterOptions, deadline: float) -> Client:
-    """Return a client of the scheduler that is joined."""
+    """Return a client of the scheduler that is joined; its file is read again until one answers, as it may be old."""
     timeout = options.workers_timeout
-    address = options.scheduler or _address_in(str(options.scheduler_file), deadline, timeout)
-    try:
-        get_address_host_port(address)
-    except ValueError as error:
-        raise OptionError(
-            f"--scheduler must be an address such as tcp://10.0.0.5:8786; got {address!r} ({error})."
-        ) from error
-    try:
-        return Client(address, timeout=timeout, set_as_default=False)
-    except OSError as error:
-        raise ClusterError(
-            f"The scheduler must answer within {timeout:g} s; got nothing from {address}. Check that it runs, and that "
-            "its address and port are right and reachable from here."
-        ) from error
+    while True:
+        address = options.scheduler or _address_in(str(options.scheduler_file), deadline, timeout)
+        try:
+            get_address_host_port(address)
+        except ValueError as error:
+            raise OptionError(
+                f"--scheduler must be an address such as tcp://10.0.0.5:8786; got {address!r} ({error})."
+            ) from error
+        left = max(0.1, deadline - time.monotonic())
+        try:
+            return Client(address, timeout=min(left, 5.0), set_as_default=False, **_protected(options, address))
+        except OSError as error:
+            if time.monotonic() < deadline - 0.2:
+                time.sleep(0.2)
+                continue
+            raise ClusterError(
+                f"The scheduler must answer within {timeout:g} s; got nothing from {address}. Check that it runs, and "
+                "that its address and port are right and reachable from here; one with TLS wants --tls-ca-file, "
+                "--tls-cert and --tls-key."
+            ) from error
 
 
 def _address_of(client: Client) -> str:
     return str(client.scheduler_info(n_workers=0)["address"])
+
+
+def _protected(options: ClusterOptions, address: str) -> dict[str, Any]:
+    """Return what a client is told of TLS; an OptionError for an address that has none."""
+    if options.security is None:
+        return {}
+    if not address.startswith("tls://"):
+        raise OptionError(f"The scheduler must be one with TLS, tls://...; got {address}. Leave --tls-ca-file out.")
+    return {"security": options.security}
 
 
 def _wait_for_workers(client: Client, n_workers: int, left: float, timeout: float, address: str) -> None:

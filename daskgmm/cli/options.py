@@ -119,11 +119,17 @@ def cluster_options(command: Callable[..., Any]) -> Any:
         scheduler_file: str | None,
         workers_timeout: float,
         scheduler_wait: float,
+        tls_ca_file: str | None,
+        tls_cert: str | None,
+        tls_key: str | None,
         **kwargs: Any,
     ) -> Any:
         from daskgmm.cli.cluster import ClusterOptions
 
-        cluster = ClusterOptions(scheduler, scheduler_file, workers, memory_limit, workers_timeout, scheduler_wait)
+        cluster = ClusterOptions(
+            scheduler, scheduler_file, workers, memory_limit, workers_timeout, scheduler_wait, tls_ca_file, tls_cert,
+            tls_key,
+        )  # fmt: skip
         return command(*args, cluster=cluster, **kwargs)
 
     section = "Where to run (without --scheduler: a cluster on this machine, for this command)"
@@ -176,6 +182,14 @@ def cluster_options(command: Callable[..., Any]) -> Any:
                 section=section,
                 help="How long a fit waits for a scheduler that was lost, to go on; 0 ends at once.",
             ),
+            option(
+                "--tls-ca-file",
+                metavar="FILE",
+                section=section,
+                help="Authority (PEM) whose certificates scheduler, workers and this command must have.",
+            ),
+            option("--tls-cert", metavar="FILE", section=section, help="Certificate of this command (PEM)."),
+            option("--tls-key", metavar="FILE", section=section, help="Its key (PEM)."),
         ],
     )
 

@@ -34,6 +34,7 @@ from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.block import Block
 from daskgmm.mixture.covariance import covariance_kind
+from tests.clusters import LOCAL
 from tests.strategies import make_case
 
 MIB = 1 << 20
@@ -343,10 +344,7 @@ def own_cluster(tmp_path: Path) -> Iterator[tuple[Client, Path]]:
     logs.mkdir()
     with (
         dask.config.set({"distributed.scheduler.work-stealing": False}),
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit="2GiB",
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-        ) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="2GiB", **LOCAL) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip
         client.run(log_reads, str(logs))

@@ -31,6 +31,7 @@ from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.score import score_source
 from daskgmm.mixture.prediction import Predictor
+from tests.clusters import LOCAL
 from tests.data.test_prediction import PARAMETERS
 from tests.data.test_prediction import X as ROWS
 
@@ -107,7 +108,7 @@ def test_configured_scheduler_is_respected(scheduler: str, monkeypatch: pytest.M
 
 def test_a_client_without_workers_is_a_cluster_error(tmp_path: Path, store: Path) -> None:
     with (
-        LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1") as cluster,
+        LocalCluster(n_workers=0, **LOCAL) as cluster,
         Client(cluster),
         pytest.raises(ClusterError, match=r"the cluster at .+ must have workers; got none. Start"),
     ):
@@ -271,7 +272,7 @@ def bare_worker() -> Iterator[Client]:
     """A client of a scheduler with one worker of two threads in a process of its own, without a nanny."""
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
     environment["OPENBLAS_NUM_THREADS"] = "2"
-    with LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1") as cluster:
+    with LocalCluster(n_workers=0, **LOCAL) as cluster:
         command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
         options = ["--no-nanny", "--nthreads", "2", "--memory-limit", "2GiB", "--no-dashboard", "--host", "127.0.0.1"]
         worker = subprocess.Popen(

@@ -278,8 +278,13 @@ def _address_of(client: Client) -> str:
 
 
 def _protected(options: ClusterOptions, address: str) -> dict[str, Any]:
-    """Return what a client is told of TLS; an OptionError for an address that has none."""
+    """Return what a client is told of TLS; an OptionError for an address that has none, or where files are wanting."""
     if options.security is None:
+        if address.startswith("tls://") and Security().get_connection_args("client")["ssl_context"] is None:
+            raise OptionError(
+                f"--tls-ca-file, --tls-cert and --tls-key must be given for a scheduler with TLS; got none of them for "
+                f"{address}. Name the files, or set them in Dask's configuration."
+            )
         return {}
     if not address.startswith("tls://"):
         raise OptionError(f"The scheduler must be one with TLS, tls://...; got {address}. Leave --tls-ca-file out.")

@@ -27,6 +27,7 @@ from daskgmm.cli.terminal import in_words_of_the_command_line, strict_json
 from daskgmm.errors import ClusterError, DataError
 from daskgmm.fitting.checkpoint import Checkpoint
 from tests.clusters import LOCAL
+from tests.stores import two_groups
 
 # Without a dashboard its port is still served, by default 8787, which another cluster may have.
 COMMANDS = ("fit", "select", "predict", "score", "sample", "inspect", "demo")
@@ -70,15 +71,8 @@ def model(tmp_path: Path, small_store: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def large_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """150 MiB in three partitions: rows of two Gaussians, (600000, 32), float64, every 20000 the same."""
-    random = np.random.default_rng(1)
-    path = tmp_path_factory.mktemp("large") / "rows.zarr"
-    array = zarr.create_array(path, shape=(600_000, 32), chunks=(20_000, 32), dtype="f8", compressors=None)
-    rows = random.standard_normal((20_000, 32))
-    rows[random.random(20_000) < 0.25] += 5.0
-    for start in range(0, 600_000, 20_000):
-        array[start : start + 20_000] = rows
-    return path
+    """Path of 146 MiB in four partitions."""
+    return two_groups(tmp_path_factory.mktemp("large") / "rows.zarr", 600_000)
 
 
 # -- fit ---------------------------------------------------------------------------------------------------------

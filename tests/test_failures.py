@@ -18,22 +18,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zarr
+
+from tests.stores import two_groups
 
 FAST = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """77 MiB in two partitions: (300000, 32), float64."""
-    random = np.random.default_rng(1)
-    path = tmp_path_factory.mktemp("failures") / "rows.zarr"
-    array = zarr.create_array(path, shape=(300_000, 32), chunks=(20_000, 32), dtype="f8", compressors=None)
-    rows = random.standard_normal((20_000, 32))
-    rows[random.random(20_000) < 0.25] += 5.0
-    for start in range(0, 300_000, 20_000):
-        array[start : start + 20_000] = rows
-    return path
+    """Path of 73 MiB in four partitions."""
+    return two_groups(tmp_path_factory.mktemp("failures") / "rows.zarr", 300_000)
 
 
 def fit(store: Path, output: Path, *options: object) -> list[str]:

@@ -31,6 +31,9 @@ Found = TypeVar("Found")
 #: What is raised where there is no connection to the scheduler any more.
 _LOST = (FutureCancelledError, FuturesCancelledError, CommClosedError)
 
+#: A connection that holds for less is no good one.
+_QUICK_SECONDS = 10.0
+
 #: A limit is a promise: nothing is spilled to disk or held back below it, and a worker beyond it is killed.
 _MEMORY_CONFIG = {
     "distributed.worker.memory.target": False,
@@ -183,16 +186,21 @@ def machines(options: ClusterOptions, *, n_partitions: int) -> Iterator[Machines
 def carried_on(options: ClusterOptions, run: Callable[[ClusterOptions], Found]) -> Found:
     """Return what `run` gives; where the scheduler is lost meanwhile, wait for it to come back and run again.
 
+    One that is lost within seconds, three times in succession, is given up.
+
     Parameters
     ----------
     run : callable
         Goes on from a checkpoint when it is called again.
     """
+    n_quick = 0
     while True:
+        began = time.monotonic()
         try:
             return run(options)
         except Exception as error:
-            if not (options.joins and options.scheduler_wait > 0 and _is_lost(error)):
+            n_quick = n_quick + 1 if time.monotonic() - began < _QUICK_SECONDS else 0
+            if not (options.joins and options.scheduler_wait > 0 and _is_lost(error)) or n_quick == 3:
                 raise
             say(
                 f"The scheduler was lost. Waiting up to {options.scheduler_wait:g} s for it and for a worker, to go on "

@@ -283,7 +283,7 @@ def _named(rows: Rows) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__name__ != "KilledWorker":  # (of distributed, which may not be there)
+        if type(error).__name__ != "KilledWorker":  # (importing distributed to ask takes 0.4 s where nobody has)
             raise
         key = getattr(error, "task", None)
         key = key if isinstance(key, tuple) and len(key) == 2 else ("", -1)
@@ -295,7 +295,7 @@ def _named(rows: Rows) -> Iterator[None]:
         raise ClusterError(
             f"Workers must stay alive; got several that died one after the other at the same task: {where}. Most "
             "likely they had too little memory (give them more: --memory-limit), or a file there makes a codec crash. "
-            "Look at their logs; what is done is kept in the checkpoint, and the same command goes on from it."
+            "Look at their logs, and run the same again: a fit with a checkpoint goes on from it."
         ) from error
 
 

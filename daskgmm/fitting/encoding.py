@@ -20,6 +20,7 @@ from daskgmm.data.survey import Survey
 from daskgmm.errors import DataError
 from daskgmm.fitting.loop import Candidate, Status
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.polishing import Polishing
 from daskgmm.mixture.acceleration import Move, Plain, Squarem
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.folds import Fold
@@ -27,10 +28,10 @@ from daskgmm.mixture.kind import Covariance
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.statistics import Statistics
 
-_RECORDS: dict[str, type[Any]] = {
-    record.__name__: record
-    for record in (Candidate, FarRows, FitOptions, Fold, Move, Nearest, Parameters, Partial, Plain, Squarem, Survey)
-}
+_KINDS_OF_RECORD: tuple[type[Any], ...] = (
+    Candidate, FarRows, FitOptions, Fold, Move, Nearest, Parameters, Partial, Plain, Polishing, Squarem, Survey,
+)  # fmt: skip
+_RECORDS = {record.__name__: record for record in _KINDS_OF_RECORD}
 _DTYPES = ("<f8", "<f4", "<i8", "<i4", "<u8", "|b1")
 
 

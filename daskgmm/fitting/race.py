@@ -12,7 +12,7 @@ from daskgmm.errors import CollapsedComponentError
 from daskgmm.fitting.evaluate import Evaluator, Request, RowSets
 from daskgmm.fitting.loop import Candidate, Status, ranked, run_em
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.sample import Sample
+from daskgmm.fitting.sample import Sample, n_free
 from daskgmm.fitting.start import starts
 from daskgmm.mixture.escape import offspring
 from daskgmm.mixture.parameters import Parameters
@@ -68,10 +68,9 @@ class Race:
         # (What is to be judged on rows that it has not seen must not have seen them before it is split, either.)
         n = len(self._sample)
         self._n_seen = n - n // 4 if options.escape and not whole else n
-        k, n_features = options.n_components, sample.X.shape[1]
-        n_free = k * (n_features + 1) + options.kind.n_parameters(k, n_features)
+        n_features = sample.X.shape[1]
         #: Fewer rows tell little of so many parameters.
-        self._least = -(-10 * n_free // n_features)
+        self._least = -(-10 * n_free(options, n_features) // n_features)
 
     def run(self) -> Candidate:
         """Return the best candidate, which goes on to all rows.

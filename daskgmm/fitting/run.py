@@ -26,11 +26,12 @@ from daskgmm.fitting.evaluate import Evaluator, Request, check_counts
 from daskgmm.fitting.events import Listener
 from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.history import History
-from daskgmm.fitting.loop import Candidate, Status, ranked, run_em
+from daskgmm.fitting.loop import Candidate, Status, run_em
 from daskgmm.fitting.need import fit_need, in_waves, is_compiled
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import far_points, parallel_starts
-from daskgmm.fitting.race import STAGE_PASSES, Race
+from daskgmm.fitting.polishing import Polishing
+from daskgmm.fitting.race import Race
 from daskgmm.fitting.sample import Sample, race_size, sample_size
 from daskgmm.fitting.start import starts
 from daskgmm.mixture.folds import Fold, FoldPass
@@ -137,27 +138,24 @@ class Run:
 
     def polished(self, started: dict[int, list[Candidate]]) -> dict[int, Fit | CollapsedComponentError]:
         """Return the fits to all rows of the candidates of each model, which share every pass, or why there is none."""
-        owners = [i for i, candidates in started.items() for _ in candidates]
-        state = _Polishing(owners, [c for candidates in started.values() for c in candidates], dict.fromkeys(owners, 0))
+        state = Polishing.start(started)
         saved = None if self._checkpoint is None else self._checkpoint.get("polishing")
-        if saved is not None and saved["owners"] == owners:
-            state = _Polishing.of_value(saved)
+        if saved is not None and saved.owners == state.owners:
+            state = saved
         n_noted = self._evaluator.n_passes
 
         def note(candidates: Sequence[Candidate]) -> None:
             nonlocal n_noted
             n_passes, n_noted = self._evaluator.n_passes - n_noted, self._evaluator.n_passes
-            self._history.passed(n_passes, self._evaluator.seconds, zip(owners, candidates, strict=True))
+            self._history.passed(n_passes, self._evaluator.seconds, zip(state.owners, candidates, strict=True))
 
         while state.is_running:
             current = run_em(state.candidates, self._evaluator.statistics, self._row_sets, after_pass=note, n_passes=1)
             state = state.after_pass(current)
-            self._history.retired(
-                (i, c) for i, c in zip(owners, state.candidates, strict=True) if c.status is Status.RETIRED
-            )
-            self._keep({"polishing": state.as_value()})
+            self._history.retired(state.with_status(Status.RETIRED))
+            self._keep({"polishing": state})
         found: dict[int, Fit | CollapsedComponentError] = {}
-        best = {i: _best([c for j, c in zip(owners, state.candidates, strict=True) if j == i]) for i in started}
+        best = {i: state.best(i) for i in started}
         alive = {i: c for i, c in best.items() if c.status is not Status.COLLAPSED}
         found |= {i: CollapsedComponentError(c.error) for i, c in best.items() if i not in alive}
         if alive:
@@ -297,21 +295,22 @@ class Run:
     # -- the checkpoint ------------------------------------------------------------------------------------------------
     def _go_on(self, checkpoint: Checkpoint) -> None:
         """Take up history and counts from a checkpoint, if there is something in it."""
-        rows = self._passes.rows
-        cut = digest((rows.edges, rows.X.n_rows))
         spent = checkpoint.get("spent")
         if spent is None:
-            self._cut = cut
             return
-        if spent["cut"] != cut:
+        if spent["cut"] != self._cut:
             raise OutputError(
                 f"the checkpoint must have partitions as they are now; got others in {checkpoint.place}: another "
                 "version of daskgmm, or of the input's chunks, wrote it. Remove it to start again."
             )
-        self._cut = cut
         self._history.restore(spent["history"])
         self._passes.bytes_read, self._began = spent["bytes_read"], self._began - spent["seconds"]
         logger.info("Going on from %s, after pass %d.", checkpoint.place, self._history.n_passes)
+
+    @property
+    def _cut(self) -> str:
+        """What tells one way to cut the rows into partitions from another."""
+        return digest(self._passes.rows.edges)
 
     def _spent(self) -> dict[str, Any]:
         """Return what a checkpoint keeps beside every value."""
@@ -361,70 +360,6 @@ def _has_fallen(candidate: Candidate, score: Statistics) -> bool:
     mean = score.log_sum / score.weight
     slack = max(1e-9 * abs(mean), precision_called(candidate.options.precision).tolerance)
     return candidate.options.acceleration is not None and _seen(candidate)[0] > mean + slack
-
-
-@dataclass(frozen=True)
-class _Polishing:
-    """The candidates of some models on all rows.
-
-    Attributes
-    ----------
-    owners : list of int
-        The model of each candidate.
-    candidates : list of Candidate
-    since : dict of int to int
-        Passes of each model since its candidates were last compared.
-    """
-
-    owners: list[int]
-    candidates: list[Candidate]
-    since: dict[int, int]
-
-    @property
-    def is_running(self) -> bool:
-        return any(c.status is Status.RUNNING for c in self.candidates)
-
-    def after_pass(self, candidates: list[Candidate]) -> _Polishing:
-        """Return the state with the candidates after one more pass; every few passes half of a model's retire."""
-        before = {i for i, c in zip(self.owners, self.candidates, strict=True) if c.status is Status.RUNNING}
-        since = {i: n + (i in before) for i, n in self.since.items()}
-        for owner in before:
-            own = [j for j, i in enumerate(self.owners) if i == owner]
-            if since[owner] == STAGE_PASSES or not any(candidates[j].status is Status.RUNNING for j in own):
-                since[owner] = 0
-                for j, c in zip(own, _halved([candidates[j] for j in own]), strict=True):
-                    candidates[j] = c
-        return _Polishing(self.owners, candidates, since)
-
-    def as_value(self) -> dict[str, Any]:
-        """Return it for a checkpoint."""
-        return {"owners": self.owners, "candidates": self.candidates, "since": list(self.since.items())}
-
-    @classmethod
-    def of_value(cls, value: dict[str, Any]) -> _Polishing:
-        return cls(value["owners"], value["candidates"], dict(value["since"]))
-
-
-def _halved(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates of a model with the worse half of those that run retired, by their lower bounds.
-
-    The retired run again where all others have collapsed: until it does, such a candidate is ahead of all others.
-    """
-    current = list(candidates)
-    if all(c.status in (Status.COLLAPSED, Status.RETIRED) for c in current):
-        return [replace(c, status=Status.RUNNING) if c.status is Status.RETIRED else c for c in current]
-    running = [j for j, c in enumerate(current) if c.status is Status.RUNNING]
-    order = ranked([current[j].lower_bound for j in running])
-    for i in order[-(-len(running) // 2) :]:
-        current[running[i]] = replace(current[running[i]], status=Status.RETIRED)
-    return current
-
-
-def _best(candidates: Sequence[Candidate]) -> Candidate:
-    """Return the candidate of the highest lower bound; a collapsed one only where all are."""
-    alive = [c for c in candidates if c.status is not Status.COLLAPSED]
-    finalists = [c for c in alive if c.status is not Status.RETIRED] or alive or list(candidates)
-    return finalists[ranked([c.lower_bound for c in finalists])[0]]
 
 
 def _needed(found: Fit | CollapsedComponentError) -> Fit:

@@ -49,20 +49,19 @@ def race_size(options: FitOptions, n_rows: int, n_features: int) -> int:
     As many as cost two visits to each row, but no more than are as good as all; and 20,000, and 100 a component, where
     there are so many.
     """
-    if options.start_is_given or options.starts_on_all_rows:
-        return 0
     wanted = min(_as_good(options, n_features), VISITS_OF_ALL * n_rows / VISITS)
     return _bounded(max(FEW_ROWS, 100 * options.n_components, wanted), options, n_rows, n_features)
 
 
-def _n_free(options: FitOptions, n_features: int) -> int:
+def n_free(options: FitOptions, n_features: int) -> int:
+    """Return the number of free parameters of a model, the weights counted as if they need not sum to one."""
     k = options.n_components
     return k * (n_features + 1) + options.kind.n_parameters(k, n_features)
 
 
 def _as_good(options: FitOptions, n_features: int) -> float:
     """Return the number of rows whose optimum is as good as that of all for a start."""
-    return _n_free(options, n_features) / (2 * max(options.tol, 1e-6))
+    return n_free(options, n_features) / (2 * max(options.tol, 1e-6))
 
 
 def _bounded(wanted: float, options: FitOptions, n_rows: int, n_features: int) -> int:

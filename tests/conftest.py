@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from distributed import Client, LocalCluster
 from hypothesis import settings
 
 from tests.clusters import LOCAL
+
+#: Any key opens the S3 service of the tests.
+S3_KEY = {"AWS_ACCESS_KEY_ID": "testing-identity", "AWS_SECRET_ACCESS_KEY": "testing-secret"}
 
 # The same examples every time, here and in CI; `--hypothesis-profile explore` looks for new ones.
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
@@ -45,3 +49,29 @@ def small_store(tmp_path: Path, small_rows: np.ndarray) -> Path:
     path = tmp_path / "rows.zarr"
     zarr.create_array(path, data=small_rows, chunks=(700, 2))
     return path
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Run an S3 service on a port of this machine; its URL. One for all tests, since s3fs keeps its sessions open."""
+    pytest.importorskip("s3fs", reason="S3 needs s3fs: the extra 's3'")
+    moto_server = pytest.importorskip("moto.server", reason="the tests of S3 need moto[server]: the extra 'test'")
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make an empty bucket, to which the environment has the key; its URL."""
+    import s3fs
+
+    for name, value in S3_KEY.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    url = f"s3://{uuid4().hex}"
+    s3fs.S3FileSystem().mkdir(url)
+    return url

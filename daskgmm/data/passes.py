@@ -294,8 +294,8 @@ def _named(rows: Rows) -> Iterator[None]:
             where = f"rows {first} to {last} of {where} (part {i + 1} of {rows.n_tasks} of a pass)"
         raise ClusterError(
             f"Workers must stay alive; got several that died one after the other at the same task: {where}. Most "
-            "likely they had too little memory, or a file there makes a codec crash: give them more, look at their logs, "
-            "and run the same again; a fit with a checkpoint goes on from it."
+            "likely they had too little memory, or a file there makes a codec crash: give them more, look at their "
+            "logs, and run the same again; a fit with a checkpoint goes on from it."
         ) from error
 
 

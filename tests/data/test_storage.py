@@ -22,26 +22,6 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
         yield storage_at(f"{'file://' if request.param == 'file://' else ''}{tmp_path / 'c'}")
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    s3fs = pytest.importorskip("s3fs", reason="S3 needs s3fs: the extra 's3'")
-    moto_server = pytest.importorskip("moto.server", reason="the tests of S3 need moto[server]: the extra 'test'")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }  # fmt: skip
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("s3://kept")
-    yield "s3://kept"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
-
-
 def test_what_is_written_is_there_once_and_never_changed(storage: Storage) -> None:
     assert storage.names() == []
     with pytest.raises(FileNotFoundError):

@@ -22,6 +22,7 @@ from daskgmm.data import zarr_source
 from daskgmm.data.opening import open_source
 from daskgmm.data.zarr_location import locate, without_secrets
 from daskgmm.errors import DataError, InputMissingError, OptionError
+from tests.conftest import S3_KEY
 from tests.data.test_zarr_source import LAYOUTS, X, elsewhere, reader_of, written
 
 
@@ -105,19 +106,7 @@ def test_http(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 READ_ELSEWHERE = "import pickle, sys; print(pickle.load(sys.stdin.buffer).read(0, 100).sum())"
-IDENTITY, SECRET = "testing-identity", "testing-secret"
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """Run an S3 service on a port of this machine, with a bucket called data."""
-    pytest.importorskip("s3fs", reason="S3 needs s3fs: the extra 's3'")
-    moto_server = pytest.importorskip("moto.server", reason="the tests of S3 need moto[server]: the extra 'test'")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+IDENTITY, SECRET = S3_KEY.values()
 
 
 @pytest.fixture
@@ -157,13 +146,7 @@ def test_s3_reader_travels_without_secrets(options: dict[str, Any], s3: str) -> 
     assert b"InputMissingError" in refused.stderr
 
 
-def test_s3_url_with_credentials_of_the_environment(
-    options: dict[str, Any], s3: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", IDENTITY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+def test_s3_url_with_credentials_of_the_environment(options: dict[str, Any], bucket: str) -> None:
     np.testing.assert_array_equal(elsewhere(open_source("s3://data/X.zarr")).read(0, 100), X)
     for missing in ("s3://data/none.zarr", "s3://no-such-bucket/X.zarr"):
         with pytest.raises(InputMissingError, match=f"must be an existing Zarr array or group; got {missing}"):

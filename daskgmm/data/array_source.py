@@ -11,7 +11,7 @@ import numpy as np
 from dask.task_spec import DataNode, TaskRef
 from numpy.typing import NDArray
 
-from daskgmm.data.source import checked_shape, last_modified, plain_rows, regular_edges
+from daskgmm.data.source import Stamper, checked_shape, file_stamp, last_modified, plain_rows, regular_edges
 from daskgmm.errors import DataError, InputMissingError, OptionError
 
 _RUN_BYTES = 2**20
@@ -55,6 +55,9 @@ class _UnchunkedSource:
             "dtype": self.dtype.str,
             "chunks": [self._run_rows],
         }
+
+    def stamper(self) -> Stamper | None:
+        return self._reader if isinstance(self._reader, NpyReader) else None
 
 
 def reader_arguments(reader: Any, n_arguments: int) -> tuple[dict[str, Any], list[Any]]:
@@ -170,6 +173,7 @@ class NpyReader:
     path: str
     shape: tuple[int, ...]
     dtype: str
+    far = False
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows start to stop, (stop - start, n_features), a view on the file that keeps it mapped."""
@@ -180,6 +184,10 @@ class NpyReader:
                 f"it had {self.shape}, {self.dtype}. Start again with the new file."
             )
         return plain_rows(array[start:stop])
+
+    def stamp(self, start: int, stop: int) -> list[str]:
+        """Return size and time of the file, which holds all rows."""
+        return [file_stamp(self.path)]
 
 
 def _map_file(path: str, argument: str) -> NDArray[Any]:

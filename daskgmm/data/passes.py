@@ -12,6 +12,7 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 from uuid import uuid4
@@ -24,6 +25,7 @@ from daskgmm.data.cache import Keep, KeptReader, drop_kept
 from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.digest import digest
 from daskgmm.data.executor import Executor, Held, OnDone
+from daskgmm.data.fingerprint import check_unchanged, fingerprints
 from daskgmm.data.partition import FAN_IN
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
 from daskgmm.data.source import as_reader
@@ -161,6 +163,15 @@ class Passes:
         state: State = work.collected(partial.state) if isinstance(work, CollectingPass) else partial.state
         return state
 
+    @cached_property
+    def files(self) -> list[str]:
+        """A checksum of the stored form of each partition, as it was when this was first asked for."""
+        return fingerprints(self.rows, self._executor)
+
+    def check_files(self, checkpoint: str | None) -> None:
+        """Raise a DataError where what is stored has changed meanwhile."""
+        check_unchanged(self.files, fingerprints(self.rows, self._executor), self.rows, checkpoint=checkpoint)
+
     def _here(self, work: Pass[State], x: Any, w: Any) -> Partial[State]:
         """Return the partial of the only partition, computed without a graph."""
         all_cuts = tuple(cuts(self.rows))
@@ -179,7 +190,7 @@ class Passes:
         """Return the partial of all rows; what is done of it survives where it is cut short."""
         if self._memory is None:
             return tree_sum(work, self._computed(work, name, {}, None))
-        memory, key = self._memory, digest((work, self.rows.n_partitions, self.rows.per_task))
+        memory, key = self._memory, digest((work, self.rows.n_partitions, self.rows.per_task, self.files))
         known = memory.known(key)
         try:
             return tree_sum(work, self._computed(work, name, known, lambda i, partial: memory.add(key, i, partial)))

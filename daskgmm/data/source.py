@@ -22,6 +22,17 @@ class Reader(Protocol):
         """Return rows start to stop, (stop - start, n_features), in the dtype of the source, any memory order."""
 
 
+class Stamper(Protocol):
+    """Tells the stored form of rows from another, without reading them. Picklable where the source travels."""
+
+    @property
+    def far(self) -> bool:
+        """Whether it asks a service, so that many ask at once, instead of a disk of this machine."""
+
+    def stamp(self, start: int, stop: int) -> list[str]:
+        """Return size and time, or the tag, of each file or object that holds some of these rows."""
+
+
 @runtime_checkable
 class Source(Protocol):
     """Rows of numbers, chunked along rows, whose metadata are known before anything is read."""
@@ -76,6 +87,9 @@ class Source(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this input from another, as JSON: kind, location, shape, dtype, chunks."""
+
+    def stamper(self) -> Stamper | None:
+        """Return what tells whether stored rows change, None where they are in memory or nobody knows."""
 
 
 def as_reader(argument: Any, start: int) -> Reader:
@@ -157,6 +171,15 @@ def regular_edges(n_rows: int, rows: int) -> NDArray[np.int64]:
 
 
 _MAX_RUNS = 2**20
+
+
+def file_stamp(path: str) -> str:
+    """Return size and time of a file, in nanoseconds; an empty string where there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def last_modified(place: str) -> str | None:

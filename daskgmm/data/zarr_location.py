@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
 
-from daskgmm.data.source import last_modified
+from daskgmm.data.source import file_stamp, last_modified
 from daskgmm.errors import DataError, InputMissingError, OptionError
 
 _PACKAGES = {
@@ -31,6 +32,8 @@ _SECRET = re.compile(
 )
 _NO_OPTION = frozenset({"asynchronous", "loop"})
 _NETWORK_PACKAGES = frozenset({"aiohttp", "botocore", "aiobotocore", "obstore", "google", "azure"})
+#: Requests under way at once.
+_AT_ONCE = 64
 # These file systems live in one process, or wrap another one: no URL of theirs opens the same store elsewhere.
 _NOT_BY_URL = frozenset({"memory", "reference", "dir", "zip", "tar"})
 
@@ -65,6 +68,17 @@ class ZarrLocation:
         """Return when a local node was last written to, ISO 8601; None at a URL, which is not asked."""
         place = {"local": os.path.join(self.url, self.path), "zip": self.url}.get(self.opener)
         return None if place is None else last_modified(place)
+
+    def stamps(self, keys: list[str]) -> list[str]:
+        """Return size and time, or tag, of each key of the store, or of a whole zip file; missing: an empty string."""
+        if self.opener == "local":
+            return [file_stamp(os.path.join(self.url, key)) for key in keys]
+        if self.opener == "zip":
+            return [file_stamp(self.url)]
+        if self.opener == "fsspec":
+            return _tags_by_fsspec(self.url, self.options, keys)
+        store: Any = self.store()
+        return [_tag_by_obstore(store.store, key) for key in keys]
 
     def store(self) -> Store:
         """Return the store, opened for reading."""
@@ -135,6 +149,51 @@ class ZarrLocation:
             f"{argument} must be an existing Zarr array or group; got {self.label}, where there is none. "
             "Check the path, and the credentials where it is private."
         )
+
+
+def _tags_by_fsspec(url: str, options: dict[str, Any], keys: list[str]) -> list[str]:
+    """Return what an object store says of each key, many at once where it can."""
+    from fsspec.core import url_to_fs
+
+    system, root = url_to_fs(url, **options)
+    system.invalidate_cache()
+    paths = [f"{root.rstrip('/')}/{key}" for key in keys]
+    if not system.async_impl:
+        return [_tag(_info_or_missing(system, path)) for path in paths]
+    from fsspec.asyn import sync
+
+    async def asked() -> list[Any]:
+        found: list[Any] = []
+        for i in range(0, len(paths), _AT_ONCE):
+            asking = (system._info(path) for path in paths[i : i + _AT_ONCE])
+            found += await asyncio.gather(*asking, return_exceptions=True)
+        return found
+
+    found = sync(system.loop, asked)
+    for answer in found:
+        if isinstance(answer, BaseException) and not isinstance(answer, FileNotFoundError):
+            raise answer
+    return ["" if isinstance(answer, FileNotFoundError) else _tag(answer) for answer in found]
+
+
+def _info_or_missing(system: Any, path: str) -> dict[str, Any]:
+    try:
+        return dict(system.info(path))
+    except FileNotFoundError:
+        return {}
+
+
+def _tag(info: dict[str, Any]) -> str:
+    """Return what tells one version of an object from another, of what its store says."""
+    return " ".join(str(info[name]) for name in ("size", "ETag", "etag", "LastModified", "mtime") if info.get(name))
+
+
+def _tag_by_obstore(store: Any, key: str) -> str:
+    try:
+        found = store.head(key)
+    except FileNotFoundError:
+        return ""
+    return f"{found['size']} {found.get('e_tag')} {found.get('last_modified')}"
 
 
 def locate(location: str, *, argument: str = "X") -> ZarrLocation:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import dask
 import numpy as np
@@ -15,9 +17,13 @@ from numpy.typing import NDArray
 
 from daskgmm.data.array_source import reader_arguments
 from daskgmm.data.heap import reused_heap
-from daskgmm.data.source import checked_shape, regular_edges
+from daskgmm.data.source import Stamper, checked_shape, regular_edges
 from daskgmm.data.zarr_location import ZarrLocation, locate, location_of, refused, unreachable
 from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionError
+
+Found = TypeVar("Found")
+
+logger = logging.getLogger("daskgmm")
 
 #: What is done about a chunk that is not in the store: refuse it, or take the fill value of the array for its rows.
 MISSING_CHUNKS = ("error", "fill")
@@ -130,6 +136,9 @@ class ZarrSource:
             **({} if self._missing_chunks == "error" else {"missing_chunks": self._missing_chunks}),
         }
 
+    def stamper(self) -> Stamper | None:
+        return None if self._location is None else self._reader
+
 
 class ZarrReader:
     """Reads rows of a Zarr array; pickles to its location, never to the array, its data or its credentials.
@@ -167,13 +176,30 @@ class ZarrReader:
         InputMissingError
             The store cannot be reached, after several attempts, or may not be read.
         """
-        for seconds in (*RETRY_SECONDS, None):
+        return self._retried(lambda array: self._rows(array, start, stop), start, stop)
+
+    def stamp(self, start: int, stop: int) -> list[str]:
+        """Return size and time, or tag, of what is stored of these rows: chunks, or shards of chunks."""
+        if self._location is None:
+            return []
+        place = self._location
+        return self._retried(lambda array: place.stamps(_stored_keys(array, start, stop)), start, stop)
+
+    @property
+    def far(self) -> bool:
+        return self._location is not None and self._location.opener in ("fsspec", "obstore")
+
+    def _rows(self, array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
+        rows = np.asarray(array[start:stop])
+        if not self._fills:
+            self._refuse_missing(array, rows, start)
+        return rows if rows.ndim == 2 else rows.reshape(-1, 1)
+
+    def _retried(self, ask: Callable[[zarr.Array[Any]], Found], start: int, stop: int) -> Found:
+        """Return what the open array gives; errors that may pass are waited for, some times."""
+        for attempt, seconds in enumerate((*RETRY_SECONDS, None), 1):
             try:
-                array = self._opened()
-                rows = np.asarray(array[start:stop])
-                if not self._fills:
-                    self._refuse_missing(array, rows, start)
-                return rows if rows.ndim == 2 else rows.reshape(-1, 1)
+                return ask(self._opened())
             except DaskgmmError:
                 raise
             except Exception as error:
@@ -181,6 +207,10 @@ class ZarrReader:
                 passing = unreachable(error) and not refused(error) and not isinstance(error, FileNotFoundError)
                 if seconds is None or not passing:
                     raise self._explained(error, start, stop) from error
+                logger.warning(
+                    "Rows %d to %d of %s could not be read (%s), attempt %d of %d: again in %g s.",
+                    start, stop, self._label, type(error).__name__, attempt, len(RETRY_SECONDS) + 1, seconds,
+                )  # fmt: skip
             time.sleep(seconds)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -231,6 +261,15 @@ class ZarrReader:
             )
         reused_heap.expect(prod(node.chunks) * node.dtype.itemsize)
         return node
+
+
+def _stored_keys(array: zarr.Array[Any], start: int, stop: int) -> list[str]:
+    """Return the keys in the store of the chunks, or shards, that hold rows start to stop."""
+    lengths = array.shards or array.chunks
+    counts = [-(-n // length) for n, length in zip(array.shape[1:], lengths[1:], strict=True)]
+    path, metadata = f"{array.path}/" if array.path else "", array.metadata
+    rows = range(start // lengths[0], -(-stop // lengths[0]))
+    return [f"{path}{metadata.encode_chunk_key((i, *rest))}" for i in rows for rest in np.ndindex(*counts)]
 
 
 def _checked(missing_chunks: str | None) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from daskgmm.data.cache import plan_keep
 from daskgmm.data.digest import digest
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
+from daskgmm.data.fingerprint import check_unchanged
 from daskgmm.data.memory import takes_compiled_kernel
 from daskgmm.data.passes import Passes
 from daskgmm.data.rows import Rows
@@ -177,7 +178,8 @@ class Run:
             check_folds(found, n_components=largest)
             return found
 
-        survey: Survey = self._once("survey", run)
+        # (What is stored is noted before anything is read.)
+        survey: Survey = self._once("survey", run, files=self._passes.files)
         if survey.n_dropped == 0:
             self._passes.rows = rows.trusted()
         return survey
@@ -266,6 +268,7 @@ class Run:
             n_passes += n_more
             for place, score in zip(places, found, strict=True):
                 scores[place] = score
+        self._passes.check_files(None if self._checkpoint is None else self._checkpoint.place)
         held = dict(zip(outside, scores[len(best) :], strict=True))
         means = [s.log_sum / s.weight for s in scores]
         self._history.closed(n_passes, self._evaluator.seconds, zip(which, best, means, strict=False))
@@ -305,6 +308,7 @@ class Run:
             )
         self._history.restore(spent["history"])
         self._passes.bytes_read, self._began = spent["bytes_read"], self._began - spent["seconds"]
+        check_unchanged(checkpoint.get("files"), self._passes.files, self._passes.rows, checkpoint=checkpoint.place)
         logger.info("Going on from %s, after pass %d.", checkpoint.place, self._history.n_passes)
 
     @property
@@ -318,11 +322,11 @@ class Run:
         history = self._history.state()
         return {"spent": {"cut": self._cut, "history": history, "bytes_read": n_bytes, "seconds": seconds}}
 
-    def _once(self, name: str, compute: Callable[[], Any]) -> Any:
-        """Return what a checkpoint has under a name, or compute and keep it."""
+    def _once(self, name: str, compute: Callable[[], Any], **beside: Any) -> Any:
+        """Return what a checkpoint has under a name, or compute and keep it, with other values beside it."""
         if self._checkpoint is None:
             return compute()
-        return self._checkpoint.once(name, compute, beside=self._spent)
+        return self._checkpoint.once(name, compute, beside=lambda: {**beside, **self._spent()})
 
     def _keep(self, values: dict[str, Any]) -> None:
         if self._checkpoint is not None:

@@ -1,0 +1,88 @@
+"""Data that somebody writes to during a fit, or while it waits to go on, are an error that names the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+import zarr
+
+from daskgmm.data.executor import LocalExecutor
+from daskgmm.data.opening import open_source
+from daskgmm.errors import DataError
+from daskgmm.fitting.checkpoint import Checkpoint
+from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.options import FitOptions
+from tests.strategies import make_case
+
+X = make_case("full", seed=1, n_rows=4000, n_components=3, n_features=2).X
+
+
+@pytest.fixture(autouse=True)
+def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions of 200 rows."""
+    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 3200)
+
+
+def fitted(place: Path, *, after: Callable[[int], None], checkpoint: Checkpoint | None = None, **options: Any) -> Fit:
+    """Return a fit; `after` is called with the number of each pass that is done."""
+    asked = FitOptions(n_components=2, start_rows=500, max_iter=3, tol=1e-9, escape=False, **options)
+    with dask.config.set(scheduler="synchronous"):
+        return fit_mixture(
+            open_source(place), asked, executor=LocalExecutor(), listener=lambda done: after(done.number),
+            checkpoint=checkpoint,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_data_that_change_during_a_fit_are_an_error_at_its_end(cache: bool, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(200, 2))
+
+    def after(n_passes: int) -> None:
+        if n_passes == 2:
+            zarr.open_array(tmp_path / "X.zarr", mode="r+")[1999] = 0.5
+
+    with pytest.raises(DataError, match="other files for rows 1800 to 2000 of .*partition 9, of 20"):
+        fitted(tmp_path / "X.zarr", after=after, cache=cache)
+    fitted(tmp_path / "X.zarr", after=lambda _: None, cache=cache)
+
+
+@pytest.mark.parametrize("within", [True, False], ids=["within the first pass", "after three passes"])
+def test_data_that_change_while_nobody_fits_are_an_error_at_once(within: bool, tmp_path: Path) -> None:
+    """Before the survey is done nothing is kept of it that was read before the change."""
+    zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(200, 2))
+    place = tmp_path / "X.zarr"
+
+    def begun() -> Checkpoint:
+        checkpoint = Checkpoint.at(str(tmp_path / "c"), every=0)
+        checkpoint.begin({"command": "fit"})
+        return checkpoint
+
+    add = Checkpoint.add
+
+    def interrupted(self: Checkpoint, key: str, number: int, partial: Any) -> None:
+        add(self, key, number, partial)
+        if number == 7:
+            raise KeyboardInterrupt
+
+    def interrupt(n_passes: int) -> None:
+        if n_passes == 3:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        if within:
+            patched.setattr(Checkpoint, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(place, after=interrupt, checkpoint=begun())
+    zarr.open_array(place, mode="r+")[0] = 0.25
+    if within:
+        found = fitted(place, after=lambda _: None, checkpoint=begun(), cache=False)
+        assert found.bytes_read == found.n_passes * X.nbytes
+        assert found.lower_bounds == fitted(place, after=lambda _: None).lower_bounds
+        return
+    with pytest.raises(DataError, match=rf"rows 0 to 200 of .*partition 0, of 20.* or remove {tmp_path}/c and run"):
+        fitted(place, after=lambda _: None, checkpoint=begun())
+    assert (tmp_path / "c").exists(), "what was done stands: the files may come back"

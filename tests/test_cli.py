@@ -506,7 +506,7 @@ def test_interrupted_fit_goes_on_to_the_same_bits(
         assert process.returncode == 75
         assert time.monotonic() - began < 10
         assert f"error: Interrupted by {number.name} before the end; no complete output was written." in stderr
-        assert "Run the same command again: a fit goes on from its checkpoint." in stderr
+        assert "Run the same command again: it goes on from its checkpoint." in stderr
         assert "Traceback" not in stderr
     other = call("fit", large_store, "-k", 7, "-o", tmp_path / "m.zarr", code=73).stderr
     assert re.search(

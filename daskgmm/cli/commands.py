@@ -13,7 +13,7 @@ import click
 from daskgmm.cli import group
 from daskgmm.cli.fit_commands import fit, select
 from daskgmm.cli.group import Commands
-from daskgmm.cli.options import cluster_options, force_option, input_options, log_options, option
+from daskgmm.cli.options import checkpoint_option, cluster_options, force_option, input_options, log_options, option
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -67,13 +67,19 @@ gmm.add_command(select)
     metavar="ARRAY",
     help="Where to write the Zarr array, such as labels.zarr.",
 )
+@checkpoint_option
 @force_option
 @cluster_options
 @log_options
-def predict(*, model: str, what: Any, data: Any, output: str, force: bool, cluster: Any) -> dict[str, Any]:
+def predict(
+    *, model: str, what: Any, data: Any, output: str, checkpoint_every: float, force: bool, cluster: Any
+) -> dict[str, Any]:
     """Write what a MODEL says of each row of INPUT, as a Zarr array in the same order.
 
     With --non-finite drop, rows that hold a NaN or an infinity get the label -1, or NaN.
+
+    What is written stands in ARRAY.unfinished-... until it is whole (at a URL in its place, its attribute "complete"
+    false), with what is done of it in ARRAY.checkpoint: where the command is interrupted, the same one goes on.
 
     \b
     Examples:
@@ -82,7 +88,7 @@ def predict(*, model: str, what: Any, data: Any, output: str, force: bool, clust
     """
     from daskgmm.cli import jobs
 
-    return jobs.predict(model, data, output, what=what, cluster=cluster, force=force)
+    return jobs.predict(model, data, output, what=what, cluster=cluster, checkpoint_every=checkpoint_every, force=force)
 
 
 @gmm.command(short_help="Print log-likelihood, AIC and BIC of a model on rows.")

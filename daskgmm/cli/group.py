@@ -97,7 +97,7 @@ def outcome(error: BaseException, *, debug: bool = False) -> tuple[int, str]:
         name = error.args[0] if isinstance(error, Interrupted) else "SIGINT"
         return EXIT_INTERRUPTED, (
             f"Interrupted by {name} before the end; no complete output was written. "
-            "Run the same command again: a fit goes on from its checkpoint."
+            "Run the same command again: it goes on from its checkpoint."
         )
     known = _known(error)
     if known is not None:

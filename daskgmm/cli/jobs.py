@@ -23,11 +23,11 @@ from daskgmm.cli.outputs import (
 from daskgmm.cli.terminal import in_words_of_the_command_line, interrupts, say
 from daskgmm.cli.work import Work
 from daskgmm.data.opening import open_source
-from daskgmm.data.output import ATTRIBUTE, plan_predictions, write_predictions
+from daskgmm.data.output import ATTRIBUTE, Written, plan_predictions, write_predictions
 from daskgmm.data.rows import Rows
 from daskgmm.data.samples import write_sample
 from daskgmm.data.source import Source
-from daskgmm.data.writing import remove_parts
+from daskgmm.errors import DataError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
@@ -112,7 +112,9 @@ def fitting_work(models: Sequence[FitOptions], X: Source, weights: Source | None
     return Work(rows, need, cluster, own_bytes=_SAMPLE_FACTOR * 8 * X.n_features * n_sampled, cache=models[0].cache)
 
 
-def predict(model: str, data: Input, output: str, *, what: What, cluster: ClusterOptions, force: bool) -> Result:
+def predict(
+    model: str, data: Input, output: str, *, what: What, cluster: ClusterOptions, checkpoint_every: float, force: bool
+) -> Result:
     """Return the result of predicting for all rows, which are then at `output`."""
     began = perf_counter()
     parameters = load_model(model).parameters
@@ -127,31 +129,42 @@ def predict(model: str, data: Input, output: str, *, what: What, cluster: Cluste
     }
     stored = finished_array(output, now, force=force)
     if stored is not None:
+        remove_checkpoint(output)
         return skipped(stored, output)
     check_features(X, parameters)
-    work = Work(*plan_predictions(Predictor.of(parameters, what), X), cluster)
-    try:
-        with work.on_machines(began) as running:
-            written = write_predictions(
-                parameters, X, output, what=what, record=now, non_finite=data.non_finite, executor=running.executor
-            )
-            interrupts.defer()
-            resources = running.resources(written.bytes_read)
-    finally:
-        remove_parts(output)
-    found: Result = {
-        "command": "predict",
-        "status": "done",
-        "what": what,
-        "rows": written.n_rows,
-        "dropped_rows": written.n_dropped,
-        "rows_by_component": list(written.counts) or None,
-        "n_passes": written.n_passes,
-        **resources,
-        "output": output,
-    }
-    _note_result(output, now, found)
-    return {**found, "skipped": False}
+
+    def run(cluster: ClusterOptions) -> Result:
+        checkpoint = checkpoint_of(output, now, force=force, every=checkpoint_every)
+        found: Result = {}
+        with Work(*plan_predictions(Predictor.of(parameters, what), X), cluster).on_machines(began) as running:
+
+            def result(written: Written) -> Result:
+                interrupts.defer()
+                found.update(
+                    command="predict",
+                    status="done",
+                    what=what,
+                    rows=written.n_rows,
+                    dropped_rows=written.n_dropped,
+                    rows_by_component=list(written.counts) or None,
+                    n_passes=written.n_passes,
+                    **running.resources(written.bytes_read),
+                    output=output,
+                )
+                return found
+
+            try:
+                write_predictions(
+                    parameters, X, output, what=what, record=now, result=result, non_finite=data.non_finite,
+                    executor=running.executor, saved=checkpoint,
+                )  # fmt: skip
+            except DataError:
+                remove_checkpoint(output)
+                raise
+            remove_checkpoint(output)
+        return found
+
+    return {**carried_on(cluster, run), "skipped": False}
 
 
 def score(model: str, data: Input, *, cluster: ClusterOptions) -> Result:

@@ -11,6 +11,7 @@ from typing import Any
 
 from daskgmm.cli.terminal import strict_json
 from daskgmm.data.output import prediction_record
+from daskgmm.data.writing import unfinished_place
 from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.model_file import is_model, load_model
@@ -58,7 +59,7 @@ def check_place(output: str, *, inputs: Mapping[str, str], option: str = "--outp
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"The folder of {option} must be writable; got {folder}, which is not. Choose another place.")
-    probe = f"{place}.part-{os.getpid()}-probe"
+    probe = unfinished_place(place, f"probe{os.getpid()}")
     try:
         # Permissions do not tell everything: quotas, network file systems, /proc.
         os.mkdir(probe)

@@ -1,11 +1,18 @@
-"""Predictions written as a Zarr array aligned to the input's rows: a pass that writes, one writer a chunk."""
+"""Predictions written as a Zarr array aligned to the input's rows: a pass that writes, one writer a chunk.
+
+What is written stands beside the output until it is whole. With a `Saved` a later process finds it there, and goes on
+with the parts of the pass that were not done.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
+from uuid import uuid4
 
 import numpy as np
 import zarr
@@ -14,12 +21,13 @@ from numpy.typing import NDArray
 from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
 from daskgmm.data.memory import Need, check_memory
-from daskgmm.data.passes import run_pass
+from daskgmm.data.passes import Memory, Passes
 from daskgmm.data.prediction import refuse_dropped, with_kernel
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source, regular_edges
-from daskgmm.data.writing import plain_path, whole_or_nothing
-from daskgmm.errors import OutputError
+from daskgmm.data.storage import plain_path, sync_file, sync_folder
+from daskgmm.data.writing import explained, publish, remove_unfinished, unfinished_place
+from daskgmm.errors import DataError, OutputError
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prediction import Predictor, What
@@ -29,6 +37,18 @@ CHUNK_BYTES = 32 << 20
 ATTRIBUTE = "daskgmm"
 #: A chunk of zeros is written too: one that is missing is one that was not written.
 WHOLE: Any = {"write_empty_chunks": True}
+
+logger = logging.getLogger("daskgmm")
+
+
+class Saved(Memory, Protocol):
+    """What survives the process; `daskgmm.fitting.checkpoint` is one."""
+
+    def get(self, name: str) -> Any:
+        """Return a value, None where there is none."""
+
+    def put(self, values: Mapping[str, Any]) -> None:
+        """Keep values, and let go of the parts of passes."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +79,10 @@ def write_predictions(
     *,
     what: What,
     record: dict[str, Any],
+    result: Callable[[Written], Mapping[str, Any]] | None = None,
     non_finite: str = "error",
     executor: Executor | None = None,
+    saved: Saved | None = None,
 ) -> Written:
     """Return what was written: predictions for all rows of X, (n_rows,) or (n_rows, n_components), in bounded memory.
 
@@ -73,6 +95,10 @@ def write_predictions(
         Path or URL of the Zarr array; what is there is replaced.
     record : dict
         JSON that identifies input, model and options; kept in the attributes.
+    result : callable, optional
+        Gives what the attributes are to say as "result"; called when all rows are written, and none is in its place.
+    saved : Saved, optional
+        Where to find, and to leave, what is done where this is cut short. It is of this input, model and output.
 
     Raises
     ------
@@ -86,14 +112,25 @@ def write_predictions(
     predictor = Predictor.of(parameters, what)
     rows, need = plan_predictions(predictor, X)
     rows = check_memory(rows, need, executor)
-    with whole_or_nothing(output) as place:
-        array = _create(place, predictor, rows)
-        with one_blas_thread(executor):
-            work = WritePass(with_kernel(predictor, X.n_rows), place, int(array.chunks[0]), non_finite)
-            state = run_pass(work, rows, executor, name="write")
-        array.attrs[ATTRIBUTE] = {"complete": True, **record}
-    n_rows = X.n_rows - state.n_dropped
-    return Written(n_rows, state.n_dropped, state.counts, rows.n_bytes, perf_counter() - began, output)
+    try:
+        with explained(output):
+            array, token = _array(output, predictor, rows, saved)
+            place, chunk_rows = unfinished_place(output, token), int(array.chunks[0])
+            with one_blas_thread(executor), Passes(rows, executor, memory=saved) as passes:
+                work = WritePass(with_kernel(predictor, X.n_rows), place, token, chunk_rows, non_finite)
+                state = passes.run(work, name="write")
+            n_rows = X.n_rows - state.n_dropped
+            written = Written(n_rows, state.n_dropped, state.counts, rows.n_bytes, perf_counter() - began, output)
+            found = {} if result is None else {"result": dict(result(written))}
+            array.attrs.put({ATTRIBUTE: {"complete": True, **record, **found}})
+            if place != plain_path(output):
+                publish(place, os.path.abspath(plain_path(output)))
+    except BaseException as error:
+        if saved is None or isinstance(error, DataError):  # (rows that are mended are others)
+            remove_unfinished(output)
+        raise
+    remove_unfinished(output)
+    return written
 
 
 def plan_predictions(predictor: Predictor, X: Source) -> tuple[Rows, Need]:
@@ -132,7 +169,7 @@ def prediction_record(output: str) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class _Progress:
+class Progress:
     """The state of the writing pass; `held` is the chunk being filled; neither it nor the buffers leave a partition."""
 
     n_dropped: int
@@ -144,17 +181,23 @@ class _Progress:
 
 
 class WritePass:
-    """The pass that writes predictions: each task fills and writes the chunks of its own partition."""
+    """The pass that writes predictions: each task fills and writes the chunks of its own partition.
 
-    def __init__(self, predictor: Predictor, place: str, chunk_rows: int, non_finite: str) -> None:
-        self._predictor, self._place = predictor, place
+    Parameters
+    ----------
+    token : str
+        Which array at the place is meant: a task that was given up must not write into another one.
+    """
+
+    def __init__(self, predictor: Predictor, place: str, token: str, chunk_rows: int, non_finite: str) -> None:
+        self._predictor, self._place, self._token = predictor, place, token
         self._chunk_rows, self._non_finite = chunk_rows, non_finite
 
-    def zero(self) -> _Progress:
+    def zero(self) -> Progress:
         n_counts = self._predictor.plan.n_components if self._predictor.what == "label" else 0
-        return _Progress(0, (0,) * n_counts, work=Workspace())
+        return Progress(0, (0,) * n_counts, work=Workspace())
 
-    def update(self, state: _Progress, block: Block) -> _Progress:
+    def update(self, state: Progress, block: Block) -> Progress:
         refuse_dropped(block, self._non_finite)
         n_rows = block.x.shape[1]
         found = self._predictor.empty(n_rows)
@@ -178,18 +221,26 @@ class WritePass:
                 state = self._flush(state)
         return state
 
-    def finish(self, state: _Progress) -> _Progress:
+    def finish(self, state: Progress) -> Progress:
         return replace(self._flush(state) if state.filled else state, held=None, work=None)
 
-    def merge(self, state: _Progress, other: _Progress) -> _Progress:
+    def merge(self, state: Progress, other: Progress) -> Progress:
         counts = tuple(a + b for a, b in zip(state.counts, other.counts, strict=True))
-        return _Progress(state.n_dropped + other.n_dropped, counts)
+        return Progress(state.n_dropped + other.n_dropped, counts)
 
-    def _flush(self, state: _Progress) -> _Progress:
+    def _flush(self, state: Progress) -> Progress:
         stop = state.first_row + state.filled
         if state.held is not None:
             array = zarr.open_array(self._place, mode="r+").with_config(WHOLE)
+            if _token_of(array) != self._token:
+                raise OutputError(
+                    f"the output must be written by one process alone; got another that writes to {self._place}. Stop "
+                    "one of them, and run the other again."
+                )
             array[state.first_row : stop] = state.held[: state.filled]
+            if "://" not in self._place:
+                # Before the task's state says so, it is on disk.
+                _sync_chunk(array, self._place, state.first_row // self._chunk_rows)
         return replace(state, first_row=stop, filled=0)
 
 
@@ -197,16 +248,53 @@ def _stored_dtype(predictor: Predictor) -> np.dtype[Any]:
     return np.dtype(np.int32) if predictor.what == "label" else np.dtype(np.float64)
 
 
-def _create(place: str, predictor: Predictor, rows: Rows) -> zarr.Array[Any]:
-    """Return a new output whose chunks divide the partitions, marked incomplete."""
-    columns = () if predictor.n_columns is None else (predictor.n_columns,)
-    shape, chunks = (rows.X.n_rows, *columns), (_chunk_rows(predictor, rows), *columns)
-    dtype = _stored_dtype(predictor)
+def _array(output: str, predictor: Predictor, rows: Rows, saved: Saved | None) -> tuple[zarr.Array[Any], str]:
+    """Return the array to write to, and its token: the one that an earlier process left, or a new one."""
+    token = None if saved is None else saved.get("array")
+    if isinstance(token, str) and token.isalnum():
+        place = unfinished_place(output, token)
+        try:
+            array = zarr.open_array(place, mode="r+")
+        except (OSError, ValueError):  # it was removed
+            pass
+        else:
+            if _token_of(array) == token and (array.shape, array.chunks) == _layout(predictor, rows):
+                logger.info("Going on with %s.", place)
+                return array, token
+    remove_unfinished(output)
+    token = uuid4().hex
+    if saved is not None:
+        saved.put({"array": token})
+    shape, chunks = _layout(predictor, rows)
+    place = unfinished_place(output, token)
+    if "://" not in place:
+        os.makedirs(os.path.dirname(place), exist_ok=True)
     array = zarr.create_array(
-        place, shape=shape, chunks=chunks, dtype=dtype, overwrite=True, zarr_format=3, config=WHOLE
+        place, shape=shape, chunks=chunks, dtype=_stored_dtype(predictor), overwrite=True, zarr_format=3, config=WHOLE
     )  # fmt: skip
-    array.attrs[ATTRIBUTE] = {"complete": False}
-    return array
+    array.attrs[ATTRIBUTE] = {"complete": False, "token": token}
+    return array, token
+
+
+def _layout(predictor: Predictor, rows: Rows) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the output's shape, and its chunks, which divide the partitions."""
+    columns = () if predictor.n_columns is None else (predictor.n_columns,)
+    return (rows.X.n_rows, *columns), (_chunk_rows(predictor, rows), *columns)
+
+
+def _token_of(array: zarr.Array[Any]) -> Any:
+    """Return the token of an array that is not complete, None for any other."""
+    record = array.attrs.get(ATTRIBUTE)
+    return record.get("token") if isinstance(record, dict) else None
+
+
+def _sync_chunk(array: zarr.Array[Any], place: str, number: int) -> None:
+    key = array.metadata.encode_chunk_key((number, *(0,) * (array.ndim - 1)))
+    path = os.path.join(place, *key.split("/"))
+    sync_file(path)
+    while len(path) > len(place):
+        path = os.path.dirname(path)
+        sync_folder(path)
 
 
 def _stored_row_bytes(predictor: Predictor) -> int:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import uuid4
 
-from daskgmm.data.writing import plain_path
 from daskgmm.errors import OutputError
 
 #: Names of files that are being written begin with this: what a killed process leaves of them means nothing.
@@ -43,6 +42,11 @@ class Storage(Protocol):
 
     def clear(self) -> None:
         """Remove everything, and the place."""
+
+
+def plain_path(output: str) -> str:
+    """Return the path that a file:// URL means, which is written as local outputs are; any other output as it is."""
+    return output.removeprefix("file://")
 
 
 def storage_at(place: str) -> Storage:
@@ -79,7 +83,7 @@ class _Folder:
             if not os.path.isdir(self.place):
                 with suppress(FileExistsError):  # of another process, a moment ago
                     os.mkdir(self.place)  # (not its parents: where they have gone, somebody has removed them)
-                _sync_folder(os.path.dirname(self.place))
+                sync_folder(os.path.dirname(self.place))
             unfinished = os.path.join(self.place, f"{_UNFINISHED}{uuid4().hex}")
             try:
                 with open(unfinished, "xb") as file:
@@ -90,7 +94,7 @@ class _Folder:
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(unfinished)
-            _sync_folder(self.place)
+            sync_folder(self.place)
 
     def remove(self, name: str) -> None:
         with _explained(self.place), suppress(FileNotFoundError):
@@ -179,7 +183,27 @@ def _publish(unfinished: str, place: str) -> None:
         os.rename(unfinished, place)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_tree(place: str) -> None:
+    """Make a file, or a folder and all in it, durable."""
+    if not os.path.isdir(place):
+        sync_file(place)
+        return
+    for folder, _, names in os.walk(place, topdown=False):
+        for name in names:
+            sync_file(os.path.join(folder, name))
+        sync_folder(folder)
+
+
+def sync_file(path: str) -> None:
+    """Make what a file holds durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: str) -> None:
     """Make the names in a folder durable; where the system cannot, they are as durable as it makes them."""
     with suppress(PermissionError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""How every output comes to its place: whole or not at all."""
+"""How every output comes to its place: whole and durable, or not at all."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import glob
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 from distributed.comm.core import CommClosedError
 
+from daskgmm.data.storage import plain_path, sync_folder, sync_tree
 from daskgmm.errors import DaskgmmError, OutputError
-
-
-def plain_path(output: str) -> str:
-    """Return the path that a file:// URL means, which is written as local outputs are; any other output as it is."""
-    return output.removeprefix("file://")
 
 
 @contextmanager
@@ -24,7 +20,8 @@ def whole_or_nothing(output: str) -> Iterator[str]:
     """Provide a place to write to; it becomes `output` when the block has ended well, and is removed otherwise.
 
     A local output is written beside its place, under a name of its own, and renamed; what stood there before is removed
-    last. At a URL there is no renaming: writers mark an output complete at the end.
+    last, with what processes that were killed have left. At a URL there is no renaming: writers mark an output complete
+    at the end.
 
     Raises
     ------
@@ -33,33 +30,41 @@ def whole_or_nothing(output: str) -> Iterator[str]:
     """
     output = plain_path(output)
     if "://" in output:
-        with _explained(output):
+        with explained(output):
             yield output
         return
     place = os.path.abspath(output)
-    beside = f"{_parts(place)}{uuid4().hex[:8]}"
+    beside = unfinished_place(place, uuid4().hex)
     try:
-        with _explained(output):
+        with explained(output):
             os.makedirs(os.path.dirname(place), exist_ok=True)
             yield beside
-            _replace(place, beside)
+            publish(beside, place)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        _remove(beside)
+    remove_unfinished(place)
 
 
-def remove_parts(output: str) -> None:
-    """Remove what this process began to write for `output`: tasks that were given up may have gone on writing."""
-    if "://" not in plain_path(output):
-        for part in glob.glob(f"{glob.escape(_parts(os.path.abspath(plain_path(output))))}*"):
-            shutil.rmtree(part, ignore_errors=True)
+def unfinished_place(output: str, token: str) -> str:
+    """Return where an output is written that a later process may finish; at a URL in its place, marked incomplete."""
+    output = plain_path(output)
+    return output if "://" in output else f"{os.path.abspath(output)}{_UNFINISHED}{token}"
 
 
-def _parts(place: str) -> str:
-    return f"{place}.part-{os.getpid()}-"
+def remove_unfinished(output: str) -> None:
+    """Remove what is left of a local output that was not finished."""
+    output = plain_path(output)
+    if "://" not in output:
+        for place in glob.glob(f"{glob.escape(os.path.abspath(output))}{_UNFINISHED}*"):
+            _remove(place)
+
+
+_UNFINISHED = ".unfinished-"
 
 
 @contextmanager
-def _explained(output: str) -> Iterator[None]:
+def explained(output: str) -> Iterator[None]:
+    """Say what it means for the user where an output cannot be written."""
     try:
         yield
     except (DaskgmmError, ConnectionError, TimeoutError, CommClosedError):
@@ -68,16 +73,31 @@ def _explained(output: str) -> Iterator[None]:
         raise OutputError(f"the output must be writable; got {error} for {output}. Choose another place.") from error
 
 
+def publish(beside: str, place: str) -> None:
+    """Give a whole output its place, durably; what was there comes back if that fails."""
+    sync_tree(beside)
+    _replace(place, beside)
+    sync_folder(os.path.dirname(os.path.abspath(place)))
+
+
 def _replace(place: str, beside: str) -> None:
-    """Put `beside` in its place; what was there comes back if that fails."""
     if not os.path.exists(place):
         os.rename(beside, place)
         return
-    old = f"{place}.old-{uuid4().hex[:8]}"
+    old = unfinished_place(place, f"old{uuid4().hex}")
     os.rename(place, old)
     try:
         os.rename(beside, place)
     except OSError:
         os.rename(old, place)
         raise
-    shutil.rmtree(old) if os.path.isdir(old) else os.remove(old)
+    _remove(old)
+
+
+def _remove(place: str) -> None:
+    """Remove a file or folder that nobody needs, as far as that goes."""
+    if os.path.isdir(place):
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            os.remove(place)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.data.far_rows import FarRows, Nearest
+from daskgmm.data.output import Progress
 from daskgmm.data.passes import Partial
 from daskgmm.data.survey import Survey
 from daskgmm.errors import DataError
@@ -29,7 +30,8 @@ from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.statistics import Statistics
 
 _KINDS_OF_RECORD: tuple[type[Any], ...] = (
-    Candidate, FarRows, FitOptions, Fold, Move, Nearest, Parameters, Partial, Plain, Polishing, Squarem, Survey,
+    Candidate, FarRows, FitOptions, Fold, Move, Nearest, Parameters, Partial, Plain, Polishing,
+    Progress, Squarem, Survey,
 )  # fmt: skip
 _RECORDS = {record.__name__: record for record in _KINDS_OF_RECORD}
 _DTYPES = ("<f8", "<f4", "<i8", "<i4", "<u8", "|b1")

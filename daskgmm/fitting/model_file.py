@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import BytesCodec
+from zarr.core.sync import sync
 
-from daskgmm.data.writing import plain_path, whole_or_nothing
+from daskgmm.data.storage import plain_path
+from daskgmm.data.writing import whole_or_nothing
 from daskgmm.errors import DataError, InputMissingError, OutputError
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.parameters import Parameters
@@ -20,10 +23,9 @@ from daskgmm.mixture.parameters import Parameters
 Floats = NDArray[np.float64]
 
 FORMAT = "daskgmm-model"
-FORMAT_VERSION = 1
+#: 2: arrays are stored as they are, so that none can grow when it is read.
+FORMAT_VERSION = 2
 _ARRAYS = ("weights", "means", "covariances", "precisions_cholesky")
-#: Arrays larger than this are refused before they are allocated.
-_LARGEST_BYTES = 16 << 30
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     if attributes.get("format_version") != FORMAT_VERSION:
         raise DataError(
             f"the model must be of format version {FORMAT_VERSION}; got {attributes.get('format_version')!r} in "
-            f"{place}. Install the version of daskgmm that wrote it."
+            f"{place}. Read it with the version of daskgmm that wrote it, or fit it again."
         )
     try:
         kind = covariance_kind(attributes["covariance_type"])
@@ -126,7 +128,8 @@ def _write(group: zarr.Group, model: Model) -> None:
     checksums = {}
     for name in _ARRAYS:
         values = np.ascontiguousarray(getattr(p, name), dtype="<f8")
-        group.create_array(name, shape=values.shape, dtype="f8", chunks=values.shape)[...] = values
+        made = group.create_array(name, shape=values.shape, dtype="f8", chunks=values.shape, compressors=None)
+        made.with_config({"write_empty_chunks": True})[...] = values
         checksums[name] = hashlib.sha256(values.tobytes()).hexdigest()
     group.attrs.update(
         {
@@ -178,13 +181,23 @@ def _read(group: zarr.Group, name: str, shape: tuple[int, ...], checksum: Any, p
     if not isinstance(array, zarr.Array) or array.shape != shape or array.dtype != np.dtype("f8"):
         found = f"{array.shape}, {array.dtype}," if isinstance(array, zarr.Array) else "a group"
         raise DataError(f"the model's {name} must have shape {shape}, float64; got {found} in {place}. Fit it again.")
-    if array.nbytes > _LARGEST_BYTES:
-        raise DataError(f"the model's {name} must take at most 16 GiB; got {array.nbytes} bytes in {place}.")
     try:
+        n_bytes = _stored_bytes(array)
+        if n_bytes != array.nbytes:
+            raise ValueError(f"{n_bytes} bytes for {array.nbytes}")
         values = np.ascontiguousarray(array[...], dtype="<f8")
     except Exception as error:
-        # Whatever a damaged chunk makes its codec raise.
+        # Whatever a damaged chunk makes its store raise.
         raise DataError(f"the model's {name} must be readable; got {error!r} in {place}. Fit it again.") from error
     if hashlib.sha256(values.tobytes()).hexdigest() != checksum:
         raise DataError(f"the model's {name} must match its checksum; got a damaged array in {place}. Fit it again.")
     return values
+
+
+def _stored_bytes(array: zarr.Array[Any]) -> int:
+    """Return the bytes of the only chunk, stored as they are: no more than these is allocated for the array."""
+    codecs = [*array.filters, array.serializer, *array.compressors]
+    if array.shards or array.chunks != array.shape or [type(codec) for codec in codecs] != [BytesCodec]:
+        raise ValueError(f"chunks of {array.chunks} by {codecs}, shards of {array.shards}")
+    key = array.metadata.encode_chunk_key((0,) * array.ndim)
+    return sync(array.store_path.store.getsize(f"{array.path}/{key}"))

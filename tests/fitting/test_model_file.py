@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +121,7 @@ def test_the_old_model_comes_back_where_the_new_one_cannot_take_its_place(
 
     def failing(source: str, target: str) -> None:
         calls.append((source, target))
-        if ".part-" in str(source):
+        if ".unfinished-" in str(source) and len(calls) == 2:
             raise OSError("no")
         rename(source, target)
 
@@ -160,8 +162,12 @@ def test_what_is_no_model_is_said(tmp_path: Path) -> None:
     ("name", "value", "message"),
     [
         ("format", "another", "must be a daskgmm model file; got another Zarr group"),
-        ("format_version", 2, "must be of format version 1; got 2 in .* Install the version of daskgmm that wrote it"),
-        ("format_version", None, "must be of format version 1; got None"),
+        (
+            "format_version",
+            1,
+            "must be of format version 2; got 1 in .* Read it with the version of daskgmm that wrote",
+        ),
+        ("format_version", None, "must be of format version 2; got None"),
         ("covariance_type", "round", "covariance_type must be one of full, tied, diag, spherical; got 'round'"),
         ("covariance_type", "tied", r"covariances must have shape \(3, 3\), float64; got \(3, 3, 3\)"),
         ("n_components", 4, r"weights must have shape \(4,\), float64; got \(3,\), float64"),
@@ -198,10 +204,10 @@ def test_chunks_and_arrays_that_are_gone_are_noticed(place: Path) -> None:
     chunk = next(path for path in (place / "means" / "c").rglob("*") if path.is_file())
     content = chunk.read_bytes()
     chunk.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match="the model's means must be readable; got RuntimeError"):
+    with pytest.raises(DataError, match=r"the model's means must be readable; got ValueError\('36 bytes for 72'\)"):
         load_model(place)
     chunk.unlink()
-    with pytest.raises(DataError, match="the model's means must match its checksum"):
+    with pytest.raises(DataError, match="the model's means must be readable; got FileNotFoundError"):
         load_model(place)
     (place / "means" / "zarr.json").unlink()
     with pytest.raises(DataError, match="must be whole; got KeyError"):
@@ -216,12 +222,82 @@ def test_another_dtype_is_refused(dtype: str, place: Path) -> None:
         load_model(place)
 
 
-def test_an_absurd_size_is_refused_before_it_is_allocated(place: Path) -> None:
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"shape": (3 * 10**9,), "chunks": (3 * 10**9,), "compressors": None}, "FileNotFoundError"),
+        ({"shape": (3 * 10**9,), "chunks": (10**6,), "compressors": None}, "chunks of"),
+        ({"shape": (3,), "chunks": (3 * 10**9,), "compressors": None}, "chunks of"),
+        ({"shape": (3 * 10**9,), "chunks": (3 * 10**9,), "compressors": "auto"}, "chunks of .*Zstd"),
+        ({"shape": (3,), "chunks": (3,), "compressors": None, "shards": (3,)}, r"shards of \(3,\)"),
+    ],
+)
+def test_nothing_is_allocated_that_is_not_stored(stored: dict[str, Any], message: str, place: Path) -> None:
+    """Absurd sizes, chunks of one, and chunks that would grow when they are decoded."""
     group = zarr.open_group(place, mode="r+")
-    group.create_array("weights", shape=(3 * 10**9,), dtype="f8", chunks=(10**6,), overwrite=True)
-    group.attrs["n_components"] = 3 * 10**9
-    with pytest.raises(DataError, match="weights must take at most 16 GiB; got 24000000000 bytes"):
+    group.create_array("weights", dtype="f8", overwrite=True, **stored)
+    group.attrs["n_components"] = stored["shape"][0]
+    tracemalloc.start()
+    with pytest.raises(DataError, match=f"the model's weights must be readable; got .*{message}"):
         load_model(place)
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
+
+
+def test_a_bomb_in_the_place_of_a_chunk_is_no_array(place: Path) -> None:
+    import gzip
+
+    bomb = gzip.compress(bytes(100 << 20))
+    (place / "weights" / "c" / "0").write_bytes(bomb)
+    metadata = json.loads((place / "weights" / "zarr.json").read_text())
+    metadata["codecs"].append({"name": "gzip", "configuration": {"level": 5}})
+    (place / "weights" / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(DataError, match="the model's weights must be readable; got .*Gzip"):
+        load_model(place)
+
+
+def test_deep_json_and_paths_that_lead_elsewhere_are_refused(place: Path) -> None:
+    whole = (place / "zarr.json").read_text()
+    deep = "[" * 200_000 + "]" * 200_000
+    (place / "zarr.json").write_text(whole.replace('"seed": 3', f'"seed": {deep}'))
+    with pytest.raises(DataError, match="the model must be readable; got RecursionError"):
+        load_model(place)
+    (place / "zarr.json").write_text(whole)
+    shutil.rmtree(place / "means")
+    (place / "means").symlink_to("/etc")
+    with pytest.raises(DataError, match="must be whole; got KeyError"):
+        load_model(place)
+
+
+def test_a_hundred_mutilations_are_clean_errors(place: Path) -> None:
+    """Files cut, emptied, turned round, removed, or with a bit flipped: an error, or what was saved."""
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    whole = {path: path.read_bytes() for path in files}
+    rng, saved, n_refused = np.random.default_rng(7), model(), 0
+    for _ in range(100):
+        path = files[rng.integers(len(files))]
+        content, how = bytearray(whole[path]), rng.integers(4)
+        if how == 0:
+            del content[rng.integers(len(content)) :]
+        elif how == 1:
+            content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        elif how == 2:
+            content = content[::-1]
+        path.write_bytes(content)
+        if how == 3:
+            path.unlink()
+        try:
+            found = load_model(place)
+        except (DataError, InputMissingError):
+            n_refused += 1
+        else:
+            # (A flipped bit may be in the name of something that nobody reads.)
+            assert how == 1
+            for name in ARRAYS:
+                assert_array_equal(getattr(found.parameters, name), getattr(saved.parameters, name))
+        path.write_bytes(whole[path])
+    assert n_refused > 75
+    load_model(place)
 
 
 def test_damaged_metadata_are_said(place: Path) -> None:

@@ -7,20 +7,21 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests import chaos
+from tests.clusters import OwnCluster, free_port
 from tests.stores import two_groups
 
+#: What a cluster and its clients are told of failures.
 FAST = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
 
 
@@ -51,47 +52,12 @@ def undisturbed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return checksum(output)
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-class OwnCluster:
-    """A scheduler and two workers by Dask's own commands."""
-
-    def __init__(self, port: int, folder: Path, *options: str, preload: str = "") -> None:
-        self._stack, self.address = ExitStack(), f"tcp://127.0.0.1:{port}"
-        if options:
-            self.address = f"tls://127.0.0.1:{port}"
-        scheduler = ["--host", self.address.rpartition(":")[0], "--port", str(port), "--no-show"]
-        scheduler += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
-        self.scheduler = self._start("scheduler", *scheduler, *options, folder=folder)
-        limits = ["--nworkers", "2", "--nthreads", "1", "--memory-limit", "1GiB", "--no-dashboard"]
-        own = ["--preload", preload] if preload else []
-        self.workers = self._start("worker", self.address, *limits, *own, *options, folder=folder)
-
-    def _start(self, *arguments: str, folder: Path) -> subprocess.Popen[bytes]:
-        log = self._stack.enter_context((folder / f"{arguments[0]}.log").open("ab"))
-        return subprocess.Popen(
-            [sys.executable, "-m", "dask", *arguments], stdout=log, stderr=log, start_new_session=True, cwd=folder,
-            env={**os.environ, **FAST},
-        )  # fmt: skip
-
-    def kill(self) -> None:
-        for process in (self.scheduler, self.workers):
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        self._stack.close()
-
-
 @pytest.fixture
 def clusters(tmp_path: Path) -> Iterator[Any]:
     found: list[OwnCluster] = []
 
     def start(port: int, *options: str, preload: str = "") -> OwnCluster:
-        found.append(OwnCluster(port, tmp_path, *options, preload=preload))
+        found.append(OwnCluster(port, tmp_path, *options, preload=preload, environment=FAST))
         return found[-1]
 
     yield start
@@ -244,3 +210,52 @@ def test_a_local_cluster_has_tls_where_it_is_asked_for(store: Path, tmp_path: Pa
     )
     assert done.returncode == 3, done.stderr
     assert checksum(tmp_path / "m.zarr") == undisturbed
+
+
+# -- at random ---------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def chaotic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    return chaos.prepared(tmp_path_factory.mktemp("chaos"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["worker", "scheduler", "driver"])
+def test_trouble_at_random_ends_in_the_same_bits(kind: str, chaotic: tuple[Path, str], tmp_path: Path) -> None:
+    """One run of each kind, of a new seed each time; `python -m tests.chaos` does the full set."""
+    seed = int.from_bytes(os.urandom(3), "little")
+    print("seed", seed)
+    record = chaos.run(kind, seed, *chaotic[:1], tmp_path, chaotic[1])
+    assert not record["wrong"], f"python -m tests.chaos --kinds {kind} --seed {seed} --runs 1: {record}"
+
+
+def test_a_fit_without_workers_ends_in_time(clusters: Any, store: Path, tmp_path: Path) -> None:
+    """Workers that leave and do not come back, of a scheduler that stays."""
+    cluster = clusters(free_port())
+    arguments = fit(store, tmp_path / "m.zarr", "--scheduler", cluster.address, "--workers-timeout", 4)
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **FAST}
+    ) as process:
+        until(process, "pass   6")
+        os.killpg(cluster.workers.pid, signal.SIGKILL)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 69, stderr
+    assert f"Workers must be there until the end; got none at {cluster.address} for 4 s." in stderr
+    assert (tmp_path / "m.zarr.checkpoint").exists()
+
+
+def test_a_scheduler_that_is_silent_ends_the_fit_in_time(clusters: Any, store: Path, tmp_path: Path) -> None:
+    """Stopped, not dead: its connections stay open."""
+    cluster = clusters(free_port())
+    arguments = fit(store, tmp_path / "m.zarr", "--scheduler", cluster.address, "--workers-timeout", 4)
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **FAST}
+    ) as process:
+        until(process, "pass   6")
+        os.killpg(cluster.scheduler.pid, signal.SIGSTOP)
+        try:
+            _, stderr = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            raise
+    assert process.returncode == 69, stderr
+    assert f"The scheduler must answer; got nothing from {cluster.address} for 4 s." in stderr

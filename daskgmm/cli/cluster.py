@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -41,6 +42,8 @@ _MEMORY_CONFIG = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 1.0,
 }
+#: Seconds between two looks at a cluster.
+_ASK_EVERY = 5.0
 #: Control-C goes to every process of the terminal; this one then stops its workers in order.
 _LEAVE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
@@ -58,7 +61,7 @@ class ClusterOptions:
     memory_limit : int or None
         Bytes of each of them; None divides the memory of the machine.
     workers_timeout : float
-        Seconds to wait for the scheduler and its first worker.
+        Seconds to wait for the scheduler and its first worker, also where all are lost later.
     scheduler_wait : float
         Seconds to wait for a scheduler that was lost, and for its first worker.
     tls_ca_file, tls_cert, tls_key : str or None
@@ -176,11 +179,54 @@ def machines(options: ClusterOptions, *, n_partitions: int) -> Iterator[Machines
         # (Once more: importing distributed has made its loggers.)
         with quiet(), _joined(options) as client:
             n_workers, address = len(client.nthreads()), _address_of(client)
-            yield Machines(ClientExecutor(client), n_workers, f"{n_workers} workers of {address}", client)
+            with _watched(client, options.workers_timeout):
+                yield Machines(ClientExecutor(client), n_workers, f"{n_workers} workers of {address}", client)
     else:
         n_workers = options.n_processes(n_partitions)
-        with quiet(), _started(n_workers, options) as client:
+        with quiet(), _started(n_workers, options) as client, _watched(client, options.workers_timeout):
             yield Machines(ClientExecutor(client), n_workers, f"{n_workers} worker processes", client)
+
+
+@contextmanager
+def _watched(client: Client, patience: float) -> Iterator[None]:
+    """End the block with a ClusterError where there was no worker, or no answer of the scheduler, for so many seconds.
+
+    Dask would wait: another worker may join at any time, and a scheduler that is stopped keeps its connections.
+    """
+    scheduler: Any = client.scheduler
+    over, address, every = threading.Event(), scheduler.address, min(_ASK_EVERY, patience)
+
+    def watch() -> None:
+        without = 0.0
+        while not over.wait(every):
+            try:
+                found = client.sync(scheduler.ncores, workers=None, callback_timeout=patience)
+            except TimeoutError:
+                interrupts.end_with(
+                    ClusterError(
+                        f"The scheduler must answer; got nothing from {address} for {patience:g} s. Look at its log, "
+                        "and run the same command again."
+                    )
+                )
+                return
+            except OSError:
+                continue  # the connection is lost, and whoever waits is told so
+            without = 0.0 if found else without + every
+            if without >= patience:
+                interrupts.end_with(
+                    ClusterError(
+                        f"Workers must be there until the end; got none at {address} for {patience:g} s. Look at their "
+                        "logs, start some, and run the same command again; to wait longer: --workers-timeout."
+                    )
+                )
+                return
+
+    thread = threading.Thread(target=watch, name="daskgmm-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def carried_on(options: ClusterOptions, run: Callable[[ClusterOptions], Found]) -> Found:
@@ -213,10 +259,15 @@ def carried_on(options: ClusterOptions, run: Callable[[ClusterOptions], Found]) 
 def _is_lost(error: BaseException | None) -> bool:
     """Return whether an exception means that there is no connection to the scheduler any more."""
     while error is not None and not isinstance(error, DaskgmmError):  # (those have said what it means)
-        if isinstance(error, _LOST):
+        if _says_lost(error):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _says_lost(error: BaseException) -> bool:
+    # (The last is a plain OSError: from whatever is asked of a scheduler first after it has died.)
+    return isinstance(error, _LOST) or (isinstance(error, OSError) and "trying to connect to" in str(error))
 
 
 @contextmanager
@@ -373,7 +424,7 @@ def explained(error: BaseException) -> DaskgmmError | None:
             "Workers must stay alive; got several that died at the same task, most likely for want of memory. "
             "Give them more (--memory-limit), and look at their logs."
         )
-    if isinstance(error, _LOST):
+    if _says_lost(error):
         return ClusterError(
             "The scheduler and its workers must stay until the end; the connection to them was lost "
             f"({type(error).__name__}). Look at the scheduler's log, and run the same command again."

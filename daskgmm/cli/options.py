@@ -171,7 +171,7 @@ def cluster_options(command: Callable[..., Any]) -> Any:
                 show_default=True,
                 metavar="SECONDS",
                 section=section,
-                help="How long to wait for the scheduler and its first worker.",
+                help="How long to wait for the scheduler and its first worker, also where all workers are lost later.",
             ),
             option(
                 "--scheduler-wait",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import logging
 import math
@@ -160,6 +161,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._deferred, self._came = False, ""
+        self._error: Exception | None = None
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -190,7 +192,18 @@ class Interrupts:
         """Let the command finish in spite of a first signal."""
         self._deferred = True
 
+    def end_with(self, error: Exception) -> None:
+        """Raise an error in the main thread, which waits for something that will not come; from another thread."""
+        self._error = error
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        else:
+            _thread.interrupt_main(signal.SIGINT)
+
     def _signalled(self, number: int, frame: FrameType | None) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
         if self._came:
             os._exit(75)
         self._came = signal.Signals(number).name

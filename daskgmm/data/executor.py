@@ -155,6 +155,8 @@ class ClientExecutor:
             numbers, values = {future.key: i for i, future in enumerate(futures)}, [None] * len(futures)
             with self.client.as_current():
                 for future, value in as_completed(futures, with_results=True):
+                    if isinstance(value, BaseException):  # so comes what was cancelled: the scheduler is lost
+                        raise value
                     values[numbers[future.key]] = value
                     on_done(numbers[future.key], value)
             return values

@@ -21,6 +21,7 @@ from dask.sizeof import sizeof
 from dask.task_spec import DataNode, List, Task, TaskRef
 from dask.utils import format_bytes
 
+from daskgmm.data.blas import blas_limit
 from daskgmm.data.cache import Keep, KeptReader, drop_kept
 from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.digest import digest
@@ -408,7 +409,9 @@ def _again(work: Pass[State], own: Sequence[Cut], filled: Filled, w: Any, keep: 
 def _reduced(work: Pass[State], own: Sequence[Cut], x: KeptReader, w: KeptReader | None) -> Partial[State]:
     readers = [x] if w is None else [x, w]
     before = sum(reader.bytes_read for reader in readers)
-    state = tree_sum(work, (Partial(_partition(work, cut, x, w), 0, 0) for cut in own)).state
+    # (Held already, but by a worker of a scheduler that was started again since the fit began.)
+    with blas_limit.held():
+        state = tree_sum(work, (Partial(_partition(work, cut, x, w), 0, 0) for cut in own)).state
     n_read = sum(reader.bytes_read for reader in readers) - before
     return Partial(state, n_read, sum(reader.bytes_kept for reader in readers))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +11,7 @@ from distributed import Client, WorkerPlugin
 
 from daskgmm.data.blas import blas_limit
 from daskgmm.data.heap import reused_heap
+from daskgmm.errors import ClusterError
 
 
 class OneBlasThread(WorkerPlugin):
@@ -36,8 +37,13 @@ def limit_workers(client: Client) -> Iterator[None]:
     """Limit every worker of the cluster, those that join later too, and restore them at the end."""
     plugin = OneBlasThread(f"daskgmm-one-blas-thread-{uuid4().hex}")
     client.register_plugin(plugin)
+    answers = True
     try:
         yield
+    except ClusterError:  # nobody is there to be asked, and asking might take for ever
+        answers = False
+        raise
     finally:
-        if client.status == "running":
-            client.unregister_worker_plugin(plugin.name)
+        if answers and client.status == "running":
+            with suppress(ValueError):  # a scheduler that was started again knows nothing of it
+                client.unregister_worker_plugin(plugin.name)

@@ -378,6 +378,11 @@ def test_a_model_from_python_is_one_for_the_command_line(
         (("fit", "rows.zarr", "-k", 1, "-o", "nan.zarr", "--force"), 73, r"got something else at nan\.zarr"),
         (("predict", "model.zarr", "rows.zarr", "-o", "nan.zarr"), 73, r"an array that daskgmm wrote; got something"),
         (("predict", "model.zarr", "rows.zarr", "-o", "model.zarr"), 64, r"--output must lie outside of MODEL"),
+        (
+            ("fit", "rows.zarr", "-k", 1, "-o", "s3://me:hidden@bucket/m"),
+            64,
+            r"--output must be a URL without a password, .* got s3://bucket/m\. Put the credentials",
+        ),
     ],
 )  # fmt: skip
 def test_errors_are_one_sentence_and_an_exit_code(

@@ -8,10 +8,12 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from daskgmm.cli.terminal import strict_json
 from daskgmm.data.output import prediction_record
 from daskgmm.data.writing import unfinished_place
+from daskgmm.data.zarr_location import shown
 from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.model_file import is_model, load_model
@@ -42,7 +44,7 @@ def check_place(output: str, *, inputs: Mapping[str, str], option: str = "--outp
     Raises
     ------
     OptionError
-        It is one of the inputs, or within one.
+        It is one of the inputs, or within one; or a URL with a password.
     OutputError
         Its folder is not there, or may not be written.
     """
@@ -51,6 +53,11 @@ def check_place(output: str, *, inputs: Mapping[str, str], option: str = "--outp
         if place == _resolved(location) or place.startswith(_resolved(location) + "/"):
             raise OptionError(f"{option} must lie outside of {name}; got {output}. Name another place.")
     if "://" in output:
+        if urlsplit(output).password:
+            raise OptionError(
+                f"{option} must be a URL without a password, which would stand in logs; got {shown(output)}. Put the "
+                "credentials into the environment."
+            )
         return
     folder = os.path.dirname(place)
     if not os.path.isdir(folder):

@@ -203,8 +203,10 @@ class ZarrReader:
             except DaskgmmError:
                 raise
             except Exception as error:
-                # One handler for the exceptions of every codec and storage: their classes have no common root.
-                passing = unreachable(error) and not refused(error) and not isinstance(error, FileNotFoundError)
+                # One handler for the exceptions of every codec and storage: their classes have no common root. (What
+                # cannot be decoded may have been cut short on its way.)
+                passing = (unreachable(error) or self.far) and not refused(error)
+                passing = passing and not isinstance(error, FileNotFoundError)
                 if seconds is None or not passing:
                     raise self._explained(error, start, stop) from error
                 logger.warning(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daskgmm.data import output as output_module
+from daskgmm.data.executor import LocalExecutor
 from daskgmm.data.opening import open_source
-from daskgmm.data.output import CHUNK_BYTES, Written, chunk_length, prediction_record, write_predictions
+from daskgmm.data.output import CHUNK_BYTES, WritePass, Written, chunk_length, prediction_record, write_predictions
 from daskgmm.data.partition import MIB
+from daskgmm.data.passes import run_pass
+from daskgmm.data.rows import Rows
 from daskgmm.errors import DataError, MemoryLimitError, OutputError
+from daskgmm.fitting.checkpoint import Checkpoint
+from daskgmm.mixture.prediction import Predictor
 from tests.data.test_memory import Limited
 from tests.data.test_prediction import PARAMETERS, WHATS, X, expected
+from tests.fitting.test_checkpoint import Slot
 from tests.mixture.driving import parameters_of
 from tests.strategies import LAWS, make_case
 
@@ -225,6 +232,50 @@ def test_interruption_leaves_no_half_written_output(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         written(X, tmp_path / "out")
     assert os.listdir(tmp_path) == []
+
+
+def saved_in(folder: Path) -> Checkpoint:
+    checkpoint = Checkpoint.at(str(folder / "c"), every=0)
+    checkpoint.begin({"command": "predict"})
+    return checkpoint
+
+
+def test_what_was_written_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(1000, 3))
+    writes: list[tuple[int, int]] = []
+    really = zarr.open_array
+    monkeypatch.setattr(output_module.zarr, "open_array", lambda *a, **k: Recorded(really(*a, **k), writes))
+    with dask.config.set(scheduler="synchronous"), pytest.raises(KeyboardInterrupt):
+        written(tmp_path / "X.zarr", tmp_path / "out", saved=saved_in(tmp_path), executor=Slot(4))
+    first = len(writes)
+    assert 0 < first < 10
+    (unfinished,) = tmp_path.glob("out.unfinished-*")
+    assert prediction_record(str(unfinished))["complete"] is False  # type: ignore[index]
+    with dask.config.set(scheduler="synchronous"):
+        found, _ = written(tmp_path / "X.zarr", tmp_path / "out", saved=saved_in(tmp_path))
+    assert len(writes) < 10 + 2, "the part that was under way, and those that were not begun"
+    assert found.counts == tuple(np.bincount(expected("label")))
+    np.testing.assert_array_equal(really(tmp_path / "out")[...], expected("label"))
+    assert not list(tmp_path.glob("out.unfinished-*"))
+
+
+def test_what_somebody_removed_meanwhile_is_written_anew(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(1000, 3))
+    with dask.config.set(scheduler="synchronous"), pytest.raises(KeyboardInterrupt):
+        written(tmp_path / "X.zarr", tmp_path / "out", saved=saved_in(tmp_path), executor=Slot(4))
+    (unfinished,) = tmp_path.glob("out.unfinished-*")
+    shutil.rmtree(unfinished)
+    _, array = written(tmp_path / "X.zarr", tmp_path / "out", saved=saved_in(tmp_path))
+    np.testing.assert_array_equal(array[...], expected("label"))
+
+
+def test_a_task_that_was_given_up_does_not_write_into_another_output(tmp_path: Path) -> None:
+    predictor = Predictor.of(PARAMETERS, "label")
+    array = zarr.create_array(tmp_path / "out", shape=(10_000,), chunks=(1000,), dtype="i4")
+    array.attrs["daskgmm"] = {"complete": False, "token": "another"}
+    work = WritePass(predictor, str(tmp_path / "out"), "mine", 1000, "error")
+    with pytest.raises(OutputError, match="the output must be written by one process alone"):
+        run_pass(work, Rows.plan(open_source(X), None), LocalExecutor(), name="write")
 
 
 def test_output_replaces_what_was_there(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
 from daskgmm.data import zarr_source
@@ -71,7 +74,15 @@ def web(tmp_path: Path) -> Iterator[str]:
         def log_message(self, *arguments: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    with served(partial(Handler, directory=str(tmp_path))) as url:
+        yield url
+
+
+@contextmanager
+def served(handler: Any) -> Iterator[str]:
+    """Serve on a port of this machine; provide the URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -103,6 +114,48 @@ def test_http(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> None
         open_source(f"{web}/private.zarr")
     with pytest.raises(InputMissingError, match=r"X must be reachable; got http://127\.0\.0\.1:9/X\.zarr"):
         open_source("http://127.0.0.1:9/X.zarr")
+
+
+def test_a_flaky_server_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that answers 503, cuts a chunk short, closes the connection, and is slow; then it does as it should."""
+    pytest.importorskip("aiohttp", reason="http needs fsspec and aiohttp: the extra 'http'")
+    monkeypatch.setattr(zarr_source, "RETRY_SECONDS", (0.0, 0.0, 0.0, 0.0))
+    written(tmp_path / "X.zarr", compressors=Crc32cCodec(), **LAYOUTS["rows"])
+    troubles: list[str] = []
+
+    class Flaky(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            trouble = troubles.pop() if troubles and "/c/" in self.path else ""
+            if trouble == "503":
+                self.send_error(503)
+            elif trouble == "cut short":
+                content = (tmp_path / self.path.lstrip("/")).read_bytes()[:-40]
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+            elif trouble == "closed":
+                self.connection.close()
+            else:
+                if trouble == "slow":
+                    time.sleep(0.3)
+                super().do_GET()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with served(partial(Flaky, directory=str(tmp_path))) as url:
+        reader = elsewhere(open_source(f"{url}/X.zarr"))
+        for trouble in ("503", "cut short", "closed", "slow"):
+            troubles[:] = [trouble]
+            np.testing.assert_array_equal(reader.read(0, 20), X[:20])
+        assert [f"attempt {i} of 5" in caplog.text for i in (1, 2)] == [True, False]
+        troubles[:] = ["cut short"] * 100
+        with pytest.raises(DataError, match="Rows 0 to 20 must be readable; got"):
+            reader.read(0, 20)
+        assert 80 < len(troubles) <= 95, "five attempts, and no more"
 
 
 READ_ELSEWHERE = "import pickle, sys; print(pickle.load(sys.stdin.buffer).read(0, 100).sum())"

@@ -328,6 +328,27 @@ def test_errors_that_pass_are_tried_again(monkeypatch: pytest.MonkeyPatch, error
     assert FailingStore.errors == []
 
 
+@pytest.mark.parametrize(
+    "layout", [{"chunks": (10, 4)}, {"chunks": (5, 4), "shards": (20, 4)}], ids=["plain", "shards"]
+)
+def test_no_flipped_bit_passes_in_a_store_with_checksums(layout: dict[str, Any], tmp_path: Path) -> None:
+    """A hundred of each layout: an error that names the rows, or rows as they were."""
+    array = zarr.create_array(tmp_path / "X.zarr", shape=X.shape, dtype=X.dtype, compressors=Crc32cCodec(), **layout)
+    array[...] = X
+    files = sorted(path for path in (tmp_path / "X.zarr" / "c").rglob("*") if path.is_file())
+    rng = np.random.default_rng(11)
+    for _ in range(100):
+        path = files[rng.integers(len(files))]
+        content = path.read_bytes()
+        flipped = bytearray(content)
+        flipped[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        with pytest.raises(DataError, match="Rows 0 to 100 must be readable; got .* A chunk there is damaged"):
+            reader_of(open_source(tmp_path / "X.zarr")).read(0, 100)
+        path.write_bytes(content)
+    np.testing.assert_array_equal(reader_of(open_source(tmp_path / "X.zarr")).read(0, 100), X)
+
+
 def test_other_errors_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     store = FailingStore(MemoryStore())
     reader = reader_of(open_source(written(store)))

@@ -21,6 +21,7 @@ from daskgmm.data.opening import open_source
 from daskgmm.data.passes import Partial
 from daskgmm.data.storage import storage_at
 from daskgmm.errors import DataError, OutputError
+from daskgmm.fitting import model_file
 from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.encoding import encode
 from daskgmm.fitting.fit import Fit, fit_mixture
@@ -335,6 +336,19 @@ def test_another_version_and_other_files_are_refused(tmp_path: Path) -> None:
     (place / "mine.txt").unlink()
     Checkpoint.remove(str(place))
     assert not place.exists()
+
+
+def test_other_versions_are_told(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint, _ = at(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        small_fit(store, checkpoint, executor=Slot(8))
+    now = model_file.provenance()
+    monkeypatch.setattr(model_file, "provenance", lambda: {**now, "numpy": "9.9"})
+    checkpoint, _ = at(tmp_path)
+    small_fit(store, checkpoint)
+    assert f"/c was written by numpy {now['numpy']}, now 9.9: last bits may differ." in caplog.text
 
 
 def test_other_partitions_are_refused(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_nothing_in_a_model_is_executed(place: Path) -> None:
 
 
 def test_provenance_is_text() -> None:
-    assert set(provenance()) == {"daskgmm", "numpy", "scipy", "zarr", "python", "machine"}
+    assert set(provenance()) == {"daskgmm", "numpy", "scipy", "zarr", "python", "machine", "blas"}
     assert all(isinstance(value, str) for value in provenance().values())
 
 

@@ -142,13 +142,13 @@ def _draw_history(sheet: _Sheet, y: float, history: Sequence[dict[str, Any]]) ->
             best[record["pass"]] = max(value, best.get(record["pass"], -np.inf))
     x = _WIDTH - _MARGIN - 470
     sheet.text(x, y - 34, "Mean log-likelihood of a patch, by pass", size=13, weight="bold")
-    sheet.text(x, y - 14, "nats; the first pass surveys the data, and the start needs none", size=11)
+    sheet.text(x, y - 14, "nats; the first pass surveys the data", size=11)
     axes = sheet.axes(x, y + 6, 470, 190)
     axes.plot(list(best), list(best.values()), color="#35306b", marker="o", markersize=5, linewidth=1.5)
     if best:
         last = max(best)
         axes.annotate(
-            f"{best[last]:.2f}", (last, best[last]), xytext=(0, -16), textcoords="offset points", ha="right", size=11
+            f"{best[last]:.2f}", (last, best[last]), xytext=(0, -28), textcoords="offset points", ha="right", size=11
         )
     axes.set_xlabel("pass", fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

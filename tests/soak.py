@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 from distributed import Client
+from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture
 from tests.chaos import worker_processes
@@ -129,6 +131,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="soak.json", help="JSON; the picture stands beside it")
     options = parser.parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)  # ten iterations are meant
     with tempfile.TemporaryDirectory() as folder:
         found = soak(options.minutes, options.seed, Path(folder))
     output = Path(options.output)

@@ -220,8 +220,8 @@ def chaotic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.mark.slow
 def test_trouble_at_random_ends_in_the_same_bits(chaotic: tuple[Path, str], tmp_path: Path) -> None:
-    """One run, of a new seed each time; `python -m tests.chaos` does the full set."""
-    seed = int.from_bytes(os.urandom(3), "little")
+    """One run, another with another DASKGMM_SEED; `python -m tests.chaos` does the full set."""
+    seed = int(os.environ.get("DASKGMM_SEED", "1"))
     kind = ["worker", "scheduler", "driver"][seed % 3]
     print("kind", kind, "seed", seed)
     record = chaos.run(kind, seed, chaotic[0], tmp_path, chaotic[1])

@@ -18,8 +18,9 @@ from daskgmm.data.prediction import predict_array, predict_blocks, predict_sourc
 from daskgmm.errors import OptionError
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.loop import Status
-from daskgmm.fitting.model_file import Model, load_model, provenance, save_model
+from daskgmm.fitting.model_file import Model, load_model, save_model
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.score import Score, score_source
 from daskgmm.inputs import check_features, is_lazy, opened_rows, opened_weights, printing, rows_in_memory, seed_of
 from daskgmm.mixture.parameters import Parameters

@@ -1,9 +1,12 @@
-"""Faults on purpose: a storage of which one operation fails, is torn, or ends the process."""
+"""Faults on purpose: a storage of which one operation fails, is torn, or ends the process; damaged files."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
 
 from daskgmm.data.storage import Storage
 from daskgmm.errors import OutputError
@@ -91,3 +94,16 @@ class Faulty:
     def _clear_half(self) -> None:
         for name in self.names()[::2]:
             self.inner.remove(name)
+
+
+def mutilate(path: Path, rng: np.random.Generator) -> str:
+    """Cut a file, flip a bit of it, turn it round, or remove it; return which."""
+    content, how = bytearray(path.read_bytes()), ("cut", "flipped", "turned", "removed")[rng.integers(4)]
+    if how == "cut":
+        del content[rng.integers(len(content)) :]
+    elif how == "flipped":
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    path.write_bytes(content[::-1] if how == "turned" else content)
+    if how == "removed":
+        path.unlink()
+    return how

@@ -21,7 +21,7 @@ from distributed.scheduler import KilledWorker
 
 from daskgmm import GaussianMixture
 from daskgmm.cli import cluster as cluster_module
-from daskgmm.cli import gmm, jobs
+from daskgmm.cli import gmm, jobs, lost
 from daskgmm.cli.outputs import differences
 from daskgmm.cli.terminal import in_words_of_the_command_line, strict_json
 from daskgmm.errors import ClusterError, DataError
@@ -464,13 +464,13 @@ def test_errors_of_workers_keep_their_exit_code(model: Path, monkeypatch: pytest
     ],
 )
 def test_errors_of_distributed_are_explained(error: Exception, message: str) -> None:
-    found = cluster_module.explained(error)
+    found = lost.explained(error)
     assert isinstance(found, ClusterError)
     assert message in str(found)
 
 
 def long_fit(store: Path, output: Path) -> list[str]:
-    """The command of a fit of some twenty passes on two workers."""
+    """The command of a fit of 14 passes on two workers."""
     quick = ("--restarts", 1, "--no-escape", "--start-rows", 2000, "--checkpoint-every", 0, "--workers", 2)
     return command("fit", store, "-k", 8, "-o", output, "--tol", 0, "--max-iter", 12, *quick)
 
@@ -511,7 +511,7 @@ def test_interrupted_fit_goes_on_to_the_same_bits(
         assert process.returncode == 75
         assert time.monotonic() - began < 10
         assert f"error: Interrupted by {number.name} before the end; no complete output was written." in stderr
-        assert "Run the same command again: it goes on from its checkpoint." in stderr
+        assert "Run the same command again: fit, select and predict go on where they were." in stderr
         assert "Traceback" not in stderr
     other = call("fit", large_store, "-k", 7, "-o", tmp_path / "m.zarr", code=73).stderr
     assert re.search(

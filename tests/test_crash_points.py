@@ -55,8 +55,8 @@ def crashes() -> Iterator[Crashes]:
         yield server
 
 
-def filled(folder: Path, crashes: Crashes) -> Path:
-    """Return a new folder with rows in five partitions, and a model."""
+def filled(folder: Path) -> Path:
+    """Return a new folder with rows in five partitions."""
     folder.mkdir()
     zarr.create_array(folder / "X.zarr", data=CASE.X, chunks=(200, 2))
     return folder
@@ -72,7 +72,7 @@ def arguments(name: str, folder: Path) -> list[object]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_change_of_the_disk_may_be_the_last(name: str, how: str, crashes: Crashes, tmp_path: Path) -> None:
     """Two of them here, others with another DASKGMM_SEED; each of them with DASKGMM_ALL_FAULTS=1."""
-    plain, there = filled(tmp_path / "plain", crashes), THERE[name]
+    plain, there = filled(tmp_path / "plain"), THERE[name]
     fitted = [plain / "X.zarr", "-k", 2, "-o", plain / "m.zarr", "--max-iter", 2]
     assert crashes.run(["fit", *fitted], plain)[0] in (0, 3)
     code, n = crashes.run(arguments(name, plain), plain)
@@ -82,7 +82,7 @@ def test_every_change_of_the_disk_may_be_the_last(name: str, how: str, crashes: 
     seed = int(os.environ.get("DASKGMM_SEED", "1"))
     print("seed", seed)
     for at in range(n) if "DASKGMM_ALL_FAULTS" in os.environ else random.Random(seed).sample(range(n), 2):
-        folder = filled(tmp_path / f"{at}", crashes)
+        folder = filled(tmp_path / f"{at}")
         os.rename(plain / "m.zarr", folder / "m.zarr")
         ended, _ = crashes.run(arguments(name, folder), folder, at=at, how=how)
         assert ended in ((73, code) if how == "raises" else (-9,)), at

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from tests import chaos
+from tests.chaos import checksum
 from tests.clusters import OwnCluster, free_port
 from tests.stores import two_groups
 
@@ -36,13 +37,6 @@ def fit(store: Path, output: Path, *options: object) -> list[str]:
     quick = ("--restarts", 1, "--no-escape", "--start-rows", 2000, "--covariance", "diag", "--checkpoint-every", 0)
     arguments = ("fit", store, "-k", 2, "-o", output, "--tol", 0, "--max-iter", 30, *quick, *options)
     return [sys.executable, "-m", "daskgmm", *map(str, arguments)]
-
-
-def checksum(model: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "daskgmm", "inspect", str(model)], capture_output=True, text=True, check=True
-    )
-    return str(json.loads(done.stdout)["checksum"])
 
 
 @pytest.fixture(scope="module")
@@ -231,31 +225,29 @@ def test_trouble_at_random_ends_in_the_same_bits(chaotic: tuple[Path, str], tmp_
 def test_a_fit_without_workers_ends_in_time(clusters: Any, store: Path, tmp_path: Path) -> None:
     """Workers that leave and do not come back, of a scheduler that stays."""
     cluster = clusters(free_port())
-    arguments = fit(store, tmp_path / "m.zarr", "--scheduler", cluster.address, "--workers-timeout", 4)
-    with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **FAST}
-    ) as process:
-        until(process, "pass   6")
-        os.killpg(cluster.workers.pid, signal.SIGKILL)
-        _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 69, stderr
+    stderr = ends(cluster, store, tmp_path / "m.zarr", cluster.workers, signal.SIGKILL)
     assert f"Workers must be there until the end; got none at {cluster.address} for 4 s." in stderr
-    assert (tmp_path / "m.zarr.checkpoint").exists()
 
 
 def test_a_scheduler_that_is_silent_ends_the_fit_in_time(clusters: Any, store: Path, tmp_path: Path) -> None:
     """Stopped, not dead: its connections stay open."""
     cluster = clusters(free_port())
-    arguments = fit(store, tmp_path / "m.zarr", "--scheduler", cluster.address, "--workers-timeout", 4)
+    stderr = ends(cluster, store, tmp_path / "m.zarr", cluster.scheduler, signal.SIGSTOP)
+    assert f"The scheduler must answer; got nothing from {cluster.address} for 4 s." in stderr
+
+
+def ends(cluster: OwnCluster, store: Path, output: Path, hit: subprocess.Popen[bytes], number: signal.Signals) -> str:
+    """Return what a fit says that ends in time when some processes get a signal; it can go on."""
+    arguments = fit(store, output, "--scheduler", cluster.address, "--workers-timeout", 4)
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **FAST}
     ) as process:
         until(process, "pass   6")
-        os.killpg(cluster.scheduler.pid, signal.SIGSTOP)
+        os.killpg(hit.pid, number)
         try:
             _, stderr = process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGABRT)
-            raise
+        finally:
+            process.kill()
     assert process.returncode == 69, stderr
-    assert f"The scheduler must answer; got nothing from {cluster.address} for 4 s." in stderr
+    assert Path(f"{output}.checkpoint").exists()
+    return stderr

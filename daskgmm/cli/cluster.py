@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import dask
 from distributed import Client, LocalCluster
-from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.comm.addressing import get_address_host_port
-from distributed.comm.core import CommClosedError
-from distributed.scheduler import KilledWorker
 from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
 import daskgmm
-from daskgmm.cli.terminal import interrupts, quiet, say
+from daskgmm.cli.lost import watched
+from daskgmm.cli.terminal import interrupts, quiet
 from daskgmm.data.executor import ClientExecutor, Executor, LocalExecutor
-from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError, OptionError
+from daskgmm.errors import ClusterError, OptionError
 
 Found = TypeVar("Found")
-
-#: What is raised where there is no connection to the scheduler any more.
-_LOST = (FutureCancelledError, FuturesCancelledError, CommClosedError)
-
-#: A connection that holds for less is no good one.
-_QUICK_SECONDS = 10.0
 
 #: A limit is a promise: nothing is spilled to disk or held back below it, and a worker beyond it is killed.
 _MEMORY_CONFIG = {
@@ -42,8 +32,6 @@ _MEMORY_CONFIG = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 1.0,
 }
-#: Seconds between two looks at a cluster.
-_ASK_EVERY = 5.0
 #: Control-C goes to every process of the terminal; this one then stops its workers in order.
 _LEAVE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
@@ -179,95 +167,12 @@ def machines(options: ClusterOptions, *, n_partitions: int) -> Iterator[Machines
         # (Once more: importing distributed has made its loggers.)
         with quiet(), _joined(options) as client:
             n_workers, address = len(client.nthreads()), _address_of(client)
-            with _watched(client, options.workers_timeout):
+            with watched(client, options.workers_timeout):
                 yield Machines(ClientExecutor(client), n_workers, f"{n_workers} workers of {address}", client)
     else:
         n_workers = options.n_processes(n_partitions)
-        with quiet(), _started(n_workers, options) as client, _watched(client, options.workers_timeout):
+        with quiet(), _started(n_workers, options) as client, watched(client, options.workers_timeout):
             yield Machines(ClientExecutor(client), n_workers, f"{n_workers} worker processes", client)
-
-
-@contextmanager
-def _watched(client: Client, patience: float) -> Iterator[None]:
-    """End the block with a ClusterError where there was no worker, or no answer of the scheduler, for so many seconds.
-
-    Dask would wait: another worker may join at any time, and a scheduler that is stopped keeps its connections.
-    """
-    scheduler: Any = client.scheduler
-    over, address, every = threading.Event(), scheduler.address, min(_ASK_EVERY, patience)
-
-    def watch() -> None:
-        without = 0.0
-        while not over.wait(every):
-            try:
-                found = client.sync(scheduler.ncores, workers=None, callback_timeout=patience)
-            except TimeoutError:
-                interrupts.end_with(
-                    ClusterError(
-                        f"The scheduler must answer; got nothing from {address} for {patience:g} s. Look at its log, "
-                        "and run the same command again."
-                    )
-                )
-                return
-            except OSError:
-                continue  # the connection is lost, and whoever waits is told so
-            without = 0.0 if found else without + every
-            if without >= patience:
-                interrupts.end_with(
-                    ClusterError(
-                        f"Workers must be there until the end; got none at {address} for {patience:g} s. Look at their "
-                        "logs, start some, and run the same command again; to wait longer: --workers-timeout."
-                    )
-                )
-                return
-
-    thread = threading.Thread(target=watch, name="daskgmm-watch", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-
-
-def carried_on(options: ClusterOptions, run: Callable[[ClusterOptions], Found]) -> Found:
-    """Return what `run` gives; where the scheduler is lost meanwhile, wait for it to come back and run again.
-
-    One that is lost within seconds, three times in succession, is given up.
-
-    Parameters
-    ----------
-    run : callable
-        Goes on from a checkpoint when it is called again.
-    """
-    n_quick = 0
-    while True:
-        began = time.monotonic()
-        try:
-            return run(options)
-        except Exception as error:
-            n_quick = n_quick + 1 if time.monotonic() - began < _QUICK_SECONDS else 0
-            if not (options.joins and options.scheduler_wait > 0 and _is_lost(error)) or n_quick == 3:
-                raise
-            say(
-                f"The scheduler was lost. Waiting up to {options.scheduler_wait:g} s for it and for a worker, to go on "
-                "from the checkpoint (--scheduler-wait).",
-                level=logging.WARNING,
-            )
-            options = replace(options, workers_timeout=options.scheduler_wait)
-
-
-def _is_lost(error: BaseException | None) -> bool:
-    """Return whether an exception means that there is no connection to the scheduler any more."""
-    while error is not None and not isinstance(error, DaskgmmError):  # (those have said what it means)
-        if _says_lost(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _says_lost(error: BaseException) -> bool:
-    # (The last is a plain OSError: from whatever is asked of a scheduler first after it has died.)
-    return isinstance(error, _LOST) or (isinstance(error, OSError) and "trying to connect to" in str(error))
 
 
 @contextmanager
@@ -415,23 +320,3 @@ def peak_bytes() -> int | None:
     # On Linux getrusage counts the parent's memory at the start too: only the others come here.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def explained(error: BaseException) -> DaskgmmError | None:
-    """Return what an exception of distributed means to a user, or None where it is another one."""
-    if isinstance(error, KilledWorker):
-        return ClusterError(
-            "Workers must stay alive; got several that died at the same task, most likely for want of memory. "
-            "Give them more (--memory-limit), and look at their logs."
-        )
-    if _says_lost(error):
-        return ClusterError(
-            "The scheduler and its workers must stay until the end; the connection to them was lost "
-            f"({type(error).__name__}). Look at the scheduler's log, and run the same command again."
-        )
-    if isinstance(error, MemoryError):
-        return MemoryLimitError(
-            "Memory must suffice; an allocation failed. Use fewer workers (--workers), smaller chunks or fewer "
-            "components."
-        )
-    return None

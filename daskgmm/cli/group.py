@@ -97,7 +97,7 @@ def outcome(error: BaseException, *, debug: bool = False) -> tuple[int, str]:
         name = error.args[0] if isinstance(error, Interrupted) else "SIGINT"
         return EXIT_INTERRUPTED, (
             f"Interrupted by {name} before the end; no complete output was written. "
-            "Run the same command again: it goes on from its checkpoint."
+            "Run the same command again: fit, select and predict go on where they were."
         )
     known = _known(error)
     if known is not None:
@@ -114,7 +114,7 @@ def _known(error: BaseException) -> DaskgmmError | None:
         if isinstance(cause, DaskgmmError):
             return cause
         cause = cause.__cause__
-    from daskgmm.cli.cluster import explained
+    from daskgmm.cli.lost import explained
 
     return explained(error)
 

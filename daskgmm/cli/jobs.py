@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from daskgmm.cli.cluster import ClusterOptions, carried_on, peak_bytes
+from daskgmm.cli.cluster import ClusterOptions, peak_bytes
+from daskgmm.cli.lost import carried_on
 from daskgmm.cli.outputs import (
     check_place,
     checkpoint_of,
@@ -32,9 +33,10 @@ from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.loop import Status
-from daskgmm.fitting.model_file import Model, load_model, provenance, save_model
+from daskgmm.fitting.model_file import Model, load_model, save_model
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.sample import sample_size
 from daskgmm.fitting.score import check_features, score_source, scoring_need
 from daskgmm.mixture.parameters import Parameters
@@ -86,7 +88,6 @@ def fit(
             done = fit_mixture(
                 X, options, weights=weights, executor=running.executor, listener=progress(), checkpoint=checkpoint
             )
-            interrupts.defer()
             found = {
                 "command": "fit",
                 **fit_result(done),
@@ -94,6 +95,7 @@ def fit(
                 "cached_bytes": done.cached_bytes,
                 "output": output,
             }
+            interrupts.defer()
             save_model(Model(done.parameters, model_record(done, now, found)), output, overwrite=force)
             remove_checkpoint(output)
         return done, found
@@ -139,7 +141,6 @@ def predict(
         with Work(*plan_predictions(Predictor.of(parameters, what), X), cluster).on_machines(began) as running:
 
             def result(written: Written) -> Result:
-                interrupts.defer()
                 found.update(
                     command="predict",
                     status="done",
@@ -151,6 +152,7 @@ def predict(
                     **running.resources(written.bytes_read),
                     output=output,
                 )
+                interrupts.defer()
                 return found
 
             try:

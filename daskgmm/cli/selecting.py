@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from daskgmm.cli.cluster import ClusterOptions, carried_on
+from daskgmm.cli.cluster import ClusterOptions
 from daskgmm.cli.jobs import (
     Input,
     Result,
@@ -22,6 +22,7 @@ from daskgmm.cli.jobs import (
     say_unless_converged,
     skipped,
 )
+from daskgmm.cli.lost import carried_on
 from daskgmm.cli.outputs import check_place, checkpoint_of, finished_fit, remove_checkpoint
 from daskgmm.cli.terminal import interrupts, say, strict_json
 from daskgmm.data.writing import whole_or_nothing
@@ -153,7 +154,6 @@ def select(
                 X, comparison.options, **asked, stop_early=not comparison.fit_all, weights=weights,
                 executor=running.executor, listener=progress(), checkpoint=checkpoint,
             )  # fmt: skip
-            interrupts.defer()
             found = {
                 "command": "select",
                 "criterion": sweep.criterion,
@@ -166,6 +166,7 @@ def select(
                 "table": selection_table(sweep),
                 "output": output,
             }
+            interrupts.defer()
             _save(sweep, comparison, now, found, overwrite=force)
             remove_checkpoint(output)
         return sweep, found

@@ -193,7 +193,10 @@ class Interrupts:
         self._deferred = True
 
     def end_with(self, error: Exception) -> None:
-        """Raise an error in the main thread, which waits for something that will not come; from another thread."""
+        """Raise an error in the main thread, which waits for something that will not come; from another thread.
+
+        Where the command was to finish (`defer`) it does.
+        """
         self._error = error
         if hasattr(signal, "pthread_kill"):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -203,6 +206,8 @@ class Interrupts:
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         error, self._error = self._error, None
         if error is not None:
+            if self._deferred:  # what is left to do needs nobody else
+                return
             raise error
         if self._came:
             os._exit(75)

@@ -189,8 +189,10 @@ def _tag(info: dict[str, Any]) -> str:
 
 
 def _tag_by_obstore(store: Any, key: str) -> str:
+    from obstore import head
+
     try:
-        found = store.head(key)
+        found = head(store, key)
     except FileNotFoundError:
         return ""
     return f"{found['size']} {found.get('e_tag')} {found.get('last_modified')}"

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import threadpoolctl
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec
@@ -43,33 +40,6 @@ class Model:
 
     parameters: Parameters
     record: dict[str, Any]
-
-
-def provenance() -> dict[str, str]:
-    """Return what a result's bits depend on beside its options: versions, and what computes matrix products."""
-    import scipy
-
-    from daskgmm import __version__
-
-    return {
-        "daskgmm": __version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "zarr": zarr.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "blas": _blas(),
-    }
-
-
-@lru_cache(maxsize=1)
-def _blas() -> str:
-    import scipy.linalg  # noqa: F401  (which has one of its own)
-
-    found = [info for info in threadpoolctl.threadpool_info() if info["user_api"] == "blas"]
-    return ", ".join(
-        sorted({f"{info['internal_api']} {info['version']} {info.get('architecture', '')}".strip() for info in found})
-    )
 
 
 def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

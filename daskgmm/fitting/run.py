@@ -32,6 +32,7 @@ from daskgmm.fitting.need import fit_need, in_waves, is_compiled
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import far_points, parallel_starts
 from daskgmm.fitting.polishing import Polishing
+from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.race import Race
 from daskgmm.fitting.sample import Sample, race_size, sample_size
 from daskgmm.fitting.start import starts
@@ -307,8 +308,6 @@ class Run:
                 "version of daskgmm, or of the input's chunks, wrote it. Remove it to start again."
             )
         self._history.restore(spent["history"])
-        from daskgmm.fitting.model_file import provenance  # (zarr takes 0.2 s to import)
-
         changed = [f"{name} {spent['by'].get(name)}, now {now}" for name, now in provenance().items()
                    if spent["by"].get(name) != now]  # fmt: skip
         if changed:
@@ -325,8 +324,6 @@ class Run:
     def _spent(self) -> dict[str, Any]:
         """Return what a checkpoint keeps beside every value."""
         seconds, n_bytes = perf_counter() - self._began, self._passes.bytes_read
-        from daskgmm.fitting.model_file import provenance
-
         history, by = self._history.state(), provenance()
         return {"spent": {"cut": self._cut, "history": history, "bytes_read": n_bytes, "seconds": seconds, "by": by}}
 

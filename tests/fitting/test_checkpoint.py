@@ -21,13 +21,13 @@ from daskgmm.data.opening import open_source
 from daskgmm.data.passes import Partial
 from daskgmm.data.storage import storage_at
 from daskgmm.errors import DataError, OutputError
-from daskgmm.fitting import model_file
 from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.encoding import encode
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.sweep import Sweep, select_model
-from tests.faults import Faulty, Torn
+from tests.faults import Faulty, Torn, mutilate
 from tests.strategies import make_case
 
 CASE = make_case("full", seed=1, n_rows=4000, n_components=3, n_features=2)
@@ -278,18 +278,8 @@ def test_mutilations_are_a_clean_error(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     for _ in range(100):
         name = sorted(whole)[rng.integers(len(whole))]
-        content = bytearray(whole[name])
-        how = rng.integers(4)
-        if how == 0:
-            del content[rng.integers(len(content)) :]
-        elif how == 1:
-            content[rng.integers(len(content))] ^= 1 << rng.integers(8)
-        elif how == 2:
-            content = content[::-1]
-        (place / name).write_bytes(content)
-        if how == 3:
-            (place / name).unlink()
-        if how == 3 and name.startswith("manifest"):
+        how = mutilate(place / name, rng)
+        if how == "removed" and name.startswith("manifest"):
             assert at(tmp_path)[0].get("a") is None, "no checkpoint"
         else:
             with pytest.raises(DataError, match="the checkpoint must be whole; got a damaged one in .*--force"):
@@ -344,8 +334,8 @@ def test_other_versions_are_told(
     checkpoint, _ = at(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         small_fit(store, checkpoint, executor=Slot(8))
-    now = model_file.provenance()
-    monkeypatch.setattr(model_file, "provenance", lambda: {**now, "numpy": "9.9"})
+    now = provenance()
+    monkeypatch.setattr("daskgmm.fitting.run.provenance", lambda: {**now, "numpy": "9.9"})
     checkpoint, _ = at(tmp_path)
     small_fit(store, checkpoint)
     assert f"/c was written by numpy {now['numpy']}, now 9.9: last bits may differ." in caplog.text

@@ -1,4 +1,4 @@
-"""The picture of a selection (matplotlib)."""
+"""The pictures of a selection and of a fit's history (matplotlib)."""
 
 from __future__ import annotations
 
@@ -53,14 +53,10 @@ def plot_selection(
         Where to draw; without, a figure is made.
     """
     check_matplotlib("plot")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     if ax is None:
-        figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
-        ax = figure.add_subplot()
+        ax = _axes()
     for (kind, rows), (colour, marker) in zip(
         groupby(table, key=lambda r: r["covariance_type"]), _STYLES, strict=False
     ):
@@ -85,8 +81,48 @@ def plot_selection(
 
 def picture(table: Sequence[Mapping[str, Any]], criterion: str, *, form: str) -> bytes:
     """Return the plot as a file of the form "png", "pdf" or "svg"."""
+    return _file(plot_selection(table, criterion), form)
+
+
+def history_picture(history: Sequence[Mapping[str, Any]], *, form: str) -> bytes:
+    """Return the mean log-likelihood by pass of each candidate as a picture, a file of the form "png", "pdf" or "svg".
+
+    Parameters
+    ----------
+    history : sequence of mapping
+        Records of passes over all rows; each has a mean log-likelihood.
+    """
+    check_matplotlib("The picture")
+    from matplotlib.ticker import MaxNLocator
+
+    ax = _axes()
+    candidates = sorted({record["candidate"] for record in history})
+    for candidate in candidates:
+        own = [r for r in history if r["candidate"] == candidate]
+        points = [(r["pass"], r["mean_log_likelihood"]) for r in own]
+        ax.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1.5, label=f"candidate {candidate}")
+    ax.set_xlabel("pass over the data")
+    ax.set_ylabel("mean log-likelihood, nats a row")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
+    if len(candidates) > 1:
+        ax.legend(frameon=False)
+    return _file(ax, form)
+
+
+def _axes() -> Axes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure.add_subplot()
+
+
+def _file(ax: Axes, form: str) -> bytes:
     content = io.BytesIO()
-    figure: Any = plot_selection(table, criterion).figure
+    figure: Any = ax.figure
     figure.savefig(content, format=form)
     return content.getvalue()
 

@@ -23,7 +23,7 @@ def component_table(found: dict[str, Any]) -> str:
     """Return the components of an inspected model as lines of text, the heaviest first."""
     n_components, n_features = found["components"], found["features"]
     shown = min(n_features, _COLUMNS)
-    order = sorted(range(n_components), key=lambda k: -found["weights"][k])[:_ROWS]
+    order = component_order(found["weights"])[:_ROWS]
     means = f"mean of {'the feature' if n_features == 1 else f'features 1 to {shown}'}"
     state = {True: "converged", False: "not converged", None: "state unknown"}[found["converged"]]
     lines = [
@@ -39,12 +39,24 @@ def component_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def history_text(history: Sequence[Mapping[str, Any]]) -> str:
-    """Return the history of a fit as lines of text: a record of a pass and candidate each."""
-    formats = {"mean_log_likelihood": ".8g", "change": "+.2e", "step": ".3g", "rows": ",d", "seconds": ".4f"}
+def component_order(weights: Sequence[float] | Floats) -> list[int]:
+    """Return the numbers of the components, the heaviest first."""
+    return sorted(range(len(weights)), key=lambda k: -weights[k])
+
+
+_HISTORY_FORMATS = {"mean_log_likelihood": ".8g", "change": "+.2e", "step": ".3g", "rows": ",d", "seconds": ".4f"}
+
+
+def history_lines(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the history of a fit as lines of cells, the first a heading: a record of a pass and candidate each."""
     names = [name for name in COLUMNS if any(name in record for record in history)]
-    rows = [[_cell(record.get(name), formats.get(name, "")) for name in names] for record in history]
-    return "\n".join(aligned([names, *rows]))
+    rows = [[formatted(record.get(name), _HISTORY_FORMATS.get(name, "")) for name in names] for record in history]
+    return [names, *rows]
+
+
+def history_text(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return the history of a fit as lines of text."""
+    return "\n".join(aligned(history_lines(history)))
 
 
 def selection_table(sweep: Sweep) -> list[dict[str, Any]]:
@@ -90,13 +102,13 @@ def by_kind(models: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
     return {kind: [k for other, k in models if other == kind] for kind in dict.fromkeys(kind for kind, _ in models)}
 
 
-def selection_text(
+def selection_lines(
     table: Sequence[Mapping[str, Any]],
     criterion: str,
     stopped: Mapping[str, int],
     collapsed: Mapping[str, Sequence[int]],
-) -> str:
-    """Return a selection as lines of text: a model each, the best marked, and what there is to say of the search.
+) -> tuple[list[list[str]], list[str]]:
+    """Return a selection as lines of cells, the first a heading, and what there is to say of the search.
 
     Parameters
     ----------
@@ -114,7 +126,7 @@ def selection_text(
     lines = [[*(name for _, name, _ in columns), f"{heading} to best", ""]]
     for row in table:
         away = f"{row[criterion] - best[criterion]:+{digits}}"
-        cells = [_cell(row[key], form) for key, _, form in columns]
+        cells = [formatted(row[key], form) for key, _, form in columns]
         lines.append([*cells, "" if row["chosen"] else away, "<- best" if row["chosen"] else ""])
     said = [f"Best by {heading}: {best['n_components']} components, {best['covariance_type']}."]
     if stopped:
@@ -132,6 +144,12 @@ def selection_text(
     numbers = [row["n_components"] for row in table if row["covariance_type"] == best["covariance_type"]]
     if len(numbers) > 1 and best["n_components"] == max(numbers):
         said.append("That is the largest number of components that was compared: more may be better still.")
+    return lines, said
+
+
+def selection_text(*compared: Any) -> str:
+    """Return the same as lines of text."""
+    lines, said = selection_lines(*compared)
     return "\n".join([*aligned(lines), *said])
 
 
@@ -141,7 +159,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _cell(value: Any, form: str) -> str:
+def formatted(value: Any, form: str) -> str:
+    """Return a value of a record for a person; nothing for None."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "" if value is None else format(value, form)

@@ -526,6 +526,38 @@ def test_interrupted_fit_goes_on_to_the_same_bits(
     assert os.listdir(tmp_path) == ["m.zarr"]
 
 
+@pytest.mark.slow
+def test_a_killed_fit_in_an_object_store_goes_on_to_the_same_bits(
+    tmp_path: Path, small_store: Path, bucket: str
+) -> None:
+    """Rows, model, checkpoint and labels are objects; the fit is killed while it writes a checkpoint, or after."""
+    import s3fs
+
+    rows, output = f"{bucket}/rows.zarr", f"{bucket}/m.zarr"
+    system = s3fs.S3FileSystem()
+    system.put(str(small_store), rows, recursive=True)
+    options = ["-k", 3, "--tol", 0, "--max-iter", 20, "--checkpoint-every", 0, "--workers", 1, "--no-escape"]
+    call("fit", small_store, "-o", tmp_path / "m.zarr", *options, code=3)
+    arguments = [sys.executable, "-m", "daskgmm", *map(str, ["fit", rows, "-o", output, *options])]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("pass   5" in line for line in process.stderr)
+        process.kill()
+    system.invalidate_cache()
+    assert [path.rpartition("/")[2] for path in system.ls(bucket)] == ["m.zarr.checkpoint", "rows.zarr"]
+    again = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=100)
+    assert re.search(rf"Going on from {output}.checkpoint, after pass [4-9]\.", again.stderr), again.stderr
+    assert again.returncode == 3
+    checksums = {strict(call("inspect", place).stdout)["checksum"] for place in (tmp_path / "m.zarr", output)}
+    assert len(checksums) == 1
+    call("predict", output, rows, "-o", f"{bucket}/labels.zarr", "--workers", 1)
+    call("predict", output, small_store, "-o", tmp_path / "labels.zarr", "--workers", 1)
+    found = [zarr.open_array(place, mode="r")[:] for place in (f"{bucket}/labels.zarr", tmp_path / "labels.zarr")]
+    np.testing.assert_array_equal(*found)
+    system.invalidate_cache()
+    assert [path.rpartition("/")[2] for path in system.ls(bucket)] == ["labels.zarr", "m.zarr", "rows.zarr"]
+
+
 def test_force_gives_up_a_checkpoint_of_other_work_or_a_damaged_one(tmp_path: Path, small_store: Path) -> None:
     place = tmp_path / "m.zarr.checkpoint"
     arguments = ("fit", small_store, "-k", 3, "-o", tmp_path / "m.zarr")

@@ -1,4 +1,4 @@
-"""The command line: `daskgmm fit | select | predict | score | sample | inspect | demo`, and the same as `dask gmm`."""
+"""The command line: `daskgmm fit`, `select`, `predict`, and so on; the same as `dask gmm`."""
 
 # click keeps the lines of a paragraph apart that begins with a backspace, "\b".
 # ruff: noqa: D301
@@ -160,15 +160,45 @@ def inspect(*, model: str, history: bool) -> dict[str, Any]:
     """
     from daskgmm.cli import jobs
     from daskgmm.cli.terminal import say
+    from daskgmm.fitting.model_file import as_written
     from daskgmm.report import COMPARED, component_table, history_text, selection_text
 
     result = jobs.inspect(model, history=history)
-    say(component_table(result))
-    if result["selection"]:
-        say(selection_text(*(result["selection"][name] for name in COMPARED)))
-    if history:
-        say(history_text(result["history"]) if result["history"] else "The model holds no history.")
+    with as_written(model):
+        texts = [component_table(result)]
+        if result["selection"]:
+            texts.append(selection_text(*(result["selection"][name] for name in COMPARED)))
+        if history:
+            texts.append(history_text(result["history"]) if result["history"] else "The model holds no history.")
+    for text in texts:
+        say(text)
     return result
+
+
+@gmm.command(short_help="Write what a model holds as a page for a browser.")
+@click.argument("model")
+@option(
+    "-o",
+    "--output",
+    required=True,
+    section="Output",
+    metavar="FILE",
+    help="Where to write the page, such as report.html.",
+)
+@force_option
+@log_options
+def report(*, model: str, output: str, force: bool) -> dict[str, Any]:
+    """Write what a MODEL holds, how it was fitted and from what, as one HTML page to look at, print or send.
+
+    The page needs nothing else: no network, and no program runs in it. Its pictures need matplotlib.
+
+    \b
+    Example:
+      daskgmm report model.zarr --output report.html
+    """
+    from daskgmm.cli import jobs
+
+    return jobs.report(model, output, force=force)
 
 
 @gmm.command(short_help="Fit a mixture to real photographs, end to end, and draw it.")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-import zarr
 
 from daskgmm.cli.cluster import ClusterOptions, peak_bytes
 from daskgmm.cli.lost import carried_on
@@ -24,16 +24,18 @@ from daskgmm.cli.outputs import (
 from daskgmm.cli.terminal import in_words_of_the_command_line, interrupts, say
 from daskgmm.cli.work import Work
 from daskgmm.data.opening import open_source
-from daskgmm.data.output import ATTRIBUTE, Written, plan_predictions, write_predictions
+from daskgmm.data.output import Written, plan_predictions, write_predictions
 from daskgmm.data.rows import Rows
 from daskgmm.data.samples import write_sample
 from daskgmm.data.source import Source
-from daskgmm.errors import DataError
+from daskgmm.data.writing import whole_or_nothing
+from daskgmm.data.zarr_location import shown
+from daskgmm.errors import DataError, OptionError, OutputError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.loop import Status
-from daskgmm.fitting.model_file import Model, load_model, save_model
+from daskgmm.fitting.model_file import Model, as_written, load_model, save_model
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
@@ -41,6 +43,7 @@ from daskgmm.fitting.sample import sample_size
 from daskgmm.fitting.score import check_features, score_source, scoring_need
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prediction import Predictor, What
+from daskgmm.page import page
 
 Result = dict[str, Any]
 #: k-means on the sample: its rows, distances and copies.
@@ -209,21 +212,42 @@ def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | Non
     if stored is not None:
         return {**skipped(stored, output), "labels": labels}
     say(f"Drawing {n_rows:,} rows of {parameters.n_features} features from {parameters.n_components} components.")
-    write_sample(parameters, n_rows, output, labels=labels, seed=seed, record=now)
-    interrupts.defer()
-    found: Result = {
-        "command": "sample",
-        "status": "done",
-        "rows": n_rows,
-        "features": parameters.n_features,
-        "seed": seed,
-        "seconds": perf_counter() - began,
-        "peak_bytes": peak_bytes(),
-        "output": output,
-        "labels": labels,
-    }
-    _note_result(output, {**now, "array": "rows"}, found)
+    found: Result = {}
+
+    def result() -> Result:
+        interrupts.defer()
+        found.update(
+            command="sample",
+            status="done",
+            rows=n_rows,
+            features=parameters.n_features,
+            seed=seed,
+            seconds=perf_counter() - began,
+            peak_bytes=peak_bytes(),
+            output=output,
+            labels=labels,
+        )
+        return found
+
+    write_sample(parameters, n_rows, output, labels=labels, seed=seed, record=now, result=result)
     return {**found, "skipped": False}
+
+
+def report(model: str, output: str, *, force: bool) -> Result:
+    """Return the result of writing what a model file says as an HTML page, which is then at `output`."""
+    check_place(output, inputs={"MODEL": model})
+    if "://" in output or os.path.isdir(output):
+        raise OptionError(f"--output must be a path of a file; got {output}. Name another place, such as report.html.")
+    if os.path.lexists(output) and not force:
+        raise OutputError(
+            f"--output must not exist yet; got {output}, which does. Use --force to replace it, or choose another."
+        )
+    loaded = load_model(model)
+    with as_written(model):
+        content = page(loaded, name=shown(model)).encode()
+    with whole_or_nothing(output) as beside, open(beside, "wb") as file:
+        file.write(content)
+    return {"command": "report", "status": "done", "model": shown(model), "output": output, "bytes": len(content)}
 
 
 def inspect(model: str, *, history: bool = False) -> Result:
@@ -329,9 +353,3 @@ def skipped(stored: Result, output: str) -> Result:
     """Return the result that was stored with a complete output, and say that there is nothing to do."""
     say(f"{output} is complete, from the same input and options: nothing to do (--force does it again).")
     return {**stored, "output": output, "skipped": True}
-
-
-def _note_result(output: str, record: Result, found: Result) -> None:
-    """Keep the result with the array, for when the same command is run again."""
-    array = zarr.open_array(output, mode="r+")
-    array.attrs[ATTRIBUTE] = {"complete": True, **record, "result": found}

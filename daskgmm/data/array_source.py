@@ -202,7 +202,8 @@ def _map_file(path: str, argument: str) -> NDArray[Any]:
         raise InputMissingError(
             f"{argument} must be a readable file; got {path} ({error.strerror or error}). Check its permissions."
         ) from error
-    except (ValueError, EOFError) as error:
+    except Exception as error:
+        # Whatever a damaged header makes NumPy and Python's tokenizer raise.
         raise DataError(
             f"{argument} must be a whole .npy file of numbers; got {path} ({error}). Write it again with numpy.save."
         ) from error

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from daskgmm.data.executor import Executor, Room
 from daskgmm.data.memory import INTERPRETER_BYTES, Need, peak_task_bytes
 from daskgmm.data.rows import Rows
-from daskgmm.data.source import Reader
+from daskgmm.data.source import Reader, repeats
 
 logger = logging.getLogger("daskgmm")
 
@@ -116,6 +116,8 @@ class KeptReader:
     ----------
     bytes_read : int
         Decoded bytes that came from the source, in this process.
+    n_repeats : int
+        How many times a read from the source was tried again.
     allowance : int
         Bytes that the process may keep in all; 0 keeps nothing.
     """
@@ -124,7 +126,7 @@ class KeptReader:
         self._reader, self._token = reader, token
         self._runs: dict[tuple[int, int], NDArray[Any]] = {}
         self._share = _Share()
-        self.bytes_read = self.allowance = 0
+        self.bytes_read = self.n_repeats = self.allowance = 0
         weakref.finalize(self, self._share.give_back).atexit = False
         _all.add(self)
 
@@ -143,8 +145,10 @@ class KeptReader:
         kept = self._runs.get((start, stop))
         if kept is not None:
             return kept
+        before = repeats.n
         rows = self._reader.read(start, stop)
         self.bytes_read += rows.nbytes
+        self.n_repeats += repeats.n - before
         if self.allowance and self._token not in _dropped and self._share.take(rows.nbytes, self.allowance):
             self._runs[start, stop] = rows
         return rows

@@ -67,11 +67,15 @@ class CollectingPass(Protocol):
 
 @dataclass(frozen=True)
 class Partial(Generic[State]):
-    """What a task returns: the state of its rows, the decoded bytes that it read, and those that are kept of them."""
+    """What a task returns: the state of its rows, the decoded bytes that it read, and those that are kept of them.
+
+    And how many times it had to read something again.
+    """
 
     state: State
     bytes_read: int
     bytes_kept: int
+    n_repeats: int = 0
 
     def __sizeof__(self) -> int:
         return object.__sizeof__(self) + int(sizeof(self.state))
@@ -135,6 +139,8 @@ class Passes:
     ----------
     bytes_read, bytes_kept : int
         Decoded bytes that all passes so far have read, and those that the last one found or left in memory.
+    n_repeats : int
+        Reads that failed in these passes, and were tried again.
     """
 
     def __init__(self, rows: Rows, executor: Executor, keep: Keep | None = None, memory: Memory | None = None) -> None:
@@ -142,7 +148,7 @@ class Passes:
         self._direct: Filled | None = None
         self._held: Held | None = None
         self._filled: list[Any] | None = None
-        self.bytes_read = self.bytes_kept = 0
+        self.bytes_read = self.bytes_kept = self.n_repeats = 0
 
     def __enter__(self) -> Passes:
         return self
@@ -159,6 +165,12 @@ class Passes:
         partial = self._here(work, *direct) if direct is not None else self._graph(work, name)
         if self._keep is not None and not self.bytes_read:
             logger.info("%s stay in memory for the later passes.", _share(partial.bytes_kept, self.rows.n_bytes))
+        if partial.n_repeats:
+            self.n_repeats += partial.n_repeats
+            logger.warning(
+                "Reads of %s failed and were repeated: %d in this pass, %d so far. Store or network is not well.",
+                self.rows.X.label, partial.n_repeats, self.n_repeats,
+            )  # fmt: skip
         self.bytes_read += partial.bytes_read
         self.bytes_kept = partial.bytes_kept
         state: State = work.collected(partial.state) if isinstance(work, CollectingPass) else partial.state
@@ -333,7 +345,8 @@ def tree_sum(work: Pass[State], partials: Iterable[Partial[State]]) -> Partial[S
 
 def _added(work: Pass[State], left: Partial[State], right: Partial[State]) -> Partial[State]:
     state = work.merge(left.state, right.state)
-    return Partial(state, left.bytes_read + right.bytes_read, left.bytes_kept + right.bytes_kept)
+    bytes_read, bytes_kept = left.bytes_read + right.bytes_read, left.bytes_kept + right.bytes_kept
+    return Partial(state, bytes_read, bytes_kept, left.n_repeats + right.n_repeats)
 
 
 def _add_merge(graph: dict[Any, Any], pass_key: str, inputs: list[Any], key: Any) -> Any:
@@ -408,12 +421,13 @@ def _again(work: Pass[State], own: Sequence[Cut], filled: Filled, w: Any, keep: 
 
 def _reduced(work: Pass[State], own: Sequence[Cut], x: KeptReader, w: KeptReader | None) -> Partial[State]:
     readers = [x] if w is None else [x, w]
-    before = sum(reader.bytes_read for reader in readers)
+    n_read, n_repeats = (-sum(reader.bytes_read for reader in readers), -sum(reader.n_repeats for reader in readers))
     # (Held already, but by a worker of a scheduler that was started again since the fit began.)
     with blas_limit.held():
         state = tree_sum(work, (Partial(_partition(work, cut, x, w), 0, 0) for cut in own)).state
-    n_read = sum(reader.bytes_read for reader in readers) - before
-    return Partial(state, n_read, sum(reader.bytes_kept for reader in readers))
+    n_read += sum(reader.bytes_read for reader in readers)
+    n_repeats += sum(reader.n_repeats for reader in readers)
+    return Partial(state, n_read, sum(reader.bytes_kept for reader in readers), n_repeats)
 
 
 def _partition(work: Pass[State], cut: Cut, x: KeptReader, w: KeptReader | None) -> State:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,14 @@ CHUNK_BYTES = 8 << 20
 
 
 def write_sample(
-    parameters: Parameters, n_rows: int, output: str, *, labels: str | None = None, seed: int, record: dict[str, Any]
+    parameters: Parameters,
+    n_rows: int,
+    output: str,
+    *,
+    labels: str | None = None,
+    seed: int,
+    record: dict[str, Any],
+    result: Callable[[], Mapping[str, Any]] | None = None,
 ) -> None:
     """Write rows drawn from a mixture, in random order, and their components.
 
@@ -31,6 +38,8 @@ def write_sample(
         Path or URL of the Zarr array of components, (n_rows,), int32.
     record : dict
         JSON that identifies model and options; kept in the attributes of both, beside "array": "rows" or "labels".
+    result : callable, optional
+        Gives what the attributes of the rows are to say as "result"; called when all rows are written.
 
     Raises
     ------
@@ -43,7 +52,8 @@ def write_sample(
     Peak memory: three chunks of 8 MiB.
     """
     length = max(1, CHUNK_BYTES // (8 * parameters.n_features))
-    with _written(output, (n_rows, parameters.n_features), "f8", length, {**record, "array": "rows"}) as rows:
+    own = {**record, "array": "rows"}
+    with _written(output, (n_rows, parameters.n_features), "f8", length, own, result) as rows:
         if labels is None:
             _fill(parameters, n_rows, seed, length, rows, None)
         else:
@@ -64,7 +74,12 @@ def _fill(
 
 @contextmanager
 def _written(
-    output: str, shape: tuple[int, ...], dtype: str, length: int, record: dict[str, Any]
+    output: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    length: int,
+    record: dict[str, Any],
+    result: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Iterator[zarr.Array[Any]]:
     """Provide a new array, and put it in its place, marked complete, when the block has ended well."""
     with whole_or_nothing(output) as place:
@@ -74,4 +89,5 @@ def _written(
         )
         array.attrs[ATTRIBUTE] = {"complete": False}
         yield array
-        array.attrs[ATTRIBUTE] = {"complete": True, **record}
+        found = {} if result is None else {"result": dict(result())}
+        array.attrs[ATTRIBUTE] = {"complete": True, **record, **found}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +21,15 @@ class Reader(Protocol):
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows start to stop, (stop - start, n_features), in the dtype of the source, any memory order."""
+
+
+class Repeats(threading.local):
+    """How many times a read has been tried again in this thread, since it began."""
+
+    n = 0
+
+
+repeats = Repeats()
 
 
 class Stamper(Protocol):
@@ -139,7 +149,7 @@ def checked_shape(shape: tuple[int, ...], dtype: np.dtype[Any], *, argument: str
     ------
     DataError
         Neither (n_rows, n_features) nor (n_rows,), no rows, no features, or a dtype that is not
-        boolean, integer, or float16, float32 or float64.
+        boolean, integer, or float16, float32 or float64; or more values than there can be.
     """
     if len(shape) not in (1, 2):
         raise DataError(
@@ -151,6 +161,10 @@ def checked_shape(shape: tuple[int, ...], dtype: np.dtype[Any], *, argument: str
         raise DataError(
             f"{argument} must have at least one row and one feature; got shape {tuple(shape)} in {label}. "
             "Check how it was written or selected."
+        )
+    if n_rows * n_features >= 2**63:
+        raise DataError(
+            f"{argument} must have fewer than 2^63 values; got shape {tuple(shape)} in {label}. Correct its metadata."
         )
     if dtype.kind not in "biuf" or (dtype.kind == "f" and dtype.itemsize > 8):
         raise DataError(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from daskgmm.data.array_source import reader_arguments
 from daskgmm.data.heap import reused_heap
-from daskgmm.data.source import Stamper, checked_shape, regular_edges
+from daskgmm.data.source import Stamper, checked_shape, regular_edges, repeats
 from daskgmm.data.zarr_location import ZarrLocation, locate, location_of, refused, unreachable
 from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionError
 
@@ -213,6 +213,7 @@ class ZarrReader:
                     "Rows %d to %d of %s could not be read (%s), attempt %d of %d: again in %g s.",
                     start, stop, self._label, type(error).__name__, attempt, len(RETRY_SECONDS) + 1, seconds,
                 )  # fmt: skip
+            repeats.n += 1
             time.sleep(seconds)
         raise AssertionError("unreachable: the last attempt returns or raises")
 

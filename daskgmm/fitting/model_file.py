@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +106,17 @@ def load_model(path: str | os.PathLike[str]) -> Model:
             raise
         raise DataError(f"the model must be whole; got {error!r} reading {place}. Fit it again.") from error
     return Model(Parameters(kind, **arrays), record)
+
+
+@contextmanager
+def as_written(place: str) -> Iterator[None]:
+    """Say what it means where the record of a model file is not what this project writes."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise DataError(
+            f"the model's record must be as daskgmm wrote it; got {error!r} reading {place}. Fit it again."
+        ) from error
 
 
 def _write(group: zarr.Group, model: Model) -> None:

@@ -22,7 +22,11 @@ from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
 from daskgmm.data import zarr_source
+from daskgmm.data.executor import LocalExecutor
 from daskgmm.data.opening import open_source
+from daskgmm.data.passes import Passes
+from daskgmm.data.rows import Rows
+from daskgmm.data.survey import SurveyPass
 from daskgmm.data.zarr_location import locate, without_secrets
 from daskgmm.errors import DataError, InputMissingError, OptionError
 from tests.conftest import S3_KEY
@@ -154,6 +158,13 @@ def test_a_flaky_server_is_asked_again(
             troubles[:] = [trouble]
             np.testing.assert_array_equal(reader.read(0, 20), X[:20])
         assert [f"attempt {i} of 5" in caplog.text for i in (1, 2)] == [True, False]
+        with Passes(Rows.plan(open_source(f"{url}/X.zarr"), None), LocalExecutor()) as passes:
+            for trouble in ("503", "cut short", ""):
+                troubles[:] = [trouble]
+                found = passes.run(SurveyPass(4, False, 0, -1), name="survey")
+                np.testing.assert_allclose(found.mean, X.mean(axis=0))
+        counted = [record.message for record in caplog.records if "failed and were repeated" in record.message]
+        assert [f"1 in this pass, {i} so far." in message for i, message in enumerate(counted, 1)] == [True, True]
         troubles[:] = ["cut short"] * 100
         with pytest.raises(DataError, match="Rows 0 to 20 must be readable; got"):
             reader.read(0, 20)

@@ -122,8 +122,12 @@ class EStep(CandidatesPass):
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
                 if _in_one_call(plan):
                     densities.add_in_one_call(plan, own, total)
+                    continue
+                values = _tile_values(plan, densities, own, work)
+                if plan.compiled:
+                    _compiled().add(*total.compensated(), values)
                 else:
-                    total.add(_tile_values(plan, densities, own, work))
+                    total.add(values)
         return state
 
 
@@ -138,6 +142,11 @@ def rows_of_each(block: Block, folds: Sequence[Fold | None]) -> Iterator[Block]:
 
 def _in_one_call(plan: Plan) -> bool:
     return plan.compiled and plan.one_call
+
+
+def _beside_exact_ones(plan: Plan) -> bool:
+    """Whether the compiled kernel can do all log-densities by Phi, of which some are then replaced."""
+    return plan.compiled and plan.mostly_phi and not plan.kind.pooled
 
 
 def _tile_values(plan: Plan, densities: Densities, tile: Block, work: Workspace) -> Floats:
@@ -176,7 +185,10 @@ class Densities:
         if _in_one_call(plan) and not (complete and plan.kind.pooled):
             _compiled().log_density(*self._compiled_arguments(plan, self._x.shape[1]))
             return result
-        if plan.any_phi:
+        if _beside_exact_ones(plan) and len(plan.transposed_parameters) <= LONGEST_WHOLE_PHI:
+            # Rows of exact components are written over: cheaper than gathering and scattering the others.
+            _compiled().log_density(*self._compiled_arguments(plan, self._x.shape[1]))
+        elif plan.any_phi:
             self._by_phi(plan, result, complete=complete)
         if plan.exact_components:
             self._exact(plan, result, keep_z=keep_z)

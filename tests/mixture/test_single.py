@@ -8,7 +8,7 @@ from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import Densities, can_compile
 from daskgmm.mixture.mstep import m_step
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import SAFETY, SINGLE, flagged_components, make_plan
+from daskgmm.mixture.plan import DOUBLE, SAFETY, SINGLE, flagged_components, make_plan
 from tests import oracle
 from tests.mixture.driving import one_pass, oracle_of, parameters_of, row_set_of
 from tests.strategies import KINDS, make_case
@@ -57,12 +57,31 @@ def test_components_for_which_it_is_not_good_enough_are_computed_in_double(kind)
     assert np.all(SAFETY * SINGLE.unit_roundoff * bound > SINGLE.tolerance)
     assert not flagged_components(parameters, row_set.mean).any()
     plan = make_plan(parameters, origin=row_set.mean, precision=SINGLE)
-    assert plan.exact.all() or not flagged_components(parameters, plan.origin, SINGLE)[plan.by_phi].any()
+    assert plan.precision is DOUBLE
+    assert not plan.exact.any(), "double can do by Phi what single cannot"
     (statistics,) = one_pass(X, [plan])
     step = m_step(statistics, plan, previous=parameters, reg_covar=0.0, row_set=row_set)
     expected = oracle.em_step(kind, X, oracle_of(parameters))
     np.testing.assert_allclose(step.parameters.means, expected.means.astype(float), atol=2e-3)
     np.testing.assert_allclose(step.parameters.covariances, expected.covariances.astype(float), atol=2e-2)
+
+
+@pytest.mark.parametrize(("n_far", "precision"), [(0, SINGLE), (2, SINGLE), (12, DOUBLE), (38, SINGLE)])
+def test_single_is_taken_where_it_is_faster(n_far, precision):
+    """Of 40 components some are so far away that single precision would leave them to the exact form."""
+    rng = np.random.default_rng(0)
+    means = rng.standard_normal((40, 16))
+    means[:n_far] += 60
+    covariances = np.stack([np.eye(16)] * 40)
+    parameters = Parameters.from_covariances(covariance_kind("full"), np.full(40, 0.025), means, covariances)
+    origin = np.zeros(16)
+    plan = make_plan(parameters, origin=origin, precision=SINGLE)
+    assert plan.precision is precision
+    if precision is SINGLE:
+        assert plan.exact.sum() == min(n_far, 40 - n_far), "where more are far, the origin is there"
+        assert not flagged_components(parameters, plan.origin, SINGLE)[plan.by_phi].any()
+    else:
+        assert not plan.exact.any()
 
 
 @pytest.mark.parametrize("kind", ["full", "diag", "spherical"])

@@ -1,6 +1,7 @@
 """The compiled kernel does what NumPy does: the same softmax, the same sums, to last bits; and the oracle agrees."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,6 +113,19 @@ def test_sums_equal_numpys(kind, kernel, n_features, weighted):
     np.testing.assert_allclose(found.values, expected.values, rtol=1e-12, atol=1e-13 * scale)
     assert found.n_rows == 700
     assert found.weight == pytest.approx(expected.weight, rel=1e-15)
+
+
+@pytest.mark.parametrize("precision", [DOUBLE, SINGLE])
+@pytest.mark.parametrize("n_features", [1, 5, 40, 72])
+@pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
+def test_beside_components_in_the_exact_form(kind, n_features, precision):
+    case = make_case(kind, seed=0, n_rows=700, n_components=3, n_features=n_features)
+    plan = make_plan(parameters_of(case), origin=case.X.mean(axis=0), kernel="phi", precision=precision)
+    plan = replace(plan, exact=np.array([False, True, False]))
+    (expected,) = one_pass(case.X, [plan], cuts=[0, 1, 520, 700])
+    (found,) = one_pass(case.X, [plan], cuts=[0, 1, 520, 700], compiled=True)
+    scale, rtol = np.abs(expected.values).max(), {"double": 1e-12, "single": 1e-4}[precision.name]
+    np.testing.assert_allclose(found.values, expected.values, rtol=rtol, atol=rtol * scale / 10)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting.options import FitOptions, Given
@@ -49,7 +50,7 @@ def starts(
     fallback = options.kind.regularise(spread_of(X, weights, options.kind, options.n_components), options.reg_covar)
     members = (_members(X, weights, options, rng, k_means_iterations) for _ in range(options.n_init))
     found = (moments_of(X, m, options.kind, rng) for m in members)
-    with _said_once():
+    with _said_once(), _in_haste(len(X)):
         return regular_starts(found, given, options, fallback=fallback)
 
 
@@ -61,6 +62,20 @@ def _said_once() -> Iterator[None]:
         yield
     for category, message in dict.fromkeys((w.category, str(w.message)) for w in caught):
         warnings.warn(message, category, stacklevel=2)
+
+
+@contextmanager
+def _in_haste(n_rows: int) -> Iterator[None]:
+    """Let scikit-learn not check rows and options again, nor wait for threads: few rows take less time than that."""
+    from sklearn import config_context
+
+    threads = threadpool_limits(limits=1, user_api="openmp") if n_rows <= _ROWS_OF_A_THREAD else nullcontext()
+    with config_context(assume_finite=True, skip_parameter_validation=True), threads:
+        yield
+
+
+#: scikit-learn's k-means hands so many rows to a thread.
+_ROWS_OF_A_THREAD = 256
 
 
 def regular_starts(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from daskgmm import GaussianMixture
 from daskgmm.cli import cluster as cluster_module
 from daskgmm.cli import gmm, jobs, lost
 from daskgmm.cli.outputs import differences
-from daskgmm.cli.terminal import in_words_of_the_command_line, strict_json
+from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, strict_json
 from daskgmm.errors import ClusterError, DataError
 from daskgmm.fitting.checkpoint import Checkpoint
 from tests.clusters import LOCAL
@@ -524,6 +525,34 @@ def test_interrupted_fit_goes_on_to_the_same_bits(
     assert strict(again.stdout)["n_passes"] == 14
     assert strict(call("inspect", tmp_path / "m.zarr").stdout)["checksum"] == undisturbed
     assert os.listdir(tmp_path) == ["m.zarr"]
+
+
+class Deaf:
+    """Its finaliser is where a signal comes: Python passes over what is raised there."""
+
+    def __init__(self, come: Callable[[], None]) -> None:
+        self.come = come
+
+    def __del__(self) -> None:
+        self.come()
+        time.sleep(0.01)
+
+
+def waits_deaf(come: Callable[[], None]) -> None:
+    Deaf(come)
+    time.sleep(5)
+
+
+def test_a_signal_that_python_passes_over_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Interrupted, match="SIGTERM"), interrupts.watched():
+        waits_deaf(lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(ClusterError, match="lost"), interrupts.watched():
+        waits_deaf(lambda: interrupts.end_with(ClusterError("lost")))
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    with interrupts.watched():
+        Deaf(lambda: print([][1]))
+    assert told == [IndexError], "what is none of ours is told as ever"
 
 
 @pytest.mark.slow

@@ -12,11 +12,12 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 logger = logging.getLogger("daskgmm")
 
@@ -161,7 +162,8 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._deferred, self._came = False, ""
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
+        self._raised: BaseException | None = None
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -171,9 +173,11 @@ class Interrupts:
             return
         self._deferred, self._came = False, ""
         before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        unraisable, sys.unraisablehook = sys.unraisablehook, partial(self._passed_over, sys.unraisablehook)
         try:
             yield
         finally:
+            sys.unraisablehook, self._raised = unraisable, None
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -192,7 +196,16 @@ class Interrupts:
         """Let the command finish in spite of a first signal."""
         self._deferred = True
 
-    def end_with(self, error: Exception) -> None:
+    def _passed_over(self, before: Callable[[Any], object], unraisable: Any) -> None:
+        """Raise again what was raised where Python passes it over: in a finaliser, or a callback of the collector."""
+        if unraisable.exc_value is None or unraisable.exc_value is not self._raised:
+            before(unraisable)
+            return
+        again = threading.Timer(0.05, self.end_with, [unraisable.exc_value])
+        again.daemon = True
+        again.start()
+
+    def end_with(self, error: BaseException) -> None:
         """Raise an error in the main thread, which waits for something that will not come; from another thread.
 
         Where the command was to finish (`defer`) it does.
@@ -208,12 +221,16 @@ class Interrupts:
         if error is not None:
             if self._deferred:  # what is left to do needs nobody else
                 return
-            raise error
+            self._raise(error)
         if self._came:
             os._exit(75)
         self._came = signal.Signals(number).name
         if not self._deferred:
-            raise Interrupted(self._came)
+            self._raise(Interrupted(self._came))
+
+    def _raise(self, error: BaseException) -> NoReturn:
+        self._raised = error
+        raise error
 
 
 #: Signal handlers belong to the process, and so does this.

@@ -36,7 +36,9 @@ class OneBlasThread(WorkerPlugin):
 def limit_workers(client: Client) -> Iterator[None]:
     """Limit every worker of the cluster, those that join later too, and restore them at the end."""
     plugin = OneBlasThread(f"daskgmm-one-blas-thread-{uuid4().hex}")
-    client.register_plugin(plugin)
+    # An OSError here is of a worker that is just being lost: the scheduler tells all others, and those that come.
+    with suppress(OSError):
+        client.register_plugin(plugin)
     answers = True
     try:
         yield
@@ -45,5 +47,5 @@ def limit_workers(client: Client) -> Iterator[None]:
         raise
     finally:
         if answers and client.status == "running":
-            with suppress(ValueError):  # a scheduler that was started again knows nothing of it
+            with suppress(OSError, ValueError):  # a scheduler that was started again knows nothing of it
                 client.unregister_worker_plugin(plugin.name)

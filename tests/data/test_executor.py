@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from daskgmm import GaussianMixture
 from daskgmm.data.blas import BlasLimit
-from daskgmm.data.executor import ClientExecutor, LocalExecutor, current_executor
+from daskgmm.data.executor import ClientExecutor, LocalExecutor, current_executor, one_blas_thread
 from daskgmm.data.opening import open_source
 from daskgmm.data.output import write_predictions
 from daskgmm.data.prediction import predict_blocks, predict_source
@@ -285,6 +286,19 @@ def bare_worker() -> Iterator[Client]:
         finally:
             worker.terminate()
             worker.wait(30)
+
+
+@pytest.mark.parametrize("when", ["begins", "ends"])
+def test_a_worker_that_dies_as_a_fit_begins_or_ends_does_no_harm(when: str) -> None:
+    """The scheduler, which does not know it yet, fails to tell that worker what it tells all."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="1GiB", **LOCAL) as own, Client(own) as client:
+        pids = sorted(client.run(os.getpid).values())
+        if when == "begins":
+            os.kill(pids[0], signal.SIGKILL)
+        with one_blas_thread(ClientExecutor(client)):
+            if when == "ends":
+                os.kill(pids[0], signal.SIGKILL)
+        assert client.submit(lambda: 1).result(timeout=30) == 1
 
 
 def test_blas_is_limited_on_a_worker_of_two_threads_without_a_nanny(bare_worker: Client, store: Path) -> None:

@@ -15,10 +15,10 @@ from daskgmm.errors import OptionError
 from daskgmm.fitting.loop import Status
 from daskgmm.fitting.model_file import Model
 from daskgmm.plot import history_picture, picture
-from daskgmm.report import COMPARED, component_order, formatted, history_lines, selection_lines
+from daskgmm.report import COMPARED, component_order, condition_numbers, formatted, history_lines, selection_lines
 
-#: Features whose means have a column, and components that have a line, at most; `inspect` has them all as JSON.
-_FEATURES, _COMPONENTS = 12, 200
+#: Features whose means have a column, components and records that have a line, at most; `inspect` has all as JSON.
+_FEATURES, _COMPONENTS, _RECORDS = 12, 200, 2000
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; margin: 0 auto; padding: 2rem 1rem;
@@ -32,6 +32,7 @@ table.names td { text-align: left; white-space: normal; overflow-wrap: anywhere;
 tr.best { background: #eaf3fb; font-weight: 600; } .warning { background: #fff4e5; padding: .4rem .8rem; }
 img { max-width: 100%; } summary { cursor: pointer; margin: .6rem 0; }
 meter { width: 7rem; }
+@media print { details:not([open]) > :not(summary) { display: block; } }
 """
 
 
@@ -115,18 +116,20 @@ def _components(model: Model) -> list[Markup]:
     p = model.parameters
     names = model.record.get("feature_names") or [f"feature {i + 1}" for i in range(p.n_features)]
     n_shown = min(p.n_features, _FEATURES)
+    conditions = condition_numbers(p)
     deviations = np.sqrt(np.broadcast_to(p.kind.variances(p.covariances), p.means.shape))
     rows = []
     for k in component_order(p.weights)[:_COMPONENTS]:
-        both = zip(p.means[k], deviations[k], strict=True)
-        cells = [element("span", f"{mean:.4g}", title=f"± {deviation:.3g}") for mean, deviation in both]
+        both = zip(p.means[k, :n_shown], deviations[k, :n_shown], strict=True)
+        cells = [f"{mean:.4g} ± {deviation:.2g}" for mean, deviation in both]
         weight = float(p.weights[k])
         bar = element("meter", value=f"{weight:.6f}", max=f"{float(p.weights.max()):.6f}")
-        rows.append([k, f"{weight:.4f}", bar, *cells[:n_shown]])
-    said = ["Means, the heaviest component first; the standard deviation of a feature shows on pointing at its mean."]
+        rows.append([k, f"{weight:.4f}", bar, f"{conditions[k]:.3g}", *cells])
+    said = ["The heaviest component first: mean ± standard deviation of each feature."]
+    said.append("The condition is the largest over the smallest variance of a component in any direction.")
     if n_shown < p.n_features or len(rows) < p.n_components:
         said.append(f"Shown: {len(rows)} of {p.n_components} components, {n_shown} of {p.n_features} features.")
-    table = _table(["component", "weight", "", *names[:n_shown]], rows)
+    table = _table(["component", "weight", "", "condition", *names[:n_shown]], rows)
     return [element("h2", "Components"), element("p", " ".join(said), class_="note"), table]
 
 
@@ -146,15 +149,16 @@ def _selection(selection: Mapping[str, Any] | None) -> list[Markup]:
 def _history(history: Sequence[Mapping[str, Any]]) -> list[Markup]:
     if not history:
         return []
-    columns, *rows = history_lines(history)
+    columns, *rows = history_lines(history[-_RECORDS:])
     drawn = [r for r in history if r["what"] in ("em", "closing") and r["mean_log_likelihood"] is not None]
     pictures = _pictured(lambda: history_picture(drawn, form="svg"), "Mean log-likelihood by pass") if drawn else []
     numbers = {what: len(list(own)) for what, own in groupby(sorted(str(r["what"]) for r in history))}
     said = ", ".join(f"{n} of {what}" for what, n in numbers.items())
+    which = f"The last {len(rows)} of {len(history)}" if len(rows) < len(history) else f"All {len(rows)}"
     return [
         element("h2", "How it was found"),
         *pictures,
-        element("details", element("summary", f"All {len(rows)} records ({said})"), _table(columns, rows)),
+        element("details", element("summary", f"{which} records ({said})"), _table(columns, rows)),
     ]
 
 

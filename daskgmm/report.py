@@ -178,3 +178,13 @@ def directions(parameters: Parameters, k: int) -> tuple[Floats, Floats]:
     root = parameters.kind.scale_noise(np.eye(parameters.n_features), parameters.covariances, k)
     _, deviations, vectors = np.linalg.svd(root)
     return deviations, vectors
+
+
+def condition_numbers(parameters: Parameters) -> Floats:
+    """Return the largest over the smallest eigenvalue of each component's covariance, (n_components,), float64."""
+    unit = np.eye(parameters.n_features)
+    roots = [parameters.kind.scale_noise(unit, parameters.covariances, k) for k in range(parameters.n_components)]
+    singular = np.linalg.svd(np.stack(roots), compute_uv=False)
+    with np.errstate(divide="ignore"):
+        result: Floats = (singular[:, 0] / singular[:, -1]) ** 2
+    return result

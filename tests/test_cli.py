@@ -373,6 +373,8 @@ def test_a_model_from_python_is_one_for_the_command_line(
             69,
             r"--scheduler-file must appear within 0\.2 s; got nothing at no\.json\. Start the scheduler with",
         ),
+        (("fit", "rows.zarr", "-k", 1, "-o", ""), 64, r"--output must name a place; got nothing"),
+        (("predict", "model.zarr", "huge.npy", "-o", "l"), 65, r"INPUT must lie within 1e150.*got 1e\+200 near row 0"),
         (("fit", "rows.zarr", "-k", 1, "-o", "no/m"), 73, r"folder of --output must exist; got .*/no, .* mkdir -p"),
         (("fit", "rows.zarr", "-k", 1, "-o", "one.npy"), 73, r"must be free, or hold a model; got something else"),
         (("fit", "rows.zarr", "-k", 1, "-o", "nan.zarr"), 73, r"got something else at nan\.zarr"),
@@ -394,6 +396,7 @@ def test_errors_are_one_sentence_and_an_exit_code(
     nan[7, 1] = np.nan
     zarr.create_array("nan.zarr", data=nan)
     np.save("one.npy", np.arange(10.0))
+    np.save("huge.npy", np.full((10, 2), 1e200))
     before = sorted(os.listdir())
     done = call(*arguments, code=code)
     assert done.stdout == ""

@@ -70,8 +70,10 @@ def run(*arguments: object) -> Result:
 
 def test_it_says_what_the_model_holds(fitted: GaussianMixture, tmp_path: Path) -> None:
     read = Read(page(saved(fitted, tmp_path / "m.zarr", feature_names=["x", "y", "z"]), name="m.zarr"))
-    for text in ("m.zarr", "x", "y", "z", f"{fitted.weights_.max():.4f}", f"{fitted.means_[0, 2]:.4g}", "daskgmm"):
+    for text in ("m.zarr", "x", "y", "z", f"{fitted.weights_.max():.4f}", "condition", "daskgmm"):
         assert text in read.texts, text
+    for mean, covariance in zip(fitted.means_, fitted.covariances_, strict=True):
+        assert f"{mean[2]:.4g} ± {covariance[2, 2] ** 0.5:.2g}" in read.texts
     assert f"Converged after {fitted.n_iter_} iterations." in read.texts
     (picture,) = read.sources
     assert picture.startswith("data:image/svg+xml;base64,")
@@ -129,6 +131,8 @@ RECORDS: list[dict[str, Any]] = [
     {"feature_names": 7},
     {"input": [3]},
     {"n_iter": {"a": 1}, "result": {"n_iter": []}},
+    {"result": {"aic": 10**400}},
+    {"feature_names": [chr(0xD800)] * 3},
 ]
 
 

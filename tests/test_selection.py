@@ -377,6 +377,7 @@ def test_the_package_is_cheap_to_import_and_offers_select() -> None:
         ({"criterion": "dic"}, "criterion must be one of bic, aic, icl, held_out; got 'dic'"),
         ({"criterion": "held_out", "n_folds": 0}, r"at least 2 for the criterion held_out; got 0\. Take 5\."),
         ({"n_folds": 1}, "n_folds must be 0 or at least 2; got 1"),
+        ({"n_folds": 10**8}, "n_folds must be at most 100; got 100000000"),
         ({"n_folds": 2.5}, r"n_folds must be an integer; got 2\.5"),
         ({"stop_early": "yes"}, "stop_early must be True or False; got 'yes'"),
         ({"tol": -1}, "tol must be a finite number of at least 0; got -1"),

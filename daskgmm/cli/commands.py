@@ -159,12 +159,13 @@ def inspect(*, model: str, history: bool) -> dict[str, Any]:
       daskgmm inspect model.zarr --history
     """
     from daskgmm.cli import jobs
-    from daskgmm.cli.terminal import say
+    from daskgmm.cli.terminal import say, strict_json
     from daskgmm.fitting.model_file import as_written
     from daskgmm.report import COMPARED, component_table, history_text, selection_text
 
     result = jobs.inspect(model, history=history)
     with as_written(model):
+        strict_json(result)
         texts = [component_table(result)]
         if result["selection"]:
             texts.append(selection_text(*(result["selection"][name] for name in COMPARED)))

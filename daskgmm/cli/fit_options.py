@@ -38,7 +38,7 @@ class Numbers(_ListType):
         if len(rest) > 2:
             raise ValueError
         last, step = (*rest, 1)[:2] if rest else (first, 1)
-        if step < 1:
+        if step < 1 or (last - first) // step > 100_000:
             raise ValueError
         return range(first, last + 1, step)
 

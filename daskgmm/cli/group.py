@@ -15,7 +15,7 @@ import click
 from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, log_on_stderr, say
 from daskgmm.errors import DaskgmmError
 
-EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 64, 70, 75
+EXIT_USAGE, EXIT_LOST, EXIT_BUG, EXIT_INTERRUPTED = 64, 69, 70, 75
 
 
 class SectionOption(click.Option):
@@ -93,13 +93,14 @@ def outcome(error: BaseException, *, debug: bool = False) -> tuple[int, str]:
     """Return the exit code of an exception that ends a command, and what the user is told."""
     if isinstance(error, click.ClickException):
         return EXIT_USAGE, _usage(error)
-    if isinstance(error, KeyboardInterrupt):
-        name = error.args[0] if isinstance(error, Interrupted) else "SIGINT"
+    known = _known(error)
+    # A signal to a group of processes ends the workers too: that they are lost is then no news.
+    if isinstance(error, KeyboardInterrupt) or (interrupts.came and not (known and known.exit_code != EXIT_LOST)):
+        name = error.args[0] if isinstance(error, Interrupted) else interrupts.came or "SIGINT"
         return EXIT_INTERRUPTED, (
             f"Interrupted by {name} before the end; no complete output was written. "
             "Run the same command again: fit, select and predict go on where they were."
         )
-    known = _known(error)
     if known is not None:
         return known.exit_code, in_words_of_the_command_line(str(known))
     hint = "" if debug else " Run it again with --debug for the traceback, and"

@@ -41,9 +41,9 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.sample import sample_size
 from daskgmm.fitting.score import check_features, score_source, scoring_need
-from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prediction import Predictor, What
 from daskgmm.page import page
+from daskgmm.report import condition_numbers
 
 Result = dict[str, Any]
 #: k-means on the sample: its rows, distances and copies.
@@ -272,16 +272,6 @@ def inspect(model: str, *, history: bool = False) -> Result:
         "selection": found.record.get("selection"),
         **({"history": found.record.get("history", [])} if history else {}),
     }
-
-
-def condition_numbers(parameters: Parameters) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the largest over the smallest eigenvalue of each component's covariance, (n_components,), float64."""
-    unit = np.eye(parameters.n_features)
-    roots = [parameters.kind.scale_noise(unit, parameters.covariances, k) for k in range(parameters.n_components)]
-    singular = np.linalg.svd(np.stack(roots), compute_uv=False)
-    with np.errstate(divide="ignore"):
-        result: np.ndarray[Any, np.dtype[np.float64]] = (singular[:, 0] / singular[:, -1]) ** 2
-    return result
 
 
 def progress() -> Callable[[PassDone], None]:

@@ -235,7 +235,7 @@ def declared(run: Callable[..., Any], options: list[Callable[..., Any]]) -> Any:
 
 checkpoint_option = option(
     "--checkpoint-every",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(min=0, max=1e9),
     default=60.0,
     show_default=True,
     metavar="SECONDS",

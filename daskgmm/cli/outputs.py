@@ -48,6 +48,8 @@ def check_place(output: str, *, inputs: Mapping[str, str], option: str = "--outp
     OutputError
         Its folder is not there, or may not be written.
     """
+    if not output.strip():
+        raise OptionError(f"{option} must name a place; got nothing. Name one, such as model.zarr.")
     place = _resolved(output)
     for name, location in inputs.items():
         if place == _resolved(location) or place.startswith(_resolved(location) + "/"):

@@ -192,6 +192,11 @@ class Interrupts:
             if self._came:
                 raise Interrupted(self._came)
 
+    @property
+    def came(self) -> str:
+        """The name of the signal that came; "" if none has."""
+        return self._came
+
     def defer(self) -> None:
         """Let the command finish in spite of a first signal."""
         self._deferred = True

@@ -70,7 +70,10 @@ def explained(output: str) -> Iterator[None]:
     except (DaskgmmError, ConnectionError, TimeoutError, CommClosedError):
         raise  # bad rows, or a cluster that is gone: not the output's fault
     except (OSError, ImportError) as error:
-        raise OutputError(f"the output must be writable; got {error} for {output}. Choose another place.") from error
+        raise OutputError(
+            f"the output must be writable; got {error} for {output}. Make room or restore the permission and run the "
+            "same again, which goes on from a checkpoint; or choose another place."
+        ) from error
 
 
 def publish(beside: str, place: str) -> None:

@@ -161,21 +161,26 @@ class Checkpoint:
         except FileExistsError as error:
             # (A signal may have come when it was written, and before that was noted.)
             if self._storage.read(name) != whole:
-                raise OutputError(
-                    f"the checkpoint must be written by one process alone; got one that another process writes to, "
-                    f"{self.place}. Wait for that one to end, or stop it, and run the same command again."
-                ) from error
+                raise self._of_another() from error
         self._number, self._slots, self._written = number, slots, time.monotonic()
         used = {name, *(f"{_PART}{slot['sha256']}" for slot in slots.values())}
         for other in self._storage.names():
             if other not in used and _number_of(other) < number:
                 self._storage.remove(other)
 
+    def _of_another(self) -> OutputError:
+        return OutputError(
+            f"the checkpoint must be written by one process alone; got one that another process writes to, "
+            f"{self.place}. Wait for that one to end, or stop it, and run the same command again."
+        )
+
     def _read(self, name: str) -> Any:
         slot = self._slots[name]
         try:
             content = self._storage.read(f"{_PART}{slot['sha256']}")
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and _latest(self._storage)[0] > self._number:
+                raise self._of_another() from error
             raise _damaged(self.place, f"{name} cannot be read ({error})") from error
         if len(content) != slot["bytes"] or hashlib.sha256(content).hexdigest() != slot["sha256"]:
             raise _damaged(self.place, f"{name} does not match its checksum")

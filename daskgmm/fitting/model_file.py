@@ -17,8 +17,9 @@ from zarr.core.sync import sync
 
 from daskgmm.data.storage import plain_path
 from daskgmm.data.writing import whole_or_nothing
-from daskgmm.errors import DataError, InputMissingError, OutputError
+from daskgmm.errors import CollapsedComponentError, DataError, InputMissingError, OutputError
 from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.kind import Covariance
 from daskgmm.mixture.parameters import Parameters
 
 Floats = NDArray[np.float64]
@@ -101,6 +102,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         checksums = dict(attributes["checksums"])
         arrays = {name: _read(group, name, shapes[name], checksums.get(name), place) for name in _ARRAYS}
         record = dict(attributes["record"])
+        _check_mixture(kind, arrays)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -113,10 +115,31 @@ def as_written(place: str) -> Iterator[None]:
     """Say what it means where the record of a model file is not what this project writes."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration) as error:
+    except (
+        KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration, OverflowError, RecursionError,
+    ) as error:  # fmt: skip
         raise DataError(
-            f"the model's record must be as daskgmm wrote it; got {error!r} reading {place}. Fit it again."
+            f"the model's record must be as daskgmm wrote it; got {type(error).__name__}: {error!s:.100} reading "
+            f"{place}. Fit it again."
         ) from error
+
+
+def _check_mixture(kind: Covariance, arrays: dict[str, Floats]) -> None:
+    """Raise a ValueError where whole arrays are no mixture, whoever wrote them."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} that are not finite")
+    weights = arrays["weights"]
+    if weights.min() < 0 or not abs(weights.sum() - 1) < 1e-6:
+        raise ValueError(f"weights of {weights.min():.3g} or more with a sum of {weights.sum():.6g}")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        log_norms = kind.log_norm(arrays["precisions_cholesky"], *arrays["means"].shape)
+    if not np.isfinite(log_norms).all():
+        raise ValueError("precisions that are not positive definite")
+    try:
+        kind.precisions_cholesky(arrays["covariances"])
+    except CollapsedComponentError as error:
+        raise ValueError("covariances that are not positive definite") from error
 
 
 def _write(group: zarr.Group, model: Model) -> None:

@@ -110,6 +110,9 @@ class Run:
         if checkpoint is not None:
             self._go_on(checkpoint)
         self.survey = self._surveyed(n_folds)
+        if models[0].options.precision == "single" and _reach(self.survey) > FARTHEST_SINGLE:
+            logger.warning("Values are too far apart for single precision, whose squares overflow: double is taken.")
+            self._models = tuple(replace(m, options=replace(m.options, precision="double")) for m in models)
         self._sample = Sample.of(self.survey, models[0].options.seed)
         self._row_sets = self._of_folds()
 
@@ -358,6 +361,15 @@ class Run:
             seconds=perf_counter() - self._began,
             history=tuple(self._history.of_model[i]),
         )
+
+
+#: Differences from the mean beyond which single precision is not taken: a sum of squares overflows at 1e38.
+FARTHEST_SINGLE = 1e15
+
+
+def _reach(survey: Survey) -> float:
+    """Return the largest difference of a value from the mean of its feature."""
+    return float(max((survey.maximum - survey.mean).max(), (survey.mean - survey.minimum).max()))
 
 
 def _seen(candidate: Candidate) -> tuple[float, Parameters]:

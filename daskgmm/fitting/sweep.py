@@ -26,6 +26,8 @@ CRITERIA = ("bic", "aic", "icl", "held_out")
 
 #: The sweep of a kind ends when the criterion was worse than its best at so many numbers of components in succession.
 TURNED = 3
+#: Folds at most: each is a model more.
+MOST_FOLDS = 100
 #: Worse by more than this, beside the noise of the sample: "very strong" evidence (Kass and Raftery 1995,
 #: doi:10.1080/01621459.1995.10476572).
 STRONG = 10.0
@@ -183,6 +185,8 @@ def _check(options: FitOptions, numbers: Sequence[int], kinds: Sequence[str], cr
         raise OptionError(f"n_folds must be an integer; got {n_folds!r}. Take 5.")
     if criterion == "held_out" and n_folds < 2:
         raise OptionError(f"n_folds must be at least 2 for the criterion held_out; got {n_folds}. Take 5.")
+    if n_folds > MOST_FOLDS:
+        raise OptionError(f"n_folds must be at most {MOST_FOLDS}; got {n_folds}. Take 5 or 10.")
     if n_folds < 0 or n_folds == 1:
         raise OptionError(f"n_folds must be 0 or at least 2; got {n_folds}. Take 5.")
     given = [name for name in ("weights_init", "means_init", "precisions_init") if getattr(options, name) is not None]

@@ -230,12 +230,18 @@ class Densities:
             kernel.add_tile(x, origin, products, fill, *others)
         values[-1] += block.n_rows
 
-    def labels(self, plan: Plan, log_density: NDArray[Any], out: NDArray[np.intp]) -> None:
-        """Write the component of the largest log-density of each row, (n_rows,), the first of equal ones."""
+    def labels(self, plan: Plan, log_density: NDArray[Any], out: NDArray[np.intp]) -> NDArray[Any]:
+        """Write the component of the largest log-density of each row, (n_rows,), the first of equal ones.
+
+        Return these largest ones, (n_rows,), a buffer.
+        """
+        highest: NDArray[Any] = self._work.get("highest", out.shape, log_density.dtype.type)
         if plan.compiled:
-            _compiled().label(log_density, self._work.get("highest", out.shape, log_density.dtype.type), out)
+            _compiled().label(log_density, highest, out)
         else:
             np.argmax(log_density, axis=0, out=out)
+            np.max(log_density, axis=0, out=highest)
+        return highest
 
     def _compiled_arguments(self, plan: Plan, length: int) -> tuple[Any, ...]:
         """Return what the compiled kernel takes first, from the rows to the log-density, for tiles of `length` rows."""

@@ -64,18 +64,18 @@ class Predictor:
         densities = Densities(block.x, work)
         log_density = densities.log_density(self.plan, complete=self.what == "score")
         if self.what == "label":
-            densities.labels(self.plan, log_density, out)
+            score = densities.labels(self.plan, log_density, out)
         else:
             with np.errstate(invalid="ignore"):
                 score, total = softmax(log_density, work.get("sum", (block.x.shape[1],)))
-            if not np.isfinite(score).all():
-                raise DataError(
-                    f"X must lie within 1e150, or squares overflow; got {np.abs(block.x).max():.3g} near row "
-                    f"{block.first_row}. Rescale or drop such rows."
-                )
-            if self.what == "score":
-                out[...] = score
-            else:
-                np.divide(log_density, total, out=out.T)
+        if not np.isfinite(score).all():
+            raise DataError(
+                f"X must lie within 1e150, or squares overflow; got {np.abs(block.x).max():.3g} near row "
+                f"{block.first_row}. Rescale or drop such rows."
+            )
+        if self.what == "score":
+            out[...] = score
+        elif self.what == "proba":
+            np.divide(log_density, total, out=out.T)
         if block.dropped is not None:
             out[block.dropped] = -1 if self.what == "label" else np.nan

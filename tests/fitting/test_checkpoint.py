@@ -264,6 +264,14 @@ def test_of_two_processes_one_is_told(tmp_path: Path) -> None:
     assert at(tmp_path)[0].get("a") == 1
 
 
+def test_one_that_another_process_goes_on_with_is_not_called_damaged(tmp_path: Path) -> None:
+    put_something(tmp_path)
+    (one, _), (two, _) = at(tmp_path), at(tmp_path)
+    one.put({"a": 1})
+    with pytest.raises(OutputError, match="the checkpoint must be written by one process alone"):
+        two.get("a")
+
+
 def read_all(folder: Path) -> None:
     checkpoint, _ = at(folder)
     for name in ("a", "b"):

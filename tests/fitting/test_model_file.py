@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,26 @@ def test_nothing_in_a_model_is_executed(place: Path) -> None:
     for path in place.rglob("zarr.json"):
         json.loads(path.read_text())
     assert not any(part in name for name in names for part in ("pkl", "pickle", "joblib"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("weights", np.nan, "weights that are not finite"), ("weights", -1.0, "weights of -1 or more"),
+        ("weights", 5.0, "with a sum of"), ("means", np.inf, "means that are not finite"),
+        ("covariances", 0.0, "not positive definite"), ("precisions_cholesky", 0.0, "not positive definite"),
+        ("precisions_cholesky", -1.0, "not positive definite"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_mixture_is_refused(kind: str, name: str, value: float, message: str, tmp_path: Path) -> None:
+    """Its checksums right, whoever wrote it."""
+    saved = model(kind)
+    array = getattr(saved.parameters, name).copy()
+    array.reshape(-1)[0] = value
+    save_model(replace(saved, parameters=replace(saved.parameters, **{name: array})), tmp_path / "m.zarr")
+    with pytest.raises(DataError, match=f"the model must be whole; got .*{message}"):
+        load_model(tmp_path / "m.zarr")
 
 
 def test_provenance_is_text() -> None:
@@ -137,7 +158,7 @@ def test_the_old_model_comes_back_where_the_new_one_cannot_take_its_place(
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"must be writable; got .* for .*file/m\.zarr\. Choose another place"):
+    with pytest.raises(OutputError, match=r"must be writable; got .* for .*file/m\.zarr\. .*or choose another place"):
         save_model(model(), tmp_path / "file" / "m.zarr")
 
 

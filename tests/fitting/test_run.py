@@ -322,3 +322,15 @@ def test_events_and_history_agree_on_the_passes() -> None:
     assert told[-1].number == fits[0].n_passes
     assert [e.number for e in told] == sorted(e.number for e in told)
     assert all(tuple(record) == COLUMNS for fit in fits for record in fit.history)
+
+
+@pytest.mark.parametrize("factor", [1e14, 1e18, 1e30])
+def test_values_whose_squares_single_precision_cannot_hold_are_computed_in_double(factor: float) -> None:
+    rng = np.random.default_rng(0)
+    X = factor * (10 * rng.standard_normal((4, 3))[rng.integers(4, size=2000)] + rng.standard_normal((2000, 3)))
+    single, double = (
+        fit_mixture(open_source(X), options_of("full", 4, precision=precision, reg_covar=0.0))
+        for precision in ("single", "double")
+    )
+    assert_allclose(single.log_likelihood / 2000, double.log_likelihood / 2000, atol=1e-3)
+    assert_allclose(single.parameters.means, double.parameters.means, rtol=1e-2, atol=1e-2 * factor)

@@ -62,7 +62,8 @@ class Predictor:
 
     def _predict(self, block: Block, out: NDArray[Any], work: Workspace) -> None:
         densities = Densities(block.x, work)
-        log_density = densities.log_density(self.plan, complete=self.what == "score")
+        with np.errstate(over="ignore", invalid="ignore"):  # (what overflows is found below)
+            log_density = densities.log_density(self.plan, complete=self.what == "score")
         if self.what == "label":
             score = densities.labels(self.plan, log_density, out)
         else:

@@ -31,7 +31,7 @@ from tests.clusters import LOCAL
 from tests.stores import two_groups
 
 # Without a dashboard its port is still served, by default 8787, which another cluster may have.
-COMMANDS = ("fit", "select", "predict", "score", "sample", "inspect", "demo")
+COMMANDS = ("fit", "select", "predict", "score", "sample", "inspect", "report", "demo")
 
 
 def command(*arguments: object) -> list[str]:

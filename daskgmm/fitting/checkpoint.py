@@ -80,23 +80,33 @@ class Checkpoint:
         """Return a value, None where there is none of that name; a DataError where it is damaged."""
         return None if name not in self._slots else self._read(name)
 
-    def once(self, name: str, compute: Callable[[], Value], *, beside: Callable[[], Mapping[str, Any]]) -> Value:
+    def once(
+        self, name: str, compute: Callable[[], Value], *, beside: Callable[[], Mapping[str, Any]], instead: str = ""
+    ) -> Value:
         """Return the value of that name; where there is none, compute and keep it, with what `beside` returns then."""
         found: Value | None = self.get(name)
         if found is None:
             found = compute()
-            self.put({name: found, **beside()})
+            self.put({name: found, **beside()}, instead=instead)
         return found
 
-    def put(self, values: Mapping[str, Any]) -> None:
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to write what is done of something long."""
+        return time.monotonic() - self._written >= self._every
+
+    def put(self, values: Mapping[str, Any], *, instead: str = "") -> None:
         """Keep values under their names, all of them or none; the partials of the pass before are let go.
+
+        And so are the values whose names begin with `instead`, if that is given.
 
         Raises
         ------
         OutputError
             It cannot be written, or another process has written to it meanwhile.
         """
-        kept = {name: slot for name, slot in self._slots.items() if not name.startswith(_ROOTS)}
+        gone = (_ROOTS, instead) if instead else (_ROOTS,)
+        kept = {name: slot for name, slot in self._slots.items() if not name.startswith(gone)}
         self._write({**kept, **{name: self._part(value) for name, value in values.items()}})
         self._roots, self._pending = {}, {}
 
@@ -130,7 +140,7 @@ class Checkpoint:
     def add(self, key: str, number: int, partial: Partial[Any]) -> None:
         """Remember a partial; it is written with others when it is time."""
         self._pending.setdefault(key, {})[number] = partial
-        if time.monotonic() - self._written >= self._every:
+        if self.is_due:
             self.flush()
 
     def flush(self) -> None:

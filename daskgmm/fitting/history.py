@@ -43,8 +43,9 @@ class History:
         self._sampled_rows, self._sampled_seconds = 0, 0.0
 
     def state(self) -> dict[str, Any]:
-        """Return all of it, for a checkpoint."""
-        return {"n_passes": self.n_passes, "of_model": self.of_model, "noted": list(self._noted.items())}
+        """Return all of it as it is now, for a checkpoint."""
+        of_model = [list(records) for records in self.of_model]
+        return {"n_passes": self.n_passes, "of_model": of_model, "noted": list(self._noted.items())}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +19,8 @@ from daskgmm.fitting.start import starts
 from daskgmm.mixture.escape import offspring
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
+
+Found = TypeVar("Found")
 
 #: Stages, each with half of the candidates and twice the rows of the one before, the last with all, and EM steps.
 #: (From an eighth of the rows on, with six steps, they cost as much and ended 0.013 nats lower in the mean of six fits
@@ -34,6 +38,13 @@ ESCAPE_ROUNDS, ESCAPE_MOVES = 5, 6
 
 #: Receives the candidates after a pass over the sample, the rows that it visited, and its seconds.
 Note = Callable[[Sequence[Candidate], int, float], None]
+
+
+class Step(Protocol):
+    """Does a step, or has it from an earlier process that was cut short: the same steps come in the same order."""
+
+    def __call__(self, compute: Callable[[], Found], /) -> Found:
+        """Return what `compute` returns: mixtures, candidates, or numbers. All that it notes, it notes in there."""
 
 
 class Race:
@@ -55,12 +66,13 @@ class Race:
     compiled : bool
         Whether the compiled kernel does what it can.
     note : callable
+    step : callable
     """
 
     def __init__(
-        self, sample: Sample, options: FitOptions, *, n_rows: int, whole: bool, compiled: bool, note: Note
+        self, sample: Sample, options: FitOptions, *, n_rows: int, whole: bool, compiled: bool, note: Note, step: Step
     ) -> None:
-        self._all, self._compiled, self._note = sample.shuffled(), compiled, note
+        self._all, self._compiled, self._note, self._step = sample.shuffled(), compiled, note, step
         self._sample = self._all.part(0, n_rows)
         # (max_iter bounds passes over all rows; here each stage has its own number.)
         self._options = replace(options, tol=min(options.tol, SAMPLE_TOL), max_iter=max(options.max_iter, FINAL_PASSES))
@@ -81,7 +93,7 @@ class Race:
             All candidates collapsed.
         """
         first = self._sample.part(0, self._size(0, len(self._sample)))
-        left = self._fresh(self._starts(first))
+        left = self._fresh(self._step(lambda: self._starts(first)))
         while True:
             finalists = self._finalists(left, self._n_seen, grows=not self._whole)
             alive = _alive(finalists)
@@ -121,8 +133,11 @@ class Race:
         for stage in range(STAGES):
             if len(current) > 1:
                 size = self._size(stage, n) if grows else n
-                current = self._halved(self._em(current, size, STAGE_PASSES), size)
-        return self._em(current, n, FINAL_PASSES)
+                current = self._step(partial(self._stage, current, size))
+        return self._step(lambda: self._em(current, n, FINAL_PASSES))
+
+    def _stage(self, current: Sequence[Candidate], size: int) -> list[Candidate]:
+        return self._halved(self._em(current, size, STAGE_PASSES), size)
 
     def _size(self, stage: int, n: int) -> int:
         return n if self._whole else int(min(n, max(self._least, n >> (STAGES - 1 - stage))))
@@ -171,37 +186,59 @@ class Race:
         unseen = seen if self._whole else self._sample.part(size, n)
         if len(unseen) < self._least or n < FEW:
             return best
-        (score,) = self._scores([best], unseen)
+        (score,) = self._step(partial(self._scores, [best], unseen))
         for _ in range(ESCAPE_ROUNDS):
-            began = perf_counter()
-            proposed = offspring(
-                best.parameters, seen.X, seen.weights, n_most=ESCAPE_MOVES, reg_covar=self._options.reg_covar, rng=rng
-            )
-            # The moves take two E-steps, and some 26 of two components on at most 1000 rows of each component.
-            n_visited = 2 * size + 26 * min(1000, size // self._options.n_components)
-            self._note([best], n_visited, perf_counter() - began)
+            proposed, state = self._step(partial(self._proposed, best, seen, rng))
+            _set_state(rng, state)
             if not proposed:
                 break
             tried = _alive(self._finalists(self._fresh(proposed), size, grows=False))
             if not tried:
                 break
             moved = tried[ranked([c.lower_bound for c in tried])[0]]
-            (reached,) = self._scores([moved], unseen)
+            (reached,) = self._step(partial(self._scores, [moved], unseen))
             if reached <= score + GAIN:
                 break
             best, score = moved, reached
         return best
 
+    def _proposed(
+        self, best: Candidate, seen: Sample, rng: np.random.RandomState
+    ) -> tuple[list[Parameters], dict[str, Any]]:
+        """Return moves away from a candidate, and the state of the generator after them."""
+        began, n_most = perf_counter(), ESCAPE_MOVES
+        proposed = offspring(
+            best.parameters, seen.X, seen.weights, n_most=n_most, reg_covar=self._options.reg_covar, rng=rng
+        )
+        # The moves take two E-steps, and some 26 of two components on at most 1000 rows of each component.
+        n_visited = 2 * len(seen) + 26 * min(1000, len(seen) // self._options.n_components)
+        self._note([best], n_visited, perf_counter() - began)
+        return proposed, _state(rng)
+
     def _polished(self, best: Candidate) -> Candidate:
         """Return the winner after EM on all of the sample; as it was where it has seen all, or collapses there."""
         if len(self._all) == self._n_seen:
             return best
-        (polished,) = self._em([best], len(self._all), FINAL_PASSES)
+        (polished,) = self._step(lambda: self._em([best], len(self._all), FINAL_PASSES))
         return best if polished.status is Status.COLLAPSED else polished
 
 
 #: A move must gain so much on rows that it has not seen, nats.
 GAIN = 1e-4
+
+
+def _state(rng: np.random.RandomState) -> dict[str, Any]:
+    """Return the state of a generator as plain values."""
+    state: dict[str, Any] = rng.get_state(legacy=False)
+    twister = state["state"]
+    return {
+        "key": twister["key"].astype(np.uint64), "pos": int(twister["pos"]), "has_gauss": int(state["has_gauss"]),
+        "gauss": float(state["gauss"]),
+    }  # fmt: skip
+
+
+def _set_state(rng: np.random.RandomState, state: dict[str, Any]) -> None:
+    rng.set_state(("MT19937", state["key"].astype(np.uint32), state["pos"], state["has_gauss"], state["gauss"]))
 
 
 def _distinct(found: Sequence[Parameters]) -> list[Parameters]:

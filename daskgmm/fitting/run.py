@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -134,7 +134,8 @@ class Run:
         if model.warm is not None:
             found, previous = [model.warm[0]], model.warm[1]
         else:
-            found = self._once(f"start-{i}", lambda: self._starts(i))
+            # (The steps that led there are let go with it.)
+            found = self._once(f"start-{i}", lambda: self._starts(i), instead=f"start-{i}-")
         compiled = is_compiled(options, self._passes.rows.X)
         return [
             Candidate.start(j, p, options, fold=model.fold, previous=previous, compiled=compiled)
@@ -244,12 +245,18 @@ class Run:
         plain = options.n_init == 1 and not options.escape and len(sample) == self.survey.n_rows
         if options.start_is_given or options.max_iter == 0 or plain:
             return starts(sample.X, sample.weights, options, n_features=X.n_features)
+        steps = _Steps(self._checkpoint, f"start-{i}-", self._spent)
         race = Race(
             sample, options, n_rows=race_size(options, X.n_rows, X.n_features),
             whole=len(sample) == self._row_sets[self._models[i].fold].n_rows, compiled=is_compiled(options, X),
-            note=lambda found, n, seconds: self._history.sampled(i, found, n, seconds),
+            note=lambda found, n, seconds: self._history.sampled(i, found, n, seconds), step=steps,
         )  # fmt: skip
-        best = race.run()
+        try:
+            best = race.run()
+        except BaseException:
+            with suppress(OutputError):  # (why it was cut short is what counts)
+                steps.write()
+            raise
         self._history.started(best)
         return [best.parameters]
 
@@ -330,11 +337,11 @@ class Run:
         history, by = self._history.state(), provenance()
         return {"spent": {"cut": self._cut, "history": history, "bytes_read": n_bytes, "seconds": seconds, "by": by}}
 
-    def _once(self, name: str, compute: Callable[[], Any], **beside: Any) -> Any:
+    def _once(self, name: str, compute: Callable[[], Any], *, instead: str = "", **beside: Any) -> Any:
         """Return what a checkpoint has under a name, or compute and keep it, with other values beside it."""
         if self._checkpoint is None:
             return compute()
-        return self._checkpoint.once(name, compute, beside=lambda: {**beside, **self._spent()})
+        return self._checkpoint.once(name, compute, beside=lambda: {**beside, **self._spent()}, instead=instead)
 
     def _keep(self, values: dict[str, Any]) -> None:
         if self._checkpoint is not None:
@@ -361,6 +368,42 @@ class Run:
             seconds=perf_counter() - self._began,
             history=tuple(self._history.of_model[i]),
         )
+
+
+class _Steps:
+    """The steps of a start, which reads nothing: those that are done are written when it is time, or it is cut short.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint or None
+    name : str
+        What the names of the steps begin with.
+    spent : callable
+        Returns what a checkpoint keeps beside every value.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None, name: str, spent: Callable[[], dict[str, Any]]) -> None:
+        self._checkpoint, self._name, self._spent = checkpoint, name, spent
+        self._n_done, self._pending, self._beside = 0, {}, {}  # type: ignore[var-annotated]
+
+    def __call__(self, compute: Callable[[], Any], /) -> Any:
+        """Return what a step gives, which another process may have done."""
+        if self._checkpoint is None:
+            return compute()
+        name, self._n_done = f"{self._name}{self._n_done}", self._n_done + 1
+        found = self._checkpoint.get(name)
+        if found is None:
+            found = self._pending[name] = compute()
+            self._beside = self._spent()  # as it is now: a step that is cut short has noted something already
+            if self._checkpoint.is_due:
+                self.write()
+        return found
+
+    def write(self) -> None:
+        """Write what is done and not written yet."""
+        if self._pending and self._checkpoint is not None:
+            self._checkpoint.put({**self._pending, **self._beside})
+            self._pending = {}
 
 
 #: Differences from the mean beyond which single precision is not taken: a sum of squares overflows at 1e38.

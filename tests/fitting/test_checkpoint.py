@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from daskgmm.fitting.encoding import encode
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
+from daskgmm.fitting.race import Race
 from daskgmm.fitting.sweep import Sweep, select_model
 from tests.faults import Faulty, Torn, mutilate
 from tests.strategies import make_case
@@ -206,6 +208,33 @@ def test_slots_of_two_fifths_of_a_pass_finish_the_fit(every: float, longer_store
     assert bits(done) == bits(undisturbed)
     assert n_slots == -(-20 * done.n_passes // 8), "nothing that was done is done again"
     assert done.bytes_read == done.n_passes * CASE.X.nbytes
+
+
+@pytest.mark.parametrize("every", [0.0, 1e9], ids=["written as it comes", "written when cut short"])
+def test_a_start_that_is_cut_short_goes_on_too(
+    every: float, longer_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut short again and again, each time at its second EM on the sample: one of them gets done each time."""
+    options: dict[str, Any] = {"n_components": 4, "n_init": 4, "start_rows": 1000, "escape": True}
+    expected, n_calls, real = bits(small_fit(longer_store, None, **options)), [], Race._em
+
+    def cut_short(self: Race, *arguments: Any) -> Any:
+        n_calls.append(1)
+        if len(n_calls) > 1:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Race, "_em", cut_short)
+    done, n_slots = None, 0
+    while done is None:
+        n_slots += 1
+        n_calls.clear()
+        checkpoint, _ = at(tmp_path, every=every)
+        with suppress(KeyboardInterrupt):
+            done = small_fit(longer_store, checkpoint, **options)
+    assert n_slots > 5
+    assert bits(done) == expected
+    assert not [name for name in at(tmp_path)[0]._slots if name.startswith("start-0-")], "let go with the start"
 
 
 def test_on_workers_with_kept_rows_too(

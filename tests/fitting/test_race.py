@@ -68,7 +68,9 @@ def run_race(
     sample: Sample, *, n_rows: int = 10**9, whole: bool = True, notes: Notes | None = None, **options: Any
 ) -> Candidate:
     found = FitOptions(**({"n_components": 3} | options))
-    return Race(sample, found, n_rows=n_rows, whole=whole, compiled=False, note=notes or Notes()).run()
+    return Race(
+        sample, found, n_rows=n_rows, whole=whole, compiled=False, note=notes or Notes(), step=lambda compute: compute()
+    ).run()
 
 
 def mixture(kind: str, means: Any, variance: float = 1.0, weights: Any = None) -> Parameters:

@@ -192,21 +192,24 @@ def test_what_is_whole_is_loaded(folder: Path) -> None:
     assert all(tried(lambda load=load, name=name: load(folder / name)) for name, load in LOADED.items())  # type: ignore[misc]
 
 
+def _some(folder: Path, name: str, number: int, counts: dict[str, int]) -> None:
+    @seed(number)
+    @settings(max_examples=200, derandomize=False, database=None)
+    @given(data=st.data())
+    def some(data: st.DataObject) -> None:
+        counts[name] += 1
+        fuzz(folder, name, data)
+
+    some()
+
+
 @pytest.mark.skipif(not SECONDS, reason="DASKGMM_FUZZ_SECONDS says for how long")
 @pytest.mark.timeout(0)
 def test_for_a_long_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ends, counts, number = time.monotonic() + SECONDS, dict.fromkeys(LOADED, 0), 0
     while time.monotonic() < ends:
         for name in LOADED:
-
-            @seed(number)
-            @settings(max_examples=200, derandomize=False, database=None)
-            @given(data=st.data())
-            def some(data: st.DataObject, name: str = name) -> None:
-                counts[name] += 1
-                fuzz(folder, name, data)
-
-            some()
+            _some(folder, name, number, counts)
         number += 1
     with capsys.disabled():
         print(f"\n{sum(counts.values()):,} files in {SECONDS:g} s: {counts}")

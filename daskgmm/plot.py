@@ -53,8 +53,6 @@ def plot_selection(
         Where to draw; without, a figure is made.
     """
     check_matplotlib("plot")
-    from matplotlib.ticker import MaxNLocator
-
     if ax is None:
         ax = _axes()
     for (kind, rows), (colour, marker) in zip(
@@ -70,9 +68,7 @@ def plot_selection(
     )  # fmt: skip
     ax.set_xlabel("number of components")
     ax.set_ylabel(_LABELS[criterion])
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    ax.grid(alpha=0.3)
-    ax.spines[["top", "right"]].set_visible(False)
+    _plain(ax)
     ax.legend(title="covariance", frameon=False)
     if path is not None:
         _write(ax.figure, os.fspath(path))
@@ -93,8 +89,6 @@ def history_picture(history: Sequence[Mapping[str, Any]], *, form: str) -> bytes
         Records of passes over all rows; each has a mean log-likelihood.
     """
     check_matplotlib("The picture")
-    from matplotlib.ticker import MaxNLocator
-
     ax = _axes()
     candidates = sorted({record["candidate"] for record in history})
     for candidate in candidates:
@@ -103,9 +97,7 @@ def history_picture(history: Sequence[Mapping[str, Any]], *, form: str) -> bytes
         ax.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1.5, label=f"candidate {candidate}")
     ax.set_xlabel("pass over the data")
     ax.set_ylabel("mean log-likelihood, nats a row")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    ax.grid(alpha=0.3)
-    ax.spines[["top", "right"]].set_visible(False)
+    _plain(ax)
     if len(candidates) > 1:
         ax.legend(frameon=False)
     return _file(ax, form)
@@ -118,6 +110,15 @@ def _axes() -> Axes:
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure.add_subplot()
+
+
+def _plain(ax: Axes) -> None:
+    """Give axes whole numbers below, a faint grid and no frame."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def _file(ax: Axes, form: str) -> bytes:

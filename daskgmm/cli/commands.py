@@ -165,7 +165,7 @@ def inspect(*, model: str, history: bool) -> dict[str, Any]:
 
     result = jobs.inspect(model, history=history)
     with as_written(model):
-        strict_json(result)
+        strict_json(result)  # (before anything is said: what is nested too deeply cannot be written either)
         texts = [component_table(result)]
         if result["selection"]:
             texts.append(selection_text(*(result["selection"][name] for name in COMPARED)))

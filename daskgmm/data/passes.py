@@ -421,13 +421,17 @@ def _again(work: Pass[State], own: Sequence[Cut], filled: Filled, w: Any, keep: 
 
 def _reduced(work: Pass[State], own: Sequence[Cut], x: KeptReader, w: KeptReader | None) -> Partial[State]:
     readers = [x] if w is None else [x, w]
-    n_read, n_repeats = (-sum(reader.bytes_read for reader in readers), -sum(reader.n_repeats for reader in readers))
+    read, repeated = _counts(readers)
     # (Held already, but by a worker of a scheduler that was started again since the fit began.)
     with blas_limit.held():
         state = tree_sum(work, (Partial(_partition(work, cut, x, w), 0, 0) for cut in own)).state
-    n_read += sum(reader.bytes_read for reader in readers)
-    n_repeats += sum(reader.n_repeats for reader in readers)
-    return Partial(state, n_read, sum(reader.bytes_kept for reader in readers), n_repeats)
+    read_now, repeated_now = _counts(readers)
+    return Partial(state, read_now - read, sum(reader.bytes_kept for reader in readers), repeated_now - repeated)
+
+
+def _counts(readers: Sequence[KeptReader]) -> tuple[int, int]:
+    """Return the bytes that readers have read so far, and how often they tried again."""
+    return sum(reader.bytes_read for reader in readers), sum(reader.n_repeats for reader in readers)
 
 
 def _partition(work: Pass[State], cut: Cut, x: KeptReader, w: KeptReader | None) -> State:

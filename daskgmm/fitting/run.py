@@ -21,7 +21,7 @@ from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
 from daskgmm.data.survey import Survey, SurveyPass, all_but, sample_threshold
 from daskgmm.errors import CollapsedComponentError, DataError, OutputError
-from daskgmm.fitting.checkpoint import Checkpoint
+from daskgmm.fitting.checkpoint import Checkpoint, Steps
 from daskgmm.fitting.checks import check_folds, check_shape, check_survey
 from daskgmm.fitting.evaluate import Evaluator, Request, check_counts
 from daskgmm.fitting.events import Listener
@@ -245,7 +245,7 @@ class Run:
         plain = options.n_init == 1 and not options.escape and len(sample) == self.survey.n_rows
         if options.start_is_given or options.max_iter == 0 or plain:
             return starts(sample.X, sample.weights, options, n_features=X.n_features)
-        steps = _Steps(self._checkpoint, f"start-{i}-", self._spent)
+        steps = Steps(self._checkpoint, f"start-{i}-", self._spent)
         race = Race(
             sample, options, n_rows=race_size(options, X.n_rows, X.n_features),
             whole=len(sample) == self._row_sets[self._models[i].fold].n_rows, compiled=is_compiled(options, X),
@@ -368,42 +368,6 @@ class Run:
             seconds=perf_counter() - self._began,
             history=tuple(self._history.of_model[i]),
         )
-
-
-class _Steps:
-    """The steps of a start, which reads nothing: those that are done are written when it is time, or it is cut short.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint or None
-    name : str
-        What the names of the steps begin with.
-    spent : callable
-        Returns what a checkpoint keeps beside every value.
-    """
-
-    def __init__(self, checkpoint: Checkpoint | None, name: str, spent: Callable[[], dict[str, Any]]) -> None:
-        self._checkpoint, self._name, self._spent = checkpoint, name, spent
-        self._n_done, self._pending, self._beside = 0, {}, {}  # type: ignore[var-annotated]
-
-    def __call__(self, compute: Callable[[], Any], /) -> Any:
-        """Return what a step gives, which another process may have done."""
-        if self._checkpoint is None:
-            return compute()
-        name, self._n_done = f"{self._name}{self._n_done}", self._n_done + 1
-        found = self._checkpoint.get(name)
-        if found is None:
-            found = self._pending[name] = compute()
-            self._beside = self._spent()  # as it is now: a step that is cut short has noted something already
-            if self._checkpoint.is_due:
-                self.write()
-        return found
-
-    def write(self) -> None:
-        """Write what is done and not written yet."""
-        if self._pending and self._checkpoint is not None:
-            self._checkpoint.put({**self._pending, **self._beside})
-            self._pending = {}
 
 
 #: Differences from the mean beyond which single precision is not taken: a sum of squares overflows at 1e38.

@@ -23,9 +23,10 @@ from distributed.scheduler import KilledWorker
 from daskgmm import GaussianMixture
 from daskgmm.cli import cluster as cluster_module
 from daskgmm.cli import gmm, jobs, lost
+from daskgmm.cli.group import outcome
 from daskgmm.cli.outputs import differences
 from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, strict_json
-from daskgmm.errors import ClusterError, DataError
+from daskgmm.errors import ClusterError, DataError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
 from tests.clusters import LOCAL
 from tests.stores import two_groups
@@ -556,6 +557,18 @@ def test_a_signal_that_python_passes_over_comes_again(monkeypatch: pytest.Monkey
     with interrupts.watched():
         Deaf(lambda: print([][1]))
     assert told == [IndexError], "what is none of ours is told as ever"
+
+
+def test_workers_that_a_signal_to_all_has_ended_are_no_news() -> None:
+    for error, code in (
+        (ClusterError("lost"), 75), (FutureCancelledError("key", "lost"), 75), (OutputError("no space"), 73),
+    ):  # fmt: skip
+        with interrupts.watched():
+            assert outcome(error)[0] == (69 if code == 75 else code)
+            interrupts.defer()
+            signal.raise_signal(signal.SIGTERM)
+            found, message = outcome(error)
+        assert (found, "Interrupted by SIGTERM" in message) == (code, code == 75)
 
 
 @pytest.mark.slow

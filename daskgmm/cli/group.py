@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, log_on_stderr, say
-from daskgmm.errors import DaskgmmError
+from daskgmm.errors import ClusterError, DaskgmmError
 
-EXIT_USAGE, EXIT_LOST, EXIT_BUG, EXIT_INTERRUPTED = 64, 69, 70, 75
+EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 64, 70, 75
 
 
 class SectionOption(click.Option):
@@ -95,7 +95,7 @@ def outcome(error: BaseException, *, debug: bool = False) -> tuple[int, str]:
         return EXIT_USAGE, _usage(error)
     known = _known(error)
     # A signal to a group of processes ends the workers too: that they are lost is then no news.
-    if isinstance(error, KeyboardInterrupt) or (interrupts.came and not (known and known.exit_code != EXIT_LOST)):
+    if isinstance(error, KeyboardInterrupt) or (interrupts.came and isinstance(known, ClusterError | None)):
         name = error.args[0] if isinstance(error, Interrupted) else interrupts.came or "SIGINT"
         return EXIT_INTERRUPTED, (
             f"Interrupted by {name} before the end; no complete output was written. "

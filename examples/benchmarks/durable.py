@@ -33,9 +33,9 @@ class Timed(Checkpoint):
 
     seconds: list[float]
 
-    def put(self, values: Any) -> None:
+    def put(self, values: Any, *, instead: str = "") -> None:
         began = perf_counter()
-        super().put(values)
+        super().put(values, instead=instead)
         self.seconds.append(perf_counter() - began)
 
     def flush(self) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from distributed import Client
 from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.comm.core import CommClosedError
-from distributed.scheduler import KilledWorker
 
 from daskgmm.cli.terminal import interrupts, say
 from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError
@@ -117,11 +116,6 @@ def _says_lost(error: BaseException) -> bool:
 
 def explained(error: BaseException) -> DaskgmmError | None:
     """Return what an exception of distributed means to a user, or None where it is another one."""
-    if isinstance(error, KilledWorker):
-        return ClusterError(
-            "Workers must stay alive; got several that died at the same task, most likely for want of memory. "
-            "Give them more (--memory-limit), and look at their logs."
-        )
     if _says_lost(error):
         return ClusterError(
             "The scheduler and its workers must stay until the end; the connection to them was lost "

@@ -16,6 +16,7 @@ from dask.system import CPU_COUNT
 from dask.task_spec import DataNode
 
 from daskgmm.data.blas import blas_limit
+from daskgmm.data.suspects import WorkersDiedError
 from daskgmm.errors import ClusterError
 
 #: Addresses of workers by the keys of tasks or results.
@@ -130,7 +131,7 @@ class ClientExecutor:
             return _computed_here(threaded.get, graph, keys, on_done)
         with annotate(workers=_Places(places), allow_other_workers=True) if places else nullcontext():
             futures = self.client.get(graph, keys, retries=RETRIES, sync=False)
-        return self._gathered(futures, on_done)
+        return self._gathered(graph, futures, on_done)
 
     def hold(
         self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool, on_done: OnDone | None = None
@@ -140,13 +141,15 @@ class ClientExecutor:
         futures = self.client.get(graph, keys + held, retries=RETRIES, sync=False)
         kept = HeldFutures(self.client, futures[len(keys) :])
         try:
-            return self._gathered(futures[: len(keys)], on_done), kept
+            return self._gathered(graph, futures[: len(keys)], on_done), kept
         except BaseException:
             kept.release()
             raise
 
-    def _gathered(self, futures: list[Any], on_done: OnDone | None) -> list[Any]:
-        """Return the values of futures, which are released then; each is told of when it comes."""
+    def _gathered(self, graph: dict[Any, Any], futures: list[Any], on_done: OnDone | None) -> list[Any]:
+        """Return the values of a graph's futures, which are released then; each is told of when it comes."""
+        from distributed.scheduler import KilledWorker
+
         try:
             if on_done is None:
                 return list(self.client.gather(futures))
@@ -160,6 +163,10 @@ class ClientExecutor:
                     values[numbers[future.key]] = value
                     on_done(numbers[future.key], value)
             return values
+        except KilledWorker as error:
+            states = self.client.sync(self.client.scheduler.get_task_status, keys=list(graph))
+            others = [key for key in graph if states[key] == "erred" and key != error.task]
+            raise WorkersDiedError([error.task, *others]) from error
         finally:
             for future in futures:
                 future.release()

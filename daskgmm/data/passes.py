@@ -9,8 +9,8 @@ the graph, never rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -30,13 +30,17 @@ from daskgmm.data.fingerprint import check_unchanged, fingerprints
 from daskgmm.data.partition import FAN_IN
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
 from daskgmm.data.source import as_reader
-from daskgmm.errors import ClusterError, OutputError
+from daskgmm.data.suspects import WorkersDiedError, try_alone
+from daskgmm.errors import OutputError
 from daskgmm.mixture.block import Block
 
 State = TypeVar("State")
 
 #: Parts of a pass at most that are remembered one by one where it may be cut short.
 MOST_ROOTS = 64
+
+#: How often a pass is begun at most where workers die at tasks that alone do no harm.
+MOST_TRIES = 3
 
 logger = logging.getLogger("daskgmm")
 
@@ -196,8 +200,20 @@ class Passes:
         return self._direct.partial
 
     def _graph(self, work: Pass[State], name: str) -> Partial[State]:
-        with _named(self.rows):
-            return self._remembered(work, name)
+        """Return the partial of all rows; where workers died for no fault of a task, it goes on."""
+        for _ in range(MOST_TRIES):
+            try:
+                return self._remembered(work, name)
+            except WorkersDiedError as died:
+                error = try_alone(died, self.rows, lambda i: self._alone(work, name, i))
+        raise error
+
+    def _alone(self, work: Pass[State], name: str, i: int) -> None:
+        """Run a task of a pass with nothing beside it."""
+        n = self.rows.n_tasks
+        others = set(range(n)) - {i}
+        graph, roots = pass_graph(work, self.rows, name=f"{name}-alone-{uuid4().hex}", known=others, most=n)
+        self._executor.compute(graph, [roots[i]], travels=self.rows.travels)
 
     def _remembered(self, work: Pass[State], name: str) -> Partial[State]:
         """Return the partial of all rows; what is done of it survives where it is cut short."""
@@ -299,28 +315,6 @@ def pass_graph(
             for i in range(0, len(level), FAN_IN)
         ]
     return graph, level
-
-
-@contextmanager
-def _named(rows: Rows) -> Iterator[None]:
-    """Say which rows it is that workers die at."""
-    try:
-        yield
-    except Exception as error:
-        if type(error).__name__ != "KilledWorker":  # (importing distributed to ask takes 0.4 s where nobody has)
-            raise
-        key = getattr(error, "task", None)
-        key = key if isinstance(key, tuple) and len(key) == 2 else ("", -1)
-        where = rows.X.label
-        if str(key[0]).startswith(("partition-", "fill-")):
-            i, n = int(key[1]), rows.per_task
-            first, last = int(rows.edges[i * n]), int(rows.edges[min((i + 1) * n, rows.n_partitions)])
-            where = f"rows {first} to {last} of {where} (part {i + 1} of {rows.n_tasks} of a pass)"
-        raise ClusterError(
-            f"Workers must stay alive; got several that died one after the other at the same task: {where}. Most "
-            "likely they had too little memory, or a file there makes a codec crash: give them more, look at their "
-            "logs, and run the same again; a fit with a checkpoint goes on from it."
-        ) from error
 
 
 def _share(n_bytes: int, of_bytes: int) -> str:

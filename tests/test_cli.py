@@ -690,3 +690,33 @@ def test_peak_memory_of_this_process() -> None:
     peak = cluster_module.peak_bytes()
     assert peak is not None
     assert 20 << 20 < peak < 1 << 40
+
+
+_STUCK = """
+import asyncio, sys, threading
+from zarr.storage import LocalStore
+from daskgmm.cli import main
+async def get(self, key, *args, real=LocalStore.get, **options):
+    if key.startswith("c/"):
+        print("reading", file=sys.stderr, flush=True)
+        await asyncio.to_thread(threading.Event().wait)
+    return await real(self, key, *args, **options)
+LocalStore.get = get
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_command_whose_read_never_comes_back(
+    tmp_path: Path, small_store: Path, number: signal.Signals
+) -> None:
+    arguments = [sys.executable, "-c", _STUCK, "fit", str(small_store), "-k", "2", "-o", str(tmp_path / "m.zarr")]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "reading" not in (line := process.stderr.readline()):
+            assert line
+        began = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 75
+        assert time.monotonic() - began < 10
+        assert "Interrupted by" in process.stderr.read()

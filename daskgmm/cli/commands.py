@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
+import threading
 from typing import Any
 
 import click
@@ -14,6 +17,9 @@ from daskgmm.cli import group
 from daskgmm.cli.fit_commands import fit, select
 from daskgmm.cli.group import Commands
 from daskgmm.cli.options import checkpoint_option, cluster_options, force_option, input_options, log_options, option
+
+#: Seconds that Python has to end in after an error; one that comes by a signal has to end within 10.
+_ENDS_WITHIN = 4.0
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -277,7 +283,20 @@ def main() -> None:
     """Run the command line and exit with its code."""
     try:
         gmm(prog_name="daskgmm")
+    except SystemExit as end:
+        if end.code:
+            _end_within(_ENDS_WITHIN, end.code)
+        raise
     finally:
-        # All is done and said: a signal during Python's shutdown must not make a failure of it.
+        # All is done and said: reads that an error has left under way may end as they like,
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
+        # and a signal during Python's shutdown must not make a failure of it.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+
+
+def _end_within(seconds: float, code: Any) -> None:
+    """End the process even if a thread of it waits for a read that does not come back; Python waits for all threads."""
+    timer = threading.Timer(seconds, os._exit, [code if isinstance(code, int) else 1])
+    timer.daemon = True
+    timer.start()

@@ -193,6 +193,7 @@ class NpyReader:
 def _map_file(path: str, argument: str) -> NDArray[Any]:
     """Return the array of a .npy file as a memory map."""
     try:
+        file_stamp(path)  # (a pipe would never answer)
         return np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-any-return,unused-ignore]
     except FileNotFoundError as error:
         raise InputMissingError(
@@ -202,6 +203,8 @@ def _map_file(path: str, argument: str) -> NDArray[Any]:
         raise InputMissingError(
             f"{argument} must be a readable file; got {path} ({error.strerror or error}). Check its permissions."
         ) from error
+    except DataError:
+        raise
     except Exception as error:
         # Whatever a damaged header makes NumPy and Python's tokenizer raise.
         raise DataError(

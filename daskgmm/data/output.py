@@ -127,7 +127,7 @@ def write_predictions(
                 publish(place, os.path.abspath(plain_path(output)))
     except BaseException as error:
         if saved is None or isinstance(error, DataError):  # (rows that are mended are others)
-            remove_unfinished(output)
+            remove_unfinished(output, after_seconds=(0.0, 0.1, 0.4))
         raise
     remove_unfinished(output)
     return written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
@@ -188,11 +189,19 @@ _MAX_RUNS = 2**20
 
 
 def file_stamp(path: str) -> str:
-    """Return size and time of a file, in nanoseconds; an empty string where there is none."""
+    """Return size and time of a file, in nanoseconds; an empty string where there is none.
+
+    Raises
+    ------
+    DataError
+        It is no file but a pipe, a device or a folder, which reading might wait for, for ever.
+    """
     try:
         found = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"What is read must be a file; got {path}, which is none. Put a file there, or remove it.")
     return f"{found.st_size} {found.st_mtime_ns}"
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from uuid import uuid4
 
@@ -51,10 +52,11 @@ def unfinished_place(output: str, token: str) -> str:
     return output if "://" in output else f"{os.path.abspath(output)}{_UNFINISHED}{token}"
 
 
-def remove_unfinished(output: str) -> None:
-    """Remove what is left of a local output that was not finished."""
+def remove_unfinished(output: str, *, after_seconds: Sequence[float] = (0.0,)) -> None:
+    """Remove what is left of a local output that was not finished; again where tasks that were given up still write."""
     output = plain_path(output)
-    if "://" not in output:
+    for seconds in after_seconds if "://" not in output else ():
+        time.sleep(seconds)
         for place in glob.glob(f"{glob.escape(os.path.abspath(output))}{_UNFINISHED}*"):
             _remove(place)
 

@@ -32,6 +32,8 @@ _SECRET = re.compile(
 )
 _NO_OPTION = frozenset({"asynchronous", "loop"})
 _NETWORK_PACKAGES = frozenset({"aiohttp", "botocore", "aiobotocore", "obstore", "google", "azure"})
+#: Files that zarr looks for where a node is opened.
+_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 #: Requests under way at once.
 _AT_ONCE = 64
 # These file systems live in one process, or wrap another one: no URL of theirs opens the same store elsewhere.
@@ -103,7 +105,11 @@ class ZarrLocation:
             Nothing is there; a package is missing; what is there is not Zarr.
         """
         try:
+            if self.opener == "local":
+                self.stamps([os.path.join(self.path, name) for name in _METADATA])  # (a pipe would never answer)
             return zarr.open(self.store(), path=self.path, mode="r")
+        except DataError:
+            raise
         except Exception as error:
             # One handler for the exceptions of every kind of storage: their classes have no common root.
             raise self.explained(error, argument) from error

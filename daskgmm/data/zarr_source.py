@@ -179,15 +179,29 @@ class ZarrReader:
         return self._retried(lambda array: self._rows(array, start, stop), start, stop)
 
     def stamp(self, start: int, stop: int) -> list[str]:
-        """Return size and time, or tag, of what is stored of these rows: chunks, or shards of chunks."""
+        """Return size and time, or tag, of what is stored of these rows: chunks, or shards of chunks.
+
+        Raises
+        ------
+        DataError
+            One is not there.
+        """
         if self._location is None:
             return []
-        place = self._location
-        return self._retried(lambda array: place.stamps(_stored_keys(array, start, stop)), start, stop)
+        location = self._location
+        return self._retried(lambda array: self._stamps(location, array, start, stop), start, stop)
 
     @property
     def far(self) -> bool:
         return self._location is not None and self._location.opener in ("fsspec", "obstore")
+
+    def _stamps(self, location: ZarrLocation, array: zarr.Array[Any], start: int, stop: int) -> list[str]:
+        stored = _stored(array, start, stop)
+        found = location.stamps([key for _, key in stored])
+        if "" in found and not self._fills:  # (of a store that ends too early not every key is asked for)
+            first = stored[found.index("")][0][0] * (array.shards or array.chunks)[0]
+            raise self._missing(max(first, start), _fill_value(array))
+        return found
 
     def _rows(self, array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
         rows = np.asarray(array[start:stop])
@@ -229,22 +243,41 @@ class ZarrReader:
             missing = ~_equal(found, rows[first - start : last - start])
             if missing.any():
                 row = first + int(np.argmax(missing.reshape(len(missing), -1).any(axis=1)))
-                raise DataError(
-                    f"Every chunk must be in the store; got none for row {row} of {self._label}, where zarr would read "
-                    f"{fill}. Write the rows from there on again. If the writer has left out chunks that hold nothing "
-                    "else, as zarr does by default, say so: --missing-chunks fill, in Python "
-                    'dask.config.set({"daskgmm.missing-chunks": "fill"}).'
-                )
+                raise self._missing(row, fill)
+
+    def _missing(self, row: int, fill: Any) -> DataError:
+        return DataError(
+            f"Every chunk must be in the store; got none for row {row} of {self._label}, where zarr would read {fill}. "
+            "Write the rows from there on again. If the writer has left out chunks that hold nothing else, as zarr "
+            "does by default, say so: --missing-chunks fill, in Python "
+            'dask.config.set({"daskgmm.missing-chunks": "fill"}).'
+        )
 
     def _explained(self, error: Exception, start: int, stop: int) -> Exception:
         if self._location is not None and unreachable(error):
             return self._location.explained(error, f"Rows {start} to {stop}")
         # Parts of shards are asked for as byte ranges; the simplest web servers send the whole file instead.
         ranges = " (or the server ignores byte ranges, which shards need)" if self._label.startswith("http") else ""
+        where, error, start, stop = self._damaged(error, start, stop)
         return DataError(
-            f"Rows {start} to {stop} must be readable; got {type(error).__name__} ({error}) from {self._label}. "
+            f"Rows {start} to {stop} must be readable; got {type(error).__name__} ({error}) from {where}{self._label}. "
             f"A chunk there is damaged{ranges}: write these rows again."
         )
+
+    def _damaged(self, error: Exception, start: int, stop: int) -> tuple[str, Exception, int, int]:
+        """Return in words which chunk it is that cannot be decoded, with its own error and rows."""
+        array = self._opened()
+        what, lengths, height = "shard" if array.shards else "chunk", array.shards or array.chunks, array.chunks[0]
+        for place, key in _stored(array, start, stop):
+            first, *rest = (slice(i * n, (i + 1) * n) for i, n in zip(place, lengths, strict=True))
+            for row in range(first.start, min(first.stop, array.shape[0]), height):
+                try:
+                    array[(slice(row, row + height), *rest)]
+                except Exception as own:  # (as above)
+                    if unreachable(own):
+                        return "", error, start, stop
+                    return f"{what} {key} of ", own, row, min(row + height, array.shape[0])
+        return "", error, start, stop  # (all of it can be decoded now)
 
     def _opened(self) -> zarr.Array[Any]:
         with self._lock:
@@ -266,13 +299,14 @@ class ZarrReader:
         return node
 
 
-def _stored_keys(array: zarr.Array[Any], start: int, stop: int) -> list[str]:
-    """Return the keys in the store of the chunks, or shards, that hold rows start to stop."""
+def _stored(array: zarr.Array[Any], start: int, stop: int) -> list[tuple[tuple[int, ...], str]]:
+    """Return the chunks, or shards, that hold rows start to stop: where they are in the grid, and their keys."""
     lengths = array.shards or array.chunks
     counts = [-(-n // length) for n, length in zip(array.shape[1:], lengths[1:], strict=True)]
     path, metadata = f"{array.path}/" if array.path else "", array.metadata
     rows = range(start // lengths[0], -(-stop // lengths[0]))
-    return [f"{path}{metadata.encode_chunk_key((i, *rest))}" for i in rows for rest in np.ndindex(*counts)]
+    places = [(i, *rest) for i in rows for rest in np.ndindex(*counts)]
+    return [(place, f"{path}{metadata.encode_chunk_key(place)}") for place in places]
 
 
 def _checked(missing_chunks: str | None) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BytesCodec
 from zarr.core.sync import sync
 
+from daskgmm.data.source import file_stamp
 from daskgmm.data.storage import plain_path
 from daskgmm.data.writing import whole_or_nothing
 from daskgmm.errors import CollapsedComponentError, DataError, InputMissingError, OutputError
@@ -176,7 +177,11 @@ def _write_remote(model: Model, url: str, *, overwrite: bool) -> None:
 
 def _open(place: str) -> zarr.Group:
     try:
+        if "://" not in place:
+            file_stamp(os.path.join(place, "zarr.json"))  # (a pipe would never answer)
         return zarr.open_group(place, mode="r")
+    except DataError:
+        raise
     except FileNotFoundError as error:
         what = "something else" if "://" not in place and os.path.exists(place) else "nothing"
         raise InputMissingError(f"the model must be a Zarr group; got {what} at {place}. Check the path.") from error

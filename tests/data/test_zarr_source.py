@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -332,7 +334,7 @@ def test_errors_that_pass_are_tried_again(monkeypatch: pytest.MonkeyPatch, error
     "layout", [{"chunks": (10, 4)}, {"chunks": (5, 4), "shards": (20, 4)}], ids=["plain", "shards"]
 )
 def test_no_flipped_bit_passes_in_a_store_with_checksums(layout: dict[str, Any], tmp_path: Path) -> None:
-    """A hundred of each layout: an error that names the rows, or rows as they were."""
+    """A hundred of each layout: an error that names the chunk and its rows."""
     array = zarr.create_array(tmp_path / "X.zarr", shape=X.shape, dtype=X.dtype, compressors=Crc32cCodec(), **layout)
     array[...] = X
     files = sorted(path for path in (tmp_path / "X.zarr" / "c").rglob("*") if path.is_file())
@@ -343,8 +345,13 @@ def test_no_flipped_bit_passes_in_a_store_with_checksums(layout: dict[str, Any],
         flipped = bytearray(content)
         flipped[rng.integers(len(content))] ^= 1 << rng.integers(8)
         path.write_bytes(flipped)
-        with pytest.raises(DataError, match="Rows 0 to 100 must be readable; got .* A chunk there is damaged"):
+        with pytest.raises(DataError, match="must be readable; got .* A chunk there is damaged") as caught:
             reader_of(open_source(tmp_path / "X.zarr")).read(0, 100)
+        key, n_rows = path.relative_to(tmp_path / "X.zarr").as_posix(), (layout.get("shards") or layout["chunks"])[0]
+        first, last = map(int, re.findall(r"Rows (\d+) to (\d+)", str(caught.value))[0])
+        assert f"{'shard' if 'shards' in layout else 'chunk'} {key} of " in str(caught.value)
+        assert int(path.parent.name) * n_rows <= first < last <= (int(path.parent.name) + 1) * n_rows
+        assert last - first == layout["chunks"][0]
         path.write_bytes(content)
     np.testing.assert_array_equal(reader_of(open_source(tmp_path / "X.zarr")).read(0, 100), X)
 
@@ -352,10 +359,14 @@ def test_no_flipped_bit_passes_in_a_store_with_checksums(layout: dict[str, Any],
 def test_other_errors_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     store = FailingStore(MemoryStore())
     reader = reader_of(open_source(written(store)))
-    monkeypatch.setattr(FailingStore, "errors", [PermissionError(13, "no"), ValueError("bad")])
-    with pytest.raises(DataError, match="ValueError"):
+    monkeypatch.setattr(FailingStore, "errors", [ValueError("now"), ValueError("bad")])  # (the second look says why)
+    with pytest.raises(DataError, match=r"ValueError \(now\) from chunk c/0/0 of"):
         reader.read(0, 100)
-    with pytest.raises(DataError, match="PermissionError"):
+    monkeypatch.setattr(FailingStore, "errors", [ValueError("bad")])
+    with pytest.raises(DataError, match=r"Rows 0 to 100 .* ValueError \(bad\) from Zarr array"):
+        reader.read(0, 100)
+    monkeypatch.setattr(FailingStore, "errors", [PermissionError(13, "no")] * 2)
+    with pytest.raises(DataError, match="Rows 0 to 100 .*PermissionError"):
         reader.read(0, 100)
 
 
@@ -364,3 +375,10 @@ def test_identity_tells_arrays_apart(group: Path) -> None:
     assert first.identity() != second.identity()
     assert first.identity() == open_source(group / "X").identity()
     assert first.identity()["location"] == str(group / "X")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "X.zarr").mkdir()
+    os.mkfifo(tmp_path / "X.zarr" / "zarr.json")
+    with pytest.raises(DataError, match=r"What is read must be a file; got .*zarr\.json"):
+        open_source(tmp_path / "X.zarr")

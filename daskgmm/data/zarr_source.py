@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from daskgmm.data.array_source import reader_arguments
 from daskgmm.data.heap import reused_heap
 from daskgmm.data.source import Stamper, checked_shape, regular_edges, repeats
-from daskgmm.data.zarr_location import ZarrLocation, locate, location_of, refused, unreachable
+from daskgmm.data.zarr_location import ZarrLocation, array_in, locate, location_of, refused, unreachable
 from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionError
 
 Found = TypeVar("Found")
@@ -90,7 +90,7 @@ class ZarrSource:
         """
         place = locate(location, argument=argument)
         node = place.open(argument=argument)
-        found = _array_in(node, array, argument, place.label)
+        found = array_in(node, array, argument, place.label)
         own = ZarrLocation(place.opener, place.url, found.path, place.options)
         return cls(found, own, argument=argument, missing_chunks=missing_chunks)
 
@@ -107,7 +107,7 @@ class ZarrSource:
         store = node.store_path.store
         location = location_of(node)
         label = location.label if location is not None else f"{type(store).__name__} of this process"
-        found = _array_in(node, array, argument, label)
+        found = array_in(node, array, argument, label)
         return cls(found, location_of(found), argument=argument, missing_chunks=missing_chunks)
 
     @property
@@ -358,58 +358,6 @@ def _alike(rows: NDArray[Any], fill: Any, start: int, chunks: tuple[int, ...]) -
             first = found.pop()[0]
         found.append((first, last))
     return found
-
-
-def _array_in(node: zarr.Array[Any] | zarr.Group, name: str | None, argument: str, label: str) -> zarr.Array[Any]:
-    """Return the array that is meant: `node` itself, the one called `name`, or the only one of its group."""
-    if isinstance(node, zarr.Array):
-        if name is not None:
-            raise OptionError(
-                f"array must be left out where {argument} is an array itself; got array={name!r} with {label}. "
-                "Leave it out, or give the group."
-            )
-        return node
-    if name is None:
-        usable = _usable(node)
-        if len(usable) == 1:
-            return usable[0]
-        if not usable:
-            raise DataError(
-                f"{argument} must be, or hold, one array of numbers of one or two dimensions; got a group with none in "
-                f"{label}{_listed(node)}. Give the path of the array, or name one deeper in the group."
-            )
-        raise OptionError(
-            f"array must name one of the arrays of the group that {argument} is; got none, and {len(usable)} usable "
-            f"arrays in {label}{_listed(node)}. Name one with array=... (--array on the command line)."
-        )
-    found = node.get(name)
-    if not isinstance(found, zarr.Array):
-        what = "a group" if isinstance(found, zarr.Group) else "nothing"
-        raise InputMissingError(
-            f"array must name an array of the group that {argument} is; got array={name!r}, which is {what} in "
-            f"{label}{_listed(node)}. Name an array that is there."
-        )
-    return found
-
-
-def _usable(group: zarr.Group) -> list[zarr.Array[Any]]:
-    return [a for a in _members(group) if a.ndim in (1, 2) and np.dtype(a.dtype).kind in "biuf"]
-
-
-def _listed(group: zarr.Group) -> str:
-    listed = [f"{a.basename} {a.shape} {a.dtype}" for a in _members(group)]
-    if not listed:
-        return " (no arrays are listed there)"
-    return f" (it has {', '.join(listed[:16])}{', ...' if len(listed) > 16 else ''})"
-
-
-def _members(group: zarr.Group) -> list[zarr.Array[Any]]:
-    """Return the arrays directly in a group, by name; none where the store cannot list (plain HTTP)."""
-    try:
-        return [array for _, array in sorted(group.arrays(), key=lambda member: member[0])]
-    except Exception:
-        # Each kind of storage has its own exception for "cannot list"; the message then says that none is known.
-        return []
 
 
 def _readable_chunks(array: zarr.Array[Any], argument: str, label: str) -> tuple[int, int]:

@@ -19,7 +19,9 @@ from daskgmm.cli.outputs import (
     checksum,
     finished_array,
     finished_fit,
+    refuse_existing,
     remove_checkpoint,
+    write_file,
 )
 from daskgmm.cli.terminal import in_words_of_the_command_line, interrupts, say
 from daskgmm.cli.work import Work
@@ -28,9 +30,8 @@ from daskgmm.data.output import Written, plan_predictions, write_predictions
 from daskgmm.data.rows import Rows
 from daskgmm.data.samples import write_sample
 from daskgmm.data.source import Source
-from daskgmm.data.writing import whole_or_nothing
 from daskgmm.data.zarr_location import shown
-from daskgmm.errors import DataError, OptionError, OutputError
+from daskgmm.errors import DataError, OptionError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
@@ -238,15 +239,12 @@ def report(model: str, output: str, *, force: bool) -> Result:
     check_place(output, inputs={"MODEL": model})
     if "://" in output or os.path.isdir(output):
         raise OptionError(f"--output must be a path of a file; got {output}. Name another place, such as report.html.")
-    if os.path.lexists(output) and not force:
-        raise OutputError(
-            f"--output must not exist yet; got {output}, which does. Use --force to replace it, or choose another."
-        )
+    if not force:
+        refuse_existing(output)
     loaded = load_model(model)
     with as_written(model):
         content = page(loaded, name=shown(model)).encode()
-    with whole_or_nothing(output) as beside, open(beside, "wb") as file:
-        file.write(content)
+    write_file(output, content)
     return {"command": "report", "status": "done", "model": shown(model), "output": output, "bytes": len(content)}
 
 

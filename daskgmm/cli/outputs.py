@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from daskgmm.cli.terminal import strict_json
 from daskgmm.data.output import prediction_record
-from daskgmm.data.writing import unfinished_place
+from daskgmm.data.writing import unfinished_place, whole_or_nothing
 from daskgmm.data.zarr_location import shown
 from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
@@ -75,6 +75,20 @@ def check_place(output: str, *, inputs: Mapping[str, str], option: str = "--outp
         os.rmdir(probe)
     except OSError as error:
         raise OutputError(f"{option} must be writable; got {error}. Choose another place.") from error
+
+
+def refuse_existing(output: str, *, option: str = "--output") -> None:
+    """Raise an OutputError where something stands at a local place."""
+    if os.path.lexists(output):
+        raise OutputError(
+            f"{option} must not exist yet; got {output}, which does. Use --force to replace it, or choose another."
+        )
+
+
+def write_file(output: str, content: bytes) -> None:
+    """Write a local file; it has its name when all of it is on disk."""
+    with whole_or_nothing(output) as beside, open(beside, "wb") as file:
+        file.write(content)
 
 
 def finished_fit(output: str, now: Mapping[str, Any], *, force: bool) -> dict[str, Any] | None:

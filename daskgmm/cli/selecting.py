@@ -23,10 +23,9 @@ from daskgmm.cli.jobs import (
     skipped,
 )
 from daskgmm.cli.lost import carried_on
-from daskgmm.cli.outputs import check_place, checkpoint_of, finished_fit, remove_checkpoint
+from daskgmm.cli.outputs import check_place, checkpoint_of, finished_fit, refuse_existing, remove_checkpoint, write_file
 from daskgmm.cli.terminal import interrupts, say, strict_json
-from daskgmm.data.writing import whole_or_nothing
-from daskgmm.errors import OptionError, OutputError
+from daskgmm.errors import OptionError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.model_file import Model, save_model
 from daskgmm.fitting.options import FitOptions
@@ -105,18 +104,14 @@ class Files:
     def refuse_existing(self) -> None:
         """Raise an OutputError where something stands at one of the places."""
         for name, place in (("--table", self.table), ("--plot", self.plot)):
-            if place is not None and os.path.lexists(place):
-                raise OutputError(
-                    f"{name} must not exist yet; got {place}, which does. Use --force to replace it, or choose another."
-                )
+            if place is not None:
+                refuse_existing(place, option=name)
 
     def write(self, found: Mapping[str, Any], *, replace: bool) -> None:
         """Write them; with `replace` also where they are there."""
         for place, written in ((self.table, _table), (self.plot, _plot)):
             if place is not None and (replace or not os.path.lexists(place)):
-                content = written(found, os.path.splitext(place)[1].lower())
-                with whole_or_nothing(place) as beside, open(beside, "wb") as file:
-                    file.write(content)
+                write_file(place, written(found, os.path.splitext(place)[1].lower()))
 
 
 def select(

@@ -23,11 +23,11 @@ logger = logging.getLogger("daskgmm")
 class WorkersDiedError(ClusterError):
     """Several workers died, one after the other, that had the same tasks: `keys`, of which one or none is to blame."""
 
-    def __init__(self, keys: Sequence[Any], how: str = "at the same task: {0!r}") -> None:
+    def __init__(self, keys: Sequence[Any], how: str = "", why: str = "something takes them away") -> None:
         super().__init__(
-            f"Workers must stay alive; got several that died one after the other {how.format(keys[0])}. Most likely "
-            "they have too little memory, or something takes them away: give them more, or fewer threads, look at "
-            "their logs, and run the same again; a fit with a checkpoint goes on from it."
+            f"Workers must stay alive; got several that died one after the other {how or f'at the task {keys[0]!r}'}. "
+            f"Most likely they have too little memory, or {why}: give them more, or fewer threads, look at their logs, "
+            "and run the same again; a fit with a checkpoint goes on from it."
         )
         self.keys = keys
 
@@ -44,7 +44,7 @@ def try_alone(died: WorkersDiedError, rows: Rows, run: Callable[[int], object]) 
 
     Raises
     ------
-    ClusterError
+    WorkersDiedError
         A task that workers die at also where it is alone; with its rows.
     """
     numbers = _numbers(died.keys)
@@ -55,13 +55,9 @@ def try_alone(died: WorkersDiedError, rows: Rows, run: Callable[[int], object]) 
     for i in numbers[:_MOST_ALONE]:
         try:
             run(i)
-        except WorkersDiedError as error:
-            raise ClusterError(
-                "Workers must stay alive; got several that died one after the other at the same task: "
-                f"{_place(i, rows)} of {rows.X.label} (part {i + 1} of {rows.n_tasks} of a pass). Most likely they had "
-                "too little memory, or a file there makes a codec crash: give them more, look at their logs, and run "
-                "the same again; a fit with a checkpoint goes on from it."
-            ) from error
+        except WorkersDiedError as again:
+            part = f"{_place(i, rows)} of {rows.X.label} (part {i + 1} of {rows.n_tasks} of a pass)"
+            raise WorkersDiedError(again.keys, f"at {part}", "a file there makes a codec crash") from again
     return WorkersDiedError(died.keys, f"while they had tasks that are done where they run alone: {where}")
 
 

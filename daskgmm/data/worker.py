@@ -11,6 +11,7 @@ from distributed import Client, WorkerPlugin
 
 from daskgmm.data.blas import blas_limit
 from daskgmm.data.heap import reused_heap
+from daskgmm.data.suspects import WorkersDiedError
 from daskgmm.errors import ClusterError
 
 
@@ -42,6 +43,8 @@ def limit_workers(client: Client) -> Iterator[None]:
     answers = True
     try:
         yield
+    except WorkersDiedError:
+        raise
     except ClusterError:  # nobody is there to be asked, and asking might take for ever
         answers = False
         raise

@@ -28,7 +28,7 @@ def test_the_task_that_workers_die_at_alone_is_named(rows: Rows) -> None:
         if i == 2:
             raise WorkersDiedError(["alone"])
 
-    with pytest.raises(ClusterError, match=f"at the same task: rows {rows.edges[2]} to {rows.edges[3]} of"):
+    with pytest.raises(ClusterError, match=f"at rows {rows.edges[2]} to {rows.edges[3]} of"):
         try_alone(WorkersDiedError(KEYS), rows, run)
     assert tried == [0, 2]
 
@@ -40,5 +40,5 @@ def test_where_none_is_to_blame_what_else_it_may_be_is_told(rows: Rows) -> None:
 
 
 def test_a_task_of_the_input_is_told_by_its_key(rows: Rows) -> None:
-    with pytest.raises(WorkersDiedError, match=r"at the same task: \('random_normal-7', 1, 0\)"):
+    with pytest.raises(WorkersDiedError, match=r"at the task \('random_normal-7', 1, 0\)"):
         try_alone(WorkersDiedError([("random_normal-7", 1, 0)]), rows, lambda _: None)

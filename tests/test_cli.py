@@ -514,6 +514,14 @@ def test_interrupted_fit_goes_on_to_the_same_bits(
     assert re.search(
         r"the checkpoint of --output must be of the same work; got .*--components is 8 there, 7 now", other
     )
+    if number == signal.SIGTERM:
+        chunk = sorted((large_store / "c").rglob("0"))[-1]
+        before = chunk.stat()
+        os.utime(chunk, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        changed = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=100)
+        os.utime(chunk, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert changed.returncode == 65
+        assert re.search(r"got other files for rows \d+ to \d+ of .*partition \d, of 4", changed.stderr), changed.stderr
     again = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=100)
     assert re.search(rf"Going on from {tmp_path}/m.zarr.checkpoint, after pass \d+\.", again.stderr)
     assert "pass   1" not in again.stderr

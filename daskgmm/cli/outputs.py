@@ -160,7 +160,8 @@ def checkpoint_of(output: str, now: Mapping[str, Any], *, force: bool, every: fl
         if force:
             checkpoint.check()
         if checkpoint.record is not None:
-            found = differences(checkpoint.record, asked)
+            # (What has been written to since is told by its rows, where the work goes on.)
+            found = differences(_untimed(checkpoint.record), _untimed(asked))
             if found:
                 raise OutputError(
                     f"the checkpoint of --output must be of the same work; got {place}, where {'; '.join(found)}. Use "
@@ -226,6 +227,16 @@ def differences(stored: Any, now: Any, name: str = "") -> list[str]:
     if name == "options acceleration":
         stored, now = stored or "none", now or "none"
     return [] if stored == now else [f"{_shown(name)} is {_brief(stored)} there, {_brief(now)} now"]
+
+
+def _untimed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of a piece of work without the times of its inputs."""
+
+    def without(value: Any) -> Any:
+        return {k: v for k, v in value.items() if k != "modified"} if isinstance(value, dict) else value
+
+    inputs = record.get("input")
+    return {**record, "input": {k: without(v) for k, v in inputs.items()} if isinstance(inputs, dict) else inputs}
 
 
 def _refuse_differences(output: str, stored: Any, now: Any, *, option: str = "--output") -> None:

@@ -185,6 +185,9 @@ class NpyReader:
             )
         return plain_rows(array[start:stop])
 
+    def form(self) -> str:
+        return ""
+
     def stamp(self, start: int, stop: int) -> list[str]:
         """Return size and time of the file, which holds all rows."""
         return [file_stamp(self.path)]

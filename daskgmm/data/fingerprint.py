@@ -63,9 +63,10 @@ def check_unchanged(before: Sequence[str], now: Sequence[str], rows: Rows, *, ch
 
 def _stamped(stampers: Sequence[Stamper], edges: Sequence[int]) -> list[str]:
     """Return a checksum for the rows between each two edges."""
+    form = "".join(f"{stamper.form()}\n" for stamper in stampers).encode()
     found = []
     for start, stop in pairwise(edges):
-        sha = hashlib.sha256()
+        sha = hashlib.sha256(form)
         for stamper in stampers:
             for stamp in stamper.stamp(start, stop):
                 sha.update(f"{stamp}\n".encode())

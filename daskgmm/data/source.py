@@ -40,6 +40,9 @@ class Stamper(Protocol):
     def far(self) -> bool:
         """Whether it asks a service, so that many ask at once, instead of a disk of this machine."""
 
+    def form(self) -> str:
+        """Return a checksum of what says how rows are stored, asked for anew; "" where their own file says it."""
+
     def stamp(self, start: int, stop: int) -> list[str]:
         """Return size and time, or the tag, of each file or object that holds some of these rows."""
 

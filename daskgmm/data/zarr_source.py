@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -16,6 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from daskgmm.data.array_source import reader_arguments
+from daskgmm.data.digest import digest
 from daskgmm.data.heap import reused_heap
 from daskgmm.data.source import Stamper, checked_shape, regular_edges, repeats
 from daskgmm.data.zarr_location import ZarrLocation, array_in, locate, location_of, refused, unreachable
@@ -177,6 +179,13 @@ class ZarrReader:
             The store cannot be reached, after several attempts, or may not be read.
         """
         return self._retried(lambda array: self._rows(array, start, stop), start, stop)
+
+    def form(self) -> str:
+        """Return a checksum of the array's metadata as they are now: dtype, chunks, codecs, fill value."""
+        if self._location is None:
+            return ""
+        found = self._retried(lambda _: self._reopened().metadata.to_dict(), 0, self._shape[0])
+        return digest(json.dumps({k: v for k, v in found.items() if k != "attributes"}, sort_keys=True, default=str))
 
     def stamp(self, start: int, stop: int) -> list[str]:
         """Return size and time, or tag, of what is stored of these rows: chunks, or shards of chunks.

@@ -91,6 +91,21 @@ def test_of_other_stores_and_of_weights(tmp_path: Path) -> None:
     assert changed(before, of(X, tmp_path / "w.zarr"))[0] == 0
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_how_rows_are_stored_is_part_of_all(version: int, tmp_path: Path) -> None:
+    """Attributes are not; the order of bytes is."""
+    zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(200, 2), zarr_format=version, compressors=None)
+    before = of(tmp_path / "X.zarr")
+    zarr.open_array(tmp_path / "X.zarr", mode="r+").attrs["note"] = "of somebody else"
+    assert of(tmp_path / "X.zarr") == before
+    place = tmp_path / "X.zarr" / ("zarr.json" if version == 3 else ".zarray")
+    text = place.read_text()
+    changes = ('"little"', '"big"') if version == 3 else ('"<f8"', '">f8"')
+    assert changes[0] in text
+    place.write_text(text.replace(*changes))
+    assert changed(before, of(tmp_path / "X.zarr")) == list(range(20))
+
+
 def test_of_an_object_store(bucket: str) -> None:
     zarr.create_array(f"{bucket}/X.zarr", data=X, chunks=(200, 2))
     with dask.config.set(scheduler="synchronous"):

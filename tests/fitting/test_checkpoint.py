@@ -243,14 +243,14 @@ def test_on_workers_with_kept_rows_too(
     class Ends(ClientExecutor):
         left = 4  # of two parts a pass
 
-        def _gathered(self, futures: list[Any], on_done: Any) -> list[Any]:
+        def _gathered(self, graph: Any, futures: list[Any], on_done: Any) -> list[Any]:
             def told(number: int, value: Any) -> None:
                 Ends.left -= 1
                 if Ends.left == 0:
                     raise KeyboardInterrupt
                 on_done(number, value)
 
-            return super()._gathered(futures, told)
+            return super()._gathered(graph, futures, told)
 
     checkpoint, _ = at(tmp_path)
     with pytest.raises(KeyboardInterrupt):

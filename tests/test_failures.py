@@ -119,43 +119,57 @@ from pathlib import Path
 from daskgmm.data import zarr_source
 def read(self, start, stop, real=zarr_source.ZarrReader.read):
     if start <= 290_000 < stop:
-        for i in range({times}):
+        for i in range({first} + {times}):
             try:
                 Path({folder!r}, str(i)).touch(exist_ok=False)
             except FileExistsError:
                 continue
-            os._exit(1)
+            if i >= {first}:
+                os._exit(1)
+            break
     return real(self, start, stop)
 zarr_source.ZarrReader.read = read
 """
 
 
-def fit_where_workers_die(times: int, clusters: Any, store: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """Fit where each worker that reads a certain row dies, some times."""
-    (tmp_path / "deaths").mkdir()
-    (tmp_path / "dies.py").write_text(_DIES.format(times=times, folder=str(tmp_path / "deaths")))
+def fit_where_workers_die(
+    first: int, times: int, clusters: Any, store: Path, tmp_path: Path
+) -> subprocess.CompletedProcess[str]:
+    """Fit where each worker that reads a certain row dies, some times, after first reads that go well."""
+    (tmp_path / "reads").mkdir()
+    (tmp_path / "dies.py").write_text(_DIES.format(first=first, times=times, folder=str(tmp_path / "reads")))
     cluster = clusters(free_port(), preload=str(tmp_path / "dies.py"))
     return subprocess.run(
-        fit(store, tmp_path / "m.zarr", "--scheduler", cluster.address), capture_output=True, text=True, check=False,
-        timeout=120,
+        fit(store, tmp_path / "m.zarr", "--scheduler", cluster.address, "--cache", "no"),
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
 
 
-def test_rows_that_kill_every_worker_are_named(clusters: Any, store: Path, tmp_path: Path) -> None:
-    done = fit_where_workers_die(1000, clusters, store, tmp_path)
+@pytest.mark.parametrize("n_reads", [0, 4])
+def test_rows_that_kill_every_worker_are_named_and_the_checkpoint_stands(
+    n_reads: int, clusters: Any, store: Path, tmp_path: Path, undisturbed: str
+) -> None:
+    done = fit_where_workers_die(n_reads, 1000, clusters, store, tmp_path)
     assert done.returncode == 69, done.stderr
     found = re.search(r"died one after the other at rows (\d+) to (\d+) of .*rows.zarr", done.stderr)
     assert found, done.stderr
     assert int(found[1]) <= 290_000 < int(found[2])
     assert "Traceback" not in done.stderr
+    if n_reads:
+        again = subprocess.run(
+            fit(store, tmp_path / "m.zarr", "--workers", 2, "--cache", "no"), capture_output=True, text=True,
+            check=False, timeout=120,
+        )  # fmt: skip
+        assert re.search(r"Going on from .*, after pass [1-4]\.", again.stderr), again.stderr
+        assert checksum(tmp_path / "m.zarr") == undisturbed
 
 
 def test_a_fit_goes_on_where_rows_that_workers_died_at_can_be_read_after_all(
     clusters: Any, store: Path, tmp_path: Path, undisturbed: str
 ) -> None:
-    done = fit_where_workers_die(3, clusters, store, tmp_path)  # (given up after two)
+    done = fit_where_workers_die(2, 3, clusters, store, tmp_path)  # (given up after two)
     assert "Workers died one after the other while they had rows" in done.stderr
-    assert len(list((tmp_path / "deaths").iterdir())) == 3, done.stderr
+    assert len(list((tmp_path / "reads").iterdir())) == 5, done.stderr
     assert checksum(tmp_path / "m.zarr") == undisturbed
 
 

@@ -121,7 +121,7 @@ def draw(found: dict[str, Any], place: Path) -> None:
         axes.plot(*zip(*points, strict=True), label=name)
     axes.set(xlabel="minutes", ylabel="resident memory, MiB (largest process)", ylim=(0, None))
     axes.set_title(f"{found['fits']} fits in a loop, a worker killed every {KILL_EVERY:g} s")
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(place, dpi=120)
 
 

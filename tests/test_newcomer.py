@@ -79,6 +79,22 @@ def test_what_was_written_anew_is_fitted_anew(tmp_path: Path) -> None:
     assert "modified of INPUT is" in again.stderr
 
 
+def test_a_part_that_an_older_one_has_replaced_is_noticed(tmp_path: Path) -> None:
+    """As a backup does that is put back: no file is newer then."""
+    array = zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(len(X) // 2 + 1, X.shape[1]))
+    command = ["fit", str(tmp_path / "X.zarr"), "-k", "1", "-o", str(tmp_path / "m.zarr")]
+    labels = ["predict", str(tmp_path / "m.zarr"), str(tmp_path / "X.zarr"), "-o", str(tmp_path / "l.zarr")]
+    for arguments in (command, labels):
+        assert CliRunner().invoke(gmm, arguments).exit_code == 0
+        assert '"skipped": true' in CliRunner().invoke(gmm, arguments).stdout
+    array[0] = 5.0
+    os.utime(tmp_path / "X.zarr" / "c" / "0" / "0", (1e9, 1e9))
+    for arguments in (command, labels):
+        again = CliRunner().invoke(gmm, arguments)
+        assert again.exit_code == 73
+        assert "modified of INPUT is" in again.stderr
+
+
 def test_a_folder_of_the_users_beside_an_output_is_left_alone(tmp_path: Path) -> None:
     GaussianMixture(2, random_state=0).fit(X).save(tmp_path / "m.zarr")
     (tmp_path / "s.zarr.part").mkdir()

@@ -48,16 +48,19 @@ def check_unchanged(before: Sequence[str], now: Sequence[str], rows: Rows, *, ch
     Parameters
     ----------
     checkpoint : str or None
-        Path or URL of the checkpoint that goes on from what was there before.
+        Path or URL of the checkpoint that goes on from what was there before; None where nothing does.
     """
     changed = [i for i, (a, b) in enumerate(zip(before, now, strict=True)) if a != b]
     if changed:
         first, more = changed[0], f", and {len(changed) - 1} more" if len(changed) > 1 else ""
-        again = "fit again" if checkpoint is None else f"remove {checkpoint} and run the same command again"
+        when, then = "than when this began", "Run the same again, which reads all that is there then"
+        if checkpoint is not None:
+            when = "than when the checkpoint was written"
+            then = f"Bring them back with their times, or remove {checkpoint} and run the same command again"
         raise DataError(
-            f"X must stay as it is while it is fitted; got other files for rows {rows.edges[first]} to "
-            f"{rows.edges[first + 1]} of {rows.X.label} than when the fit began: partition {first}{more}, of "
-            f"{rows.n_partitions}. Bring them back with their times, or {again}, to fit what is there now."
+            f"X must stay as it is while it is read; got other files for rows {rows.edges[first]} to "
+            f"{rows.edges[first + 1]} of {rows.X.label} {when}: partition {first}{more}, of {rows.n_partitions}. "
+            f"{then}."
         )
 
 

@@ -118,7 +118,9 @@ def write_predictions(
             place, chunk_rows = unfinished_place(output, token), int(array.chunks[0])
             with one_blas_thread(executor), Passes(rows, executor, memory=saved) as passes:
                 work = WritePass(with_kernel(predictor, X.n_rows), place, token, chunk_rows, non_finite)
+                _ = passes.files  # (as they are before anything is read)
                 state = passes.run(work, name="write")
+                passes.check_files(None)
             n_rows = X.n_rows - state.n_dropped
             written = Written(n_rows, state.n_dropped, state.counts, rows.n_bytes, perf_counter() - began, output)
             found = {} if result is None else {"result": dict(result(written))}

@@ -279,7 +279,12 @@ class Run:
             n_passes += n_more
             for place, score in zip(places, found, strict=True):
                 scores[place] = score
-        self._passes.check_files(None if self._checkpoint is None else self._checkpoint.place)
+        try:
+            self._passes.check_files(None)
+        except DataError:
+            if self._checkpoint is not None:  # of which nobody knows what it was computed from
+                self._checkpoint.remove(self._checkpoint.place)
+            raise
         held = dict(zip(outside, scores[len(best) :], strict=True))
         means = [s.log_sum / s.weight for s in scores]
         self._history.closed(n_passes, self._evaluator.seconds, zip(which, best, means, strict=False))

@@ -131,7 +131,7 @@ def test_the_first_partition_is_named(tmp_path: Path) -> None:
     rows, before = rows_of(tmp_path / "X.zarr"), of(tmp_path / "X.zarr")
     check_unchanged(before, before, rows, checkpoint=None)
     now = [*before[:3], "", "", *before[5:]]
-    with pytest.raises(DataError, match=r"rows 600 to 800 of .*: partition 3, and 1 more, of 20\. .*fit again"):
+    with pytest.raises(DataError, match=r"rows 600 to 800 of .*: partition 3, and 1 more, of 20\. Run the same again"):
         check_unchanged(before, now, rows, checkpoint=None)
     with pytest.raises(DataError, match=r"remove /a/checkpoint and run the same command again"):
         check_unchanged(before, now, rows, checkpoint="/a/checkpoint")

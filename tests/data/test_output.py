@@ -343,3 +343,19 @@ def test_nothing_is_written_for_a_source_that_cannot_be_read(tmp_path: Path) -> 
     with pytest.raises(DataError, match="Rows 7000 to 8000 must be readable"):
         written(tmp_path / "X.zarr", tmp_path / "out")
     assert os.listdir(tmp_path) == ["X.zarr"]
+
+
+def test_rows_that_change_while_they_are_predicted_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(1000, 3))
+
+    def update(self: Any, state: Any, block: Any, real: Any = WritePass.update) -> Any:
+        if block.n_rows and state.first_row == 0:
+            array[7000] = 5.0
+        return real(self, state, block)
+
+    monkeypatch.setattr(WritePass, "update", update)
+    with pytest.raises(DataError, match=r"X must stay as it is while it is read; got other files for rows .* Run the"):
+        written(tmp_path / "X.zarr", tmp_path / "out")
+    assert os.listdir(tmp_path) == ["X.zarr"]

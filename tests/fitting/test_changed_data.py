@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,29 @@ def test_data_that_change_during_a_fit_are_an_error_at_its_end(cache: bool, tmp_
     with pytest.raises(DataError, match="other files for rows 1800 to 2000 of .*partition 9, of 20"):
         fitted(tmp_path / "X.zarr", after=after, cache=cache)
     fitted(tmp_path / "X.zarr", after=lambda _: None, cache=cache)
+
+
+def test_what_was_computed_of_data_that_changed_is_given_up(tmp_path: Path) -> None:
+    """They come back with their times: nobody could tell then from what it was computed."""
+    place, chunk = tmp_path / "X.zarr", tmp_path / "X.zarr" / "c" / "9" / "0"
+    zarr.create_array(place, data=X, chunks=(200, 2))
+    before, content = os.stat(chunk), chunk.read_bytes()
+    undisturbed = fitted(place, after=lambda _: None, cache=False)
+
+    def after(n_passes: int) -> None:
+        if n_passes == 2:
+            zarr.open_array(place, mode="r+")[1800:2000] = 50.0
+
+    begun = Checkpoint.at(str(tmp_path / "c"), every=0)
+    begun.begin({})
+    with pytest.raises(DataError, match=r"other files for rows 1800 to 2000 of .* Run the same again"):
+        fitted(place, after=after, cache=False, checkpoint=begun)
+    chunk.write_bytes(content)
+    os.utime(chunk, ns=(before.st_atime_ns, before.st_mtime_ns))
+    begun = Checkpoint.at(str(tmp_path / "c"), every=0)
+    begun.begin({})
+    again = fitted(place, after=lambda _: None, cache=False, checkpoint=begun)
+    assert again.parameters.means.tobytes() == undisturbed.parameters.means.tobytes()
 
 
 @pytest.mark.parametrize("within", [True, False], ids=["within the first pass", "after three passes"])

@@ -31,7 +31,7 @@ from daskgmm.data.partition import FAN_IN
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
 from daskgmm.data.source import as_reader
 from daskgmm.data.suspects import WorkersDiedError, try_alone
-from daskgmm.errors import OutputError
+from daskgmm.errors import DaskgmmError, OutputError
 from daskgmm.mixture.block import Block
 
 State = TypeVar("State")
@@ -417,8 +417,13 @@ def _reduced(work: Pass[State], own: Sequence[Cut], x: KeptReader, w: KeptReader
     readers = [x] if w is None else [x, w]
     read, repeated = _counts(readers)
     # (Held already, but by a worker of a scheduler that was started again since the fit began.)
-    with blas_limit.held():
-        state = tree_sum(work, (Partial(_partition(work, cut, x, w), 0, 0) for cut in own)).state
+    try:
+        with blas_limit.held():
+            state = tree_sum(work, (Partial(_partition(work, cut, x, w), 0, 0) for cut in own)).state
+    except DaskgmmError as error:
+        # Not every cause can be sent (one of zarr cannot): it would arrive in place of the error that explains it.
+        error.__cause__ = error.__context__ = None
+        raise
     read_now, repeated_now = _counts(readers)
     return Partial(state, read_now - read, sum(reader.bytes_kept for reader in readers), repeated_now - repeated)
 

@@ -297,7 +297,7 @@ class ZarrReader:
     def _reopened(self) -> zarr.Array[Any]:
         if self._location is None:
             raise InputMissingError(f"{self._label} must be read in the process that opened it; got another process.")
-        node = self._location.open()
+        node = self._location.open(argument="X, as a task reads it,")
         found = (node.shape, np.dtype(node.dtype).str) if isinstance(node, zarr.Array) else ("a group", "")
         if not isinstance(node, zarr.Array) or found != (self._shape, self._dtype):
             raise DataError(

@@ -13,14 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
 
 from daskgmm.data import zarr_source
+from daskgmm.data.executor import ClientExecutor
 from daskgmm.data.opening import open_source
+from daskgmm.data.passes import run_pass
+from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
+from daskgmm.data.survey import SurveyPass
 from daskgmm.data.zarr_location import locate
 from daskgmm.data.zarr_source import ZarrSource
 from daskgmm.errors import DataError, InputMissingError, OptionError
@@ -382,3 +387,17 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "X.zarr" / "zarr.json")
     with pytest.raises(DataError, match=r"What is read must be a file; got .*zarr\.json"):
         open_source(tmp_path / "X.zarr")
+
+
+def test_a_store_that_workers_see_empty_is_told_by_its_own_error(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a disk is not mounted there. (Zarr's error, its cause, cannot be sent.)"""
+    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 320)
+    zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(10, 4))
+    rows = Rows.plan(open_source(tmp_path / "X.zarr"), None)
+    assert rows.n_partitions > 1
+    shutil.rmtree(tmp_path / "X.zarr")
+    (tmp_path / "X.zarr").mkdir()
+    with pytest.raises(DataError, match=r"X, as a task reads it, must be a Zarr array .*exists but is no Zarr store"):
+        run_pass(SurveyPass(4, False, 0, -1), rows, ClientExecutor(client), name="survey")

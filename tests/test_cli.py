@@ -728,3 +728,37 @@ def test_a_signal_ends_a_command_whose_read_never_comes_back(
         assert process.wait(timeout=30) == 75
         assert time.monotonic() - began < 10
         assert "Interrupted by" in process.stderr.read()
+
+
+@pytest.mark.parametrize("redirected", [">/dev/full", ">&-"])
+def test_a_result_that_stdout_does_not_take_is_told_and_the_work_is_done(
+    redirected: str, tmp_path: Path, small_store: Path
+) -> None:
+    line = " ".join(command("fit", small_store, "-k", 2, "-o", tmp_path / "m.zarr"))
+    done = subprocess.run(f"{line} {redirected}", shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 73, done.stderr
+    assert "error: stdout must take the result; got" in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert '"skipped": true' in call("fit", small_store, "-k", 2, "-o", tmp_path / "m.zarr").stdout
+
+
+_EARLY = """
+import signal, sys
+class Half:
+    def find_spec(self, name, path=None, target=None):
+        if name == "dask.utils":
+            signal.raise_signal(signal.SIGTERM)
+sys.meta_path.insert(0, Half())
+from daskgmm.cli import main
+main()
+"""
+
+
+def test_a_signal_while_the_libraries_are_imported_is_one(tmp_path: Path, small_store: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _EARLY, "fit", small_store, "-k", "2", "-o", tmp_path / "m.zarr"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 75, done.stderr
+    assert done.stderr.startswith("error: Interrupted by SIGTERM before the end")
+    assert "Traceback" not in done.stderr

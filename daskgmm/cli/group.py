@@ -93,7 +93,8 @@ def outcome(error: BaseException, *, debug: bool = False) -> tuple[int, str]:
     """Return the exit code of an exception that ends a command, and what the user is told."""
     if isinstance(error, click.ClickException):
         return EXIT_USAGE, _usage(error)
-    known = _known(error)
+    # (What is half imported where a signal comes early cannot be asked what another exception means.)
+    known = None if isinstance(error, KeyboardInterrupt) else _known(error)
     # A signal to a group of processes ends the workers too: that they are lost is then no news.
     if isinstance(error, KeyboardInterrupt) or (interrupts.came and isinstance(known, ClusterError | None)):
         name = error.args[0] if isinstance(error, Interrupted) else interrupts.came or "SIGINT"

@@ -19,6 +19,8 @@ from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
+from daskgmm.errors import OutputError
+
 logger = logging.getLogger("daskgmm")
 
 #: Loggers whose words are for developers, mostly at shutdown; what a user must know comes as an error of daskgmm.
@@ -57,10 +59,20 @@ def strict_json(value: Any, *, indent: int | None = None) -> str:
 
 
 def write_result(result: Mapping[str, Any]) -> None:
-    """Write the one JSON object of a command to stdout."""
-    with suppress(BrokenPipeError):
+    """Write the one JSON object of a command to stdout; an OutputError where that takes nothing."""
+    try:
         sys.stdout.write(strict_json(result, indent=2) + "\n")
         sys.stdout.flush()
+    except BrokenPipeError:
+        pass
+    except (OSError, AttributeError) as error:  # (Python has no stdout where it was closed)
+        if sys.stdout is not None:
+            with suppress(OSError):
+                sys.stdout.close()  # what it still holds must not fail again at the end
+        raise OutputError(
+            f"stdout must take the result; got {error}. The work itself is done and written: run the same command "
+            "again, which says its result without doing it again."
+        ) from error
 
 
 def in_words_of_the_command_line(message: str) -> str:

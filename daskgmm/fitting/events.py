@@ -48,10 +48,12 @@ class PassDone:
         parts = [f"pass {self.number:3d}  {self.what:7s}"]
         parts.append(f"{'':>15s}" if self.mean_log_likelihood is None else f"{self.mean_log_likelihood:15.6f}")
         parts.append(f"{'':>10s}" if self.change is None else f"{self.change:+10.2e}")
-        seconds = max(self.seconds, 1e-9)
-        parts.append(f"{_short(self.rows / seconds):>7s} rows/s")
-        if self.n_bytes:
-            parts.append(f"{self.n_bytes / seconds / 1e9:6.3f} GB/s")
+        if self.seconds > 0:
+            parts.append(f"{_short(self.rows / self.seconds):>7s} rows/s")
+        else:
+            parts.append("done before")
+        if self.seconds > 0 and self.n_bytes:
+            parts.append(f"{self.n_bytes / self.seconds / 1e9:6.3f} GB/s")
         if self.model:
             parts.append(self.model)
         if self.n_running > 1:

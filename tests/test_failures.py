@@ -271,6 +271,25 @@ def test_a_scheduler_that_is_silent_ends_the_fit_in_time(clusters: Any, store: P
     assert f"The scheduler must answer; got nothing from {cluster.address} for 4 s." in stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_fit_whose_scheduler_is_silent(
+    number: signal.Signals, clusters: Any, store: Path, tmp_path: Path
+) -> None:
+    cluster = clusters(free_port())
+    arguments = fit(store, tmp_path / "m.zarr", "--scheduler", cluster.address)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until(process, "pass   5")
+        cluster.scheduler.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        process.send_signal(number)
+        began = time.monotonic()
+        _, stderr = process.communicate(timeout=60)
+    assert time.monotonic() - began < 11
+    assert process.returncode == 75
+    assert f"Interrupted by {number.name} before the end" in stderr
+    assert (tmp_path / "m.zarr.checkpoint").exists()
+
+
 def ends(cluster: OwnCluster, store: Path, output: Path, hit: subprocess.Popen[bytes], number: signal.Signals) -> str:
     """Return what a fit says that ends in time when some processes get a signal; it can go on."""
     arguments = fit(store, output, "--scheduler", cluster.address, "--workers-timeout", 4)

@@ -19,7 +19,7 @@ from daskgmm.cli.group import Commands
 from daskgmm.cli.options import checkpoint_option, cluster_options, force_option, input_options, log_options, option
 
 #: Seconds that Python has to end in after an error; one that comes by a signal has to end within 10.
-_ENDS_WITHIN = 4.0
+_ENDS_WITHIN = 2.0
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

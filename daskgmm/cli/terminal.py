@@ -25,6 +25,8 @@ logger = logging.getLogger("daskgmm")
 
 #: Loggers whose words are for developers, mostly at shutdown; what a user must know comes as an error of daskgmm.
 QUIET = ("distributed", "tornado", "asyncio", "bokeh")
+#: Seconds after a signal that a command has to close what it has opened; then it ends anyhow.
+_CUT_OFF_AFTER = 7.0
 #: The exception: why a worker process was killed.
 HEARD = "distributed.nanny.memory"
 
@@ -169,6 +171,7 @@ class Interrupted(KeyboardInterrupt):
 class Interrupts:
     """The first SIGINT or SIGTERM raises `Interrupted` in the main thread, the second ends the process at once.
 
+    So does the time where the first is not enough: a cluster that does not answer is not waited for.
     Once the result is certain and only has to be written, `defer` lets the command finish instead.
     """
 
@@ -176,6 +179,7 @@ class Interrupts:
         self._deferred, self._came = False, ""
         self._error: BaseException | None = None
         self._raised: BaseException | None = None
+        self._last: threading.Timer | None = None
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -190,6 +194,8 @@ class Interrupts:
             yield
         finally:
             sys.unraisablehook, self._raised = unraisable, None
+            if self._last is not None:
+                self._last.cancel()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -243,7 +249,19 @@ class Interrupts:
             os._exit(75)
         self._came = signal.Signals(number).name
         if not self._deferred:
+            self._last = threading.Timer(_CUT_OFF_AFTER, self._cut_off)
+            self._last.daemon = True
+            self._last.start()
             self._raise(Interrupted(self._came))
+
+    def _cut_off(self) -> None:
+        say(
+            f"Interrupted by {self._came} before the end, and cut off: something did not answer for "
+            f"{_CUT_OFF_AFTER:g} s. Run the same command again: fit, select and predict go on where they were.",
+            level=logging.ERROR,
+            exit_code=75,
+        )
+        os._exit(75)
 
     def _raise(self, error: BaseException) -> NoReturn:
         self._raised = error

@@ -19,6 +19,7 @@ from distributed.system import MEMORY_LIMIT
 
 import daskgmm
 from daskgmm.cli.lost import watched
+from daskgmm.cli.starting import started_within
 from daskgmm.cli.terminal import interrupts, quiet
 from daskgmm.data.executor import ClientExecutor, Executor, LocalExecutor
 from daskgmm.errors import ClusterError, OptionError
@@ -179,25 +180,28 @@ def machines(options: ClusterOptions, *, n_partitions: int) -> Iterator[Machines
 def _started(n_workers: int, options: ClusterOptions) -> Iterator[Client]:
     """Start a cluster of processes of one thread that listens on this machine alone, without a dashboard."""
     with dask.config.set(_MEMORY_CONFIG), ExitStack() as stack:
+        timeout = options.workers_timeout
+        deadline = time.monotonic() + timeout
         with interrupts.held():
-            cluster = LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address=None,
-                # Without a dashboard its port is still served, by default 8787, which another cluster may have.
-                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-                memory_limit=options.memory_limit or MEMORY_LIMIT // n_workers,
-                silence_logs=False,
-                protocol="tls://" if options.security is not None else None,
-                security=options.security,
-                preload=[_LEAVE_INTERRUPTS],
-            )
+            with started_within(timeout):
+                cluster = LocalCluster(
+                    n_workers=n_workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    dashboard_address=None,
+                    # Without a dashboard its port is still served, by default 8787, which another cluster may have.
+                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                    memory_limit=options.memory_limit or MEMORY_LIMIT // n_workers,
+                    silence_logs=False,
+                    protocol="tls://" if options.security is not None else None,
+                    security=options.security,
+                    preload=[_LEAVE_INTERRUPTS],
+                )
             stack.enter_context(cluster)
             client = stack.enter_context(Client(cluster, set_as_default=False))
-        timeout = options.workers_timeout
-        _wait_for_workers(client, n_workers, timeout, timeout, "the local cluster")
+        left = max(1.0, deadline - time.monotonic())
+        _wait_for_workers(client, n_workers, left, timeout, "the local cluster")
         yield client
 
 

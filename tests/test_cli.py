@@ -422,6 +422,26 @@ def test_no_workers_in_time(tmp_path: Path, small_store: Path) -> None:
     assert re.search(rf"At least 1 workers must join within 1 s; got 0 at {address}\. Start workers", done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"--scheduler-file must be a file; got .*s\.json, which is none\. Correct the path\."),
+        ("[" * 100_000, r"--scheduler-file must be the JSON that dask scheduler .* writes; got RecursionError\("),
+        ('{"id": 1}', r"--scheduler-file must be the JSON that dask .* writes; got KeyError\('address'\) for"),
+        ('{"addr', r"--scheduler-file must be the JSON that dask scheduler .* writes; got JSONDecodeError\("),
+    ],
+    ids=["pipe", "deep", "other", "damaged"],
+)  # fmt: skip
+def test_a_scheduler_file_that_is_none(tmp_path: Path, small_store: Path, content: str | None, message: str) -> None:
+    file = tmp_path / "s.json"
+    os.mkfifo(file) if content is None else file.write_text(content)
+    began = time.monotonic()
+    arguments = ("fit", small_store, "-k", 1, "-o", tmp_path / "m.zarr", "--scheduler-file", file)
+    last = run(*arguments, code=64).stderr.splitlines()[-1]
+    assert time.monotonic() - began < 30  # (--workers-timeout is 60 s)
+    assert re.search(message, last)
+
+
 def test_json_log_is_json_in_every_line_also_of_errors(tmp_path: Path, small_store: Path) -> None:
     done = call("fit", small_store, "-k", 3, "-o", tmp_path / "m.zarr", "--log-format", "json")
     lines = [strict(line) for line in done.stderr.splitlines()]

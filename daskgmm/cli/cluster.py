@@ -299,12 +299,15 @@ def _address_in(path: str, deadline: float, timeout: float) -> str:
                 f"dask scheduler --scheduler-file {path}, or correct the path."
             )
         time.sleep(0.1)
+    if not os.path.isfile(path):  # (a pipe might be waited for, for ever)
+        raise OptionError(f"--scheduler-file must be a file; got {path}, which is none. Correct the path.")
     try:
         with open(path, encoding="utf-8") as file:
             return str(json.load(file)["address"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OptionError(
-            f"--scheduler-file must be the JSON that dask scheduler --scheduler-file writes; got {error!r} for {path}."
+            f"--scheduler-file must be the JSON that dask scheduler --scheduler-file writes; got {error!r} for {path}. "
+            "Correct the path."
         ) from error
 
 

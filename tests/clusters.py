@@ -27,6 +27,20 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def certified(folder: Path, name: str) -> list[str]:
+    """Make an authority, and a certificate and key of its; return the options that name them."""
+    files = {what: str(folder / f"{name}-{what}.pem") for what in ("ca", "ca-key", "cert", "key", "request")}
+    subject = ["-nodes", "-newkey", "rsa:2048", "-subj"]
+    for command in (
+        ["req", "-x509", *subject, f"/CN={name} authority", "-keyout", files["ca-key"], "-out", files["ca"]],
+        ["req", *subject, "/CN=127.0.0.1", "-keyout", files["key"], "-out", files["request"]],
+        ["x509", "-req", "-in", files["request"], "-CA", files["ca"], "-CAkey", files["ca-key"], "-CAcreateserial",
+         "-out", files["cert"]],
+    ):  # fmt: skip
+        subprocess.run(["openssl", *command], check=True, capture_output=True)
+    return ["--tls-ca-file", files["ca"], "--tls-cert", files["cert"], "--tls-key", files["key"]]
+
+
 class OwnCluster:
     """A scheduler and two workers by Dask's own commands, each of the two with its processes in a group of its own.
 

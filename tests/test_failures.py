@@ -19,7 +19,7 @@ import pytest
 
 from tests import chaos
 from tests.chaos import checksum
-from tests.clusters import OwnCluster, free_port
+from tests.clusters import OwnCluster, certified, free_port
 from tests.stores import two_groups
 
 #: What a cluster and its clients are told of failures.
@@ -174,20 +174,6 @@ def test_a_fit_goes_on_where_rows_that_workers_died_at_can_be_read_after_all(
 
 
 # -- TLS ---------------------------------------------------------------------------------------------------------------
-def certified(folder: Path, name: str) -> list[str]:
-    """Make an authority, and a certificate and key of its; return the options that name them."""
-    files = {what: str(folder / f"{name}-{what}.pem") for what in ("ca", "ca-key", "cert", "key", "request")}
-    subject = ["-nodes", "-newkey", "rsa:2048", "-subj"]
-    for command in (
-        ["req", "-x509", *subject, f"/CN={name} authority", "-keyout", files["ca-key"], "-out", files["ca"]],
-        ["req", *subject, "/CN=127.0.0.1", "-keyout", files["key"], "-out", files["request"]],
-        ["x509", "-req", "-in", files["request"], "-CA", files["ca"], "-CAkey", files["ca-key"], "-CAcreateserial",
-         "-out", files["cert"]],
-    ):  # fmt: skip
-        subprocess.run(["openssl", *command], check=True, capture_output=True)
-    return ["--tls-ca-file", files["ca"], "--tls-cert", files["cert"], "--tls-key", files["key"]]
-
-
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
 def test_without_the_right_certificate_nobody_gets_in(
     clusters: Any, small_store: Path, tmp_path: Path, small_rows: np.ndarray

@@ -1,9 +1,10 @@
-"""The local cluster of a command: worker processes that do not start."""
+"""The local cluster of a command: worker processes that do not start, and TLS."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.clusters import certified
 from tests.stores import two_groups
 
 
@@ -22,8 +24,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return two_groups(tmp_path_factory.mktemp("local") / "rows.zarr", 300_000)
 
 
-def fit(store: Path, output: Path, *options: object) -> list[str]:
-    arguments = ("fit", store, "-k", 2, "-o", output, "--restarts", 1, "--start-rows", 2000, "--workers", 2, *options)
+def fit(store: Path, output: Path, *options: object, workers: int | None = 2) -> list[str]:
+    local = () if workers is None else ("--workers", workers)
+    arguments = ("fit", store, "-k", 2, "-o", output, "--restarts", 1, "--start-rows", 2000, *local, *options)
     return [sys.executable, "-m", "daskgmm", *map(str, arguments)]
 
 
@@ -95,3 +98,101 @@ def test_a_signal_ends_a_command_whose_workers_do_not_start(
         assert process.stderr is not None
         assert f"Interrupted by {number.name}" in process.stderr.read()
     assert not any(psutil.pid_exists(number) for number in workers_of(tmp_path))
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------------
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the files of two authorities, own-... and other-..., and of one that is no certificate."""
+    folder = tmp_path_factory.mktemp("pems")
+    for name in ("own", "other"):
+        certified(folder, name)
+    (folder / "junk.pem").write_text("junk")
+    key = ["-in", str(folder / "own-key.pem"), "-out", str(folder / "locked-key.pem")]
+    subprocess.run(["openssl", "rsa", "-aes256", "-passout", "pass:secret", *key], check=True, capture_output=True)
+    return folder
+
+
+def configured(pems: Path, **other: str) -> dict[str, str]:
+    """The environment in which Dask's configuration requires encryption by the own files, but for some."""
+    files = {
+        f"{role}__{what.upper()}": f"own-{what}.pem"
+        for role in ("CLIENT", "SCHEDULER", "WORKER") for what in ("cert", "key")
+    }  # fmt: skip
+    files = {"CA_FILE": "own-ca.pem", **files, **other}
+    tls = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": str(pems / file) for name, file in files.items()}
+    return {**os.environ, "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true", **tls}
+
+
+def refused(arguments: list[str], environment: dict[str, str]) -> str:
+    """The last line of a command that ends as wrong usage."""
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 64, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+@needs_openssl
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"CA_FILE": "none.pem"}, r"distributed\.comm\.tls\.ca-file must be a file; got .*/none\.pem, which is none"),
+        ({"CA_FILE": "junk.pem"}, r"distributed\.comm\.tls\.ca-file must be certificates in PEM; got .*/junk\.pem \("),
+        ({"WORKER__KEY": "none.pem"}, r"distributed\.comm\.tls\.worker\.key must be a file; got .*/none\.pem"),
+        (
+            {"SCHEDULER__CERT": "junk.pem"},
+            r"tls\.scheduler\.cert and .*\.key must be a certificate and its own key .* got .*/junk\.pem and .*own-key",
+        ),
+        ({"CA_FILE": "other-ca.pem"}, r"must be a valid one of the authority; got .*CERTIFICATE_VERIFY_FAILED"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_is_wrong_with_the_files_of_the_configuration_is_named(
+    store: Path, tmp_path: Path, pems: Path, other: dict[str, str], message: str
+) -> None:
+    assert re.search(message, refused(fit(store, tmp_path / "m.zarr"), configured(pems, **other)))
+
+
+@needs_openssl
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            ("junk.pem", "own-cert.pem", "own-key.pem"),
+            r"--tls-ca-file must be certificates in PEM; got .*/junk\.pem \(",
+        ),
+        (
+            ("own-ca.pem", "own-cert.pem", "other-key.pem"),
+            r"--tls-cert and --tls-key must be a certificate and its own key.*MISMATCH",
+        ),
+        (
+            ("own-ca.pem", "own-cert.pem", "locked-key.pem"),
+            r"--tls-key must be .* without a password; got .*/locked-key\.pem",
+        ),
+    ],
+    ids=["authority", "key of another", "password"],
+)
+def test_what_is_wrong_with_the_files_of_the_options_is_named(
+    store: Path, tmp_path: Path, pems: Path, files: tuple[str, ...], message: str
+) -> None:
+    options = [
+        x for name, file in zip(("ca-file", "cert", "key"), files, strict=True) for x in (f"--tls-{name}", pems / file)
+    ]
+    assert re.search(message, refused(fit(store, tmp_path / "m.zarr", *options), dict(os.environ)))
+
+
+@needs_openssl
+def test_a_configuration_that_requires_encryption_is_kept(store: Path, tmp_path: Path, pems: Path) -> None:
+    joining = fit(store, tmp_path / "m.zarr", "--scheduler", "tcp://127.0.0.1:9", workers=None)
+    assert re.search(
+        r"scheduler must be one with TLS, .* got tcp://127.* Leave distributed\.comm\.require-encryption .* out\.",
+        refused(joining, configured(pems)),
+    )
+    bare = {**os.environ, "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true"}
+    assert re.search(
+        r"tls\.ca-file and distributed\.comm\.tls\.scheduler\.cert must be set too, .* Name the files there, or by",
+        refused(fit(store, tmp_path / "m.zarr"), bare),
+    )

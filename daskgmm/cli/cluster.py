@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import dask
 from distributed import Client, LocalCluster
@@ -21,6 +21,7 @@ import daskgmm
 from daskgmm.cli.lost import watched
 from daskgmm.cli.starting import started_within
 from daskgmm.cli.terminal import interrupts, quiet
+from daskgmm.cli.tls import check_address, check_files, security_of
 from daskgmm.data.executor import ClientExecutor, Executor, LocalExecutor
 from daskgmm.errors import ClusterError, OptionError
 
@@ -85,18 +86,18 @@ class ClusterOptions:
             raise OptionError(
                 f"{' and '.join(lacking)} must be given too; got some of the three files of TLS. Name all of them."
             )
-        for name, file in files.items():
-            if file is not None and not os.path.isfile(file):
-                raise OptionError(f"{name} must be a file; got {file}, which is none. Correct the path.")
+        if self.tls_by_options:
+            check_files(self.security, "client", by_options=True)
 
     @property
-    def security(self) -> Security | None:
-        """What connections are protected by; None leaves it to Dask's configuration."""
-        if self.tls_ca_file is None:
-            return None
-        own = {f"tls_{who}_{what}": file for who in ("client", "scheduler", "worker")
-               for what, file in (("cert", self.tls_cert), ("key", self.tls_key))}  # fmt: skip
-        return Security(require_encryption=True, tls_ca_file=self.tls_ca_file, **own)
+    def tls_by_options(self) -> bool:
+        """Whether connections are protected by what the options name, and not by Dask's configuration."""
+        return self.tls_ca_file is not None
+
+    @property
+    def security(self) -> Security:
+        """What connections are protected by."""
+        return security_of(self.tls_ca_file, self.tls_cert, self.tls_key)
 
     @property
     def joins(self) -> bool:
@@ -179,6 +180,8 @@ def machines(options: ClusterOptions, *, n_partitions: int) -> Iterator[Machines
 @contextmanager
 def _started(n_workers: int, options: ClusterOptions) -> Iterator[Client]:
     """Start a cluster of processes of one thread that listens on this machine alone, without a dashboard."""
+    security = options.security
+    check_files(security, "scheduler", "worker", "client", by_options=options.tls_by_options)
     with dask.config.set(_MEMORY_CONFIG), ExitStack() as stack:
         timeout = options.workers_timeout
         deadline = time.monotonic() + timeout
@@ -194,8 +197,8 @@ def _started(n_workers: int, options: ClusterOptions) -> Iterator[Client]:
                     scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                     memory_limit=options.memory_limit or MEMORY_LIMIT // n_workers,
                     silence_logs=False,
-                    protocol="tls://" if options.security is not None else None,
-                    security=options.security,
+                    protocol="tls://" if security.require_encryption else None,
+                    security=security,
                     preload=[_LEAVE_INTERRUPTS],
                 )
             stack.enter_context(cluster)
@@ -218,7 +221,8 @@ def _joined(options: ClusterOptions) -> Iterator[Client]:
 
 def _connected(options: ClusterOptions, deadline: float) -> Client:
     """Return a client of the scheduler that is joined; its file is read again until one answers, as it may be old."""
-    timeout = options.workers_timeout
+    timeout, security = options.workers_timeout, options.security
+    check_files(security, "client", by_options=options.tls_by_options)
     while True:
         address = options.scheduler or _address_in(str(options.scheduler_file), deadline, timeout)
         try:
@@ -227,9 +231,10 @@ def _connected(options: ClusterOptions, deadline: float) -> Client:
             raise OptionError(
                 f"--scheduler must be an address such as tcp://10.0.0.5:8786; got {address!r} ({error})."
             ) from error
+        check_address(security, address, by_options=options.tls_by_options)
         left = max(0.1, deadline - time.monotonic())
         try:
-            return Client(address, timeout=min(left, 5.0), set_as_default=False, **_protected(options, address))
+            return Client(address, timeout=min(left, 5.0), set_as_default=False, security=security)
         except OSError as error:
             if time.monotonic() < deadline - 0.2:
                 time.sleep(0.2)
@@ -243,20 +248,6 @@ def _connected(options: ClusterOptions, deadline: float) -> Client:
 
 def _address_of(client: Client) -> str:
     return str(client.scheduler_info(n_workers=0)["address"])
-
-
-def _protected(options: ClusterOptions, address: str) -> dict[str, Any]:
-    """Return what a client is told of TLS; an OptionError for an address that has none, or where files are wanting."""
-    if options.security is None:
-        if address.startswith("tls://") and Security().get_connection_args("client")["ssl_context"] is None:
-            raise OptionError(
-                f"--tls-ca-file, --tls-cert and --tls-key must be given for a scheduler with TLS; got none of them for "
-                f"{address}. Name the files, or set them in Dask's configuration."
-            )
-        return {}
-    if not address.startswith("tls://"):
-        raise OptionError(f"The scheduler must be one with TLS, tls://...; got {address}. Leave --tls-ca-file out.")
-    return {"security": options.security}
 
 
 def _wait_for_workers(client: Client, n_workers: int, left: float, timeout: float, address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import ssl
 import sys
 import threading
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from daskgmm.cli.terminal import interrupts
-from daskgmm.errors import ClusterError
+from daskgmm.errors import ClusterError, OptionError
 
 #: Seconds for a start that is under way when a signal comes: an ordinary one takes one or two.
 _GRACE = 3.0
@@ -26,6 +27,8 @@ def started_within(timeout: float) -> Iterator[None]:
     ------
     ClusterError
         The processes have not started within so many seconds, or one of them ended before it had.
+    OptionError
+        They refuse each other's certificates.
     """
     before, over, late = set(multiprocessing.active_children()), threading.Event(), threading.Event()
 
@@ -46,7 +49,7 @@ def started_within(timeout: float) -> Iterator[None]:
     except RuntimeError as error:
         if "failed to start" not in str(error):
             raise
-        raise ClusterError(_late(timeout) if late.is_set() else _ended(error)) from error
+        raise (ClusterError(_late(timeout)) if late.is_set() else _ended(error)) from error
     finally:
         over.set()
 
@@ -58,10 +61,15 @@ def _late(timeout: float) -> str:
     )
 
 
-def _ended(error: BaseException) -> str:
+def _ended(error: BaseException) -> ClusterError | OptionError:
     while error.__cause__ is not None:
         error = error.__cause__
-    return (
+    if isinstance(error, ssl.SSLError):
+        return OptionError(
+            "The certificate of --tls-cert, or of Dask's configuration, must be a valid one of the authority; got "
+            f"{error}. Name a certificate and the file of its own authority (--tls-ca-file)."
+        )
+    return ClusterError(
         f"Worker processes must start; got one that ended before it had ({error}). Look at what it wrote above, and "
         f"whether {sys.executable} -c 'import daskgmm' works."
     )

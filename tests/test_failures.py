@@ -20,6 +20,7 @@ import pytest
 from tests import chaos
 from tests.chaos import checksum
 from tests.clusters import OwnCluster, certified, free_port
+from tests.sockets import certified_context, listening, spoken
 from tests.stores import two_groups
 
 #: What a cluster and its clients are told of failures.
@@ -220,10 +221,16 @@ def test_without_the_right_certificate_nobody_gets_in(
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
 def test_a_local_cluster_has_tls_where_it_is_asked_for(store: Path, tmp_path: Path, undisturbed: str) -> None:
     options = [*certified(tmp_path, "own"), "--workers", "2"]
-    done = subprocess.run(
-        fit(store, tmp_path / "m.zarr", *options), capture_output=True, text=True, check=False, timeout=100
-    )
-    assert done.returncode == 3, done.stderr
+    with subprocess.Popen(
+        fit(store, tmp_path / "m.zarr", *options), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until(process, "Running in")
+        context = certified_context(tmp_path, "own")
+        found = [spoken(address, context) for address in listening(process.pid)]
+        process.communicate(timeout=100)
+    assert process.returncode == 3
+    assert len([what for what in found if what.startswith("TLS")]) == 5, "the scheduler, two workers and their nannies"
+    assert "dask" not in found
     assert checksum(tmp_path / "m.zarr") == undisturbed
 
 

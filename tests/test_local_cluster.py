@@ -1,4 +1,4 @@
-"""The local cluster of a command: worker processes that do not start, and TLS."""
+"""The local cluster of a command: worker processes that do not start, TLS, and who gets in."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.clusters import certified
+from tests.sockets import certified_context, let_in_unencrypted, listening, spoken
 from tests.stores import two_groups
 
 
@@ -196,3 +197,38 @@ def test_a_configuration_that_requires_encryption_is_kept(store: Path, tmp_path:
         r"tls\.ca-file and distributed\.comm\.tls\.scheduler\.cert must be set too, .* Name the files there, or by",
         refused(fit(store, tmp_path / "m.zarr"), bare),
     )
+
+
+@needs_openssl
+@pytest.mark.parametrize("protected", ["not", "by options", "by configuration"])
+def test_a_fit_listens_on_this_machine_alone_and_lets_in_whom_it_should(
+    store: Path, tmp_path: Path, pems: Path, protected: str
+) -> None:
+    own = [
+        f"--tls-{name}={pems / f'own-{file}.pem'}"
+        for name, file in (("ca-file", "ca"), ("cert", "cert"), ("key", "key"))
+    ]
+    options = ["--tol", "0", "--max-iter", "5000", "--no-escape", *(own if protected == "by options" else [])]
+    environment = configured(pems) if protected == "by configuration" else dict(os.environ)
+    log = tmp_path / "log"
+    with log.open("w") as stderr, subprocess.Popen(
+        fit(store, tmp_path / "m.zarr", *options), env=environment, stderr=stderr, text=True
+    ) as process:  # fmt: skip
+        try:
+            while "Running in" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.1)
+            addresses = listening(process.pid)
+            context = certified_context(pems, "own")
+            found = {address: spoken(address, context) for address in addresses}
+            insiders = [address for address, what in found.items() if what != "http"]
+            let_in = let_in_unencrypted(insiders)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 75
+        finally:
+            process.kill()
+    assert {ip for ip, _ in addresses} == {"127.0.0.1"}
+    # The scheduler, two workers and their nannies. (What speaks HTTP are the pages of the scheduler and the workers.)
+    assert len(insiders) == 5
+    assert set(found.values()) - {"http"} <= ({"dask"} if protected == "not" else {"TLSv1.2", "TLSv1.3"})
+    assert let_in == (insiders if protected == "not" else [])

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -262,6 +263,21 @@ def test_a_scheduler_that_is_silent_ends_the_fit_in_time(clusters: Any, store: P
     cluster = clusters(free_port())
     stderr = ends(cluster, store, tmp_path / "m.zarr", cluster.scheduler, signal.SIGSTOP)
     assert f"The scheduler must answer; got nothing from {cluster.address} for 4 s." in stderr
+
+
+def test_what_takes_a_connection_and_says_nothing_is_no_scheduler(store: Path, tmp_path: Path) -> None:
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen(5)
+        address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+        began = time.monotonic()
+        done = subprocess.run(
+            fit(store, tmp_path / "m.zarr", "--scheduler", address, "--workers-timeout", 4),
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 69, done.stderr
+    assert f"The scheduler must answer within 4 s; got nothing from {address}." in done.stderr
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

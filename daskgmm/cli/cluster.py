@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -224,9 +225,13 @@ def _connected(options: ClusterOptions, deadline: float) -> Client:
     timeout, security = options.workers_timeout, options.security
     check_files(security, "client", by_options=options.tls_by_options)
     while True:
-        address = options.scheduler or _address_in(str(options.scheduler_file), deadline, timeout)
+        address = options.scheduler
+        if address is None:
+            address = _address_in(str(options.scheduler_file), deadline, timeout)
         try:
-            get_address_host_port(address)
+            _, port = get_address_host_port(address)
+            if not 0 < port < 65536:
+                raise ValueError("ports are 1 to 65535")
         except ValueError as error:
             raise OptionError(
                 f"--scheduler must be an address such as tcp://10.0.0.5:8786; got {address!r} ({error})."
@@ -234,7 +239,7 @@ def _connected(options: ClusterOptions, deadline: float) -> Client:
         check_address(security, address, by_options=options.tls_by_options)
         left = max(0.1, deadline - time.monotonic())
         try:
-            return Client(address, timeout=min(left, 5.0), set_as_default=False, security=security)
+            return _client(address, security, left)
         except OSError as error:
             if time.monotonic() < deadline - 0.2:
                 time.sleep(0.2)
@@ -244,6 +249,29 @@ def _connected(options: ClusterOptions, deadline: float) -> Client:
                 "that its address and port are right and reachable from here; one with TLS wants --tls-ca-file, "
                 "--tls-cert and --tls-key."
             ) from error
+
+
+def _client(address: str, security: Security, left: float) -> Client:
+    """Return a client; an OSError where there is none in time.
+
+    (Dask itself waits on where something takes the connection and then says nothing.)
+    """
+    found: list[Client | BaseException] = []
+
+    def connect() -> None:
+        try:
+            found.append(Client(address, timeout=min(left, 5.0), set_as_default=False, security=security))
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=connect, name="daskgmm-connect", daemon=True)
+    thread.start()
+    thread.join(left)
+    if not found:
+        raise TimeoutError(f"{address} takes connections and does not answer")
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
 
 
 def _address_of(client: Client) -> str:

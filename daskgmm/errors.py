@@ -54,3 +54,10 @@ class OutputError(DaskgmmError, OSError):
     """An output that cannot be written, or that exists with other contents (exit code 73)."""
 
     exit_code = 73
+
+
+#: What comes of reading a record that is not what this project writes: it lacks a name, or has another type or size.
+#: (Errors of this project may be among them: they have said what it is.)
+UNLIKE_WRITTEN = (
+    LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration, RecursionError,
+)  # fmt: skip

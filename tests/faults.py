@@ -42,8 +42,8 @@ class Faulty:
     def names(self) -> list[str]:
         return self.inner.names()
 
-    def read(self, name: str) -> bytes:
-        return self.inner.read(name)
+    def read(self, name: str, *, most_bytes: int) -> bytes:
+        return self.inner.read(name, most_bytes=most_bytes)
 
     def write(self, name: str, content: bytes) -> None:
         if self._reached(f"write {name}"):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import uuid4
 
-from daskgmm.errors import OutputError
+from daskgmm.data.source import file_stamp
+from daskgmm.errors import DataError, OutputError
 
 #: Names of files that are being written begin with this: what a killed process leaves of them means nothing.
 _UNFINISHED = ".unfinished-"
@@ -25,8 +26,14 @@ class Storage(Protocol):
     def names(self) -> list[str]:
         """Return the names of the files, sorted; none where the place does not exist."""
 
-    def read(self, name: str) -> bytes:
-        """Return what a file holds; FileNotFoundError where there is none of that name."""
+    def read(self, name: str, *, most_bytes: int) -> bytes:
+        """Return what a file holds; FileNotFoundError where there is none of that name.
+
+        Raises
+        ------
+        DataError
+            It holds more, of which nothing is read then, or is no file but a pipe, a device or a folder.
+        """
 
     def write(self, name: str, content: bytes) -> None:
         """Write a new file, durably; FileExistsError where there is one of that name already.
@@ -74,8 +81,11 @@ class _Folder:
             raise _unreadable(self.place, error) from error
         return sorted(name for name in found if not name.startswith(_UNFINISHED))
 
-    def read(self, name: str) -> bytes:
-        with open(os.path.join(self.place, name), "rb") as file:
+    def read(self, name: str, *, most_bytes: int) -> bytes:
+        path = os.path.join(self.place, name)
+        file_stamp(path)  # (a pipe would never answer)
+        with open(path, "rb") as file:
+            _check_size(path, os.fstat(file.fileno()).st_size, most_bytes)
             return file.read()
 
     def write(self, name: str, content: bytes) -> None:
@@ -124,8 +134,10 @@ class _AtUrl:
             raise _unreadable(self.place, error) from error
         return sorted(name for name in (path.rstrip("/").rpartition("/")[2] for path in found) if name)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, most_bytes: int) -> bytes:
         system, root = self._opened()
+        system.invalidate_cache()
+        _check_size(f"{self.place}/{name}", system.size(f"{root}/{name}"), most_bytes)
         content: bytes = system.cat_file(f"{root}/{name}")
         return content
 
@@ -149,6 +161,15 @@ class _AtUrl:
 
         system, path = url_to_fs(self.place)
         return system, path.rstrip("/")
+
+
+def _check_size(place: str, n_bytes: int | None, most_bytes: int) -> None:
+    """Raise a DataError where a file is larger than what was written; a store that does not tell has None."""
+    if n_bytes is not None and n_bytes > most_bytes:
+        raise DataError(
+            f"a file of the checkpoint must have at most {most_bytes} bytes; got {n_bytes} in {place}. Remove the "
+            "checkpoint to start again."
+        )
 
 
 @contextmanager

@@ -17,13 +17,15 @@ from typing import Any, TypeVar
 
 from daskgmm.data.passes import Partial
 from daskgmm.data.storage import Storage, storage_at
-from daskgmm.errors import DataError, OutputError
+from daskgmm.errors import UNLIKE_WRITTEN, DataError, OutputError
 from daskgmm.fitting.encoding import decode, encode
 
 Value = TypeVar("Value")
 
 FORMAT, FORMAT_VERSION = "daskgmm-checkpoint", 1
 _MANIFEST, _PART, _ROOTS = "manifest-", "part-", "roots-"
+#: Bytes of a manifest at most: 400,000 values.
+_MANIFEST_BYTES = 64 << 20
 
 
 class Checkpoint:
@@ -170,13 +172,19 @@ class Checkpoint:
             self._storage.write(name, whole)
         except FileExistsError as error:
             # (A signal may have come when it was written, and before that was noted.)
-            if self._storage.read(name) != whole:
+            if not self._holds(name, whole):
                 raise self._of_another() from error
         self._number, self._slots, self._written = number, slots, time.monotonic()
         used = {name, *(f"{_PART}{slot['sha256']}" for slot in slots.values())}
         for other in self._storage.names():
             if other not in used and _number_of(other) < number:
                 self._storage.remove(other)
+
+    def _holds(self, name: str, content: bytes) -> bool:
+        """Return whether a file is there, and holds just that."""
+        with suppress(DataError):  # (another one, which is larger)
+            return self._storage.read(name, most_bytes=len(content)) == content
+        return False
 
     def _of_another(self) -> OutputError:
         return OutputError(
@@ -187,8 +195,8 @@ class Checkpoint:
     def _read(self, name: str) -> Any:
         slot = self._slots[name]
         try:
-            content = self._storage.read(f"{_PART}{slot['sha256']}")
-        except OSError as error:
+            content = self._storage.read(f"{_PART}{slot['sha256']}", most_bytes=slot["bytes"])
+        except (OSError, DataError) as error:
             if isinstance(error, FileNotFoundError) and _latest(self._storage)[0] > self._number:
                 raise self._of_another() from error
             raise _damaged(self.place, f"{name} cannot be read ({error})") from error
@@ -245,7 +253,7 @@ def _latest(storage: Storage) -> tuple[int, dict[str, Any] | None, dict[str, dic
     if not manifests:
         return 0, None, {}
     try:
-        checksum, _, text = storage.read(manifests[-1]).partition(b"\n")
+        checksum, _, text = storage.read(manifests[-1], most_bytes=_MANIFEST_BYTES).partition(b"\n")
         if hashlib.sha256(text).hexdigest().encode() != checksum:
             raise ValueError("its manifest does not match its checksum")
         found = json.loads(text)
@@ -257,13 +265,13 @@ def _latest(storage: Storage) -> tuple[int, dict[str, Any] | None, dict[str, dic
                 f"{storage.place}. Go on with the version of daskgmm that wrote it, or start again (--force)."
             )
         slots = {
-            str(name): {"sha256": _hexadecimal(slot["sha256"]), "bytes": int(slot["bytes"])}
+            name: {"sha256": _hexadecimal(slot["sha256"]), "bytes": int(slot["bytes"])}
             for name, slot in found["slots"].items()
         }
         return int(found["number"]), dict(found["record"]), slots
     except OutputError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
+    except (*UNLIKE_WRITTEN, OSError) as error:
         raise _damaged(storage.place, str(error) or type(error).__name__) from error
 
 

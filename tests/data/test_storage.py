@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from daskgmm.data.storage import Storage, storage_at
-from daskgmm.errors import OutputError
+from daskgmm.errors import DataError, OutputError
 
 
 @pytest.fixture(params=["folder", "file://", "s3"])
@@ -25,13 +25,13 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
 def test_what_is_written_is_there_once_and_never_changed(storage: Storage) -> None:
     assert storage.names() == []
     with pytest.raises(FileNotFoundError):
-        storage.read("b")
+        storage.read("b", most_bytes=9)
     storage.write("b", b"two")
     storage.write("a", b"")
     assert storage.names() == ["a", "b"]
     with pytest.raises(FileExistsError):
         storage.write("b", b"other")
-    assert (storage.read("a"), storage.read("b")) == (b"", b"two")
+    assert (storage.read("a", most_bytes=9), storage.read("b", most_bytes=9)) == (b"", b"two")
     storage.remove("a")
     storage.remove("a")
     assert storage.names() == ["b"]
@@ -39,7 +39,24 @@ def test_what_is_written_is_there_once_and_never_changed(storage: Storage) -> No
     storage.clear()
     assert storage.names() == []
     storage.write("b", b"three")
-    assert storage.read("b") == b"three"
+    assert storage.read("b", most_bytes=9) == b"three"
+
+
+def test_what_is_larger_than_it_may_be_is_not_read(storage: Storage) -> None:
+    storage.write("b", b"three")
+    assert storage.read("b", most_bytes=5) == b"three"
+    with pytest.raises(DataError, match="a file of the checkpoint must have at most 4 bytes; got 5 in .*/c/b. Remove"):
+        storage.read("b", most_bytes=4)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_waited_for(make: Callable[[Path], None], tmp_path: Path) -> None:
+    storage = storage_at(str(tmp_path / "c"))
+    storage.write("a", b"one")
+    make(tmp_path / "c" / "b")
+    with pytest.raises(DataError, match="must be a file; got .*/c/b, which is none"):
+        storage.read("b", most_bytes=9)
 
 
 #: What writing calls, in this order.
@@ -75,12 +92,12 @@ def test_a_write_that_fails_leaves_nothing_half(
     assert written or f"the checkpoint must be writable; got {error}" in said
     assert len(calls) > at, "else this tests nothing"
     if "x" in storage.names():
-        assert storage.read("x") == b"content"
+        assert storage.read("x", most_bytes=9) == b"content"
     else:
         assert not written
     storage.remove("x")
     storage.write("x", b"content")
-    assert storage.read("x") == b"content"
+    assert storage.read("x", most_bytes=9) == b"content"
 
 
 def test_a_file_system_without_hard_links_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +109,7 @@ def test_a_file_system_without_hard_links_renames(tmp_path: Path, monkeypatch: p
     storage.write("x", b"content")
     with pytest.raises(FileExistsError):
         storage.write("x", b"other")
-    assert (storage.names(), storage.read("x")) == (["x"], b"content")
+    assert (storage.names(), storage.read("x", most_bytes=9)) == (["x"], b"content")
     assert os.listdir(tmp_path / "c") == ["x"]
 
 

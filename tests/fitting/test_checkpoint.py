@@ -340,7 +340,7 @@ def rewritten(place: Path, **changes: Any) -> None:
     [
         [], {"a": None}, {"a": {}}, {"a": {"sha256": "../../../etc/passwd", "bytes": 1}},
         {"a": {"sha256": 3, "bytes": 1}}, {"a": {"sha256": "0" * 64, "bytes": "x"}},
-        {"a": {"sha256": "0" * 64, "bytes": 5}},
+        {"a": {"sha256": "0" * 64, "bytes": 5}}, {"a": {"sha256": "0" * 64, "bytes": float("inf")}},
     ],
 )  # fmt: skip
 def test_hostile_manifests_are_a_clean_error(slots: Any, tmp_path: Path) -> None:
@@ -348,6 +348,30 @@ def test_hostile_manifests_are_a_clean_error(slots: Any, tmp_path: Path) -> None
     rewritten(place, slots=slots)
     with pytest.raises(DataError, match="the checkpoint must be whole"):
         read_all(tmp_path)
+
+
+def test_parts_that_have_grown_are_not_read(tmp_path: Path) -> None:
+    place = put_something(tmp_path)
+    for name in os.listdir(place):
+        if name.startswith("part"):
+            os.truncate(place / name, 1 << 40)  # (sparse: it takes no disk)
+    with pytest.raises(DataError, match="must have at most .* bytes; got 1099511627776 in .*--force"):
+        at(tmp_path)[0].get("a")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("of", ["manifest", "part"])
+def test_a_pipe_is_not_waited_for(of: str, tmp_path: Path) -> None:
+    place = put_something(tmp_path)
+    for path in place.glob(f"{of}*"):
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(
+        DataError, match="the checkpoint must be whole; .* must be a file; got .*, which is none.*--force"
+    ):
+        read_all(tmp_path)
+    Checkpoint.remove(str(place))
+    assert not place.exists()
 
 
 def test_another_version_and_other_files_are_refused(tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ def predict(
     def run(cluster: ClusterOptions) -> Result:
         checkpoint = checkpoint_of(output, now, force=force, every=checkpoint_every)
         found: Result = {}
-        with Work(*plan_predictions(Predictor.of(parameters, what), X), cluster).on_machines(began) as running:
+        work = Work(*plan_predictions(Predictor.of(parameters, what), X), cluster)
+        with work.on_machines(began) as running, checkpoint.going_on():
 
             def result(written: Written) -> Result:
                 found.update(

@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from daskgmm.data.passes import Partial
 from daskgmm.data.storage import Storage, storage_at
-from daskgmm.errors import UNLIKE_WRITTEN, DataError, OutputError
+from daskgmm.errors import UNLIKE_WRITTEN, DaskgmmError, DataError, OutputError
 from daskgmm.fitting.encoding import decode, encode
 
 Value = TypeVar("Value")
@@ -41,6 +41,7 @@ class Checkpoint:
     def __init__(self, storage: Storage, *, every: float) -> None:
         self._storage, self._every = storage, every
         self._number, self._record, self._slots = _latest(storage)
+        self._goes_on = bool(self._slots)
         self._roots: dict[str, dict[int, Partial[Any]]] | None = None
         self._pending: dict[str, dict[int, Partial[Any]]] = {}
         self._written = time.monotonic()
@@ -77,6 +78,21 @@ class Checkpoint:
     def begin(self, record: Mapping[str, Any]) -> None:
         """Note which work this is the state of; nothing is written before there is something to keep."""
         self._record = dict(record)
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Say what it means where what the block goes on from is whole, by its checksums, and yet another thing.
+
+        (It cannot be told from a bug of this project where that goes on from a whole one: the cause is kept. What goes
+        on from nothing raises what it raises.)
+        """
+        try:
+            yield
+        except UNLIKE_WRITTEN as error:
+            if isinstance(error, DaskgmmError) or not self._goes_on:
+                raise
+            what = f"nothing can go on from it ({type(error).__name__}: {error!s:.100})"
+            raise _damaged(self.place, what) from error
 
     def get(self, name: str) -> Any:
         """Return a value, None where there is none of that name; a DataError where it is damaged."""

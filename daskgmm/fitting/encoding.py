@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import fields, is_dataclass
-from typing import Any
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from daskgmm.data.far_rows import FarRows, Nearest
 from daskgmm.data.output import Progress
 from daskgmm.data.passes import Partial
 from daskgmm.data.survey import Survey
-from daskgmm.errors import DataError
+from daskgmm.errors import UNLIKE_WRITTEN, DataError
 from daskgmm.fitting.loop import Candidate, Status
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.polishing import Polishing
@@ -74,7 +76,7 @@ def decode(content: bytes) -> Any:
         if at != len(content):
             raise ValueError(f"{len(content)} bytes instead of {at}")
         return _value(head["value"], arrays)
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
+    except UNLIKE_WRITTEN as error:
         raise DataError(f"a record must be as it was written; got {type(error).__name__}: {error}.") from error
 
 
@@ -136,10 +138,14 @@ def _value(tree: Any, arrays: list[NDArray[Any]]) -> Any:
         return tree
     ((what, inner),) = tree.items()
     if what in _RECORDS:
-        known = {f.name for f in fields(_RECORDS[what])}
-        if set(inner) != known:
+        hints = _hints(what)
+        if set(inner) != set(hints):
             raise ValueError(f"{what} with the fields {', '.join(sorted(inner))}")
-        return _RECORDS[what](**{name: _value(item, arrays) for name, item in inner.items()})
+        found = {name: _value(item, arrays) for name, item in inner.items()}
+        for name, value in found.items():
+            if not _is(value, hints[name]):
+                raise TypeError(f"{what} whose {name} is of type {type(value).__name__}")
+        return _RECORDS[what](**found)
     if what == "float":
         return {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[inner]
     if what == "array":
@@ -149,9 +155,40 @@ def _value(tree: Any, arrays: list[NDArray[Any]]) -> Any:
     if what == "kind":
         return covariance_kind(inner)
     if what == "statistics":
+        if arrays[inner].ndim != 1 or arrays[inner].dtype != np.float64:
+            raise TypeError(f"statistics of {arrays[inner].dtype}, {arrays[inner].shape}")
         return Statistics(arrays[inner])
     if what == "tuple":
         return tuple(_value(item, arrays) for item in inner)
     if what == "dict":
         return {name: _value(item, arrays) for name, item in inner.items()}
     raise ValueError(f"unknown record {what[:40]!r}")
+
+
+@cache
+def _hints(what: str) -> dict[str, Any]:
+    """Return the types of a record's fields, which are its annotations."""
+    found = get_type_hints(_RECORDS[what])
+    return {f.name: found[f.name] for f in fields(_RECORDS[what])}
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Return whether a value is what an annotation says; of lists, tuples and dicts each item too."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any or isinstance(hint, TypeVar):
+        return True
+    if origin in (Union, UnionType):
+        return any(_is(value, one) for one in inner)
+    if origin is Literal:
+        return type(value) is str and value in inner
+    if hint in (int, float):
+        return type(value) in (int, hint)  # (0 may stand for 0.0)
+    if not isinstance(value, origin or hint):
+        return False
+    if origin is np.ndarray:
+        return issubclass(value.dtype.type, get_args(inner[1]))
+    if origin is dict:
+        return all(_is(name, inner[0]) and _is(item, inner[1]) for name, item in value.items())
+    if origin is list or inner[1:] == (...,):
+        return all(_is(item, inner[0]) for item in value)
+    return not inner or (len(value) == len(inner) and all(map(_is, value, inner)))

@@ -48,8 +48,11 @@ class History:
         return {"n_passes": self.n_passes, "of_model": of_model, "noted": list(self._noted.items())}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        self.n_passes, self.of_model, self._noted = state["n_passes"], state["of_model"], dict(state["noted"])
+        """Go on from a state; a ValueError where it is none of so many models."""
+        of_model: list[list[dict[str, Any]]] = [[dict(record) for record in records] for records in state["of_model"]]
+        if len(of_model) != len(self.of_model) or not all(map(_is_record, (r for rs in of_model for r in rs))):
+            raise ValueError("a history of other models")
+        self.n_passes, self.of_model, self._noted = int(state["n_passes"]), of_model, dict(state["noted"])
 
     def read(self, what: str, seconds: float, models: Iterable[int]) -> None:
         """Note a pass for some models before they have candidates: the survey, or a round of k-means||."""
@@ -120,6 +123,10 @@ class History:
         self._listener(
             PassDone(self.n_passes, what, self._n_rows, self._n_bytes, seconds, mean_log_likelihood, **others)
         )
+
+
+def _is_record(found: dict[str, Any]) -> bool:
+    return set(found) == set(COLUMNS) and all(isinstance(v, str | int | float | None) for v in found.values())
 
 
 def _finite(value: float) -> float | None:

@@ -32,6 +32,22 @@ class Polishing:
         owners = tuple(i for i, candidates in started.items() for _ in candidates)
         return cls(owners, tuple(c for candidates in started.values() for c in candidates), (0,) * len(owners))
 
+    def after(self, start: Polishing) -> Polishing:
+        """Return it if passes may have led here from a start: the same models, of the same options and sizes.
+
+        A ValueError where not: the options say when a candidate ends.
+        """
+        models = [
+            [
+                (i, c.fold, c.parameters.means.shape, c.options.as_json())
+                for i, c in zip(p.owners, p.candidates, strict=True)
+            ]
+            for p in (self, start)
+        ]
+        if models[0] != models[1] or len(self.since) != len(self.owners):
+            raise ValueError("candidates of other models")
+        return self
+
     @property
     def is_running(self) -> bool:
         return any(c.status is Status.RUNNING for c in self.candidates)

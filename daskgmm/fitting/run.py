@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -77,7 +77,8 @@ def running(
     keep = plan_keep(models[0].options.cache, rows, need, executor)
     with one_blas_thread(executor), Passes(rows, executor, keep, checkpoint) as passes:
         try:
-            yield Run(Evaluator(passes, need.state_bytes(X.n_features)), models, n_folds, listener, checkpoint)
+            with nullcontext() if checkpoint is None else checkpoint.going_on():
+                yield Run(Evaluator(passes, need.state_bytes(X.n_features)), models, n_folds, listener, checkpoint)
         except DataError:
             if checkpoint is not None:
                 checkpoint.give_up()
@@ -146,8 +147,8 @@ class Run:
         """Return the fits to all rows of the candidates of each model, which share every pass, or why there is none."""
         state = Polishing.start(started)
         saved = None if self._checkpoint is None else self._checkpoint.get("polishing")
-        if saved is not None and saved.owners == state.owners:
-            state = saved
+        if saved is not None:
+            state = saved.after(state)
         n_noted = self._evaluator.n_passes
 
         def note(candidates: Sequence[Candidate]) -> None:
@@ -327,7 +328,7 @@ class Run:
                    if spent["by"].get(name) != now]  # fmt: skip
         if changed:
             logger.warning("%s was written by %s: last bits may differ.", checkpoint.place, "; ".join(changed))
-        self._passes.bytes_read, self._began = spent["bytes_read"], self._began - spent["seconds"]
+        self._passes.bytes_read, self._began = int(spent["bytes_read"]), self._began - float(spent["seconds"])
         check_unchanged(checkpoint.get("files"), self._passes.files, self._passes.rows, checkpoint=checkpoint.place)
         logger.info("Going on from %s, after pass %d.", checkpoint.place, self._history.n_passes)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from daskgmm.errors import DataError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.encoding import encode
 from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.loop import Status
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.race import Race
 from daskgmm.fitting.sweep import Sweep, select_model
+from daskgmm.mixture.statistics import Statistics
 from tests.faults import Faulty, Torn, mutilate
 from tests.strategies import make_case
 
@@ -372,6 +375,73 @@ def test_a_pipe_is_not_waited_for(of: str, tmp_path: Path) -> None:
         read_all(tmp_path)
     Checkpoint.remove(str(place))
     assert not place.exists()
+
+
+@pytest.fixture
+def gone_far(store: Path, tmp_path: Path) -> Checkpoint:
+    """The checkpoint of a fit that is done but for its closing pass."""
+    checkpoint, _ = at(tmp_path)
+    small_fit(store, checkpoint)
+    checkpoint.put({"closing": None})
+    return checkpoint
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("spent", 5), ("spent", {}), ("files", []), ("files", 5), ("survey", 3), ("start-0", []), ("start-0", 5),
+        ("polishing", 7), ("closing", 7), ("closing", ([], 0)), ("closing", ([Statistics(np.zeros(1))], 1)),
+    ],
+)  # fmt: skip
+def test_values_of_another_kind_are_a_clean_error(
+    name: str, value: Any, store: Path, tmp_path: Path, gone_far: Checkpoint
+) -> None:
+    if name == "start-0":
+        gone_far.put({"polishing": None})
+    gone_far.put({name: value})
+    checkpoint, _ = at(tmp_path)
+    with pytest.raises(DataError, match=r"the checkpoint must be whole; .*/c: nothing can go on from it .*\(--force"):
+        small_fit(store, checkpoint)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seconds": "x"}, {"seconds": 10**400}, {"bytes_read": None}, {"by": 5}, {"history": {}},
+        *({"history": {"n_passes": 1, "of_model": m, "noted": []}} for m in ([], [[]] * 2, [[3]], [[{"pass": 1}]])),
+    ],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+def test_what_is_kept_beside_must_be_what_it_was(
+    changes: dict[str, Any], store: Path, tmp_path: Path, gone_far: Checkpoint
+) -> None:
+    gone_far.put({"spent": gone_far.get("spent") | changes})
+    checkpoint, _ = at(tmp_path)
+    with pytest.raises(DataError, match="the checkpoint must be whole; .*/c: nothing can go on from it"):
+        small_fit(store, checkpoint)
+
+
+def test_candidates_of_other_options_are_not_gone_on_with(store: Path, tmp_path: Path, gone_far: Checkpoint) -> None:
+    saved = gone_far.get("polishing")
+    options = replace(saved.candidates[0].options, max_iter=10**15, tol=0.0)
+    endless = replace(saved.candidates[0], options=options, status=Status.RUNNING)
+    gone_far.put({"polishing": replace(saved, candidates=(endless,))})
+    checkpoint, _ = at(tmp_path)
+    with pytest.raises(DataError, match=r"nothing can go on from it \(ValueError: candidates of other models\)"):
+        small_fit(store, checkpoint)
+
+
+def test_a_bug_of_a_fit_that_goes_on_from_nothing_is_called_so(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Race, "run", lambda race: 1 + None)
+    checkpoint, _ = at(tmp_path)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        small_fit(store, checkpoint, start_rows=500)
+    checkpoint, _ = at(tmp_path)
+    with pytest.raises(DataError, match=r"nothing can go on from it \(TypeError: unsupported operand") as found:
+        small_fit(store, checkpoint, start_rows=500)
+    assert isinstance(found.value.__cause__, TypeError)
 
 
 def test_another_version_and_other_files_are_refused(tmp_path: Path) -> None:

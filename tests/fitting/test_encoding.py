@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 
 from daskgmm.data.digest import digest
 from daskgmm.data.passes import Partial
+from daskgmm.data.survey import SurveyPass
 from daskgmm.errors import DataError
 from daskgmm.fitting.encoding import decode, encode
 from daskgmm.fitting.loop import Candidate, Status
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.polishing import Polishing
 from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.statistics import Statistics
 from tests.fitting.driving import KINDS
@@ -98,6 +101,26 @@ def content_of(head: Any, tail: bytes = b"") -> bytes:
 def test_hostile_bytes_are_a_clean_error(content: bytes) -> None:
     with pytest.raises(DataError, match="a record must be as it was written"):
         decode(content)
+
+
+SURVEY = SurveyPass(2, False, 0, -1, n_folds=2).zero()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        replace(candidate("full"), lower_bounds=(1.0, "x")), replace(candidate("full"), lower_bounds=[1.0]),
+        replace(candidate("full"), index=True), replace(candidate("full"), move=None),
+        replace(candidate("full"), best=(1.0,)), replace(candidate("full"), accelerator=Fold(1, 2, 3)),
+        replace(SURVEY, n_rows=1.5), replace(SURVEY, mean=np.zeros(2, np.float32)), replace(SURVEY, folds=(SURVEY, 3)),
+        replace(SURVEY, sample_rows=(np.zeros(2),)), Polishing((0,), (candidate("tied"),), ("x",)),
+        Statistics(np.zeros(3, np.int64)), Statistics(np.zeros((2, 2))),
+    ],
+    ids=lambda v: type(v).__name__,
+)  # fmt: skip
+def test_records_with_values_of_other_types_are_a_clean_error(value: Any) -> None:
+    with pytest.raises(DataError, match="a record must be as it was written; got TypeError: .* of "):
+        decode(encode(value))
 
 
 WHOLE = encode([candidate("full"), {"n": 1, "x": (1.5, "text")}, Partial([Statistics(np.arange(4.0))], 7, 8)])

@@ -18,7 +18,7 @@ from daskgmm.data.prediction import predict_array, predict_blocks, predict_sourc
 from daskgmm.errors import OptionError
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.loop import Status
-from daskgmm.fitting.model_file import Model, load_model, save_model
+from daskgmm.fitting.model_file import Model, as_written, load_model, save_model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.score import Score, score_source
@@ -259,24 +259,31 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Return the fitted estimator in a model file; it runs nothing that is in the file."""
         model = load_model(path)
-        record, p = model.record, model.parameters
+        with as_written(os.fspath(path)):
+            return cls._of(model.record, model.parameters)
+
+    @classmethod
+    def _of(cls, record: dict[str, Any], p: Parameters) -> Self:
+        """Return the estimator of a model file; any exception where its record is not as `save` wrote it."""
         stored = dict(record.get("options", {}))
         options = {k: v for k, v in stored.items() if k in cls().get_params()}
         options |= {"n_components": p.n_components, "covariance_type": p.kind.name, "random_state": stored.get("seed")}
         estimator = cls(**options)
         estimator._assign_parameters(p)
         estimator._fit_options = stored
-        if record.get("feature_names") is not None:
-            estimator.feature_names_in_ = np.array(record["feature_names"], dtype=object)
+        if (names := record.get("feature_names")) is not None:
+            if len(names) != p.n_features or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"feature_names that are not {p.n_features} names")
+            estimator.feature_names_in_ = np.array(list(names), dtype=object)
         lower_bound = record.get("lower_bound")
         estimator.converged_ = bool(record.get("converged", False))
         estimator.lower_bound_ = -np.inf if lower_bound is None else float(lower_bound)
-        estimator.lower_bounds_ = list(record.get("lower_bounds", []))
+        estimator.lower_bounds_ = [float(value) for value in record.get("lower_bounds", [])]
         estimator.log_likelihood_ = float(record.get("log_likelihood", np.nan))
         estimator.n_iter_ = int(record.get("n_iter", 0))
         estimator.n_passes_ = int(record.get("n_passes", 0))
         estimator.n_dropped_ = int(record.get("n_dropped", 0))
-        estimator.history_ = list(record.get("history", []))
+        estimator.history_ = [dict(one) for one in record.get("history", [])]
         return estimator
 
     def to_sklearn(self) -> Any:

@@ -25,6 +25,7 @@ from daskgmm.cli import gmm, jobs, lost
 from daskgmm.cli.group import outcome
 from daskgmm.cli.outputs import differences
 from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, strict_json
+from daskgmm.data.output import ATTRIBUTE
 from daskgmm.errors import ClusterError, DataError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
 from tests.clusters import LOCAL
@@ -203,6 +204,21 @@ def test_fit_again_does_nothing_or_names_what_differs(
     forced = call("fit", small_store, "-k", 4, "-o", model, "--force")
     assert strict(forced.stdout)["skipped"] is False
     assert GaussianMixture.load(model).n_components == 4
+
+
+@pytest.mark.parametrize("changes", [{"result": 5}, {"result": ["x"]}, {"result": None}, {"selection": 5}], ids=str)
+def test_a_record_of_another_shape_is_no_complete_output(
+    changes: dict[str, Any], tmp_path: Path, small_store: Path, model: Path
+) -> None:
+    labels = tmp_path / "labels.zarr"
+    call("predict", model, small_store, "-o", labels)
+    array, group = zarr.open_array(labels), zarr.open_group(model)
+    group.attrs["record"] = {**group.attrs["record"], **changes}
+    said = call("fit", small_store, "-k", 3, "-o", model, code=73).stderr
+    assert "--output must be free, or hold a whole model; got this: the model's record must be as daskgmm" in said
+    array.attrs[ATTRIBUTE] = {**array.attrs[ATTRIBUTE], "result": 5}
+    said = call("predict", model, small_store, "-o", labels, code=73).stderr
+    assert "--output must be free, or hold a whole array; got this: the array's record must be as daskgmm" in said
 
 
 def test_predict_again(tmp_path: Path, small_store: Path, model: Path) -> None:

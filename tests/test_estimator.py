@@ -476,6 +476,27 @@ def test_a_start_that_was_given_is_stored_with_the_model(tmp_path: Path) -> None
     assert_array_equal(loaded.fit(case.X).means_, gm.means_)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"options": 5}, {"options": [1]}, {"feature_names": 5}, {"feature_names": ["a"]}, {"feature_names": [1, 2, 3]},
+        {"lower_bound": "x"}, {"lower_bound": []}, {"lower_bound": 10**400}, {"lower_bounds": 5},
+        {"lower_bounds": ["x"]}, {"lower_bounds": "12x"}, {"log_likelihood": None}, {"log_likelihood": {}},
+        {"n_iter": "x"}, {"n_iter": float("inf")}, {"n_passes": float("nan")}, {"n_dropped": []}, {"history": 3},
+        {"history": [3]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+def test_a_record_of_other_types_is_bad_data(changes: dict[str, Any], tmp_path: Path) -> None:
+    GaussianMixture(n_init=1, random_state=0).fit(well_separated().X).save(tmp_path / "m.zarr")
+    group = zarr.open_group(tmp_path / "m.zarr")
+    group.attrs["record"] = {**group.attrs["record"], **changes}
+    with pytest.raises(
+        DataError, match=r"the model's record must be as daskgmm wrote it; got .*/m\.zarr\. Fit it again"
+    ):
+        GaussianMixture.load(tmp_path / "m.zarr")
+
+
 def test_a_model_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
     X = well_separated().X
     gm, other = (GaussianMixture(n, n_init=1, random_state=0).fit(X) for n in (2, 3))

@@ -16,7 +16,7 @@ from daskgmm.data.writing import unfinished_place, whole_or_nothing
 from daskgmm.data.zarr_location import shown
 from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
-from daskgmm.fitting.model_file import is_model, load_model
+from daskgmm.fitting.model_file import as_written, is_model, load_model
 from daskgmm.mixture.parameters import Parameters
 
 #: What must be the same where a fit is not done again.
@@ -110,6 +110,8 @@ def finished_fit(output: str, now: Mapping[str, Any], *, force: bool) -> dict[st
         return None
     try:
         record = load_model(output).record
+        with as_written(output):
+            return _result_of(record, output, now)
     except InputMissingError as error:
         if "://" not in output and os.path.lexists(output):
             raise _occupied(output, "a model") from error
@@ -118,6 +120,10 @@ def finished_fit(output: str, now: Mapping[str, Any], *, force: bool) -> dict[st
         if not is_model(output):
             raise _occupied(output, "a model") from error
         raise OutputError(f"--output must be free, or hold a whole model; got this: {error} Use --force.") from error
+
+
+def _result_of(record: Mapping[str, Any], output: str, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result in the record of a model; an OutputError where it is of another fit."""
     if "result" not in record:
         raise OutputError(
             f"--output must be free, or hold a model of the same fit; got {output}, a model that was saved from "
@@ -132,7 +138,13 @@ def finished_fit(output: str, now: Mapping[str, Any], *, force: bool) -> dict[st
     # (A selection notes what was asked beside the options of the model that it chose.)
     options = record.get("selection", {}).get("asked", record.get("options"))
     _refuse_differences(output, {"options": options, "input": record.get("input")}, {k: now[k] for k in _OF_A_FIT})
-    return dict(record["result"])
+    return _readable(record["result"])
+
+
+def _readable(stored: Any) -> dict[str, Any]:
+    """Return a stored result if it is one: what is nested too deeply cannot be written again."""
+    strict_json(stored)
+    return dict(stored)
 
 
 def checkpoint_of(output: str, now: Mapping[str, Any], *, force: bool, every: float) -> Checkpoint:
@@ -160,8 +172,9 @@ def checkpoint_of(output: str, now: Mapping[str, Any], *, force: bool, every: fl
         if force:
             checkpoint.check()
         if checkpoint.record is not None:
-            # (What has been written to since is told by its rows, where the work goes on.)
-            found = differences(_untimed(checkpoint.record), _untimed(asked))
+            with checkpoint.going_on():
+                # (What has been written to since is told by its rows, where the work goes on.)
+                found = differences(_untimed(checkpoint.record), _untimed(asked))
             if found:
                 raise OutputError(
                     f"the checkpoint of --output must be of the same work; got {place}, where {'; '.join(found)}. Use "
@@ -205,8 +218,12 @@ def finished_array(
         raise _occupied(output, "an array that daskgmm wrote", option) from error
     if record is None or force or not record.get("complete"):
         return None
-    _refuse_differences(output, {k: record.get(k) for k in now}, now, option=option)
-    return dict(record.get("result", {}))
+    try:
+        with as_written(output, what="array", remedy="Use --force."):
+            _refuse_differences(output, {k: record.get(k) for k in now}, now, option=option)
+            return _readable(record.get("result", {}))
+    except DataError as error:
+        raise OutputError(f"{option} must be free, or hold a whole array; got this: {error}") from error
 
 
 def checksum(parameters: Parameters) -> str:

@@ -27,7 +27,7 @@ from daskgmm.cli.outputs import check_place, checkpoint_of, finished_fit, refuse
 from daskgmm.cli.terminal import interrupts, say, strict_json
 from daskgmm.errors import OptionError
 from daskgmm.fitting.checks import check_shape
-from daskgmm.fitting.model_file import Model, save_model
+from daskgmm.fitting.model_file import Model, as_written, save_model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
 from daskgmm.plot import check_matplotlib, picture
@@ -187,8 +187,9 @@ def _save(sweep: Sweep, comparison: Comparison, now: Result, found: Result, *, o
 
 def _again(stored: Result, files: Files) -> Result:
     """Return a stored result; table and plot are written where they are not there, for nothing is read for them."""
-    say(selection_text(*(stored[name] for name in COMPARED)))
-    files.write(stored, replace=False)
+    with as_written(stored["output"]):
+        say(selection_text(*(stored[name] for name in COMPARED)))
+        files.write(stored, replace=False)
     return {**stored, "table_output": files.table, "plot_output": files.plot}
 
 

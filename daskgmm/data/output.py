@@ -24,7 +24,7 @@ from daskgmm.data.memory import Need, check_memory
 from daskgmm.data.passes import Memory, Passes
 from daskgmm.data.prediction import refuse_dropped, with_kernel
 from daskgmm.data.rows import Rows
-from daskgmm.data.source import Source, regular_edges
+from daskgmm.data.source import Source, file_stamp, regular_edges
 from daskgmm.data.storage import plain_path, sync_file, sync_folder
 from daskgmm.data.writing import explained, publish, remove_unfinished, unfinished_place
 from daskgmm.errors import DataError, OutputError
@@ -156,6 +156,8 @@ def prediction_record(output: str) -> dict[str, Any] | None:
     """
     output = plain_path(output)
     try:
+        for name in () if "://" in output else ("zarr.json", ".zarray"):
+            file_stamp(os.path.join(output, name))  # (a pipe would never answer)
         attributes = dict(zarr.open_array(output, mode="r").attrs)
     except FileNotFoundError:
         if "://" not in output and os.path.exists(output):

@@ -41,7 +41,7 @@ class Checkpoint:
     def __init__(self, storage: Storage, *, every: float) -> None:
         self._storage, self._every = storage, every
         self._number, self._record, self._slots = _latest(storage)
-        self._goes_on = bool(self._slots)
+        self._goes_on = self._record is not None
         self._roots: dict[str, dict[int, Partial[Any]]] | None = None
         self._pending: dict[str, dict[int, Partial[Any]]] = {}
         self._written = time.monotonic()

@@ -18,7 +18,14 @@ from zarr.core.sync import sync
 from daskgmm.data.source import file_stamp
 from daskgmm.data.storage import plain_path
 from daskgmm.data.writing import whole_or_nothing
-from daskgmm.errors import CollapsedComponentError, DataError, InputMissingError, OutputError
+from daskgmm.errors import (
+    UNLIKE_WRITTEN,
+    CollapsedComponentError,
+    DaskgmmError,
+    DataError,
+    InputMissingError,
+    OutputError,
+)
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.kind import Covariance
 from daskgmm.mixture.parameters import Parameters
@@ -104,7 +111,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         arrays = {name: _read(group, name, shapes[name], checksums.get(name), place) for name in _ARRAYS}
         record = dict(attributes["record"])
         _check_mixture(kind, arrays)
-    except (KeyError, TypeError, ValueError) as error:
+    except UNLIKE_WRITTEN as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"the model must be whole; got {error!r} reading {place}. Fit it again.") from error
@@ -112,16 +119,16 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 
 
 @contextmanager
-def as_written(place: str) -> Iterator[None]:
-    """Say what it means where the record of a model file is not what this project writes."""
+def as_written(place: str, *, what: str = "model", remedy: str = "Fit it again.") -> Iterator[None]:
+    """Say what it means where the record of a model file, or of an array, is not what this project writes."""
     try:
         yield
-    except (
-        KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration, OverflowError, RecursionError,
-    ) as error:  # fmt: skip
+    except UNLIKE_WRITTEN as error:
+        if isinstance(error, DaskgmmError):
+            raise
         raise DataError(
-            f"the model's record must be as daskgmm wrote it; got {type(error).__name__}: {error!s:.100} reading "
-            f"{place}. Fit it again."
+            f"the {what}'s record must be as daskgmm wrote it; got {type(error).__name__}: {error!s:.100} reading "
+            f"{place}. {remedy}"
         ) from error
 
 
@@ -178,7 +185,8 @@ def _write_remote(model: Model, url: str, *, overwrite: bool) -> None:
 def _open(place: str) -> zarr.Group:
     try:
         if "://" not in place:
-            file_stamp(os.path.join(place, "zarr.json"))  # (a pipe would never answer)
+            for name in ("", *_ARRAYS):
+                file_stamp(os.path.join(place, name, "zarr.json"))  # (a pipe would never answer)
         return zarr.open_group(place, mode="r")
     except DataError:
         raise

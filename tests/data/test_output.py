@@ -337,6 +337,14 @@ def test_record_of_what_stands_at_an_output(tmp_path: Path) -> None:
             prediction_record(str(tmp_path / name))
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["zarr.json", ".zarray"])
+def test_a_pipe_at_an_output_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(OutputError, match="got something else at"):
+        prediction_record(str(tmp_path))
+
+
 def test_nothing_is_written_for_a_source_that_cannot_be_read(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(1000, 3))
     (tmp_path / "X.zarr" / "c" / "7" / "0").write_bytes(b"damaged")

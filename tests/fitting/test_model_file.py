@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tracemalloc
@@ -181,6 +182,15 @@ def test_what_is_no_model_is_said(tmp_path: Path) -> None:
         assert not is_model(str(tmp_path / name))
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["zarr.json", "means/zarr.json", "means/c/0/0"])
+def test_a_pipe_in_a_model_is_not_waited_for(name: str, place: Path) -> None:
+    (place / name).unlink()
+    os.mkfifo(place / name)
+    with pytest.raises(DataError, match=f"must be a file; got {place}/{name}|means must be readable; got .*0 bytes"):
+        load_model(place)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -195,6 +205,7 @@ def test_what_is_no_model_is_said(tmp_path: Path) -> None:
         ("covariance_type", "tied", r"covariances must have shape \(3, 3\), float64; got \(3, 3, 3\)"),
         ("n_components", 4, r"weights must have shape \(4,\), float64; got \(3,\), float64"),
         ("n_components", "many", "must be whole; got ValueError"),
+        ("n_components", math.inf, "must be whole; got OverflowError"),
         ("n_features", 2, r"means must have shape \(3, 2\), float64; got \(3, 3\), float64"),
         ("checksums", {}, "weights must match its checksum; got a damaged array"),
         ("checksums", 7, "must be whole; got TypeError"),

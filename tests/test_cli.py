@@ -26,6 +26,7 @@ from daskgmm.cli.group import outcome
 from daskgmm.cli.outputs import differences
 from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, strict_json
 from daskgmm.data.output import ATTRIBUTE
+from daskgmm.data.passes import Partial
 from daskgmm.errors import ClusterError, DataError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
 from tests.clusters import LOCAL
@@ -659,6 +660,30 @@ def test_force_gives_up_a_checkpoint_of_other_work_or_a_damaged_one(tmp_path: Pa
         assert strict(call(*arguments).stdout)["skipped"] is True
         shutil.rmtree(place)
         shutil.rmtree(tmp_path / "m.zarr")
+
+
+def test_predictions_that_go_on_from_another_thing_are_bad_data(
+    tmp_path: Path, small_store: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ending(Checkpoint):
+        def flush(self) -> None:
+            super().flush()
+            raise KeyboardInterrupt
+
+    place = tmp_path / "labels.zarr.checkpoint"
+    arguments = ("predict", model, small_store, "-o", tmp_path / "labels.zarr", "--checkpoint-every", 0, "--workers", 1)
+    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 1000)
+    with monkeypatch.context() as patched:
+        patched.setattr("daskgmm.cli.outputs.Checkpoint", Ending)
+        call(*arguments, code=75)
+    checkpoint = Checkpoint.at(str(place))
+    (roots,) = (checkpoint.get(name) for name in checkpoint._slots if name.startswith("roots"))
+    ((key, partials),) = roots.items()
+    checkpoint.add(key, int(next(iter(partials))), Partial("another thing", 1, 1))
+    checkpoint.flush()
+    said = call(*arguments, code=65).stderr
+    assert "the checkpoint must be as daskgmm wrote it; got AttributeError: 'str' object has no attribute" in said
+    assert place.exists(), "it may be brought back"
 
 
 # -- help --------------------------------------------------------------------------------------------------------

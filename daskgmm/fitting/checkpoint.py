@@ -91,8 +91,10 @@ class Checkpoint:
         except UNLIKE_WRITTEN as error:
             if isinstance(error, DaskgmmError) or not self._goes_on:
                 raise
-            what = f"nothing can go on from it ({type(error).__name__}: {error!s:.100})"
-            raise _damaged(self.place, what) from error
+            raise DataError(
+                f"the checkpoint must be as daskgmm wrote it; got {type(error).__name__}: {error!s:.100} going on from "
+                f"{self.place}. Remove it to start again, or bring it back from a copy."
+            ) from error
 
     def get(self, name: str) -> Any:
         """Return a value, None where there is none of that name; a DataError where it is damaged."""

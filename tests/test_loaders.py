@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 import tracemalloc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import zarr
@@ -23,12 +27,18 @@ from hypothesis import strategies as st
 
 from daskgmm import GaussianMixture
 from daskgmm.cli import jobs
+from daskgmm.cli.outputs import finished_array, finished_fit
+from daskgmm.cli.terminal import strict_json
+from daskgmm.data.executor import LocalExecutor
 from daskgmm.data.opening import open_source
+from daskgmm.data.output import ATTRIBUTE
 from daskgmm.data.passes import Partial
 from daskgmm.data.rows import Rows
 from daskgmm.errors import DaskgmmError
 from daskgmm.fitting.checkpoint import Checkpoint
-from daskgmm.fitting.model_file import as_written, load_model
+from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.model_file import Model, as_written, load_model, save_model
+from daskgmm.fitting.options import FitOptions
 from daskgmm.page import page
 from daskgmm.report import COMPARED, component_table, history_text, selection_text
 from tests.data.test_zarr_source import reader_of
@@ -120,6 +130,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     zarr.create_array(folder / "v2.zarr", data=X, chunks=(50, 3), zarr_format=2)
     zarr.create_array(folder / "shards.zarr", data=X, chunks=(10, 3), shards=(50, 3))
     np.save(folder / "rows.npy", X)
+    for copy in "taken.zarr", "output.zarr":
+        shutil.copytree(folder / "model.zarr", folder / copy)
+    group = zarr.open_group(folder / "output.zarr")
+    group.attrs["record"] = record | {"options": {}, "input": {}, "result": {"command": "fit"}, "selection": {}}
+    array = zarr.create_array(folder / "predictions.zarr", data=X[:, 0], chunks=(50,))
+    array.attrs[ATTRIBUTE] = {"complete": True, "command": "predict", "result": {"status": "done", "counts": [1, 2]}}
+    shutil.copytree(folder / "v3.zarr", folder / "fitted.zarr")  # (those are written again and again)
+    for name, until in CUT.items():
+        cut_short = Ending.at(str(folder / name), every=0.0)
+        cut_short.until = until
+        cut_short.begin({})
+        with pytest.raises(KeyboardInterrupt):
+            small_fit(folder, cut_short)
     return folder
 
 
@@ -140,7 +163,8 @@ def checkpoint_is_read(place: Path) -> None:
     checkpoint = Checkpoint.at(str(place))
     for name in ("a", "b"):
         checkpoint.get(name)
-    checkpoint.known("pass")
+    with checkpoint.going_on():
+        checkpoint.known("pass")
 
 
 def rows_are_read(place: Path) -> None:
@@ -151,9 +175,60 @@ def rows_are_read(place: Path) -> None:
         reader_of(source).read(0, source.n_rows)
 
 
+def model_is_taken(place: Path) -> None:
+    GaussianMixture.load(place)
+
+
+def model_is_an_output(place: Path) -> None:
+    """What `fit -o` makes of a model that stands there already."""
+    strict_json(finished_fit(str(place), {"command": "fit", "options": {}, "input": {}}, force=False))
+
+
+def predictions_are_an_output(place: Path) -> None:
+    strict_json(finished_array(str(place), {"command": "predict"}, force=False))
+
+
+def fit_goes_on(place: Path) -> None:
+    """A fit goes on from a copy of a checkpoint, and what comes of it can be saved and loaded."""
+    with TemporaryDirectory() as folder:
+        copy = shutil.copytree(place, Path(folder) / "checkpoint")
+        done = small_fit(place.parent, Checkpoint.at(str(copy), every=1e9))
+        record = jobs.model_record(done, {}, jobs.fit_result(done))
+        save_model(Model(done.parameters, record), Path(folder) / "m.zarr")
+        GaussianMixture.load(Path(folder) / "m.zarr")
+
+
+def small_fit(folder: Path, checkpoint: Checkpoint) -> Fit:
+    """A fit to rows in three partitions."""
+    options = FitOptions(n_components=2, n_init=2, max_iter=3, tol=0.0)
+    with pytest.MonkeyPatch.context() as patched, dask.config.set(scheduler="synchronous"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # (of numbers that overflow, and of rows that are all alike)
+        patched.setattr("daskgmm.data.partition.PARTITION_BYTES", 1000)
+        source = open_source(str(folder / "fitted.zarr"))
+        return fit_mixture(source, options, executor=LocalExecutor(), checkpoint=checkpoint)
+
+
+class Ending(Checkpoint):
+    """A checkpoint whose process is cut short when it has written a value of such a name."""
+
+    until = ""
+
+    def _write(self, slots: dict[str, Any]) -> None:
+        super()._write(slots)
+        if any(name.startswith(self.until) for name in slots):
+            raise KeyboardInterrupt
+
+
+#: How far the fits have gone that are to go on, by the last value that their checkpoints hold.
+CUT = {"in-survey": "roots-1", "in-start": "start-0-2", "in-polishing": "polishing"}
+
 LOADED: dict[str, Callable[[Path], None]] = {
     "model.zarr": model_is_shown,
+    "taken.zarr": model_is_taken,
+    "output.zarr": model_is_an_output,
+    "predictions.zarr": predictions_are_an_output,
     "checkpoint": checkpoint_is_read,
+    **dict.fromkeys(CUT, fit_goes_on),
     "v3.zarr": rows_are_read,
     "v2.zarr": rows_are_read,
     "shards.zarr": rows_are_read,
@@ -166,25 +241,63 @@ def fuzz(folder: Path, name: str, data: st.DataObject) -> None:
     place, load = folder / name, LOADED[name]
     files = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
     path = data.draw(st.sampled_from(files))
-    whole = path.read_bytes()
-    if path.suffix == ".json" and name == "checkpoint":
-        body = whole.partition(b"\n")[2]
-        other = other_json(data, body) if data.draw(st.booleans()) else other_bytes(data, body)
-        other = hashlib.sha256(other).hexdigest().encode() + b"\n" + other
+    before = {path: path.read_bytes()}
+    if path.name.startswith("manifest-"):
+        body = before[path].partition(b"\n")[2]
+        after = {path: summed(other_json(data, body) if data.draw(st.booleans()) else other_bytes(data, body))}
+    elif path.name.startswith("part-") and data.draw(st.integers(0, 7)):
+        after = other_part(data, path)
     elif path.suffix == ".json" or path.name.startswith(".z"):
-        other = other_json(data, whole) if data.draw(st.integers(0, 3)) else other_bytes(data, whole)
+        after = {path: (other_json if data.draw(st.integers(0, 3)) else other_bytes)(data, before[path])}
     else:
-        other = other_bytes(data, whole)
-    path.write_bytes(other)
+        after = {path: other_bytes(data, before[path])}
+    before |= {other: other.read_bytes() for other in after if other.exists()}
     try:
+        for other, content in after.items():
+            other.write_bytes(content)
         tried(lambda: load(place))
     finally:
-        path.write_bytes(whole)
+        for other in after:
+            other.unlink()
+        for other, content in before.items():
+            other.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", LOADED)
+def summed(body: bytes) -> bytes:
+    """A manifest, its checksum right."""
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def other_part(data: st.DataObject, path: Path) -> dict[Path, bytes]:
+    """A part of a checkpoint with another value or array, and the manifest with its checksum."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    head, arrays = content[8:end], content[end:]
+    if not arrays or data.draw(st.integers(0, 3)):
+        head = other_json(data, head)
+    else:
+        at = 8 * data.draw(st.integers(0, len(arrays) // 8 - 1))
+        arrays = arrays[:at] + np.float64(data.draw(st.floats())).tobytes() + arrays[at + 8 :]
+    content = len(head).to_bytes(8, "little") + head + arrays
+    (manifest,) = path.parent.glob("manifest-*")
+    found = json.loads(manifest.read_bytes().partition(b"\n")[2])
+    checksum = hashlib.sha256(content).hexdigest()
+    for slot in found["slots"].values():
+        if path.name.endswith(slot["sha256"]):
+            slot |= {"sha256": checksum, "bytes": len(content)}
+    return {path.parent / f"part-{checksum}": content, manifest: summed(json.dumps(found).encode())}
+
+
+@pytest.mark.parametrize("name", [name for name in LOADED if name not in CUT])
 @given(data=st.data())
 def test_whatever_a_file_holds(folder: Path, name: str, data: st.DataObject) -> None:
+    fuzz(folder, name, data)
+
+
+@pytest.mark.parametrize("name", CUT)
+@settings(max_examples=settings.default.max_examples // 5)  # (a fit takes longer than a look)
+@given(data=st.data())
+def test_whatever_a_fit_goes_on_from(folder: Path, name: str, data: st.DataObject) -> None:
     fuzz(folder, name, data)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from daskgmm.data.passes import Passes
-from daskgmm.errors import DataError
+from daskgmm.errors import DaskgmmError, DataError
 from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.kind import RowSet
@@ -106,4 +106,15 @@ def check_counts(statistics: Statistics, row_set: RowSet, tolerance: float = 1e-
             f"the input must stay the same during a fit; got {statistics.n_rows} rows of weight "
             f"{statistics.weight:.12g} in a pass, and {row_set.n_rows} of weight {row_set.weight:.12g} in the survey. "
             "Fit a copy that nobody writes to."
+        )
+
+
+def check_responsibilities(statistics: Statistics, plan: Plan) -> None:
+    """Raise a DaskgmmError unless the responsibilities of an E-step sum to the weight of its rows, as each row's do."""
+    total, weight = float(statistics.panel(plan.n_components)[:, -1].sum()), statistics.weight
+    if not abs(total - weight) <= plan.precision.count_tolerance * weight:
+        raise DaskgmmError(
+            f"the responsibilities of a pass must sum to the weight of its rows; got {total:.12g} for a weight of "
+            f"{weight:.12g} in {plan.precision.name} precision. Some worker computes wrongly: run it again from the "
+            "start, on other machines if it happens again."
         )

@@ -9,7 +9,7 @@ from enum import Enum
 import numpy as np
 
 from daskgmm.errors import CollapsedComponentError, DataError
-from daskgmm.fitting.evaluate import Request, RowSets, check_counts
+from daskgmm.fitting.evaluate import Request, RowSets, check_counts, check_responsibilities
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.acceleration import Accelerator, Advance, Move, accelerator_called
 from daskgmm.mixture.folds import Fold
@@ -205,6 +205,7 @@ def _advance(candidate: Candidate, statistics: Statistics, plan: Plan, row_set: 
             f"the log-likelihood must be finite; got {statistics.log_likelihood(plan, row_set)} in iteration "
             f"{candidate.n_iter + 1}. Check the given start, and rescale features beyond 1e150."
         )
+    check_responsibilities(statistics, plan)
     try:
         step = m_step(statistics, plan, previous=move.parameters, reg_covar=options.reg_covar, row_set=row_set)
     except CollapsedComponentError as error:

@@ -14,10 +14,14 @@ from daskgmm.data.passes import Passes
 from daskgmm.data.rows import Rows
 from daskgmm.errors import DataError
 from daskgmm.fitting import evaluate
-from daskgmm.fitting.evaluate import Evaluator, Request, check_counts
+from daskgmm.fitting.evaluate import Evaluator, Request, check_counts, check_responsibilities
+from daskgmm.mixture.block import Block
+from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.estep import EStep, can_compile
 from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.kind import RowSet
-from daskgmm.mixture.plan import make_plan
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.plan import make_plan, precision_called
 from daskgmm.mixture.statistics import Statistics
 from tests.data.test_passes import CountingExecutor, Pieces
 from tests.fitting.driving import KINDS
@@ -140,3 +144,41 @@ def test_a_pass_must_count_what_the_survey_counted(n_rows: int, weight: float, o
     )
     with pytest.raises(DataError, match=message):
         check_counts(statistics, row_set)
+
+
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.skipif(not can_compile(), reason="no numba"))]
+)
+@pytest.mark.parametrize("precision", ["double", "single"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_responsibilities_sum_to_the_weight_whatever_the_rows(kind: str, precision: str, compiled: bool) -> None:
+    case = make_case(kind, seed=0, n_rows=20_000, n_components=3, n_features=3)
+    rng = np.random.default_rng(0)
+    far = case.X.copy()
+    far[::999] *= 1e8
+    dropped = rng.random(len(far)) < 0.1
+    rows = {
+        "ordinary": (case.X, None), "at an offset": (case.X + 1e8, None), "far": (far, None),
+        "float32": (case.X.astype(np.float32).astype(float), rng.lognormal(sigma=5, size=len(far))),
+        "in part": (np.where(dropped[:, np.newaxis], 0.0, case.X), np.where(dropped, 0.0, rng.random(len(far)))),
+    }  # fmt: skip
+    for name, (x, weights) in rows.items():
+        shift = 1e8 if name == "at an offset" else 0.0
+        mixture = Parameters.from_covariances(
+            covariance_kind(kind), case.weights, case.means + shift, np.asarray(case.covariances)
+        )
+        plan = make_plan(mixture, origin=x.mean(axis=0), precision=precision_called(precision), compiled=compiled)
+        work = EStep([plan, plan], [None, Fold(0, 3, 1)])
+        block = Block(np.ascontiguousarray(x.T), weights, 0, dropped if name == "in part" else None)
+        for statistics in work.finish(work.update(work.zero(), block)):
+            check_responsibilities(statistics, plan)
+
+
+@pytest.mark.parametrize("weight", [0.5922377289974085, 0.6453397559374898, 0.7461222487279975])
+def test_equal_weights_in_single_precision_sum_well_enough(weight: float) -> None:
+    """Rounding of a sum of equal numbers goes one way: the worst case of those that were measured, 1.4e-5."""
+    mixture = Parameters.from_covariances(covariance_kind("tied"), np.ones(1), np.zeros((1, 1)), np.eye(1))
+    plan = make_plan(mixture, origin=np.zeros(1), precision=precision_called("single"))
+    work, x = EStep([plan]), np.random.default_rng(0).standard_normal((1, 16384))
+    (statistics,) = work.finish(work.update(work.zero(), Block(x, np.full(16384, weight), 0)))
+    check_responsibilities(statistics, plan)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from daskgmm.errors import DataError
+from daskgmm.errors import DaskgmmError, DataError
 from daskgmm.fitting.evaluate import Request, check_counts
 from daskgmm.fitting.loop import Candidate, Status, run_em
 from daskgmm.fitting.options import FitOptions
@@ -19,6 +19,7 @@ from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.plan import precision_called
 from daskgmm.mixture.statistics import Statistics
 from tests.fitting.driving import KINDS, well_separated
 
@@ -154,6 +155,33 @@ def test_input_that_changes_during_a_fit_is_noticed() -> None:
     check_counts(statistics, replace(passes.row_set, n_rows=7, weight=7.0 * (1 + 1e-12)))
     with pytest.raises(DataError, match="got 7 rows of weight 7 in a pass, and 8 of weight 7"):
         check_counts(statistics, replace(passes.row_set, n_rows=8, weight=7.0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("precision", "factor"), [("double", 1 + 1e-7), ("single", 1.01), ("double", 0.99)])
+def test_responsibilities_that_do_not_sum_to_the_weight_are_noticed(kind: str, precision: str, factor: float) -> None:
+    passes, one = candidate(kind)
+    _, other = candidate(kind, index=1, shift=0.5)
+    options = FitOptions(acceleration=None, precision=precision, tol=1e-4)
+    n_passes = 0
+
+    def spoiled(requests: Sequence[Request]) -> list[Statistics]:
+        nonlocal n_passes
+        n_passes += 1
+        found = passes(requests)
+        assert {request.plan.precision for request in requests} == {precision_called(precision)}
+        if n_passes == 2:
+            # (Of the second candidate only: the sums of one say nothing of another.)
+            panel = found[1].panel(requests[1].plan.n_components)
+            panel *= factor
+        return found
+
+    start = [replace(c, options=options) for c in (one, other)]
+    message = f"responsibilities of a pass must sum to the weight of its rows; got .* 200 in {precision} precision"
+    with pytest.raises(DaskgmmError, match=message) as error:
+        run_em(start, spoiled, {None: passes.row_set}, after_pass=lambda found: None)
+    assert (n_passes, error.value.exit_code) == (2, 70)
+    assert all(c.status is Status.CONVERGED for c in passes.run(start, precision=precision, tol=1e-4))
 
 
 def test_sums_that_are_not_finite_are_an_error() -> None:

@@ -28,6 +28,10 @@ class CollapsedComponentError(DataError):
     """A component whose covariance is singular to working precision (exit code 65)."""
 
 
+class NotFiniteError(DataError):
+    """Sums of a pass, or parameters, that overflowed (exit code 65)."""
+
+
 class MemoryLimitError(DaskgmmError, MemoryError):
     """A task would need more memory than its worker has (exit code 65)."""
 

@@ -86,7 +86,7 @@ class History:
                 self.of_model[model].append(self._record("em", candidate, self._n_rows, seconds, self._n_bytes))
                 took_part.append(candidate)
         # (The likelihood of a candidate rises without bound before it collapses.)
-        alive = [c for c in took_part if c.status is not Status.COLLAPSED] or took_part
+        alive = [c for c in took_part if not c.status.is_lost] or took_part
         shown = max(alive, key=lambda c: c.lower_bound)
         running = [c for c in took_part if c.status is Status.RUNNING]
         left = max((c.options.max_iter - c.n_passes for c in running), default=0) + 1

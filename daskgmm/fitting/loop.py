@@ -8,7 +8,7 @@ from enum import Enum
 
 import numpy as np
 
-from daskgmm.errors import CollapsedComponentError, DataError
+from daskgmm.errors import CollapsedComponentError, DataError, NotFiniteError
 from daskgmm.fitting.evaluate import Request, RowSets, check_counts, check_responsibilities
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.acceleration import Accelerator, Advance, Move, accelerator_called
@@ -28,7 +28,13 @@ class Status(Enum):
     MAX_ITER = "max_iter"
     FELL = "fell"
     COLLAPSED = "collapsed"
+    NOT_FINITE = "not_finite"
     RETIRED = "retired"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the candidate has failed: the others go on, and its mixture is none to end with."""
+        return self in (Status.COLLAPSED, Status.NOT_FINITE)
 
     @property
     def sentence(self) -> str:
@@ -47,6 +53,10 @@ _SENTENCES = {
     Status.COLLAPSED: (
         "A component collapsed: its covariance is singular. Decrease n_components, increase reg_covar, or rescale or "
         "drop the features that hardly vary."
+    ),
+    Status.NOT_FINITE: (
+        "Sums or parameters of the fit are not finite. Increase reg_covar, check the given start, or rescale features "
+        "beyond 1e150."
     ),
     Status.RETIRED: (
         "Another restart was ahead on held-out rows of the sample, and this one was given up. Increase start_rows to "
@@ -131,6 +141,10 @@ class Candidate:
     def lower_bound(self) -> float:
         return self.lower_bounds[-1] if self.lower_bounds else self.previous
 
+    def failure(self) -> DataError:
+        """Return the error that says why the candidate is lost."""
+        return (CollapsedComponentError if self.status is Status.COLLAPSED else NotFiniteError)(self.error)
+
     def plan(self, row_set: RowSet) -> Plan:
         """Return how the next pass computes it."""
         o = self.options
@@ -199,23 +213,22 @@ def _advance(candidate: Candidate, statistics: Statistics, plan: Plan, row_set: 
     move, options = candidate.move, candidate.options
     candidate = replace(candidate, n_passes=candidate.n_passes + 1, step=move.step, objective=np.nan, accepted=False)
     if not np.isfinite(statistics.values).all():
-        if move.extrapolated:
-            return _moved(candidate, candidate.accelerator.reject(move))
-        raise DataError(
+        return _lost(
+            candidate, Status.NOT_FINITE,
             f"the log-likelihood must be finite; got {statistics.log_likelihood(plan, row_set)} in iteration "
-            f"{candidate.n_iter + 1}. Check the given start, and rescale features beyond 1e150."
-        )
+            f"{candidate.n_iter + 1}. Check the given start, and rescale features beyond 1e150.",
+        )  # fmt: skip
     check_responsibilities(statistics, plan)
     try:
         step = m_step(statistics, plan, previous=move.parameters, reg_covar=options.reg_covar, row_set=row_set)
     except CollapsedComponentError as error:
-        if move.extrapolated:
-            return _moved(candidate, candidate.accelerator.reject(move))
-        return replace(candidate, status=Status.COLLAPSED, error=str(error))
+        return _lost(candidate, Status.COLLAPSED, str(error))
+    except NotFiniteError as error:
+        return _lost(candidate, Status.NOT_FINITE, str(error))
     candidate = replace(candidate, objective=step.objective)
-    found = candidate.accelerator.advance(move, step.objective, step.parameters)
-    if not found.accepted:
-        return _moved(candidate, found)
+    advance = candidate.accelerator.advance(move, step.objective, step.parameters)
+    if not advance.accepted:
+        return _moved(candidate, advance)
     best = (step.objective, move.parameters)
     candidate = replace(
         candidate,
@@ -225,7 +238,14 @@ def _advance(candidate: Candidate, statistics: Statistics, plan: Plan, row_set: 
         lower_bounds=(*candidate.lower_bounds, step.objective),
         best=best if candidate.best is None or step.objective >= candidate.best[0] else candidate.best,
     )
-    return _moved(candidate, found)
+    return _moved(candidate, advance)
+
+
+def _lost(candidate: Candidate, status: Status, error: str) -> Candidate:
+    """Return the candidate after a pass that came to nothing: it goes on from before a leap, or is lost."""
+    if candidate.move.extrapolated:
+        return _moved(candidate, candidate.accelerator.reject(candidate.move))
+    return replace(candidate, status=status, error=error)
 
 
 def _moved(candidate: Candidate, found: Advance) -> Candidate:

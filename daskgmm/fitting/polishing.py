@@ -71,9 +71,9 @@ class Polishing:
         return Polishing(self.owners, tuple(current), tuple(since))
 
     def best(self, owner: int) -> Candidate:
-        """Return a model's candidate of the highest lower bound; a collapsed one only where all are."""
+        """Return a model's candidate of the highest lower bound; a lost one only where all are."""
         own = [c for i, c in zip(self.owners, self.candidates, strict=True) if i == owner]
-        alive = [c for c in own if c.status is not Status.COLLAPSED]
+        alive = [c for c in own if not c.status.is_lost]
         finalists = [c for c in alive if c.status is not Status.RETIRED] or alive or own
         return finalists[ranked([c.lower_bound for c in finalists])[0]]
 
@@ -81,10 +81,10 @@ class Polishing:
 def _halved(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return the candidates of a model with the worse half of those that run retired, by their lower bounds.
 
-    The retired run again where all others have collapsed: until it does, such a candidate is ahead of all others.
+    The retired run again where all others are lost: until it collapses, such a candidate is ahead of all others.
     """
     current = list(candidates)
-    if all(c.status in (Status.COLLAPSED, Status.RETIRED) for c in current):
+    if all(c.status.is_lost or c.status is Status.RETIRED for c in current):
         return [replace(c, status=Status.RUNNING) if c.status is Status.RETIRED else c for c in current]
     running = [j for j, c in enumerate(current) if c.status is Status.RUNNING]
     order = ranked([current[j].lower_bound for j in running])

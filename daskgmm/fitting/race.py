@@ -12,7 +12,7 @@ import numpy as np
 
 from daskgmm.errors import CollapsedComponentError
 from daskgmm.fitting.evaluate import Evaluator, Request, RowSets
-from daskgmm.fitting.loop import Candidate, Status, ranked, run_em
+from daskgmm.fitting.loop import Candidate, ranked, run_em
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import Sample, n_free
 from daskgmm.fitting.start import starts
@@ -89,8 +89,8 @@ class Race:
 
         Raises
         ------
-        CollapsedComponentError
-            All candidates collapsed.
+        CollapsedComponentError, NotFiniteError
+            All candidates are lost: they collapsed, or are not finite.
         """
         first = self._sample.part(0, self._size(0, len(self._sample)))
         left = self._fresh(self._step(lambda: self._starts(first)))
@@ -104,7 +104,7 @@ class Race:
             gone = {c.index for c in finalists}
             left = [c for c in left if c.index not in gone]
             if not left:
-                raise CollapsedComponentError(finalists[0].error)
+                raise finalists[0].failure()
 
     def _starts(self, rows: Sample) -> list[Parameters]:
         """Return the restarts' initial mixtures, all of them different.
@@ -128,7 +128,7 @@ class Race:
     def _finalists(self, current: Sequence[Candidate], n: int, *, grows: bool) -> list[Candidate]:
         """Return what the stages on the first n rows leave of some candidates, after the last EM.
 
-        Those that collapsed are among them only if all have.
+        Those that are lost are among them only if all are.
         """
         for stage in range(STAGES):
             if len(current) > 1:
@@ -220,7 +220,7 @@ class Race:
         if len(self._all) == self._n_seen:
             return best
         (polished,) = self._step(lambda: self._em([best], len(self._all), FINAL_PASSES))
-        return best if polished.status is Status.COLLAPSED else polished
+        return best if polished.status.is_lost else polished
 
 
 #: A move must gain so much on rows that it has not seen, nats.
@@ -261,4 +261,4 @@ def _latest(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _alive(candidates: Sequence[Candidate]) -> list[Candidate]:
-    return [c for c in candidates if c.status is not Status.COLLAPSED]
+    return [c for c in candidates if not c.status.is_lost]

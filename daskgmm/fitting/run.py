@@ -122,8 +122,8 @@ class Run:
 
         Raises
         ------
-        CollapsedComponentError
-            All candidates of one of them collapsed.
+        CollapsedComponentError, NotFiniteError
+            All candidates of one of them are lost: they collapsed, or are not finite.
         """
         found = self.polished({i: self.started(i) for i in which})
         return [_needed(found[i]) for i in which]
@@ -163,8 +163,11 @@ class Run:
             self._keep({"polishing": state})
         found: dict[int, Fit | CollapsedComponentError] = {}
         best = {i: state.best(i) for i in started}
-        alive = {i: c for i, c in best.items() if c.status is not Status.COLLAPSED}
-        found |= {i: CollapsedComponentError(c.error) for i, c in best.items() if i not in alive}
+        alive = {i: c for i, c in best.items() if not c.status.is_lost}
+        for i, failure in ((i, c.failure()) for i, c in best.items() if i not in alive):
+            if not isinstance(failure, CollapsedComponentError):
+                raise failure  # (it is for the data or the start, and no other model is better off)
+            found[i] = failure
         if alive:
             found |= zip(alive, self._closed(list(alive), list(alive.values())), strict=True)
         return {i: found[i] for i in started}

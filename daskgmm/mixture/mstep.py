@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.errors import NotFiniteError
 from daskgmm.mixture.kind import Covariance, RowSet
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan
@@ -54,6 +55,8 @@ def m_step(
     ------
     CollapsedComponentError
         Where a covariance is singular.
+    NotFiniteError
+        Where a mean, a covariance or the objective is NaN or infinite.
 
     Notes
     -----
@@ -61,9 +64,16 @@ def m_step(
     doi:10.1111/j.2517-6161.1977.tb01600.x). A component without rows keeps its mean and covariance: the M-step says
     nothing about them.
     """
-    found = moments(statistics, plan, row_set)
+    objective = statistics.log_likelihood(plan, row_set) / statistics.weight
+    with np.errstate(over="ignore", invalid="ignore"):  # (what comes of it is looked at)
+        found = moments(statistics, plan, row_set)
+    if not (np.isfinite(objective) and np.isfinite(found.means).all() and np.isfinite(found.central).all()):
+        raise NotFiniteError(
+            f"means and covariances must be finite; got others, at a mean log-likelihood of {objective:.6g}. Check the "
+            "given start, and rescale features beyond 1e150."
+        )
     parameters = maximise(found, previous.kind, fallback=previous.covariances, reg_covar=reg_covar)
-    return MStep(parameters, statistics.log_likelihood(plan, row_set) / statistics.weight)
+    return MStep(parameters, objective)
 
 
 def maximise(found: Moments, kind: Covariance, *, fallback: Floats, reg_covar: float) -> Parameters:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.errors import CollapsedComponentError
+from daskgmm.errors import CollapsedComponentError, NotFiniteError
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.estep import Densities, EStep, softmax
 from daskgmm.mixture.mstep import m_step, maximise
@@ -167,7 +167,7 @@ def _halves(one: Parameters, X: Floats, v: Floats, far: NDArray[np.bool_], *, re
 
 
 def _settle(halves: Parameters | None, block: Block, n_iter: int, reg_covar: float, least: float) -> Parameters | None:
-    """Return two components after some iterations of EM; None where one collapses. A tied covariance stays."""
+    """Return two components after some iterations of EM; None where one is lost. A tied covariance stays."""
     for _ in range(n_iter):
         if halves is None or halves.weights.min() < least:
             return None
@@ -176,7 +176,7 @@ def _settle(halves: Parameters | None, block: Block, n_iter: int, reg_covar: flo
         (found,) = step.finish(step.update(step.zero(), block))
         try:
             new = m_step(found, plan, previous=halves, reg_covar=reg_covar, row_set=None).parameters
-        except CollapsedComponentError:
+        except (CollapsedComponentError, NotFiniteError):
             return None
         if halves.kind.pooled:
             new = replace(new, covariances=halves.covariances, precisions_cholesky=halves.precisions_cholesky)

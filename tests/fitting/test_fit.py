@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture
 from daskgmm.data.opening import open_source
-from daskgmm.errors import CollapsedComponentError, DataError
+from daskgmm.errors import CollapsedComponentError, DataError, NotFiniteError
 from daskgmm.fitting import evaluate, race
 from daskgmm.fitting.events import PassDone
 from daskgmm.fitting.fit import fit_mixture
@@ -311,6 +311,24 @@ def test_a_first_pass_in_which_all_collapse_is_still_history() -> None:
     assert events[1].mean_log_likelihood is None
     assert "nan" not in events[1].line()
     assert "inf" not in events[1].line()
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_no_candidate_is_finite_the_fit_says_so(kind: str) -> None:
+    X = 1e140 * np.random.default_rng(0).standard_normal((300, 2))
+    precisions = covariance_kind(kind).precisions(
+        np.broadcast_to(1e20, covariance_kind(kind).shape(2, 2)) * _unit(kind)
+    )
+    start = {"weights_init": [0.5, 0.5], "means_init": [[0, 0], [1, 1]], "precisions_init": precisions}
+    events: list[PassDone] = []
+    with pytest.raises(NotFiniteError, match="must be finite; got nan in iteration 1. Check the given start"):
+        fit_mixture(open_source(X), FitOptions(n_components=2, covariance_type=kind, **start), listener=events.append)
+    assert [e.what for e in events] == ["survey", "em"]
+
+
+def _unit(kind: str) -> Any:
+    return np.eye(2) if kind in ("full", "tied") else 1.0
 
 
 def test_a_fall_of_the_likelihood_warns_with_its_own_sentence() -> None:

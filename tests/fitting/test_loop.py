@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from daskgmm.errors import DaskgmmError, DataError
+from daskgmm.errors import DaskgmmError, DataError, NotFiniteError
 from daskgmm.fitting.evaluate import Request, check_counts
 from daskgmm.fitting.loop import Candidate, Status, run_em
 from daskgmm.fitting.options import FitOptions
@@ -184,16 +184,66 @@ def test_responsibilities_that_do_not_sum_to_the_weight_are_noticed(kind: str, p
     assert all(c.status is Status.CONVERGED for c in passes.run(start, precision=precision, tol=1e-4))
 
 
-def test_sums_that_are_not_finite_are_an_error() -> None:
-    passes, start = candidate()
+def _nan(panel: Any) -> None:
+    panel[0, 0] = np.nan
+
+
+def _infinite_variance(panel: Any) -> None:
+    """Make the sums finite, and a variance that is not: much about a mean, of hardly any rows."""
+    panel[0, -1] += (1 - 1e-11) * panel[1, -1]
+    panel[1] *= 1e-11
+    panel[1, 0] = 1e305
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"), [(_nan, "the log-likelihood"), (_infinite_variance, "means and covariances")]
+)
+@pytest.mark.parametrize("n_passes", [1, 2])
+def test_a_candidate_that_is_not_finite_ends_and_the_others_go_on(spoil: Any, what: str, n_passes: int) -> None:
+    """It raised an error, which ended the candidates beside it too: they had found what they find alone."""
+    passes, bad = candidate("diag")
+    _, good = candidate("diag", index=1, shift=0.5)
+    start = [replace(c, options=FitOptions(acceleration=None, tol=1e-6)) for c in (bad, good)]
+    asked = 0
 
     def spoiled(requests: Sequence[Request]) -> list[Statistics]:
-        found = passes(requests)
-        found[0].values[0] = np.nan
+        nonlocal asked
+        asked, found = asked + 1, passes(requests)
+        if asked == n_passes:
+            spoil(found[0].panel(requests[0].plan.n_components))
         return found
 
-    with pytest.raises(DataError, match="log-likelihood must be finite; got .* in iteration 1"):
-        run_em([start], spoiled, {None: passes.row_set}, after_pass=lambda found: None)
+    lost, end = run_em(start, spoiled, {None: passes.row_set}, after_pass=lambda found: None)
+    assert (lost.status, lost.n_iter, lost.n_passes) == (Status.NOT_FINITE, n_passes - 1, n_passes)
+    assert lost.error.startswith(f"{what} must be finite; got ")
+    assert lost.error.endswith(". Check the given start, and rescale features beyond 1e150.")
+    assert type(lost.failure()) is NotFiniteError
+    assert np.isfinite(lost.parameters.covariances).all()
+    (alone,) = passes.run([good], tol=1e-6)
+    assert end.status is alone.status is Status.CONVERGED
+    assert end.n_iter > n_passes
+    assert end.lower_bounds == alone.lower_bounds
+    for name in ("weights", "means", "covariances"):
+        assert_array_equal(getattr(end.parameters, name), getattr(alone.parameters, name))
+
+
+def test_a_leap_that_is_not_finite_is_undone() -> None:
+    passes, start = candidate()
+    start = Candidate.start(0, start.parameters, FitOptions(acceleration="squarem", tol=1e-6))
+    n_spoiled = 0
+
+    def spoiled(requests: Sequence[Request]) -> list[Statistics]:
+        nonlocal n_spoiled
+        found = passes(requests)
+        if passes.told and passes.told[-1][0].move.extrapolated and not n_spoiled:
+            n_spoiled += 1
+            _nan(found[0].panel(3))
+        return found
+
+    (end,) = run_em([start], spoiled, {None: passes.row_set}, after_pass=lambda found: passes.told.append(list(found)))
+    assert n_spoiled == 1
+    assert end.status is Status.CONVERGED
+    assert end.n_passes > end.n_iter
 
 
 def test_every_status_has_a_sentence() -> None:

@@ -209,6 +209,11 @@ class Nearest:
     def __sizeof__(self) -> int:
         return object.__sizeof__(self) + self.weights.nbytes + self.first.nbytes + self.second.nbytes
 
+    @property
+    def weight(self) -> float:
+        """Sum of the row weights."""
+        return float(self.weights.sum())
+
     def moments(self, centres: Centres) -> tuple[Floats, Floats]:
         """Return mean and variances of the rows nearest to each centre, both (n_centres, n_features), unscaled.
 

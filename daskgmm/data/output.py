@@ -121,8 +121,9 @@ def write_predictions(
                 _ = passes.files  # (as they are before anything is read)
                 state = passes.run(work, name="write")
                 passes.check_files(None)
-            n_rows = X.n_rows - state.n_dropped
-            written = Written(n_rows, state.n_dropped, state.counts, rows.n_bytes, perf_counter() - began, output)
+            n_rows, counts = sum(state.counts), state.counts if what == "label" else ()
+            check_all_rows(X, n_rows + state.n_dropped)
+            written = Written(n_rows, state.n_dropped, counts, rows.n_bytes, perf_counter() - began, output)
             found = {} if result is None else {"result": dict(result(written))}
             array.attrs.put({ATTRIBUTE: {"complete": True, **record, **found}})
             if place != plain_path(output):
@@ -133,6 +134,15 @@ def write_predictions(
         raise
     remove_unfinished(output)
     return written
+
+
+def check_all_rows(X: Source, n_rows: int) -> None:
+    """Raise a DataError unless a pass counted the rows of the input."""
+    if n_rows != X.n_rows:
+        raise DataError(
+            f"every row must be counted once in a pass; got {n_rows} of {X.n_rows} rows of {X.label}. Start again, on "
+            "a copy that nobody writes to."
+        )
 
 
 def plan_predictions(predictor: Predictor, X: Source) -> tuple[Rows, Need]:
@@ -174,7 +184,10 @@ def prediction_record(output: str) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of the writing pass; `held` is the chunk being filled; neither it nor the buffers leave a partition."""
+    """The state of the writing pass; `held` is the chunk being filled; neither it nor the buffers leave a partition.
+
+    `counts` are the rows predicted, by component where labels are written.
+    """
 
     n_dropped: int
     counts: tuple[int, ...]
@@ -196,10 +209,10 @@ class WritePass:
     def __init__(self, predictor: Predictor, place: str, token: str, chunk_rows: int, non_finite: str) -> None:
         self._predictor, self._place, self._token = predictor, place, token
         self._chunk_rows, self._non_finite = chunk_rows, non_finite
+        self._n_counts = predictor.plan.n_components if predictor.what == "label" else 1
 
     def zero(self) -> Progress:
-        n_counts = self._predictor.plan.n_components if self._predictor.what == "label" else 0
-        return Progress(0, (0,) * n_counts, work=Workspace())
+        return Progress(0, (0,) * self._n_counts, work=Workspace())
 
     def update(self, state: Progress, block: Block) -> Progress:
         refuse_dropped(block, self._non_finite)
@@ -207,10 +220,10 @@ class WritePass:
         found = self._predictor.empty(n_rows)
         self._predictor.predict(block, found, state.work or Workspace())
         n_dropped = state.n_dropped + n_rows - block.n_rows
-        counts = state.counts
-        if counts:
-            seen = np.bincount(found[found >= 0], minlength=len(counts))
-            counts = tuple(int(a + b) for a, b in zip(counts, seen, strict=True))
+        seen = [block.n_rows]
+        if self._predictor.what == "label":
+            seen = np.bincount(found[found >= 0], minlength=self._n_counts).tolist()
+        counts = tuple(int(a + b) for a, b in zip(state.counts, seen, strict=True))
         state = replace(state, n_dropped=n_dropped, counts=counts)
         if state.held is None:
             held = self._predictor.empty(self._chunk_rows).astype(_stored_dtype(self._predictor))

@@ -109,6 +109,15 @@ def check_counts(statistics: Statistics, row_set: RowSet, tolerance: float = 1e-
         )
 
 
+def check_weight(weight: float, row_set: RowSet, tolerance: float = 1e-9) -> None:
+    """Raise a DataError unless a pass that has no candidate summed the weight that the survey found."""
+    if not abs(weight - row_set.weight) <= tolerance * row_set.weight:
+        raise DataError(
+            f"the input must stay the same during a fit; got rows of weight {weight:.12g} in a pass, and of weight "
+            f"{row_set.weight:.12g} in the survey. Fit a copy that nobody writes to."
+        )
+
+
 def check_responsibilities(statistics: Statistics, plan: Plan) -> None:
     """Raise a DaskgmmError unless the responsibilities of an E-step sum to the weight of its rows, as each row's do."""
     total, weight = float(statistics.panel(plan.n_components)[:, -1].sum()), statistics.weight

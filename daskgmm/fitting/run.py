@@ -23,7 +23,7 @@ from daskgmm.data.survey import Survey, SurveyPass, all_but, sample_threshold
 from daskgmm.errors import CollapsedComponentError, DataError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint, Steps
 from daskgmm.fitting.checks import check_folds, check_shape, check_survey
-from daskgmm.fitting.evaluate import Evaluator, Request, check_counts
+from daskgmm.fitting.evaluate import Evaluator, Request, check_counts, check_weight
 from daskgmm.fitting.events import Listener
 from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.history import History
@@ -233,7 +233,13 @@ class Run:
             nonlocal n_rounds
             n_rounds += 1
             own = work if model.fold is None else FoldPass(work, model.fold)
-            return self._once(f"search-{i}-{n_rounds}", lambda: self._read("search", own, [i]))
+
+            def compute() -> Any:
+                found = self._read("search", own, [i])
+                check_weight(found.weight, row_set)
+                return found
+
+            return self._once(f"search-{i}-{n_rounds}", compute)
 
         row_set, options = self._row_sets[model.fold], model.options
         points, weights, spread = far_points(

@@ -12,9 +12,10 @@ from daskgmm.data.memory import Need, check_memory, takes_compiled_kernel
 from daskgmm.data.passes import run_pass
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
-from daskgmm.data.survey import SurveyPass
+from daskgmm.data.survey import Survey, SurveyPass
 from daskgmm.errors import DataError
 from daskgmm.fitting.checks import check_shape, check_survey
+from daskgmm.fitting.evaluate import check_counts
 from daskgmm.fitting.run import n_counting_passes
 from daskgmm.mixture.criteria import aic, bic
 from daskgmm.mixture.parameters import Parameters
@@ -85,12 +86,13 @@ def score_source(
     rows = rows.in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=executor.n_threads())
     rows = check_memory(rows, need, executor)
     with one_blas_thread(executor):
-        if weights is not None:
-            _survey(rows, executor, non_finite)
+        surveyed = None if weights is None else _survey(rows, executor, non_finite)
         plan = make_plan(parameters, origin=parameters.weights @ parameters.means, compiled=need.compiled)
         (found,) = run_pass(ScorePass([plan]), rows, executor, name="score")
-        if found.n_rows < X.n_rows and non_finite == "error":
-            _survey(rows, executor, non_finite)
+        if surveyed is None and found.n_rows != X.n_rows and non_finite == "error":
+            surveyed = _survey(rows, executor, non_finite)
+    if surveyed is not None:
+        check_counts(found, surveyed.row_set)
     if not found.weight > 0:
         raise DataError(
             f"X must have rows that count; got {X.n_rows} rows in {X.label}, all of them dropped as non-finite or of "
@@ -129,8 +131,9 @@ def check_features(X: Source, parameters: Parameters) -> None:
         )
 
 
-def _survey(rows: Rows, executor: Executor, non_finite: str) -> None:
-    """Raise a DataError that names the first bad row or weight, by a pass of its own."""
+def _survey(rows: Rows, executor: Executor, non_finite: str) -> Survey:
+    """Return what a pass of its own counts; raise a DataError that names the first bad row or weight."""
     work = SurveyPass(rows.X.n_features, False, 0, -1)
-    survey = run_pass(work, rows, executor, name="survey")
+    survey: Survey = run_pass(work, rows, executor, name="survey")
     check_survey(survey, rows, n_components=1, non_finite=non_finite)
+    return survey

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,20 @@ def test_non_finite_rows_get_minus_one_or_nan(tmp_path: Path) -> None:
 
 
 # -- whole or not at all ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", WHATS)
+def test_every_row_is_counted(what: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = da.from_array(X, chunks=(1000, 3))
+    found, _ = written(data, tmp_path / "all.zarr", what=what)
+    assert found.n_rows == len(X)
+    assert sum(found.counts) == (len(X) if what == "label" else 0)
+    merge = WritePass.merge
+    # Rows whose task the sum has lost.
+    monkeypatch.setattr(WritePass, "merge", lambda self, a, b: replace(merge(self, a, b), counts=a.counts))
+    with pytest.raises(DataError, match=rf"every row must be counted once in a pass; got \d+ of {len(X)} rows"):
+        written(data, tmp_path / "lost.zarr", what=what)
+    assert not (tmp_path / "lost.zarr").exists()
 
 
 def test_failure_leaves_no_half_written_output(tmp_path: Path) -> None:

@@ -213,6 +213,22 @@ def test_input_that_changes_after_any_pass_is_noticed(n_passes: int) -> None:
         GaussianMixture(3, max_iter=2, tol=0, n_init=1, random_state=0).fit(X, sample_weight=weights)
 
 
+@pytest.mark.parametrize("n_passes", [1, 3, N_ROUNDS + 1])
+def test_input_that_changes_in_the_rounds_of_a_search_is_noticed_there(n_passes: int) -> None:
+    X = well_separated().X
+    blocks = Blocks(X)
+    weights = da.map_blocks(
+        lambda rows: np.where(blocks.n_rows > 600 * n_passes, 2.0, np.ones(len(rows))), blocks.array, drop_axis=1,
+        dtype=float, meta=np.empty(0),
+    )  # fmt: skip
+    events: list[PassDone] = []
+    options = FitOptions(n_components=3, init_params="k-means||")
+    message = r"must stay the same during a fit; got rows of weight [0-9.]+ in a pass, and of weight 600 in the survey"
+    with pytest.raises(DataError, match=message):
+        fit_mixture(open_source(X), options, weights=open_source(weights), listener=events.append)
+    assert [e.what for e in events] == ["survey"] + ["search"] * n_passes
+
+
 # -- restarts that fail ----------------------------------------------------------------------------------------------
 def collapsing() -> Any:
     """Return rows of two features, a fifth of them in a few exact duplicates."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import pytest
 
@@ -75,3 +76,21 @@ def test_non_finite_rows_take_a_second_pass_to_name_them() -> None:
     assert (found.n_rows, found.n_dropped, found.weight) == (599, 1, 599.0)
     expected = float(oracle.log_likelihood(np.delete(X, 17, axis=0), truth))
     assert found.log_likelihood == pytest.approx(expected, rel=1e-12)
+
+
+def test_input_that_changes_between_the_passes_of_a_score_is_noticed() -> None:
+    X, parameters, _ = mixture_near("full")
+    blocks = Blocks(X)
+    weights = da.map_blocks(
+        lambda rows: np.where(blocks.n_rows > 600, 2.0, np.ones(len(rows))), blocks.array, drop_axis=1, dtype=float,
+        meta=np.empty(0),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="must stay the same .* got 600 rows of weight .* and 600 of weight 600 in the"):
+        score_source(parameters, open_source(X), weights=open_source(weights))
+    blocks = Blocks(X)
+    rows = da.map_blocks(
+        lambda rows: np.where(blocks.n_rows > 600, rows, np.where(rows == X[7], np.nan, rows)), blocks.array,
+        dtype=float, meta=np.empty((0, 0)),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="must stay the same .* got 599 rows of weight 599 in a pass, and 600 of"):
+        score_source(parameters, open_source(rows))

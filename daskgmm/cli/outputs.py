@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 
 from daskgmm.cli.terminal import strict_json
 from daskgmm.data.output import prediction_record
+from daskgmm.data.storage import storage_at
 from daskgmm.data.writing import unfinished_place, whole_or_nothing
 from daskgmm.data.zarr_location import shown
 from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
-from daskgmm.fitting.model_file import as_written, is_model, load_model
+from daskgmm.fitting.model_file import as_written, is_model, is_unfinished, load_model
 from daskgmm.mixture.parameters import Parameters
 
 #: What must be the same where a fit is not done again.
@@ -94,6 +95,8 @@ def write_file(output: str, content: bytes) -> None:
 def finished_fit(output: str, now: Mapping[str, Any], *, force: bool) -> dict[str, Any] | None:
     """Return the stored result where a model of the same input and options stands at `output`, None where it is free.
 
+    A model that is unfinished counts as none.
+
     Parameters
     ----------
     now : mapping
@@ -106,14 +109,14 @@ def finished_fit(output: str, now: Mapping[str, Any], *, force: bool) -> dict[st
     OutputError
         A model of other input or options stands there, or no model.
     """
-    if force and is_model(output):
+    if is_unfinished(output) or (force and is_model(output)):
         return None
     try:
         record = load_model(output).record
         with as_written(output):
             return _result_of(record, output, now)
     except InputMissingError as error:
-        if "://" not in output and os.path.lexists(output):
+        if storage_at(output).names() if "://" in output else os.path.lexists(output):
             raise _occupied(output, "a model") from error
         return None
     except DataError as error:

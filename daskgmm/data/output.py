@@ -17,6 +17,7 @@ from uuid import uuid4
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.sync import sync
 
 from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
@@ -25,7 +26,7 @@ from daskgmm.data.passes import Memory, Passes
 from daskgmm.data.prediction import refuse_dropped, with_kernel
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source, file_stamp, regular_edges
-from daskgmm.data.storage import plain_path, sync_file, sync_folder
+from daskgmm.data.storage import plain_path, storage_at, sync_file, sync_folder
 from daskgmm.data.writing import explained, publish, remove_unfinished, unfinished_place
 from daskgmm.errors import DataError, OutputError
 from daskgmm.mixture.block import Block, Workspace
@@ -170,7 +171,8 @@ def prediction_record(output: str) -> dict[str, Any] | None:
             file_stamp(os.path.join(output, name))  # (a pipe would never answer)
         attributes = dict(zarr.open_array(output, mode="r").attrs)
     except FileNotFoundError:
-        if "://" not in output and os.path.exists(output):
+        # (All that is below an output is removed when it is written anew: at a URL too it must be ours.)
+        if storage_at(output).names() if "://" in output else os.path.exists(output):
             raise _other(output) from None
         return None
     except Exception as error:
@@ -286,11 +288,27 @@ def _array(output: str, predictor: Predictor, rows: Rows, saved: Saved | None) -
     place = unfinished_place(output, token)
     if "://" not in place:
         os.makedirs(os.path.dirname(place), exist_ok=True)
-    array = zarr.create_array(
-        place, shape=shape, chunks=chunks, dtype=_stored_dtype(predictor), overwrite=True, zarr_format=3, config=WHOLE
-    )  # fmt: skip
-    array.attrs[ATTRIBUTE] = {"complete": False, "token": token}
+    array = incomplete_array(place, shape=shape, chunks=chunks, dtype=_stored_dtype(predictor), token=token)
     return array, token
+
+
+def incomplete_array(
+    place: str, *, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any, token: str | None = None
+) -> zarr.Array[Any]:
+    """Return a new array that says from its first object on that it is not complete; what is there is replaced.
+
+    At a URL the old array says so too before any of it goes: objects are removed in any order, and one without some of
+    its chunks must not pass for a whole one.
+    """
+    record: Any = {"complete": False} if token is None else {"complete": False, "token": token}
+    if "://" in place and prediction_record(place) is not None:
+        old = zarr.open_array(place, mode="r+")
+        old.attrs.put({ATTRIBUTE: {"complete": False}})  # (not the token: nobody is to go on with the old one)
+        sync(old.store_path.store.delete_dir("c"))
+    return zarr.create_array(
+        place, shape=shape, chunks=chunks, dtype=dtype, overwrite=True, zarr_format=3, config=WHOLE,
+        attributes={ATTRIBUTE: record},
+    )  # fmt: skip
 
 
 def _layout(predictor: Predictor, rows: Rows) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from daskgmm.data.output import ATTRIBUTE, WHOLE
+from daskgmm.data.output import ATTRIBUTE, incomplete_array
 from daskgmm.data.writing import whole_or_nothing
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.sampling import sample_blocks
@@ -84,10 +84,7 @@ def _written(
     """Provide a new array, and put it in its place, marked complete, when the block has ended well."""
     with whole_or_nothing(output) as place:
         chunks = (min(length, shape[0]), *shape[1:])
-        array = zarr.create_array(
-            place, shape=shape, chunks=chunks, dtype=dtype, overwrite=True, zarr_format=3, config=WHOLE
-        )
-        array.attrs[ATTRIBUTE] = {"complete": False}
+        array = incomplete_array(place, shape=shape, chunks=chunks, dtype=dtype)
         yield array
         found = {} if result is None else {"result": dict(result())}
         array.attrs[ATTRIBUTE] = {"complete": True, **record, **found}

@@ -35,6 +35,8 @@ Floats = NDArray[np.float64]
 FORMAT = "daskgmm-model"
 #: 2: arrays are stored as they are, so that none can grow when it is read.
 FORMAT_VERSION = 2
+#: The format of a group at a URL, where nothing can be renamed, from its first object on until its last is written.
+UNFINISHED = "daskgmm-model-unfinished"
 _ARRAYS = ("weights", "means", "covariances", "precisions_cholesky")
 
 
@@ -59,7 +61,8 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     Parameters
     ----------
     path : path or URL
-        A folder that does not exist yet. (A URL has no rename: there the format attribute is written last.)
+        A folder that does not exist yet. (A URL has no rename: there the format attribute says "unfinished" until the
+        end, and what a process that was killed has left so is written anew.)
     overwrite : bool
         Whether to replace a model that is there.
 
@@ -95,6 +98,11 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     place = os.fspath(path)
     group = _open(place)
     attributes: dict[str, Any] = dict(group.attrs)
+    if attributes.get("format") == UNFINISHED:
+        raise DataError(
+            f"the model must be whole; got one that is unfinished at {place}, of a process that still writes it or was "
+            "cut short. Run the command that writes it again."
+        )
     if attributes.get("format") != FORMAT:
         raise DataError(f"the model must be a daskgmm model file; got another Zarr group at {place}. Check the path.")
     if attributes.get("format_version") != FORMAT_VERSION:
@@ -155,10 +163,13 @@ def _write(group: zarr.Group, model: Model) -> None:
     checksums = {}
     for name in _ARRAYS:
         values = np.ascontiguousarray(getattr(p, name), dtype="<f8")
-        made = group.create_array(name, shape=values.shape, dtype="f8", chunks=values.shape, compressors=None)
+        made = group.create_array(
+            name, shape=values.shape, dtype="f8", chunks=values.shape, compressors=None, overwrite=True
+        )
         made.with_config({"write_empty_chunks": True})[...] = values
         checksums[name] = hashlib.sha256(values.tobytes()).hexdigest()
-    group.attrs.update(
+    # One write of one file, the last of them.
+    group.attrs.put(
         {
             "format_version": FORMAT_VERSION,
             "covariance_type": p.kind.name,
@@ -173,13 +184,26 @@ def _write(group: zarr.Group, model: Model) -> None:
 
 def _write_remote(model: Model, url: str, *, overwrite: bool) -> None:
     try:
-        _write(zarr.open_group(url, mode="w" if overwrite else "w-", zarr_format=3), model)
+        _write(_unfinished_group(url, overwrite=overwrite), model)
     except FileExistsError as error:
         raise OutputError(
             f"the output must not exist yet; got {url}, which does. Choose another, or use overwrite=True (--force)."
         ) from error
     except (OSError, ImportError) as error:
         raise OutputError(f"the output must be writable; got {error} for {url}. Choose another place.") from error
+
+
+def _unfinished_group(url: str, *, overwrite: bool) -> zarr.Group:
+    """Return a group at a URL that says it is unfinished: a new one, what is left of one, or a model to be replaced.
+
+    What is no model is never removed: FileExistsError.
+    """
+    attributes: dict[str, Any] = {"format": UNFINISHED}
+    if not (is_unfinished(url) or (overwrite and is_model(url))):
+        return zarr.open_group(url, mode="w-", zarr_format=3, attributes=attributes)
+    group = zarr.open_group(url, mode="r+", use_consolidated=False)
+    group.attrs.put(attributes)
+    return group
 
 
 def _open(place: str) -> zarr.Group:
@@ -202,10 +226,19 @@ def _open(place: str) -> zarr.Group:
 
 def is_model(place: str) -> bool:
     """Return whether a model file of this project stands at a path or URL, whole or damaged."""
+    return bool(_format(place) == FORMAT)
+
+
+def is_unfinished(place: str) -> bool:
+    """Return whether a model of this project stands at a URL that a process still writes, or was killed writing."""
+    return bool(_format(place) == UNFINISHED)
+
+
+def _format(place: str) -> Any:
     try:
-        return dict(_open(place).attrs).get("format") == FORMAT
+        return dict(_open(place).attrs).get("format")
     except (DataError, InputMissingError):
-        return False
+        return None
 
 
 def _read(group: zarr.Group, name: str, shape: tuple[int, ...], checksum: Any, place: str) -> Floats:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from daskgmm.cli.terminal import strict_json
 from daskgmm.data.output import prediction_record
-from daskgmm.data.storage import storage_at
+from daskgmm.data.storage import of_a_store, storage_at
 from daskgmm.data.writing import unfinished_place, whole_or_nothing
 from daskgmm.data.zarr_location import shown
 from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
@@ -116,6 +116,8 @@ def finished_fit(output: str, now: Mapping[str, Any], *, force: bool) -> dict[st
         with as_written(output):
             return _result_of(record, output, now)
     except InputMissingError as error:
+        if "://" in output and not isinstance(error.__cause__, FileNotFoundError):
+            raise OutputError(f"--output must be reachable, to see what is there; got this: {error}") from error
         if storage_at(output).names() if "://" in output else os.path.lexists(output):
             raise _occupied(output, "a model") from error
         return None
@@ -218,6 +220,8 @@ def finished_array(
     try:
         record = prediction_record(output)
     except OutputError as error:
+        if "://" in output and error.__cause__ is not None and of_a_store(error.__cause__):
+            raise
         raise _occupied(output, "an array that daskgmm wrote", option) from error
     if record is None or force or not record.get("complete"):
         return None

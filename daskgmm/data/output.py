@@ -28,6 +28,7 @@ from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source, file_stamp, regular_edges
 from daskgmm.data.storage import plain_path, storage_at, sync_file, sync_folder
 from daskgmm.data.writing import explained, publish, remove_unfinished, unfinished_place
+from daskgmm.data.zarr_location import refused, shown, unreachable
 from daskgmm.errors import DataError, OutputError
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.parameters import Parameters
@@ -176,6 +177,11 @@ def prediction_record(output: str) -> dict[str, Any] | None:
             raise _other(output) from None
         return None
     except Exception as error:
+        if "://" in output and (refused(error) or unreachable(error)):
+            raise OutputError(
+                f"the output must be reachable, to see what is there; got {error} for {shown(output)}. Check the "
+                "address, the network and the credentials."
+            ) from error
         # Whatever a file that is no Zarr array makes Zarr raise.
         raise _other(output) from error
     record = attributes.get(ATTRIBUTE)

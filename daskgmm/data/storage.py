@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from daskgmm.data.source import file_stamp
+from daskgmm.data.zarr_location import refused, shown, unreachable
 from daskgmm.errors import DataError, OutputError
 
 #: Names of files that are being written begin with this: what a killed process leaves of them means nothing.
@@ -124,22 +125,22 @@ class _AtUrl:
     place: str
 
     def names(self) -> list[str]:
-        system, root = self._opened()
-        system.invalidate_cache()
         try:
-            found = system.ls(root, detail=False)
+            with _readable(self.place):
+                system, root = self._opened()
+                system.invalidate_cache()
+                found = system.ls(root, detail=False)
         except FileNotFoundError:
             return []
-        except OSError as error:
-            raise _unreadable(self.place, error) from error
         return sorted(name for name in (path.rstrip("/").rpartition("/")[2] for path in found) if name)
 
     def read(self, name: str, *, most_bytes: int) -> bytes:
-        system, root = self._opened()
-        system.invalidate_cache()
-        _check_size(f"{self.place}/{name}", system.size(f"{root}/{name}"), most_bytes)
-        content: bytes = system.cat_file(f"{root}/{name}")
-        return content
+        with _readable(self.place):
+            system, root = self._opened()
+            system.invalidate_cache()
+            _check_size(f"{self.place}/{name}", system.size(f"{root}/{name}"), most_bytes)
+            content: bytes = system.cat_file(f"{root}/{name}")
+            return content
 
     def write(self, name: str, content: bytes) -> None:
         with _explained(self.place):
@@ -178,16 +179,43 @@ def _explained(place: str) -> Iterator[None]:
         yield
     except FileExistsError:
         raise
-    except (OSError, ImportError) as error:
+    except Exception as error:
+        if not of_a_store(error):
+            raise
         raise OutputError(
-            f"the checkpoint must be writable; got {error} for {place}. What was written before stands: make room, "
-            "restore the permission or make the folder, and run the same command again."
+            f"the checkpoint must be writable; got {error} for {shown(place)}. What was written before stands: "
+            f"{_remedy(error)}, and run the same command again."
         ) from error
 
 
-def _unreadable(place: str, error: OSError) -> OutputError:
+@contextmanager
+def _readable(place: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        if not of_a_store(error):
+            raise
+        raise _unreadable(place, error) from error
+
+
+def of_a_store(error: BaseException) -> bool:
+    """Return whether an error is of a disk, a network or an object store: their classes have no common root."""
+    return isinstance(error, OSError | ImportError) or refused(error) or unreachable(error)
+
+
+def _remedy(error: BaseException) -> str:
+    if not isinstance(error, OSError | ImportError):
+        return "check the network, the service and the credentials"
+    return "make room, restore the permission or make the folder"
+
+
+def _unreadable(place: str, error: Exception) -> OutputError:
+    restore = "Restore the permission" if isinstance(error, OSError) else f"{_remedy(error).capitalize()}"
     return OutputError(
-        f"the checkpoint must be readable; got {error} for {place}. Restore the permission, or choose another output."
+        f"the checkpoint must be readable; got {error} for {shown(place)}. {restore}, and run the same command again, "
+        "or choose another output."
     )
 
 

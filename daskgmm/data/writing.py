@@ -12,7 +12,8 @@ from uuid import uuid4
 
 from distributed.comm.core import CommClosedError
 
-from daskgmm.data.storage import plain_path, sync_folder, sync_tree
+from daskgmm.data.storage import of_a_store, plain_path, sync_folder, sync_tree
+from daskgmm.data.zarr_location import shown
 from daskgmm.errors import DaskgmmError, OutputError
 
 
@@ -71,10 +72,15 @@ def explained(output: str) -> Iterator[None]:
         yield
     except (DaskgmmError, ConnectionError, TimeoutError, CommClosedError):
         raise  # bad rows, or a cluster that is gone: not the output's fault
-    except (OSError, ImportError) as error:
+    except Exception as error:
+        if not of_a_store(error):
+            raise
+        restore = "Make room or restore the permission"
+        if not isinstance(error, OSError | ImportError):
+            restore = "Check the network, the service and the credentials"
         raise OutputError(
-            f"the output must be writable; got {error} for {output}. Make room or restore the permission and run the "
-            "same again, which goes on from a checkpoint; or choose another place."
+            f"the output must be writable; got {error} for {shown(output)}. {restore} and run the same again, which "
+            "goes on from a checkpoint; or choose another place."
         ) from error
 
 

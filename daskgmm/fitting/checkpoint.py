@@ -214,6 +214,8 @@ class Checkpoint:
         slot = self._slots[name]
         try:
             content = self._storage.read(f"{_PART}{slot['sha256']}", most_bytes=slot["bytes"])
+        except OutputError:
+            raise  # the storage is out of reach: nothing is known to be damaged
         except (OSError, DataError) as error:
             if isinstance(error, FileNotFoundError) and _latest(self._storage)[0] > self._number:
                 raise self._of_another() from error

@@ -16,8 +16,9 @@ from zarr.codecs import BytesCodec
 from zarr.core.sync import sync
 
 from daskgmm.data.source import file_stamp
-from daskgmm.data.storage import plain_path
+from daskgmm.data.storage import of_a_store, plain_path
 from daskgmm.data.writing import whole_or_nothing
+from daskgmm.data.zarr_location import refused, shown, unreachable
 from daskgmm.errors import (
     UNLIKE_WRITTEN,
     CollapsedComponentError,
@@ -189,8 +190,13 @@ def _write_remote(model: Model, url: str, *, overwrite: bool) -> None:
         raise OutputError(
             f"the output must not exist yet; got {url}, which does. Choose another, or use overwrite=True (--force)."
         ) from error
-    except (OSError, ImportError) as error:
-        raise OutputError(f"the output must be writable; got {error} for {url}. Choose another place.") from error
+    except Exception as error:
+        if not of_a_store(error):
+            raise
+        raise OutputError(
+            f"the output must be writable; got {error} for {shown(url)}. Check the network and the credentials and run "
+            "the same again, which goes on from a checkpoint; or choose another place."
+        ) from error
 
 
 def _unfinished_group(url: str, *, overwrite: bool) -> zarr.Group:
@@ -220,6 +226,11 @@ def _open(place: str) -> zarr.Group:
     except zarr.errors.ContainsArrayError as error:
         raise DataError(f"the model must be a model file; got a Zarr array at {place}. Check the path.") from error
     except Exception as error:
+        if "://" in place and (refused(error) or unreachable(error)):
+            raise InputMissingError(
+                f"the model must be reachable; got {error} for {shown(place)}. Check the address, the network and the "
+                "credentials."
+            ) from error
         # Whatever a damaged metadata file makes Zarr raise.
         raise DataError(f"the model must be readable; got {error!r} for {place}. Check the path.") from error
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 
 from daskgmm.data.storage import Storage, storage_at
 from daskgmm.errors import DataError, OutputError
+from tests.conftest import S3_KEY
 
 
 @pytest.fixture(params=["folder", "file://", "s3"])
@@ -134,3 +138,39 @@ def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("mine")
     with pytest.raises(OutputError, match="the checkpoint's place must be free; got a file at"):
         storage_at(str(tmp_path / "c")).names()
+
+
+#: (In a process of its own: s3fs keeps its sessions, and each test of this one has the service of all.)
+OUT_OF_REACH = """
+import s3fs
+from daskgmm.data.storage import storage_at
+from daskgmm.errors import OutputError
+from daskgmm.fitting.checkpoint import Checkpoint
+
+s3fs.S3FileSystem.retries = 1
+storage = storage_at("s3://bucket/c")
+for call in (
+    storage.names, lambda: storage.read("x"), storage.clear, lambda: Checkpoint(storage, every=1.0),
+    lambda: storage.write("x", b"content"), lambda: storage.remove("x"),
+):
+    try:
+        print("no error", call())
+    except OutputError as error:
+        print(error)
+"""
+
+
+def test_a_service_that_cannot_be_reached_is_no_damage() -> None:
+    """Names, read, write and remove each say so; nothing listens on port 9."""
+    pytest.importorskip("s3fs", reason="S3 needs s3fs: the extra 's3'")
+    network = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_REACH], env={**os.environ, **S3_KEY, **network}, capture_output=True, text=True,
+        timeout=100, check=True,
+    )  # fmt: skip
+    said, error = done.stdout.splitlines(), r"got Could not connect to the endpoint URL: .* for s3://bucket/c\."
+    assert len(said) == 6
+    for line in said[:4]:
+        assert re.match(f"the checkpoint must be readable; {error} Check the network, the service and the cred", line)
+    for line in said[4:]:
+        assert re.match(f"the checkpoint must be writable; {error} What was written before stands: check the n", line)

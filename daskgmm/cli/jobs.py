@@ -25,12 +25,12 @@ from daskgmm.cli.outputs import (
 )
 from daskgmm.cli.terminal import in_words_of_the_command_line, interrupts, say
 from daskgmm.cli.work import Work
+from daskgmm.data.credentials import shown
 from daskgmm.data.opening import open_source
 from daskgmm.data.output import Written, plan_predictions, write_predictions
 from daskgmm.data.rows import Rows
 from daskgmm.data.samples import write_sample
 from daskgmm.data.source import Source
-from daskgmm.data.zarr_location import shown
 from daskgmm.errors import DataError, OptionError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone

@@ -8,13 +8,12 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from daskgmm.cli.terminal import strict_json
+from daskgmm.data.credentials import refuse_secrets
 from daskgmm.data.output import prediction_record
 from daskgmm.data.storage import of_a_store, storage_at
 from daskgmm.data.writing import unfinished_place, whole_or_nothing
-from daskgmm.data.zarr_location import shown
 from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.model_file import as_written, is_model, is_unfinished, load_model
@@ -45,22 +44,18 @@ def check_place(output: str, *, inputs: Mapping[str, str], option: str = "--outp
     Raises
     ------
     OptionError
-        It is one of the inputs, or within one; or a URL with a password.
+        It is one of the inputs, or within one; or a URL with a password or a signature.
     OutputError
         Its folder is not there, or may not be written.
     """
     if not output.strip():
         raise OptionError(f"{option} must name a place; got nothing. Name one, such as model.zarr.")
+    refuse_secrets(output, argument=option)
     place = _resolved(output)
     for name, location in inputs.items():
         if place == _resolved(location) or place.startswith(_resolved(location) + "/"):
             raise OptionError(f"{option} must lie outside of {name}; got {output}. Name another place.")
     if "://" in output:
-        if urlsplit(output).password:
-            raise OptionError(
-                f"{option} must be a URL without a password, which would stand in logs; got {shown(output)}. Put the "
-                "credentials into the environment."
-            )
         return
     folder = os.path.dirname(place)
     if not os.path.isdir(folder):

@@ -19,6 +19,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
 
+from daskgmm.data.credentials import shown
 from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
 from daskgmm.data.memory import Need, check_memory
@@ -28,7 +29,7 @@ from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source, file_stamp, regular_edges
 from daskgmm.data.storage import plain_path, storage_at, sync_file, sync_folder
 from daskgmm.data.writing import explained, publish, remove_unfinished, unfinished_place
-from daskgmm.data.zarr_location import refused, shown, unreachable
+from daskgmm.data.zarr_location import refused, unreachable
 from daskgmm.errors import DataError, OutputError
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.parameters import Parameters

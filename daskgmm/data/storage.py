@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import uuid4
 
+from daskgmm.data.credentials import shown
 from daskgmm.data.source import file_stamp
-from daskgmm.data.zarr_location import refused, shown, unreachable
+from daskgmm.data.zarr_location import refused, unreachable
 from daskgmm.errors import DataError, OutputError
 
 #: Names of files that are being written begin with this: what a killed process leaves of them means nothing.

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 from distributed.comm.core import CommClosedError
 
+from daskgmm.data.credentials import shown
 from daskgmm.data.storage import of_a_store, plain_path, sync_folder, sync_tree
-from daskgmm.data.zarr_location import shown
 from daskgmm.errors import DaskgmmError, OutputError
 
 

@@ -7,13 +7,14 @@ import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
 
+from daskgmm.data.credentials import has_secret, refuse_secrets, shown, without_secrets
 from daskgmm.data.source import file_stamp, last_modified
 from daskgmm.errors import DataError, InputMissingError, OptionError
 
@@ -28,10 +29,6 @@ _PACKAGES = {
     "http": "aiohttp",
     "https": "aiohttp",
 }
-_SECRET = re.compile(
-    r"key|secret|token|passw|pwd|passphrase|credential|auth|connection_string|cookie|header|session|cert|^sas", re.I
-)
-_NO_OPTION = frozenset({"asynchronous", "loop"})
 _NETWORK_PACKAGES = frozenset({"aiohttp", "botocore", "aiobotocore", "obstore", "google", "azure"})
 #: Files that zarr looks for where a node is opened.
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
@@ -264,11 +261,7 @@ def locate(location: str, *, argument: str = "X") -> ZarrLocation:
     if "://" not in location and "::" not in location:
         path = os.path.abspath(os.path.expanduser(location))
         return ZarrLocation("zip" if path.endswith(".zip") and not os.path.isdir(path) else "local", path)
-    if urlsplit(location).password:
-        raise OptionError(
-            f"{argument} must be a URL without a password, which would travel with every task; got {shown(location)}. "
-            "Put the credentials into the environment of this process and of the workers."
-        )
+    refuse_secrets(location, argument=argument)
     return ZarrLocation("fsspec", location)
 
 
@@ -295,7 +288,8 @@ def _fsspec_location(store: Any, path: str) -> ZarrLocation | None:
     options = system.storage_options
     if protocols & _NOT_BY_URL or {"fs", "fo", "target_protocol"} & options.keys():
         return None
-    return ZarrLocation("fsspec", system.unstrip_protocol(store.path), path, without_secrets(options))
+    url = system.unstrip_protocol(store.path)
+    return None if has_secret(url) else ZarrLocation("fsspec", url, path, without_secrets(options))
 
 
 def _obstore_location(store: Any, path: str) -> ZarrLocation | None:
@@ -311,40 +305,11 @@ def _obstore_location(store: Any, path: str) -> ZarrLocation | None:
         url = "/".join(part for part in (f"{scheme}://{bucket}", (store.prefix or "").strip("/")) if part)
     else:
         return None
+    if has_secret(url):
+        return None
     if store.client_options:
         config["client_options"] = dict(store.client_options)
     return ZarrLocation("obstore", url, path, without_secrets(config))
-
-
-def without_secrets(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the plain options among `options`, recursively, whose names and values give no secret away."""
-    kept = {}
-    for name, value in options.items():
-        name = str(name)
-        if name in _NO_OPTION or (_SECRET.search(name) and value != "anon"):
-            continue
-        if isinstance(value, dict):
-            value = without_secrets(value)
-        elif not _is_plain(value):
-            continue
-        kept[name] = value
-    return kept
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, str):
-        return not ("://" in value and urlsplit(value).password)
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, bool | int | float)
-
-
-def shown(url: str) -> str:
-    """Return a path or URL as messages may show it: without user, password, query or fragment."""
-    if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def refused(error: BaseException) -> bool:

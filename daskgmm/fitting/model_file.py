@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from zarr.codecs import BytesCodec
 from zarr.core.sync import sync
 
+from daskgmm.data.credentials import refuse_secrets, shown
 from daskgmm.data.source import file_stamp
 from daskgmm.data.storage import of_a_store, plain_path
 from daskgmm.data.writing import whole_or_nothing
-from daskgmm.data.zarr_location import refused, shown, unreachable
+from daskgmm.data.zarr_location import refused, unreachable
 from daskgmm.errors import (
     UNLIKE_WRITTEN,
     CollapsedComponentError,
@@ -73,6 +74,7 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         Something is there already, or it cannot be written.
     """
     place = plain_path(os.fspath(path))
+    refuse_secrets(place, argument="the output")
     if "://" in place:
         _write_remote(model, place, overwrite=overwrite)
         return
@@ -97,7 +99,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         It is no model file, one of a later version, or a damaged one.
     """
     place = os.fspath(path)
-    group = _open(place)
+    group, place = _open(place), shown(place)
     attributes: dict[str, Any] = dict(group.attrs)
     if attributes.get("format") == UNFINISHED:
         raise DataError(
@@ -137,7 +139,7 @@ def as_written(place: str, *, what: str = "model", remedy: str = "Fit it again."
             raise
         raise DataError(
             f"the {what}'s record must be as daskgmm wrote it; got {type(error).__name__}: {error!s:.100} reading "
-            f"{place}. {remedy}"
+            f"{shown(place)}. {remedy}"
         ) from error
 
 
@@ -188,7 +190,8 @@ def _write_remote(model: Model, url: str, *, overwrite: bool) -> None:
         _write(_unfinished_group(url, overwrite=overwrite), model)
     except FileExistsError as error:
         raise OutputError(
-            f"the output must not exist yet; got {url}, which does. Choose another, or use overwrite=True (--force)."
+            f"the output must not exist yet; got {shown(url)}, which does. Choose another, or use "
+            "overwrite=True (--force)."
         ) from error
     except Exception as error:
         if not of_a_store(error):
@@ -213,6 +216,8 @@ def _unfinished_group(url: str, *, overwrite: bool) -> zarr.Group:
 
 
 def _open(place: str) -> zarr.Group:
+    refuse_secrets(place, argument="the model")
+    label = shown(place)
     try:
         if "://" not in place:
             for name in ("", *_ARRAYS):
@@ -222,17 +227,17 @@ def _open(place: str) -> zarr.Group:
         raise
     except FileNotFoundError as error:
         what = "something else" if "://" not in place and os.path.exists(place) else "nothing"
-        raise InputMissingError(f"the model must be a Zarr group; got {what} at {place}. Check the path.") from error
+        raise InputMissingError(f"the model must be a Zarr group; got {what} at {label}. Check the path.") from error
     except zarr.errors.ContainsArrayError as error:
-        raise DataError(f"the model must be a model file; got a Zarr array at {place}. Check the path.") from error
+        raise DataError(f"the model must be a model file; got a Zarr array at {label}. Check the path.") from error
     except Exception as error:
         if "://" in place and (refused(error) or unreachable(error)):
             raise InputMissingError(
-                f"the model must be reachable; got {error} for {shown(place)}. Check the address, the network and the "
+                f"the model must be reachable; got {error} for {label}. Check the address, the network and the "
                 "credentials."
             ) from error
         # Whatever a damaged metadata file makes Zarr raise.
-        raise DataError(f"the model must be readable; got {error!r} for {place}. Check the path.") from error
+        raise DataError(f"the model must be readable; got {error!r} for {label}. Check the path.") from error
 
 
 def is_model(place: str) -> bool:

@@ -22,12 +22,13 @@ from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
 from daskgmm.data import zarr_source
+from daskgmm.data.credentials import without_secrets
 from daskgmm.data.executor import LocalExecutor
 from daskgmm.data.opening import open_source
 from daskgmm.data.passes import Passes
 from daskgmm.data.rows import Rows
 from daskgmm.data.survey import SurveyPass
-from daskgmm.data.zarr_location import locate, without_secrets
+from daskgmm.data.zarr_location import ZarrLocation, locate
 from daskgmm.errors import DataError, InputMissingError, OptionError
 from tests.conftest import S3_KEY
 from tests.data.test_zarr_source import LAYOUTS, X, elsewhere, reader_of, written
@@ -61,7 +62,10 @@ def test_passwords_in_urls_are_refused_and_signatures_hidden() -> None:
     with pytest.raises(OptionError, match=r"must be a URL without a password.*got https://host/x\.zarr\.") as caught:
         open_source("https://me:hidden@host/x.zarr")
     assert "hidden" not in str(caught.value)
-    assert locate("https://host/x.zarr?sig=hidden").label == "https://host/x.zarr"
+    with pytest.raises(OptionError, match=r"must be a URL without a signature.*got https://host/x\.zarr\.") as caught:
+        locate("https://host/x.zarr?sig=hidden")
+    assert "hidden" not in str(caught.value)
+    assert ZarrLocation("fsspec", "https://host/x.zarr?sig=hidden").label == "https://host/x.zarr"
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from daskgmm.data.credentials import has_secret, refuse_secrets, shown, without_
 from daskgmm.data.zarr_location import locate, location_of
 from daskgmm.errors import OptionError
 from daskgmm.fitting.model_file import load_model
+from tests.conftest import S3_KEY
 
 SECRET = "hunter2"
 #: A URL, and how messages show it.
@@ -102,3 +104,35 @@ def test_an_open_array_whose_url_bears_a_secret_does_not_travel_by_it() -> None:
         found = location_of(node)
         assert (found is None) == has_secret(url)
         assert SECRET.encode() not in pickle.dumps(found)
+
+
+def test_keys_of_the_environment_are_in_nothing_that_is_put(
+    small_store: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in the checkpoint nor in the model, nor in predictions, results and logs."""
+    import s3fs
+
+    put: dict[str, bytes] = {}
+    real = s3fs.S3FileSystem._call_s3
+
+    async def noting(system: Any, method: str, *arguments: Any, **others: Any) -> Any:
+        if method == "put_object":
+            put[others["Key"]] = bytes(others["Body"])
+        return await real(system, method, *arguments, **others)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", noting)
+    said = ""
+    with caplog.at_level(logging.DEBUG, logger="daskgmm"):
+        for arguments in (
+            ("fit", str(small_store), "-k", "3", "-o", f"{bucket}/m.zarr", "--checkpoint-every", "0"),
+            ("predict", f"{bucket}/m.zarr", str(small_store), "-o", f"{bucket}/labels.zarr"),
+            ("inspect", f"{bucket}/m.zarr"),
+        ):
+            done = CliRunner().invoke(gmm, arguments, prog_name="daskgmm")
+            assert done.exit_code == 0, done.output
+            said += done.output
+    for name in ("m.zarr.checkpoint/manifest-", "m.zarr.checkpoint/part-", "m.zarr/zarr.json", "labels.zarr/c/0"):
+        assert any(name in path for path in put), name
+    for value in S3_KEY.values():
+        assert value not in said + caplog.text
+        assert [path for path, content in put.items() if value.encode() in content] == []

@@ -121,7 +121,11 @@ class _Folder:
 
 @dataclass(frozen=True)
 class _AtUrl:
-    """An object store: an object appears whole, and a conditional put refuses to replace one."""
+    """An object store: an object appears whole, and a conditional put refuses to replace one.
+
+    That the put is conditional is tested on S3, as moto serves it, and on no other service: where a file system of
+    fsspec takes no notice of mode="create", two processes that write the same checkpoint are not told apart.
+    """
 
     place: str
 

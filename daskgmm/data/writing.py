@@ -79,8 +79,8 @@ def explained(output: str) -> Iterator[None]:
         if not isinstance(error, OSError | ImportError):
             restore = "Check the network, the service and the credentials"
         raise OutputError(
-            f"the output must be writable; got {error} for {shown(output)}. {restore} and run the same again, which "
-            "goes on from a checkpoint; or choose another place."
+            f"the output must be writable; got {error} for {shown(output)}. {restore} and run the same again (fit, "
+            "select and predict go on where they were), or choose another place."
         ) from error
 
 

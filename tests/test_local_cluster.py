@@ -232,3 +232,29 @@ def test_a_fit_listens_on_this_machine_alone_and_lets_in_whom_it_should(
     assert len(insiders) == 5
     assert set(found.values()) - {"http"} <= ({"dask"} if protected == "not" else {"TLSv1.2", "TLSv1.3"})
     assert let_in == (insiders if protected == "not" else [])
+
+
+# -- Dask's configuration ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        (
+            "DASK_CONFIG",
+            "bad.yaml",
+            r"Dask must be one that can be imported; got ValueError: A dask config file at 'bad.yaml' is malf",
+        ),
+        ("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "banana", r"A cluster must start .*Invalid time unit: banana"),
+        ("DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL", "xx", r"A cluster must start .*Invalid time unit: xx"),
+    ],
+)
+def test_a_configuration_of_dask_that_is_none_is_named(
+    variable: str, value: str, message: str, store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.yaml").write_text("{{{")
+    done = subprocess.run(
+        fit(store, tmp_path / "m.zarr"), capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100,
+        env={**os.environ, variable: value},
+    )  # fmt: skip
+    assert done.returncode == 64, done.stderr
+    assert re.search(f"error: {message}", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, log_on_stderr, say
-from daskgmm.errors import ClusterError, DaskgmmError
+from daskgmm.errors import ClusterError, DaskgmmError, OptionError
 
 EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 64, 70, 75
 
@@ -116,8 +116,14 @@ def _known(error: BaseException) -> DaskgmmError | None:
         if isinstance(cause, DaskgmmError):
             return cause
         cause = cause.__cause__
-    from daskgmm.cli.lost import explained
-
+    try:
+        from daskgmm.cli.lost import explained
+    except Exception as broken:
+        line = (str(broken).splitlines() or [""])[0].rstrip(" :,")
+        return OptionError(
+            f"Dask must be one that can be imported; got {type(broken).__name__}: {line}. Look at its configuration: "
+            "files such as ~/.config/dask/*.yaml, or variables of the environment that begin with DASK_."
+        )
     return explained(error)
 
 

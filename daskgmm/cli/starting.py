@@ -28,7 +28,7 @@ def started_within(timeout: float) -> Iterator[None]:
     ClusterError
         The processes have not started within so many seconds, or one of them ended before it had.
     OptionError
-        They refuse each other's certificates.
+        They refuse each other's certificates, or Dask's configuration holds what it does not take.
     """
     before, over, late = set(multiprocessing.active_children()), threading.Event(), threading.Event()
 
@@ -46,6 +46,8 @@ def started_within(timeout: float) -> Iterator[None]:
     thread.start()
     try:
         yield
+    except (LookupError, TypeError, ValueError) as error:
+        raise _misconfigured(error) from error
     except RuntimeError as error:
         if "failed to start" not in str(error):
             raise
@@ -69,7 +71,16 @@ def _ended(error: BaseException) -> ClusterError | OptionError:
             "The certificate of --tls-cert, or of Dask's configuration, must be a valid one of the authority; got "
             f"{error}. Name a certificate and the file of its own authority (--tls-ca-file)."
         )
+    if isinstance(error, LookupError | TypeError | ValueError):
+        return _misconfigured(error)
     return ClusterError(
-        f"Worker processes must start; got one that ended before it had ({error}). Look at what it wrote above, and "
-        f"whether {sys.executable} -c 'import daskgmm' works."
+        f"Worker processes must start; got one that ended before it had ({error}). Look at what it wrote above, at "
+        f"Dask's configuration, and whether {sys.executable} -c 'import daskgmm' works."
+    )
+
+
+def _misconfigured(error: BaseException) -> OptionError:
+    return OptionError(
+        f"A cluster must start with Dask's configuration as it is; got {type(error).__name__}: {error!s:.80}. Correct "
+        "it: files such as ~/.config/dask/*.yaml, or variables of the environment that begin with DASK_."
     )

@@ -150,7 +150,7 @@ from daskgmm.fitting.checkpoint import Checkpoint
 s3fs.S3FileSystem.retries = 1
 storage = storage_at("s3://bucket/c")
 for call in (
-    storage.names, lambda: storage.read("x"), storage.clear, lambda: Checkpoint(storage, every=1.0),
+    storage.names, lambda: storage.read("x", most_bytes=10), storage.clear, lambda: Checkpoint(storage, every=1.0),
     lambda: storage.write("x", b"content"), lambda: storage.remove("x"),
 ):
     try:

@@ -183,10 +183,10 @@ def _is(value: Any, hint: Any) -> bool:
         return type(value) is str and value in inner
     if hint in (int, float):
         return type(value) in (int, hint)  # (0 may stand for 0.0)
+    if origin in (np.ndarray, NDArray):  # (NDArray is an alias of its own from NumPy 2.5 on)
+        return isinstance(value, np.ndarray) and issubclass(value.dtype.type, get_args(inner[-1]) or inner)
     if not isinstance(value, origin or hint):
         return False
-    if origin is np.ndarray:
-        return issubclass(value.dtype.type, get_args(inner[1]))
     if origin is dict:
         return all(_is(name, inner[0]) and _is(item, inner[1]) for name, item in value.items())
     if origin is list or inner[1:] == (...,):

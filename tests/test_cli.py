@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -566,6 +567,13 @@ def test_interrupted_fit_goes_on_to_the_same_bits(
     assert strict(again.stdout)["n_passes"] == 14
     assert strict(call("inspect", tmp_path / "m.zarr").stdout)["checksum"] == undisturbed
     assert os.listdir(tmp_path) == ["m.zarr"]
+
+
+def test_a_signal_while_a_thread_is_being_started_is_one() -> None:
+    """The lock that Python holds then is no lock to wait for."""
+    lock = threading._active_limbo_lock  # type: ignore[attr-defined]
+    with pytest.raises(Interrupted, match="SIGTERM"), interrupts.watched(), lock:
+        signal.raise_signal(signal.SIGTERM)
 
 
 class Deaf:

@@ -11,11 +11,13 @@ import re
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -179,7 +181,7 @@ class Interrupts:
         self._deferred, self._came = False, ""
         self._error: BaseException | None = None
         self._raised: BaseException | None = None
-        self._last: threading.Timer | None = None
+        self._told: SimpleQueue[Any] = SimpleQueue()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -188,14 +190,16 @@ class Interrupts:
             yield
             return
         self._deferred, self._came = False, ""
+        # A handler, which may come while a thread is being started, must not start one; and a SimpleQueue can be told.
+        self._told = SimpleQueue()
+        threading.Thread(target=self._attend, args=[self._told], name="daskgmm-signals", daemon=True).start()
         before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
         unraisable, sys.unraisablehook = sys.unraisablehook, partial(self._passed_over, sys.unraisablehook)
         try:
             yield
         finally:
             sys.unraisablehook, self._raised = unraisable, None
-            if self._last is not None:
-                self._last.cancel()
+            self._told.put(None)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -224,9 +228,23 @@ class Interrupts:
         if unraisable.exc_value is None or unraisable.exc_value is not self._raised:
             before(unraisable)
             return
-        again = threading.Timer(0.05, self.end_with, [unraisable.exc_value])
-        again.daemon = True
-        again.start()
+        self._told.put(unraisable.exc_value)
+
+    def _attend(self, told: SimpleQueue[Any]) -> None:
+        """Do what takes time and a thread: raise again what was passed over, end what does not end."""
+        deadline: float | None = None
+        while True:
+            try:
+                found = told.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except Empty:
+                self._cut_off()
+            if found is None:
+                return
+            if isinstance(found, BaseException):
+                time.sleep(0.05)
+                self.end_with(found)
+            else:
+                deadline = time.monotonic() + _CUT_OFF_AFTER
 
     def end_with(self, error: BaseException) -> None:
         """Raise an error in the main thread, which waits for something that will not come; from another thread.
@@ -249,12 +267,10 @@ class Interrupts:
             os._exit(75)
         self._came = signal.Signals(number).name
         if not self._deferred:
-            self._last = threading.Timer(_CUT_OFF_AFTER, self._cut_off)
-            self._last.daemon = True
-            self._last.start()
+            self._told.put("came")
             self._raise(Interrupted(self._came))
 
-    def _cut_off(self) -> None:
+    def _cut_off(self) -> NoReturn:
         say(
             f"Interrupted by {self._came} before the end, and cut off: something did not answer for "
             f"{_CUT_OFF_AFTER:g} s. Run the same command again: fit, select and predict go on where they were.",

@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -194,9 +194,11 @@ class Interrupts:
         self._told = SimpleQueue()
         threading.Thread(target=self._attend, args=[self._told], name="daskgmm-signals", daemon=True).start()
         before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        nudging = _nudged() if hasattr(signal, "pthread_kill") else nullcontext()
         unraisable, sys.unraisablehook = sys.unraisablehook, partial(self._passed_over, sys.unraisablehook)
         try:
-            yield
+            with nudging:
+                yield
         finally:
             sys.unraisablehook, self._raised = unraisable, None
             self._told.put(None)
@@ -282,6 +284,36 @@ class Interrupts:
     def _raise(self, error: BaseException) -> NoReturn:
         self._raised = error
         raise error
+
+
+@contextmanager
+def _nudged() -> Iterator[None]:
+    """Wake the main thread after each SIGINT and SIGTERM, until the block ends.
+
+    Python notes a signal, and calls its handler when the main thread does something: that thread may just have begun to
+    wait for a lock, or another thread may have got the signal, and then nothing would happen until the next one.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    main = threading.main_thread().ident or 0
+
+    def nudge() -> None:
+        while noted := os.read(read, 64):
+            if signal.SIGINT in noted or signal.SIGTERM in noted:
+                for seconds in (0.05, 0.2, 0.5):
+                    time.sleep(seconds)
+                    signal.pthread_kill(main, signal.SIGURG)
+        os.close(read)
+
+    before = signal.signal(signal.SIGURG, lambda *_: None)
+    noting = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    threading.Thread(target=nudge, name="daskgmm-nudge", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(noting)
+        os.close(write)
+        signal.signal(signal.SIGURG, before)
 
 
 #: Signal handlers belong to the process, and so does this.

@@ -36,7 +36,7 @@ from daskgmm.mixture.block import Block
 
 State = TypeVar("State")
 
-#: Parts of a pass at most that are remembered one by one where it may be cut short.
+#: Parts of a pass at most that are remembered one by one where it may be cut short, and half as many at least.
 MOST_ROOTS = 64
 
 #: How often a pass is begun at most where workers die at tasks that alone do no harm.
@@ -291,12 +291,12 @@ def pass_graph(
     pass_key = f"{name}-pass"
     graph: dict[Any, Any] = {pass_key: DataNode(pass_key, work)}
     all_cuts, n = cuts(rows), rows.per_task
-    depth = 0
-    while not isinstance(work, CollectingPass) and -(-rows.n_tasks // FAN_IN**depth) > most:
-        depth += 1
+    size = 1  # of a root's subtree, in tasks
+    while not isinstance(work, CollectingPass) and -(-rows.n_tasks // size) > most:
+        size *= 2
     level: list[Any] = []
     for i, (x, w) in enumerate(_arguments(rows, graph, filled)):
-        if i // FAN_IN**depth in known:
+        if i // size in known:
             level.append(None)
             continue
         key, own = (f"partition-{name}", i), tuple(all_cuts[i * n : (i + 1) * n])
@@ -309,11 +309,14 @@ def pass_graph(
         else:
             graph[key] = Task(key, _stream, TaskRef(pass_key), own, x, w)
         level.append(key)
-    for d in range(1, depth + 1):
+    d = 0
+    while size > 1:
+        d, n = d + 1, min(FAN_IN, size)
         level = [
-            _add_merge(graph, pass_key, level[i : i + FAN_IN], (f"merge-{name}-{d}", i // FAN_IN))
-            for i in range(0, len(level), FAN_IN)
+            _add_merge(graph, pass_key, level[i : i + n], (f"merge-{name}-{d}", i // n))
+            for i in range(0, len(level), n)
         ]
+        size //= n
     return graph, level
 
 

@@ -20,7 +20,7 @@ from daskgmm.data.array_source import ArraySource
 from daskgmm.data.cache import Keep
 from daskgmm.data.executor import ClientExecutor, LocalExecutor, Room
 from daskgmm.data.opening import open_source
-from daskgmm.data.passes import Passes, pass_graph, run_pass
+from daskgmm.data.passes import MOST_ROOTS, Passes, pass_graph, run_pass
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import regular_edges
 from daskgmm.mixture.block import Block
@@ -317,3 +317,16 @@ def test_partitions_of_one_row() -> None:
     (whole,) = run_pass(EStep([plan]), rows_in(1, case.X), CountingExecutor(), name="p")
     (ones,) = run_pass(EStep([plan]), rows_in(40, case.X), CountingExecutor(), name="p")
     np.testing.assert_allclose(ones.values, whole.values, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize(("n_tasks", "n_roots"), [(1, 1), (16, 16), (64, 64), (65, 33), (100, 50), (257, 33)])
+def test_a_pass_that_may_be_cut_short_leaves_some_dozens_of_parts(n_tasks: int, n_roots: int) -> None:
+    rows = rows_in(n_tasks)
+    _, keys = pass_graph(Recorded(), rows, name="p", most=MOST_ROOTS)
+    assert len(keys) == n_roots
+    missing = [i for i in range(n_roots) if i != n_roots // 2]
+    graph, keys = pass_graph(Recorded(), rows, name="p", most=MOST_ROOTS, known=missing)
+    assert [key is not None for key in keys] == [i == n_roots // 2 for i in range(n_roots)]
+    size = -(-n_tasks // n_roots)
+    own = range(n_roots // 2 * size, min((n_roots // 2 + 1) * size, n_tasks))
+    assert {key[1] for key in graph if key[0] == "partition-p"} == set(own)

@@ -27,10 +27,11 @@ logger = logging.getLogger("daskgmm")
 
 #: Loggers whose words are for developers, mostly at shutdown; what a user must know comes as an error of daskgmm.
 QUIET = ("distributed", "tornado", "asyncio", "bokeh")
-#: Seconds after a signal that a command has to close what it has opened; then it ends anyhow.
-_CUT_OFF_AFTER = 7.0
 #: The exception: why a worker process was killed.
 HEARD = "distributed.nanny.memory"
+
+#: Seconds after a signal that a command has to close what it has opened; then it ends anyhow.
+_CUT_OFF_AFTER = 7.0
 
 
 #: What the messages of the library call things, and what a person on the command line does.
@@ -190,7 +191,7 @@ class Interrupts:
             yield
             return
         self._deferred, self._came = False, ""
-        # A handler, which may come while a thread is being started, must not start one; and a SimpleQueue can be told.
+        # (A handler may come at any point of other code: what takes a thread or time it only says, to a SimpleQueue.)
         self._told = SimpleQueue()
         threading.Thread(target=self._attend, args=[self._told], name="daskgmm-signals", daemon=True).start()
         before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -311,12 +311,12 @@ def pass_graph(
         level.append(key)
     d = 0
     while size > 1:
-        d, n = d + 1, min(FAN_IN, size)
+        d, width = d + 1, min(FAN_IN, size)
         level = [
-            _add_merge(graph, pass_key, level[i : i + n], (f"merge-{name}-{d}", i // n))
-            for i in range(0, len(level), n)
+            _add_merge(graph, pass_key, level[i : i + width], (f"merge-{name}-{d}", i // width))
+            for i in range(0, len(level), width)
         ]
-        size //= n
+        size //= width
     return graph, level
 
 

@@ -201,14 +201,19 @@ def test_a_fit_says_what_it_found() -> None:
     assert done.seconds >= sum(e.seconds for e in events)
 
 
+def weights_that_change(X: Any, n_passes: int) -> Any:
+    """Ones of a Dask array, that are twos when the rows have been read so often."""
+    blocks = Blocks(X)
+    return da.map_blocks(
+        lambda rows: np.where(blocks.n_rows > len(X) * n_passes, 2.0, np.ones(len(rows))), blocks.array, drop_axis=1,
+        dtype=float, meta=np.empty(0),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("n_passes", [1, 2, 3])
 def test_input_that_changes_after_any_pass_is_noticed(n_passes: int) -> None:
     X = well_separated().X
-    blocks = Blocks(X)
-    weights = da.map_blocks(
-        lambda rows: np.where(blocks.n_rows > 600 * n_passes, 2.0, np.ones(len(rows))), blocks.array, drop_axis=1,
-        dtype=float, meta=np.empty(0),
-    )  # fmt: skip
+    weights = weights_that_change(X, n_passes)
     with pytest.raises(DataError, match="must stay the same during a fit; got 600 rows of weight .* 600 of weight 600"):
         GaussianMixture(3, max_iter=2, tol=0, n_init=1, random_state=0).fit(X, sample_weight=weights)
 
@@ -216,11 +221,7 @@ def test_input_that_changes_after_any_pass_is_noticed(n_passes: int) -> None:
 @pytest.mark.parametrize("n_passes", [1, 3, N_ROUNDS + 1])
 def test_input_that_changes_in_the_rounds_of_a_search_is_noticed_there(n_passes: int) -> None:
     X = well_separated().X
-    blocks = Blocks(X)
-    weights = da.map_blocks(
-        lambda rows: np.where(blocks.n_rows > 600 * n_passes, 2.0, np.ones(len(rows))), blocks.array, drop_axis=1,
-        dtype=float, meta=np.empty(0),
-    )  # fmt: skip
+    weights = weights_that_change(X, n_passes)
     events: list[PassDone] = []
     options = FitOptions(n_components=3, init_params="k-means||")
     message = r"must stay the same during a fit; got rows of weight [0-9.]+ in a pass, and of weight 600 in the survey"

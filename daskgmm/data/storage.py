@@ -189,7 +189,7 @@ def _explained(place: str) -> Iterator[None]:
             raise
         raise OutputError(
             f"the checkpoint must be writable; got {error} for {shown(place)}. What was written before stands: "
-            f"{_remedy(error)}, and run the same command again."
+            f"{remedy(error)}, and run the same command again."
         ) from error
 
 
@@ -210,14 +210,15 @@ def of_a_store(error: BaseException) -> bool:
     return isinstance(error, OSError | ImportError) or refused(error) or unreachable(error)
 
 
-def _remedy(error: BaseException) -> str:
+def remedy(error: BaseException) -> str:
+    """Return what to do where a store cannot be written, as the middle of a sentence."""
     if not isinstance(error, OSError | ImportError):
         return "check the network, the service and the credentials"
     return "make room, restore the permission or make the folder"
 
 
 def _unreadable(place: str, error: Exception) -> OutputError:
-    restore = "Restore the permission" if isinstance(error, OSError) else f"{_remedy(error).capitalize()}"
+    restore = "Restore the permission" if isinstance(error, OSError) else f"{remedy(error).capitalize()}"
     return OutputError(
         f"the checkpoint must be readable; got {error} for {shown(place)}. {restore}, and run the same command again, "
         "or choose another output."

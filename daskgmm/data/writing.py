@@ -13,7 +13,7 @@ from uuid import uuid4
 from distributed.comm.core import CommClosedError
 
 from daskgmm.data.credentials import shown
-from daskgmm.data.storage import of_a_store, plain_path, sync_folder, sync_tree
+from daskgmm.data.storage import of_a_store, plain_path, remedy, sync_folder, sync_tree
 from daskgmm.errors import DaskgmmError, OutputError
 
 
@@ -75,12 +75,9 @@ def explained(output: str) -> Iterator[None]:
     except Exception as error:
         if not of_a_store(error):
             raise
-        restore = "Make room or restore the permission"
-        if not isinstance(error, OSError | ImportError):
-            restore = "Check the network, the service and the credentials"
         raise OutputError(
-            f"the output must be writable; got {error} for {shown(output)}. {restore} and run the same again (fit, "
-            "select and predict go on where they were), or choose another place."
+            f"the output must be writable; got {error} for {shown(output)}. To go on, {remedy(error)}, and "
+            "run the same again (fit, select and predict go on where they were), or choose another place."
         ) from error
 
 

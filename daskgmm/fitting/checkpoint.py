@@ -131,7 +131,7 @@ class Checkpoint:
         self._roots, self._pending = {}, {}
 
     def clear(self) -> None:
-        """Remove it: the output is complete."""
+        """Remove it: the output is complete, or what it was computed from has changed."""
         self._storage.clear()
         self._number, self._record, self._slots = 0, None, {}
 

@@ -17,7 +17,7 @@ from zarr.core.sync import sync
 
 from daskgmm.data.credentials import refuse_secrets, shown
 from daskgmm.data.source import file_stamp
-from daskgmm.data.storage import of_a_store, plain_path
+from daskgmm.data.storage import of_a_store, plain_path, remedy
 from daskgmm.data.writing import whole_or_nothing
 from daskgmm.data.zarr_location import refused, unreachable
 from daskgmm.errors import (
@@ -197,8 +197,8 @@ def _write_remote(model: Model, url: str, *, overwrite: bool) -> None:
         if not of_a_store(error):
             raise
         raise OutputError(
-            f"the output must be writable; got {error} for {shown(url)}. Check the network and the credentials and run "
-            "the same again, which goes on from a checkpoint; or choose another place."
+            f"the output must be writable; got {error} for {shown(url)}. To go on, {remedy(error)}, and run the same "
+            "again, or choose another place."
         ) from error
 
 

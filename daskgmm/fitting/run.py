@@ -293,7 +293,7 @@ class Run:
             self._passes.check_files(None)
         except DataError:
             if self._checkpoint is not None:  # of which nobody knows what it was computed from
-                self._checkpoint.remove(self._checkpoint.place)
+                self._checkpoint.clear()
             raise
         held = dict(zip(outside, scores[len(best) :], strict=True))
         means = [s.log_sum / s.weight for s in scores]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import uuid4
@@ -71,16 +71,15 @@ class _Folder:
     place: str
 
     def names(self) -> list[str]:
-        try:
-            found = os.listdir(self.place)
-        except FileNotFoundError:
-            return []
-        except NotADirectoryError as error:
+        if os.path.isfile(self.place):
             raise OutputError(
                 f"the checkpoint's place must be free; got a file at {self.place}. Remove it, or choose another output."
-            ) from error
-        except OSError as error:
-            raise _unreadable(self.place, error) from error
+            )
+        try:
+            with _readable(self.place):
+                found = os.listdir(self.place)
+        except FileNotFoundError:
+            return []
         return sorted(name for name in found if not name.startswith(_UNFINISHED))
 
     def read(self, name: str, *, most_bytes: int) -> bytes:
@@ -178,31 +177,40 @@ def _check_size(place: str, n_bytes: int | None, most_bytes: int) -> None:
         )
 
 
+def _explained(place: str) -> AbstractContextManager[None]:
+    """Say what it means that a checkpoint cannot be written; a file that is there already is for the caller."""
+    return _told(
+        FileExistsError,
+        lambda error: (
+            f"the checkpoint must be writable; got {error} for {shown(place)}. What was written before "
+            f"stands: {remedy(error)}, and run the same command again."
+        ),
+    )
+
+
+def _readable(place: str) -> AbstractContextManager[None]:
+    """Say what it means that a checkpoint cannot be read; a file that is not there is for the caller."""
+
+    def message(error: Exception) -> str:
+        restore = "Restore the permission" if isinstance(error, OSError) else remedy(error).capitalize()
+        return (
+            f"the checkpoint must be readable; got {error} for {shown(place)}. {restore}, and run the same command "
+            "again, or choose another output."
+        )
+
+    return _told(FileNotFoundError, message)
+
+
 @contextmanager
-def _explained(place: str) -> Iterator[None]:
+def _told(lets: type[OSError], message: Callable[[Exception], str]) -> Iterator[None]:
     try:
         yield
-    except FileExistsError:
+    except lets:
         raise
     except Exception as error:
         if not of_a_store(error):
             raise
-        raise OutputError(
-            f"the checkpoint must be writable; got {error} for {shown(place)}. What was written before stands: "
-            f"{remedy(error)}, and run the same command again."
-        ) from error
-
-
-@contextmanager
-def _readable(place: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        if not of_a_store(error):
-            raise
-        raise _unreadable(place, error) from error
+        raise OutputError(message(error)) from error
 
 
 def of_a_store(error: BaseException) -> bool:
@@ -215,14 +223,6 @@ def remedy(error: BaseException) -> str:
     if not isinstance(error, OSError | ImportError):
         return "check the network, the service and the credentials"
     return "make room, restore the permission or make the folder"
-
-
-def _unreadable(place: str, error: Exception) -> OutputError:
-    restore = "Restore the permission" if isinstance(error, OSError) else f"{remedy(error).capitalize()}"
-    return OutputError(
-        f"the checkpoint must be readable; got {error} for {shown(place)}. {restore}, and run the same command again, "
-        "or choose another output."
-    )
 
 
 def _publish(unfinished: str, place: str) -> None:

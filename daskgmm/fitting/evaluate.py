@@ -13,7 +13,7 @@ from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.plan import Plan
-from daskgmm.mixture.score import ScorePass
+from daskgmm.mixture.score import ScorePass, SupportPass
 from daskgmm.mixture.statistics import Statistics
 
 logger = logging.getLogger("daskgmm")
@@ -62,10 +62,14 @@ class Evaluator:
         """Return the log-likelihood of each candidate, complete, and the sum of its log largest responsibilities."""
         return self._run(requests, ScorePass, "closing")
 
+    def supports(self, requests: Sequence[Request]) -> list[Statistics]:
+        """Return the same, and what each component is worth (`Statistics.left_out`)."""
+        return self._run(requests, SupportPass, "closing")
+
     def _run(self, requests: Sequence[Request], work: type[EStep] | type[ScorePass], name: str) -> list[Statistics]:
         began = perf_counter()
         found: list[Statistics] = []
-        waves = list(self._waves(requests, scoring=work is ScorePass))
+        waves = list(self._waves(requests, scoring=issubclass(work, ScorePass)))
         if len(waves) > 1 and not self._told:
             self._told = True
             logger.info(

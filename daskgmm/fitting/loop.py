@@ -97,6 +97,8 @@ class Candidate:
         found, nats, and whether the point was accepted.
     compiled : bool
         Whether the compiled kernel does what it can.
+    shrinkage : float
+        Rows of the covariance within all components that each M-step adds to every component; 0 but on a sample.
     """
 
     index: int
@@ -114,6 +116,7 @@ class Candidate:
     objective: float = np.nan
     accepted: bool = True
     compiled: bool = False
+    shrinkage: float = 0.0
     status: Status = Status.RUNNING
     error: str = ""
 
@@ -127,11 +130,22 @@ class Candidate:
         fold: Fold | None = None,
         previous: float = -np.inf,
         compiled: bool = False,
+        shrinkage: float = 0.0,
     ) -> Candidate:
         """Return a candidate before its first pass."""
         accelerator = accelerator_called(options.acceleration)
         move = Move(parameters, False, 1.0)
-        return cls(index, options, move, parameters, accelerator, fold, previous=previous, compiled=compiled)
+        return cls(
+            index,
+            options,
+            move,
+            parameters,
+            accelerator,
+            fold,
+            previous=previous,
+            compiled=compiled,
+            shrinkage=shrinkage,
+        )
 
     @property
     def n_iter(self) -> int:
@@ -220,7 +234,10 @@ def _advance(candidate: Candidate, statistics: Statistics, plan: Plan, row_set: 
         )  # fmt: skip
     check_responsibilities(statistics, plan)
     try:
-        step = m_step(statistics, plan, previous=move.parameters, reg_covar=options.reg_covar, row_set=row_set)
+        step = m_step(
+            statistics, plan, previous=move.parameters, reg_covar=options.reg_covar, row_set=row_set,
+            shrinkage=candidate.shrinkage,
+        )  # fmt: skip
     except CollapsedComponentError as error:
         return _lost(candidate, Status.COLLAPSED, str(error))
     except NotFiniteError as error:

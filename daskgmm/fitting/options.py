@@ -121,6 +121,11 @@ class FitOptions:
         """Whether the user gave every initial parameter, so that no sample is needed."""
         return self.weights_init is not None and self.means_init is not None and self.precisions_init is not None
 
+    @property
+    def any_given(self) -> bool:
+        """Whether the user gave any initial parameter."""
+        return any(given is not None for given in (self.weights_init, self.means_init, self.precisions_init))
+
     def given(self, n_features: int) -> Given:
         """Return the given initial parameters, checked against the number of features."""
         k = self.n_components

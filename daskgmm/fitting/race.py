@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from daskgmm.errors import CollapsedComponentError
+from daskgmm.fitting.annealing import annealed
 from daskgmm.fitting.evaluate import Evaluator, Request, RowSets
 from daskgmm.fitting.loop import Candidate, ranked, run_em
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.sample import Sample, n_free
-from daskgmm.fitting.start import starts
-from daskgmm.mixture.escape import offspring
+from daskgmm.fitting.sample import Sample, enough_rows
+from daskgmm.fitting.start import starts_by, ways
+from daskgmm.mixture.escape import exchanges, moved, offspring
+from daskgmm.mixture.merge import look
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import make_plan
+from daskgmm.mixture.plan import Plan, make_plan
+from daskgmm.mixture.support import support_of, unsupported
 
 Found = TypeVar("Found")
 
@@ -30,11 +33,18 @@ STAGES, STAGE_PASSES = 3, 4
 K_MEANS_ITERATIONS = 50
 #: EM steps of the one that is left at most, and the change at which they end, nats: passes are cheap here.
 FINAL_PASSES, SAMPLE_TOL = 20, 1e-4
-#: Fewer rows than these make do with the starts that k-means finds, and are not split: iris takes 60 ms, twice as long
-#: as one start of scikit-learn's, and would take 80 more for splits and 100 more for further starts.
+#: Of fewer rows than these all restarts go on to the end, so that more of them never end worse; and they are not split:
+#: iris takes 60 ms, twice as long as one start of scikit-learn's, and would take 80 more for splits.
 FEW = 300
-#: Splits and merges: rounds of them, and proposals a round.
-ESCAPE_ROUNDS, ESCAPE_MOVES = 5, 6
+#: Rounds of moves that are made together, EM steps after them, and how often a half of them is tried where all fail.
+EXCHANGE_ROUNDS, EXCHANGE_PASSES, HALVINGS = 5, 12, 3
+#: Rounds of single moves, whose proposals race: where the sample is all rows, and else; proposals a round.
+ESCAPE_ROUNDS, SAMPLE_ROUNDS, ESCAPE_MOVES = 5, 3, 6
+#: Rows of the covariance within all components that an M-step adds to each, a feature, where the sample has too few
+#: rows for the model (photograph patches of 64 features: no spike and the best likelihood; with D / 20 rows two spikes).
+#: Where it has enough they cost likelihood: a narrow component is widened by rows that are none of its own (6 x 6 patches,
+#: 15,000 rows, K = 6: 0.5 nats a row).
+SHRINKAGE = 0.25
 
 #: Receives the candidates after a pass over the sample, the rows that it visited, and its seconds.
 Note = Callable[[Sequence[Candidate], int, float], None]
@@ -63,6 +73,8 @@ class Race:
     options : FitOptions
     whole : bool
         Whether the sample is all rows: then nothing unseen is needed to judge by.
+    weight : float
+        Sum of the weights of all rows.
     compiled : bool
         Whether the compiled kernel does what it can.
     note : callable
@@ -70,19 +82,31 @@ class Race:
     """
 
     def __init__(
-        self, sample: Sample, options: FitOptions, *, n_rows: int, whole: bool, compiled: bool, note: Note, step: Step
+        self,
+        sample: Sample,
+        options: FitOptions,
+        *,
+        n_rows: int,
+        whole: bool,
+        weight: float,
+        compiled: bool,
+        note: Note,
+        step: Step,
     ) -> None:
         self._all, self._compiled, self._note, self._step = sample.shuffled(), compiled, note, step
         self._sample = self._all.part(0, n_rows)
         # (max_iter bounds passes over all rows; here each stage has its own number.)
         self._options = replace(options, tol=min(options.tol, SAMPLE_TOL), max_iter=max(options.max_iter, FINAL_PASSES))
-        self._whole = whole
+        self._whole, self._weight = whole, weight
         # (What is to be judged on rows that it has not seen must not have seen them before it is split, either.)
         n = len(self._sample)
         self._n_seen = n - n // 4 if options.escape and not whole else n
         n_features = sample.X.shape[1]
-        #: Fewer rows tell little of so many parameters.
-        self._least = -(-10 * n_free(options, n_features) // n_features)
+        #: Fewer rows tell little of so many parameters; to start from it takes twice as many.
+        self._least = enough_rows(options, n_features) // 2
+        self._first = enough_rows(options, n_features)
+        too_few = not whole and self._n_seen < self._first
+        self._shrinkage = SHRINKAGE * (options.kind.least_rows(n_features) - 1) if too_few else 0.0
 
     def run(self) -> Candidate:
         """Return the best candidate, which goes on to all rows.
@@ -98,7 +122,7 @@ class Race:
             finalists = self._finalists(left, self._n_seen, grows=not self._whole)
             alive = _alive(finalists)
             if alive:
-                best = alive[ranked([c.lower_bound for c in alive])[0]]
+                best = self._best(alive, self._n_seen)
                 return self._polished(self._escaped(best) if self._options.escape else best)
             # Until it collapses such a candidate is ahead of all others: those race again without it.
             gone = {c.index for c in finalists}
@@ -107,23 +131,24 @@ class Race:
                 raise finalists[0].failure()
 
     def _starts(self, rows: Sample) -> list[Parameters]:
-        """Return the restarts' initial mixtures, all of them different.
-
-        k-means often finds the same groups again, and where they mislead, it misleads every restart alike: what is
-        there already makes room for a start from rows drawn at random.
-        """
-        options, n_features = self._options, rows.X.shape[1]
-        found = _distinct(
-            starts(rows.X, rows.weights, options, n_features=n_features, k_means_iterations=K_MEANS_ITERATIONS)
-        )
-        n_missing = options.n_init - len(found)
-        if not n_missing or len(self._sample) < FEW or options.init_params == "random_from_data":
-            return found
-        drawn = replace(options, init_params="random_from_data", n_init=n_missing)
-        try:
-            return _distinct(found + starts(rows.X, rows.weights, drawn, n_features=n_features))
-        except CollapsedComponentError:
-            return found  # single rows, and reg_covar is 0
+        """Return the restarts' mixtures, all of them different, after their first EM steps."""
+        options, began = self._options, perf_counter()
+        several = len(self._sample) >= FEW
+        found = starts_by(
+            ways(options, options.n_init, few_rows=self._whole), rows.X, rows.weights, options,
+            k_means_iterations=K_MEANS_ITERATIONS, distinct=several and options.init_params != "random_from_data",
+        )  # fmt: skip
+        if not any(schedule for _, schedule in found):
+            return [p for p, _ in found]
+        with rows.passes(options) as passes:
+            after = annealed(
+                found, Evaluator(passes).statistics, rows.row_set(passes, options), options, least=self._shrinkage,
+                compiled=self._compiled,
+            )  # fmt: skip
+        kept = [p for p in after if p is not None] or [p for p, _ in found]
+        n_steps = sum(len(schedule) for _, schedule in found)
+        self._note(self._fresh(kept), n_steps * len(rows) // len(kept), perf_counter() - began)
+        return kept
 
     def _finalists(self, current: Sequence[Candidate], n: int, *, grows: bool) -> list[Candidate]:
         """Return what the stages on the first n rows leave of some candidates, after the last EM.
@@ -131,7 +156,7 @@ class Race:
         Those that are lost are among them only if all are.
         """
         for stage in range(STAGES):
-            if len(current) > 1:
+            if len(current) > 1 and len(self._sample) >= FEW:
                 size = self._size(stage, n) if grows else n
                 current = self._step(partial(self._stage, current, size))
         return self._step(lambda: self._em(current, n, FINAL_PASSES))
@@ -140,10 +165,13 @@ class Race:
         return self._halved(self._em(current, size, STAGE_PASSES), size)
 
     def _size(self, stage: int, n: int) -> int:
-        return n if self._whole else int(min(n, max(self._least, n >> (STAGES - 1 - stage))))
+        return n if self._whole else int(min(n, max(self._first, n >> (STAGES - 1 - stage))))
 
     def _fresh(self, found: Sequence[Parameters]) -> list[Candidate]:
-        return [Candidate.start(i, p, self._options, compiled=self._compiled) for i, p in enumerate(found)]
+        return [self._start(i, p) for i, p in enumerate(found)]
+
+    def _start(self, index: int, parameters: Parameters) -> Candidate:
+        return Candidate.start(index, parameters, self._options, compiled=self._compiled, shrinkage=self._shrinkage)
 
     def _em(self, candidates: Sequence[Candidate], size: int, n_passes: int) -> list[Candidate]:
         """Return the candidates after EM on the first rows of the sample, from their parameters."""
@@ -151,7 +179,7 @@ class Race:
         with rows.passes(self._options) as passes:
             evaluator = Evaluator(passes)
             row_sets: RowSets = {None: rows.row_set(passes, self._options)}
-            fresh = [Candidate.start(c.index, c.parameters, self._options, compiled=self._compiled) for c in candidates]
+            fresh = [self._start(c.index, c.parameters) for c in candidates]
             return run_em(
                 fresh, evaluator.statistics, row_sets, n_passes=n_passes,
                 after_pass=lambda found: self._note(_latest(found), size, evaluator.seconds),
@@ -163,57 +191,124 @@ class Race:
         unseen = self._sample.part(size, min(2 * size, len(self._sample)))
         scores = [c.lower_bound for c in alive]
         if len(unseen) >= self._least:
-            scores = self._scores(alive, unseen)
+            scores = self._scores([c.parameters for c in alive], unseen)
         return [alive[i] for i in sorted(ranked(scores)[: max(1, len(candidates) // 2)])]
 
-    def _scores(self, candidates: Sequence[Candidate], rows: Sample) -> list[float]:
-        """Return the mean log-likelihood of some rows under each candidate's mixture, nats."""
-        if not candidates:
-            return []
-        mixtures = [c.parameters for c in candidates]
+    def _scores(self, mixtures: Sequence[Parameters], rows: Sample) -> list[float]:
+        """Return the mean log-likelihood of some rows under each mixture, nats."""
         with rows.passes(self._options) as passes:
             evaluator = Evaluator(passes)
-            plans = [make_plan(p, origin=p.weights @ p.means, compiled=self._compiled) for p in mixtures]
-            found = evaluator.scores([Request(plan) for plan in plans])
-        self._note(candidates, len(rows), evaluator.seconds)
+            found = evaluator.scores([Request(self._plan(p)) for p in mixtures])
+        self._note(self._fresh(mixtures), len(rows), evaluator.seconds)
         return [s.log_sum / s.weight for s in found]
 
-    def _escaped(self, best: Candidate) -> Candidate:
-        """Return what splits and merges have made of the best candidate; itself where nothing is better."""
-        n, rng = len(self._sample), np.random.RandomState(self._options.seed)
-        size = self._n_seen
+    def _plan(self, p: Parameters) -> Plan:
+        return make_plan(p, origin=p.weights @ p.means, compiled=self._compiled)
+
+    def _spikes(self, mixtures: Sequence[Parameters], rows: Sample) -> list[NDArray[np.bool_]]:
+        """Return which components of each mixture the rows, on which it was fitted, do not support."""
+        with rows.passes(self._options) as passes:
+            evaluator = Evaluator(passes)
+            found = evaluator.supports([Request(self._plan(p)) for p in mixtures])
+        self._note(self._fresh(mixtures), len(rows), evaluator.seconds)
+        return [
+            unsupported(
+                p, support_of(s, p), reg_covar=self._options.reg_covar, weight=self._weight,
+                share=min(s.weight / self._weight, 1.0),
+            )
+            for p, s in zip(mixtures, found, strict=True)
+        ]  # fmt: skip
+
+    def _worths(self, candidates: Sequence[Candidate], size: int) -> list[Worth]:
+        """Return what candidates are worth: their spikes on the first rows, and their scores on the rest without them.
+
+        Where the sample is all rows they are the same rows. Where most rows are of spikes the data are discrete, and
+        the likelihood of all components is what there is to go by.
+        """
         seen = self._sample.part(0, size)
-        unseen = seen if self._whole else self._sample.part(size, n)
-        if len(unseen) < self._least or n < FEW:
+        unseen = seen if self._whole or size == len(self._sample) else self._sample.part(size, len(self._sample))
+        mixtures = [c.parameters for c in candidates]
+        spikes = self._spikes(mixtures, seen)
+        if all(p.weights[s].sum() < _MOSTLY for p, s in zip(mixtures, spikes, strict=True)):
+            mixtures = [p.subset(~s) if s.any() else p for p, s in zip(mixtures, spikes, strict=True)]
+        scores = self._scores(mixtures, unseen)
+        return [Worth(score, [bool(b) for b in s]) for score, s in zip(scores, spikes, strict=True)]
+
+    def _best(self, candidates: Sequence[Candidate], size: int) -> Candidate:
+        """Return the best of some candidates that have seen the first rows."""
+        if len(candidates) == 1:
+            return candidates[0]
+        worths = self._step(lambda: [w.as_record() for w in self._worths(candidates, size)])
+        return candidates[ranked([score for score, _ in worths])[0]]
+
+    def _escaped(self, best: Candidate) -> Candidate:
+        """Return what moves have made of the best candidate; itself where nothing is better."""
+        size, n = self._n_seen, len(self._sample)
+        if (not self._whole and n - size < self._least) or n < FEW:
             return best
-        (score,) = self._step(partial(self._scores, [best], unseen))
-        for _ in range(ESCAPE_ROUNDS):
-            proposed, state = self._step(partial(self._proposed, best, seen, rng))
-            _set_state(rng, state)
+        worth = self._worth(best)
+        best, worth = self._exchanged(best, worth)
+        for turn in range(ESCAPE_ROUNDS if self._whole else SAMPLE_ROUNDS):
+            proposed = self._step(partial(self._proposed, best, turn))
             if not proposed:
                 break
             tried = _alive(self._finalists(self._fresh(proposed), size, grows=False))
             if not tried:
                 break
-            moved = tried[ranked([c.lower_bound for c in tried])[0]]
-            (reached,) = self._step(partial(self._scores, [moved], unseen))
-            if reached <= score + GAIN:
+            moved = self._best(tried, size)
+            reached = self._worth(moved)
+            if not reached.beats(worth):
                 break
-            best, score = moved, reached
+            best, worth = moved, reached
         return best
 
-    def _proposed(
-        self, best: Candidate, seen: Sample, rng: np.random.RandomState
-    ) -> tuple[list[Parameters], dict[str, Any]]:
-        """Return moves away from a candidate, and the state of the generator after them."""
-        began, n_most = perf_counter(), ESCAPE_MOVES
+    def _worth(self, candidate: Candidate) -> Worth:
+        score, spikes = self._step(lambda: self._worths([candidate], self._n_seen)[0].as_record())
+        return Worth(float(score), [bool(b) for b in spikes])
+
+    def _exchanged(self, best: Candidate, worth: Worth) -> tuple[Candidate, Worth]:
+        """Return the candidate after moves that are made together, and its worth; half of them where all are no gain."""
+        for turn in range(EXCHANGE_ROUNDS):
+            proposed = self._step(partial(self._batches, best, worth, turn))
+            for child in proposed:
+                (tried,) = self._step(partial(self._em, self._fresh([child]), self._n_seen, EXCHANGE_PASSES))
+                if tried.status.is_lost:
+                    continue
+                reached = self._worth(tried)
+                if reached.beats(worth):
+                    best, worth = tried, reached
+                    break
+            else:
+                break
+        return best, worth
+
+    def _batches(self, best: Candidate, worth: Worth, turn: int) -> list[Parameters]:
+        """Return the mixture after all moves that promise a gain, after the better half of them, and so on."""
+        began, seen = perf_counter(), self._sample.part(0, self._n_seen)
+        p, outlook = best.parameters, look(best.parameters, seen.X, seen.weights)
+        moves = exchanges(
+            p, seen.X, seen.weights, outlook, spikes=np.array(worth.spikes), reg_covar=self._options.reg_covar,
+            rng=self._random(turn),
+        )  # fmt: skip
+        numbers = [n for n in (len(moves) >> i for i in range(HALVINGS)) if n]
+        found = [moved(p, moves[:n]) for n in numbers]
+        self._note([best], 4 * len(seen), perf_counter() - began)
+        return [child for child in found if child is not None]
+
+    def _random(self, *of: int) -> np.random.RandomState:
+        return np.random.RandomState([self._options.seed % (1 << 32), *of])
+
+    def _proposed(self, best: Candidate, turn: int) -> list[Parameters]:
+        """Return single moves away from a candidate."""
+        began, seen = perf_counter(), self._sample.part(0, self._n_seen)
         proposed = offspring(
-            best.parameters, seen.X, seen.weights, n_most=n_most, reg_covar=self._options.reg_covar, rng=rng
-        )
+            best.parameters, seen.X, seen.weights, n_most=ESCAPE_MOVES, reg_covar=self._options.reg_covar,
+            rng=self._random(EXCHANGE_ROUNDS + turn),
+        )  # fmt: skip
         # The moves take two E-steps, and some 26 of two components on at most 1000 rows of each component.
         n_visited = 2 * len(seen) + 26 * min(1000, len(seen) // self._options.n_components)
         self._note([best], n_visited, perf_counter() - began)
-        return proposed, _state(rng)
+        return proposed
 
     def _polished(self, best: Candidate) -> Candidate:
         """Return the winner after EM on all of the sample; as it was where it has seen all, or collapses there."""
@@ -227,31 +322,24 @@ class Race:
 GAIN = 1e-4
 
 
-def _state(rng: np.random.RandomState) -> dict[str, Any]:
-    """Return the state of a generator as plain values."""
-    state: dict[str, Any] = rng.get_state(legacy=False)
-    twister = state["state"]
-    return {
-        "key": twister["key"].astype(np.uint64), "pos": int(twister["pos"]), "has_gauss": int(state["has_gauss"]),
-        "gauss": float(state["gauss"]),
-    }  # fmt: skip
+#: Where spikes have at least this share of the rows, their likelihood counts as any.
+_MOSTLY = 0.5
 
 
-def _set_state(rng: np.random.RandomState, state: dict[str, Any]) -> None:
-    rng.set_state(("MT19937", state["key"].astype(np.uint32), state["pos"], state["has_gauss"], state["gauss"]))
+@dataclass(frozen=True)
+class Worth:
+    """What a candidate is worth: its score, nats a row, without its spikes, and which components these are."""
 
+    score: float
+    spikes: list[bool]
 
-def _distinct(found: Sequence[Parameters]) -> list[Parameters]:
-    """Return the mixtures without those that are another one in another order of components, as k-means' often are."""
-    kept: list[Parameters] = []
-    for p in found:
-        if not any(
-            np.allclose(np.sort(p.weights), np.sort(q.weights), rtol=1e-9, atol=0)
-            and np.allclose(np.sort(p.means, axis=0), np.sort(q.means, axis=0), rtol=1e-9, atol=1e-12)
-            for q in kept
-        ):
-            kept.append(p)
-    return kept
+    def beats(self, other: Worth) -> bool:
+        """Return whether it is better, and has no spike more."""
+        return self.score > other.score + GAIN and sum(self.spikes) <= sum(other.spikes)
+
+    def as_record(self) -> tuple[float, list[bool]]:
+        """Return it as a checkpoint keeps it."""
+        return self.score, self.spikes
 
 
 def _latest(candidates: Sequence[Candidate]) -> list[Candidate]:

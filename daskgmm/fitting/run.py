@@ -255,10 +255,10 @@ class Run:
         plain = options.n_init == 1 and not options.escape and len(sample) == self.survey.n_rows
         if options.start_is_given or options.max_iter == 0 or plain:
             return starts(sample.X, sample.weights, options, n_features=X.n_features)
-        steps = Steps(self._checkpoint, f"start-{i}-", self._spent)
+        steps, row_set = Steps(self._checkpoint, f"start-{i}-", self._spent), self._row_sets[self._models[i].fold]
         race = Race(
             sample, options, n_rows=race_size(options, X.n_rows, X.n_features),
-            whole=len(sample) == self._row_sets[self._models[i].fold].n_rows, compiled=is_compiled(options, X),
+            whole=len(sample) == row_set.n_rows, weight=row_set.weight, compiled=is_compiled(options, X),
             note=lambda found, n, seconds: self._history.sampled(i, found, n, seconds), step=steps,
         )  # fmt: skip
         try:

@@ -46,11 +46,20 @@ def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
 def race_size(options: FitOptions, n_rows: int, n_features: int) -> int:
     """Return the number of the sample's rows, in expectation, on which all restarts race; zero without a race.
 
-    As many as cost two visits to each row, but no more than are as good as all; and 20,000, and 100 a component, where
-    there are so many.
+    As many as cost two visits to each row, but no more than are as good as all; and 20,000, 100 a component, and enough
+    for the model beside those that moves are judged on, where there are so many.
     """
     wanted = min(_as_good(options, n_features), VISITS_OF_ALL * n_rows / VISITS)
-    return _bounded(max(FEW_ROWS, 100 * options.n_components, wanted), options, n_rows, n_features)
+    least = max(FEW_ROWS, 100 * options.n_components, 1.5 * enough_rows(options, n_features))
+    return _bounded(max(least, wanted), options, n_rows, n_features)
+
+
+def enough_rows(options: FitOptions, n_features: int) -> int:
+    """Return the rows without which a start is about rows, not groups: 20 a free parameter and feature.
+
+    For full covariances that is 10 D K: ten rows a component for each row that its covariance needs.
+    """
+    return -(-20 * n_free(options, n_features) // n_features)
 
 
 def n_free(options: FitOptions, n_features: int) -> int:

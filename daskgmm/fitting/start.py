@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from daskgmm.errors import CollapsedComponentError, DataError
+from daskgmm.fitting.annealing import PLAIN, SHRUNK, TEMPERED, Schedule
 from daskgmm.fitting.options import FitOptions, Given
 from daskgmm.mixture.kind import Covariance
 from daskgmm.mixture.mstep import maximise
@@ -20,6 +21,47 @@ from daskgmm.mixture.statistics import SMALLEST_COUNT, Moments
 
 Floats = NDArray[np.float64]
 Members = list[tuple[NDArray[np.int64], Floats]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to a start.
+
+    Attributes
+    ----------
+    init_params : str
+        As in `FitOptions`.
+    schedule : Schedule
+        Its first EM steps.
+    whitened : bool
+        Whether k-means sees the rows in units of their common covariance: groups that are long the same way.
+    """
+
+    init_params: str
+    schedule: Schedule = PLAIN
+    whitened: bool = False
+
+
+def ways(options: FitOptions, n: int, *, few_rows: bool) -> list[Way]:
+    """Return the ways of n restarts. The same ones stand first whatever n is.
+
+    No kind of start is best everywhere (mean ranks over 22 sets of data: k-means 4.4, tempered EM 3.9, shrunk k-means
+    4.5, whitened k-means 5.3), and where one misleads, it misleads every restart alike. On a sample
+    plain k-means is rarer: its small clusters become spikes.
+
+    Parameters
+    ----------
+    few_rows : bool
+        Whether the sample is all rows.
+    """
+    if options.init_params != "kmeans" or options.any_given:
+        return [Way(options.init_params)] * n
+    plain, shrunk, tempered = Way("kmeans"), Way("kmeans", SHRUNK), Way("kmeans", TEMPERED)
+    whitened = Way("kmeans", SHRUNK, whitened=True)
+    turns = (
+        (plain, plain, tempered, plain, shrunk) if few_rows else (shrunk, tempered, plain, shrunk, tempered, whitened)
+    )
+    return [turns[i % len(turns)] for i in range(n)]
 
 
 def starts(
@@ -38,20 +80,96 @@ def starts(
     k_means_iterations : int
         Of k-means at most; 300 are scikit-learn's.
     """
-    given = options.given(n_features)
     if options.start_is_given:
-        return [_parameters(None, given, options, fallback=None)]
+        return [_parameters(None, options.given(n_features), options, fallback=None)]
+    way = Way(options.init_params)
+    found = starts_by([way] * options.n_init, X, weights, options, k_means_iterations=k_means_iterations)
+    return [p for p, _ in found]
+
+
+def starts_by(
+    chosen: Iterable[Way], X: Floats, weights: Floats, options: FitOptions, *, k_means_iterations: int,
+    distinct: bool = False,
+) -> list[tuple[Parameters, Schedule]]:  # fmt: skip
+    """Return an initial mixture by each of some ways, and the steps that come next; the singular ones are left out.
+
+    The i-th one does not depend on the others.
+
+    Parameters
+    ----------
+    distinct : bool
+        Whether a start that is another one again (k-means often finds the same groups) makes room for one from rows
+        drawn at random.
+
+    Raises
+    ------
+    CollapsedComponentError
+        All of them are singular.
+    """
     if len(X) < options.n_components:
         raise DataError(
             f"the input must have at least n_components = {options.n_components} rows of positive weight; got "
             f"{len(X)}. Decrease n_components or check sample_weight."
         )
-    rng = np.random.RandomState(options.seed)
-    fallback = options.kind.regularise(spread_of(X, weights, options.kind, options.n_components), options.reg_covar)
-    members = (_members(X, weights, options, rng, k_means_iterations) for _ in range(options.n_init))
-    found = (moments_of(X, m, options.kind, rng) for m in members)
+    given, k = options.given(X.shape[1]), options.n_components
+    whole = spread_of(X, weights, options.kind, k)
+    fallback = options.kind.regularise(whole, options.reg_covar)
+    axes = _Whitened(X, weights)
+    found: list[tuple[Parameters, Schedule]] = []
+    collapsed: CollapsedComponentError | None = None
+
+    def start(way: Way, i: int, j: int = 0) -> Parameters:
+        rng = np.random.RandomState(options.seed if i == j == 0 else [options.seed % (1 << 32), i, j])
+        seen = axes() if way.whitened else X
+        members = _members(seen, weights, replace(options, init_params=way.init_params), rng, k_means_iterations)
+        share = way.schedule[0].share if way.schedule else 0.0
+        moments = moments_of(X, members, options.kind, rng)
+        return _parameters(moments, given, options, fallback=fallback, shrinkage=share * len(X) / k)
+
     with _said_once(), _in_haste(len(X)):
-        return regular_starts(found, given, options, fallback=fallback)
+        for i, way in enumerate(chosen):
+            try:
+                p = start(way, i)
+                if distinct and _is_among(p, [q for q, _ in found]):
+                    p, way = start(Way("random_from_data"), i, 1), Way("random_from_data")
+                    if _is_among(p, [q for q, _ in found]):
+                        continue
+                found.append((p, way.schedule))
+            except CollapsedComponentError as error:
+                collapsed = collapsed or error
+    if collapsed is not None and not found:
+        raise collapsed
+    return found
+
+
+class _Whitened:
+    """The rows in units of their common covariance, made when they are first asked for."""
+
+    def __init__(self, X: Floats, weights: Floats) -> None:
+        self._X, self._weights = X, weights
+        self._found: Floats | None = None
+
+    def __call__(self) -> Floats:
+        if self._found is None:
+            w = self._weights / self._weights.sum()
+            y = self._X - w @ self._X
+            values, vectors = np.linalg.eigh((w * y.T) @ y)
+            kept = values > _SMALLEST_VARIANCE * values[-1]
+            self._found = y @ vectors[:, kept] / np.sqrt(values[kept]) if kept.any() else y
+        return self._found
+
+
+#: Of the largest: directions of less are constant but for rounding, and stay out of whitened rows.
+_SMALLEST_VARIANCE = 1e-9
+
+
+def _is_among(p: Parameters, others: Iterable[Parameters]) -> bool:
+    """Return whether a mixture is another one in another order of components, as k-means' often are."""
+    return any(
+        np.allclose(np.sort(p.weights), np.sort(q.weights), rtol=1e-9, atol=0)
+        and np.allclose(np.sort(p.means, axis=0), np.sort(q.means, axis=0), rtol=1e-9, atol=1e-12)
+        for q in others
+    )
 
 
 @contextmanager
@@ -170,7 +288,9 @@ def spread_of(
     return whole if kind.pooled else np.repeat(whole, n_components, axis=0)
 
 
-def _parameters(found: Moments | None, given: Given, options: FitOptions, *, fallback: Floats | None) -> Parameters:
+def _parameters(
+    found: Moments | None, given: Given, options: FitOptions, *, fallback: Floats | None, shrinkage: float = 0.0
+) -> Parameters:
     """Return the start that the sample's moments give, with what the user gave in the place of its own."""
     kind = options.kind
     if found is None:
@@ -183,5 +303,5 @@ def _parameters(found: Moments | None, given: Given, options: FitOptions, *, fal
         return Parameters(kind, np.asarray(weights), np.asarray(means), kind.covariances(cholesky), cholesky)
     if found is None or fallback is None:
         raise ValueError("precisions must be given where there is no sample; got None.")
-    start = maximise(found, kind, fallback=fallback, reg_covar=options.reg_covar)
+    start = maximise(found, kind, fallback=fallback, reg_covar=options.reg_covar, shrinkage=shrinkage)
     return replace(start, weights=np.asarray(weights), means=np.asarray(means))

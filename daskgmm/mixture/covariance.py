@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
-from scipy.linalg.lapack import dpotrf, dtrtri
+from scipy.linalg.lapack import dpotrf, dtrtri, dtrtrs
 
 from daskgmm.errors import CollapsedComponentError, OptionError
 from daskgmm.mixture.kind import Covariance, RowSet
@@ -30,6 +30,9 @@ class Full(Covariance):
 
     def n_second(self, n_features: int, *, exact: bool) -> int:
         return n_features * (n_features + 1) // 2
+
+    def least_rows(self, n_features: int) -> int:
+        return n_features + 1
 
     def phi_pays(self, n_phi: int, n_features: int) -> bool:
         # Building Phi costs as much as a few components.
@@ -151,9 +154,11 @@ class Full(Covariance):
 
     def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
         # x - mu = P^-T z, so its covariance is P^-T C P^-1.
-        half = solve_triangular(precision_cholesky, central, trans="T")
-        covariance = solve_triangular(precision_cholesky, half.T, trans="T")
-        return solve_triangular(precision_cholesky, first, trans="T"), (covariance + covariance.T) / 2
+        lower = precision_cholesky.T
+        half, _ = dtrtrs(lower, central, lower=True)
+        covariance, _ = dtrtrs(lower, half.T, lower=True)
+        shift, _ = dtrtrs(lower, first, lower=True)
+        return shift, (covariance + covariance.T) / 2
 
     def variances(self, covariances: Floats) -> Floats:
         return np.diagonal(covariances, axis1=-2, axis2=-1)
@@ -163,6 +168,17 @@ class Full(Covariance):
 
     def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
         return covariances + reg_covar * np.eye(covariances.shape[-1])
+
+    def thin_gain(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
+        offsets = means - weights @ means
+        whole = np.tensordot(weights, covariances, axes=1) + (weights * offsets.T) @ offsets
+        values, vectors = np.linalg.eigh(whole)
+        axes = vectors[:, values > 2 * reg_covar]
+        if not axes.shape[1]:
+            return np.zeros(len(means))
+        own, directions = np.linalg.eigh(axes.T @ covariances @ axes)
+        there = np.einsum("kij,kij->kj", directions, (axes.T @ whole @ axes) @ directions)
+        return _gain(own, there, reg_covar)
 
     def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
         result: Floats = noise @ np.linalg.cholesky(covariances[k]).T
@@ -188,6 +204,12 @@ class Tied(Full):
 
     def n_second(self, n_features: int, *, exact: bool) -> int:
         return super().n_second(n_features, exact=True) if exact else 0
+
+    def least_rows(self, n_features: int) -> int:
+        return 2
+
+    def thin_gain(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
+        return np.zeros(len(means))  # what is thin is everybody's
 
     def phi_pays(self, n_phi: int, n_features: int) -> bool:
         return n_phi > 0
@@ -271,6 +293,14 @@ class Diagonal(Covariance):
 
     def n_second(self, n_features: int, *, exact: bool) -> int:
         return n_features
+
+    def least_rows(self, n_features: int) -> int:
+        return 3
+
+    def thin_gain(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
+        own = np.broadcast_to(self.variances(covariances), means.shape)
+        whole = weights @ (own + (means - weights @ means) ** 2)
+        return _gain(own, np.where(whole > 2 * reg_covar, whole, 0.0), reg_covar)
 
     def precisions_cholesky(self, covariances: Floats) -> Floats:
         for k, variances in enumerate(covariances):
@@ -485,6 +515,21 @@ def _covariance(precision_cholesky: Floats) -> Floats:
     inverse, _ = dtrtri(precision_cholesky.T, lower=True)
     result: Floats = inverse @ inverse.T
     return result
+
+
+#: Variance in units of reg_covar below which rows are alike. (Smooth parts of photographs, 7,700 of 40,000 rows, have 1.04
+#: to 10 in 15 directions, and are no point masses.)
+POINT_MASS = 1.1
+
+
+def _gain(own: Floats, whole: Floats, reg_covar: float) -> Floats:
+    """Return what directions, the last axis, that are hardly more than reg_covar gain a row together, nats.
+
+    0 where these are not most of them.
+    """
+    counted = (own < POINT_MASS * reg_covar) & (whole > own)
+    gains = 0.5 * np.log(np.where(counted, whole / np.where(counted, own, 1.0), 1.0)).sum(axis=-1)
+    return np.where(2 * counted.sum(axis=-1) > own.shape[-1], gains, 0.0)
 
 
 def _check_precision(precision: Floats, where: str) -> None:

@@ -62,6 +62,14 @@ class Covariance(ABC):
     def n_second(self, n_features: int, *, exact: bool) -> int:
         """Return the number of packed second moments of a component."""
 
+    def n_own(self, n_features: int) -> int:
+        """Return the number of free parameters of one component alone: its weight, mean and own covariance."""
+        return 1 + n_features + (0 if self.pooled else self.n_parameters(1, n_features))
+
+    @abstractmethod
+    def least_rows(self, n_features: int) -> int:
+        """Return the number of rows below which a component is about these rows alone, whatever they gain."""
+
     def n_statistics(self, n_features: int, *, exact: bool) -> int:
         """Return the length of a component's statistics: second moments, first moments, count."""
         return self.n_second(n_features, exact=exact) + n_features + 1
@@ -199,6 +207,23 @@ class Covariance(ABC):
     @abstractmethod
     def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
         """Return the covariances with reg_covar added to every variance (original units)."""
+
+    @abstractmethod
+    def thin_gain(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
+        """Return what each component gains a row, nats, from having no variance but reg_covar in most directions.
+
+        Half the logarithm of the variance of the mixture there over its own, summed over these directions,
+        (n_components,); those in which the mixture as a whole is mostly reg_covar too do not count.
+        """
+
+    def shrink(self, counts: Floats, central: Floats, n_rows: float) -> Floats:
+        """Return central moments as if each component had `n_rows` more rows of the covariance within them all."""
+        if self.pooled or not n_rows > 0:
+            return central
+        within = np.tensordot(counts / counts.sum(), central, axes=1)
+        own = (counts / (counts + n_rows)).reshape(-1, *[1] * (central.ndim - 1))
+        shrunk: Floats = own * central + (1 - own) * within
+        return shrunk
 
     @abstractmethod
     def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:

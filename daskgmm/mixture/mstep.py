@@ -34,7 +34,13 @@ class MStep:
 
 
 def m_step(
-    statistics: Statistics, plan: Plan, *, previous: Parameters, reg_covar: float, row_set: RowSet | None
+    statistics: Statistics,
+    plan: Plan,
+    *,
+    previous: Parameters,
+    reg_covar: float,
+    row_set: RowSet | None,
+    shrinkage: float = 0.0,
 ) -> MStep:
     """Return new parameters and the objective of the previous ones.
 
@@ -48,6 +54,8 @@ def m_step(
         The parameters that went into the E-step.
     reg_covar : float
         Added to every variance, in original units squared, as scikit-learn does.
+    shrinkage : float
+        Rows of the covariance within all components that are added to each, on a sample; 0 is EM.
     row_set : RowSet or None
         Weight, mean and scatter of the same rows; needed for tied covariances.
 
@@ -72,13 +80,15 @@ def m_step(
             f"means and covariances must be finite; got others, at a mean log-likelihood of {objective:.6g}. Check the "
             "given start, and rescale features beyond 1e150."
         )
-    parameters = maximise(found, previous.kind, fallback=previous.covariances, reg_covar=reg_covar)
+    parameters = maximise(found, previous.kind, fallback=previous.covariances, reg_covar=reg_covar, shrinkage=shrinkage)
     return MStep(parameters, objective)
 
 
-def maximise(found: Moments, kind: Covariance, *, fallback: Floats, reg_covar: float) -> Parameters:
+def maximise(
+    found: Moments, kind: Covariance, *, fallback: Floats, reg_covar: float, shrinkage: float = 0.0
+) -> Parameters:
     """Return the parameters that these moments give; covariances from `fallback` for components without rows."""
-    covariances = kind.regularise(found.central, reg_covar)
+    covariances = kind.regularise(kind.shrink(found.counts, found.central, shrinkage), reg_covar)
     empty = found.counts < 2 * SMALLEST_COUNT
     if empty.any() and not kind.pooled:
         covariances[empty] = fallback[empty]

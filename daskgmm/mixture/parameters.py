@@ -42,6 +42,27 @@ class Parameters:
         """Return the mixture with these covariances; a CollapsedComponentError names a singular one."""
         return cls(kind, weights, means, covariances, kind.precisions_cholesky(covariances))
 
+    def subset(self, chosen: Any) -> Parameters:
+        """Return the mixture of the chosen components (their numbers, or a mask), whose weights sum to one again."""
+        weights = self.weights[chosen] / self.weights[chosen].sum()
+        own = slice(None) if self.kind.pooled else chosen
+        return Parameters(self.kind, weights, self.means[chosen], self.covariances[own], self.precisions_cholesky[own])
+
+    def tempered(self, power: float) -> Parameters:
+        """Return a mixture of which the responsibilities are those of this one to a power, divided by their sums.
+
+        Log-densities times the power are, up to a constant, those of covariances divided by it and other weights. (Ueda
+        and Nakano 1998, doi:10.1016/S0893-6080(97)00133-0.)
+        """
+        if power == 1.0:
+            return self
+        kind, n = self.kind, self.n_components
+        cholesky = self.precisions_cholesky * np.sqrt(power)
+        before, after = (kind.log_norm(p, n, self.n_features) for p in (self.precisions_cholesky, cholesky))
+        log_weights = power * (self.log_weights + before) - after
+        weights = np.exp(np.maximum(log_weights - log_weights.max(), -700.0))  # (none underflows)
+        return Parameters(kind, weights / weights.sum(), self.means, self.covariances / power, cholesky)
+
     @property
     def n_components(self) -> int:
         return int(self.means.shape[0])

@@ -9,6 +9,7 @@ from daskgmm.mixture.block import Block
 from daskgmm.mixture.estep import CandidatesPass, Densities, rows_of_each
 from daskgmm.mixture.plan import Plan
 from daskgmm.mixture.statistics import Statistics
+from daskgmm.mixture.support import leave_out
 
 Floats = NDArray[np.float64]
 
@@ -33,17 +34,39 @@ class ScorePass(CandidatesPass):
         return state
 
 
+class SupportPass(ScorePass):
+    """The pass of a score that also tells what each component is worth.
+
+    The place of the panel has two numbers a component more: what the rows lose without it, and its responsibilities,
+    each summed over the rows (see `support.leave_out`).
+    """
+
+    def zero(self) -> list[Statistics]:
+        """Return the state of no rows."""
+        return [Statistics(np.zeros(4 + 2 * plan.n_components)) for plan in self.plans]
+
+    def update(self, state: list[Statistics], block: Block) -> list[Statistics]:
+        """Return the state with the rows of a block added; `state` is changed in place."""
+        for tile in block.tiles():
+            densities = Densities(tile.x, self.work)
+            for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
+                log_density = densities.log_density(plan, complete=True)
+                lost, resp_sums, log_likelihood, log_largest = leave_out(log_density, own.weights)
+                sums = _sum(log_largest, own), *lost, *resp_sums, _sum(log_likelihood, own)
+                total.add(np.array([*sums, own.total_weight, own.n_rows]))
+        return state
+
+
+def _sum(values: Floats, tile: Block) -> float:
+    if tile.weights is None:
+        return float(values.sum())
+    counted = tile.weights > 0  # (0 times infinity)
+    return float(np.dot(values[counted], tile.weights[counted]))
+
+
 def _scores(plan: Plan, densities: Densities, tile: Block) -> Floats:
     resp = densities.log_density(plan, complete=True)
     log_likelihood = densities.responsibilities(plan, resp, None)
     with np.errstate(divide="ignore", invalid="ignore"):
         log_largest = np.log(resp.max(axis=0))
-    if tile.weights is None:
-        sums = float(log_largest.sum()), float(log_likelihood.sum())
-    else:
-        counted = tile.weights > 0
-        sums = (
-            float(np.dot(log_largest[counted], tile.weights[counted])),
-            float(np.dot(log_likelihood[counted], tile.weights[counted])),
-        )
-    return np.array([*sums, tile.total_weight, tile.n_rows])
+    return np.array([_sum(log_largest, tile), _sum(log_likelihood, tile), tile.total_weight, tile.n_rows])

@@ -99,6 +99,13 @@ class Statistics:
         """Sum of the logarithms of the largest responsibilities, nats, of a pass that only scores."""
         return float(self.values[0])
 
+    def left_out(self, n_components: int) -> Floats:
+        """Return two sums a component, (2, n_components), of a pass that scores and tells what each is worth.
+
+        What the rows lose without it, nats, and its responsibilities.
+        """
+        return self.values[1:-3].reshape(2, n_components)
+
     def log_likelihood(self, plan: Plan, row_set: RowSet | None) -> float:
         """Return the total log-likelihood of an E-step's parameters, nats, with what all components have in common."""
         if plan.common_by_row or not plan.any_phi:

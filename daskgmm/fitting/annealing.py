@@ -1,0 +1,92 @@
+"""The first EM steps of a start: shrunk covariances, or tempered responsibilities, less and less of either.
+
+EM never lets go of a component that closes in on a few rows. While covariances are shrunk to the one within all
+components none can, and while responsibilities are spread out every component sees rows of its neighbours; what is then
+left of either is let go step by step. These are EM steps, so they cost nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from daskgmm.errors import CollapsedComponentError, NotFiniteError
+from daskgmm.fitting.evaluate import Request
+from daskgmm.fitting.loop import Evaluate
+from daskgmm.fitting.options import FitOptions
+from daskgmm.mixture.kind import RowSet
+from daskgmm.mixture.mstep import m_step
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.plan import make_plan
+
+
+@dataclass(frozen=True)
+class Step:
+    """An EM step on the way.
+
+    Attributes
+    ----------
+    power : float
+        Responsibilities are taken to it, and divided by their sums.
+    share : float
+        Rows of the covariance within all components that each is given, in units of n_rows / n_components.
+    """
+
+    power: float
+    share: float
+
+
+Schedule = tuple[Step, ...]
+
+PLAIN: Schedule = ()
+SHRUNK: Schedule = tuple(Step(1.0, share) for share in (1.0, 0.6, 0.35, 0.2, 0.1, 0.05, 0.02))
+#: Two steps of each power.
+TEMPERED: Schedule = tuple(
+    Step(power, share)
+    for power, share in ((0.2, 0.3), (0.4, 0.2), (0.6, 0.1), (0.75, 0.05), (0.9, 0.02))
+    for _ in range(2)
+)
+
+
+def annealed(
+    starts: Sequence[tuple[Parameters, Schedule]],
+    evaluate: Evaluate,
+    row_set: RowSet,
+    options: FitOptions,
+    *,
+    least: float,
+    compiled: bool,
+) -> list[Parameters | None]:
+    """Return the mixtures after the steps of their schedules, which share passes; None where one is lost.
+
+    Parameters
+    ----------
+    starts : sequence of (Parameters, Schedule)
+    evaluate : callable
+        Gives the statistics over the rows of `row_set` for a list of requests.
+    least : float
+        Rows of the covariance within all that each component is given at least.
+    """
+    current: list[Parameters | None] = [p for p, _ in starts]
+    unit = row_set.n_rows / options.n_components
+    for turn in range(max((len(schedule) for _, schedule in starts), default=0)):
+        running = [i for i, (_, schedule) in enumerate(starts) if turn < len(schedule) and current[i] is not None]
+        tempered = [_needed(current[i]).tempered(starts[i][1][turn].power) for i in running]
+        plans = [make_plan(p, origin=row_set.mean, kernel=options.kernel, compiled=compiled) for p in tempered]
+        found = evaluate([Request(plan) for plan in plans])
+        for i, p, plan, statistics in zip(running, tempered, plans, found, strict=True):
+            shrinkage = max(least, starts[i][1][turn].share * unit)
+            try:
+                step = m_step(
+                    statistics, plan, previous=p, reg_covar=options.reg_covar, row_set=row_set, shrinkage=shrinkage
+                )
+                current[i] = step.parameters
+            except (CollapsedComponentError, NotFiniteError):
+                current[i] = None
+    return current
+
+
+def _needed(p: Parameters | None) -> Parameters:
+    if p is None:
+        raise ValueError("a start must be there; got one that is lost.")
+    return p

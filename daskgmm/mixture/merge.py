@@ -1,0 +1,162 @@
+"""One component less: two become one, or one is dropped; what that costs, and whose rows are whose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.errors import CollapsedComponentError
+from daskgmm.mixture.block import Block, Workspace
+from daskgmm.mixture.estep import Densities
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.plan import DOUBLE, Plan, make_plan
+from daskgmm.mixture.split import Members, mean_row
+from daskgmm.mixture.support import Support, leave_out
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+#: A row belongs to a component for its split if its responsibility is at least this.
+SMALLEST_RESP = 0.01
+#: How many others each component may be merged with: the nearest.
+NEAREST = 3
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One component less: i and j become one, or j is dropped where i stays as it is.
+
+    `cost` is the mean log-likelihood that goes with it if the others stay, nats per unit of row weight; `covariance` is
+    None where that of i, or the tied one, stays.
+    """
+
+    i: int
+    j: int
+    weight: float
+    mean: Floats
+    covariance: Floats | None
+    cost: float
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a mixture is on some rows, as moves see it.
+
+    Attributes
+    ----------
+    merges : list of Merge
+    members : list of (rows, resp)
+        Of each component: the rows that belong to it, and their responsibilities.
+    support : Support
+    """
+
+    merges: list[Merge]
+    members: list[Members]
+    support: Support
+
+
+def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
+    """Return the ways to do with one component less, and each component's rows, responsibilities and support.
+
+    Costs some two E-steps.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    X : (n_rows, n_features), float64
+    w : (n_rows,), float64
+        Row weights.
+    """
+    p, pairs = parameters, _close_pairs(parameters)
+    merged = _merged(p, pairs) if len(pairs) else None
+    if merged is None:
+        pairs = pairs[:0]
+    plans = [make_plan(each, origin=mean_row(X, w)) for each in (p, merged) if each is not None]
+    cost, lost, resp_sums = np.zeros(len(pairs)), np.zeros(p.n_components), np.zeros(p.n_components)
+    members: list[list[Members]] = [[] for _ in range(p.n_components)]
+    work = Workspace()
+    for tile in Block(np.ascontiguousarray(X.T), w, 0).tiles():
+        v = w[tile.first_row : tile.first_row + tile.x.shape[1]]
+        densities = Densities(tile.x, work)
+        log_density = densities.log_density(plans[0], complete=True)
+        left, sums, log_likelihood, _ = leave_out(log_density.copy(), v)
+        lost, resp_sums = lost + left, resp_sums + sums
+        resp = np.exp(np.maximum(log_density - log_likelihood, DOUBLE.smallest_log_resp))
+        for k, r in enumerate(resp):
+            own = np.flatnonzero((r > SMALLEST_RESP) & (v > 0))
+            members[k].append((tile.first_row + own, r[own]))
+        if merged is not None:
+            ratios = _ratios(densities, plans[1], resp, log_likelihood, pairs)
+            cost -= np.log(np.maximum(ratios, np.exp(DOUBLE.smallest_log_resp))) @ v
+    support = Support.of_sums(lost, resp_sums, p, weight=float(w.sum()), n_rows=len(X))
+    merges = [Merge(i, i, p.weights[i], p.means[i], None, float(d)) for i, d in enumerate(support.nats / w.sum())]
+    if merged is not None:
+        for m, (i, j) in enumerate(pairs):
+            covariance = None if p.kind.pooled else merged.covariances[m]
+            own_cost = float(cost[m] / w.sum())
+            merges.append(Merge(int(i), int(j), float(merged.weights[m]), merged.means[m], covariance, own_cost))
+    return Outlook([m for m in merges if np.isfinite(m.cost)], [_joined(parts) for parts in members], support)
+
+
+def _ratios(densities: Densities, plan: Plan, resp: Floats, log_likelihood: Floats, pairs: Integers) -> Floats:
+    """Return the density of each row with two components as one over what it is, (n_pairs, n_rows).
+
+    Notes
+    -----
+    With r the responsibilities: 1 - r_i - r_j + w p(x) / sum_k w_k p_k(x) where i and j become one of weight w and
+    density p. Exact while the other components stay.
+    """
+    both = densities.log_density(plan, complete=True)
+    ratios = np.exp(np.minimum(both - log_likelihood, -DOUBLE.smallest_log_resp))
+    ratios += np.maximum(1 - resp[pairs[:, 0]] - resp[pairs[:, 1]], 0.0)
+    return ratios
+
+
+def _joined(parts: list[Members]) -> Members:
+    return np.concatenate([rows for rows, _ in parts]), np.concatenate([resp for _, resp in parts])
+
+
+def _close_pairs(parameters: Parameters) -> Integers:
+    """Return each component with the nearest others, (n_pairs, 2): |mu_i - mu_j|^2 in units of S_i plus of S_j."""
+    p, n_components = parameters, parameters.n_components
+    centres = np.ascontiguousarray(p.means.T)
+    z, distance = np.empty_like(centres), np.empty((n_components, n_components))
+    for k in range(n_components):
+        own = p.kind.component(p.precisions_cholesky, k)
+        p.kind.standardise(centres, p.means[k], own, z, np.empty_like(centres))
+        distance[k] = np.einsum("dn,dn->n", z, z)
+    distance += distance.T.copy()
+    np.fill_diagonal(distance, np.inf)
+    nearest = np.argsort(distance, axis=1, kind="stable")[:, : min(NEAREST, n_components - 1)]
+    pairs = np.stack([np.repeat(np.arange(n_components), nearest.shape[1]), nearest.ravel()], axis=1)
+    return np.unique(np.sort(pairs, axis=1), axis=0)
+
+
+def _merged(parameters: Parameters, pairs: Integers) -> Parameters | None:
+    """Return each pair as one component with the weight, mean and covariance of both; None where that is singular.
+
+    A tied covariance stays as it is.
+    """
+    p, n_features = parameters, parameters.n_features
+    w = np.maximum(p.weights[pairs], 1e-300)
+    total = w.sum(axis=1)
+    share = w / total[:, np.newaxis]
+    difference = p.means[pairs[:, 1]] - p.means[pairs[:, 0]]
+    means = p.means[pairs[:, 0]] + share[:, 1:] * difference
+    # The moments of two points: their packed second moments, in the shape of the kind.
+    panel = np.empty((len(pairs), p.kind.n_statistics(n_features, exact=True)))
+    for m, d in enumerate(difference):
+        points = np.ascontiguousarray(np.outer(d, [-share[m, 1], share[m, 0]]))
+        p.kind.exact_statistics(points, share[m], panel[m], np.empty_like(points))
+    between = p.kind.central_moments(panel[:, : -1 - n_features], np.zeros((len(pairs), n_features)))
+    if not p.kind.pooled:
+        s = share.reshape(*share.shape, *[1] * (p.covariances.ndim - 1))
+        covariances = s[:, 0] * p.covariances[pairs[:, 0]] + s[:, 1] * p.covariances[pairs[:, 1]] + between
+    else:
+        covariances = p.covariances
+    try:
+        return Parameters.from_covariances(p.kind, total, means, covariances)
+    except CollapsedComponentError:
+        return None

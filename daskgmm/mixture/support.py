@@ -1,0 +1,162 @@
+"""What a component is worth: the log-likelihood that goes with it, and whether that pays for its numbers.
+
+A component that sits on a handful of rows, or on rows that are alike, raises the likelihood as far as reg_covar lets
+it, and says nothing of the rows to come: a *spike*. Its *support* tells it from a component that the rows need:
+
+    Delta_k = - sum_i w_i log(1 - r_ik) + n log(1 - pi_k),  nats,
+
+what the log-likelihood loses where component k is left out, the others stay as they are, and their weights are divided
+by their sum. n is the sum of the row weights. A component is supported if Delta_k is at least p_k log(n) / 2 (p_k its
+own free parameters: what BIC asks for them), and if it has more rows than its shape needs. Where in most
+directions it has no variance but reg_covar, a point mass, what it owes to them does not count: that tells how small
+reg_covar is, and not how well the component describes the rows. (Some directions are no reason: of edges and planes in
+pictures, smooth but for rounding, components of a quarter of the rows are made, and rows held out agree.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.plan import DOUBLE
+from daskgmm.mixture.statistics import Statistics
+
+Floats = NDArray[np.float64]
+
+#: Rows whose 1 - r, each at least 1/2, may be multiplied without underflow before one logarithm is taken of them all.
+_RUN = 512
+
+
+@dataclass(frozen=True)
+class Support:
+    """What each component of a mixture is worth on some rows.
+
+    Attributes
+    ----------
+    nats : (n_components,), float64
+        Delta_k; infinite where nothing is left without the component.
+    counts : (n_components,), float64
+        Rows of each component: the sum of its responsibilities, in units of the mean row weight.
+    """
+
+    nats: Floats
+    counts: Floats
+
+    @classmethod
+    def of_sums(cls, lost: Floats, resp_sums: Floats, parameters: Parameters, *, weight: float, n_rows: int) -> Support:
+        """Return the support from the sums over rows that `leave_out` gives.
+
+        Parameters
+        ----------
+        lost, resp_sums : (n_components,), float64
+        weight : float
+            Sum of the row weights.
+        """
+        if parameters.n_components == 1:
+            return cls(np.full(1, np.inf), resp_sums * (n_rows / weight))
+        with np.errstate(divide="ignore"):
+            nats = lost + weight * np.log1p(-np.minimum(parameters.weights, 1.0))
+        # A weight of 1 leaves nothing for the others: without the component there is no mixture.
+        return cls(np.where(np.isfinite(nats), nats, np.inf), resp_sums * (n_rows / weight))
+
+
+def support_of(score: Statistics, parameters: Parameters) -> Support:
+    """Return the support of a mixture from a pass that scored it (`SupportPass`)."""
+    lost, resp_sums = score.left_out(parameters.n_components)
+    return Support.of_sums(lost, resp_sums, parameters, weight=score.weight, n_rows=score.n_rows)
+
+
+def price(parameters: Parameters, weight: float) -> float:
+    """Return what a component must be worth at least, nats: p_k log(n) / 2, n the sum of all row weights."""
+    return 0.5 * parameters.kind.n_own(parameters.n_features) * float(np.log(max(weight, 1.0)))
+
+
+def unsupported(
+    parameters: Parameters, support: Support, *, reg_covar: float, weight: float, share: float = 1.0
+) -> NDArray[np.bool_]:
+    """Return which components are spikes, (n_components,), bool.
+
+    Parameters
+    ----------
+    support : Support
+        On all rows, or on a sample of them.
+    reg_covar : float
+        What was added to every variance, in original units squared.
+    weight : float
+        Sum of the weights of all rows.
+    share : float
+        Of this weight, what the rows of the support have: less than 1 for a sample, whose Delta_k stand for more.
+    """
+    if parameters.n_components == 1:
+        return np.zeros(1, dtype=bool)
+    own = support.counts * (share * weight / support.counts.sum()) * thin_gain(parameters, reg_covar)
+    cheap = support.nats - own < share * price(parameters, weight)
+    few = support.counts < parameters.kind.least_rows(parameters.n_features)
+    return np.asarray(cheap | few, dtype=bool)
+
+
+def thin_gain(parameters: Parameters, reg_covar: float) -> Floats:
+    """Return what each component gains a row from being a point mass, (n_components,), nats: 0 where it is none.
+
+    Directions in which the rows as a whole have no variance of their own do not count. The covariance of all rows is
+    that of the mixture, as it is at a fixed point of EM.
+    """
+    return parameters.kind.thin_gain(parameters.covariances, parameters.weights, parameters.means, reg_covar)
+
+
+def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return what rows lose without each component, and whose they are; `log_density` is overwritten.
+
+    Parameters
+    ----------
+    log_density : (n_components, n_rows), float64
+        Log of weight times density, nats, complete.
+    weights : (n_rows,), float64, or None
+        Row weights; None means that every row weighs 1.
+
+    Returns
+    -------
+    lost : (n_components,), float64
+        - sum w log(1 - r_k), nats.
+    resp_sums : (n_components,), float64
+        sum w r_k.
+    log_likelihood, log_largest : (n_rows,), float64
+        Log-sum-exp of each row, and the logarithm of its largest responsibility, nats.
+
+    Notes
+    -----
+    log(1 - r_k) is the log-sum-exp of the others less that of all, and never 1 - r_k, which rounds to 0. Only for the
+    component of the largest density do the two differ: the others have r_k of at most 1/2.
+    """
+    n_components, n_rows = log_density.shape
+    at = np.arange(n_rows)
+    top = np.argmax(log_density, axis=0)
+    highest = log_density[top, at]
+    log_density[top, at] = -np.inf
+    second = log_density.max(axis=0)
+    base = np.where(np.isfinite(second), second, 0.0)
+    # (No denormal numbers, which are slow, and exact zeros; the component of the largest density is one.)
+    log_density -= base
+    np.maximum(log_density, DOUBLE.smallest_log_resp, out=log_density)
+    np.exp(log_density, out=log_density)
+    log_density -= np.exp(DOUBLE.smallest_log_resp)
+    with np.errstate(divide="ignore"):
+        others = base + np.log(log_density.sum(axis=0))
+    log_likelihood = np.logaddexp(highest, others)
+    log_density *= np.exp(base - log_likelihood)  # responsibilities, but for the largest
+    log_largest = highest - log_likelihood
+    largest, least = np.exp(log_largest), others - log_likelihood
+    if weights is None:
+        resp_sums = log_density.sum(axis=1) + np.bincount(top, largest, n_components)
+        np.subtract(1.0, log_density, out=log_density)
+        starts = np.arange(0, n_rows, _RUN)
+        lost = -np.log(np.multiply.reduceat(log_density, starts, axis=1)).sum(axis=1)
+        lost -= np.bincount(top, least, n_components)
+    else:
+        counted = np.where(weights > 0, least, 0.0)  # (0 times infinity)
+        resp_sums = log_density @ weights + np.bincount(top, weights * largest, n_components)
+        lost = -(np.log1p(-log_density) @ weights) - np.bincount(top, weights * counted, n_components)
+    return lost, resp_sums, log_likelihood, log_largest

@@ -41,9 +41,9 @@ EXCHANGE_ROUNDS, EXCHANGE_PASSES, HALVINGS = 5, 12, 3
 #: Rounds of single moves, whose proposals race: where the sample is all rows, and else; proposals a round.
 ESCAPE_ROUNDS, SAMPLE_ROUNDS, ESCAPE_MOVES = 5, 3, 6
 #: Rows of the covariance within all components that an M-step adds to each, a feature, where the sample has too few
-#: rows for the model (photograph patches of 64 features: no spike and the best likelihood; with D / 20 rows two spikes).
-#: Where it has enough they cost likelihood: a narrow component is widened by rows that are none of its own (6 x 6 patches,
-#: 15,000 rows, K = 6: 0.5 nats a row).
+#: for the model (photograph patches of 64 features: no spike and the best likelihood; with D / 20 rows two spikes).
+#: Where it has enough they cost likelihood: a narrow component is widened by rows that are none of its own (6 x 6
+#: patches, 15,000 rows, K = 6: 0.5 nats a row).
 SHRINKAGE = 0.25
 
 #: Receives the candidates after a pass over the sample, the rows that it visited, and its seconds.
@@ -267,7 +267,7 @@ class Race:
         return Worth(float(score), [bool(b) for b in spikes])
 
     def _exchanged(self, best: Candidate, worth: Worth) -> tuple[Candidate, Worth]:
-        """Return the candidate after moves that are made together, and its worth; half of them where all are no gain."""
+        """Return the candidate after moves made together, and its worth; half of them where all are no gain."""
         for turn in range(EXCHANGE_ROUNDS):
             proposed = self._step(partial(self._batches, best, worth, turn))
             for child in proposed:

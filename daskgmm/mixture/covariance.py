@@ -517,8 +517,8 @@ def _covariance(precision_cholesky: Floats) -> Floats:
     return result
 
 
-#: Variance in units of reg_covar below which rows are alike. (Smooth parts of photographs, 7,700 of 40,000 rows, have 1.04
-#: to 10 in 15 directions, and are no point masses.)
+#: Variance in units of reg_covar below which rows are alike. (Smooth parts of photographs, 7,700 of 40,000 rows,
+#: have 1.04 to 10 in 15 directions, and are no point masses.)
 POINT_MASS = 1.1
 
 

@@ -89,11 +89,9 @@ class Full(Covariance):
         diagonal = np.diagonal(precisions_cholesky, axis1=-2, axis2=-1)
         return np.broadcast_to(np.log(diagonal).sum(axis=-1) - n_features / 2 * LOG_2PI, (n_components,))
 
-    def bound(self, means: Floats, precisions_cholesky: Floats, origin: Floats) -> Floats:
-        precisions = self.precisions(precisions_cholesky)
-        variances = np.diagonal(self.covariances(precisions_cholesky), axis1=-2, axis2=-1)
-        v = np.abs(means - origin) + np.sqrt(variances)
-        result: Floats = np.einsum("...i,...ij,...j->...", v, np.abs(precisions), v)
+    def bound(self, means: Floats, precisions: Floats, deviations: Floats, origin: Floats) -> Floats:
+        v = np.abs(means - origin) + deviations
+        result: Floats = ((v[:, np.newaxis] @ np.abs(precisions))[:, 0] * v).sum(axis=1)
         return result
 
     def natural_parameters(self, means: Floats, precisions_cholesky: Floats, constant: Floats) -> Floats:
@@ -347,8 +345,8 @@ class Diagonal(Covariance):
         result: Floats = np.log(precisions_cholesky).sum(axis=1) - n_features / 2 * LOG_2PI
         return result
 
-    def bound(self, means: Floats, precisions_cholesky: Floats, origin: Floats) -> Floats:
-        result: Floats = ((np.abs(means - origin) * self._scales(precisions_cholesky) + 1) ** 2).sum(axis=1)
+    def bound(self, means: Floats, precisions: Floats, deviations: Floats, origin: Floats) -> Floats:
+        result: Floats = ((np.abs(means - origin) / deviations + 1) ** 2).sum(axis=1)
         return result
 
     def natural_parameters(self, means: Floats, precisions_cholesky: Floats, constant: Floats) -> Floats:

@@ -134,11 +134,12 @@ class Covariance(ABC):
         """Return log N(mu | mu, Sigma), (n_components,): -D/2 log 2 pi + log det P, nats."""
 
     @abstractmethod
-    def bound(self, means: Floats, precisions_cholesky: Floats, origin: Floats) -> Floats:
+    def bound(self, means: Floats, precisions: Floats, deviations: Floats, origin: Floats) -> Floats:
         """Return B_k = v'|Sigma_k^-1|v with v = |mu_k - c| + s_k, (n_components,), dimensionless.
 
         The error of the log-density by Phi is at most 8 u B_k max(1, q^2) for every row, q its
-        Mahalanobis distance and u the unit roundoff (measured: never exceeded).
+        Mahalanobis distance and u the unit roundoff (measured: never exceeded). `deviations` are the standard
+        deviations s_k of the features, broadcastable to (n_components, n_features).
         """
 
     @abstractmethod

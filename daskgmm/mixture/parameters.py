@@ -78,6 +78,16 @@ class Parameters:
         return n_components - 1 + n_components * n_features + self.kind.n_parameters(n_components, n_features)
 
     @cached_property
+    def precisions(self) -> Floats:
+        """The precisions P P', in the shape of the covariances."""
+        return self.kind.precisions(self.precisions_cholesky)
+
+    @cached_property
+    def deviations(self) -> Floats:
+        """Standard deviation of each feature, broadcastable to (n_components, n_features)."""
+        return np.sqrt(self.kind.variances(self.covariances))
+
+    @cached_property
     def log_weights(self) -> Floats:
         """Logarithm of the mixing weights, (n_components,), float64; minus infinity for a weight of zero."""
         with np.errstate(divide="ignore"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, solve_triangular
+from scipy.linalg import LinAlgError
+from scipy.linalg.lapack import dtrtrs
 
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.kind import Covariance
@@ -251,7 +252,7 @@ def flagged_components(parameters: Parameters, origin: Floats, precision: Precis
     that is not hopeless, a probe of 32 points around it measures the error.
     """
     kind = parameters.kind
-    bound = kind.bound(parameters.means, parameters.precisions_cholesky, origin) * precision.unit_roundoff
+    bound = kind.bound(parameters.means, parameters.precisions, parameters.deviations, origin) * precision.unit_roundoff
     flagged = ~(SAFETY * bound <= precision.tolerance)
     doubtful = np.flatnonzero(flagged & (bound < precision.hopeless))
     if len(doubtful):
@@ -266,7 +267,7 @@ def _plan(
     p, c = parameters, np.asarray(origin, dtype=np.float64)
     # The bound with every mean at the origin, s'|Sigma^-1|s, is what correlation alone costs a sum over rows.
     common_by_row = p.kind.pooled and not (
-        SAFETY * DOUBLE.unit_roundoff * float(p.kind.bound(c[np.newaxis], p.precisions_cholesky, c)[0])
+        SAFETY * DOUBLE.unit_roundoff * float(p.kind.bound(c[np.newaxis], p.precisions, p.deviations, c)[0])
         <= DOUBLE.tolerance
     )
     return Plan(p.kind, p.log_weights, p.means, p.precisions_cholesky, c, exact, common_by_row, precision, compiled)
@@ -278,22 +279,36 @@ def _probe(plan: Plan, components: Sequence[int] | NDArray[np.int64]) -> Floats:
     In units of max(1, q^2), as the bound is: at 64 features a typical point has q^2 = 64, and without the division the
     probe of photograph patches flagged ten of twelve components where the bound did too (with it, three).
     """
-    n_features = plan.means.shape[1]
+    kind, n_features = plan.kind, plan.means.shape[1]
     z = _probe_points(n_features)
     unit = np.maximum(1.0, np.einsum("dn,dn->n", z, z))
-    phi = np.empty((plan.kind.n_statistics(n_features, exact=False), z.shape[1]), plan.precision.dtype)
-    z_exact, worst = np.empty_like(z), np.empty(len(components))
-    for i, k in enumerate(components):
-        precision_cholesky = plan.kind.component(plan.precisions_cholesky, int(k))
-        x = np.ascontiguousarray(plan.means[k][:, np.newaxis] + _spread(z, precision_cholesky))
-        plan.kind.standardise(x, plan.means[k], precision_cholesky, z_exact, np.empty_like(x))
-        constant = plan.log_constants[k] if np.isfinite(plan.log_constants[k]) else 0.0
-        exact = constant - 0.5 * np.einsum("dn,dn->n", z_exact, z_exact)
-        shifted = fill_phi(plan.kind, x, plan.origin, phi)
-        by_phi = (plan.natural_parameters[k] @ phi).astype(np.float64)
-        common = plan.kind.common_term(shifted, plan.precisions_cholesky, np.empty_like(x))
-        worst[i] = (np.abs(by_phi + (0.0 if common is None else common) - exact) / unit).max()
+    n_points, n_phi = z.shape[1], kind.n_statistics(n_features, exact=False)
+    at_once = max(1, min(8, _PROBE_VALUES // (n_phi * n_points)))
+    worst = np.empty(len(components))
+    for begin in range(0, len(components), at_once):
+        own = np.asarray(components[begin : begin + at_once])
+        x, exact = np.empty((n_features, len(own), n_points)), np.empty((len(own), n_points))
+        z_exact, work = np.empty_like(z), np.empty_like(z)
+        for i, k in enumerate(own):
+            precision_cholesky = kind.component(plan.precisions_cholesky, int(k))
+            points = np.ascontiguousarray(plan.means[k][:, np.newaxis] + _spread(z, precision_cholesky))
+            kind.standardise(points, plan.means[k], precision_cholesky, z_exact, work)
+            exact[i], x[:, i] = -0.5 * np.einsum("dn,dn->n", z_exact, z_exact), points
+        constants = np.where(np.isfinite(plan.log_constants[own]), plan.log_constants[own], 0.0)
+        exact += constants[:, np.newaxis]
+        phi = np.empty((n_phi, len(own) * n_points), plan.precision.dtype)
+        shifted = fill_phi(kind, x.reshape(n_features, -1), plan.origin, phi)
+        products = (plan.natural_parameters[own] @ phi).reshape(len(own), len(own), n_points)
+        by_phi = products[np.arange(len(own)), np.arange(len(own))].astype(np.float64)
+        common = kind.common_term(shifted, plan.precisions_cholesky, np.empty(shifted.shape))
+        if common is not None:
+            by_phi += common.reshape(by_phi.shape)
+        worst[begin : begin + at_once] = (np.abs(by_phi - exact) / unit).max(axis=1)
     return worst
+
+
+#: Values of Phi of the probes that are computed at once.
+_PROBE_VALUES = 1 << 18
 
 
 def fill_phi(kind: Covariance, x: Floats, origin: Floats, phi: NDArray[Any]) -> NDArray[Any]:
@@ -312,16 +327,18 @@ def fill_phi(kind: Covariance, x: Floats, origin: Floats, phi: NDArray[Any]) -> 
 def _spread(z: Floats, precision_cholesky: Floats) -> Floats:
     """Return P^-T z: offsets from the mean with the component's own covariance."""
     if precision_cholesky.ndim == 2:
-        result: Floats = solve_triangular(precision_cholesky, z, trans="T")
+        result: Floats = dtrtrs(precision_cholesky.T, z, lower=True)[0]
         return result
     return z / precision_cholesky.reshape(-1, 1)
 
 
+@cache
 def _probe_points(n_features: int) -> Floats:
     """Return 32 points, (n_features, 32): 16 at radii 0 to 3, 8 from N(0, I) and 8 from 3 N(0, I); always the same."""
     z = np.random.default_rng(0).standard_normal((n_features, 32))
     z[:, :16] *= np.linspace(0, 3, 16) / np.linalg.norm(z[:, :16], axis=0)
     z[:, 24:] *= 3
+    z.flags.writeable = False
     return z
 
 
@@ -342,19 +359,20 @@ def _weighted_median(parameters: Parameters) -> Floats:
 def _reweighted(parameters: Parameters, origin: Floats, precision: Precision) -> list[Floats]:
     """Return the origin after six steps of weighting by 1 / (B0 + B_k): near tight components, deaf to outliers."""
     p, n_features = parameters, parameters.n_features
-    precisions = p.kind.precisions(p.precisions_cholesky)
+    precisions = p.precisions
     if precisions.ndim == 1:
         precisions = np.repeat(precisions[:, np.newaxis], n_features, axis=1)
     diagonal, c = precisions.ndim == 2, origin
+    pulls = precisions * p.means if diagonal else (precisions @ p.means[:, :, np.newaxis])[:, :, 0]
     smallest = precision.tolerance / (SAFETY * precision.unit_roundoff)
     for _ in range(6):
-        w = 1 / (smallest + p.kind.bound(p.means, p.precisions_cholesky, c))
+        w = 1 / (smallest + p.kind.bound(p.means, p.precisions, p.deviations, c))
         if diagonal:
-            c = (w[:, np.newaxis] * precisions * p.means).sum(axis=0) / (w[:, np.newaxis] * precisions).sum(axis=0)
+            c = (w @ pulls) / (w @ precisions)
             continue
         try:
-            right = np.einsum("k,kij,kj->i", w, precisions, p.means)
-            c = np.linalg.solve(np.einsum("k,kij->ij", w, precisions), right)
+            right = w @ pulls
+            c = np.asarray(np.linalg.solve(np.tensordot(w, precisions, axes=1), right), dtype=np.float64)
         except LinAlgError:
             return []
     return [c] if np.isfinite(c).all() else []

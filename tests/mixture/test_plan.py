@@ -51,7 +51,7 @@ def test_the_bound_holds_on_random_mixtures(kind):
     for _ in range(60):
         parameters, X = hard_mixture(kind, rng)
         origin = parameters.weights @ parameters.means
-        bound = parameters.kind.bound(parameters.means, parameters.precisions_cholesky, origin)
+        bound = parameters.kind.bound(parameters.means, parameters.precisions, parameters.deviations, origin)
         plan = make_plan(parameters, origin=origin, kernel="phi")
         found = log_densities(X, plan)
         expected = oracle.log_densities(X, oracle_of(parameters)).T
@@ -91,7 +91,7 @@ def test_the_bound_is_its_definition(kind):
     for mean, covariance in zip(parameters.means, dense, strict=True):
         v = abs(mean - origin) + np.sqrt(np.diag(covariance))
         expected.append(v @ abs(np.linalg.inv(covariance)) @ v)
-    found = parameters.kind.bound(parameters.means, parameters.precisions_cholesky, origin)
+    found = parameters.kind.bound(parameters.means, parameters.precisions, parameters.deviations, origin)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -108,7 +108,7 @@ def test_the_probe_lets_pass_what_the_bound_only_suspects(kind):
         covariance_kind(kind), np.full(n_components, 1 / n_components), means, covariances
     )
     origin = means.mean(axis=0)
-    bound = parameters.kind.bound(means, parameters.precisions_cholesky, origin)
+    bound = parameters.kind.bound(means, parameters.precisions, parameters.deviations, origin)
     assert np.all(SAFETY * DOUBLE.unit_roundoff * bound > DOUBLE.tolerance)
     assert not flagged_components(parameters, origin).any()
     plan = make_plan(parameters, origin=origin)

@@ -17,10 +17,11 @@ from daskgmm.fitting.loop import Candidate, ranked, run_em
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import Sample, enough_rows
 from daskgmm.fitting.start import starts_by, ways
-from daskgmm.mixture.escape import exchanges, moved, offspring
-from daskgmm.mixture.merge import look
+from daskgmm.mixture.escape import exchanges, moved, proposals
+from daskgmm.mixture.merge import Outlook, look
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan, make_plan
+from daskgmm.mixture.split import Split, splits
 from daskgmm.mixture.support import support_of, unsupported
 
 Found = TypeVar("Found")
@@ -106,6 +107,7 @@ class Race:
         self._least = enough_rows(options, n_features) // 2
         self._first = enough_rows(options, n_features)
         too_few = not whole and self._n_seen < self._first
+        self._last: tuple[Parameters, bool, Outlook, list[Split]] | None = None
         self._shrinkage = SHRINKAGE * (options.kind.least_rows(n_features) - 1) if too_few else 0.0
 
     def run(self) -> Candidate:
@@ -135,7 +137,7 @@ class Race:
         options, began = self._options, perf_counter()
         several = len(self._sample) >= FEW
         found = starts_by(
-            ways(options, options.n_init, few_rows=self._whole), rows.X, rows.weights, options,
+            ways(options, few_rows=self._whole), rows.X, rows.weights, options,
             k_means_iterations=K_MEANS_ITERATIONS, distinct=several and options.init_params != "random_from_data",
         )  # fmt: skip
         if not any(schedule for _, schedule in found):
@@ -247,9 +249,10 @@ class Race:
         if (not self._whole and n - size < self._least) or n < FEW:
             return best
         worth = self._worth(best)
-        best, worth = self._exchanged(best, worth)
-        for turn in range(ESCAPE_ROUNDS if self._whole else SAMPLE_ROUNDS):
-            proposed = self._step(partial(self._proposed, best, turn))
+        if not self._whole or any(worth.spikes):
+            best, worth = self._exchanged(best, worth)
+        for _ in range(ESCAPE_ROUNDS if self._whole else SAMPLE_ROUNDS):
+            proposed = self._step(partial(self._proposed, best))
             if not proposed:
                 break
             tried = _alive(self._finalists(self._fresh(proposed), size, grows=False))
@@ -268,8 +271,8 @@ class Race:
 
     def _exchanged(self, best: Candidate, worth: Worth) -> tuple[Candidate, Worth]:
         """Return the candidate after moves made together, and its worth; half of them where all are no gain."""
-        for turn in range(EXCHANGE_ROUNDS):
-            proposed = self._step(partial(self._batches, best, worth, turn))
+        for _ in range(EXCHANGE_ROUNDS):
+            proposed = self._step(partial(self._batches, best, worth))
             for child in proposed:
                 (tried,) = self._step(partial(self._em, self._fresh([child]), self._n_seen, EXCHANGE_PASSES))
                 if tried.status.is_lost:
@@ -282,31 +285,38 @@ class Race:
                 break
         return best, worth
 
-    def _batches(self, best: Candidate, worth: Worth, turn: int) -> list[Parameters]:
+    def _batches(self, best: Candidate, worth: Worth) -> list[Parameters]:
         """Return the mixture after all moves that promise a gain, after the better half of them, and so on."""
-        began, seen = perf_counter(), self._sample.part(0, self._n_seen)
-        p, outlook = best.parameters, look(best.parameters, seen.X, seen.weights)
-        moves = exchanges(
-            p, seen.X, seen.weights, outlook, spikes=np.array(worth.spikes), reg_covar=self._options.reg_covar,
-            rng=self._random(turn),
-        )  # fmt: skip
+        began, p = perf_counter(), best.parameters
+        outlook, found_splits = self._looked(p, on_other_rows=True)
+        moves = exchanges(outlook, found_splits, np.array(worth.spikes))
         numbers = [n for n in (len(moves) >> i for i in range(HALVINGS)) if n]
         found = [moved(p, moves[:n]) for n in numbers]
-        self._note([best], 4 * len(seen), perf_counter() - began)
+        self._note([best], 4 * self._n_seen, perf_counter() - began)
         return [child for child in found if child is not None]
 
-    def _random(self, *of: int) -> np.random.RandomState:
-        return np.random.RandomState([self._options.seed % (1 << 32), *of])
+    def _looked(self, p: Parameters, *, on_other_rows: bool) -> tuple[Outlook, list[Split]]:
+        """Return what moves see of a mixture, and the splits of its components; the last ones are kept.
 
-    def _proposed(self, best: Candidate, turn: int) -> list[Parameters]:
+        They follow from the mixture alone, so that a start that goes on after it was cut short finds the same ones.
+        """
+        if self._last is None or self._last[0] is not p or self._last[1] != on_other_rows:
+            seen = self._sample.part(0, self._n_seen)
+            outlook = look(p, seen.X, seen.weights)
+            found = splits(
+                p, seen.X, seen.weights, outlook.members, reg_covar=self._options.reg_covar,
+                rng=np.random.RandomState(self._options.seed), on_other_rows=on_other_rows,
+            )  # fmt: skip
+            self._last = p, on_other_rows, outlook, found
+        return self._last[2], self._last[3]
+
+    def _proposed(self, best: Candidate) -> list[Parameters]:
         """Return single moves away from a candidate."""
-        began, seen = perf_counter(), self._sample.part(0, self._n_seen)
-        proposed = offspring(
-            best.parameters, seen.X, seen.weights, n_most=ESCAPE_MOVES, reg_covar=self._options.reg_covar,
-            rng=self._random(EXCHANGE_ROUNDS + turn),
-        )  # fmt: skip
+        began, p, n_seen = perf_counter(), best.parameters, self._n_seen
+        outlook, found = self._looked(p, on_other_rows=not self._whole)
+        proposed = proposals(p, outlook, found, n_most=ESCAPE_MOVES)
         # The moves take two E-steps, and some 26 of two components on at most 1000 rows of each component.
-        n_visited = 2 * len(seen) + 26 * min(1000, len(seen) // self._options.n_components)
+        n_visited = 2 * n_seen + 26 * min(1000, n_seen // self._options.n_components)
         self._note([best], n_visited, perf_counter() - began)
         return proposed
 

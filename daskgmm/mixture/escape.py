@@ -26,45 +26,24 @@ Move = tuple[Split, Merge]
 HOPE = 20.0
 
 
-def exchanges(
-    parameters: Parameters,
-    X: Floats,
-    weights: Floats,
-    outlook: Outlook,
-    *,
-    spikes: NDArray[np.bool_],
-    reg_covar: float,
-    rng: Random,
-) -> list[Move]:
+def exchanges(outlook: Outlook, found: Sequence[Split], spikes: NDArray[np.bool_]) -> list[Move]:
     """Return moves that can all be made at once, no component in two of them, the most promising first.
 
-    Each takes a component from where it is worth least to where a split gains most: on rows that the split was not
-    fitted to it gains more than is lost, or what is taken away is a spike.
+    Each takes a component from where it is worth least to where a split gains most: it gains more than is lost, or what
+    is taken away is a spike.
 
     Parameters
     ----------
-    parameters : Parameters
-        A mixture at, or near, a maximum of the likelihood of the rows.
-    X : (n_rows, n_features), float64
-    weights : (n_rows,), float64
-        Row weights.
     outlook : Outlook
-        Of the mixture, on these rows.
+        Of a mixture at, or near, a maximum of the likelihood of some rows.
+    found : sequence of Split
+        Of its components, their gains on rows that they were not fitted to.
     spikes : (n_components,), bool
         Components whose likelihood is worth nothing: they go first, at any price, and are not split.
-    reg_covar : float
-        Added to every variance, in original units squared.
-    rng : Generator or RandomState
-        Draws rows where a component has many.
     """
-    if parameters.n_components < 2:
-        return []
-    found = splits(
-        parameters, X, weights, outlook.members, reg_covar=reg_covar, rng=rng, on_other_rows=True
-    )  # fmt: skip
     to_split = sorted((s for s in found if not spikes[s.k]), key=lambda s: -s.gain)
     to_go = sorted(outlook.merges, key=lambda m: (not (spikes[m.i] or spikes[m.j]), m.cost))
-    taken = np.zeros(parameters.n_components, dtype=bool)
+    taken = np.zeros(len(spikes), dtype=bool)
     moves: list[Move] = []
     for split in to_split:
         if taken[split.k]:
@@ -133,9 +112,17 @@ def offspring(
         return []
     w = np.ones(len(X)) if weights is None else weights
     outlook = look(parameters, X, w)
-    found_splits = splits(parameters, X, w, outlook.members, reg_covar=reg_covar, rng=rng)
+    return proposals(
+        parameters, outlook, splits(parameters, X, w, outlook.members, reg_covar=reg_covar, rng=rng), n_most=n_most
+    )
+
+
+def proposals(parameters: Parameters, outlook: Outlook, splits: Sequence[Split], *, n_most: int) -> list[Parameters]:
+    """Return the mixtures after single moves, as `offspring` does, of the splits that are given."""
     found: list[Parameters] = []
-    for move in _ranked(found_splits, outlook.merges):
+    if parameters.n_components < 3:
+        return found
+    for move in _ranked(splits, outlook.merges):
         child = moved(parameters, [move])
         if child is not None:
             found.append(child)
@@ -144,7 +131,7 @@ def offspring(
     return found
 
 
-def _ranked(splits: list[Split], merges: list[Merge]) -> Iterator[Move]:
+def _ranked(splits: Sequence[Split], merges: Sequence[Merge]) -> Iterator[Move]:
     """Yield the moves that promise a gain: the best of each component to split, then the second best, and so on."""
     moves = [
         sorted((m for m in merges if s.k not in (m.i, m.j) and m.cost < HOPE * s.gain), key=lambda m: m.cost)

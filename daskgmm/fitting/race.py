@@ -22,7 +22,8 @@ from daskgmm.mixture.merge import Outlook, look
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan, make_plan
 from daskgmm.mixture.split import Split, splits
-from daskgmm.mixture.support import support_of, unsupported
+from daskgmm.mixture.statistics import Statistics
+from daskgmm.mixture.support import support_of, unproven, unsupported
 
 Found = TypeVar("Found")
 
@@ -41,8 +42,8 @@ FEW = 300
 EXCHANGE_ROUNDS, EXCHANGE_PASSES, HALVINGS = 5, 12, 3
 #: Rounds of single moves, whose proposals race: where the sample is all rows, and else; proposals a round.
 ESCAPE_ROUNDS, SAMPLE_ROUNDS, ESCAPE_MOVES = 5, 3, 6
-#: Rows of the covariance within all components that an M-step adds to each, a feature, where the sample has too few
-#: for the model (photograph patches of 64 features: no spike and the best likelihood; with D / 20 rows two spikes).
+#: Rows of the covariance within all components that an M-step adds to each, a feature, where the sample has too few for
+#: the model, fewer than 20 D K (photograph patches of 64 features, K = 20: two spikes before the moves, and nine without).
 #: Where it has enough they cost likelihood: a narrow component is widened by rows that are none of its own (6 x 6
 #: patches, 15,000 rows, K = 6: 0.5 nats a row).
 SHRINKAGE = 0.25
@@ -106,9 +107,7 @@ class Race:
         #: Fewer rows tell little of so many parameters; to start from it takes twice as many.
         self._least = enough_rows(options, n_features) // 2
         self._first = enough_rows(options, n_features)
-        too_few = not whole and self._n_seen < self._first
         self._last: tuple[Parameters, bool, Outlook, list[Split]] | None = None
-        self._shrinkage = SHRINKAGE * (options.kind.least_rows(n_features) - 1) if too_few else 0.0
 
     def run(self) -> Candidate:
         """Return the best candidate, which goes on to all rows.
@@ -143,10 +142,9 @@ class Race:
         if not any(schedule for _, schedule in found):
             return [p for p, _ in found]
         with rows.passes(options) as passes:
-            after = annealed(
-                found, Evaluator(passes).statistics, rows.row_set(passes, options), options, least=self._shrinkage,
-                compiled=self._compiled,
-            )  # fmt: skip
+            evaluate, row_set = Evaluator(passes).statistics, rows.row_set(passes, options)
+            least = self._shrinkage(len(rows))
+            after = annealed(found, evaluate, row_set, options, least=least, compiled=self._compiled)
         kept = [p for p in after if p is not None] or [p for p, _ in found]
         n_steps = sum(len(schedule) for _, schedule in found)
         self._note(self._fresh(kept), n_steps * len(rows) // len(kept), perf_counter() - began)
@@ -170,10 +168,13 @@ class Race:
         return n if self._whole else int(min(n, max(self._first, n >> (STAGES - 1 - stage))))
 
     def _fresh(self, found: Sequence[Parameters]) -> list[Candidate]:
-        return [self._start(i, p) for i, p in enumerate(found)]
+        return [Candidate.start(i, p, self._options, compiled=self._compiled) for i, p in enumerate(found)]
 
-    def _start(self, index: int, parameters: Parameters) -> Candidate:
-        return Candidate.start(index, parameters, self._options, compiled=self._compiled, shrinkage=self._shrinkage)
+    def _shrinkage(self, n_rows: int) -> float:
+        """Return the rows of the covariance within all components that M-steps on so many rows add to each."""
+        if self._whole or n_rows >= 2 * self._first:
+            return 0.0
+        return SHRINKAGE * (self._options.kind.least_rows(self._sample.X.shape[1]) - 1)
 
     def _em(self, candidates: Sequence[Candidate], size: int, n_passes: int) -> list[Candidate]:
         """Return the candidates after EM on the first rows of the sample, from their parameters."""
@@ -181,7 +182,12 @@ class Race:
         with rows.passes(self._options) as passes:
             evaluator = Evaluator(passes)
             row_sets: RowSets = {None: rows.row_set(passes, self._options)}
-            fresh = [self._start(c.index, c.parameters) for c in candidates]
+            fresh = [
+                Candidate.start(
+                    c.index, c.parameters, self._options, compiled=self._compiled, shrinkage=self._shrinkage(size)
+                )
+                for c in candidates
+            ]
             return run_em(
                 fresh, evaluator.statistics, row_sets, n_passes=n_passes,
                 after_pass=lambda found: self._note(_latest(found), size, evaluator.seconds),
@@ -207,19 +213,23 @@ class Race:
     def _plan(self, p: Parameters) -> Plan:
         return make_plan(p, origin=p.weights @ p.means, compiled=self._compiled)
 
-    def _spikes(self, mixtures: Sequence[Parameters], rows: Sample) -> list[NDArray[np.bool_]]:
-        """Return which components of each mixture the rows, on which it was fitted, do not support."""
+    def _supports(self, mixtures: Sequence[Parameters], rows: Sample) -> list[Statistics]:
+        """Return the scores of some rows under each mixture, and what its components are worth to them."""
         with rows.passes(self._options) as passes:
             evaluator = Evaluator(passes)
             found = evaluator.supports([Request(self._plan(p)) for p in mixtures])
         self._note(self._fresh(mixtures), len(rows), evaluator.seconds)
-        return [
-            unsupported(
-                p, support_of(s, p), reg_covar=self._options.reg_covar, weight=self._weight,
-                share=min(s.weight / self._weight, 1.0),
-            )
-            for p, s in zip(mixtures, found, strict=True)
-        ]  # fmt: skip
+        return found
+
+    def _spikes(self, p: Parameters, seen: Statistics, unseen: Statistics | None) -> NDArray[np.bool_]:
+        """Return which components the rows, on which the mixture was fitted, and others do not support."""
+        shares = [min(s.weight / self._weight, 1.0) for s in (seen, unseen or seen)]
+        found = unsupported(
+            p, support_of(seen, p), reg_covar=self._options.reg_covar, weight=self._weight, share=shares[0]
+        )
+        if unseen is not None:
+            found |= unproven(p, support_of(seen, p), support_of(unseen, p), weight=self._weight, share=shares[1])
+        return found
 
     def _worths(self, candidates: Sequence[Candidate], size: int) -> list[Worth]:
         """Return what candidates are worth: their spikes on the first rows, and their scores on the rest without them.
@@ -227,13 +237,17 @@ class Race:
         Where the sample is all rows they are the same rows. Where most rows are of spikes the data are discrete, and
         the likelihood of all components is what there is to go by.
         """
-        seen = self._sample.part(0, size)
-        unseen = seen if self._whole or size == len(self._sample) else self._sample.part(size, len(self._sample))
+        same = self._whole or size == len(self._sample)
         mixtures = [c.parameters for c in candidates]
-        spikes = self._spikes(mixtures, seen)
-        if all(p.weights[s].sum() < _MOSTLY for p, s in zip(mixtures, spikes, strict=True)):
-            mixtures = [p.subset(~s) if s.any() else p for p, s in zip(mixtures, spikes, strict=True)]
-        scores = self._scores(mixtures, unseen)
+        seen = self._supports(mixtures, self._sample.part(0, size))
+        rest = self._sample.part(0 if same else size, len(self._sample))
+        unseen = seen if same else self._supports(mixtures, rest)
+        spikes = [self._spikes(p, a, None if same else b) for p, a, b in zip(mixtures, seen, unseen, strict=True)]
+        scores = [s.log_sum / s.weight for s in unseen]
+        if any(s.any() for s in spikes) and all(
+            p.weights[s].sum() < _MOSTLY for p, s in zip(mixtures, spikes, strict=True)
+        ):
+            scores = self._scores([p.subset(~s) if s.any() else p for p, s in zip(mixtures, spikes, strict=True)], rest)
         return [Worth(score, [bool(b) for b in s]) for score, s in zip(scores, spikes, strict=True)]
 
     def _best(self, candidates: Sequence[Candidate], size: int) -> Candidate:
@@ -271,7 +285,7 @@ class Race:
 
     def _exchanged(self, best: Candidate, worth: Worth) -> tuple[Candidate, Worth]:
         """Return the candidate after moves made together, and its worth; half of them where all are no gain."""
-        for _ in range(EXCHANGE_ROUNDS):
+        for _ in range(EXCHANGE_ROUNDS + sum(worth.spikes)):
             proposed = self._step(partial(self._batches, best, worth))
             for child in proposed:
                 (tried,) = self._step(partial(self._em, self._fresh([child]), self._n_seen, EXCHANGE_PASSES))
@@ -313,7 +327,7 @@ class Race:
     def _proposed(self, best: Candidate) -> list[Parameters]:
         """Return single moves away from a candidate."""
         began, p, n_seen = perf_counter(), best.parameters, self._n_seen
-        outlook, found = self._looked(p, on_other_rows=not self._whole)
+        outlook, found = self._looked(p, on_other_rows=False)
         proposed = proposals(p, outlook, found, n_most=ESCAPE_MOVES)
         # The moves take two E-steps, and some 26 of two components on at most 1000 rows of each component.
         n_visited = 2 * n_seen + 26 * min(1000, n_seen // self._options.n_components)

@@ -50,7 +50,7 @@ def race_size(options: FitOptions, n_rows: int, n_features: int) -> int:
     for the model beside those that moves are judged on, where there are so many.
     """
     wanted = min(_as_good(options, n_features), VISITS_OF_ALL * n_rows / VISITS)
-    least = max(FEW_ROWS, 100 * options.n_components, 1.5 * enough_rows(options, n_features))
+    least = max(FEW_ROWS, 100 * options.n_components, 3.3 * enough_rows(options, n_features))
     return _bounded(max(least, wanted), options, n_rows, n_features)
 
 

@@ -18,7 +18,7 @@ Members = tuple[NDArray[np.int64], Floats]
 Random = np.random.Generator | np.random.RandomState
 
 #: Rows of a component that its split is fitted to, at most, and for each feature; more are drawn.
-MOST_ROWS, MOST_A_FEATURE = 1000, 30
+MOST_ROWS, MOST_A_FEATURE = 1000, 120
 #: EM iterations of each start of a split, and of the best of them then.
 FIRST_ITERATIONS, LAST_ITERATIONS = 3, 7
 
@@ -81,7 +81,8 @@ def splits(
             continue
         order = rng.permutation(len(rows)) if n_fitted < len(rows) else np.arange(len(rows))
         own, others = np.sort(order[:n_fitted]), np.sort(order[n_fitted : 2 * n_fitted])
-        fitted = _Rows(X[rows[own]], w[rows[own]] * resp[own])
+        shrinkage = float(X.shape[1]) if on_other_rows else 0.0
+        fitted = _Rows(X[rows[own]], w[rows[own]] * resp[own], shrinkage)
         judged = _Rows(X[rows[others]], w[rows[others]] * resp[others]) if on_other_rows else fitted
         split = _best_split(parameters, k, fitted, judged, reg_covar=reg_covar, least=least / (mass * share))
         if split is not None:
@@ -111,10 +112,13 @@ def _best_split(
 
 
 class _Rows:
-    """Rows of one component, weighted, and the buffers of EM with two components on them."""
+    """Rows of one component, weighted, and the buffers of EM with two components on them.
 
-    def __init__(self, X: Floats, v: Floats) -> None:
-        self.X, self.v, self.weight = X, v, float(v.sum())
+    `shrinkage` rows of the covariance within both are added to each half.
+    """
+
+    def __init__(self, X: Floats, v: Floats, shrinkage: float = 0.0) -> None:
+        self.X, self.v, self.weight, self.shrinkage = X, v, float(v.sum()), shrinkage
         self._x = np.ascontiguousarray(X.T)
         self._z, self._work = np.empty((2, *self._x.shape)), np.empty_like(self._x)
 
@@ -160,17 +164,19 @@ class _Rows:
             means[k] += shift
         if not (np.isfinite(means).all() and np.isfinite(central).all()):
             return None
-        return _two(p, counts / counts.sum(), means, central, reg_covar)
+        return self.two(p, counts / counts.sum(), means, central, reg_covar)
 
-
-def _two(like: Parameters, weights: Floats, means: Floats, central: Floats, reg_covar: float) -> Parameters | None:
-    """Return the M-step of two components; None where one is singular. A tied covariance stays as it is."""
-    if like.kind.pooled:
-        return Parameters(like.kind, weights, means, like.covariances, like.precisions_cholesky)
-    try:
-        return maximise(Moments(weights, means, central), like.kind, fallback=central, reg_covar=reg_covar)
-    except CollapsedComponentError:
-        return None
+    def two(
+        self, like: Parameters, weights: Floats, means: Floats, central: Floats, reg_covar: float
+    ) -> Parameters | None:
+        """Return the M-step of two components; None where one is singular. A tied covariance stays as it is."""
+        if like.kind.pooled:
+            return Parameters(like.kind, weights, means, like.covariances, like.precisions_cholesky)
+        found = Moments(weights * len(self.v), means, central)
+        try:
+            return maximise(found, like.kind, fallback=central, reg_covar=reg_covar, shrinkage=self.shrinkage)
+        except CollapsedComponentError:
+            return None
 
 
 def _partitions(X: Floats, v: Floats) -> Iterator[NDArray[np.bool_]]:
@@ -211,7 +217,7 @@ def _halves(one: Parameters, rows: _Rows, far: NDArray[np.bool_], *, reg_covar: 
         z = np.ascontiguousarray((X - means[half]).T)
         kind.exact_statistics(z, v / counts[half], panel[half], np.empty_like(z))
     central = kind.central_moments(panel[:, : -1 - n_features], np.zeros((2, n_features)))
-    return _two(one, counts / counts.sum(), means, central, reg_covar)
+    return rows.two(one, counts / counts.sum(), means, central, reg_covar)
 
 
 def _is_thin(parameters: Parameters, reg_covar: float) -> bool:

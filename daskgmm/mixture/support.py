@@ -98,6 +98,31 @@ def unsupported(
     return np.asarray(cheap | few, dtype=bool)
 
 
+#: A component with so many times the rows that its shape needs is judged by these rows alone.
+SURE = 3
+
+
+def unproven(
+    parameters: Parameters, support: Support, elsewhere: Support, *, weight: float, share: float
+) -> NDArray[np.bool_]:
+    """Return which components have few rows, and are of no use to other rows, (n_components,), bool.
+
+    What they are worth on their own rows says little: a covariance of hardly more rows than features fits these rows
+    better than any others, and on a sample the gain stands for many more.
+
+    Parameters
+    ----------
+    support, elsewhere : Support
+        On the rows to which the mixture was fitted, and on others.
+    weight : float
+        Sum of the weights of all rows.
+    share : float
+        Of this weight, what the other rows have.
+    """
+    few = support.counts < SURE * parameters.kind.least_rows(parameters.n_features)
+    return np.asarray(few & (elsewhere.nats < share * price(parameters, weight)), dtype=bool)
+
+
 def thin_gain(parameters: Parameters, reg_covar: float) -> Floats:
     """Return what each component gains a row from being a point mass, (n_components,), nats: 0 where it is none.
 

@@ -11,8 +11,10 @@ import numpy as np
 from dask.task_spec import DataNode, TaskRef
 from numpy.typing import NDArray
 
+from daskgmm.data.partition import FEW_IN_PROCESS, IN_PROCESS_BYTES
 from daskgmm.data.source import Stamper, checked_shape, file_stamp, last_modified, plain_rows, regular_edges
 from daskgmm.errors import DataError, InputMissingError, OptionError
+from daskgmm.mixture.block import tile_length
 
 _RUN_BYTES = 2**20
 
@@ -32,7 +34,11 @@ class _UnchunkedSource:
 
     @property
     def _run_rows(self) -> int:
-        return max(1, _RUN_BYTES // (self.n_features * self.dtype.itemsize))
+        return max(1, _RUN_BYTES // self._row_bytes)
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.n_features * self.dtype.itemsize
 
     @property
     def chunk_edges(self) -> NDArray[np.int64]:
@@ -78,7 +84,11 @@ class ArrayReader:
 
 
 class ArraySource(_UnchunkedSource):
-    """Rows of a NumPy array, or of what `numpy.asarray` makes one of; passes over it run in this process."""
+    """Rows of a NumPy array, or of what `numpy.asarray` makes one of; passes over it run in this process.
+
+    Few rows can be much work: they are cut more finely, into whole tiles, and as many rows as there are features, or
+    states would take longer to add than to make.
+    """
 
     def __init__(self, data: Any, *, argument: str = "X") -> None:
         array = _as_array(data, argument)
@@ -88,6 +98,13 @@ class ArraySource(_UnchunkedSource):
         self.travels = False
         self._reader = ArrayReader(plain_rows(array))
         self._kind, self._location = "numpy", None
+
+    @property
+    def _run_rows(self) -> int:
+        tile = tile_length(self.n_features)
+        least = -(-self.n_features // tile) * tile
+        is_large = self.n_rows * self._row_bytes > FEW_IN_PROCESS * IN_PROCESS_BYTES
+        return max(least, super()._run_rows) if is_large else least
 
 
 def _as_array(data: Any, argument: str) -> NDArray[Any]:

@@ -23,8 +23,10 @@ INTERPRETER_BYTES = 144 * MIB
 #: Reading a run holds its rows, the chunks being decoded and their encoded bytes (measured over 15 layouts: at most 2.9
 #: times the run), and the allocator keeps that for the next one.
 READ_FACTOR = 3
-#: Rows times components times numbers of Phi from which on the compiled kernel is worth a second for numba's start.
-COMPILED_FROM = 20_000_000
+#: Rows times components times numbers of Phi from which on the compiled kernel is taken: 100,000 rows of two features
+#: with eight components. numba's start, half a second once a process, is worth more than a first fit gains there, and
+#: less than what all later ones do.
+COMPILED_FROM = 4_000_000
 #: What numba takes in each process (measured: 102 MiB; 139 while it compiles, the first time on a machine).
 COMPILED_BYTES = 144 * MIB
 

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 Edges = NDArray[np.int64]
 
 MIB = 1 << 20
-#: Least decoded bytes of a partition that a cluster works on, and of one in this process.
+#: Least decoded bytes of a partition that a cluster works on, and of one in this process where there are many.
 PARTITION_BYTES = 64 * MIB
 IN_PROCESS_BYTES = 4 * MIB
+#: Partitions of an array in memory that would be fewer of that size: few rows can be a second's work.
+FEW_IN_PROCESS = 16
 #: Partitions of a pass at most: the scheduler's time is 1 to 3 ms for each. In this process there is none to wait for,
 #: and 256 keep the threads of any machine busy.
 MAX_PARTITIONS = 3000
@@ -23,6 +25,9 @@ MAX_PARTITIONS = 3000
 #: that, and can keep thousands of threads busy.
 GREATEST_BYTES = 8 << 30
 MAX_IN_PROCESS = 256
+#: Operations of a pass in this process that are worth more than one task, some 1.5 ms on one core, and those of a task:
+#: Dask's threads take 0.1 to 0.2 ms for one.
+PASS_FLOPS, TASK_FLOPS = 1.5e7, 5e6
 #: A task reads this many times the bytes of the states that it returns.
 BYTES_PER_STATE_BYTE = 50
 #: Decoded bytes of a run, what a task reads at once while it computes on the one before.
@@ -67,6 +72,17 @@ def partition_edges(chunk_edges: Edges, *, row_bytes: int, travels: bool) -> Edg
     return np.append(chunk_edges[begins[begins < len(chunk_edges) - 1]], chunk_edges[-1])
 
 
+def edges_in_memory(chunk_edges: Edges, *, row_bytes: int) -> Edges:
+    """Return the same for an array in memory: below 64 MiB 16 partitions, or as many as there are chunks.
+
+    A function of the data alone, too. How many of them a task does is another matter, which changes no bits.
+    """
+    if int(chunk_edges[-1]) * row_bytes > FEW_IN_PROCESS * IN_PROCESS_BYTES:
+        return partition_edges(chunk_edges, row_bytes=row_bytes, travels=False)
+    step = -(-(len(chunk_edges) - 1) // FEW_IN_PROCESS)
+    return np.append(chunk_edges[:-1:step], chunk_edges[-1])
+
+
 def regular_length(edges: Edges) -> int | None:
     """Return the rows between neighbouring edges where they are the same everywhere (the last ones may be fewer)."""
     lengths = np.diff(edges)
@@ -86,6 +102,18 @@ def partitions_per_task(n_partitions: int, *, partition_bytes: int, state_bytes:
         and n * partition_bytes < BYTES_PER_STATE_BYTE * state_bytes
         and -(-n_partitions // (2 * n)) >= n_threads
     ):
+        n *= 2
+    return n
+
+
+def partitions_per_task_here(n_partitions: int, *, n_rows: int, state_bytes: int) -> int:
+    """Return how many neighbouring partitions a task in this process does: a power of two, all where they are little.
+
+    A row costs some four operations for each number of the states.
+    """
+    flops, n = 4 * n_rows * (state_bytes / 8), 1
+    n_tasks = -(-flops // TASK_FLOPS) if flops >= PASS_FLOPS else 1
+    while n < n_partitions and -(-n_partitions // n) > n_tasks:
         n *= 2
     return n
 

@@ -165,7 +165,9 @@ class Passes:
 
     def run(self, work: Pass[State], *, name: str) -> State:
         """Return the state of all rows after one pass; `name` says what it is for."""
-        direct = _direct_arguments(self.rows) if self.rows.n_partitions == 1 else None
+        rows = self.rows
+        alone = rows.n_partitions == 1 or (rows.n_tasks == 1 and not rows.travels)
+        direct = _direct_arguments(rows) if alone else None
         partial = self._here(work, *direct) if direct is not None else self._graph(work, name)
         if self._keep is not None and not self.bytes_read:
             logger.info("%s stay in memory for the later passes.", _share(partial.bytes_kept, self.rows.n_bytes))
@@ -190,7 +192,7 @@ class Passes:
         check_unchanged(self.files, fingerprints(self.rows, self._executor), self.rows, checkpoint=checkpoint)
 
     def _here(self, work: Pass[State], x: Any, w: Any) -> Partial[State]:
-        """Return the partial of the only partition, computed without a graph."""
+        """Return the partial of the only task, computed without a graph."""
         all_cuts = tuple(cuts(self.rows))
         if self._direct is not None:
             return _again(work, all_cuts, self._direct, None, self._keep)
@@ -370,7 +372,7 @@ def _arguments(rows: Rows, graph: dict[Any, Any], filled: Sequence[Any] | None =
 
 
 def _direct_arguments(rows: Rows) -> tuple[Any, Any] | None:
-    """Return the only partition's readers where no graph is needed to have them."""
+    """Return the only task's readers where no graph is needed to have them."""
     graph: dict[Any, Any] = {}
     found = []
     for argument in _arguments(rows, graph)[0]:

@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.data.dask_source import DaskSource
-from daskgmm.data.partition import RUN_BYTES, Edges, partition_edges, partitions_per_task, runs_of
+from daskgmm.data.partition import (
+    RUN_BYTES,
+    Edges,
+    edges_in_memory,
+    partition_edges,
+    partitions_per_task,
+    partitions_per_task_here,
+    runs_of,
+)
 from daskgmm.data.source import Reader, Source
 from daskgmm.errors import DataError
 from daskgmm.mixture.block import Block, Workspace, block_length
@@ -55,7 +63,10 @@ class Rows:
                 f"sample_weight must have shape ({X.n_rows},), one weight for each row of {X.label}; got "
                 f"({weights.n_rows}, {weights.n_features}) in {weights.label}. Give one weight per row."
             )
-        edges = partition_edges(X.chunk_edges, row_bytes=row_bytes(X), travels=X.travels)
+        if in_memory(X):
+            edges = edges_in_memory(X.chunk_edges, row_bytes=row_bytes(X))
+        else:
+            edges = partition_edges(X.chunk_edges, row_bytes=row_bytes(X), travels=X.travels)
         if isinstance(weights, DaskSource):
             weights = weights.rechunked_to(edges)
         return cls(X, weights, edges)
@@ -81,13 +92,18 @@ class Rows:
     def in_tasks(self, *, state_bytes: int, n_threads: int | None) -> Rows:
         """Return the same rows with as many partitions a task as keep states of so many bytes from the network.
 
-        Where states stay in one process (`n_threads` None) a task does one partition; so it does for a Dask array,
-        whose blocks are inputs of the task, all of them held at once.
+        Rows of this process are cut into tasks that are worth the threads' time: states stay where they are. Where only
+        these do (`n_threads` None) a task does one partition; so it does for a Dask array, whose blocks are inputs of
+        the task, all of them held at once.
         """
-        from_graph = isinstance(self.X, DaskSource) or isinstance(self.weights, DaskSource)
-        if n_threads is None or not self.travels or from_graph:
-            return replace(self, per_task=1)
         n_partitions = self.n_partitions
+        if isinstance(self.X, DaskSource) or isinstance(self.weights, DaskSource):
+            return replace(self, per_task=1)
+        if not self.travels:
+            n = partitions_per_task_here(n_partitions, n_rows=self.X.n_rows, state_bytes=state_bytes)
+            return replace(self, per_task=n)
+        if n_threads is None:
+            return replace(self, per_task=1)
         mean_bytes = self.X.n_rows * row_bytes(self.X) // n_partitions
         n = partitions_per_task(n_partitions, partition_bytes=mean_bytes, state_bytes=state_bytes, n_threads=n_threads)
         return replace(self, per_task=n)
@@ -95,6 +111,11 @@ class Rows:
     def trusted(self) -> Rows:
         """Return the same rows for passes after a survey that found every value finite."""
         return replace(self, check="trust")
+
+
+def in_memory(source: Source) -> bool:
+    """Return whether the rows are an array of this process."""
+    return not (source.travels or source.decodes)
 
 
 def row_bytes(source: Source) -> int:
@@ -125,7 +146,8 @@ def cuts(rows: Rows) -> list[Cut]:
     """Return a cut for each partition."""
     X = rows.X
     runs = runs_of(X.chunk_edges, rows.edges, row_bytes=row_bytes(X))
-    return [Cut(i, r, X.n_features, rows.check, rows.prefetch) for i, r in enumerate(runs)]
+    ahead = rows.prefetch and not in_memory(X)  # where nothing is read
+    return [Cut(i, r, X.n_features, rows.check, ahead) for i, r in enumerate(runs)]
 
 
 def blocks(cut: Cut, reader: Reader, weights: Reader | None) -> Iterator[Block]:

@@ -43,7 +43,7 @@ EXCHANGE_ROUNDS, EXCHANGE_PASSES, HALVINGS = 5, 12, 3
 #: Rounds of single moves, whose proposals race: where the sample is all rows, and else; proposals a round.
 ESCAPE_ROUNDS, SAMPLE_ROUNDS, ESCAPE_MOVES = 5, 3, 6
 #: Rows of the covariance within all components that an M-step adds to each, a feature, where the sample has too few for
-#: the model, fewer than 20 D K (photograph patches of 64 features, K = 20: two spikes before the moves, and nine without).
+#: the model, fewer than 20 D K (photograph patches of 64 features, K = 20: two spikes before the moves, nine without).
 #: Where it has enough they cost likelihood: a narrow component is widened by rows that are none of its own (6 x 6
 #: patches, 15,000 rows, K = 6: 0.5 nats a row).
 SHRINKAGE = 0.25

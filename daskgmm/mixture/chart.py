@@ -18,9 +18,9 @@ class Chart:
     """Coordinates of mixtures about `base`, which is at 0.
 
     Per component they are log(weight / weight0), P0'(mu - mu0) and `Covariance.relative`, times sqrt(weight0); a pooled
-    covariance counts once. Whatever their values, weights sum to one and covariances are positive definite. Origin,
-    units and basis of the features do not matter (as far as the kind knows none). The squared length is, to second
-    order, twice the divergence of the mixtures if the component of each row were known.
+    covariance counts once. Whatever their values, weights sum to one and covariances are positive definite. Origin
+    and units of the features do not matter (as far as the kind knows none). The squared length is, to second order,
+    twice the divergence of the mixtures if the component of each row were known, which knows no basis either.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Chart:
     def mixture(self, coordinates: Floats, rest: Parameters) -> Parameters | None:
         """Return the mixture at these coordinates, with the components of `rest` that do not move.
 
-        None where it overflows.
+        None where it overflows, or a variance is too small to be a number.
         """
         base, kind, live = self.base, self.base.kind, self.live
         n_components, n_features = base.means.shape
@@ -74,7 +74,8 @@ class Chart:
             return None
         means = np.where(live[:, np.newaxis], means, rest.means)
         found = Parameters(kind, weights, means, covariances, precisions)
-        return found if all(np.isfinite(a).all() for a in (weights, means, covariances, precisions)) else None
+        finite = all(np.isfinite(a).all() for a in (weights, means, covariances, precisions))
+        return found if finite and (kind.variances(covariances) > 0).all() else None
 
     def _scales(self) -> tuple[Floats, Floats, Floats]:
         """Return the factors of the coordinates of weights, means and covariances, one a component each, as columns."""

@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 #: Up to so many features (64 of the data, full) Phi is kept whole, and shared; above, the compiled kernel makes panels.
 LONGEST_WHOLE_PHI = 2304
 PANEL = 512
+#: Up to such a part of a tile's rows it pays to gather those that count for a component in the exact form.
+FEW_ROWS = 0.7
 
 _NO_WEIGHTS = np.empty(0)
 _NO_PRODUCTS = np.empty((2, 0), dtype=np.int64)
@@ -272,13 +274,18 @@ class Densities:
             out[plan.by_phi] = resp[plan.by_phi] @ self._shared_phi(plan).T
         exact = plan.exact_components
         z = self._work.get("z", (len(exact), *self._x.shape))
-        scratch = self._work.get("scratch", self._x.shape)
         for i, k in enumerate(exact):
-            # A far outlier's own component has exact zeros in nearly every block.
-            if resp[k].any():
-                plan.kind.exact_statistics(z[i], np.asarray(resp[k], dtype=np.float64), out[k], scratch)
-            else:
+            # Most responsibilities are exact zeros where features are many, and everywhere for a far outlier's own
+            # component: the sums go over the other rows alone.
+            rows = np.flatnonzero(resp[k])
+            if not len(rows):
                 out[k] = 0.0
+                continue
+            z_k, resp_k = z[i], np.asarray(resp[k], dtype=np.float64)
+            if len(rows) <= len(resp_k) * FEW_ROWS:
+                z_k = np.take(z_k, rows, axis=1, out=self._work.get("few", (len(z_k), len(rows))), mode="clip")
+                resp_k = resp_k[rows]
+            plan.kind.exact_statistics(z_k, resp_k, out[k], self._work.get("scratch", z_k.shape))
 
     def _density_buffer(self, plan: Plan) -> NDArray[Any]:
         return self._work.get("log_density", (plan.n_components, self._x.shape[1]), plan.precision.dtype)

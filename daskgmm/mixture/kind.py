@@ -112,8 +112,10 @@ class Covariance(ABC):
     def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:
         """Return coordinates of P about P0 = `base`, (n_components, n), or (1, n) where it is pooled; 0 for P = P0.
 
-        They are the distinct entries of log(P0^-1 P P' P0^-T), scaled so that their squares add up to half its squared
-        Frobenius norm: to second order twice the divergence of the two normals, which knows no basis and no units.
+        For matrices they are the entries of P0^-1 P above the diagonal and sqrt(2) log of those on it, the log-Cholesky
+        chart (Lin 2019, doi:10.1137/18M1221084). To second order their squares add up to twice the divergence of the
+        two normals, which knows no basis; beyond that they know no units. (The logarithm of P0^-1 P P' P0^-T knows no
+        basis at all, but takes eigenvectors: a pass over 10,000 rows at 64 features, for the same number of passes.)
         """
 
     @abstractmethod

@@ -1,6 +1,7 @@
-"""Small data: the time of a fit of iris, of importing the package, and what a fit of an array starts.
+"""Small data: the time of a fit of iris, of importing the package, of passes over few rows, and what a fit starts.
 
-`python small.py` prints JSON; `python small.py --profile` prints where the time of a fit goes.
+`python small.py` prints JSON; `python small.py --passes` that of the passes alone; `python small.py --profile` prints
+where the time of a fit goes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+from cases import Case, synthetic
+from contenders import scikit_options
 from sklearn.datasets import load_iris
 from sklearn.mixture import GaussianMixture
 
@@ -78,6 +82,64 @@ def started() -> dict[str, Any]:
     return {"clusters_and_clients": made, "child_processes": len(seen), "met": not made and not seen}
 
 
+#: Few rows in memory, (rows, features, components).
+FEW_ROWS = (
+    (30_000, 2, 8), (100_000, 2, 8), (300_000, 2, 8), (1_000_000, 2, 8),
+    (10_000, 8, 16), (10_000, 16, 32), (100_000, 16, 32), (10_000, 64, 50),
+)  # fmt: skip
+
+
+def passes(n_rounds: int) -> list[dict[str, Any]]:
+    """Return the median milliseconds of an EM iteration on few rows, ours and oneDAL's, and of the pairs' ratios.
+
+    "squarem" is an accelerated iteration, its coordinates included. All start alike; without daal4py oneDAL's column is
+    missing.
+    """
+    try:
+        import daal4py
+    except ImportError:
+        daal4py = None
+    found = []
+    for n_rows, n_features, n_components in FEW_ROWS:
+        X, start = synthetic(Case("few", n_rows, n_features, n_components))
+        start["precisions"] = np.linalg.inv(start["covariances"])
+        n_iter = max(4, min(40, int(2e8 / (n_rows * n_components * n_features**1.5))))
+        took: dict[str, list[float]] = {"em": [], "squarem": [], "onedal": []}
+        for _ in range(n_rounds):
+            for name, acceleration in (("em", None), ("squarem", "squarem")):
+                options = scikit_options(start, n_iter, 1e-6, "full")
+                took[name].append(_iteration(daskgmm.GaussianMixture(**options, acceleration=acceleration), X))
+            if daal4py is not None:
+                took["onedal"].append(_onedal_iteration(daal4py, X, start, n_iter))
+        ms = {name: 1e3 * median(values) for name, values in took.items() if values}
+        row = {"rows": n_rows, "features": n_features, "components": n_components, "ms": ms}
+        if took["onedal"]:
+            row["times_onedal"] = median(b / a for a, b in zip(took["em"], took["onedal"], strict=True))
+        found.append(row)
+    return found
+
+
+def _iteration(mixture: Any, X: Any) -> float:
+    """Return the seconds of an iteration, M-step and coordinates included: a long fit's less a short one's."""
+    n_iter = mixture.max_iter
+    took = []
+    for n in (2, n_iter):
+        began = perf_counter()
+        mixture.set_params(max_iter=n).fit(X)
+        took.append(perf_counter() - began)
+    return (took[1] - took[0]) / (n_iter - 2)
+
+
+def _onedal_iteration(daal4py: Any, X: Any, start: dict[str, Any], n_iter: int) -> float:
+    algorithm = daal4py.em_gmm(
+        nComponents=len(start["means"]), maxIterations=n_iter, accuracyThreshold=1e-300, covarianceStorage="full",
+        regularizationFactor=1e-6,
+    )  # fmt: skip
+    began = perf_counter()
+    result = algorithm.compute(X, start["weights"][np.newaxis], start["means"], list(start["covariances"]))
+    return (perf_counter() - began) / int(np.ravel(result.nIterations)[0])
+
+
 def _note(made_class: Any, made: list[str]) -> None:
     original = made_class.__init__
 
@@ -113,5 +175,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     if "--profile" in sys.argv[1:]:
         profile()
+    elif "--passes" in sys.argv[1:]:
+        print(json.dumps(passes(7), indent=2))
     else:
-        print(json.dumps({"iris": fits(60), "import": imports(9), "started": started()}, indent=2))
+        print(json.dumps({"iris": fits(60), "import": imports(9), "started": started(), "passes": passes(7)}, indent=2))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daskgmm.data import partition
+from daskgmm.data.array_source import ArraySource
 from daskgmm.data.partition import (
     GREATEST_BYTES,
     IN_PROCESS_BYTES,
@@ -24,6 +25,7 @@ from daskgmm.data.partition import (
     partitions_per_task,
     runs_of,
 )
+from daskgmm.data.rows import Rows
 from daskgmm.data.source import regular_edges
 from tests.strategies import LAWS
 
@@ -197,6 +199,35 @@ def test_partitions_per_task(
         n_partitions, partition_bytes=partition_bytes, state_bytes=state_bytes, n_threads=n_threads
     )
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_features", "n_components", "n_partitions", "per_task"),
+    [
+        # Two features, full: 6 numbers of Phi, tiles of 8192 rows. A pass below some 1.5 ms is one task.
+        (8_192, 2, 8, 1, 1),
+        (60_000, 2, 8, 8, 8),
+        (100_000, 2, 8, 13, 4),
+        (100_000, 2, 6, 13, 16),
+        (300_000, 2, 8, 13, 2),
+        (1_000_000, 2, 8, 16, 1),
+        # Where a row is much work, few rows make tasks.
+        (1_000, 64, 50, 4, 1),
+        (20_000, 16, 32, 10, 1),
+        (20_000, 16, 1, 10, 16),
+        (500, 128, 32, 2, 1),
+        # As many rows in a partition as features, or states take longer to add than to make.
+        (2_000, 1_000, 1, 2, 1),
+    ],
+)
+def test_few_rows_in_memory_make_tasks_where_they_are_much_work(
+    n_rows: int, n_features: int, n_components: int, n_partitions: int, per_task: int
+) -> None:
+    rows = Rows.plan(ArraySource(np.zeros((n_rows, n_features))), None)
+    n_phi = (n_features + 1) * (n_features + 2) // 2
+    assert rows.n_partitions == n_partitions
+    found = [rows.in_tasks(state_bytes=8 * n_components * n_phi, n_threads=n) for n in (None, 1, 64)]
+    assert [r.per_task for r in found] == 3 * [per_task], "however many threads there are"
 
 
 def test_cuts_are_a_function_of_the_data_alone() -> None:

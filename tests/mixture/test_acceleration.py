@@ -1,4 +1,4 @@
-"""Accelerated EM: never worse, the same optimum in fewer passes, whatever origin, units and basis the rows have."""
+"""Accelerated EM: never worse, the same optimum in fewer passes, whatever origin and units the rows have."""
 
 import pickle
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from daskgmm.errors import CollapsedComponentError, OptionError
 from daskgmm.mixture.acceleration import ACCELERATIONS, Move, accelerator_called
 from daskgmm.mixture.parameters import Parameters
 from tests.mixture.driving import dense_covariances, parameters_of, step
-from tests.strategies import KINDS, make_case, well_conditioned
+from tests.strategies import KINDS, make_case
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 ACCELERATED = [name for name in ACCELERATIONS if name is not None]
@@ -185,11 +185,12 @@ def test_the_same_optimum_in_fewer_passes(name, kind):
 
 @accelerated
 @every_kind
-def test_origin_units_and_basis_do_not_matter(name, kind):
+def test_origin_and_units_do_not_matter(name, kind):
     X, start = overlapping(kind, n_features=3)
-    rng = np.random.default_rng(0)
-    rotation, _ = np.linalg.qr(rng.standard_normal((3, 3)))
-    A = {"diag": np.diag([1e-2, 2.0, 50.0]), "spherical": 7 * rotation}.get(kind, well_conditioned(rng, 3) @ rotation)
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))
+    # (A feature may also have earlier ones added to it.)
+    mixed = np.array([[1e-2, 0, 0], [1.0, 2.0, 0], [-30.0, 4.0, 50.0]])
+    A = {"diag": np.diag([1e-2, 2.0, 50.0]), "spherical": 7 * rotation}.get(kind, mixed)
     shift = np.array([10.0, -20.0, 30.0])
 
     def moved(p):

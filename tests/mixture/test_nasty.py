@@ -7,7 +7,9 @@ Each test says what error the representation of its input or output forces, and 
 import numpy as np
 import pytest
 
+from daskgmm.mixture.block import Block
 from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
 from tests import oracle
@@ -245,3 +247,20 @@ def test_a_start_far_from_all_rows_heals_in_the_second_pass(kind, distance):
     expected = shaped(kind, np.eye(3), 1) * 0 + shaped(kind, np.cov((X - X[0]).T, bias=True), 1)
     if kind in ("full", "tied"):
         np.testing.assert_allclose(parameters.covariances, expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_features", [2, 40])
+def test_sums_over_the_rows_that_count_are_those_over_all(kind, n_features, monkeypatch):
+    """Groups far apart: each row's responsibilities are exact zeros but for one component."""
+    random = np.random.default_rng(0)
+    means = 100.0 * np.arange(4)[:, np.newaxis] + random.standard_normal((4, n_features))
+    x = random.standard_normal((n_features, 200)) + means[np.arange(200) % 4].T
+    parameters = mixture_of(kind, np.full(4, 0.25), means, shaped(kind, np.eye(n_features), 4))
+    work = EStep([make_plan(parameters, origin=np.zeros(n_features), kernel="exact")])
+    found = []
+    for few in (0.0, 1.0):
+        monkeypatch.setattr("daskgmm.mixture.estep.FEW_ROWS", few)
+        found.append(work.update(work.zero(), Block(x, None, 0))[0].values)
+    np.testing.assert_array_equal(found[0][:-3].reshape(4, -1)[:, -1], 50.0)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12, atol=1e-12)

@@ -7,7 +7,7 @@ left of either is let go step by step. These are EM steps, so they cost nothing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from daskgmm.errors import CollapsedComponentError, NotFiniteError
@@ -56,6 +56,7 @@ def annealed(
     *,
     least: float,
     compiled: bool,
+    after_pass: Callable[[Sequence[Parameters]], None],
 ) -> list[Parameters | None]:
     """Return the mixtures after the steps of their schedules, which share passes; None where one is lost.
 
@@ -66,6 +67,8 @@ def annealed(
         Gives the statistics over the rows of `row_set` for a list of requests.
     least : float
         Rows of the covariance within all that each component is given at least.
+    after_pass : callable
+        Receives the mixtures that took part in a pass, after it.
     """
     current: list[Parameters | None] = [p for p, _ in starts]
     unit = row_set.n_rows / options.n_components
@@ -83,6 +86,7 @@ def annealed(
                 current[i] = step.parameters
             except (CollapsedComponentError, NotFiniteError):
                 current[i] = None
+        after_pass(tempered)
     return current
 
 

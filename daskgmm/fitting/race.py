@@ -133,7 +133,7 @@ class Race:
 
     def _starts(self, rows: Sample) -> list[Parameters]:
         """Return the restarts' mixtures, all of them different, after their first EM steps."""
-        options, began = self._options, perf_counter()
+        options = self._options
         several = len(self._sample) >= FEW
         found = starts_by(
             ways(options, few_rows=self._whole), rows.X, rows.weights, options,
@@ -142,13 +142,13 @@ class Race:
         if not any(schedule for _, schedule in found):
             return [p for p, _ in found]
         with rows.passes(options) as passes:
-            evaluate, row_set = Evaluator(passes).statistics, rows.row_set(passes, options)
-            least = self._shrinkage(len(rows))
-            after = annealed(found, evaluate, row_set, options, least=least, compiled=self._compiled)
-        kept = [p for p in after if p is not None] or [p for p, _ in found]
-        n_steps = sum(len(schedule) for _, schedule in found)
-        self._note(self._fresh(kept), n_steps * len(rows) // len(kept), perf_counter() - began)
-        return kept
+            evaluator = Evaluator(passes)
+            after = annealed(
+                found, evaluator.statistics, rows.row_set(passes, options), options,
+                least=self._shrinkage(len(rows)), compiled=self._compiled,
+                after_pass=lambda mixtures: self._note(self._fresh(mixtures), len(rows), evaluator.seconds),
+            )  # fmt: skip
+        return [p for p in after if p is not None] or [p for p, _ in found]
 
     def _finalists(self, current: Sequence[Candidate], n: int, *, grows: bool) -> list[Candidate]:
         """Return what the stages on the first n rows leave of some candidates, after the last EM.

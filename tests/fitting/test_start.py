@@ -160,7 +160,8 @@ def test_a_singular_start_is_left_out_and_the_others_go_on() -> None:
 def test_the_sample_is_all_rows_where_they_are_few_and_bounded_where_they_are_many() -> None:
     assert sample_size(FitOptions(n_components=3), 1000, 2) == 1000
     assert sample_size(FitOptions(n_components=3), 10**9, 2) == 20_000
-    assert sample_size(FitOptions(n_components=500, tol=1.0), 10**9, 2) == 50_000
+    assert sample_size(FitOptions(n_components=50, tol=1.0), 10**9, 1) == 20_000
+    assert sample_size(FitOptions(n_components=500, tol=1.0), 10**9, 2) == 99_000, "3.3 * 20 p / D"
     assert sample_size(FitOptions(n_components=500), 10**9, 2) == 1_500_000, "p / (2 tol), p = 500 * (1 + 2 + 3)"
     assert sample_size(FitOptions(n_components=50, tol=1e-5), 10**9, 64) == sample.SAMPLE_BYTES // (8 * 64)
     assert sample_size(FitOptions(n_components=50, tol=0), 10**9, 10**7) == 500

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+from daskgmm.comparison import by_kind, selection_table, selection_text
 from daskgmm.errors import OptionError
 from daskgmm.estimator import GaussianMixture, fitted, warn_unless_converged
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
 from daskgmm.inputs import opened_rows, opened_weights, printing
-from daskgmm.report import by_kind, selection_table, selection_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

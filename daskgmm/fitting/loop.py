@@ -65,6 +65,10 @@ _SENTENCES = {
 }
 
 
+#: Iterations whose gain says how much there may be left. One change says less: EM is slow where components overlap.
+RECENT = 4
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One model being fitted.
@@ -140,6 +144,21 @@ class Candidate:
     @property
     def lower_bound(self) -> float:
         return self.lower_bounds[-1] if self.lower_bounds else self.previous
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether one E-step ends at the optimum."""
+        return self.options.is_closed_form and self.parameters.n_components == 1
+
+    @property
+    def reach(self) -> float:
+        """How far the mean log-likelihood may still rise, nats: tol, or what the last passes gained if that is more."""
+        recent = self.lower_bounds[-1 - RECENT :]
+        if self.n_iter and self.is_closed_form:
+            return 0.0
+        if self.status is Status.CONVERGED and len(recent) < 2:
+            return self.options.tol
+        return max(self.options.tol, recent[-1] - recent[0]) if len(recent) > 1 else np.inf
 
     def failure(self) -> DataError:
         """Return the error that says why the candidate is lost."""
@@ -255,10 +274,11 @@ def _moved(candidate: Candidate, found: Advance) -> Candidate:
 def _judge(candidate: Candidate) -> Candidate:
     """Return the candidate with the status that its lower bounds give it (scikit-learn's test of convergence).
 
+    One component is at its optimum after one step.
     Only plain EM steps are judged: the change that an extrapolation makes is no measure of what EM still has to gain.
     """
     options = candidate.options
-    if candidate.n_iter and abs(candidate.change) < options.tol:
+    if candidate.n_iter and (candidate.is_closed_form or abs(candidate.change) < options.tol):
         return replace(candidate, status=Status.CONVERGED)
     if candidate.n_passes >= options.max_iter:
         fell = candidate.n_iter > 1 and candidate.change < -max(options.tol, 1e-9 * abs(candidate.lower_bound))

@@ -121,6 +121,12 @@ class FitOptions:
         """Whether the user gave every initial parameter, so that no sample is needed."""
         return self.weights_init is not None and self.means_init is not None and self.precisions_init is not None
 
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether one E-step from anywhere ends at the optimum: one component, whose responsibilities are all 1."""
+        given = (self.weights_init, self.means_init, self.precisions_init)
+        return self.n_components == 1 and self.max_iter > 0 and all(value is None for value in given)
+
     def given(self, n_features: int) -> Given:
         """Return the given initial parameters, checked against the number of features."""
         k = self.n_components

@@ -89,15 +89,33 @@ def entries_of(
         held = [fit.held_out for _, _, fit in of_model if fit.held_out is not None]
         weight = sum(w for _, w in held)
         entry = Entry(own[1], own[0], whole, sum(total for total, _ in held) / weight if held else None)
-        folds = [fit.reach for _, fold, fit in of_model if fold is not None]
-        resolution = float(np.mean(folds)) if criterion == "held_out" else 2 * whole.weight * whole.reach
-        if criterion in ("icl", "held_out"):
-            # They are not at their own maximum: what they move by goes with the parameters, whose squares the gain of
-            # the likelihood goes with.
-            resolution = max(resolution, moved.get(own, 0.0) / np.sqrt(FINER))
-        found.append(replace(entry, resolution=resolution, below=below.get(number, (None,))[0]))
+        reach = whole.reach
+        if criterion == "held_out":
+            reach = float(np.mean([fit.reach for _, fold, fit in of_model if fold is not None]))
+        most = _resolution(entry, criterion, reach)
+        # (What the last round moved, the rounds to come will hardly.)
+        least = reach if criterion == "held_out" else 2 * whole.weight * reach
+        known = most if own not in moved else min(most, max(moved[own], least))
+        found.append(replace(entry, resolution=float(known), below=below.get(number, (None,))[0]))
     best = min(entry.value(criterion) for entry in found)
-    return [replace(e, tie=best < e.value(criterion) <= best + e.resolution) for e in found]
+    return [replace(e, tie=bool(best < e.value(criterion) <= best + e.resolution)) for e in found]
+
+
+def _resolution(entry: Entry, criterion: str, reach: float) -> float:
+    """Return how far a criterion may move while the mean log-likelihood rises by `reach`, nats.
+
+    BIC and AIC move by 2 n times that. ICL and the likelihood of other rows are not at their own maximum: a step of
+    the parameters that gains g moves a sum over rows by up to sqrt(2 g times the variance of what is summed): of the
+    logarithms of the largest responsibilities here, below their mean; of other rows' log-likelihoods p / n.
+    """
+    n = entry.fit.weight
+    if not np.isfinite(reach):
+        return np.inf
+    if criterion == "held_out":
+        return reach + float(np.sqrt(2 * reach * entry.fit.parameters.n_free / n))
+    if criterion == "icl":
+        return 2 * n * (reach + float(np.sqrt(2 * reach * max(-entry.fit.log_largest / n, 0.0))))
+    return 2 * n * reach
 
 
 def best_of(entries: Sequence[Entry], criterion: str) -> int:
@@ -149,7 +167,8 @@ def _further(
     """Return the candidates of the models whose place is open, with a smaller tol; none where only one is."""
     best = entries[best_of(entries, criterion)]
     most = best.value(criterion)
-    ties = {e.name for e in entries if most < e.value(criterion) <= most + MARGIN * e.resolution}
+    margin = MARGIN if criterion in ("bic", "aic") else 1.0  # (the others' resolution is a bound)
+    ties = {e.name for e in entries if most < e.value(criterion) <= most + margin * e.resolution}
     if not ties:
         return {}
     of_ties = [i for i in counted if name(models[i]) in ties | {best.name}]

@@ -152,13 +152,25 @@ class Candidate:
 
     @property
     def reach(self) -> float:
-        """How far the mean log-likelihood may still rise, nats: tol, or what the last passes gained if that is more."""
-        recent = self.lower_bounds[-1 - RECENT :]
+        """How far the mean log-likelihood may still rise, nats: what the gains of the last passes add up to, or tol.
+
+        Notes
+        -----
+        Of gains g before and h last, each of `RECENT` iterations, h r / (1 - r) with r = h / g is left if they go on to
+        shrink alike (Aitken 1926; Boehning et al. 1994, doi:10.1007/BF01720593). r is taken to be at most 0.9, and 0.75
+        where there are too few iterations to tell.
+        """
         if self.n_iter and self.is_closed_form:
             return 0.0
-        if self.status is Status.CONVERGED and len(recent) < 2:
-            return self.options.tol
-        return max(self.options.tol, recent[-1] - recent[0]) if len(recent) > 1 else np.inf
+        bounds = self.lower_bounds[-1 - 2 * RECENT :]
+        if len(bounds) < 2:
+            return self.options.tol if self.status is Status.CONVERGED else np.inf
+        last = max(bounds[-1] - bounds[-1 - min(RECENT, len(bounds) - 1)], 0.0)
+        ratio = 0.75
+        if len(bounds) > 2 * RECENT:
+            before = bounds[-1 - RECENT] - bounds[-1 - 2 * RECENT]
+            ratio = min(last / before, 0.9) if before > 0 else 0.9
+        return max(self.options.tol, last * ratio / (1 - ratio))
 
     def failure(self) -> DataError:
         """Return the error that says why the candidate is lost."""

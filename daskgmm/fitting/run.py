@@ -355,7 +355,7 @@ class Run:
             raise
         held = dict(zip(outside, scores[len(best) :], strict=True))
         means = [s.log_sum / s.weight for s in scores]
-        self._history.closed(n_passes, self._evaluator.seconds, zip(which, best, means, strict=False))
+        self._history.closed(name, n_passes, self._evaluator.seconds, zip(which, best, means, strict=False))
         return [
             self._fit(i, c, chosen[j], scores[j], held.get(j)) for j, (i, c) in enumerate(zip(which, best, strict=True))
         ]

@@ -21,6 +21,8 @@ SMALLEST_RESP = 0.01
 APART = 0.2
 #: A tied covariance stays as it is, so that the density becomes wider: by 4e-8 nats a row.
 APART_TIED = 0.02
+#: Each further pair of halves is closer, so that no two components are alike: EM would keep them so.
+CLOSER = 0.7
 
 
 def grown(
@@ -63,12 +65,13 @@ def halved(parameters: Parameters, *, n_components: int) -> Parameters | None:
 
     The halves lie on its longest axis and have its mean and covariance together. None where that is singular.
     """
-    kind = parameters.kind
+    kind, apart = parameters.kind, APART_TIED if parameters.kind.pooled else APART
     while parameters.n_components < n_components:
         k = int(np.argmax(parameters.weights))
         root = kind.scale_noise(np.eye(parameters.n_features), parameters.covariances, k)
         _, deviations, vectors = np.linalg.svd(root)
-        shift = (APART_TIED if kind.pooled else APART) * deviations[0] * vectors[0]
+        shift = apart * deviations[0] * vectors[0]
+        apart *= CLOSER
         points = np.ascontiguousarray(np.stack([shift, -shift], axis=1))
         packed = np.empty((1, kind.n_statistics(parameters.n_features, exact=True)))
         kind.exact_statistics(points, np.full(2, 0.5), packed[0], np.empty_like(points))

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from daskgmm.comparison import COMPARED, selection_lines
 from daskgmm.errors import OptionError
 from daskgmm.fitting.loop import Status
 from daskgmm.fitting.model_file import Model
 from daskgmm.plot import history_picture, picture
-from daskgmm.report import COMPARED, component_order, condition_numbers, formatted, history_lines, selection_lines
+from daskgmm.report import component_order, condition_numbers, formatted, history_lines
 
 #: Features whose means have a column, components and records that have a line, at most; `inspect` has all as JSON.
 _FEATURES, _COMPONENTS, _RECORDS = 12, 200, 2000

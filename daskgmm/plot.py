@@ -43,6 +43,8 @@ def plot_selection(
 ) -> Axes:
     """Return the axes of a plot of a criterion against the number of components, a line a kind, the best marked.
 
+    A thin line shows how far a figure may still move; a ring, a model that may still come before the best.
+
     Parameters
     ----------
     table : sequence of mapping
@@ -55,17 +57,23 @@ def plot_selection(
     check_matplotlib("plot")
     if ax is None:
         ax = _axes()
-    for (kind, rows), (colour, marker) in zip(
+    for (kind, of_kind), (colour, marker) in zip(
         groupby(table, key=lambda r: r["covariance_type"]), _STYLES, strict=False
     ):
+        rows = list(of_kind)
         points = [(row["n_components"], row[criterion]) for row in rows]
         ax.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, linewidth=1.5, label=kind)
+        _draw_resolution(ax, rows, criterion, colour)
     best = next(row for row in table if row["chosen"])
     name = f"best: {best['n_components']} components, {best['covariance_type']}"
     ax.plot(
         best["n_components"], best[criterion], linestyle="none", marker="o", markersize=14, markeredgewidth=2,
         markerfacecolor="none", markeredgecolor="black", label=name,
     )  # fmt: skip
+    level = [(row["n_components"], row[criterion]) for row in table if row.get("tie")]
+    if level:
+        ks, values = zip(*level, strict=True)
+        ax.scatter(ks, values, s=110, facecolors="none", edgecolors="grey", label="level with it")
     ax.set_xlabel("number of components")
     ax.set_ylabel(_LABELS[criterion])
     _plain(ax)
@@ -73,6 +81,14 @@ def plot_selection(
     if path is not None:
         _write(ax.figure, os.fspath(path))
     return ax
+
+
+def _draw_resolution(ax: Axes, rows: Sequence[Mapping[str, Any]], criterion: str, colour: str) -> None:
+    """Draw from each figure to where it may still move: the log-likelihood only rises."""
+    known = [row for row in rows if row.get("resolution")]
+    ends = [row[criterion] + (1 if criterion == "held_out" else -1) * row["resolution"] for row in known]
+    if known:
+        ax.vlines([row["n_components"] for row in known], ends, [row[criterion] for row in known], colors=colour, lw=1)
 
 
 def picture(table: Sequence[Mapping[str, Any]], criterion: str, *, form: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What a fitted mixture, its history and a selection look like, as text and numbers for a person."""
+"""What a fitted mixture and its history look like, as text and numbers for a person."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.fitting.history import COLUMNS
-from daskgmm.fitting.loop import Status
-from daskgmm.fitting.sweep import TURNED, Sweep
 from daskgmm.mixture.parameters import Parameters
 
 Floats = NDArray[np.float64]
@@ -57,100 +55,6 @@ def history_lines(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 def history_text(history: Sequence[Mapping[str, Any]]) -> str:
     """Return the history of a fit as lines of text."""
     return "\n".join(aligned(history_lines(history)))
-
-
-def selection_table(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return the models of a selection as records: see `Selection.table`."""
-    return [
-        {
-            "n_components": entry.n_components,
-            "covariance_type": entry.covariance_type,
-            "n_free": entry.fit.parameters.n_free,
-            "mean_log_likelihood": float(entry.fit.mean_log_likelihood),
-            "log_likelihood": float(entry.fit.log_likelihood),
-            "aic": float(entry.fit.aic),
-            "bic": float(entry.fit.bic),
-            "icl": float(entry.fit.icl),
-            "held_out": None if entry.held_out is None else float(entry.held_out),
-            "converged": entry.fit.status is Status.CONVERGED,
-            "n_iter": entry.fit.n_iter,
-            "chosen": number == sweep.best,
-        }
-        for number, entry in enumerate(sweep.entries)
-    ]
-
-
-#: What `selection_text` takes, by the names that a record has it by.
-COMPARED = ("table", "criterion", "stopped", "collapsed")
-#: Columns of a selection: key, heading, format.
-_SHOWN = (
-    ("n_components", "components", "d"),
-    ("covariance_type", "covariance", ""),
-    ("n_free", "parameters", ",d"),
-    ("mean_log_likelihood", "mean log-lik.", ".6g"),
-    ("aic", "AIC", ",.2f"),
-    ("bic", "BIC", ",.2f"),
-    ("icl", "ICL", ",.2f"),
-    ("held_out", "held-out log-lik.", ".6g"),
-    ("n_iter", "iterations", "d"),
-    ("converged", "converged", ""),
-)
-
-
-def by_kind(models: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
-    """Return the numbers of components of each kind among (kind, number)."""
-    return {kind: [k for other, k in models if other == kind] for kind in dict.fromkeys(kind for kind, _ in models)}
-
-
-def selection_lines(
-    table: Sequence[Mapping[str, Any]],
-    criterion: str,
-    stopped: Mapping[str, int],
-    collapsed: Mapping[str, Sequence[int]],
-) -> tuple[list[list[str]], list[str]]:
-    """Return a selection as lines of cells, the first a heading, and what there is to say of the search.
-
-    Parameters
-    ----------
-    table : sequence of mapping
-        See `Selection.table`.
-    stopped : mapping of str to int
-        Kinds whose larger numbers of components were left out, and the largest number that was fitted.
-    collapsed : mapping of str to sequence of int
-        Kinds, and the numbers of components at which one collapsed.
-    """
-    best = next(row for row in table if row["chosen"])
-    heading = {key: name for key, name, _ in _SHOWN}[criterion]
-    columns = [c for c in _SHOWN if c[0] != "held_out" or best["held_out"] is not None]
-    digits = ".6f" if criterion == "held_out" else ",.2f"
-    lines = [[*(name for _, name, _ in columns), f"{heading} to best", ""]]
-    for row in table:
-        away = f"{row[criterion] - best[criterion]:+{digits}}"
-        cells = [formatted(row[key], form) for key, _, form in columns]
-        lines.append([*cells, "" if row["chosen"] else away, "<- best" if row["chosen"] else ""])
-    said = [f"Best by {heading}: {best['n_components']} components, {best['covariance_type']}."]
-    if stopped:
-        left_out = ", ".join(f"{kind} with more than {k} components" for kind, k in stopped.items())
-        said.append(
-            f"Not fitted: {left_out}. {heading} on the sample was clearly worse than its best at {TURNED} numbers in "
-            "succession. To fit them all the same: --all (stop_early=False)."
-        )
-    if collapsed:
-        lost = ", ".join(f"{kind} with {', '.join(map(str, numbers))}" for kind, numbers in collapsed.items())
-        said.append(
-            f"No model: {lost}. A component collapsed onto rows that span too little. To keep it: a larger --reg-covar "
-            "(reg_covar)."
-        )
-    numbers = [row["n_components"] for row in table if row["covariance_type"] == best["covariance_type"]]
-    if len(numbers) > 1 and best["n_components"] == max(numbers):
-        said.append("That is the largest number of components that was compared: more may be better still.")
-    return lines, said
-
-
-def selection_text(*compared: Any) -> str:
-    """Return the same as lines of text."""
-    lines, said = selection_lines(*compared)
-    return "\n".join([*aligned(lines), *said])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+from daskgmm.comparison import by_kind, selection_table, selection_text
 from daskgmm.errors import OptionError
 from daskgmm.estimator import GaussianMixture, fitted, warn_unless_converged
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
 from daskgmm.inputs import opened_rows, opened_weights, printing
-from daskgmm.report import by_kind, selection_table, selection_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,10 +30,15 @@ class Selection:
     table : list of dict
         One a model, by kind in the order given, then by number of components: n_components, covariance_type, n_free
         (free parameters), mean_log_likelihood (nats a row), log_likelihood (nats), aic, bic, icl, held_out (mean
-        log-likelihood of rows that the model was not fitted to, nats a row, or None), converged, n_iter, chosen.
+        log-likelihood of rows that the model was not fitted to, nats a row, or None), converged, n_iter, chosen; reach
+        (how far the mean log-likelihood may still rise, nats a row) and resolution (how far the criterion may move,
+        in its units; None where nobody knows), tie (whether the model may still come before the best), below (a
+        smaller number of components whose log-likelihood is higher, at optima impossible; or None).
     estimators : list of GaussianMixture
-        The fitted models, in the order of the table. Each is what `GaussianMixture(...).fit(X)` with the same
-        parameters gives, bit for bit, but that n_passes_ counts the passes that all of them shared.
+        The fitted models, in the order of the table. Each is, bit for bit, what `GaussianMixture(...).fit(X)` with the
+        same parameters gives, or, where its place was open, what comes further along the same iterations: its
+        lower_bounds_ begin with those of that fit. (A model that was searched again from a smaller one is neither.)
+        n_passes_ counts the passes that all of them shared.
     criterion : str
     stopped : dict of str to int
         Kinds whose larger numbers of components were left out, and the largest number that was fitted.
@@ -147,8 +152,9 @@ def select(
         (n_rows,); criteria count the sum of the weights as rows.
     tol, reg_covar, max_iter, n_init, init_params, random_state, non_finite, precision, cache, acceleration, escape, \
 start_rows
-        Of each model, as for `GaussianMixture`. A log-likelihood is known to about tol a row, so a criterion to about
-        2 n_rows tol: decrease tol where the models that compete are closer than that.
+        Of each model, as for `GaussianMixture`. A criterion is known to about 2 n_rows tol when a fit has converged: so
+        models whose place is still open go on, up to max_iter passes, until that is 0.1. Those that are closer then are
+        said to be level.
     verbose : int, default=0
         1 prints a line every ten passes, 2 for each pass.
 

@@ -29,6 +29,7 @@ from daskgmm import GaussianMixture
 from daskgmm.cli import jobs
 from daskgmm.cli.outputs import finished_array, finished_fit
 from daskgmm.cli.terminal import strict_json
+from daskgmm.comparison import COMPARED, selection_text
 from daskgmm.data.executor import LocalExecutor
 from daskgmm.data.opening import open_source
 from daskgmm.data.output import ATTRIBUTE
@@ -40,7 +41,7 @@ from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.model_file import Model, as_written, load_model, save_model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.page import page
-from daskgmm.report import COMPARED, component_table, history_text, selection_text
+from daskgmm.report import component_table, history_text
 from tests.data.test_zarr_source import reader_of
 
 #: Bytes that a loader may allocate, whatever a file says of itself.

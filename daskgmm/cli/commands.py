@@ -166,8 +166,9 @@ def inspect(*, model: str, history: bool) -> dict[str, Any]:
     """
     from daskgmm.cli import jobs
     from daskgmm.cli.terminal import say, strict_json
+    from daskgmm.comparison import COMPARED, selection_text
     from daskgmm.fitting.model_file import as_written
-    from daskgmm.report import COMPARED, component_table, history_text, selection_text
+    from daskgmm.report import component_table, history_text
 
     result = jobs.inspect(model, history=history)
     with as_written(model):

@@ -25,13 +25,13 @@ from daskgmm.cli.jobs import (
 from daskgmm.cli.lost import carried_on
 from daskgmm.cli.outputs import check_place, checkpoint_of, finished_fit, refuse_existing, remove_checkpoint, write_file
 from daskgmm.cli.terminal import interrupts, say, strict_json
+from daskgmm.comparison import COMPARED, by_kind, selection_table, selection_text
 from daskgmm.errors import OptionError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.model_file import Model, as_written, save_model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
 from daskgmm.plot import check_matplotlib, picture
-from daskgmm.report import COMPARED, by_kind, selection_table, selection_text
 
 _TABLES, _PLOTS = (".csv", ".json"), (".png", ".pdf", ".svg")
 

@@ -45,6 +45,8 @@ class Fit:
         Decoded bytes that stayed in memory for the later passes.
     history : tuple of dict
         One record a pass and candidate, also of passes over the sample: see `History`.
+    reach : float
+        How far the mean log-likelihood may still rise, nats per unit of row weight; infinite where nobody knows.
     """
 
     parameters: Parameters
@@ -62,6 +64,7 @@ class Fit:
     cached_bytes: int
     seconds: float
     history: tuple[dict[str, Any], ...]
+    reach: float
 
     @property
     def mean_log_likelihood(self) -> float:

@@ -40,12 +40,14 @@ class History:
         self.n_passes = n_passes
         self.of_model: list[list[dict[str, Any]]] = [[] for _ in range(n_models)]
         self._noted: dict[tuple[int, int], int] = {}
+        self._closed: list[str] = []
         self._sampled_rows, self._sampled_seconds = 0, 0.0
 
     def state(self) -> dict[str, Any]:
         """Return all of it as it is now, for a checkpoint."""
         of_model = [list(records) for records in self.of_model]
-        return {"n_passes": self.n_passes, "of_model": of_model, "noted": list(self._noted.items())}
+        return {"n_passes": self.n_passes, "of_model": of_model, "noted": list(self._noted.items()),
+                "closed": list(self._closed)}  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state; a ValueError where it is none of so many models."""
@@ -53,6 +55,7 @@ class History:
         if len(of_model) != len(self.of_model) or not all(map(_is_record, (r for rs in of_model for r in rs))):
             raise ValueError("a history of other models")
         self.n_passes, self.of_model, self._noted = int(state["n_passes"]), of_model, dict(state["noted"])
+        self._closed = [str(name) for name in state.get("closed", [])]
 
     def read(self, what: str, seconds: float, models: Iterable[int]) -> None:
         """Note a pass for some models before they have candidates: the survey, or a round of k-means||."""
@@ -101,8 +104,14 @@ class History:
             own = (r for r in reversed(self.of_model[model]) if r["candidate"] == candidate.index)
             next(own)["status"] = candidate.status.value
 
-    def closed(self, n_passes: int, seconds: float, found: Iterable[tuple[int, Candidate, float]]) -> None:
-        """Note the closing pass: the mean log-likelihood that it found for each candidate."""
+    def closed(self, name: str, n_passes: int, seconds: float, found: Iterable[tuple[int, Candidate, float]]) -> None:
+        """Note a closing pass of this name: the mean log-likelihood that it found for each candidate.
+
+        What goes on from a checkpoint comes by the closing passes before it again, which are in its history.
+        """
+        if name in self._closed:
+            return
+        self._closed.append(name)
         self.n_passes += n_passes
         best = -np.inf
         for model, candidate, mean_log_likelihood in found:

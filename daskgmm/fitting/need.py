@@ -42,8 +42,13 @@ def _start_bytes(options: FitOptions, X: Source) -> int:
 
 
 def is_compiled(options: FitOptions, X: Source) -> bool:
-    """Return whether the compiled kernel is used for a model: a matter of model and data, never of its company."""
-    return takes_compiled_kernel(X.n_rows, options.kind, options.n_components, X.n_features)
+    """Return whether the compiled kernel is used for a model: a matter of model and data, never of its company.
+
+    One component takes two passes in all, which do not pay for a second of numba's start.
+    """
+    return not options.is_closed_form and takes_compiled_kernel(
+        X.n_rows, options.kind, options.n_components, X.n_features
+    )
 
 
 def in_waves(rows: Rows, need: Need, executor: Executor) -> tuple[Rows, Need]:

@@ -126,6 +126,11 @@ class FitOptions:
         """Whether the user gave any initial parameter."""
         return any(given is not None for given in (self.weights_init, self.means_init, self.precisions_init))
 
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether one E-step from anywhere ends at the optimum: one component, whose responsibilities are all 1."""
+        return self.n_components == 1 and self.max_iter > 0 and not self.any_given
+
     def given(self, n_features: int) -> Given:
         """Return the given initial parameters, checked against the number of features."""
         k = self.n_components

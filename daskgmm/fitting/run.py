@@ -29,6 +29,7 @@ from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.history import History
 from daskgmm.fitting.loop import Candidate, Status, run_em
 from daskgmm.fitting.need import fit_need, in_waves, is_compiled
+from daskgmm.fitting.one_component import of_rows, of_sample
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import far_points, parallel_starts
 from daskgmm.fitting.polishing import Polishing
@@ -36,6 +37,7 @@ from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.race import Race
 from daskgmm.fitting.sample import Sample, race_size, sample_size
 from daskgmm.fitting.start import starts
+from daskgmm.fitting.successor import split_starts
 from daskgmm.mixture.folds import Fold, FoldPass
 from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.parameters import Parameters
@@ -115,6 +117,7 @@ class Run:
             logger.warning("Values are too far apart for single precision, whose squares overflow: double is taken.")
             self._models = tuple(replace(m, options=replace(m.options, precision="double")) for m in models)
         self._sample = Sample.of(self.survey, models[0].options.seed)
+        self._ended: dict[int, Candidate] = {}
         self._row_sets = self._of_folds()
 
     def fits(self, which: Sequence[int]) -> list[Fit]:
@@ -134,6 +137,8 @@ class Run:
         previous = -np.inf
         if model.warm is not None:
             found, previous = [model.warm[0]], model.warm[1]
+        elif options.is_closed_form:
+            found = [of_rows(self._row_sets[model.fold], options)]
         else:
             # (The steps that led there are let go with it.)
             found = self._once(f"start-{i}", lambda: self._starts(i), instead=f"start-{i}-")
@@ -143,10 +148,15 @@ class Run:
             for j, p in enumerate(found)
         ]
 
-    def polished(self, started: dict[int, list[Candidate]]) -> dict[int, Fit | CollapsedComponentError]:
-        """Return the fits to all rows of the candidates of each model, which share every pass, or why there is none."""
-        state = Polishing.start(started)
-        saved = None if self._checkpoint is None else self._checkpoint.get("polishing")
+    def polished(
+        self, started: dict[int, list[Candidate]], *, number: int = 0
+    ) -> dict[int, Fit | CollapsedComponentError]:
+        """Return the fits to all rows of the candidates of each model, which share every pass, or why there is none.
+
+        `number` counts the rounds of models that go on; what is lost in one of them has its fit of the round before.
+        """
+        state, suffix = Polishing.start(started), f"-{number}" if number else ""
+        saved = None if self._checkpoint is None else self._checkpoint.get(f"polishing{suffix}")
         if saved is not None:
             state = saved.after(state)
         n_noted = self._evaluator.n_passes
@@ -160,22 +170,65 @@ class Run:
             current = run_em(state.candidates, self._evaluator.statistics, self._row_sets, after_pass=note, n_passes=1)
             state = state.after_pass(current)
             self._history.retired(state.with_status(Status.RETIRED))
-            self._keep({"polishing": state})
+            self._keep({f"polishing{suffix}": state})
         found: dict[int, Fit | CollapsedComponentError] = {}
         best = {i: state.best(i) for i in started}
+        self._ended |= best
         alive = {i: c for i, c in best.items() if not c.status.is_lost}
         for i, failure in ((i, c.failure()) for i, c in best.items() if i not in alive):
             if not isinstance(failure, CollapsedComponentError):
                 raise failure  # (it is for the data or the start, and no other model is better off)
             found[i] = failure
         if alive:
-            found |= zip(alive, self._closed(list(alive), list(alive.values())), strict=True)
+            found |= zip(alive, self._closed(list(alive), list(alive.values()), f"closing{suffix}"), strict=True)
         return {i: found[i] for i in started}
+
+    def going_on(self, i: int, *, finest: float, finer: float) -> list[Candidate]:
+        """Return the best candidate of a model with a smaller tol, to run on; none where it cannot.
+
+        Its tol is divided by `finer`, and is not below `finest`, nats; max_iter bounds all its passes.
+        """
+        best = self._ended[i]
+        o = best.options
+        if best.status is not Status.CONVERGED or best.is_closed_form or o.tol <= finest or best.n_passes >= o.max_iter:
+            return []
+        return [replace(best, status=Status.RUNNING, options=replace(o, tol=max(finest, o.tol / finer)))]
+
+    def searched_again(self, i: int, smaller: Parameters, *, tol: float) -> list[Candidate]:
+        """Return the best candidate of a model, and others that start from a smaller model's components, split.
+
+        They start where the smaller model has ended, so that a step says little before it is very small: `tol`, nats.
+        """
+        model, last, X = self._models[i], self._ended[i], self._passes.rows.X
+        options, compiled = model.options, is_compiled(model.options, X)
+
+        def starts() -> list[Parameters]:
+            return split_starts(smaller, self._sample_of(i), options, compiled=compiled)
+
+        found = self._once(f"again-{i}", starts)
+        finer = replace(options, tol=min(options.tol, tol))
+        fresh = [
+            Candidate.start(options.n_init + j, p, finer, fold=model.fold, compiled=compiled)
+            for j, p in enumerate(found)
+        ]
+        return fresh if last.status.is_lost else [last, *fresh]
+
+    def up_to_date(self, fit: Fit) -> Fit:
+        """Return a fit with what all models have taken until now."""
+        rows = self._passes.rows
+        return replace(
+            fit,
+            n_passes=self._history.n_passes,
+            bytes_read=self._passes.bytes_read + n_counting_passes(rows.X) * rows.n_bytes,
+            cached_bytes=self._passes.bytes_kept,
+            seconds=perf_counter() - self._began,
+        )
 
     def _surveyed(self, n_folds: int) -> Survey:
         rows, options = self._passes.rows, self._models[0].options
         n_rows, n_features = rows.X.n_rows, rows.X.n_features
-        sizes = [0 if m.warm is not None else sample_size(m.options, n_rows, n_features) for m in self._models]
+        searched = [m.options for m in self._models if m.warm is None and not m.options.is_closed_form]
+        sizes = [0, *(sample_size(o, n_rows, n_features) for o in searched)]
         threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
         pooled = any(m.options.kind.pooled for m in self._models)
         self._work = work = SurveyPass(n_features, pooled, options.seed, threshold, n_folds)
@@ -209,8 +262,11 @@ class Run:
         return found
 
     def sample_score(self, i: int, parameters: Parameters) -> Statistics:
-        """Return the score of a mixture on the sample of a model."""
-        with self._sample_of(i).passes(self._models[i].options) as passes:
+        """Return the score of a start on the sample of a model; in a closed form that of the sample's own optimum."""
+        sample, options = self._sample_of(i), self._models[i].options
+        if options.is_closed_form:
+            parameters = of_sample(sample.X, sample.weights, options)
+        with sample.passes(options) as passes:
             plan = make_plan(parameters, origin=self.survey.mean, compiled=self._compiled(parameters))
             return Evaluator(passes).scores([Request(plan)])[0]
 
@@ -221,7 +277,9 @@ class Run:
         return self._sample.within(threshold).outside(model.fold)
 
     def _compiled(self, p: Parameters) -> bool:
-        return takes_compiled_kernel(self._passes.rows.X.n_rows, p.kind, p.n_components, p.n_features)
+        return p.n_components > 1 and takes_compiled_kernel(
+            self._passes.rows.X.n_rows, p.kind, p.n_components, p.n_features
+        )
 
     def _searched(self, i: int) -> list[Parameters]:
         """Return starts that passes over all rows of a model find: small, far groups too."""
@@ -270,13 +328,13 @@ class Run:
         self._history.started(best)
         return [best.parameters]
 
-    def _closed(self, which: Sequence[int], best: Sequence[Candidate]) -> list[Fit]:
+    def _closed(self, which: Sequence[int], best: Sequence[Candidate], name: str) -> list[Fit]:
         """Return the fits of the models' best candidates, scored on their own rows, and on their fold, in one pass."""
         chosen = [c.parameters for c in best]
         folds = [None if c.fold is None else replace(c.fold, held_out=True) for c in best]
         outside = [j for j, fold in enumerate(folds) if fold is not None]
         own = [(c.parameters, c.fold) for c in best]
-        scores, n_passes = self._scored(own + [(chosen[j], folds[j]) for j in outside], "closing")
+        scores, n_passes = self._scored(own + [(chosen[j], folds[j]) for j in outside], name)
         # Only where reg_covar makes EM no ascent can the last step of an accelerated fit be worse than one before.
         worse = [j for j, c in enumerate(best) if _has_fallen(c, scores[j])]
         if worse:
@@ -285,7 +343,7 @@ class Run:
             better = [j for j in outside if j in worse]
             again = [(chosen[j], best[j].fold) for j in worse] + [(chosen[j], folds[j]) for j in better]
             places = worse + [len(best) + outside.index(j) for j in better]
-            found, n_more = self._scored(again, "closing again")
+            found, n_more = self._scored(again, f"{name} again")
             n_passes += n_more
             for place, score in zip(places, found, strict=True):
                 scores[place] = score
@@ -297,7 +355,7 @@ class Run:
             raise
         held = dict(zip(outside, scores[len(best) :], strict=True))
         means = [s.log_sum / s.weight for s in scores]
-        self._history.closed(n_passes, self._evaluator.seconds, zip(which, best, means, strict=False))
+        self._history.closed(name, n_passes, self._evaluator.seconds, zip(which, best, means, strict=False))
         return [
             self._fit(i, c, chosen[j], scores[j], held.get(j)) for j, (i, c) in enumerate(zip(which, best, strict=True))
         ]
@@ -365,23 +423,30 @@ class Run:
     def _fit(
         self, i: int, best: Candidate, parameters: Parameters, score: Statistics, held_out: Statistics | None
     ) -> Fit:
-        rows = self._passes.rows
-        return Fit(
-            parameters=parameters,
-            status=best.status,
-            lower_bounds=best.lower_bounds,
-            lower_bound=best.lower_bound,
-            log_likelihood=score.log_sum,
-            log_largest=score.log_largest,
-            held_out=None if held_out is None else (held_out.log_sum, held_out.weight),
-            n_rows=score.n_rows,
-            n_dropped=self.survey.n_dropped,
-            weight=score.weight,
-            n_passes=self._history.n_passes,
-            bytes_read=self._passes.bytes_read + n_counting_passes(rows.X) * rows.n_bytes,
-            cached_bytes=self._passes.bytes_kept,
-            seconds=perf_counter() - self._began,
-            history=tuple(self._history.of_model[i]),
+        # (The one E-step of a closed form tells the likelihood of a start that is none of EM's.)
+        bounds = (score.log_sum / score.weight,) if best.is_closed_form else best.lower_bounds
+        # (One that goes on to a smaller tol, and no further than max_iter, has converged as it was asked to.)
+        tol, steps = self._models[i].options.tol, np.abs(np.diff(best.lower_bounds[-2:]))
+        went_on = best.options.tol < tol and len(steps) == 1 and steps[0] < tol
+        return self.up_to_date(
+            Fit(
+                parameters=parameters,
+                status=Status.CONVERGED if went_on else best.status,
+                lower_bounds=bounds,
+                lower_bound=bounds[-1] if bounds else best.lower_bound,
+                log_likelihood=score.log_sum,
+                log_largest=score.log_largest,
+                held_out=None if held_out is None else (held_out.log_sum, held_out.weight),
+                n_rows=score.n_rows,
+                n_dropped=self.survey.n_dropped,
+                weight=score.weight,
+                n_passes=0,
+                bytes_read=0,
+                cached_bytes=0,
+                seconds=0.0,
+                history=tuple(self._history.of_model[i]),
+                reach=best.reach,
+            )
         )
 
 

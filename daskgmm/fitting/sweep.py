@@ -14,6 +14,7 @@ from daskgmm.data.source import Source
 from daskgmm.errors import CollapsedComponentError, OptionError
 from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.checks import check_shape
+from daskgmm.fitting.contest import Entry, best_of, name, settled
 from daskgmm.fitting.events import Listener, ignore
 from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.loop import Candidate
@@ -31,31 +32,6 @@ MOST_FOLDS = 100
 #: Worse by more than this, beside the noise of the sample: "very strong" evidence (Kass and Raftery 1995,
 #: doi:10.1080/01621459.1995.10476572).
 STRONG = 10.0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model that was compared.
-
-    Attributes
-    ----------
-    n_components, covariance_type
-    fit : Fit
-        To all rows.
-    held_out : float or None
-        Mean log-likelihood, nats per unit of weight, of rows that the model was not fitted to: over all folds together.
-    """
-
-    n_components: int
-    covariance_type: str
-    fit: Fit
-    held_out: float | None
-
-    def value(self, criterion: str) -> float:
-        """Return the criterion, lower is better; of held_out its negative."""
-        if criterion == "held_out":
-            return np.inf if self.held_out is None else -self.held_out
-        return float(getattr(self.fit, criterion))
 
 
 @dataclass(frozen=True)
@@ -129,23 +105,28 @@ def select_model(
     ) as run:
         started, stopped = _started(run, models, criterion, stop_early=stop_early)
         found = run.polished({i: c for i, c in started.items() if not isinstance(c, CollapsedComponentError)})
-    failures = {i: e for i, e in (started | found).items() if isinstance(e, CollapsedComponentError)}
-    # (A model that has no score on one of its folds cannot be compared.)
-    collapsed = tuple(dict.fromkeys(_name(models[i]) for i in sorted(failures)))
-    fits = {i: f for i, f in found.items() if isinstance(f, Fit) and _name(models[i]) not in collapsed}
-    if not fits and len(collapsed) == 1:
-        raise next(iter(failures.values()))
-    if not fits:
-        raise CollapsedComponentError(
-            "a model of the selection must keep all its components; got one that collapsed in each of "
-            f"{len(collapsed)} models: its covariance is singular (single or duplicate rows, or a constant feature). "
-            "Increase reg_covar, or rescale or drop the features that hardly vary."
-        )
-    entries = _entries(models, fits)
-    best = int(np.argmin([e.value(criterion) for e in entries]))
-    last = next(reversed(fits.values()))
+        failures = {i: e for i, e in (started | found).items() if isinstance(e, CollapsedComponentError)}
+        # (A model that has no score on one of its folds cannot be compared.)
+        collapsed = tuple(dict.fromkeys(name(models[i]) for i in sorted(failures)))
+        fits = {i: f for i, f in found.items() if isinstance(f, Fit) and name(models[i]) not in collapsed}
+        if not fits:
+            raise _all_collapsed(list(failures.values()), len(collapsed))
+        entries = settled(run, models, fits, criterion)
+    last = entries[-1].fit
     return Sweep(
-        criterion, tuple(entries), best, tuple(stopped.items()), collapsed, last.n_passes, last.bytes_read, last.seconds
+        criterion, tuple(entries), best_of(entries, criterion), tuple(stopped.items()), collapsed, last.n_passes,
+        last.bytes_read, last.seconds,
+    )  # fmt: skip
+
+
+def _all_collapsed(failures: Sequence[CollapsedComponentError], n_models: int) -> CollapsedComponentError:
+    """Return the error that says that no model is left."""
+    if n_models == 1:
+        return failures[0]
+    return CollapsedComponentError(
+        "a model of the selection must keep all its components; got one that collapsed in each of "
+        f"{n_models} models: its covariance is singular (single or duplicate rows, or a constant feature). "
+        "Increase reg_covar, or rescale or drop the features that hardly vary."
     )
 
 
@@ -194,10 +175,6 @@ def _check(options: FitOptions, numbers: Sequence[int], kinds: Sequence[str], cr
         raise OptionError(f"{given[0]} must be left out of a selection; got one. It fits one model only: use fit.")
 
 
-def _name(model: Model) -> tuple[str, int]:
-    return model.options.covariance_type, model.options.n_components
-
-
 @dataclass(frozen=True)
 class _Estimate:
     """What the sample says of a model: its criterion on all rows, as expected, and its number of free parameters."""
@@ -215,12 +192,14 @@ def _started(
     stopped: dict[str, int] = {}
     for kind, of_kind in groupby(range(len(models)), key=lambda i: models[i].options.covariance_type):
         estimates: list[_Estimate] = []
-        for k, of_number in groupby(of_kind, key=lambda i: models[i].options.n_components):
+        own = list(of_kind)
+        judged = stop_early and len({models[i].options.n_components for i in own}) > TURNED
+        for k, of_number in groupby(own, key=lambda i: models[i].options.n_components):
             if kind in stopped:
                 continue
             for i in of_number:
                 started[i] = found = _start(run, i)
-                if models[i].fold is None and stop_early and not models[i].options.starts_on_all_rows:
+                if models[i].fold is None and judged and not models[i].options.starts_on_all_rows:
                     estimates.append(_estimate(run, i, found, criterion))
             if _has_turned(estimates, run.survey.weight):
                 stopped[kind] = k
@@ -268,16 +247,3 @@ def _has_turned(estimates: Sequence[_Estimate], weight: float) -> bool:
         e.value > best.value + max(STRONG, 4 * weight / e.n_sampled * np.sqrt(max(e.n_free - best.n_free, 0) / 2))
         for e in estimates[-TURNED:]
     )
-
-
-def _entries(models: Sequence[Model], fits: dict[int, Fit]) -> list[Entry]:
-    """Return an entry for each model, its folds put together."""
-    found = []
-    names = [_name(models[i]) for i in fits]
-    for (kind, k), group in groupby(zip(names, fits.items(), strict=True), key=lambda item: item[0]):
-        of_model = [(models[i].fold, fit) for _, (i, fit) in group]
-        whole = next(fit for fold, fit in of_model if fold is None)
-        held = [fit.held_out for _, fit in of_model if fit.held_out is not None]
-        weight = sum(w for _, w in held)
-        found.append(Entry(k, kind, whole, sum(total for total, _ in held) / weight if held else None))
-    return found

@@ -232,6 +232,9 @@ def make_plan(
 
 def _by_the_rule(parameters: Parameters, origin: Floats, precision: Precision, compiled: bool) -> Plan:
     kind, n_features = parameters.kind, parameters.n_features
+    if not kind.phi_pays(parameters.n_components, n_features):
+        # (Bounds and probes take n_features^3 operations, seconds for 2000 features, and could not change it.)
+        return _plan(parameters, origin, np.ones(parameters.n_components, dtype=bool), precision, compiled)
     best, flagged = origin, flagged_components(parameters, origin, precision)
     if flagged.any() and not kind.pooled:
         for other in _other_origins(parameters, origin, precision):

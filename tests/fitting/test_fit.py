@@ -440,15 +440,38 @@ def test_rows_where_every_density_underflows_have_a_finite_score(kind: str) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_component_is_the_moments_of_the_rows(kind: str) -> None:
-    X = np.random.default_rng(6).standard_normal((300, 3)) * [1, 2, 3] + 5
+    X = np.random.default_rng(6).standard_normal((300, 3)) @ [[1, 2, 0], [0, 2, 1], [0, 0, 3]] + 5
     gm = GaussianMixture(1, covariance_type=kind, reg_covar=0).fit(X)
     full = np.cov(X.T, bias=True)
     expected = {"full": [full], "tied": full, "diag": [np.diag(full)], "spherical": [np.trace(full) / 3]}[kind]
     assert_allclose(gm.means_[0], X.mean(axis=0), rtol=1e-12)
     assert_allclose(gm.covariances_, expected, rtol=1e-10, atol=1e-12)
     assert_array_equal(gm.weights_, [1.0])
-    assert gm.n_iter_ == 2
     assert_array_equal(gm.predict(X), 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("init", ["kmeans", "k-means||"])
+def test_one_component_takes_one_step_and_no_search(kind: str, init: str) -> None:
+    """For 100 rows of 2000 features the race, SQUAREM and probes took 56 s, 17 times as long as scikit-learn."""
+    random = np.random.default_rng(6)
+    X, weights = random.standard_normal((300, 3)) @ [[1, 2, 0], [0, 2, 1], [0, 0, 3]] + 5, random.integers(0, 3, 300)
+    gm = GaussianMixture(1, covariance_type=kind, reg_covar=0.1, tol=0, init_params=init)
+    gm.fit(X, sample_weight=weights)
+    theirs = mixture.GaussianMixture(1, covariance_type=kind, reg_covar=0.1).fit(np.repeat(X, weights, axis=0))
+    assert_allclose(gm.covariances_, theirs.covariances_, rtol=1e-10, atol=1e-12)
+    assert [record["what"] for record in gm.history_] == ["survey", "em", "closing"]
+    assert (gm.converged_, gm.n_iter_, gm.n_passes_) == (True, 1, 3)
+    assert gm.lower_bound_ == pytest.approx(theirs.lower_bound_, rel=1e-12)
+    assert_array_equal(gm.lower_bounds_, [gm.lower_bound_])
+
+
+def test_one_component_from_a_given_start_takes_the_steps_of_scikit_learn() -> None:
+    X = np.random.default_rng(6).standard_normal((300, 3))
+    start = {"means_init": [[9.0, 9.0, 9.0]], "weights_init": [1.0], "precisions_init": [np.eye(3)]}
+    gm, theirs = GaussianMixture(1, **PLAIN, **start).fit(X), mixture.GaussianMixture(1, **start).fit(X)
+    assert (gm.n_iter_, gm.converged_) == (theirs.n_iter_, True)
+    assert_allclose(gm.lower_bounds_, theirs.lower_bounds_, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

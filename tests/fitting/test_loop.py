@@ -129,7 +129,7 @@ def test_a_fall_at_the_end_has_its_own_status() -> None:
     # A variance of 1 with reg_covar 1: iterates leave the maximum that they start at.
     X = np.random.default_rng(1).standard_normal((500, 2))
     start = spherical([X.mean(axis=0)], [X.var()])
-    (end,) = Passes(X).run([start], tol=1e-6, max_iter=2, reg_covar=1.0)
+    (end,) = Passes(X).run([start], tol=1e-6, max_iter=2, reg_covar=1.0, weights_init=[1.0])
     assert end.status is Status.FELL
     assert end.change < -1e-2
     assert "reg_covar is large" in Status.FELL.sentence

@@ -1,0 +1,194 @@
+"""The contest of a selection: how far each figure can still move, and the rounds that go on until the choice holds.
+
+A fit has converged when one step of EM gains less than tol a row. Of n rows that is 2 n tol in BIC, 8000 for four
+million rows at the default: more than the models that compete are apart. So those whose place can still change go on,
+in passes that they share, to a tol that is small against the criterion; and what is left open is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+
+from daskgmm.fitting.fit import Fit
+from daskgmm.fitting.loop import Candidate
+from daskgmm.fitting.run import Model, Run
+
+#: Contenders go on until 2 n tol is this, in units of the criterion: differences below 2 are "not worth more than a
+#: bare mention" (Kass and Raftery 1995, doi:10.1080/01621459.1995.10476572).
+SETTLED = 0.1
+#: A round ends at a tol so many times smaller than the one before: most contenders drop out after the first two.
+FINER = 10.0
+#: Whose figure is so many resolutions from the best goes on too: where components overlap, EM gains some ten times its
+#: last steps yet (4,000,000 rows of two Gaussians one deviation apart: 1.3e-4 nats a row after a step of 1e-5).
+MARGIN = 30.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that was compared.
+
+    Attributes
+    ----------
+    n_components, covariance_type
+    fit : Fit
+        To all rows.
+    held_out : float or None
+        Mean log-likelihood, nats per unit of weight, of rows that the model was not fitted to: over all folds together.
+    resolution : float
+        How far the criterion may still move, in its own units: two figures that are closer are level.
+    tie : bool
+        Whether it may still come before the best.
+    below : int or None
+        A smaller number of components, of the same kind, whose log-likelihood is higher by more than the resolution:
+        this model is then at a poor local optimum.
+    """
+
+    n_components: int
+    covariance_type: str
+    fit: Fit
+    held_out: float | None
+    resolution: float = 0.0
+    tie: bool = False
+    below: int | None = None
+
+    @property
+    def name(self) -> tuple[str, int]:
+        return self.covariance_type, self.n_components
+
+    def value(self, criterion: str) -> float:
+        """Return the criterion, lower is better; of held_out its negative."""
+        if criterion == "held_out":
+            return np.inf if self.held_out is None else -self.held_out
+        return float(getattr(self.fit, criterion))
+
+
+def name(model: Model) -> tuple[str, int]:
+    """Return what tells a model of a selection from the others: its folds have it too."""
+    return model.options.covariance_type, model.options.n_components
+
+
+def entries_of(
+    models: Sequence[Model], fits: Mapping[int, Fit], criterion: str, moved: Mapping[tuple[str, int], float]
+) -> list[Entry]:
+    """Return an entry for each model, its folds put together.
+
+    Parameters
+    ----------
+    moved : mapping
+        By how much the criterion moved in the last round that the model had part in.
+    """
+    found = []
+    below = _below(models, fits)
+    for own, group in groupby(fits, key=lambda i: name(models[i])):
+        of_model = [(i, models[i].fold, fits[i]) for i in group]
+        number, whole = next((i, fit) for i, fold, fit in of_model if fold is None)
+        held = [fit.held_out for _, _, fit in of_model if fit.held_out is not None]
+        weight = sum(w for _, w in held)
+        entry = Entry(own[1], own[0], whole, sum(total for total, _ in held) / weight if held else None)
+        reach = whole.reach
+        if criterion == "held_out":
+            reach = float(np.mean([fit.reach for _, fold, fit in of_model if fold is not None]))
+        most = _resolution(entry, criterion, reach)
+        # (What the last round moved, the rounds to come will hardly.)
+        least = reach if criterion == "held_out" else 2 * whole.weight * reach
+        known = most if own not in moved else min(most, max(moved[own], least))
+        found.append(replace(entry, resolution=float(known), below=below.get(number, (None,))[0]))
+    best = min(entry.value(criterion) for entry in found)
+    return [replace(e, tie=bool(best < e.value(criterion) <= best + e.resolution)) for e in found]
+
+
+def _resolution(entry: Entry, criterion: str, reach: float) -> float:
+    """Return how far a criterion may move while the mean log-likelihood rises by `reach`, nats.
+
+    BIC and AIC move by 2 n times that. ICL and the likelihood of other rows are not at their own maximum: a step of
+    the parameters that gains g moves a sum over rows by up to sqrt(2 g times the variance of what is summed): of the
+    logarithms of the largest responsibilities here, below their mean; of other rows' log-likelihoods p / n.
+    """
+    n = entry.fit.weight
+    if not np.isfinite(reach):
+        return np.inf
+    if criterion == "held_out":
+        return reach + float(np.sqrt(2 * reach * entry.fit.parameters.n_free / n))
+    if criterion == "icl":
+        return 2 * n * (reach + float(np.sqrt(2 * reach * max(-entry.fit.log_largest / n, 0.0))))
+    return 2 * n * reach
+
+
+def best_of(entries: Sequence[Entry], criterion: str) -> int:
+    """Return the number of the entry with the best criterion."""
+    return int(np.argmin([e.value(criterion) for e in entries]))
+
+
+def settled(run: Run, models: Sequence[Model], found: Mapping[int, Fit], criterion: str) -> list[Entry]:
+    """Return the entries once rounds of further passes leave the choice as it is, or can do no more for it.
+
+    In a round, models that may still come before the best, and the best itself, go on to a smaller tol. Once none may,
+    those whose log-likelihood is below that of a smaller one of their kind, which at optima is impossible, are searched
+    again, from splits of that one.
+    """
+    fits, moved, searched = dict(found), dict[tuple[str, int], float](), set[int]()
+    folds_count = criterion == "held_out"
+    counted = [i for i in fits if models[i].fold is None or folds_count]
+    number = 0
+    while True:
+        entries = entries_of(models, fits, criterion, moved)
+        finest = SETTLED / (2 * entries[0].fit.weight)
+        started = _further(run, models, counted, entries, criterion, finest=finest)
+        if not started:  # (a smaller model is split once it is settled itself)
+            below = _below(models, {i: fits[i] for i in counted})
+            started = {
+                i: run.searched_again(i, fits[smaller].parameters, tol=FINER * finest)
+                for i, (_, smaller) in below.items() if i not in searched
+            }  # fmt: skip
+            searched |= set(started)
+        if not started:
+            return [replace(e, fit=run.up_to_date(e.fit)) for e in entries]
+        number += 1
+        before = {e.name: e.value(criterion) for e in entries}
+        fits |= {i: fit for i, fit in run.polished(started, number=number).items() if isinstance(fit, Fit)}
+        after = entries_of(models, fits, criterion, moved)
+        moved |= {e.name: abs(e.value(criterion) - before[e.name]) for e in after
+                  if e.value(criterion) != before[e.name]}  # fmt: skip
+
+
+def _further(
+    run: Run,
+    models: Sequence[Model],
+    counted: Sequence[int],
+    entries: Sequence[Entry],
+    criterion: str,
+    *,
+    finest: float,
+) -> dict[int, list[Candidate]]:
+    """Return the candidates of the models whose place is open, with a smaller tol; none where only one is."""
+    best = entries[best_of(entries, criterion)]
+    most = best.value(criterion)
+    margin = MARGIN if criterion in ("bic", "aic") else 1.0  # (the others' resolution is a bound)
+    ties = {e.name for e in entries if most < e.value(criterion) <= most + margin * e.resolution}
+    if not ties:
+        return {}
+    of_ties = [i for i in counted if name(models[i]) in ties | {best.name}]
+    found = {i: run.going_on(i, finest=finest, finer=FINER) for i in of_ties}
+    return {i: candidates for i, candidates in found.items() if candidates}
+
+
+def _below(models: Sequence[Model], fits: Mapping[int, Fit]) -> dict[int, tuple[int, int]]:
+    """Return the models below a smaller one of the same kind and rows: its number of components, and its number.
+
+    By more than they may still rise: models of one kind are nested, and their maxima of the likelihood rise with K.
+    """
+    found = {}
+    best: dict[object, int] = {}
+    for i in sorted(fits, key=lambda i: models[i].options.n_components):
+        rows, fit = (models[i].options.covariance_type, models[i].fold), fits[i]
+        smaller = best.setdefault(rows, i)
+        there, here = fits[smaller].mean_log_likelihood, fit.mean_log_likelihood
+        if here + fit.reach < there - 1e-9 * max(1.0, abs(there)):
+            found[i] = models[smaller].options.n_components, smaller
+        elif here >= there:
+            best[rows] = i
+    return found

@@ -146,7 +146,8 @@ def _predict_task(cut: Cut, argument: Any, predictor: Predictor, non_finite: str
     return result
 
 
-def _predict_block(X: NDArray[Any], predictor: Predictor, non_finite: str) -> NDArray[Any]:
+def _predict_block(X: Any, predictor: Predictor, non_finite: str) -> NDArray[Any]:
+    X = plain_rows(X)
     result = predictor.empty(len(X))
     if len(X):  # a selection may leave blocks of a Dask array without rows
         with blas_limit.held():

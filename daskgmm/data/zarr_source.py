@@ -17,10 +17,12 @@ import zarr
 from numpy.typing import NDArray
 
 from daskgmm.data.array_source import reader_arguments
+from daskgmm.data.conventions import packing_of
 from daskgmm.data.digest import digest
 from daskgmm.data.heap import reused_heap
 from daskgmm.data.source import Stamper, checked_shape, regular_edges, repeats
-from daskgmm.data.zarr_location import ZarrLocation, array_in, locate, location_of, refused, unreachable
+from daskgmm.data.zarr_group import array_in
+from daskgmm.data.zarr_location import ZarrLocation, locate, location_of, refused, unreachable
 from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionError
 
 Found = TypeVar("Found")
@@ -70,6 +72,8 @@ class ZarrSource:
         self.dtype = np.dtype(array.dtype)
         self.n_rows, self.n_features = checked_shape(array.shape, self.dtype, argument=argument, label=self.label)
         self.travels = location is not None
+        self.code = f"dask.array.from_zarr({argument})" if location is None else location.code
+        _refuse_packed(array, self.code, argument, self.label)
         self.decodes = True
         self._location = location
         self._zarr_format = int(array.metadata.zarr_format)
@@ -92,7 +96,7 @@ class ZarrSource:
         """
         place = locate(location, argument=argument)
         node = place.open(argument=argument)
-        found = array_in(node, array, argument, place.label)
+        found = array_in(node, array, argument, place.label, by_path=True)
         own = ZarrLocation(place.opener, place.url, found.path, place.options)
         return cls(found, own, argument=argument, missing_chunks=missing_chunks)
 
@@ -109,8 +113,10 @@ class ZarrSource:
         store = node.store_path.store
         location = location_of(node)
         label = location.label if location is not None else f"{type(store).__name__} of this process"
-        found = array_in(node, array, argument, label)
-        return cls(found, location_of(found), argument=argument, missing_chunks=missing_chunks)
+        found = array_in(node, array, argument, label, by_path=False)
+        location = location_of(found)
+        _refuse_older(found, argument, label)
+        return cls(found, location, argument=argument, missing_chunks=missing_chunks)
 
     @property
     def chunk_edges(self) -> NDArray[np.int64]:
@@ -306,6 +312,33 @@ class ZarrReader:
             )
         reused_heap.expect(prod(node.chunks) * node.dtype.itemsize)
         return node
+
+
+def _refuse_packed(array: zarr.Array[Any], code: str, argument: str, label: str) -> None:
+    """Raise a DataError for numbers that are not to be taken as they are stored."""
+    found = packing_of(array)
+    if found is not None:
+        raise DataError(
+            f"{argument} must hold its numbers as they are meant; got packed ones in {label}: {found.said}. Decode "
+            f"them: raw = {code}; rows = {found.decoded('raw')}; then give rows, or the path to which "
+            "rows.to_zarr('decoded.zarr') writes them."
+        )
+
+
+def _refuse_older(array: zarr.Array[Any], argument: str, label: str) -> None:
+    """Raise a DataError for an open array that is older than what is stored: tasks open it anew."""
+    store = array.store_path.store
+    try:
+        stored = zarr.open_array(store, path=array.path, mode="r" if store.read_only else "r+")
+    except Exception:
+        return  # (What it is, is told where it is read: each kind of storage has its own exceptions.)
+    then, now = ((a.shape, np.dtype(a.dtype).str) for a in (array, stored))
+    if now != then:
+        raise DataError(
+            f"{argument} must be as it is stored; got an open array of shape {then[0]}, dtype {then[1]}, where {label} "
+            f"has shape {now[0]}, dtype {now[1]}: it was opened before, or by consolidated metadata of its group that "
+            f"are older. Give its path, {label}, or open it by that."
+        )
 
 
 def _stored(array: zarr.Array[Any], start: int, stop: int) -> list[tuple[tuple[int, ...], str]]:

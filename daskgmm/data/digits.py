@@ -13,14 +13,14 @@ from daskgmm.errors import DataError
 EXACT = 2**53
 
 
-def refuse_lost_digits(whole: NDArray[Any], *, first_row: int, argument: str = "X", column: Any = None) -> None:
+def refuse_lost_digits(whole: NDArray[Any], *, first_row: int | None, argument: str = "X", column: Any = None) -> None:
     """Raise a DataError where float64 cannot hold a whole number of some rows; other dtypes are let be.
 
     Parameters
     ----------
     whole : (n_rows, n_features) or (n_rows,), any dtype
-    first_row : int
-        Row number of the first row.
+    first_row : int or None
+        Row number of the first row; None where nobody knows it.
     column : optional
         Label of the column, where `whole` is one.
 
@@ -37,11 +37,13 @@ def refuse_lost_digits(whole: NDArray[Any], *, first_row: int, argument: str = "
     if not lost.any():
         return
     place = np.unravel_index(int(np.argmax(lost)), whole.shape)
-    where = column if column is not None else place[1] if whole.ndim == 2 else 0
+    where = f"column {column if column is not None else place[1] if whole.ndim == 2 else 0}"
+    if first_row is not None:
+        where = f"row {first_row + int(place[0])}, {where}"
     value = int(whole[place])
     raise DataError(
-        f"{argument} must hold whole numbers of at most 2^53, which float64 can hold; got {value} in row "
-        f"{first_row + int(place[0])}, column {where!s}, which would be taken for {int(float(value))}. Subtract "
+        f"{argument} must hold whole numbers of at most 2^53, which float64 can hold; got {value} in "
+        f"{where}, which would be taken for {int(float(value))}. Subtract "
         f"a whole number first ({argument} - {argument}.min(axis=0)), or round it yourself "
         f"({argument}.astype('float64'))."
     )

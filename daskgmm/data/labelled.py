@@ -112,7 +112,7 @@ def _refuse_lost_digits(frame: Any, argument: str) -> None:
     for i, (name, dtype) in enumerate(_dtypes(frame)):
         if _whole(dtype):
             column = (frame.iloc[:, i] if hasattr(frame, "columns") else frame).dropna()
-            refuse_lost_digits(np.asarray(column.to_numpy()), first_row=0, argument=argument, column=repr(name))
+            refuse_lost_digits(np.asarray(column.to_numpy()), first_row=None, argument=argument, column=repr(name))
 
 
 def _whole(dtype: Any) -> bool:

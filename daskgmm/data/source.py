@@ -153,7 +153,7 @@ def plain_rows(block: Any) -> NDArray[Any]:
         dense = "toarray" if hasattr(block, "toarray") else "todense"
         raise DataError(
             f"Blocks of a Dask array must be dense; got the sparse {type(block).__name__}. Convert them where they fit "
-            f"in memory: X.map_blocks(lambda block: block.{dense}())."
+            f"in memory: X.map_blocks(lambda block: block.{dense}(), dtype=X.dtype)."
         )
     try:
         array = np.asarray(block)

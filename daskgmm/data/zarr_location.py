@@ -68,8 +68,9 @@ class ZarrLocation:
     def code(self) -> str:
         """The expression of Python that makes a Dask array of the array that is there."""
         if self.opener == "zip":
-            return f"dask.array.from_zarr(zarr.open_array({self.url!r}, path={self.path!r}, mode='r'))"
-        return f"dask.array.from_zarr({self.label!r})"
+            store = f"zarr.storage.ZipStore({self.url!r}, mode='r')"
+            return f"dask.array.from_zarr(zarr.open_array({store}, path={self.path!r}, mode='r'))"
+        return f'dask.array.from_zarr("{self.label}")'
 
     def modified(self) -> str | None:
         """Return when a local node was last written to, ISO 8601; None at a URL, which is not asked."""
@@ -123,6 +124,8 @@ class ZarrLocation:
         """Return the error of this package that says what opening or reading met, with a remedy."""
         where = self.label
         protocol = urlsplit(self.url).scheme
+        if (missing := missing_package(error, argument, where)) is not None and protocol not in _PACKAGES:
+            return missing
         if isinstance(error, ImportError) or "Protocol not known" in str(error):
             package = _PACKAGES.get(protocol, "the fsspec package for it")
             return OptionError(
@@ -297,6 +300,19 @@ def refused(error: BaseException) -> bool:
     """Return whether an error of a store means that access was refused or that credentials are missing."""
     name, status = type(error).__name__, getattr(error, "status", None)
     return isinstance(error, PermissionError) or "Credential" in name or "Permission" in name or status in (401, 403)
+
+
+def missing_package(error: BaseException, argument: str, where: str) -> OptionError | None:
+    """Return what to say where a codec or a package is missing in this process, None for any other error."""
+    name = getattr(error, "name", None)
+    codec = "UnknownCodec" in type(error).__name__ or "codec not available" in str(error)
+    if not codec and not (isinstance(error, ImportError) and name):
+        return None
+    needed = "the package that brings this codec" if codec else f"the package that has {name}"
+    return OptionError(
+        f"{argument} must be decoded by packages that are installed; got {where} ({_brief(error)}). It is not damaged: "
+        f"install {needed}, here and on the workers."
+    )
 
 
 def unreachable(error: BaseException) -> bool:

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from daskgmm.data.array_source import reader_arguments
 from daskgmm.data.conventions import packing_of
+from daskgmm.data.credentials import shown
 from daskgmm.data.digest import digest
 from daskgmm.data.heap import reused_heap
 from daskgmm.data.source import Stamper, checked_shape, regular_edges, repeats
 from daskgmm.data.zarr_group import array_in
-from daskgmm.data.zarr_location import ZarrLocation, locate, location_of, refused, unreachable
-from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionError
+from daskgmm.data.zarr_location import ZarrLocation, locate, location_of, missing_package, refused, unreachable
+from daskgmm.errors import DaskgmmError, DataError, InputMissingError, MemoryLimitError, OptionError
 
 Found = TypeVar("Found")
 
@@ -73,6 +74,8 @@ class ZarrSource:
         self.n_rows, self.n_features = checked_shape(array.shape, self.dtype, argument=argument, label=self.label)
         self.travels = location is not None
         self.code = f"dask.array.from_zarr({argument})" if location is None else location.code
+        #: Path or URL of its store: of the group, where that was given.
+        self.root = self.label if location is None else shown(location.url)
         _refuse_packed(array, self.code, argument, self.label)
         self.decodes = True
         self._location = location
@@ -235,7 +238,8 @@ class ZarrReader:
                 # One handler for the exceptions of every codec and storage: their classes have no common root. (What
                 # cannot be decoded may have been cut short on its way.)
                 passing = (unreachable(error) or self.far) and not refused(error)
-                passing = passing and not isinstance(error, FileNotFoundError)
+                passing = passing and not isinstance(error, FileNotFoundError | MemoryError)
+                passing = passing and missing_package(error, "X", self._label) is None
                 if seconds is None or not passing:
                     raise self._explained(error, start, stop) from error
                 logger.warning(
@@ -271,6 +275,14 @@ class ZarrReader:
     def _explained(self, error: Exception, start: int, stop: int) -> Exception:
         if self._location is not None and unreachable(error):
             return self._location.explained(error, f"Rows {start} to {stop}")
+        missing = missing_package(error, f"Rows {start} to {stop}", self._label)
+        if missing is not None:
+            return missing
+        if isinstance(error, MemoryError):
+            return MemoryLimitError(
+                f"A process must have memory for the chunks that it reads; got none left for rows {start} to {stop} of "
+                f"{self._label} ({error}). Give it more (--memory-limit, ulimit -v), or run fewer at once."
+            )
         # Parts of shards are asked for as byte ranges; the simplest web servers send the whole file instead.
         ranges = " (or the server ignores byte ranges, which shards need)" if self._label.startswith("http") else ""
         where, error, start, stop = self._damaged(error, start, stop)
@@ -320,8 +332,8 @@ def _refuse_packed(array: zarr.Array[Any], code: str, argument: str, label: str)
     if found is not None:
         raise DataError(
             f"{argument} must hold its numbers as they are meant; got packed ones in {label}: {found.said}. Decode "
-            f"them: raw = {code}; rows = {found.decoded('raw')}; then give rows, or the path to which "
-            "rows.to_zarr('decoded.zarr') writes them."
+            f"them: raw = {code}; rows = {found.decoded('raw')}; then give rows (or raw, if "
+            "numbers are meant as stored), or the path to which rows.to_zarr('decoded.zarr') writes them."
         )
 
 

@@ -24,6 +24,10 @@ class DataError(DaskgmmError, ValueError):
     exit_code = 65
 
 
+class NotNumbersError(DataError, TypeError):
+    """Objects that cannot be numbers (exit code 65); a TypeError too, as scikit-learn has it."""
+
+
 class CollapsedComponentError(DataError):
     """A component whose covariance is singular to working precision (exit code 65)."""
 

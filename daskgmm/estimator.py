@@ -13,8 +13,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from daskgmm.data.array_source import ArraySource
 from daskgmm.data.executor import one_blas_thread
 from daskgmm.data.prediction import predict_array, predict_blocks, predict_source
+from daskgmm.data.source import Source
 from daskgmm.errors import OptionError
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.loop import Status
@@ -22,7 +24,7 @@ from daskgmm.fitting.model_file import Model, as_written, load_model, save_model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.score import Score, score_source
-from daskgmm.inputs import check_features, is_lazy, opened_rows, opened_weights, printing, rows_in_memory, seed_of
+from daskgmm.inputs import opened_rows, opened_weights, printing, seed_of, seen_rows
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prediction import Predictor, What
 from daskgmm.mixture.sampling import sample
@@ -332,16 +334,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _predict(self, X: Any, what: What) -> Any:
         check_is_fitted(self, "means_")
         predictor = Predictor.of(self._parameters(), what)
-        if hasattr(X, "to_dask_array"):
-            X = X.to_dask_array()
-        if hasattr(X, "__dask_graph__"):
-            check_features(self, 1 if X.ndim == 1 else X.shape[1])
-            return predict_blocks(X, predictor, non_finite=self.non_finite)
-        if is_lazy(X):
-            return predict_source(opened_rows(self, X, reset=False), predictor, non_finite=self.non_finite)
-        rows = rows_in_memory(self, X, reset=False)
-        with one_blas_thread(None):
-            return predict_array(rows, predictor, non_finite=self.non_finite)
+        rows = seen_rows(self, X, reset=False)
+        if isinstance(rows, ArraySource):
+            with one_blas_thread(None):
+                return predict_array(rows.array, predictor, non_finite=self.non_finite)
+        predicted = predict_source if isinstance(rows, Source) else predict_blocks
+        return predicted(rows, predictor, non_finite=self.non_finite)
 
     def _scored(self, X: Any, sample_weight: Any) -> Score:
         check_is_fitted(self, "means_")

@@ -3,73 +3,95 @@
 from __future__ import annotations
 
 import os
+import warnings
 from numbers import Integral
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import validate_data
 
-from daskgmm.data.opening import open_source
-from daskgmm.data.source import Source, plain_rows
+from daskgmm.data.dask_source import checked_array
+from daskgmm.data.labelled import unlabelled
+from daskgmm.data.opening import is_dask_array, open_source
+from daskgmm.data.source import Source
 from daskgmm.errors import DataError, OptionError
 from daskgmm.fitting.events import HEADER, Listener, PassDone, ignore
 
 
 def opened_rows(estimator: Any, X: Any, *, reset: bool) -> Source:
-    """Return X as a source, its number of features checked against an estimator or, with `reset`, noted in it."""
-    if is_lazy(X):
-        source = open_source(X)
-        if reset:
-            estimator.n_features_in_ = source.n_features
-            if hasattr(estimator, "feature_names_in_"):
-                del estimator.feature_names_in_
-        else:
-            check_features(estimator, source.n_features)
-        return source
-    return open_source(rows_in_memory(estimator, X, reset=reset))
+    """Return X as a source, its features checked against an estimator or, with `reset`, noted in it."""
+    return open_source(seen_rows(estimator, X, reset=reset))
+
+
+def seen_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
+    """Return X as a source or, where it is one of Dask, as an array; its features checked or, with `reset`, noted.
+
+    This is the door of every method. Nothing is read: rows of chunks of unknown size are not counted.
+    """
+    rows, labels = unlabelled(X, "X")
+    if is_dask_array(rows):
+        n_features = checked_array(rows, "X")
+    else:
+        rows = open_source(rows)
+        n_features = rows.n_features
+    names = _names(labels)
+    if reset:
+        estimator.n_features_in_ = n_features
+        if names is not None:
+            estimator.feature_names_in_ = np.array(names, dtype=object)
+        elif hasattr(estimator, "feature_names_in_"):
+            del estimator.feature_names_in_
+    else:
+        _check_names(estimator, names)
+        _check_number(estimator, n_features, X)
+    return rows
 
 
 def opened_weights(sample_weight: Any) -> Source | None:
     """Return row weights as a source; None where there are none."""
-    if sample_weight is None:
-        return None
-    _refuse_mask(sample_weight)
-    plain = sample_weight if is_lazy(sample_weight) else np.asarray(sample_weight)
-    return open_source(plain, argument="sample_weight")
+    return None if sample_weight is None else open_source(sample_weight, argument="sample_weight")
 
 
-def rows_in_memory(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
-    """Return X as a NumPy array, its features checked against an estimator or, with `reset`, noted in it."""
-    _refuse_mask(X)
-    if isinstance(X, np.ndarray) and X.ndim == 1:
-        if not reset and estimator.n_features_in_ != 1:
-            raise DataError(
-                f"X must have shape (n_rows, {estimator.n_features_in_}); got {X.shape}. Reshape your data: one row is "
-                "X.reshape(1, -1)."
-            )
-        X = X[:, np.newaxis]
-    result: NDArray[Any] = validate_data(
-        estimator, X, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=1
-    )
-    return result
-
-
-def check_features(estimator: Any, n_features: int) -> None:
-    """Raise a DataError for another number of features than an estimator was fitted to."""
-    if n_features != estimator.n_features_in_:
+def _names(labels: list[Any] | None) -> list[str] | None:
+    """Return the labels of columns as names of features: all of them are text, or none has a name."""
+    named = [isinstance(label, str) for label in labels or ()]
+    if any(named) and not all(named):
         raise DataError(
-            f"X must have the {estimator.n_features_in_} features that the mixture was fitted to; got {n_features}. "
-            "Select the same columns in the same order."
+            "Columns of X must have names that are all text, or none; got labels of several types, such as "
+            f"{labels[named.index(True)]!r} and {labels[named.index(False)]!r}. "  # type: ignore[index]
+            "Make them text: X.columns = X.columns.astype(str)."
         )
+    return labels if any(named) else None
 
 
-def is_lazy(X: Any) -> bool:
-    """Return whether X is read in passes: a path or URL, a Zarr array or group, a Dask collection, or a source."""
-    if isinstance(X, str | os.PathLike | Source) or hasattr(X, "__dask_graph__") or hasattr(X, "to_dask_array"):
-        return True
-    return type(X).__module__.split(".")[0] == "zarr"
+def _check_names(estimator: Any, names: list[str] | None) -> None:
+    """Raise a DataError for other names of features than an estimator was fitted to, in scikit-learn's words."""
+    fitted, who = getattr(estimator, "feature_names_in_", None), type(estimator).__name__
+    if (names is None) != (fitted is None):
+        has = "X does not have valid feature names, but" if names is None else "X has feature names, but"
+        warnings.warn(f"{has} {who} was fitted with{'' if names is None else 'out'} feature names", stacklevel=5)
+    if names is None or fitted is None or names == list(fitted):
+        return
+    unseen, missing = sorted(set(names) - set(fitted)), sorted(set(fitted) - set(names))
+    said = "The feature names should match those that were passed during fit.\n"
+    for what, found in (("unseen at fit time", unseen), ("seen at fit time, yet now missing", missing)):
+        if found:
+            said += "\n- ".join([f"Feature names {what}:", *found[:5], *(["..."] if len(found) > 5 else [])]) + "\n"
+    if not unseen and not missing:
+        said += "Feature names must be in the same order as they were in fit.\n"
+    raise DataError(f"{said}Select the same columns in the same order: X[list(mixture.feature_names_in_)].")
+
+
+def _check_number(estimator: Any, n_features: int, X: Any) -> None:
+    """Raise a DataError for another number of features than an estimator was fitted to, in scikit-learn's words."""
+    fitted = np.shape(estimator.means_)[1]
+    if n_features == fitted:
+        return
+    remedy = "Select the same columns in the same order."
+    if n_features == 1 and not isinstance(X, str | os.PathLike | Source) and np.ndim(X) == 1:
+        remedy = "Reshape your data: one row is numpy.asarray(X).reshape(1, -1)."
+    who = type(estimator).__name__
+    raise DataError(f"X has {n_features} features, but {who} is expecting {fitted} features as input. {remedy}")
 
 
 def seed_of(random_state: Any) -> int:
@@ -96,9 +118,3 @@ class _Printer:
     def __call__(self, event: PassDone) -> None:
         if event.what != "em" or not event.n_running or (event.number - 1) % self._interval == 0:
             print(event.line())
-
-
-def _refuse_mask(data: Any) -> None:
-    """Raise a DataError for a masked array, whose mask scikit-learn's validation and NumPy drop without a word."""
-    if isinstance(data, np.ma.MaskedArray):
-        plain_rows(data)

@@ -19,6 +19,7 @@ from daskgmm.cli.outputs import (
     checksum,
     finished_array,
     finished_fit,
+    group_around,
     refuse_existing,
     remove_checkpoint,
     write_file,
@@ -244,7 +245,8 @@ def report(model: str, output: str, *, force: bool) -> Result:
         refuse_existing(output)
     loaded = load_model(model)
     with as_written(model):
-        content = page(loaded, name=shown(model)).encode()
+        # (Names of files need not be UTF-8: bytes that are none are shown by their numbers.)
+        content = page(loaded, name=shown(model)).encode(errors="backslashreplace")
     write_file(output, content)
     return {"command": "report", "status": "done", "model": shown(model), "output": output, "bytes": len(content)}
 
@@ -289,7 +291,12 @@ def progress() -> Callable[[PassDone], None]:
 
 def places(X: Source, weights: Source | None) -> dict[str, str]:
     """Return where an output must not be."""
-    return {"INPUT": X.label} | ({} if weights is None else {"--weights": weights.label})
+    found = {}
+    for name, source in (("INPUT", X), ("--weights", weights)):
+        if source is not None:
+            found[name] = source.label
+            found[f"the Zarr group of {name}"] = group_around(getattr(source, "root", source.label))
+    return found
 
 
 def fit_result(done: Fit) -> Result:

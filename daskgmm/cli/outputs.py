@@ -73,6 +73,16 @@ def check_place(output: str, *, inputs: Mapping[str, str], option: str = "--outp
         raise OutputError(f"{option} must be writable; got {error}. Choose another place.") from error
 
 
+def group_around(place: str) -> str:
+    """Return the outermost Zarr group that a local place is in, or the place itself: what is written there joins it."""
+    found = place
+    while "://" not in found and any(
+        os.path.exists(os.path.join(os.path.dirname(found), name)) for name in ("zarr.json", ".zgroup")
+    ):
+        found = os.path.dirname(found)
+    return found
+
+
 def refuse_existing(output: str, *, option: str = "--output") -> None:
     """Raise an OutputError where something stands at a local place."""
     if os.path.lexists(output):

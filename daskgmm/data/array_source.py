@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from daskgmm.data.partition import FEW_IN_PROCESS, IN_PROCESS_BYTES
 from daskgmm.data.source import Stamper, checked_shape, file_stamp, last_modified, plain_rows, regular_edges
-from daskgmm.errors import DataError, InputMissingError, OptionError
+from daskgmm.errors import DataError, InputMissingError, NotNumbersError, OptionError
 from daskgmm.mixture.block import tile_length
 
 _RUN_BYTES = 2**20
@@ -91,12 +92,13 @@ class ArraySource(_UnchunkedSource):
     """
 
     def __init__(self, data: Any, *, argument: str = "X") -> None:
-        array = _as_array(data, argument)
+        array = as_array(data, argument)
         self.label = "NumPy array"
         self.n_rows, self.n_features = checked_shape(array.shape, array.dtype, argument=argument, label=self.label)
         self.dtype = array.dtype
         self.travels = False
-        self._reader = ArrayReader(plain_rows(array))
+        self.array = plain_rows(array)
+        self._reader = ArrayReader(self.array)
         self._kind, self._location = "numpy", None
 
     @property
@@ -107,20 +109,24 @@ class ArraySource(_UnchunkedSource):
         return max(least, super()._run_rows) if is_large else least
 
 
-def _as_array(data: Any, argument: str) -> NDArray[Any]:
-    """Return the numbers of `data` as an array, without a copy where it is one already."""
+def as_array(data: Any, argument: str) -> NDArray[Any]:
+    """Return the numbers of `data` as an array, without a copy where it is one already; objects become float64."""
     kind = type(data).__name__
-    if hasattr(data, "toarray"):
+    if hasattr(data, "toarray") or hasattr(data, "todense"):
         raise OptionError(
-            f"{argument} must be dense; got the sparse {kind}. Convert it with X.toarray() where it fits in memory."
+            f"{argument} must be dense; got the sparse {kind}. Where it fits in memory, convert it with "
+            f"{argument}.{'toarray' if hasattr(data, 'toarray') else 'todense'}()."
         )
     if isinstance(data, np.ma.MaskedArray):
-        raise OptionError(
+        raise DataError(
             f"{argument} must not be a masked array; got a {kind}, whose mask would be lost. "
-            "Fill it with NaN: numpy.ma.filled(X.astype('float64'), numpy.nan)."
+            f"Fill it with NaN: numpy.ma.filled({argument}.astype('float64'), numpy.nan)."
         )
-    if hasattr(data, "to_numpy"):
-        return _frame_array(data, argument)
+    if (hasattr(data, "unit") and hasattr(data, "to_value")) or (hasattr(data, "units") and hasattr(data, "magnitude")):
+        raise DataError(
+            f"{argument} must be plain numbers; got a {kind} with a unit, which would be lost. Convert it to the unit "
+            f"that you want, and give its numbers, {argument}.{'to_value()' if hasattr(data, 'unit') else 'magnitude'}."
+        )
     try:
         array = np.asarray(data)
     except (TypeError, ValueError) as error:
@@ -128,28 +134,33 @@ def _as_array(data: Any, argument: str) -> NDArray[Any]:
             f"{argument} must be an array, a data frame, a path or a URL; got a {kind} that is no array ({error}). "
             "Give rows of equal length."
         ) from error
-    if array.dtype.kind == "O" and array.ndim == 0:
+    if array.dtype.kind != "O":
+        return array
+    if array.ndim == 0:
         raise OptionError(
             f"{argument} must be an array, a data frame, a path or a URL; got a {kind}. "
             "Give its array, or the path of a Zarr array or .npy file."
         )
-    return array
+    return _of_objects(array, argument)
 
 
-def _frame_array(frame: Any, argument: str) -> NDArray[Any]:
-    """Return the numbers of a pandas (or similar) data frame or series; missing values become NaN."""
-    dtypes: Any = getattr(frame, "dtypes", None)
-    for name, dtype in dtypes.items() if hasattr(dtypes, "items") else ():
-        if getattr(dtype, "kind", "O") not in "biuf":
-            raise DataError(
-                f"{argument} must hold real numbers in every column; got dtype {dtype} in column {name!r} of a data "
-                "frame. Drop or encode that column."
-            )
-    array = np.asarray(frame.to_numpy())
-    if array.dtype.kind == "O" and hasattr(dtypes, "kind" if frame.ndim == 1 else "items"):
-        # Nullable columns with missing values, or columns of mixed dtypes, arrive as objects.
-        array = np.asarray(frame.to_numpy(dtype="float64", na_value=np.nan))
-    return array
+def _of_objects(array: NDArray[Any], argument: str) -> NDArray[Any]:
+    """Return Python objects as float64."""
+    try:
+        found = array.astype(np.float64)
+        lost = next((value for value in array.flat if isinstance(value, int) and value != int(float(value))), None)
+    except (TypeError, ValueError, OverflowError) as error:
+        # (scikit-learn has a TypeError where it is no number at all.)
+        kind = NotNumbersError if isinstance(error, TypeError) else DataError
+        raise kind(
+            f"{argument} must hold real numbers; got Python objects that are none ({error}). Encode them."
+        ) from error
+    if lost is not None:
+        raise DataError(
+            f"{argument} must hold whole numbers of at most 2^53, which float64 can hold; got {lost}, which would be "
+            f"taken for {int(float(lost))}. Subtract a whole number first, or round it yourself with float()."
+        )
+    return found
 
 
 class NpySource(_UnchunkedSource):
@@ -220,13 +231,28 @@ def _map_file(path: str, argument: str) -> NDArray[Any]:
             f"{argument} must be an existing file; got {path}, which is not there. Check the path."
         ) from error
     except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "See whether it can be copied to another disk.")
         raise InputMissingError(
-            f"{argument} must be a readable file; got {path} ({error.strerror or error}). Check its permissions."
+            f"{argument} must be a readable file; got {path} ({error.strerror or error}). {remedy}"
         ) from error
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:
         # Whatever a damaged header makes NumPy and Python's tokenizer raise.
+        if "Python objects" in str(error):
+            raise DataError(
+                f"{argument} must be a .npy file of numbers; got {path}, which holds Python objects. Where you trust "
+                f"it, convert it: numpy.save('X.npy', numpy.load({path!r}, allow_pickle=True).astype('float64'))"
+            ) from error
         raise DataError(
             f"{argument} must be a whole .npy file of numbers; got {path} ({error}). Write it again with numpy.save."
         ) from error
+
+
+_REMEDIES = {
+    errno.EACCES: "Check its permissions.",
+    errno.EPERM: "Check its permissions.",
+    errno.ENOMEM: "Give the process more memory (ulimit -v).",
+    errno.EMFILE: "Let the process open more files (ulimit -n).",
+    errno.ENFILE: "Let the machine open more files.",
+}

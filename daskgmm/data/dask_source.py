@@ -39,7 +39,7 @@ class DaskSource:
         self.label = "Dask array"
         self.travels = True
         self.decodes = False
-        array, self.counted = _with_known_rows(array, argument, self.label)
+        array, self.counted = _with_known_rows(array, argument)
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
         self.n_rows, self.n_features = checked_shape(array.shape, self.dtype, argument=argument, label=self.label)
         # The source keeps the array for as long as it lives: with it, the futures of a persisted one.
@@ -115,15 +115,26 @@ class DaskSource:
         return self._graph, self._keys
 
 
-def _with_known_rows(array: Any, argument: str, label: str) -> tuple[Any, bool]:
-    """Return the array with one block of columns and known chunks, and whether it was computed for that."""
+def checked_array(array: Any, argument: str) -> int:
+    """Return the number of features of a Dask array of rows; its chunks may be unknown along rows.
+
+    Raises
+    ------
+    DataError
+        No mixture can be fitted to such an array.
+    """
     if any(math.isnan(n) for n in array.shape[1:]):
         raise DataError(
-            f"{argument} must have a known number of features; got shape {array.shape} in a {label}. "
+            f"{argument} must have a known number of features; got shape {array.shape} in a Dask array. "
             "Call its compute_chunk_sizes() first."
         )
-    n_rows = 1 if math.isnan(array.shape[0]) else array.shape[0]
-    checked_shape((n_rows, *array.shape[1:]), np.dtype(array.dtype), argument=argument, label=label)
+    shape = tuple(1 if math.isnan(n) else int(n) for n in array.shape)
+    return checked_shape(shape, np.dtype(array.dtype), argument=argument, label="Dask array")[1]
+
+
+def _with_known_rows(array: Any, argument: str) -> tuple[Any, bool]:
+    """Return the array with one block of columns and known chunks, and whether it was computed for that."""
+    checked_array(array, argument)
     if array.ndim == 2 and len(array.chunks[1]) > 1:
         array = array.rechunk({1: -1})
     if not math.isnan(array.shape[0]):

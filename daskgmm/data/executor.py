@@ -17,7 +17,7 @@ from dask.task_spec import DataNode
 
 from daskgmm.data.blas import blas_limit
 from daskgmm.data.suspects import WorkersDiedError
-from daskgmm.errors import ClusterError
+from daskgmm.errors import ClusterError, OptionError
 
 #: Addresses of workers by the keys of tasks or results.
 Places = Mapping[Any, Sequence[str]]
@@ -232,7 +232,15 @@ class _Places:
 
 def current_executor() -> Executor:
     """Return the executor that the user's surroundings call for: a current distributed client, else the local one."""
-    scheduler = get_scheduler()
+    try:
+        scheduler = get_scheduler()
+    except RuntimeError as error:
+        if "asynchronous" not in str(error):
+            raise
+        raise OptionError(
+            "the current client must not be asynchronous where its event loop runs; got one that is. Call from a "
+            "thread, in which it may wait: await asyncio.to_thread(mixture.fit, X)."
+        ) from error
     client = getattr(scheduler, "__self__", None)
     if client is not None and hasattr(client, "scheduler_info"):
         if not client.nthreads():

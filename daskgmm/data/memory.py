@@ -171,7 +171,8 @@ def _rechunking(source: Source, n_rows: int) -> str:
     chunks = f"({n_rows}, {source.n_features})" if source.n_features > 1 else f"{{0: {n_rows}}}"
     if isinstance(source, DaskSource):
         return f"X = X.rechunk({chunks})"
-    return f'dask.array.from_zarr("{source.label}").rechunk({chunks}).to_zarr("rechunked.zarr")'
+    opened = getattr(source, "code", f'dask.array.from_zarr("{source.label}")')
+    return f'{opened}.rechunk({chunks}).to_zarr("rechunked.zarr")'
 
 
 def _mib(n_bytes: float) -> str:

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any
 
+from daskgmm.data.labelled import unlabelled
 from daskgmm.data.source import Source
 from daskgmm.errors import OptionError
 
@@ -41,6 +42,7 @@ def open_source(
     -----
     A Dask array of unknown chunk sizes is computed once, to count its rows (logged).
     """
+    data, _ = unlabelled(data, argument)
     if isinstance(data, str | os.PathLike):
         return _open_location(os.fspath(data), array, argument, missing_chunks)
     # Whoever holds a Zarr object has imported zarr; looking it up costs nothing where nobody has.
@@ -88,22 +90,27 @@ def _open_location(location: str | bytes, array: str | None, argument: str, miss
 
 def _open_object(data: Any, argument: str) -> Source:
     """Return the source of a Dask collection, or of anything that NumPy makes an array of."""
-    if hasattr(data, "to_dask_array"):
-        data = data.to_dask_array()
-    if hasattr(data, "__dask_graph__") and data.__dask_graph__() is not None:
-        from dask.array import Array
-
+    if is_dask_array(data):
         from daskgmm.data.dask_source import DaskSource
 
-        if isinstance(data, Array):
-            return DaskSource(data, argument=argument)
+        return DaskSource(data, argument=argument)
+    if hasattr(data, "__dask_graph__") and data.__dask_graph__() is not None:
         raise OptionError(
             f"{argument} must be an array, a data frame, a path or a URL; got a {type(data).__name__} of Dask. "
-            "Give its Dask array (for xarray: X.data)."
+            "Give a Dask array: dask.array.from_delayed and dask.array.stack make one."
         )
     from daskgmm.data.array_source import ArraySource
 
     return ArraySource(data, argument=argument)
+
+
+def is_dask_array(data: Any) -> bool:
+    """Return whether `data` is a Dask array, without importing what nobody has imported."""
+    if not hasattr(data, "__dask_graph__"):
+        return False
+    from dask.array import Array
+
+    return isinstance(data, Array)
 
 
 _TO_ZARR = '.to_zarr("X.zarr")'

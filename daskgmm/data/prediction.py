@@ -146,9 +146,11 @@ def _predict_task(cut: Cut, argument: Any, predictor: Predictor, non_finite: str
     return result
 
 
-def _predict_block(X: NDArray[Any], predictor: Predictor, non_finite: str) -> NDArray[Any]:
+def _predict_block(X: Any, predictor: Predictor, non_finite: str) -> NDArray[Any]:
+    X = plain_rows(X)
     result = predictor.empty(len(X))
     if len(X):  # a selection may leave blocks of a Dask array without rows
         with blas_limit.held():
-            _predict(Cut(0, (0, len(X)), X.shape[1], "scan", False), as_reader([X], 0), predictor, non_finite, result)
+            n_features = predictor.plan.means.shape[1]  # (blocks may be others than a Dask array declares)
+            _predict(Cut(0, (0, len(X)), n_features, "scan", False), as_reader([X], 0), predictor, non_finite, result)
     return result

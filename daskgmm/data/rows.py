@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.data.dask_source import DaskSource
+from daskgmm.data.digits import refuse_lost_digits
 from daskgmm.data.partition import (
     RUN_BYTES,
     Edges,
@@ -160,8 +161,11 @@ def blocks(cut: Cut, reader: Reader, weights: Reader | None) -> Iterator[Block]:
     start, stop = cut.runs[0], cut.runs[-1]
     row_weights = None if weights is None else _Weights(weights, start, stop, length)
     low, filled = start, 0
+    first_row = start
     for run in _runs(cut, reader):
-        taken = 0
+        if cut.check == "scan":
+            refuse_lost_digits(run, first_row=first_row)
+        first_row, taken = first_row + len(run), 0
         while taken < len(run):
             size = min(length, stop - low)
             x = work.get("x", (cut.n_features, size))

@@ -137,14 +137,53 @@ class _BlocksReader:
 
 
 def plain_rows(block: Any) -> NDArray[Any]:
-    """Return a block of rows as a NumPy array (n_rows, n_features) that hides nothing; (n_rows,) is one feature."""
+    """Return a block of rows as a NumPy array (n_rows, n_features) that hides nothing; (n_rows,) is one feature.
+
+    Raises
+    ------
+    DataError
+        It is none of real numbers: blocks of a Dask array may be another type than it declares.
+    """
     if isinstance(block, np.ma.MaskedArray):
         raise DataError(
-            "Rows must not be a masked array; got one, and its mask would be lost. "
-            "Fill it with NaN: numpy.ma.filled(X.astype('float64'), numpy.nan)."
+            "Blocks of a Dask array must not be masked arrays; got one, and its mask would be lost. "
+            "Fill it with NaN: dask.array.ma.filled(X.astype('float64'), numpy.nan)."
         )
-    array = np.asarray(block)
+    if hasattr(block, "toarray") or hasattr(block, "todense"):
+        dense = "toarray" if hasattr(block, "toarray") else "todense"
+        raise DataError(
+            f"Blocks of a Dask array must be dense; got the sparse {type(block).__name__}. Convert them where they fit "
+            f"in memory: X.map_blocks(lambda block: block.{dense}(), dtype=X.dtype)."
+        )
+    try:
+        array = np.asarray(block)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"Blocks of a Dask array must be arrays of NumPy; got a {type(block).__name__} ({error}). Convert them "
+            "with X.map_blocks."
+        ) from error
+    check_dtype(array.dtype, argument="X", label="a block of a Dask array")
+    if array.ndim not in (1, 2):
+        raise DataError(
+            f"Blocks of a Dask array must have the dimensions that it declares; got a block of shape {array.shape}. "
+            "Correct what makes them."
+        )
     return array if array.ndim == 2 else array.reshape(-1, 1)
+
+
+def check_dtype(dtype: np.dtype[Any], *, argument: str, label: str) -> None:
+    """Raise a DataError for a dtype that is not boolean, integer, or float16, float32 or float64."""
+    if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8):
+        return
+    remedy = {
+        "c": f"Complex data not supported: give {argument}.real, or both parts as features of their own.",
+        "M": f"Give seconds: ({argument} - numpy.datetime64('1970-01-01')) / numpy.timedelta64(1, 's').",
+        "m": f"Give seconds: ({argument} / numpy.timedelta64(1, 's')).",
+    }.get(dtype.kind, f"Convert it first, for example with {argument}.astype('float64').")
+    raise DataError(
+        f"{argument} must hold real numbers (boolean, integer, or float of at most 64 bits); got dtype {dtype} in "
+        f"{label}. {remedy}"
+    )
 
 
 def checked_shape(shape: tuple[int, ...], dtype: np.dtype[Any], *, argument: str, label: str) -> tuple[int, int]:
@@ -163,19 +202,17 @@ def checked_shape(shape: tuple[int, ...], dtype: np.dtype[Any], *, argument: str
         )
     n_rows, n_features = shape[0], shape[1] if len(shape) == 2 else 1
     if n_rows == 0 or n_features == 0:
+        # (The words of scikit-learn, which its checks of an estimator look for.)
+        none = f" (0 feature(s) (shape={tuple(shape)}) while a minimum of 1 is required)" if n_rows else ""
         raise DataError(
-            f"{argument} must have at least one row and one feature; got shape {tuple(shape)} in {label}. "
+            f"{argument} must have at least one row and one feature; got shape {tuple(shape)} in {label}{none}. "
             "Check how it was written or selected."
         )
     if n_rows * n_features >= 2**63:
         raise DataError(
             f"{argument} must have fewer than 2^63 values; got shape {tuple(shape)} in {label}. Correct its metadata."
         )
-    if dtype.kind not in "biuf" or (dtype.kind == "f" and dtype.itemsize > 8):
-        raise DataError(
-            f"{argument} must hold real numbers (boolean, integer, or float of at most 64 bits); got dtype "
-            f"{dtype} in {label}. Convert it first, for example with X.astype('float64')."
-        )
+    check_dtype(dtype, argument=argument, label=label)
     return int(n_rows), int(n_features)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import zipfile
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
@@ -64,6 +64,14 @@ class ZarrLocation:
         """The location in words: path or URL with the node's path, without user, password or signature."""
         return "/".join(part for part in (shown(self.url), self.path) if part)
 
+    @property
+    def code(self) -> str:
+        """The expression of Python that makes a Dask array of the array that is there."""
+        if self.opener == "zip":
+            store = f"zarr.storage.ZipStore({self.url!r}, mode='r')"
+            return f"dask.array.from_zarr(zarr.open_array({store}, path={self.path!r}, mode='r'))"
+        return f'dask.array.from_zarr("{self.label}")'
+
     def modified(self) -> str | None:
         """Return when a local node was last written to, ISO 8601; None at a URL, which is not asked."""
         place = {"local": os.path.join(self.url, self.path), "zip": self.url}.get(self.opener)
@@ -116,6 +124,8 @@ class ZarrLocation:
         """Return the error of this package that says what opening or reading met, with a remedy."""
         where = self.label
         protocol = urlsplit(self.url).scheme
+        if (missing := missing_package(error, argument, where)) is not None and protocol not in _PACKAGES:
+            return missing
         if isinstance(error, ImportError) or "Protocol not known" in str(error):
             package = _PACKAGES.get(protocol, "the fsspec package for it")
             return OptionError(
@@ -143,6 +153,11 @@ class ZarrLocation:
         )
 
     def _missing(self, argument: str) -> Exception:
+        if self.opener == "zip" and os.path.exists(self.url) and (folders := _nodes_in(self.url)):
+            return DataError(
+                f"{argument} must be a Zarr array or group; got {self.label}, where there is none. The zip file "
+                f"has one in a folder: give the path {os.path.join(self.url, folders[0])}"
+            )
         if self.opener in ("local", "zip") and os.path.exists(self.url):
             inside = "" if not self.path else f" at {self.path!r}"
             return DataError(
@@ -155,56 +170,14 @@ class ZarrLocation:
         )
 
 
-def array_in(node: zarr.Array[Any] | zarr.Group, name: str | None, argument: str, label: str) -> zarr.Array[Any]:
-    """Return the array that is meant: `node` itself, the one called `name`, or the only one of its group."""
-    if isinstance(node, zarr.Array):
-        if name is not None:
-            raise OptionError(
-                f"array must be left out where {argument} is an array itself; got array={name!r} with {label}. "
-                "Leave it out, or give the group."
-            )
-        return node
-    if name is None:
-        usable = _usable(node)
-        if len(usable) == 1:
-            return usable[0]
-        if not usable:
-            raise DataError(
-                f"{argument} must be, or hold, one array of numbers of one or two dimensions; got a group with none in "
-                f"{label}{_listed(node)}. Give the path of the array, or name one deeper in the group."
-            )
-        raise OptionError(
-            f"array must name one of the arrays of the group that {argument} is; got none, and {len(usable)} usable "
-            f"arrays in {label}{_listed(node)}. Name one with array=... (--array on the command line)."
-        )
-    found = node.get(name)
-    if not isinstance(found, zarr.Array):
-        what = "a group" if isinstance(found, zarr.Group) else "nothing"
-        raise InputMissingError(
-            f"array must name an array of the group that {argument} is; got array={name!r}, which is {what} in "
-            f"{label}{_listed(node)}. Name an array that is there."
-        )
-    return found
-
-
-def _usable(group: zarr.Group) -> list[zarr.Array[Any]]:
-    return [a for a in _members(group) if a.ndim in (1, 2) and np.dtype(a.dtype).kind in "biuf"]
-
-
-def _listed(group: zarr.Group) -> str:
-    listed = [f"{a.basename} {a.shape} {a.dtype}" for a in _members(group)]
-    if not listed:
-        return " (no arrays are listed there)"
-    return f" (it has {', '.join(listed[:16])}{', ...' if len(listed) > 16 else ''})"
-
-
-def _members(group: zarr.Group) -> list[zarr.Array[Any]]:
-    """Return the arrays directly in a group, by name; none where the store cannot list (plain HTTP)."""
+def _nodes_in(path: str) -> list[str]:
+    """Return the folders of a zip file that are Zarr arrays or groups, the outermost first."""
     try:
-        return [array for _, array in sorted(group.arrays(), key=lambda member: member[0])]
-    except Exception:
-        # Each kind of storage has its own exception for "cannot list"; the message then says that none is known.
+        with zipfile.ZipFile(path) as file:
+            found = {os.path.dirname(name) for name in file.namelist() if os.path.basename(name) in _METADATA}
+    except (OSError, zipfile.BadZipFile):
         return []
+    return sorted(found, key=lambda folder: (folder.count("/"), folder))
 
 
 def _tags_by_fsspec(url: str, options: dict[str, Any], keys: list[str]) -> list[str]:
@@ -260,9 +233,20 @@ def locate(location: str, *, argument: str = "X") -> ZarrLocation:
         location = location.split("://", 1)[1]
     if "://" not in location and "::" not in location:
         path = os.path.abspath(os.path.expanduser(location))
-        return ZarrLocation("zip" if path.endswith(".zip") and not os.path.isdir(path) else "local", path)
+        file, inside = _zip_file(path)
+        return ZarrLocation("local", path) if file is None else ZarrLocation("zip", file, inside)
     refuse_secrets(location, argument=argument)
     return ZarrLocation("fsspec", location)
+
+
+def _zip_file(path: str) -> tuple[str | None, str]:
+    """Return the zip file that a path names or leads into, None where there is none, and the path inside."""
+    parts = path.split("/")
+    for i, part in enumerate(parts, 1):
+        file, inside = "/".join(parts[:i]), "/".join(parts[i:])
+        if part.endswith(".zip") and not os.path.isdir(file) and (not inside or os.path.exists(file)):
+            return file, inside
+    return None, ""
 
 
 def location_of(node: zarr.Array[Any] | zarr.Group) -> ZarrLocation | None:
@@ -316,6 +300,19 @@ def refused(error: BaseException) -> bool:
     """Return whether an error of a store means that access was refused or that credentials are missing."""
     name, status = type(error).__name__, getattr(error, "status", None)
     return isinstance(error, PermissionError) or "Credential" in name or "Permission" in name or status in (401, 403)
+
+
+def missing_package(error: BaseException, argument: str, where: str) -> OptionError | None:
+    """Return what to say where a codec or a package is missing in this process, None for any other error."""
+    name = getattr(error, "name", None)
+    codec = "UnknownCodec" in type(error).__name__ or "codec not available" in str(error)
+    if not codec and not (isinstance(error, ImportError) and name):
+        return None
+    needed = "the package that brings this codec" if codec else f"the package that has {name}"
+    return OptionError(
+        f"{argument} must be decoded by packages that are installed; got {where} ({_brief(error)}). It is not damaged: "
+        f"install {needed}, here and on the workers."
+    )
 
 
 def unreachable(error: BaseException) -> bool:

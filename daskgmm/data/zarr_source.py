@@ -17,11 +17,14 @@ import zarr
 from numpy.typing import NDArray
 
 from daskgmm.data.array_source import reader_arguments
+from daskgmm.data.conventions import packing_of
+from daskgmm.data.credentials import shown
 from daskgmm.data.digest import digest
 from daskgmm.data.heap import reused_heap
 from daskgmm.data.source import Stamper, checked_shape, regular_edges, repeats
-from daskgmm.data.zarr_location import ZarrLocation, array_in, locate, location_of, refused, unreachable
-from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionError
+from daskgmm.data.zarr_group import array_in
+from daskgmm.data.zarr_location import ZarrLocation, locate, location_of, missing_package, refused, unreachable
+from daskgmm.errors import DaskgmmError, DataError, InputMissingError, MemoryLimitError, OptionError
 
 Found = TypeVar("Found")
 
@@ -70,6 +73,10 @@ class ZarrSource:
         self.dtype = np.dtype(array.dtype)
         self.n_rows, self.n_features = checked_shape(array.shape, self.dtype, argument=argument, label=self.label)
         self.travels = location is not None
+        self.code = f"dask.array.from_zarr({argument})" if location is None else location.code
+        #: Path or URL of its store: of the group, where that was given.
+        self.root = self.label if location is None else shown(location.url)
+        _refuse_packed(array, self.code, argument, self.label)
         self.decodes = True
         self._location = location
         self._zarr_format = int(array.metadata.zarr_format)
@@ -92,7 +99,7 @@ class ZarrSource:
         """
         place = locate(location, argument=argument)
         node = place.open(argument=argument)
-        found = array_in(node, array, argument, place.label)
+        found = array_in(node, array, argument, place.label, by_path=True)
         own = ZarrLocation(place.opener, place.url, found.path, place.options)
         return cls(found, own, argument=argument, missing_chunks=missing_chunks)
 
@@ -109,8 +116,10 @@ class ZarrSource:
         store = node.store_path.store
         location = location_of(node)
         label = location.label if location is not None else f"{type(store).__name__} of this process"
-        found = array_in(node, array, argument, label)
-        return cls(found, location_of(found), argument=argument, missing_chunks=missing_chunks)
+        found = array_in(node, array, argument, label, by_path=False)
+        location = location_of(found)
+        _refuse_older(found, argument, label)
+        return cls(found, location, argument=argument, missing_chunks=missing_chunks)
 
     @property
     def chunk_edges(self) -> NDArray[np.int64]:
@@ -229,7 +238,8 @@ class ZarrReader:
                 # One handler for the exceptions of every codec and storage: their classes have no common root. (What
                 # cannot be decoded may have been cut short on its way.)
                 passing = (unreachable(error) or self.far) and not refused(error)
-                passing = passing and not isinstance(error, FileNotFoundError)
+                passing = passing and not isinstance(error, FileNotFoundError | MemoryError)
+                passing = passing and missing_package(error, "X", self._label) is None
                 if seconds is None or not passing:
                     raise self._explained(error, start, stop) from error
                 logger.warning(
@@ -265,6 +275,14 @@ class ZarrReader:
     def _explained(self, error: Exception, start: int, stop: int) -> Exception:
         if self._location is not None and unreachable(error):
             return self._location.explained(error, f"Rows {start} to {stop}")
+        missing = missing_package(error, f"Rows {start} to {stop}", self._label)
+        if missing is not None:
+            return missing
+        if isinstance(error, MemoryError):
+            return MemoryLimitError(
+                f"A process must have memory for the chunks that it reads; got none left for rows {start} to {stop} of "
+                f"{self._label} ({error}). Give it more (--memory-limit, ulimit -v), or run fewer at once."
+            )
         # Parts of shards are asked for as byte ranges; the simplest web servers send the whole file instead.
         ranges = " (or the server ignores byte ranges, which shards need)" if self._label.startswith("http") else ""
         where, error, start, stop = self._damaged(error, start, stop)
@@ -306,6 +324,33 @@ class ZarrReader:
             )
         reused_heap.expect(prod(node.chunks) * node.dtype.itemsize)
         return node
+
+
+def _refuse_packed(array: zarr.Array[Any], code: str, argument: str, label: str) -> None:
+    """Raise a DataError for numbers that are not to be taken as they are stored."""
+    found = packing_of(array)
+    if found is not None:
+        raise DataError(
+            f"{argument} must hold its numbers as they are meant; got packed ones in {label}: {found.said}. Decode "
+            f"them: raw = {code}; rows = {found.decoded('raw')}; then give rows (or raw, if "
+            "numbers are meant as stored), or the path to which rows.to_zarr('decoded.zarr') writes them."
+        )
+
+
+def _refuse_older(array: zarr.Array[Any], argument: str, label: str) -> None:
+    """Raise a DataError for an open array that is older than what is stored: tasks open it anew."""
+    store = array.store_path.store
+    try:
+        stored = zarr.open_array(store, path=array.path, mode="r" if store.read_only else "r+")
+    except Exception:
+        return  # (What it is, is told where it is read: each kind of storage has its own exceptions.)
+    then, now = ((a.shape, np.dtype(a.dtype).str) for a in (array, stored))
+    if now != then:
+        raise DataError(
+            f"{argument} must be as it is stored; got an open array of shape {then[0]}, dtype {then[1]}, where {label} "
+            f"has shape {now[0]}, dtype {now[1]}: it was opened before, or by consolidated metadata of its group that "
+            f"are older. Give its path, {label}, or open it by that."
+        )
 
 
 def _stored(array: zarr.Array[Any], start: int, stop: int) -> list[tuple[tuple[int, ...], str]]:

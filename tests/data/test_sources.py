@@ -138,7 +138,7 @@ def test_regular_edges_are_few_and_multiples(n_rows: int, rows: int) -> None:
         ((), "f8", r"got 0 dimensions, shape \(\), in here"),
         ((0, 3), "f8", r"X must have at least one row and one feature; got shape \(0, 3\) in here"),
         ((3, 0), "f8", r"got shape \(3, 0\) in here"),
-        ((3, 3), "c16", r"X must hold real numbers .*; got dtype complex128 in here\. Convert"),
+        ((3, 3), "c16", r"X must hold real numbers .*; got dtype complex128 in here\..* give X\.real"),
         ((3, 3), "O", "got dtype object in here"),
         ((3, 3), "U3", "got dtype <U3 in here"),
         ((3, 3), "M8[s]", r"got dtype datetime64\[s\] in here"),
@@ -171,7 +171,7 @@ def test_npy_files_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"must be a whole \.npy file"):
         open_source(tmp_path / "empty.npy")
     np.save(tmp_path / "object.npy", np.array([["a"], [1]], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match=r"must be a whole \.npy file of numbers.*Python objects"):
+    with pytest.raises(DataError, match=r"must be a \.npy file of numbers; got .*Python objects"):
         open_source(tmp_path / "object.npy")
     np.save(tmp_path / "none.npy", np.ones((0, 4)))
     with pytest.raises(DataError, match=r"must have at least one row and one feature; got shape \(0, 4\)"):
@@ -191,7 +191,6 @@ def test_npy_files_that_cannot_be_used(tmp_path: Path) -> None:
         (object(), "X must be an array, a data frame, a path or a URL; got a object"),
         (None, "got a NoneType"),
         ([[1, 2], [3]], "got a list that is no array"),
-        (np.ma.masked_array([[1.0]], mask=[[True]]), "X must not be a masked array"),
     ],
 )
 def test_inputs_that_are_no_rows(data: Any, message: str) -> None:
@@ -201,7 +200,7 @@ def test_inputs_that_are_no_rows(data: Any, message: str) -> None:
 
 def test_sparse_matrix_is_refused() -> None:
     sparse = pytest.importorskip("scipy.sparse")
-    with pytest.raises(OptionError, match=r"X must be dense; got the sparse csr_array\. Convert it with X\.toarray"):
+    with pytest.raises(OptionError, match=r"X must be dense; got the sparse csr_array\. .*convert it with X\.toarray"):
         open_source(sparse.csr_array(np.eye(3)))
 
 

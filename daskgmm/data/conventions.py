@@ -1,0 +1,130 @@
+"""What stands beside the numbers of a stored array: how they are packed, which are missing, names of dimensions.
+
+The names are those of the conventions for climate and forecast data (CF), as xarray writes and reads them.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+
+from daskgmm.errors import DataError
+
+#: Names of the dimensions of an array of format 2, where xarray keeps them.
+DIMENSIONS = "_ARRAY_DIMENSIONS"
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Numbers that are not to be taken as they are stored.
+
+    Attributes
+    ----------
+    missing : tuple of float or int
+        Values that stand for a missing one, as they are stored.
+    scale, offset : float
+        A stored value means value * scale + offset.
+    stored_as : str or None
+        Name of the integer dtype that the stored bits are of, where it is not the array's.
+    said : str
+        The attributes, in words.
+    """
+
+    missing: tuple[Any, ...]
+    scale: float
+    offset: float
+    stored_as: str | None
+    said: str
+
+    def decoded(self, raw: str) -> str:
+        """Return the expression that decodes a Dask array which is called `raw`; missing values become NaN."""
+        values = raw if self.stored_as is None else f"{raw}.astype({self.stored_as!r})"
+        values = f"{values}.astype('float64')"
+        # (In the order of xarray, so that the bits are its.)
+        values += f" * {self.scale!r}" if self.scale != 1 else ""
+        values += f" + {self.offset!r}" if self.offset != 0 else ""
+        if self.missing:
+            values = f"dask.array.where(dask.array.isin({raw}, {list(self.missing)}), numpy.nan, {values})"
+        return values
+
+
+def packing_of(array: zarr.Array[Any]) -> Packing | None:
+    """Return how the numbers of a Zarr array are packed, None where they are meant as they are stored."""
+    attributes: dict[str, Any] = dict(array.attrs)
+    if array.metadata.zarr_format == 2 and DIMENSIONS in attributes and array.metadata.fill_value is not None:
+        # In format 2 the fill value of an array of xarray is the value that stands for a missing one.
+        attributes = {"_FillValue": array.metadata.fill_value} | attributes
+    return packing(attributes, np.dtype(array.dtype))
+
+
+def packing(attributes: Mapping[Any, Any], dtype: Any) -> Packing | None:
+    """Return what attributes say of the packing of numbers, None where they are meant as they are stored."""
+    if np.dtype(dtype).kind not in "biuf":
+        return None
+    dtype = np.dtype(dtype)
+    try:
+        scale, offset = _number(attributes.get("scale_factor", 1)), _number(attributes.get("add_offset", 0))
+        missing = [one for name in ("_FillValue", "missing_value") for one in _values(attributes.get(name), dtype)]
+    except (ValueError, TypeError, IndexError, OverflowError, struct.error) as error:
+        shown = ", ".join(f"{name} {attributes[name]!r}" for name in _NUMBERS if name in attributes)
+        raise DataError(
+            f"Attributes that say how numbers are packed must be numbers; got {shown} ({error}). Correct them."
+        ) from error
+    unsigned = str(attributes.get("_Unsigned", dtype.kind == "u")).lower() == "true"
+    stored_as = None
+    if dtype.kind in "iu" and unsigned != (dtype.kind == "u"):
+        stored_as = f"{'u' if unsigned else ''}int{8 * dtype.itemsize}"
+    missing = list(dict.fromkeys(missing))
+    said = [f"scale_factor {scale!r}"] if scale != 1 else []
+    said += [f"add_offset {offset!r}"] if offset != 0 else []
+    said += [f"_Unsigned {str(unsigned).lower()}"] if stored_as else []
+    said += [f"{', '.join(map(str, missing))} for a missing value"] if missing else []
+    return Packing(tuple(missing), scale, offset, stored_as, ", ".join(said)) if said else None
+
+
+_NUMBERS = ("scale_factor", "add_offset", "_FillValue", "missing_value")
+
+
+def _number(value: Any) -> float:
+    return float(np.ravel(value)[0])
+
+
+def _values(value: Any, dtype: np.dtype[Any]) -> list[Any]:
+    """Return the values of an attribute, but NaN, which is missing by itself."""
+    found = [] if value is None else [_decoded(one, dtype) for one in np.ravel(np.asarray(value, dtype=object))]
+    return [one for one in found if one == one]
+
+
+def _decoded(value: Any, dtype: np.dtype[Any]) -> Any:
+    """Return a value of an attribute as a number of Python; text is how JSON has what it has no number for."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            # xarray in format 3: the eight bytes of a float64.
+            value = struct.unpack("<d", base64.standard_b64decode(value))[0]
+    if dtype.kind == "f":
+        return float(dtype.type(value))  # (1e20 of float32 is another number)
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def dimension_names(array: zarr.Array[Any]) -> Sequence[str]:
+    """Return the names of the dimensions of an array; empty where it has none."""
+    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get(DIMENSIONS) or ()
+    return [str(name) for name in names] if isinstance(names, list | tuple) else []
+
+
+def coordinates(arrays: Sequence[zarr.Array[Any]], group: Mapping[str, Any]) -> set[str]:
+    """Return the names of the arrays of a group that describe others: names of dimensions, and what attributes list."""
+    names = {array.basename for array in arrays}
+    listed = [group.get("coordinates", ""), *(array.attrs.get("coordinates", "") for array in arrays)]
+    found = {name for text in listed for name in str(text).split()}
+    for array in arrays:
+        found |= set(dimension_names(array))
+    return found & names

@@ -1,0 +1,53 @@
+"""Where a command may write, told before any work; and a page of a model whose input has a name of another coding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from daskgmm import GaussianMixture
+from daskgmm.cli.jobs import places, report
+from daskgmm.cli.outputs import check_place
+from daskgmm.data.opening import open_source
+from daskgmm.errors import OptionError
+from daskgmm.fitting.model_file import load_model, save_model
+
+X = np.random.default_rng(0).normal(size=(40, 2))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("given", ["group", "array", "deeper"])
+def test_an_output_must_not_join_the_group_of_the_input(given: str, zarr_format: Any, tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "data.zarr", mode="w", zarr_format=zarr_format)
+    inner = group.create_group("inner") if given == "deeper" else group
+    array = inner.create_array("x", data=X)
+    source = open_source(tmp_path / "data.zarr" if given == "group" else tmp_path / "data.zarr" / array.path)
+    inputs = places(source, None)
+    for output in ("data.zarr/model.zarr", "data.zarr/inner.zarr/model.zarr"):
+        with pytest.raises(
+            OptionError, match=r"--output must lie outside of the Zarr group of INPUT; got .*model\.zarr"
+        ):
+            check_place(str(tmp_path / output), inputs=inputs)
+    with pytest.raises(OptionError, match="--output must lie outside of INPUT"):
+        check_place(f"{source.label}/model.zarr", inputs=inputs)
+    check_place(str(tmp_path / "model.zarr"), inputs=inputs)
+    check_place(str(tmp_path / "data.zarr.model"), inputs=inputs)
+
+
+def test_an_output_beside_a_lone_array_is_free(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "x.zarr", data=X)
+    check_place(str(tmp_path / "model.zarr"), inputs=places(open_source(tmp_path / "x.zarr"), None))
+
+
+def test_the_page_of_a_model_whose_input_has_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    GaussianMixture(1).fit(X).save(tmp_path / "first.zarr")
+    model = load_model(tmp_path / "first.zarr")
+    name = b"caf\xe9.npy".decode(errors="surrogateescape")
+    model.record["input"] = {"X": {"kind": "npy", "location": name}}
+    save_model(model, tmp_path / "m.zarr")
+    report(str(tmp_path / "m.zarr"), str(tmp_path / "r.html"), force=False)
+    assert "caf\\udce9.npy" in (tmp_path / "r.html").read_text(encoding="utf-8")

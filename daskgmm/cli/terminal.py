@@ -102,7 +102,7 @@ def log_on_stderr(log_format: str) -> Iterator[None]:
     logger.setLevel(logging.INFO)
     heard.setLevel(logging.WARNING)
     logger.propagate = heard.propagate = False
-    warnings.showwarning = _warning
+    warnings.showwarning = _warner()
     try:
         with quiet():
             logger.addHandler(handler)
@@ -152,9 +152,20 @@ class _JsonLines(logging.Formatter):
         return strict_json({**line, **getattr(record, "fields", {})})
 
 
-def _warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Log a warning of any package as one line, without the place in its code."""
-    say(" ".join(str(message).split()), level=logging.WARNING, category=category.__name__)
+def _warner() -> Callable[..., None]:
+    """Return what logs a warning of any package as one line, without the place in its code; once, if it comes again.
+
+    (k-means says of every restart that rows are alike.)
+    """
+    said = set()
+
+    def warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        text = " ".join(str(message).split())
+        if (category, text) not in said:
+            said.add((category, text))
+            say(text, level=logging.WARNING, category=category.__name__)
+
+    return warning
 
 
 def _plain(value: Any) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import dask
-from dask import threaded
+from dask import multiprocessing, threaded
 from dask.base import annotate, get_scheduler
 from dask.callbacks import Callback
 from dask.local import get_sync
@@ -112,6 +114,23 @@ class LocalExecutor:
         return _own_room(self.memory_limit()) if run in (threaded.get, get_sync) else []
 
 
+@contextmanager
+def _out_of_the_way() -> Iterator[None]:
+    """Leave a worker's thread to other tasks while this one waits for them: of one thread it would wait for itself."""
+    from distributed import get_worker, rejoin, secede
+
+    try:
+        get_worker()
+        secede()
+    except (ValueError, KeyError):  # this is no task, or one that has left its thread already
+        yield
+        return
+    try:
+        yield
+    finally:
+        rejoin()
+
+
 class ClientExecutor:
     """The workers of a distributed client."""
 
@@ -146,6 +165,7 @@ class ClientExecutor:
             kept.release()
             raise
 
+    @_out_of_the_way()
     def _gathered(self, graph: dict[Any, Any], futures: list[Any], on_done: OnDone | None) -> list[Any]:
         """Return the values of a graph's futures, which are released then; each is told of when it comes."""
         from distributed.scheduler import KilledWorker
@@ -269,16 +289,47 @@ def _local_scheduler(travels: bool) -> Callable[..., Any]:
 def _computed_here(
     run: Callable[..., Any], graph: dict[Any, Any], keys: list[Any], on_done: OnDone | None
 ) -> list[Any]:
-    if on_done is None:
-        return list(run(graph, keys))
-    numbers = {key: i for i, key in enumerate(keys)}
+    with _pool_of_a_call(run) as options:
+        if on_done is None:
+            return list(run(graph, keys, **options))
+        if run not in _DASKS_OWN:
+            values = list(run(graph, keys, **options))
+            for i, value in enumerate(values):
+                on_done(i, value)
+            return values
+        numbers = {key: i for i, key in enumerate(keys)}
 
-    def told(key: Any, value: Any, *_: Any) -> None:
-        if key in numbers:
-            on_done(numbers[key], value)
+        def told(key: Any, value: Any, *_: Any) -> None:
+            if key in numbers:
+                on_done(numbers[key], value)
 
-    with Callback(posttask=told):
-        return list(run(graph, keys))
+        # (For this call alone: `with Callback(...)` is for the calls of all threads.)
+        callbacks = [*Callback.active, (None, None, None, told, None)]
+        return list(run(graph, keys, callbacks=callbacks, **options))
+
+
+#: Schedulers that take callbacks.
+_DASKS_OWN = (threaded.get, get_sync, multiprocessing.get)
+
+
+class _Pool(ThreadPoolExecutor):
+    """Threads that see what is set for the thread that asks, such as np.errstate; as Dask's own do."""
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return super().submit(copy_context().run, call, *args, **kwargs)
+
+
+@contextmanager
+def _pool_of_a_call(run: Callable[..., Any]) -> Iterator[dict[str, Any]]:
+    """Provide the options by which a scheduler runs: threads that end with the call.
+
+    Dask's own pool outlives it, and a forked child would wait for ever for its threads, which stay with the parent.
+    """
+    if run is not threaded.get or dask.config.get("pool", None) is not None:
+        yield {}
+        return
+    with _Pool(dask.config.get("num_workers", None) or CPU_COUNT, "daskgmm-pass") as pool:
+        yield {"pool": pool}
 
 
 def _hold_here(

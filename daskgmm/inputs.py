@@ -44,9 +44,9 @@ def rows_in_memory(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
     """Return X as a NumPy array, its features checked against an estimator or, with `reset`, noted in it."""
     _refuse_mask(X)
     if isinstance(X, np.ndarray) and X.ndim == 1:
-        if not reset and estimator.n_features_in_ != 1:
+        if not reset and n_features_of(estimator) != 1:
             raise DataError(
-                f"X must have shape (n_rows, {estimator.n_features_in_}); got {X.shape}. Reshape your data: one row is "
+                f"X must have shape (n_rows, {n_features_of(estimator)}); got {X.shape}. Reshape your data: one row is "
                 "X.reshape(1, -1)."
             )
         X = X[:, np.newaxis]
@@ -57,12 +57,18 @@ def rows_in_memory(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
 
 
 def check_features(estimator: Any, n_features: int) -> None:
-    """Raise a DataError for another number of features than an estimator was fitted to."""
-    if n_features != estimator.n_features_in_:
+    """Raise a DataError for another number of features than a mixture has."""
+    known = n_features_of(estimator)
+    if n_features != known:
         raise DataError(
-            f"X must have the {estimator.n_features_in_} features that the mixture was fitted to; got {n_features}. "
+            f"X must have the {known} features that the mixture was fitted to; got {n_features}. "
             "Select the same columns in the same order."
         )
+
+
+def n_features_of(estimator: Any) -> int:
+    """Return the number of features of a mixture, fitted or set by hand."""
+    return int(np.shape(estimator.means_)[1])
 
 
 def is_lazy(X: Any) -> bool:

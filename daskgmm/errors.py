@@ -24,6 +24,10 @@ class DataError(DaskgmmError, ValueError):
     exit_code = 65
 
 
+class ChangedDataError(DataError):
+    """Rows of a pass that are not those of the survey (exit code 65)."""
+
+
 class CollapsedComponentError(DataError):
     """A component whose covariance is singular to working precision (exit code 65)."""
 

@@ -24,6 +24,7 @@ from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.score import Score, score_source
 from daskgmm.inputs import check_features, is_lazy, opened_rows, opened_weights, printing, rows_in_memory, seed_of
 from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.prediction import Predictor, What
 from daskgmm.mixture.sampling import sample
@@ -225,11 +226,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def aic(self, X: Any, *, sample_weight: Any = None) -> float:
         """Return Akaike's information criterion on X, lower is better; one pass."""
-        return self._scored(X, sample_weight).aic
+        return self._compared(X, sample_weight).aic
 
     def bic(self, X: Any, *, sample_weight: Any = None) -> float:
         """Return the Bayesian information criterion on X, lower is better; n is the sum of the weights; one pass."""
-        return self._scored(X, sample_weight).bic
+        return self._compared(X, sample_weight).bic
 
     def sample(self, n_samples: int = 1) -> tuple[Floats, NDArray[np.int64]]:
         """Return rows of the mixture, (n_samples, n_features) float64, and their components, (n_samples,) int64."""
@@ -345,6 +346,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "means_")
         source, weights = opened_rows(self, X, reset=False), opened_weights(sample_weight)
         return score_source(self._parameters(), source, weights=weights, non_finite=self.non_finite)
+
+    def _compared(self, X: Any, sample_weight: Any) -> Score:
+        found = self._scored(X, sample_weight)
+        warn_of_small_weight(found.weight, found.n_weighted, stacklevel=3)
+        return found
 
     def _parameters(self) -> Parameters:
         """Return the mixture that the public attributes are: of a fit, or set by hand as scikit-learn allows."""

@@ -160,7 +160,7 @@ def _warner() -> Callable[..., None]:
     said = set()
 
     def warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        text = " ".join(str(message).split())
+        text = in_words_of_the_command_line(" ".join(str(message).split()))
         if (category, text) not in said:
             said.add((category, text))
             say(text, level=logging.WARNING, category=category.__name__)

@@ -19,7 +19,7 @@ from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.run import Model, Run, running
-from daskgmm.mixture.criteria import aic, bic, icl
+from daskgmm.mixture.criteria import aic, bic, icl, warn_of_small_weight
 from daskgmm.mixture.folds import Fold
 
 CRITERIA = ("bic", "aic", "icl", "held_out")
@@ -144,6 +144,8 @@ def select_model(
     entries = _entries(models, fits)
     best = int(np.argmin([e.value(criterion) for e in entries]))
     last = next(reversed(fits.values()))
+    if criterion != "held_out":
+        warn_of_small_weight(last.weight, last.n_weighted, stacklevel=3)
     return Sweep(
         criterion, tuple(entries), best, tuple(stopped.items()), collapsed, last.n_passes, last.bytes_read, last.seconds
     )

@@ -147,6 +147,6 @@ def check_mean(statistics: Statistics, plan: Plan, row_set: RowSet) -> None:
         known = row_set.mean[j]
         raise ChangedDataError(
             f"the input must stay the same during a fit; got a mean of {known + shift[j]:.12g} for feature {j} in a "
-            f"pass, and of {known:.12g} in the survey. Fit a copy that nobody writes to: of a Dask array that comes out "
-            "otherwise each time, X.persist()."
+            f"pass, and of {known:.12g} in the survey. Fit a copy that nobody writes to: of a Dask array that comes "
+            "out otherwise each time, X.persist()."
         )

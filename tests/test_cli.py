@@ -30,7 +30,7 @@ from daskgmm.data.output import ATTRIBUTE
 from daskgmm.data.passes import Partial
 from daskgmm.errors import ClusterError, DataError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
-from tests.clusters import LOCAL
+from tests.clusters import LOCAL, OwnCluster, free_port
 from tests.stores import two_groups
 
 # Without a dashboard its port is still served, by default 8787, which another cluster may have.
@@ -438,6 +438,38 @@ def test_no_workers_in_time(tmp_path: Path, small_store: Path) -> None:
         options = ("--scheduler", address, "--workers-timeout", 1)
         done = call("fit", small_store, "-k", 1, "-o", tmp_path / "m.zarr", *options, code=69)
     assert re.search(rf"At least 1 workers must join within 1 s; got 0 at {address}\. Start workers", done.stderr)
+
+
+def test_workers_without_daskgmm_are_named(tmp_path: Path, small_store: Path) -> None:
+    lines = "import sys\nif '--multiprocessing-fork' in sys.orig_argv: sys.modules['daskgmm'] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(lines)
+    cluster = OwnCluster(free_port(), tmp_path, environment={"PYTHONPATH": str(tmp_path)})
+    try:
+        options = ("--scheduler", cluster.address, "--workers-timeout", 100)
+        done = call("fit", small_store, "-k", 1, "-o", tmp_path / "m.zarr", *options, code=69)
+    finally:
+        cluster.kill()
+    message = rf"Workers must have daskgmm installed; got ModuleNotFoundError: .* from tcp://.* of {cluster.address}\."
+    assert re.search(message, done.stderr)
+
+
+def test_a_cluster_that_adapts_from_no_workers_is_asked_for_some(tmp_path: Path, small_store: Path) -> None:
+    with LocalCluster(n_workers=0, threads_per_worker=1, **LOCAL) as cluster:
+        cluster.adapt(minimum=0, maximum=1, interval="200ms")
+        options = ("--scheduler", cluster.scheduler_address, "--workers-timeout", 60, "--restarts", 1)
+        call("fit", small_store, "-k", 1, "-o", tmp_path / "m.zarr", *options)
+
+
+def test_a_scheduler_file_that_is_half_written_is_waited_for(
+    tmp_path: Path, small_store: Path, cluster: LocalCluster
+) -> None:
+    file = tmp_path / "s.json"
+    whole = json.dumps({"address": cluster.scheduler_address})
+    file.write_text(whole[:9])
+    writer = threading.Timer(1.0, file.write_text, [whole])
+    writer.start()
+    call("fit", small_store, "-k", 1, "-o", tmp_path / "m.zarr", "--scheduler-file", file, "--restarts", 1)
+    writer.join()
 
 
 @pytest.mark.parametrize(

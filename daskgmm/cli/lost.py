@@ -55,7 +55,9 @@ def watched(client: Client, patience: float) -> Iterator[None]:
                 return
             except OSError:
                 continue  # the connection is lost, and whoever waits is told so
-            without = 0.0 if found else without + every
+            # (A cluster that adapts stops workers that have nothing to do, and starts some when they have.)
+            wanted = any(future.status == "pending" for future in list(client.futures.values()))
+            without = without + every if wanted and not found else 0.0
             if without >= patience:
                 interrupts.end_with(
                     ClusterError(

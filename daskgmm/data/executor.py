@@ -168,6 +168,7 @@ class ClientExecutor:
     @_out_of_the_way()
     def _gathered(self, graph: dict[Any, Any], futures: list[Any], on_done: OnDone | None) -> list[Any]:
         """Return the values of a graph's futures, which are released then; each is told of when it comes."""
+        from distributed.client import FutureCancelledError, FuturesCancelledError
         from distributed.scheduler import KilledWorker
 
         try:
@@ -183,6 +184,14 @@ class ClientExecutor:
                     values[numbers[future.key]] = value
                     on_done(numbers[future.key], value)
             return values
+        except (FutureCancelledError, FuturesCancelledError) as error:
+            if "lost dependencies" not in str(error):
+                raise
+            raise ClusterError(
+                "X must stay on the workers until the end; got blocks that were lost with one, and that nothing can "
+                "compute again: they were scattered. Make X anew of what can be read again, a path or a Dask array of "
+                "it, persisted or not."
+            ) from error
         except KilledWorker as error:
             states = self.client.sync(self.client.scheduler.get_task_status, keys=list(graph))
             others = [key for key in graph if states[key] == "erred" and key != error.task]
@@ -250,18 +259,37 @@ class _Places:
         return list(self._places.get(key, ()))
 
 
-def current_executor() -> Executor:
-    """Return the executor that the user's surroundings call for: a current distributed client, else the local one."""
+def current_executor(*, travels: bool) -> Executor:
+    """Return the executor that the user's surroundings call for: a current distributed client, else the local one.
+
+    Where the input travels, a cluster must have workers: those of one that adapts are asked for, and waited for as long
+    as Dask's configuration "daskgmm.workers-timeout" says, 60 s by default.
+    """
     scheduler = get_scheduler()
     client = getattr(scheduler, "__self__", None)
-    if client is not None and hasattr(client, "scheduler_info"):
-        if not client.nthreads():
-            raise ClusterError(
-                f"the cluster at {client.scheduler.address} must have workers; got none. Start some, or wait for "
-                "them with client.wait_for_workers(1, timeout=60)."
-            )
-        return ClientExecutor(client)
-    return LocalExecutor()
+    if client is None or not hasattr(client, "scheduler_info"):
+        return LocalExecutor()
+    timeout = float(dask.config.get("daskgmm.workers-timeout", 60.0))
+    if travels and not workers_asked_for(client, timeout):
+        raise ClusterError(
+            f"the cluster at {client.scheduler.address} must have workers; got none in {timeout:g} s. Start some, or "
+            'let it adapt: cluster.adapt(minimum=1). To wait longer: dask.config.set({"daskgmm.workers-timeout": 600}).'
+        )
+    return ClientExecutor(client)
+
+
+def workers_asked_for(client: Any, timeout: float) -> bool:
+    """Return whether a cluster has a worker within so many seconds; one that adapts starts workers for tasks alone."""
+    if client.nthreads():
+        return True
+    task = client.submit(int, pure=False)
+    try:
+        client.wait_for_workers(1, timeout=timeout)
+    except TimeoutError:
+        return bool(client.nthreads())
+    finally:
+        task.release()
+    return True
 
 
 @contextmanager

@@ -69,7 +69,8 @@ def running(
 
     The models' options differ in n_components and covariance_type only. With a checkpoint it goes on from there.
     """
-    executor = current_executor() if executor is None else executor
+    if executor is None:
+        executor = current_executor(travels=X.travels and (weights is None or weights.travels))
     for model in models:
         check_shape(X, n_components=model.options.n_components)
         model.options.given(X.n_features)

@@ -81,7 +81,8 @@ def score_source(
         Another number of features, rows with NaN or infinity (unless dropped), or weights that are none.
     """
     began = perf_counter()
-    executor = current_executor() if executor is None else executor
+    if executor is None:
+        executor = current_executor(travels=X.travels and (weights is None or weights.travels))
     check_features(X, parameters)
     check_shape(X, n_components=1)
     rows = Rows.plan(X, weights)

@@ -25,7 +25,7 @@ from daskgmm.cli import cluster as cluster_module
 from daskgmm.cli import gmm, jobs, lost
 from daskgmm.cli.group import outcome
 from daskgmm.cli.outputs import differences
-from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, strict_json
+from daskgmm.cli.terminal import ENDING, Interrupted, in_words_of_the_command_line, interrupts, strict_json
 from daskgmm.data.output import ATTRIBUTE
 from daskgmm.data.passes import Partial
 from daskgmm.errors import ClusterError, DataError, OutputError
@@ -817,7 +817,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ENDING)
 def test_a_signal_ends_a_command_whose_read_never_comes_back(
     tmp_path: Path, small_store: Path, number: signal.Signals
 ) -> None:
@@ -830,7 +830,39 @@ def test_a_signal_ends_a_command_whose_read_never_comes_back(
         process.send_signal(number)
         assert process.wait(timeout=30) == 75
         assert time.monotonic() - began < 10
-        assert "Interrupted by" in process.stderr.read()
+        assert f"Interrupted by {number.name}" in process.stderr.read()
+
+
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts.watched():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGUSR1) not in (signal.SIG_DFL, signal.SIG_IGN)
+        assert not interrupts.came
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 27 GiB"),
+        RuntimeError("can't start new thread"),
+        ImportError("libx.so: failed to map segment from shared object"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_a_shortage_of_memory_is_told_also_where_it_passes_for_damage(error: Exception) -> None:
+    damaged = DataError("the model must be readable. Write it again.")
+    damaged.__cause__ = error
+    for found in (error, damaged):
+        code, message = outcome(found)
+        assert code == 65
+        assert re.match(r"Memory must suffice, and threads; got .*(llocate|thread|map).* Raise the limit", message)
+        assert "rite it again" not in message
 
 
 @pytest.mark.parametrize("redirected", [">/dev/full", ">&-"])

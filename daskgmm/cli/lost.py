@@ -15,7 +15,7 @@ from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.comm.core import CommClosedError
 
 from daskgmm.cli.terminal import interrupts, say
-from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError
+from daskgmm.errors import ClusterError, DaskgmmError
 
 if TYPE_CHECKING:
     from daskgmm.cli.cluster import ClusterOptions
@@ -122,10 +122,5 @@ def explained(error: BaseException) -> DaskgmmError | None:
         return ClusterError(
             "The scheduler and its workers must stay until the end; the connection to them was lost "
             f"({type(error).__name__}). Look at the scheduler's log, and run the same command again."
-        )
-    if isinstance(error, MemoryError):
-        return MemoryLimitError(
-            "Memory must suffice; an allocation failed. Use fewer workers (--workers), smaller chunks or fewer "
-            "components."
         )
     return None

@@ -460,6 +460,16 @@ def test_a_cluster_that_adapts_from_no_workers_is_asked_for_some(tmp_path: Path,
         call("fit", small_store, "-k", 1, "-o", tmp_path / "m.zarr", *options)
 
 
+def test_advice_on_memory_fits_a_cluster_that_is_joined(tmp_path: Path, cluster: LocalCluster) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((10, 60_000), dtype=np.float32))
+    options = ("--scheduler", cluster.scheduler_address)
+    done = call("fit", tmp_path / "x.npy", "-k", 1, "-o", tmp_path / "m.zarr", *options, code=65)
+    last = done.stderr.splitlines()[-1]
+    assert re.search(
+        r"memory, 2048 MiB a task; .* more memory where they are started \(dask worker --memory-limit\)", last
+    )
+
+
 def test_a_scheduler_file_that_is_half_written_is_waited_for(
     tmp_path: Path, small_store: Path, cluster: LocalCluster
 ) -> None:

@@ -28,6 +28,10 @@ class NotNumbersError(DataError, TypeError):
     """Objects that cannot be numbers (exit code 65); a TypeError too, as scikit-learn has it."""
 
 
+class ChangedDataError(DataError):
+    """Rows of a pass that are not those of the survey (exit code 65)."""
+
+
 class CollapsedComponentError(DataError):
     """A component whose covariance is singular to working precision (exit code 65)."""
 

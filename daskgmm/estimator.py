@@ -25,7 +25,9 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.score import Score, score_source
 from daskgmm.inputs import opened_rows, opened_weights, printing, seed_of, seen_rows
-from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.criteria import warn_of_small_weight
+from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.prediction import Predictor, What
 from daskgmm.mixture.sampling import sample
 
@@ -37,6 +39,8 @@ OPTIONS = (
     "weights_init", "means_init", "precisions_init", "non_finite", "precision", "cache",
     "acceleration", "escape", "start_rows",
 )  # fmt: skip
+#: What a model file says of a fit; a mixture that was set by hand has none of it.
+_OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_passes_", "n_dropped_", "history_")
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -224,11 +228,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def aic(self, X: Any, *, sample_weight: Any = None) -> float:
         """Return Akaike's information criterion on X, lower is better; one pass."""
-        return self._scored(X, sample_weight).aic
+        return self._compared(X, sample_weight).aic
 
     def bic(self, X: Any, *, sample_weight: Any = None) -> float:
         """Return the Bayesian information criterion on X, lower is better; n is the sum of the weights; one pass."""
-        return self._scored(X, sample_weight).bic
+        return self._compared(X, sample_weight).bic
 
     def sample(self, n_samples: int = 1) -> tuple[Floats, NDArray[np.int64]]:
         """Return rows of the mixture, (n_samples, n_features) float64, and their components, (n_samples,) int64."""
@@ -243,16 +247,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "means_")
         names = getattr(self, "feature_names_in_", None)
         record = {
-            "options": self._fit_options,
+            "options": getattr(self, "_fit_options", None) or self.fit_options().as_json(),
             "feature_names": None if names is None else list(names),
-            "converged": self.converged_,
-            "lower_bound": _or_none(self.lower_bound_),
-            "lower_bounds": self.lower_bounds_,
-            "log_likelihood": self.log_likelihood_,
-            "n_iter": self.n_iter_,
-            "n_passes": self.n_passes_,
-            "n_dropped": self.n_dropped_,
-            "history": self.history_,
+            **{name.rstrip("_"): getattr(self, name) for name in _OF_A_FIT if hasattr(self, name)},
+            "lower_bound": _or_none(getattr(self, "lower_bound_", -np.inf)),
             "provenance": provenance(),
         }
         save_model(Model(self._parameters(), record), path, overwrite=overwrite)
@@ -295,14 +293,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "means_")
         shared = mixture.GaussianMixture().get_params()
         other = mixture.GaussianMixture(**{k: v for k, v in self.get_params().items() if k in shared})
-        other.set_params(n_components=len(self.means_), covariance_type=self._parameters().kind.name)
-        for name in (
-            "weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_",
-            "converged_", "n_iter_", "lower_bound_", "lower_bounds_", "n_features_in_",
-        ):  # fmt: skip
-            setattr(other, name, getattr(self, name))
-        if hasattr(self, "feature_names_in_"):
-            other.feature_names_in_ = self.feature_names_in_
+        p = self._parameters()
+        other.set_params(n_components=p.n_components, covariance_type=p.kind.name)
+        other.weights_, other.means_, other.n_features_in_ = p.weights, p.means, p.n_features
+        other.covariances_, other.precisions_cholesky_ = p.covariances, p.precisions_cholesky
+        other.precisions_ = p.kind.precisions(p.precisions_cholesky)
+        for name in ("converged_", "n_iter_", "lower_bound_", "lower_bounds_", "feature_names_in_"):
+            if hasattr(self, name):
+                setattr(other, name, getattr(self, name))
         return other
 
     def fit_options(self) -> FitOptions:
@@ -346,8 +344,21 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         source, weights = opened_rows(self, X, reset=False), opened_weights(sample_weight)
         return score_source(self._parameters(), source, weights=weights, non_finite=self.non_finite)
 
+    def _compared(self, X: Any, sample_weight: Any) -> Score:
+        found = self._scored(X, sample_weight)
+        warn_of_small_weight(found.weight, found.n_weighted, stacklevel=3)
+        return found
+
     def _parameters(self) -> Parameters:
-        return Parameters(self._kind, self.weights_, self.means_, self.covariances_, self.precisions_cholesky_)
+        """Return the mixture that the public attributes are: of a fit, or set by hand as scikit-learn allows."""
+        covariances: Any = getattr(self, "covariances_", None)
+        cholesky: Any = getattr(self, "precisions_cholesky_", None)
+        kind, known = covariance_kind(self.covariance_type), cholesky if covariances is None else covariances
+        # (What was fitted keeps its kind when the options change.)
+        fitted_kind = getattr(self, "_kind", kind)
+        if np.ndim(self.means_) == 2 and np.shape(known) == fitted_kind.shape(*np.shape(self.means_)):
+            kind = fitted_kind
+        return parameters_of(kind, self.weights_, self.means_, covariances=covariances, precisions_cholesky=cholesky)
 
     def _assign(self, fit: Fit) -> None:
         self._assign_parameters(fit.parameters)

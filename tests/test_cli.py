@@ -25,12 +25,12 @@ from daskgmm.cli import cluster as cluster_module
 from daskgmm.cli import gmm, jobs, lost
 from daskgmm.cli.group import outcome
 from daskgmm.cli.outputs import differences
-from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, strict_json
+from daskgmm.cli.terminal import ENDING, Interrupted, in_words_of_the_command_line, interrupts, strict_json
 from daskgmm.data.output import ATTRIBUTE
 from daskgmm.data.passes import Partial
 from daskgmm.errors import ClusterError, DataError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
-from tests.clusters import LOCAL
+from tests.clusters import LOCAL, OwnCluster, free_port
 from tests.stores import two_groups
 
 # Without a dashboard its port is still served, by default 8787, which another cluster may have.
@@ -440,6 +440,48 @@ def test_no_workers_in_time(tmp_path: Path, small_store: Path) -> None:
     assert re.search(rf"At least 1 workers must join within 1 s; got 0 at {address}\. Start workers", done.stderr)
 
 
+def test_workers_without_daskgmm_are_named(tmp_path: Path, small_store: Path) -> None:
+    lines = "import sys\nif '--multiprocessing-fork' in sys.orig_argv: sys.modules['daskgmm'] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(lines)
+    cluster = OwnCluster(free_port(), tmp_path, environment={"PYTHONPATH": str(tmp_path)})
+    try:
+        options = ("--scheduler", cluster.address, "--workers-timeout", 100)
+        done = call("fit", small_store, "-k", 1, "-o", tmp_path / "m.zarr", *options, code=69)
+    finally:
+        cluster.kill()
+    message = rf"Workers must have daskgmm installed; got ModuleNotFoundError: .* from tcp://.* of {cluster.address}\."
+    assert re.search(message, done.stderr)
+
+
+def test_a_cluster_that_adapts_from_no_workers_is_asked_for_some(tmp_path: Path, small_store: Path) -> None:
+    with LocalCluster(n_workers=0, threads_per_worker=1, **LOCAL) as cluster:
+        cluster.adapt(minimum=0, maximum=1, interval="200ms")
+        options = ("--scheduler", cluster.scheduler_address, "--workers-timeout", 60, "--restarts", 1)
+        call("fit", small_store, "-k", 1, "-o", tmp_path / "m.zarr", *options)
+
+
+def test_advice_on_memory_fits_a_cluster_that_is_joined(tmp_path: Path, cluster: LocalCluster) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((10, 60_000), dtype=np.float32))
+    options = ("--scheduler", cluster.scheduler_address)
+    done = call("fit", tmp_path / "x.npy", "-k", 1, "-o", tmp_path / "m.zarr", *options, code=65)
+    last = done.stderr.splitlines()[-1]
+    assert re.search(
+        r"memory, 2048 MiB a task; .* more memory where they are started \(dask worker --memory-limit\)", last
+    )
+
+
+def test_a_scheduler_file_that_is_half_written_is_waited_for(
+    tmp_path: Path, small_store: Path, cluster: LocalCluster
+) -> None:
+    file = tmp_path / "s.json"
+    whole = json.dumps({"address": cluster.scheduler_address})
+    file.write_text(whole[:9])
+    writer = threading.Timer(1.0, file.write_text, [whole])
+    writer.start()
+    call("fit", small_store, "-k", 1, "-o", tmp_path / "m.zarr", "--scheduler-file", file, "--restarts", 1)
+    writer.join()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -785,7 +827,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ENDING)
 def test_a_signal_ends_a_command_whose_read_never_comes_back(
     tmp_path: Path, small_store: Path, number: signal.Signals
 ) -> None:
@@ -798,7 +840,39 @@ def test_a_signal_ends_a_command_whose_read_never_comes_back(
         process.send_signal(number)
         assert process.wait(timeout=30) == 75
         assert time.monotonic() - began < 10
-        assert "Interrupted by" in process.stderr.read()
+        assert f"Interrupted by {number.name}" in process.stderr.read()
+
+
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts.watched():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGUSR1) not in (signal.SIG_DFL, signal.SIG_IGN)
+        assert not interrupts.came
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 27 GiB"),
+        RuntimeError("can't start new thread"),
+        ImportError("libx.so: failed to map segment from shared object"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_a_shortage_of_memory_is_told_also_where_it_passes_for_damage(error: Exception) -> None:
+    damaged = DataError("the model must be readable. Write it again.")
+    damaged.__cause__ = error
+    for found in (error, damaged):
+        code, message = outcome(found)
+        assert code == 65
+        assert re.match(r"Memory must suffice, and threads; got .*(llocate|thread|map).* Raise the limit", message)
+        assert "rite it again" not in message
 
 
 @pytest.mark.parametrize("redirected", [">/dev/full", ">&-"])

@@ -528,3 +528,66 @@ def test_to_sklearn_gives_the_same_mixture(kind: str) -> None:
     assert (other.n_iter_, other.converged_, other.lower_bound_) == (gm.n_iter_, gm.converged_, gm.lower_bound_)
     assert not hasattr(clone(other), "means_")
     assert clone(other).fit(X).score(X) == pytest.approx(gm.score(X), abs=1e-2)
+
+
+# -- a mixture that was set by hand ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("left_out", ["", "covariances_", "precisions_cholesky_"])
+def test_attributes_set_by_hand_are_a_mixture(kind: str, left_out: str, tmp_path: Path) -> None:
+    case = well_separated(kind)
+    known = mixture.GaussianMixture(3, covariance_type=kind, random_state=0).fit(case.X)
+    gm = GaussianMixture(3, covariance_type=kind, random_state=0)
+    for name in ("weights_", "means_", "covariances_", "precisions_cholesky_"):
+        if name != left_out:
+            setattr(gm, name, getattr(known, name))
+    gm.save(tmp_path / "m.zarr")
+    loaded, other = GaussianMixture.load(tmp_path / "m.zarr"), gm.to_sklearn()
+    for found in (gm, loaded, other):
+        assert_array_equal(found.predict(case.X), known.predict(case.X))
+        assert_allclose(found.score_samples(case.X), known.score_samples(case.X), rtol=1e-9)
+    assert_allclose(gm.predict_proba(da.from_array(case.X, chunks=(50, 2))), known.predict_proba(case.X), atol=1e-9)
+    assert gm.bic(case.X) == pytest.approx(known.bic(case.X), rel=1e-9)
+    rows, components = gm.sample(1000)
+    again = mixture.GaussianMixture(3, covariance_type=kind, random_state=0)
+    again.weights_, again.means_, again.covariances_ = known.weights_, known.means_, known.covariances_
+    expected, theirs = again.sample(1000)
+    assert_array_equal(components, theirs)
+    assert_allclose(rows.mean(axis=0), expected.mean(axis=0), atol=1)
+    assert gm.set_params(n_init=1).fit(case.X).predict(case.X).shape == (len(case.X),)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"weights_": [1.0], "means_": [[0.0, 0.0]]}, r"covariances_ or precisions_cholesky_ must be set beside"),
+        (
+            {"weights_": [0.5, 0.5], "means_": [[0.0, 0.0]], "covariances_": [np.eye(2)]},
+            r"weights_ must have shape \(1,\); got \(2,\)",
+        ),
+        (
+            {"weights_": [1.0], "means_": [[0.0, 0.0]], "covariances_": np.eye(2)},
+            r"covariances_ must have shape \(1, 2, 2\); got \(2, 2\)",
+        ),
+        (
+            {"weights_": [1.0], "means_": [0.0, 0.0], "covariances_": [np.eye(2)]},
+            r"means_ must have shape \(n_components, n_features\); got \(2,\)",
+        ),
+        (
+            {"weights_": [1.0], "means_": [[0.0, np.nan]], "covariances_": [np.eye(2)]},
+            r"means_ must be finite; got 1 NaN",
+        ),
+    ],
+)
+def test_attributes_that_are_no_mixture_are_named(attributes: dict[str, Any], message: str) -> None:
+    gm = GaussianMixture()
+    for name, value in attributes.items():
+        setattr(gm, name, value)
+    with pytest.raises(OptionError, match=message):
+        gm.predict(np.zeros((3, 2)))
+
+
+def test_a_mixture_that_was_set_by_hand_names_other_features() -> None:
+    gm = GaussianMixture()
+    gm.weights_, gm.means_, gm.covariances_ = np.ones(1), np.zeros((1, 2)), np.eye(2)[np.newaxis]
+    with pytest.raises(DataError, match=r"X must have the 2 features that the mixture was fitted to; got 3"):
+        gm.predict(np.zeros((3, 3)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from daskgmm.cli.lost import watched
 from daskgmm.cli.starting import started_within
 from daskgmm.cli.terminal import interrupts, quiet
 from daskgmm.cli.tls import check_address, check_files, security_of
-from daskgmm.data.executor import ClientExecutor, Executor, LocalExecutor
+from daskgmm.data.executor import ClientExecutor, Executor, LocalExecutor, workers_asked_for
 from daskgmm.errors import ClusterError, OptionError
 
 Found = TypeVar("Found")
@@ -37,6 +38,10 @@ _MEMORY_CONFIG = {
 }
 #: Control-C goes to every process of the terminal; this one then stops its workers in order.
 _LEAVE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+
+
+#: Seconds that a scheduler file may be half written: a network file system shows it a while before what is in it.
+_WRITTEN_WITHIN = 5.0
 
 
 @dataclass(frozen=True)
@@ -280,54 +285,61 @@ def _address_of(client: Client) -> str:
 
 def _wait_for_workers(client: Client, n_workers: int, left: float, timeout: float, address: str) -> None:
     try:
-        client.wait_for_workers(n_workers, timeout=left)
-    except TimeoutError as error:
-        found = len(client.nthreads())
-        raise ClusterError(
-            f"At least {n_workers} workers must join within {timeout:.0f} s; got {found} at {address}. Start workers "
-            "(dask worker ADDRESS), look at their logs, or wait longer (--workers-timeout)."
-        ) from error
+        if workers_asked_for(client, left):
+            client.wait_for_workers(n_workers, timeout=left)
+            return
+    except TimeoutError:
+        pass
+    found = len(client.nthreads())
+    raise ClusterError(
+        f"At least {n_workers} workers must join within {timeout:.0f} s; got {found} at {address}. Start workers "
+        "(dask worker ADDRESS), look at their logs, or wait longer (--workers-timeout)."
+    )
 
 
 def _check_versions(client: Client, address: str) -> None:
     """Raise a ClusterError unless every worker has this version of daskgmm."""
-    try:
-        found = set(client.run(_version).values())
-    except ImportError as error:
-        raise ClusterError(
-            f"Workers must have daskgmm installed; got {error} from a worker of {address}. Install daskgmm "
-            f"{daskgmm.__version__} where they run."
-        ) from error
-    if found != {daskgmm.__version__}:
-        raise ClusterError(
-            f"Workers must run the daskgmm of this process, {daskgmm.__version__}; got {', '.join(sorted(found))} at "
-            f"{address}. Install the same version on both sides."
-        )
-
-
-def _version() -> str:
-    return daskgmm.__version__
+    # (A function of daskgmm's own could not be asked of a worker that lacks it.)
+    found = client.run(pkgutil.resolve_name, "daskgmm:__version__", on_error="return")
+    for worker, version in found.items():
+        if isinstance(version, OSError):
+            continue  # (it is just being lost)
+        if isinstance(version, BaseException):
+            raise ClusterError(
+                f"Workers must have daskgmm installed; got {type(version).__name__}: {version} from {worker} of "
+                f"{address}. Install daskgmm {daskgmm.__version__} where they run."
+            )
+        if version != daskgmm.__version__:
+            raise ClusterError(
+                f"Workers must run the daskgmm of this process, {daskgmm.__version__}; got {version} from {worker} of "
+                f"{address}. Install the same version on both sides."
+            )
 
 
 def _address_in(path: str, deadline: float, timeout: float) -> str:
-    """Return the address in a scheduler file, waiting for a scheduler that is about to write it."""
-    while not os.path.exists(path):
-        if time.monotonic() > deadline:
-            raise ClusterError(
-                f"--scheduler-file must appear within {timeout:g} s; got nothing at {path}. Start the scheduler with "
-                f"dask scheduler --scheduler-file {path}, or correct the path."
-            )
+    """Return the address in a scheduler file, waiting for a scheduler that is about to write it, or is writing it."""
+    half_written = min(deadline, time.monotonic() + _WRITTEN_WITHIN)
+    while True:
+        if not os.path.exists(path):
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"--scheduler-file must appear within {timeout:g} s; got nothing at {path}. Start the scheduler "
+                    f"with dask scheduler --scheduler-file {path}, or correct the path."
+                )
+            half_written = min(deadline, time.monotonic() + _WRITTEN_WITHIN)
+        elif not os.path.isfile(path):  # (a pipe might be waited for, for ever)
+            raise OptionError(f"--scheduler-file must be a file; got {path}, which is none. Correct the path.")
+        else:
+            try:
+                with open(path, encoding="utf-8") as file:
+                    return str(json.load(file)["address"])
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                if not isinstance(error, OSError | ValueError) or time.monotonic() > half_written:
+                    raise OptionError(
+                        "--scheduler-file must be the JSON that dask scheduler --scheduler-file writes; got "
+                        f"{error!r} for {path}. Correct the path."
+                    ) from error
         time.sleep(0.1)
-    if not os.path.isfile(path):  # (a pipe might be waited for, for ever)
-        raise OptionError(f"--scheduler-file must be a file; got {path}, which is none. Correct the path.")
-    try:
-        with open(path, encoding="utf-8") as file:
-            return str(json.load(file)["address"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise OptionError(
-            f"--scheduler-file must be the JSON that dask scheduler --scheduler-file writes; got {error!r} for {path}. "
-            "Correct the path."
-        ) from error
 
 
 def peak_bytes() -> int | None:

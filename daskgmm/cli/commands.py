@@ -17,6 +17,7 @@ from daskgmm.cli import group
 from daskgmm.cli.fit_commands import fit, select
 from daskgmm.cli.group import Commands
 from daskgmm.cli.options import checkpoint_option, cluster_options, force_option, input_options, log_options, option
+from daskgmm.cli.terminal import ENDING
 
 #: Seconds that Python has to end in after an error; one that comes by a signal has to end within 10.
 _ENDS_WITHIN = 2.0
@@ -292,7 +293,7 @@ def main() -> None:
         # All is done and said: reads that an error has left under way may end as they like,
         logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
         # and a signal during Python's shutdown must not make a failure of it.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, log_on_stderr, say
-from daskgmm.errors import ClusterError, DaskgmmError, OptionError
+from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError, OptionError
 
 EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 64, 70, 75
 
@@ -71,7 +71,7 @@ def exit_codes(args: Sequence[str]) -> Iterator[None]:
         The arguments as they were typed: where they are wrong, they still say how to log.
     """
     debug = "--debug" in args or os.environ.get("DASKGMM_DEBUG", "") not in ("", "0")
-    with log_on_stderr(log_format(args)), interrupts.watched():
+    with log_on_stderr(log_format(args)), _attended(), interrupts.watched():
         try:
             yield
         except (click.exceptions.Exit, click.Abort):
@@ -87,6 +87,19 @@ def exit_codes(args: Sequence[str]) -> Iterator[None]:
                     click.echo(text, err=True, nl=False)
             say(message, level=logging.ERROR, exit_code=code, **fields)
             raise click.exceptions.Exit(code) from error
+
+
+@contextmanager
+def _attended() -> Iterator[None]:
+    """End a command for which not even the thread that attends to signals can start."""
+    try:
+        yield
+    except RuntimeError as error:
+        short = None if isinstance(error, click.exceptions.Exit) else _shortage(error)
+        if short is None:
+            raise
+        say(str(short), level=logging.ERROR, exit_code=short.exit_code)
+        raise click.exceptions.Exit(short.exit_code) from error
 
 
 def outcome(error: BaseException, *, debug: bool = False) -> tuple[int, str]:
@@ -114,8 +127,12 @@ def _known(error: BaseException) -> DaskgmmError | None:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, DaskgmmError):
-            return cause
+            # (What takes any failure to read for damage knows nothing of memory.)
+            return _shortage(cause) or cause
         cause = cause.__cause__
+    short = _shortage(error)
+    if short is not None:
+        return short
     try:
         from daskgmm.cli.lost import explained
     except Exception as broken:
@@ -125,6 +142,29 @@ def _known(error: BaseException) -> DaskgmmError | None:
             "files such as ~/.config/dask/*.yaml, or variables of the environment that begin with DASK_."
         )
     return explained(error)
+
+
+#: What the C library and Python say where a limit of memory or of threads is reached (ulimit, a batch system's).
+_SHORT = ("can't start new thread", "failed to map segment", "cannot allocate memory", "unable to allocate")
+
+
+def _shortage(error: BaseException) -> MemoryLimitError | None:
+    """Return what is said where an exception comes of memory, or threads, that the system did not give; else None."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, MemoryLimitError):
+            return None
+        text = str(found)
+        if isinstance(found, MemoryError) or (
+            not isinstance(found, DaskgmmError) and any(said in text.lower() for said in _SHORT)
+        ):
+            line = (text.splitlines() or [""])[0] or type(found).__name__
+            return MemoryLimitError(
+                f"Memory must suffice, and threads; got {line}. Raise the limit of this process (ulimit -v or "
+                "-u, or the job's), or use fewer workers, smaller chunks or fewer components."
+            )
+        found = found.__cause__ or found.__context__
+    return None
 
 
 def _usage(error: click.ClickException) -> str:

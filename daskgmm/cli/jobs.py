@@ -43,6 +43,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.sample import sample_size
 from daskgmm.fitting.score import check_features, score_source, scoring_need
+from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.prediction import Predictor, What
 from daskgmm.page import page
 from daskgmm.report import condition_numbers
@@ -186,6 +187,7 @@ def score(model: str, data: Input, *, cluster: ClusterOptions) -> Result:
     with Work(rows, need, cluster).on_machines(began) as running:
         found = score_source(parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor)
         resources = running.resources(found.bytes_read)
+    warn_of_small_weight(found.weight, found.n_weighted)
     return {
         "command": "score",
         "status": "done",
@@ -301,6 +303,7 @@ def places(X: Source, weights: Source | None) -> dict[str, str]:
 
 def fit_result(done: Fit) -> Result:
     """Return what a fit found, as a part of a result."""
+    warn_of_small_weight(done.weight, done.n_weighted)
     p = done.parameters
     return {
         "status": done.status.value,

@@ -15,7 +15,7 @@ from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.comm.core import CommClosedError
 
 from daskgmm.cli.terminal import interrupts, say
-from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError
+from daskgmm.errors import ClusterError, DaskgmmError
 
 if TYPE_CHECKING:
     from daskgmm.cli.cluster import ClusterOptions
@@ -55,7 +55,9 @@ def watched(client: Client, patience: float) -> Iterator[None]:
                 return
             except OSError:
                 continue  # the connection is lost, and whoever waits is told so
-            without = 0.0 if found else without + every
+            # (A cluster that adapts stops workers that have nothing to do, and starts some when they have.)
+            wanted = any(future.status == "pending" for future in list(client.futures.values()))
+            without = without + every if wanted and not found else 0.0
             if without >= patience:
                 interrupts.end_with(
                     ClusterError(
@@ -120,10 +122,5 @@ def explained(error: BaseException) -> DaskgmmError | None:
         return ClusterError(
             "The scheduler and its workers must stay until the end; the connection to them was lost "
             f"({type(error).__name__}). Look at the scheduler's log, and run the same command again."
-        )
-    if isinstance(error, MemoryError):
-        return MemoryLimitError(
-            "Memory must suffice; an allocation failed. Use fewer workers (--workers), smaller chunks or fewer "
-            "components."
         )
     return None

@@ -102,7 +102,7 @@ def log_on_stderr(log_format: str) -> Iterator[None]:
     logger.setLevel(logging.INFO)
     heard.setLevel(logging.WARNING)
     logger.propagate = heard.propagate = False
-    warnings.showwarning = _warning
+    warnings.showwarning = _warner()
     try:
         with quiet():
             logger.addHandler(handler)
@@ -152,9 +152,20 @@ class _JsonLines(logging.Formatter):
         return strict_json({**line, **getattr(record, "fields", {})})
 
 
-def _warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Log a warning of any package as one line, without the place in its code."""
-    say(" ".join(str(message).split()), level=logging.WARNING, category=category.__name__)
+def _warner() -> Callable[..., None]:
+    """Return what logs a warning of any package as one line, without the place in its code; once, if it comes again.
+
+    (k-means says of every restart that rows are alike.)
+    """
+    said = set()
+
+    def warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        text = in_words_of_the_command_line(" ".join(str(message).split()))
+        if (category, text) not in said:
+            said.add((category, text))
+            say(text, level=logging.WARNING, category=category.__name__)
+
+    return warning
 
 
 def _plain(value: Any) -> Any:
@@ -167,12 +178,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
+#: Signals that end a command in order: beside Control-C and TERM a terminal that closes, and what batch systems send
+#: before a job's time is over (USR1) or its processor time is spent (XCPU).
+ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU") if hasattr(signal, name)
+)
+
+
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM came; the argument is its name."""
+    """One of the signals came that end a command; the argument is its name."""
 
 
 class Interrupts:
-    """The first SIGINT or SIGTERM raises `Interrupted` in the main thread, the second ends the process at once.
+    """The first of the signals ENDING raises `Interrupted` in the main thread, the second ends the process at once.
 
     So does the time where the first is not enough: a cluster that does not answer is not waited for.
     Once the result is certain and only has to be written, `defer` lets the command finish instead.
@@ -186,7 +204,11 @@ class Interrupts:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Handle both signals while the block runs; does nothing outside the main thread."""
+        """Handle the signals while the block runs; does nothing outside the main thread.
+
+        One that was ignored at the start stays ignored: HUP under nohup. (INT is not: a shell without job control has
+        its background jobs ignore it, and it is what this process wakes itself with.)
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -194,7 +216,8 @@ class Interrupts:
         # (A handler may come at any point of other code: what takes a thread or time it only says, to a SimpleQueue.)
         self._told = SimpleQueue()
         threading.Thread(target=self._attend, args=[self._told], name="daskgmm-signals", daemon=True).start()
-        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        heeded = [n for n in ENDING if n is signal.SIGINT or signal.getsignal(n) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._signalled) for number in heeded}
         nudging = _nudged() if hasattr(signal, "pthread_kill") else nullcontext()
         unraisable, sys.unraisablehook = sys.unraisablehook, partial(self._passed_over, sys.unraisablehook)
         try:
@@ -289,7 +312,7 @@ class Interrupts:
 
 @contextmanager
 def _nudged() -> Iterator[None]:
-    """Wake the main thread after each SIGINT and SIGTERM, until the block ends.
+    """Wake the main thread after each signal that ends a command, until the block ends.
 
     Python notes a signal, and calls its handler when the main thread does something: that thread may just have begun to
     wait for a lock, or another thread may have got the signal, and then nothing would happen until the next one.
@@ -300,7 +323,7 @@ def _nudged() -> Iterator[None]:
 
     def nudge() -> None:
         while noted := os.read(read, 64):
-            if signal.SIGINT in noted or signal.SIGTERM in noted:
+            if any(number in noted for number in ENDING):
                 for seconds in (0.05, 0.2, 0.5):
                     time.sleep(seconds)
                     signal.pthread_kill(main, signal.SIGURG)

@@ -58,7 +58,14 @@ class Work:
             self._checked(LimitedExecutor(self.cluster.local_limit(n_partitions)))
         say(self._found())
         with machines(self.cluster, n_partitions=n_partitions) as where:
-            work = self._checked(where.executor)
+            try:
+                work = self._checked(where.executor)
+            except MemoryLimitError as error:
+                if not self.cluster.joins:
+                    raise
+                # (Its workers run already, with limits of their own.)
+                joined = str(error).replace(" (--memory-limit)", " where they are started (dask worker --memory-limit)")
+                raise MemoryLimitError(joined.replace("--memory-limit must", "A worker's memory must")) from error
             stated = work._stated() + kept_worker_bytes(self.cache, work.rows, work.need, where.executor)
             limit = where.executor.memory_limit()
             against = f", of its limit of {_size(limit)}" if limit else ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,30 +13,49 @@ import threadpoolctl
 
 
 class BlasLimit:
-    """A limit that the first holder sets and the last one lifts: fits in several threads of a process overlap."""
+    """A limit that the first holder sets and the last one lifts: fits in several threads of a process overlap.
+
+    A forked child goes on with what its own thread holds; other threads, and what they held, stay with the parent.
+    """
 
     def __init__(self) -> None:
-        self._lock, self._holders = threading.Lock(), 0
+        self._lock = threading.Lock()
+        self._holders: Counter[int] = Counter()  # by thread
         self._limits: Any = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
 
     def take(self) -> None:
         """Limit BLAS to one thread."""
         import scipy.linalg  # noqa: F401  (its own copy of BLAS must be loaded to be limited)
 
         with self._lock:
-            if self._holders == 0:
+            if not self._holders:
                 _let_this_thread_limit()
                 self._limits = threadpoolctl.threadpool_limits(limits=1, user_api="blas")
-            self._holders += 1
+            self._holders[threading.get_ident()] += 1
 
     def release(self) -> None:
         """Restore what was there before, unless another holder is left."""
         with self._lock:
-            self._holders -= 1
-            if self._holders == 0:
-                _let_this_thread_limit()
-                self._limits.restore_original_limits()
-                _let_this_thread_limit()  # and any other one from now on
+            own = threading.get_ident()
+            # (A worker's plug-in may be undone in another thread than the one it was set up in.)
+            self._holders -= Counter([own if own in self._holders else next(iter(self._holders))])
+            if not self._holders:
+                self._lift()
+
+    def _lift(self) -> None:
+        _let_this_thread_limit()
+        self._limits.restore_original_limits()
+        _let_this_thread_limit()  # and any other one from now on
+
+    def _forked(self) -> None:
+        """Let go of what threads held that are not in this forked process, and of the lock that one may have had."""
+        self._lock = threading.Lock()
+        own, held = threading.get_ident(), bool(self._holders)
+        self._holders = Counter({own: self._holders[own]} if self._holders[own] else {})
+        if held and not self._holders:
+            self._lift()
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import dask
-from dask import threaded
+from dask import multiprocessing, threaded
 from dask.base import annotate, get_scheduler
 from dask.callbacks import Callback
 from dask.local import get_sync
@@ -112,6 +114,23 @@ class LocalExecutor:
         return _own_room(self.memory_limit()) if run in (threaded.get, get_sync) else []
 
 
+@contextmanager
+def _out_of_the_way() -> Iterator[None]:
+    """Leave a worker's thread to other tasks while this one waits for them: of one thread it would wait for itself."""
+    from distributed import get_worker, rejoin, secede
+
+    try:
+        get_worker()
+        secede()
+    except (ValueError, KeyError):  # this is no task, or one that has left its thread already
+        yield
+        return
+    try:
+        yield
+    finally:
+        rejoin()
+
+
 class ClientExecutor:
     """The workers of a distributed client."""
 
@@ -146,8 +165,10 @@ class ClientExecutor:
             kept.release()
             raise
 
+    @_out_of_the_way()
     def _gathered(self, graph: dict[Any, Any], futures: list[Any], on_done: OnDone | None) -> list[Any]:
         """Return the values of a graph's futures, which are released then; each is told of when it comes."""
+        from distributed.client import FutureCancelledError, FuturesCancelledError
         from distributed.scheduler import KilledWorker
 
         try:
@@ -163,6 +184,14 @@ class ClientExecutor:
                     values[numbers[future.key]] = value
                     on_done(numbers[future.key], value)
             return values
+        except (FutureCancelledError, FuturesCancelledError) as error:
+            if "lost dependencies" not in str(error):
+                raise
+            raise ClusterError(
+                "X must stay on the workers until the end; got blocks that were lost with one, and that nothing can "
+                "compute again: they were scattered. Make X anew of what can be read again, a path or a Dask array of "
+                "it, persisted or not."
+            ) from error
         except KilledWorker as error:
             states = self.client.sync(self.client.scheduler.get_task_status, keys=list(graph))
             others = [key for key in graph if states[key] == "erred" and key != error.task]
@@ -230,8 +259,12 @@ class _Places:
         return list(self._places.get(key, ()))
 
 
-def current_executor() -> Executor:
-    """Return the executor that the user's surroundings call for: a current distributed client, else the local one."""
+def current_executor(*, travels: bool) -> Executor:
+    """Return the executor that the user's surroundings call for: a current distributed client, else the local one.
+
+    Where the input travels, a cluster must have workers: those of one that adapts are asked for, and waited for as long
+    as Dask's configuration "daskgmm.workers-timeout" says, 60 s by default.
+    """
     try:
         scheduler = get_scheduler()
     except RuntimeError as error:
@@ -242,14 +275,29 @@ def current_executor() -> Executor:
             "thread, in which it may wait: await asyncio.to_thread(mixture.fit, X)."
         ) from error
     client = getattr(scheduler, "__self__", None)
-    if client is not None and hasattr(client, "scheduler_info"):
-        if not client.nthreads():
-            raise ClusterError(
-                f"the cluster at {client.scheduler.address} must have workers; got none. Start some, or wait for "
-                "them with client.wait_for_workers(1, timeout=60)."
-            )
-        return ClientExecutor(client)
-    return LocalExecutor()
+    if client is None or not hasattr(client, "scheduler_info"):
+        return LocalExecutor()
+    timeout = float(dask.config.get("daskgmm.workers-timeout", 60.0))
+    if travels and not workers_asked_for(client, timeout):
+        raise ClusterError(
+            f"the cluster at {client.scheduler.address} must have workers; got none in {timeout:g} s. Start some, or "
+            'let it adapt: cluster.adapt(minimum=1). To wait longer: dask.config.set({"daskgmm.workers-timeout": 600}).'
+        )
+    return ClientExecutor(client)
+
+
+def workers_asked_for(client: Any, timeout: float) -> bool:
+    """Return whether a cluster has a worker within so many seconds; one that adapts starts workers for tasks alone."""
+    if client.nthreads():
+        return True
+    task = client.submit(int, pure=False)
+    try:
+        client.wait_for_workers(1, timeout=timeout)
+    except TimeoutError:
+        return bool(client.nthreads())
+    finally:
+        task.release()
+    return True
 
 
 @contextmanager
@@ -277,16 +325,47 @@ def _local_scheduler(travels: bool) -> Callable[..., Any]:
 def _computed_here(
     run: Callable[..., Any], graph: dict[Any, Any], keys: list[Any], on_done: OnDone | None
 ) -> list[Any]:
-    if on_done is None:
-        return list(run(graph, keys))
-    numbers = {key: i for i, key in enumerate(keys)}
+    with _pool_of_a_call(run) as options:
+        if on_done is None:
+            return list(run(graph, keys, **options))
+        if run not in _DASKS_OWN:
+            values = list(run(graph, keys, **options))
+            for i, value in enumerate(values):
+                on_done(i, value)
+            return values
+        numbers = {key: i for i, key in enumerate(keys)}
 
-    def told(key: Any, value: Any, *_: Any) -> None:
-        if key in numbers:
-            on_done(numbers[key], value)
+        def told(key: Any, value: Any, *_: Any) -> None:
+            if key in numbers:
+                on_done(numbers[key], value)
 
-    with Callback(posttask=told):
-        return list(run(graph, keys))
+        # (For this call alone: `with Callback(...)` is for the calls of all threads.)
+        callbacks = [*Callback.active, (None, None, None, told, None)]
+        return list(run(graph, keys, callbacks=callbacks, **options))
+
+
+#: Schedulers that take callbacks.
+_DASKS_OWN = (threaded.get, get_sync, multiprocessing.get)
+
+
+class _Pool(ThreadPoolExecutor):
+    """Threads that see what is set for the thread that asks, such as np.errstate; as Dask's own do."""
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return super().submit(copy_context().run, call, *args, **kwargs)
+
+
+@contextmanager
+def _pool_of_a_call(run: Callable[..., Any]) -> Iterator[dict[str, Any]]:
+    """Provide the options by which a scheduler runs: threads that end with the call.
+
+    Dask's own pool outlives it, and a forked child would wait for ever for its threads, which stay with the parent.
+    """
+    if run is not threaded.get or dask.config.get("pool", None) is not None:
+        yield {}
+        return
+    with _Pool(dask.config.get("num_workers", None) or CPU_COUNT, "daskgmm-pass") as pool:
+        yield {"pool": pool}
 
 
 def _hold_here(

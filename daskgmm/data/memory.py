@@ -98,8 +98,11 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
     MemoryLimitError
         Where a task does not fit even so; the message has the command that rechunks.
     """
-    limit = executor.memory_limit()
-    if limit is None or not rows.travels or peak_worker_bytes(rows, need) <= limit:
+    limit = executor.memory_limit() if rows.travels else None
+    if limit is None:
+        _check_machine(peak_worker_bytes(replace(rows, prefetch=False), need), rows)
+        return rows
+    if peak_worker_bytes(rows, need) <= limit:
         return rows
     frugal = replace(rows, prefetch=False)
     needed = peak_worker_bytes(frugal, need)
@@ -115,6 +118,24 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
         f"A task must fit in a worker's memory, {_mib(limit)} a task; got a need of {_mib(needed)} for chunks of "
         f"{_mib(long.chunk_bytes)} in {long.label}. {remedy}"
     )
+
+
+#: Below this no machine is asked for its memory, which takes 0.4 s to import.
+_NO_QUESTION_BYTES = 1 << 30
+
+
+def _check_machine(needed: int, rows: Rows) -> None:
+    """Raise a MemoryLimitError where a task in this process would take more memory than the machine has."""
+    if needed <= _NO_QUESTION_BYTES:
+        return
+    from distributed.system import MEMORY_LIMIT
+
+    if needed > MEMORY_LIMIT:
+        raise MemoryLimitError(
+            f"A task must fit in the memory of this machine, {_mib(MEMORY_LIMIT)}; got a need of {_mib(needed)} for "
+            f"{rows.X.n_features} features in {rows.X.label}. Decrease n_components or the features, or take another "
+            "covariance_type."
+        )
 
 
 def _longest_chunks(rows: Rows) -> Source:

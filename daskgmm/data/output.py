@@ -111,7 +111,8 @@ def write_predictions(
         The output cannot be written.
     """
     began = perf_counter()
-    executor = current_executor() if executor is None else executor
+    if executor is None:
+        executor = current_executor(travels=X.travels)
     predictor = Predictor.of(parameters, what)
     rows, need = plan_predictions(predictor, X)
     rows = check_memory(rows, need, executor)

@@ -110,7 +110,7 @@ def predict_blocks(X: da.Array, predictor: Predictor, *, non_finite: str) -> da.
 
 def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Array:
     """Return the lazy prediction for a stored source in chunks of at most some 64 MiB; reads nothing."""
-    if not X.travels and isinstance(current_executor(), ClientExecutor):
+    if not X.travels and isinstance(current_executor(travels=False), ClientExecutor):
         raise OptionError(
             f"X must be readable by the workers of the current client; got {X.label}, which only this process can "
             "read. Predict on dask.array.from_array(X), or store X at a path or URL."

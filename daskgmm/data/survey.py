@@ -35,6 +35,8 @@ class Survey:
         The seeded sample in row order, in pieces, with weights and row numbers; rows of weight zero are left out.
     folds : tuple of Survey
         What is known of each fold's rows; no samples.
+    n_weighted : int
+        Finite rows of positive weight.
     """
 
     n_rows: int
@@ -51,6 +53,7 @@ class Survey:
     sample_weights: tuple[Floats, ...]
     sample_rows: tuple[NDArray[np.uint64], ...]
     folds: tuple[Survey, ...] = ()
+    n_weighted: int = 0
 
     @property
     def row_set(self) -> RowSet:
@@ -147,6 +150,7 @@ class SurveyPass:
             state.sample_weights + other.sample_weights,
             state.sample_rows + other.sample_rows,
             tuple(self.merge(a, b) for a, b in zip(state.folds, other.folds, strict=True)),
+            state.n_weighted + other.n_weighted,
         )
 
     def _folds(self, block: Block) -> tuple[Survey, ...]:
@@ -190,11 +194,13 @@ class SurveyPass:
         scatter = np.multiply(centred, w, out=weighted) @ centred.T if self.with_scatter else squares
         if self.with_scatter:
             np.fill_diagonal(scatter, squares)
-        chosen = self._chosen(block) & kept & (w > 0)
+        weighted_rows = kept & (w > 0)
+        chosen = self._chosen(block) & weighted_rows
         finite = x if kept.all() else x[:, kept]
         return Survey(
             n_rows, x.shape[1] - n_rows, lost, total, first[:, 0] + shift, finite.min(axis=1), finite.max(axis=1),
             scatter, 0, -1, (np.ascontiguousarray(x[:, chosen].T),), (w[chosen],), (_row_numbers(block)[chosen],),
+            n_weighted=int(weighted_rows.sum()),
         )  # fmt: skip
 
     def _chosen(self, block: Block) -> NDArray[np.bool_]:

@@ -9,6 +9,9 @@ from daskgmm.data.source import Source
 from daskgmm.data.survey import Survey
 from daskgmm.errors import DataError
 
+#: Sums of the row weights beyond which sums of weights times squares might be no numbers, or denormal ones.
+LEAST_WEIGHT, MOST_WEIGHT = 1e-150, 1e150
+
 
 def check_shape(X: Source, *, n_components: int) -> None:
     """Raise a DataError where the metadata of the input tell that it cannot be fitted."""
@@ -49,6 +52,14 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
     largest = max(float(np.abs(survey.minimum).max()), float(np.abs(survey.maximum).max()))
     if largest > 1e150:
         raise DataError(f"X must lie within 1e150, or squares overflow; got {largest:.3g} in {label}. Rescale X.")
+    # (Sums of weights times squares must be numbers too, and no denormal ones. A number for each row is always right.)
+    beyond = survey.weight > survey.n_rows and survey.weight * max(1.0, largest * largest) > 1e300
+    if beyond or not LEAST_WEIGHT <= survey.weight <= MOST_WEIGHT:
+        raise DataError(
+            f"sample_weight must sum to between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}, and less where X is large; got "
+            f"{survey.weight:.6g} for {survey.n_weighted} rows of positive weight and values of X up to {largest:.3g}. "
+            "Divide sample_weight by its mean."
+        )
 
 
 def check_folds(survey: Survey, *, n_components: int) -> None:

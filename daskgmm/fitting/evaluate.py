@@ -7,14 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+import numpy as np
+
 from daskgmm.data.passes import Passes
-from daskgmm.errors import DaskgmmError, DataError
+from daskgmm.errors import ChangedDataError, DaskgmmError
 from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.plan import Plan
 from daskgmm.mixture.score import ScorePass, SupportPass
-from daskgmm.mixture.statistics import Statistics
+from daskgmm.mixture.statistics import Statistics, mean_shift
 
 logger = logging.getLogger("daskgmm")
 
@@ -104,9 +106,9 @@ class Evaluator:
 
 
 def check_counts(statistics: Statistics, row_set: RowSet, tolerance: float = 1e-9) -> None:
-    """Raise a DataError unless a pass counted the rows, and the weight, that the survey found."""
+    """Raise a ChangedDataError unless a pass counted the rows, and the weight, that the survey found."""
     if statistics.n_rows != row_set.n_rows or not abs(statistics.weight - row_set.weight) <= tolerance * row_set.weight:
-        raise DataError(
+        raise ChangedDataError(
             f"the input must stay the same during a fit; got {statistics.n_rows} rows of weight "
             f"{statistics.weight:.12g} in a pass, and {row_set.n_rows} of weight {row_set.weight:.12g} in the survey. "
             "Fit a copy that nobody writes to."
@@ -114,9 +116,9 @@ def check_counts(statistics: Statistics, row_set: RowSet, tolerance: float = 1e-
 
 
 def check_weight(weight: float, row_set: RowSet, tolerance: float = 1e-9) -> None:
-    """Raise a DataError unless a pass that has no candidate summed the weight that the survey found."""
+    """Raise a ChangedDataError unless a pass that has no candidate summed the weight that the survey found."""
     if not abs(weight - row_set.weight) <= tolerance * row_set.weight:
-        raise DataError(
+        raise ChangedDataError(
             f"the input must stay the same during a fit; got rows of weight {weight:.12g} in a pass, and of weight "
             f"{row_set.weight:.12g} in the survey. Fit a copy that nobody writes to."
         )
@@ -130,4 +132,25 @@ def check_responsibilities(statistics: Statistics, plan: Plan) -> None:
             f"the responsibilities of a pass must sum to the weight of its rows; got {total:.12g} for a weight of "
             f"{weight:.12g} in {plan.precision.name} precision. Some worker computes wrongly: run it again from the "
             "start, on other machines if it happens again."
+        )
+
+
+def check_mean(statistics: Statistics, plan: Plan, row_set: RowSet) -> None:
+    """Raise a ChangedDataError unless the rows of an E-step have the mean that the survey found.
+
+    Rows that come out otherwise in each pass (drawn at random, or from a live table) keep their number and weight. What
+    else must be the same in all passes is told by `check_counts` and `check_responsibilities`, and for stored rows by
+    the checksums of their files; the scatter too is the same, but follows the mean.
+    """
+    shift, scale = mean_shift(statistics, plan, row_set)
+    # (A mean far from zero is itself rounded.)
+    allowed = plan.precision.count_tolerance * scale + 1e-14 * np.abs(row_set.mean)
+    wrong = ~(np.abs(shift) <= allowed)
+    if wrong.any():
+        j = int(np.argmax(wrong))
+        known = row_set.mean[j]
+        raise ChangedDataError(
+            f"the input must stay the same during a fit; got a mean of {known + shift[j]:.12g} for feature {j} in a "
+            f"pass, and of {known:.12g} in the survey. Fit a copy that nobody writes to: of a Dask array that comes "
+            "out otherwise each time, X.persist()."
         )

@@ -35,8 +35,8 @@ class Fit:
         Log-likelihood, nats, and weight of the rows of its fold, to which it was not fitted.
     n_rows, n_dropped : int
         Rows that counted, and rows dropped as non-finite.
-    weight : float
-        Sum of the row weights.
+    weight, n_weighted : float, int
+        Sum of the row weights, and rows of positive weight.
     n_passes : int
         Sweeps over the data, survey and closing pass included, and the one that counted the rows of a Dask array.
     bytes_read : int
@@ -65,6 +65,7 @@ class Fit:
     seconds: float
     history: tuple[dict[str, Any], ...]
     reach: float
+    n_weighted: int
 
     @property
     def mean_log_likelihood(self) -> float:

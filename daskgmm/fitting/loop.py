@@ -9,7 +9,7 @@ from enum import Enum
 import numpy as np
 
 from daskgmm.errors import CollapsedComponentError, DataError, NotFiniteError
-from daskgmm.fitting.evaluate import Request, RowSets, check_counts, check_responsibilities
+from daskgmm.fitting.evaluate import Request, RowSets, check_counts, check_mean, check_responsibilities
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.acceleration import Accelerator, Advance, Move, accelerator_called
 from daskgmm.mixture.folds import Fold
@@ -264,6 +264,7 @@ def _advance(candidate: Candidate, statistics: Statistics, plan: Plan, row_set: 
             f"{candidate.n_iter + 1}. Check the given start, and rescale features beyond 1e150.",
         )  # fmt: skip
     check_responsibilities(statistics, plan)
+    check_mean(statistics, plan, row_set)
     try:
         step = m_step(
             statistics, plan, previous=move.parameters, reg_covar=options.reg_covar, row_set=row_set,

@@ -122,6 +122,8 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         arrays = {name: _read(group, name, shapes[name], checksums.get(name), place) for name in _ARRAYS}
         record = dict(attributes["record"])
         _check_mixture(kind, arrays)
+    except PermissionError as error:
+        raise _unreadable(error, place) from error
     except UNLIKE_WRITTEN as error:
         if isinstance(error, DataError):
             raise
@@ -236,8 +238,18 @@ def _open(place: str) -> zarr.Group:
                 f"the model must be reachable; got {error} for {label}. Check the address, the network and the "
                 "credentials."
             ) from error
+        if isinstance(error, PermissionError):
+            raise _unreadable(error, label) from error
         # Whatever a damaged metadata file makes Zarr raise.
         raise DataError(f"the model must be readable; got {error!r} for {label}. Check the path.") from error
+
+
+def _unreadable(error: PermissionError, place: str) -> InputMissingError:
+    what = error.filename if isinstance(error.filename, str) else place
+    return InputMissingError(
+        f"the model must be readable; got {error.strerror or error} for {what}. Give the user who runs this the "
+        "right to read it, or run it as its owner."
+    )
 
 
 def is_model(place: str) -> bool:
@@ -267,6 +279,8 @@ def _read(group: zarr.Group, name: str, shape: tuple[int, ...], checksum: Any, p
         if n_bytes != array.nbytes:
             raise ValueError(f"{n_bytes} bytes for {array.nbytes}")
         values = np.ascontiguousarray(array[...], dtype="<f8")
+    except PermissionError:
+        raise
     except Exception as error:
         # Whatever a damaged chunk makes its store raise.
         raise DataError(f"the model's {name} must be readable; got {error!r} in {place}. Fit it again.") from error

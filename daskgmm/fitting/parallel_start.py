@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.data.far_rows import Centres, FarRows, FarRowsPass, Nearest, NearestPass
+from daskgmm.data.forked import forked
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.start import Members, moments_of, regular_starts, spread_of
 from daskgmm.mixture.parameters import Parameters
@@ -109,9 +110,11 @@ def _moments(
     variances = weights @ (np.square(points - mean) + spread) / weights.sum()
     scaled = (points - mean) / np.sqrt(np.where(variances > 0, variances, 1.0))
     for i in range(n_starts):
-        far = KMeans(k, n_init=1, random_state=rng).fit(scaled, sample_weight=weights ** POWERS[i % len(POWERS)])
-        # From these centres a k-means with the weights themselves has the large components right and keeps the groups.
-        labels = KMeans(k, init=far.cluster_centers_, n_init=1).fit(scaled, sample_weight=weights).labels_
+        with forked.without_openmp():
+            far = KMeans(k, n_init=1, random_state=rng).fit(scaled, sample_weight=weights ** POWERS[i % len(POWERS)])
+            # From these centres a k-means with the weights themselves has the large components right, and keeps the
+            # groups.
+            labels = KMeans(k, init=far.cluster_centers_, n_init=1).fit(scaled, sample_weight=weights).labels_
         rows = [np.flatnonzero(labels == j) for j in range(k)]
         members = [(own, weights[own]) for own in rows]
         least = SMALLEST_SPREAD * _variances_within(points, members, spread)

@@ -20,7 +20,7 @@ from daskgmm.data.passes import Passes
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
 from daskgmm.data.survey import Survey, SurveyPass, all_but, sample_threshold
-from daskgmm.errors import CollapsedComponentError, DataError, OutputError
+from daskgmm.errors import ChangedDataError, CollapsedComponentError, DataError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint, Steps
 from daskgmm.fitting.checks import check_folds, check_shape, check_survey
 from daskgmm.fitting.evaluate import Evaluator, Request, check_counts, check_weight
@@ -71,7 +71,8 @@ def running(
 
     The models' options differ in n_components and covariance_type only. With a checkpoint it goes on from there.
     """
-    executor = current_executor() if executor is None else executor
+    if executor is None:
+        executor = current_executor(travels=X.travels and (weights is None or weights.travels))
     for model in models:
         check_shape(X, n_components=model.options.n_components)
         model.options.given(X.n_features)
@@ -167,7 +168,14 @@ class Run:
             self._history.passed(n_passes, self._evaluator.seconds, zip(state.owners, candidates, strict=True))
 
         while state.is_running:
-            current = run_em(state.candidates, self._evaluator.statistics, self._row_sets, after_pass=note, n_passes=1)
+            try:
+                current = run_em(
+                    state.candidates, self._evaluator.statistics, self._row_sets, after_pass=note, n_passes=1
+                )
+            except ChangedDataError:
+                self._check_files()  # (which knows the place, where it is stored rows that were written to)
+                self._forget()
+                raise
             state = state.after_pass(current)
             self._history.retired(state.with_status(Status.RETIRED))
             self._keep({f"polishing{suffix}": state})
@@ -347,18 +355,26 @@ class Run:
             n_passes += n_more
             for place, score in zip(places, found, strict=True):
                 scores[place] = score
-        try:
-            self._passes.check_files(None)
-        except DataError:
-            if self._checkpoint is not None:  # of which nobody knows what it was computed from
-                self._checkpoint.clear()
-            raise
+        self._check_files()
         held = dict(zip(outside, scores[len(best) :], strict=True))
         means = [s.log_sum / s.weight for s in scores]
         self._history.closed(name, n_passes, self._evaluator.seconds, zip(which, best, means, strict=False))
         return [
             self._fit(i, c, chosen[j], scores[j], held.get(j)) for j, (i, c) in enumerate(zip(which, best, strict=True))
         ]
+
+    def _check_files(self) -> None:
+        """Raise a DataError where what is stored has changed since the fit began."""
+        try:
+            self._passes.check_files(None)
+        except DataError:
+            self._forget()
+            raise
+
+    def _forget(self) -> None:
+        """Clear the checkpoint, of which nobody knows what it was computed from."""
+        if self._checkpoint is not None:
+            self._checkpoint.clear()
 
     def _scored(self, mixtures: Sequence[tuple[Parameters, Fold | None]], name: str) -> tuple[list[Statistics], int]:
         """Return the scores of some mixtures, each on its rows, and the number of passes that they took."""
@@ -446,6 +462,7 @@ class Run:
                 seconds=0.0,
                 history=tuple(self._history.of_model[i]),
                 reach=best.reach,
+                n_weighted=self.survey.n_weighted,
             )
         )
 

@@ -37,6 +37,8 @@ class Score:
         Rows that counted, and rows dropped as non-finite.
     n_free : int
         Free parameters of the mixture.
+    n_weighted : int
+        Rows of positive weight.
     """
 
     log_likelihood: float
@@ -47,6 +49,7 @@ class Score:
     n_passes: int
     bytes_read: int
     seconds: float
+    n_weighted: int
 
     @property
     def mean_log_likelihood(self) -> float:
@@ -78,7 +81,8 @@ def score_source(
         Another number of features, rows with NaN or infinity (unless dropped), or weights that are none.
     """
     began = perf_counter()
-    executor = current_executor() if executor is None else executor
+    if executor is None:
+        executor = current_executor(travels=X.travels and (weights is None or weights.travels))
     check_features(X, parameters)
     check_shape(X, n_components=1)
     rows = Rows.plan(X, weights)
@@ -113,6 +117,7 @@ def score_source(
         n_passes,
         n_passes * rows.n_bytes,
         perf_counter() - began,
+        found.n_rows if surveyed is None else surveyed.n_weighted,
     )
 
 

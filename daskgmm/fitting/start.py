@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from daskgmm.data.forked import forked
 from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting.annealing import PLAIN, SHRUNK, TEMPERED, Schedule
 from daskgmm.fitting.options import FitOptions, Given
@@ -123,7 +123,7 @@ def starts_by(
         moments = moments_of(X, members, options.kind, rng)
         return _parameters(moments, given, options, fallback=fallback, shrinkage=share * len(X) / k)
 
-    with _said_once(), _in_haste(len(X)):
+    with _in_haste(len(X)):
         for i, way in enumerate(chosen):
             try:
                 p = start(way, i)
@@ -170,22 +170,15 @@ def _is_among(p: Parameters, others: Iterable[Parameters]) -> bool:
 
 
 @contextmanager
-def _said_once() -> Iterator[None]:
-    """Pass on each warning of the block once: k-means says of every restart that rows are alike."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for category, message in dict.fromkeys((w.category, str(w.message)) for w in caught):
-        warnings.warn(message, category, stacklevel=2)
-
-
-@contextmanager
 def _in_haste(n_rows: int) -> Iterator[None]:
-    """Let scikit-learn not check rows and options again, nor wait for threads: few rows take less time than that."""
+    """Let scikit-learn not check rows and options again, nor wait for threads: few rows take less time than that.
+
+    All of it is for this thread alone. (Warnings are for all threads, and stay as they are.)
+    """
     from sklearn import config_context
 
     threads = threadpool_limits(limits=1, user_api="openmp") if n_rows <= _ROWS_OF_A_THREAD else nullcontext()
-    with config_context(assume_finite=True, skip_parameter_validation=True), threads:
+    with config_context(assume_finite=True, skip_parameter_validation=True), threads, forked.without_openmp():
         yield
 
 

@@ -20,7 +20,7 @@ from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.run import Model, Run, running
-from daskgmm.mixture.criteria import aic, bic, icl
+from daskgmm.mixture.criteria import aic, bic, icl, warn_of_small_weight
 from daskgmm.mixture.folds import Fold
 
 CRITERIA = ("bic", "aic", "icl", "held_out")
@@ -113,6 +113,8 @@ def select_model(
             raise _all_collapsed(list(failures.values()), len(collapsed))
         entries = settled(run, models, fits, criterion)
     last = entries[-1].fit
+    if criterion != "held_out":
+        warn_of_small_weight(last.weight, last.n_weighted, stacklevel=3)
     return Sweep(
         criterion, tuple(entries), best_of(entries, criterion), tuple(stopped.items()), collapsed, last.n_passes,
         last.bytes_read, last.seconds,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 
@@ -26,3 +28,26 @@ def icl(log_likelihood: float, n_free: int, weight: float, log_largest: float) -
     belong to several components.
     """
     return bic(log_likelihood, n_free, weight) - 2 * log_largest
+
+
+def warn_of_small_weight(weight: float, n_weighted: int, *, stacklevel: int = 2) -> None:
+    """Warn where row weights sum to less than the number of their rows: criteria take the sum for that number.
+
+    A weight repeats a row, so that n is the sum of the weights. Where they are shares (sum 1), log n is 0, or negative:
+    parameters cost nothing, and the largest model wins.
+
+    Parameters
+    ----------
+    weight : float
+        Sum of the row weights.
+    n_weighted : int
+        Rows of positive weight.
+    """
+    if weight < n_weighted * (1 - 1e-9):
+        warnings.warn(
+            f"BIC, AIC and ICL take the sum of sample_weight for the number of rows; got {weight:.6g} for {n_weighted} "
+            f"rows of positive weight, so that they choose wrongly. Multiply sample_weight by n / sum = "
+            f"{n_weighted / weight:.6g} to compare models.",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )

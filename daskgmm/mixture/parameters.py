@@ -94,6 +94,30 @@ class Parameters:
             return np.log(self.weights)
 
 
+def parameters_of(
+    kind: Covariance, weights: Any, means: Any, *, covariances: Any = None, precisions_cholesky: Any = None
+) -> Parameters:
+    """Return the mixture of arrays that a user may have set; an OptionError says what is wrong with them.
+
+    Densities come of the precision Cholesky, where both are given, and samples of the covariances (as scikit-learn's).
+    """
+    shape = np.shape(means)
+    if len(shape) != 2:
+        raise OptionError(f"means_ must have shape (n_components, n_features); got {shape}. Set a row a component.")
+    if covariances is None and precisions_cholesky is None:
+        raise OptionError("covariances_ or precisions_cholesky_ must be set beside means_; got neither. Set one.")
+    k, d = shape
+    weights, means = _as_floats(weights, "weights_", (k,)), _as_floats(means, "means_", shape)
+    if covariances is not None:
+        covariances = _as_floats(covariances, "covariances_", kind.shape(k, d))
+    if precisions_cholesky is None:
+        precisions_cholesky = kind.precisions_cholesky(covariances)
+    precisions_cholesky = _as_floats(precisions_cholesky, "precisions_cholesky_", kind.shape(k, d))
+    if covariances is None:
+        covariances = kind.covariances(precisions_cholesky)
+    return Parameters(kind, weights, means, covariances, precisions_cholesky)
+
+
 def check_weights(weights: Any, n_components: int) -> Floats:
     """Return given mixing weights as (n_components,) float64; an OptionError says what is wrong with them."""
     result = _as_floats(weights, "weights_init", (n_components,))

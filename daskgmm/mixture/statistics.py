@@ -132,6 +132,34 @@ class Moments:
     central: Floats
 
 
+def mean_shift(statistics: Statistics, plan: Plan, row_set: RowSet) -> tuple[Floats, Floats]:
+    """Return how far the mean of a pass's rows lies from the row set's, and what rounding is measured by.
+
+    Both (n_features,), float64, in units of the data.
+
+    Notes
+    -----
+    Responsibilities sum to one in each row, so sum_k n_k mu_k / n, with mu_k the responsible means, is the mean of the
+    rows whatever the parameters. Measured is by the spread of the rows, and of what each component is measured from.
+    """
+    kind, n_features = plan.kind, plan.means.shape[1]
+    panel = statistics.panel(plan.n_components)
+    share, exact = panel[:, -1] / statistics.weight, plan.exact
+    first = panel[:, -1 - n_features : -1] / statistics.weight
+    apart = plan.means - plan.origin
+    if exact.any():
+        whole = first if kind.pooled else np.where(exact[:, np.newaxis], first, 0.0)
+        first = np.where(
+            exact[:, np.newaxis], kind.unwhiten(whole, plan.precisions_cholesky) + share[:, np.newaxis] * apart, first
+        )
+    offset = row_set.mean - plan.origin
+    own = np.sqrt(kind.variances(kind.covariances(plan.precisions_cholesky)))
+    scale = np.sqrt(row_set.variances + offset * offset)
+    if exact.any():
+        scale = scale + share[exact] @ (np.abs(apart[exact]) + np.broadcast_to(own, apart.shape)[exact])
+    return first.sum(axis=0) - offset, scale
+
+
 #: scikit-learn adds this to every count; a component with less than this (in rows of mean weight) has no rows.
 SMALLEST_COUNT = 10 * float(np.finfo(np.float64).eps)
 

@@ -66,13 +66,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_a_client_passes_run_in_this_process() -> None:
-    executor = current_executor()
+    executor = current_executor(travels=True)
     assert isinstance(executor, LocalExecutor)
     assert executor.memory_limit() is None
 
 
 def test_with_a_client_passes_run_on_its_workers(client: Client) -> None:
-    executor = current_executor()
+    executor = current_executor(travels=True)
     assert isinstance(executor, ClientExecutor)
     assert executor.memory_limit() == 2 << 30
     assert executor.compute({"x": (os.getpid,)}, ["x"], travels=True)[0] in client.run(os.getpid).values()
@@ -81,8 +81,8 @@ def test_with_a_client_passes_run_on_its_workers(client: Client) -> None:
 
 def test_a_configured_scheduler_goes_before_the_client(client: Client) -> None:
     with dask.config.set(scheduler="synchronous"):
-        assert isinstance(current_executor(), LocalExecutor)
-    assert isinstance(current_executor(), ClientExecutor)
+        assert isinstance(current_executor(travels=True), LocalExecutor)
+    assert isinstance(current_executor(travels=True), ClientExecutor)
 
 
 class Threads:
@@ -107,13 +107,35 @@ def test_configured_scheduler_is_respected(scheduler: str, monkeypatch: pytest.M
     assert len(threads.seen) == (1 if scheduler == "synchronous" else 2)
 
 
-def test_a_client_without_workers_is_a_cluster_error(tmp_path: Path, store: Path) -> None:
+def test_a_client_without_workers_is_a_cluster_error_where_rows_travel(store: Path) -> None:
     with (
         LocalCluster(n_workers=0, **LOCAL) as cluster,
         Client(cluster),
-        pytest.raises(ClusterError, match=r"the cluster at .+ must have workers; got none. Start"),
+        dask.config.set({"daskgmm.workers-timeout": 0.2}),
     ):
-        GaussianMixture(2).fit(store)
+        with pytest.raises(ClusterError, match=r"the cluster at .+ must have workers; got none in 0.2 s\. Start some"):
+            GaussianMixture(2).fit(store)
+        fitted = GaussianMixture(2, random_state=0, tol=1e3).fit(ROWS)
+        assert fitted.score(ROWS) == pytest.approx(fitted.score_samples(ROWS).mean())
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_cluster_that_adapts_from_no_workers_is_asked_for_some(store: Path) -> None:
+    with LocalCluster(n_workers=0, threads_per_worker=1, **LOCAL) as cluster, Client(cluster) as client:
+        cluster.adapt(minimum=0, maximum=1, interval="200ms")
+        fitted = GaussianMixture(2, random_state=0, tol=1e3).fit(store)
+        assert fitted.n_passes_ >= 3
+        assert client.nthreads()
+
+
+def test_blocks_that_are_lost_with_their_worker_are_named() -> None:
+    with LocalCluster(n_workers=2, threads_per_worker=1, **LOCAL) as cluster, Client(cluster) as client:
+        worker = next(iter(client.nthreads()))
+        kept = client.scatter([ROWS[:500], ROWS[500:1000]], workers=[worker])
+        blocks = [da.from_delayed(dask.delayed(block), (500, 3), "f8") for block in kept]
+        os.kill(client.run(os.getpid)[worker], signal.SIGKILL)
+        with pytest.raises(ClusterError, match=r"X must stay on the workers until the end; got blocks that were lost"):
+            GaussianMixture(2).fit(da.concatenate(blocks))
 
 
 def test_memory_limit_is_that_of_a_thread_of_the_smallest_worker() -> None:
@@ -302,7 +324,7 @@ def test_a_worker_that_dies_as_a_fit_begins_or_ends_does_no_harm(when: str) -> N
 
 
 def test_blas_is_limited_on_a_worker_of_two_threads_without_a_nanny(bare_worker: Client, store: Path) -> None:
-    assert current_executor().memory_limit() == 1 << 30, "half of the worker's, as it has two threads"
+    assert current_executor(travels=True).memory_limit() == 1 << 30, "half of the worker's, as it has two threads"
     results = []
 
     def fit(listener: Any) -> None:

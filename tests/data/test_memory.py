@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
+from daskgmm import GaussianMixture
 from daskgmm.data.memory import INTERPRETER_BYTES, READ_FACTOR, Need, check_memory, peak_task_bytes, peak_worker_bytes
 from daskgmm.data.opening import open_source
 from daskgmm.data.partition import MIB, RUN_BYTES
@@ -248,3 +249,14 @@ def test_rechunking_is_not_advised_where_it_does_not_help(tmp_path: Path, chunk_
         f"for chunks of {rows.X.chunk_bytes / MIB:.0f} MiB in {tmp_path}/X.zarr. "
         "Give workers more memory (--memory-limit), or decrease n_components."
     )
+
+
+@pytest.mark.parametrize("where", ["in memory", "a path"])
+def test_what_no_machine_can_hold_is_refused_in_python_too(where: str, tmp_path: Path) -> None:
+    """One covariance of 600,000 features takes 2.6 TiB."""
+    X: Any = np.zeros((10, 600_000), dtype=np.float32)
+    if where == "a path":
+        np.save(tmp_path / "x.npy", X)
+        X = tmp_path / "x.npy"
+    with pytest.raises(MemoryLimitError, match=r"A task must fit in the memory of this machine, .* 600000 features in"):
+        GaussianMixture(1).fit(X)

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import dask.array as da
+import numpy as np
 import pytest
 import zarr
 
+from daskgmm import GaussianMixture
 from daskgmm.data.executor import LocalExecutor
 from daskgmm.data.opening import open_source
 from daskgmm.errors import DataError
@@ -110,3 +113,20 @@ def test_data_that_change_while_nobody_fits_are_an_error_at_once(within: bool, t
     with pytest.raises(DataError, match=rf"rows 0 to 200 of .*partition 0, of 20.* or remove {tmp_path}/c and run"):
         fitted(place, after=lambda _: None, checkpoint=begun())
     assert (tmp_path / "c").exists(), "what was done stands: the files may come back"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"precision": "single"}, {"covariance_type": "tied"}, {"init_params": "k-means||"}]
+)
+def test_rows_that_are_others_in_each_pass_are_an_error(options: dict[str, Any]) -> None:
+    """As many rows of the same weight, so that nothing but their mean tells."""
+
+    def drawn(block: np.ndarray) -> np.ndarray:
+        return np.random.default_rng().normal(np.random.default_rng().normal(0, 3), 1, block.shape)
+
+    rows = da.from_array(X, chunks=(200, 2)).map_blocks(drawn, meta=np.empty((0, 2)))
+    gm = GaussianMixture(2, n_init=1, random_state=0, tol=1e-2, start_rows=500, **options)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"must stay the same during a fit; got a .* Fit a copy that nobody writes"):
+            gm.fit(rows)
+    gm.set_params(tol=1.0).fit(rows.persist(scheduler="synchronous"))

@@ -12,7 +12,7 @@ import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 from zarr.storage import MemoryStore
 
-from daskgmm import GaussianMixture
+from daskgmm import GaussianMixture, select
 from daskgmm.errors import DataError, InputMissingError
 from tests.data.test_zarr_source import CountingStore
 from tests.fitting.driving import SOURCES, Blocks, as_source, computed, given_start, small_partitions, well_separated
@@ -188,6 +188,46 @@ def test_weights_of_another_shape_are_refused_before_anything_is_read(shape: tup
     with pytest.raises(DataError, match=message):
         gm.score(X.array, sample_weight=w.array)
     assert X.n_rows == w.n_rows == 0
+
+
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "k-means||"])
+def test_the_scale_of_weights_matters_to_nothing_but_criteria(init_params: str) -> None:
+    X, w = well_separated().X, np.random.default_rng(0).uniform(0.5, 2, 600)
+    gm = GaussianMixture(3, init_params=init_params, n_init=2, random_state=0, tol=1e-4)
+    expected = gm.fit(X, sample_weight=w).get_params(), gm.n_iter_, gm.weights_, gm.means_, gm.score(X, sample_weight=w)
+    for scale in (2.0**-400, 1e-100, 1e-3, 1e100, 2.0**400):
+        gm.fit(X, sample_weight=scale * w)
+        assert gm.n_iter_ == expected[1]
+        assert_allclose(gm.weights_, expected[2], rtol=1e-6)
+        assert_allclose(gm.means_, expected[3], rtol=1e-6)
+        assert gm.score(X, sample_weight=scale * w) == pytest.approx(expected[4], rel=1e-9)
+
+
+@pytest.mark.parametrize("weight", [1e300, 1e-310, 5e-324, 1.7e308, 1e148])
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
+def test_weights_near_the_ends_of_the_floats_are_named(weight: float) -> None:
+    X = well_separated().X * (1e80 if weight == 1e148 else 1)
+    message = (
+        r"sample_weight must sum to between 1e-150 and 1e\+150.*; got .* for 600 rows .* Divide sample_weight by its"
+    )
+    with pytest.raises(DataError, match=message):
+        GaussianMixture(3).fit(X, sample_weight=np.full(600, weight))
+    gm = GaussianMixture(3, n_init=1, random_state=0, reg_covar=1e-6 * X.var()).fit(X)
+    with pytest.raises(DataError, match=message):
+        gm.score(X, sample_weight=np.full(600, weight))
+
+
+def test_criteria_of_weights_that_are_shares_are_warned_of() -> None:
+    X, options = well_separated().X, {"n_init": 1, "random_state": 0}
+    shares, message = np.full(600, 1 / 600), r"got 1 for 600 rows of positive weight.* Multiply .* = 600 to compare"
+    gm = GaussianMixture(3, **options).fit(X, sample_weight=shares)
+    gm.score(X, sample_weight=shares)
+    for criterion in (gm.bic, gm.aic):
+        with pytest.warns(UserWarning, match=message):
+            criterion(X, sample_weight=shares)
+    with pytest.warns(UserWarning, match=message):
+        select(X, n_components=[1, 3, 9], sample_weight=shares, **options)
+    assert select(X, n_components=[1, 3, 9], sample_weight=600 * shares, **options).best_.n_components == 3
 
 
 def test_too_few_rows_of_positive_weight() -> None:

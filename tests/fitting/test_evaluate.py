@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +13,10 @@ from numpy.testing import assert_array_equal
 
 from daskgmm.data.passes import Passes
 from daskgmm.data.rows import Rows
+from daskgmm.data.survey import SurveyPass, all_but
 from daskgmm.errors import DataError
 from daskgmm.fitting import evaluate
-from daskgmm.fitting.evaluate import Evaluator, Request, check_counts, check_responsibilities
+from daskgmm.fitting.evaluate import Evaluator, Request, check_counts, check_mean, check_responsibilities
 from daskgmm.mixture.block import Block
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep, can_compile
@@ -151,7 +153,9 @@ def test_a_pass_must_count_what_the_survey_counted(n_rows: int, weight: float, o
 )
 @pytest.mark.parametrize("precision", ["double", "single"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_responsibilities_sum_to_the_weight_whatever_the_rows(kind: str, precision: str, compiled: bool) -> None:
+def test_responsibilities_sum_to_the_weight_and_means_to_that_of_the_rows_whatever_these_are(
+    kind: str, precision: str, compiled: bool
+) -> None:
     case = make_case(kind, seed=0, n_rows=20_000, n_components=3, n_features=3)
     rng = np.random.default_rng(0)
     far = case.X.copy()
@@ -167,11 +171,22 @@ def test_responsibilities_sum_to_the_weight_whatever_the_rows(kind: str, precisi
         mixture = Parameters.from_covariances(
             covariance_kind(kind), case.weights, case.means + shift, np.asarray(case.covariances)
         )
-        plan = make_plan(mixture, origin=x.mean(axis=0), precision=precision_called(precision), compiled=compiled)
-        work = EStep([plan, plan], [None, Fold(0, 3, 1)])
         block = Block(np.ascontiguousarray(x.T), weights, 0, dropped if name == "in part" else None)
-        for statistics in work.finish(work.update(work.zero(), block)):
+        fold, survey = Fold(0, 3, 1), SurveyPass(x.shape[1], False, 1, -1, 3)
+        found = survey.finish(survey.update(survey.zero(), block))
+        sets = {None: found.row_set, fold: all_but(survey, found, 0).row_set}
+        plan = make_plan(mixture, origin=found.mean, precision=precision_called(precision), compiled=compiled)
+        work = EStep([plan, plan], [None, fold])
+        for statistics, own in zip(work.finish(work.update(work.zero(), block)), (None, fold), strict=True):
+            check_counts(statistics, sets[own])
             check_responsibilities(statistics, plan)
+            check_mean(statistics, plan, sets[own])
+            moved = np.array([0, 1000 * plan.precision.count_tolerance * x[:, 1].std(), 0])
+            wrong = replace(sets[own], mean=sets[own].mean + moved)
+            with pytest.raises(
+                DataError, match=r"must stay the same during a fit; got a mean of \S+ for feature 1 in a"
+            ):
+                check_mean(statistics, plan, wrong)
 
 
 @pytest.mark.parametrize("weight", [0.5922377289974085, 0.6453397559374898, 0.7461222487279975])

@@ -190,7 +190,8 @@ def _nan(panel: Any) -> None:
 
 def _infinite_variance(panel: Any) -> None:
     """Make the sums finite, and a variance that is not: much about a mean, of hardly any rows."""
-    panel[0, -1] += (1 - 1e-11) * panel[1, -1]
+    n_features = panel.shape[1] // 2
+    panel[0, n_features:] += (1 - 1e-11) * panel[1, n_features:]  # (counts and means of all rows stay what they are)
     panel[1] *= 1e-11
     panel[1, 0] = 1e305
 

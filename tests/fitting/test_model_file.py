@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import zarr
 from numpy.testing import assert_array_equal
 
+from daskgmm import GaussianMixture
 from daskgmm.errors import DataError, InputMissingError, OutputError
 from daskgmm.fitting import model_file
 from daskgmm.fitting.model_file import Model, is_model, load_model, save_model
@@ -330,3 +332,21 @@ def test_damaged_metadata_are_said(place: Path) -> None:
     with pytest.raises(DataError, match="the model must be readable; got"):
         load_model(place)
     assert not is_model(str(place))
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "means/zarr.json", "means/c/0/0"])
+def test_a_file_that_may_not_be_read_is_no_damage(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "m.zarr"
+        GaussianMixture(1).fit(np.random.default_rng(0).normal(size=(50, 2))).save(place)
+        os.chmod(folder, 0o755)
+        os.chmod(place / name, 0)
+        own = os.geteuid()
+        if own == 0:  # (who may read everything)
+            os.seteuid(65534)
+        try:
+            message = r"the model must be readable; got Permission denied for .*m\.zarr"
+            with pytest.raises(InputMissingError, match=message):
+                load_model(place)
+        finally:
+            os.seteuid(own)

@@ -5,7 +5,7 @@ import pytest
 from sklearn.mixture import GaussianMixture
 
 from daskgmm.mixture.covariance import covariance_kind
-from daskgmm.mixture.criteria import aic, bic
+from daskgmm.mixture.criteria import aic, bic, warn_of_small_weight
 from tests import oracle
 from tests.mixture.driving import parameters_of, step
 from tests.strategies import KINDS, make_case
@@ -32,3 +32,10 @@ def test_criteria_are_scikit_learns(kind):
     total = step(case.X, ours).objective * len(case.X)
     assert aic(total, ours.n_free) == pytest.approx(theirs.aic(case.X), rel=1e-12)
     assert bic(total, ours.n_free, len(case.X)) == pytest.approx(theirs.bic(case.X), rel=1e-12)
+
+
+def test_weights_that_are_shares_are_warned_of_with_the_factor():
+    warn_of_small_weight(400.0 * (1 - 1e-12), 400)
+    warn_of_small_weight(4000.0, 400)
+    with pytest.warns(UserWarning, match=r"got 0\.1 for 400 rows .* Multiply sample_weight by n / sum = 4000 to"):
+        warn_of_small_weight(0.1, 400)

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from daskgmm.mixture.covariance import covariance_kind
-from daskgmm.mixture.escape import offspring
+from daskgmm.mixture.escape import exchanges, moved, offspring
+from daskgmm.mixture.merge import look
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.split import splits
 from tests.mixture.driving import KINDS, step
 
 #: Added to every variance; the planted ones are 1.
@@ -175,3 +177,66 @@ def test_a_half_that_is_thinner_than_the_regularisation_is_not_proposed():
     assert np.linalg.eigvalsh(parent.covariances).min() > 0.1, "EM itself did not find it"
     for child in propose(parent, X):
         assert np.linalg.eigvalsh(child.covariances).min() > 1e-3
+
+
+# -- moves that are made together ------------------------------------------------------------------------------------
+def exchanged(parameters, X, spikes=None):
+    """The moves that are proposed together, and the mixture after all of them."""
+    w = np.ones(len(X))
+    outlook = look(parameters, X, w)
+    found = splits(
+        parameters, X, w, outlook.members, reg_covar=REG_COVAR, rng=np.random.default_rng(0), on_other_rows=True
+    )
+    spikes = np.zeros(parameters.n_components, dtype=bool) if spikes is None else np.asarray(spikes)
+    moves = exchanges(outlook, found, spikes)
+    return moves, moved(parameters, moves)
+
+
+def two_of_everything(kind):
+    """Eight groups; twice two components share a group, and twice one spans two."""
+    rng = np.random.default_rng(4)
+    centres = np.stack([12.0 * np.arange(8), np.zeros(8)], axis=1)
+    X = centres[rng.integers(0, 8, 6000)] + rng.standard_normal((6000, 2))
+    means = np.stack([
+        centres[0] - 0.5, centres[0] + 0.5, centres[1], (centres[2] + centres[3]) / 2,
+        centres[4] - 0.5, centres[4] + 0.5, centres[5], (centres[6] + centres[7]) / 2,
+    ])  # fmt: skip
+    parent, _ = em(X, mixture(kind, np.full(8, 1 / 8), means, [1, 1, 1, 30, 1, 1, 1, 30]), 30)
+    return X, centres, parent
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_that_is_wrong_is_mended_at_once(kind):
+    X, centres, parent = two_of_everything(kind)
+    moves, child = exchanged(parent, X)
+    taken = [k for split, merge in moves for k in {split.k, merge.i, merge.j}]
+    assert len(taken) == len(set(taken)), "no component is in two moves"
+    assert len(moves) == 2
+    child, _ = em(X, child, 20)
+    np.testing.assert_allclose(sorted_means(child), centres, atol=0.2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_exchanged_at_a_good_optimum(kind):
+    X, centres = planted(2)
+    best, _ = em(X, mixture(kind, np.full(4, 0.25), centres, np.ones(4)), 20)
+    assert exchanged(best, X)[0] == []
+
+
+def test_a_spike_goes_first_at_any_price_and_is_not_split():
+    X, _, parent = two_of_everything("full")
+    spikes = np.arange(8) == 2  # a component that the rows need
+    moves, _ = exchanged(parent, X, spikes)
+    assert 2 in (moves[0][1].i, moves[0][1].j)
+    assert all(split.k != 2 for split, _ in moves)
+
+
+def test_a_gain_is_measured_on_rows_that_the_split_was_not_fitted_to():
+    """Two components fit rows of one better than one does; rows that they have not seen know better."""
+    X = np.random.default_rng(1).standard_normal((400, 6))
+    one = mixture("full", [1.0], np.zeros((1, 6)), [1.0])
+    one, _ = em(X, one, 2)
+    members = [(np.arange(400), np.ones(400))]
+    others = {"reg_covar": REG_COVAR, "rng": np.random.default_rng(0)}
+    assert splits(one, X, np.ones(400), members, **others)[0].gain > 0.02
+    assert splits(one, X, np.ones(400), members, on_other_rows=True, **others) == []

@@ -124,3 +124,25 @@ def test_a_weight_of_zero_has_a_log_weight_without_a_warning():
     parameters = Parameters(covariance_kind("diag"), np.array([1.0, 0.0]), np.zeros((2, 1)), *[np.ones((2, 1))] * 2)
     np.testing.assert_array_equal(parameters.log_weights, [0.0, -np.inf])
     assert np.isfinite(parameters.precisions_cholesky).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_subset_is_the_mixture_of_its_components(kind):
+    case = make_case(kind, n_components=4, n_features=2, n_rows=50, seed=1)
+    p = parameters_of(case)
+    for chosen in (np.array([True, False, True, False]), [0, 2]):
+        found = p.subset(chosen)
+        np.testing.assert_allclose(found.weights, p.weights[[0, 2]] / p.weights[[0, 2]].sum())
+        kept = oracle.dense(kind, p.covariances, 4, 2)[[0, 2]]
+        np.testing.assert_array_equal(oracle.dense(kind, found.covariances, 2, 2), kept)
+        np.testing.assert_allclose(found.kind.covariances(found.precisions_cholesky), found.covariances, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tempered_mixture_never_loses_a_component(kind):
+    """Determinants far apart: the weights that make up for them are far apart too, and none becomes 0."""
+    p = parameters_of(make_case(kind, n_components=2, n_features=40, n_rows=50, seed=1))
+    wide = Parameters.from_covariances(p.kind, p.weights, p.means, p.covariances * 1e12)
+    for mixture in (p, wide):
+        assert (mixture.tempered(0.2).weights > 0).all()
+    assert p.tempered(1.0) is p

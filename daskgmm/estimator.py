@@ -65,6 +65,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     n_init : int, default=10
         Restarts. They compete on the sample, fewer and fewer on more and more rows; the best goes on to all rows. A
         start that is another one again (k-means often finds the same groups) makes room for rows drawn at random.
+        Where the sample is not all rows, and init_params is "kmeans", two in five are started, of several kinds: moves
+        of components do more there for the same time.
     init_params : {"kmeans", "k-means++", "random", "random_from_data", "k-means||"}, default="kmeans"
         How a start is found, on a seeded sample of the rows (all of them where they are few). "k-means||" takes six
         passes over all rows instead, and finds small groups far from the others, which a sample would miss; its

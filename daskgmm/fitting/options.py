@@ -36,7 +36,7 @@ class FitOptions:
     max_iter : int
         Iterations of a candidate at most.
     n_init : int
-        Restarts; they share every pass, and the one with the best lower bound is kept.
+        Restarts; on a sample two in five of them are started (`start.ways`), and one goes on to all rows.
     seed : int
         Seed of the sample and of the starts.
     non_finite : {"error", "drop"}

@@ -46,10 +46,10 @@ _OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_pas
 class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture, fitted by exact EM to data that need not fit in memory.
 
-    Names and meanings are scikit-learn's. `X` may be a NumPy array or data frame, a Dask array (its chunks may be
-    unknown), an open Zarr array, or the path or URL of a Zarr array or `.npy` file; of shape (n_rows, n_features) or,
-    for one feature, (n_rows,); integers or floats. Passes run on the current `distributed.Client`, else on Dask's local
-    schedulers. An array in memory is fitted in this process.
+    Names and meanings are scikit-learn's. `X` may be a NumPy array, a data frame or series (of Dask too), an array of
+    xarray, a Dask array (its chunks may be unknown), an open Zarr array, or the path or URL of a Zarr array or `.npy`
+    file; of shape (n_rows, n_features) or, for one feature, (n_rows,); integers or floats. Passes run on the current
+    `distributed.Client`, else on Dask's local schedulers. An array in memory is fitted in this process.
 
     Parameters
     ----------
@@ -123,6 +123,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         candidate; mean_log_likelihood of the parameters that went in, nats; change of it in a plain EM step, nats;
         step, the length of the step that led to them (1: plain EM); accepted; status; rows visited; seconds; n_bytes.
     n_features_in_ : int
+    feature_names_in_ : (n_features,), object
+        Names of the columns, where X had names that are all text; predictions are refused where theirs are others.
 
     Examples
     --------

@@ -118,7 +118,8 @@ class ZarrSource:
         label = location.label if location is not None else f"{type(store).__name__} of this process"
         found = array_in(node, array, argument, label, by_path=False)
         location = location_of(found)
-        _refuse_older(found, argument, label)
+        if location is not None:  # (else no task opens it anew)
+            _refuse_older(found, argument, location.label)
         return cls(found, location, argument=argument, missing_chunks=missing_chunks)
 
     @property

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import threading
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -301,4 +302,5 @@ def _end_within(seconds: float, code: Any) -> None:
     """End the process even if a thread of it waits for a read that does not come back; Python waits for all threads."""
     timer = threading.Timer(seconds, os._exit, [code if isinstance(code, int) else 1])
     timer.daemon = True
-    timer.start()
+    with suppress(RuntimeError):  # (where no thread can start, none may be waited for either)
+        timer.start()

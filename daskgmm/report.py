@@ -25,15 +25,19 @@ def component_table(found: dict[str, Any]) -> str:
     shown = min(n_features, _COLUMNS)
     order = component_order(found["weights"])[:_ROWS]
     means = f"mean of {'the feature' if n_features == 1 else f'features 1 to {shown}'}"
+    # (Of a file of an earlier version nobody knows; one component alone has no support that is a number.)
+    rows_of, worth_of = (found.get(name) or [None] * n_components for name in ("counts", "support"))
     state = {True: "converged", False: "not converged", None: "state unknown"}[found["converged"]]
     lines = [
         f"{n_components} components ({found['covariance']}), {n_features} features, "
         f"{found['free_parameters']:,} free parameters; {state} after {found['n_iter']} iterations",
-        f"component   weight   condition   {means}",
+        f"component   weight          rows  support/nats   condition   {means}",
     ]
     for k in order:
         row = "".join(f"{value:11.4g}" for value in found["means"][k][:shown])
-        lines.append(f"{k:9d}  {found['weights'][k]:7.4f}  {found['condition_numbers'][k]:10.3g} {row}")
+        rows, worth = formatted(rows_of[k], ",.0f"), formatted(worth_of[k], ",.1f")
+        condition = f"{found['condition_numbers'][k]:10.3g}"
+        lines.append(f"{k:9d}  {found['weights'][k]:7.4f}  {rows:>12s}  {worth:>12s}  {condition} {row}")
     if n_components > _ROWS:
         lines.append(f"... and {n_components - _ROWS} more components, of smaller weight")
     return "\n".join(lines)
@@ -74,6 +78,8 @@ def selection_table(sweep: Sweep) -> list[dict[str, Any]]:
             "held_out": None if entry.held_out is None else float(entry.held_out),
             "converged": entry.fit.status is Status.CONVERGED,
             "n_iter": entry.fit.n_iter,
+            "unsupported": len(entry.fit.spikes),
+            "least_support": finite_or_none(entry.fit.support.nats.min()),
             "chosen": number == sweep.best,
         }
         for number, entry in enumerate(sweep.entries)
@@ -94,6 +100,8 @@ _SHOWN = (
     ("held_out", "held-out log-lik.", ".6g"),
     ("n_iter", "iterations", "d"),
     ("converged", "converged", ""),
+    ("unsupported", "unsupported", "d"),
+    ("least_support", "least support", ",.1f"),
 )
 
 
@@ -121,7 +129,8 @@ def selection_lines(
     """
     best = next(row for row in table if row["chosen"])
     heading = {key: name for key, name, _ in _SHOWN}[criterion]
-    columns = [c for c in _SHOWN if c[0] != "held_out" or best["held_out"] is not None]
+    # (A model file of an earlier version tells nothing of support.)
+    columns = [c for c in _SHOWN if c[0] in best and (c[0] != "held_out" or best["held_out"] is not None)]
     digits = ".6f" if criterion == "held_out" else ",.2f"
     lines = [[*(name for _, name, _ in columns), f"{heading} to best", ""]]
     for row in table:
@@ -178,6 +187,11 @@ def directions(parameters: Parameters, k: int) -> tuple[Floats, Floats]:
     root = parameters.kind.scale_noise(np.eye(parameters.n_features), parameters.covariances, k)
     _, deviations, vectors = np.linalg.svd(root)
     return deviations, vectors
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a number as JSON has it."""
+    return float(value) if np.isfinite(value) else None
 
 
 def condition_numbers(parameters: Parameters) -> Floats:

@@ -34,6 +34,7 @@ from daskgmm.fitting.parallel_start import far_points, parallel_starts
 from daskgmm.fitting.polishing import Polishing
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.race import Race
+from daskgmm.fitting.remarks import remarks, spikes_of
 from daskgmm.fitting.sample import Sample, race_size, sample_size
 from daskgmm.fitting.start import starts
 from daskgmm.mixture.folds import Fold, FoldPass
@@ -41,6 +42,7 @@ from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan, precision_called
 from daskgmm.mixture.statistics import Statistics
+from daskgmm.mixture.support import support_of
 
 logger = logging.getLogger("daskgmm")
 
@@ -303,7 +305,10 @@ class Run:
         ]
 
     def _scored(self, mixtures: Sequence[tuple[Parameters, Fold | None]], name: str) -> tuple[list[Statistics], int]:
-        """Return the scores of some mixtures, each on its rows, and the number of passes that they took."""
+        """Return the scores of some mixtures, each on its rows, and the number of passes that they took.
+
+        They tell what each component is worth too.
+        """
         kernel = self._models[0].options.kernel
         plans = [
             make_plan(p, origin=self._row_sets[fold].mean, kernel=kernel, compiled=self._compiled(p))
@@ -313,7 +318,7 @@ class Run:
 
         def run() -> tuple[list[Statistics], int]:
             before = self._evaluator.n_passes
-            found = self._evaluator.scores(requests)
+            found = self._evaluator.supports(requests)
             return found, self._evaluator.n_passes - before
 
         scores, n_passes = self._once(name, run)
@@ -365,7 +370,8 @@ class Run:
     def _fit(
         self, i: int, best: Candidate, parameters: Parameters, score: Statistics, held_out: Statistics | None
     ) -> Fit:
-        rows = self._passes.rows
+        rows, options = self._passes.rows, self._models[i].options
+        support = support_of(score, parameters)
         return Fit(
             parameters=parameters,
             status=best.status,
@@ -381,6 +387,9 @@ class Run:
             bytes_read=self._passes.bytes_read + n_counting_passes(rows.X) * rows.n_bytes,
             cached_bytes=self._passes.bytes_kept,
             seconds=perf_counter() - self._began,
+            support=support,
+            spikes=spikes_of(parameters, support, options, weight=score.weight),
+            remarks=remarks(parameters, support, options, weight=score.weight),
             history=tuple(self._history.of_model[i]),
         )
 

@@ -132,6 +132,8 @@ def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floa
     component of the largest density do the two differ: the others have r_k of at most 1/2.
     """
     n_components, n_rows = log_density.shape
+    if weights is not None:
+        log_density[:, weights == 0] = 0.0  # (rows that do not count may have no density that is a number)
     at = np.arange(n_rows)
     top = np.argmax(log_density, axis=0)
     highest = log_density[top, at]
@@ -158,5 +160,7 @@ def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floa
     else:
         counted = np.where(weights > 0, least, 0.0)  # (0 times infinity)
         resp_sums = log_density @ weights + np.bincount(top, weights * largest, n_components)
-        lost = -(np.log1p(-log_density) @ weights) - np.bincount(top, weights * counted, n_components)
+        # (Not log1p, which takes 5 times as long; these are at most 1/2.)
+        np.log(np.subtract(1.0, log_density, out=log_density), out=log_density)
+        lost = -(log_density @ weights) - np.bincount(top, weights * counted, n_components)
     return lost, resp_sums, log_likelihood, log_largest

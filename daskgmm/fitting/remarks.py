@@ -41,10 +41,15 @@ def remarks(parameters: Parameters, support: Support, options: FitOptions, *, we
     p, spikes = parameters, spikes_of(parameters, support, options, weight=weight)
     too_large = _of_reg_covar(p, options)
     # (Where reg_covar hides all variances nothing tells rows that are alike from others.)
-    alike = [] if too_large else [int(k) for k in np.flatnonzero(thin_gain(p, options.reg_covar) > 0)]
-    few = [k for k in spikes if support.counts[k] < p.kind.least_rows(p.n_features) and k not in alike]
-    weak = [k for k in spikes if k not in few and k not in alike]
-    return (*too_large, *_of_few(p, support, few), *_of_weak(p, support, weak, weight), *_of_alike(p, support, alike))
+    few = [k for k in spikes if support.counts[k] < p.kind.least_rows(p.n_features)]
+    alike, weak = [], []
+    if not too_large:
+        alike = [int(k) for k in np.flatnonzero(thin_gain(p, options.reg_covar) > 0) if k not in few]
+        weak = [k for k in spikes if k not in few and k not in alike]
+    too_many = [*_of_few(p, support, few), *_of_weak(p, support, weak, weight)]
+    if too_many:
+        too_many = [" ".join([*too_many, _fewer(p)])]
+    return (*too_large, *too_many, *_of_alike(p, support, alike))
 
 
 def _of_few(p: Parameters, support: Support, few: Sequence[int]) -> Iterator[str]:
@@ -53,7 +58,7 @@ def _of_few(p: Parameters, support: Support, few: Sequence[int]) -> Iterator[str
         n_own = p.kind.n_own(p.n_features)
         yield (
             f"{_holds(few, p.n_components)} fewer rows than the {n_own:,} numbers that {_each(few)} made of ({counts} "
-            f"rows): the likelihood says nothing of other rows there. {_fewer(p)}"
+            f"rows): the likelihood says nothing of other rows there."
         )
 
 
@@ -63,7 +68,7 @@ def _of_weak(p: Parameters, support: Support, weak: Sequence[int], weight: float
         yield (
             f"{len(weak)} of {p.n_components} components {'is' if len(weak) == 1 else 'are'} worth less than the "
             f"{p.kind.n_own(p.n_features):,} numbers that {_each(weak)} made of: without {_it(weak)} the others lose "
-            f"{worth} nats, and BIC asks for {price(p, weight):,.1f}. {_fewer(p)}"
+            f"{worth} nats, and BIC asks for {price(p, weight):,.1f}."
         )
 
 
@@ -123,4 +128,5 @@ def _listed(items: Sequence[str], between: str = ", ") -> str:
 
 
 def _place(mean: Floats) -> str:
-    return f"({_listed([f'{value:.4g}' for value in mean])})"
+    rounded = np.where(np.abs(mean) < 1e-12 * np.abs(mean).max(), 0.0, mean)
+    return f"({_listed([f'{value:.4g}' for value in rounded])})"

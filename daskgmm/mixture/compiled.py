@@ -262,7 +262,7 @@ def leave_out(
             sure[i] = (-apart if apart > 0 else 0.0) - both
             out[i] = highest[i] - sure[i]
             of_others = 1.0 / (1.0 + ratio) if apart > 0 else ratio / (1.0 + ratio)
-            base[i] = (apart if apart < 0 else 0.0) - both  # log of 1 - r of the largest
+            base[i] = (apart if apart < 0 else 0.0) - both if rest[i] > 0 else 0.0  # log of 1 - r of the largest
             highest[i] = ratio / (1.0 + ratio) if apart > 0 else 1.0 / (1.0 + ratio)
             rest[i] = of_others / (rest[i] if rest[i] > 0 else 1.0)
         for k in range(n_components):
@@ -279,9 +279,8 @@ def leave_out(
                 lost[k] -= np.log(_product_of_rests(row))
         if len(w):
             for i in range(n):
-                if w[i] > 0:  # (0 times infinity)
-                    resp_sums[at[i]] += w[i] * highest[i]
-                    lost[at[i]] -= w[i] * base[i]
+                resp_sums[at[i]] += w[i] * highest[i]
+                lost[at[i]] -= w[i] * base[i]
         else:
             for i in range(n):
                 resp_sums[at[i]] += highest[i]

@@ -75,8 +75,8 @@ def test_support_is_what_leaving_the_component_out_costs(
     p = parameters_of(case)
     found = support(case.X, p, weights, [0, 1, 70, 150], compiled=compiled, kernel=kernel)
     nats, counts = expected(case.X, p, weights)
-    assert nats.min() > 5
-    assert_allclose(found.nats, nats, rtol=1e-10)
+    assert nats.max() > 5, "else little is lost without any of them, and this tests little"
+    assert_allclose(found.nats, nats, rtol=1e-10, atol=1e-9)
     assert_allclose(found.counts, counts, rtol=1e-11)
     assert found.counts.sum() == pytest.approx(150, rel=1e-12)
 

@@ -29,6 +29,8 @@ def selection_table(sweep: Sweep) -> list[dict[str, Any]]:
             "held_out": None if entry.held_out is None else float(entry.held_out),
             "converged": entry.fit.status is Status.CONVERGED,
             "n_iter": entry.fit.n_iter,
+            "unsupported": len(entry.fit.spikes),
+            "least_support": _finite(entry.fit.support.nats.min()),
             "reach": _finite(entry.fit.reach),
             "resolution": _finite(entry.resolution),
             "tie": bool(entry.tie),
@@ -59,6 +61,8 @@ _SHOWN: tuple[tuple[str, str, int | str], ...] = (
     ("held_out", "held-out log-lik.", MOST_A_ROW),
     ("n_iter", "iterations", "d"),
     ("converged", "converged", ""),
+    ("unsupported", "unsupported", "d"),
+    ("least_support", "least support", ",.1f"),
 )
 
 
@@ -86,7 +90,8 @@ def selection_lines(
     """
     best = next(row for row in table if row["chosen"])
     heading, most = next((name, most) for key, name, most in _SHOWN if key == criterion)
-    columns = [c for c in _SHOWN if c[0] != "held_out" or best["held_out"] is not None]
+    # (A model file of an earlier version tells nothing of support.)
+    columns = [c for c in _SHOWN if c[0] in best and (c[0] != "held_out" or best["held_out"] is not None)]
     lines = [[*(name for _, name, _ in columns), f"{heading} to best", "resolution", ""]]
     for row in table:
         cells = [_cell(row, key, form, criterion) for key, _, form in columns]

@@ -1,4 +1,4 @@
-"""All errors that daskgmm raises, in one tree; each is also a built-in, and carries its exit code.
+"""All errors that daskgmm raises, in one tree; each is also a built-in, and carries its exit code. And a warning.
 
 A message reads "<argument> must <requirement>; got <value> <where>. <One remedy>."
 """
@@ -66,6 +66,10 @@ class OutputError(DaskgmmError, OSError):
     """An output that cannot be written, or that exists with other contents (exit code 73)."""
 
     exit_code = 73
+
+
+class FitWarning(UserWarning):
+    """What a person should know of a fit that is done: see `daskgmm.fitting.remarks`."""
 
 
 #: What comes of reading a record that is not what this project writes: it lacks a name, or has another type or size.

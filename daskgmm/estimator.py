@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -17,10 +18,17 @@ from daskgmm.data.array_source import ArraySource
 from daskgmm.data.executor import one_blas_thread
 from daskgmm.data.prediction import predict_array, predict_blocks, predict_source
 from daskgmm.data.source import Source
-from daskgmm.errors import OptionError
+from daskgmm.errors import FitWarning, OptionError
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.loop import Status
-from daskgmm.fitting.model_file import Model, as_written, load_model, save_model
+from daskgmm.fitting.model_file import (
+    Model,
+    as_written,
+    load_model,
+    save_model,
+    support_in,
+    support_record,
+)
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.score import Score, score_source
@@ -30,6 +38,7 @@ from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.prediction import Predictor, What
 from daskgmm.mixture.sampling import sample
+from daskgmm.mixture.support import Support
 
 Floats = NDArray[np.float64]
 
@@ -117,6 +126,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         chunk sizes.
     n_dropped_ : int
         Rows dropped as non-finite.
+    support_ : (n_components,), float64
+        What the rows' log-likelihood loses where a component is left out and the others stay as they are, nats.
+        Infinite for one component alone. A component is worth its numbers where this is at least half of them times the
+        logarithm of the number of rows: what BIC asks for.
+    counts_ : (n_components,), float64
+        Rows of each component: the sum of its responsibilities, in units of the mean row weight.
     history_ : list of dict
         A record for each pass and restart, as a table: `pandas.DataFrame(gm.history_)`. Its columns: pass; what
         ("survey", "search" for k-means||, "start" for EM on the sample, which reads nothing, "em", "closing");
@@ -207,6 +222,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             raise
         if self.max_iter > 0:
             warn_unless_converged(self._status, self.n_iter_, stacklevel=2)
+        warn_of(self._remarks, stacklevel=2)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Any:
@@ -254,6 +270,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             "options": getattr(self, "_fit_options", None) or self.fit_options().as_json(),
             "feature_names": None if names is None else list(names),
             **{name.rstrip("_"): getattr(self, name) for name in _OF_A_FIT if hasattr(self, name)},
+            **(support_record(Support(self.support_, self.counts_)) if hasattr(self, "support_") else {}),
+            "remarks": list(getattr(self, "_remarks", ())),
             "lower_bound": _or_none(getattr(self, "lower_bound_", -np.inf)),
             "provenance": provenance(),
         }
@@ -287,6 +305,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         estimator.n_iter_ = int(record.get("n_iter", 0))
         estimator.n_passes_ = int(record.get("n_passes", 0))
         estimator.n_dropped_ = int(record.get("n_dropped", 0))
+        found = support_in(record, p.n_components)
+        estimator.support_, estimator.counts_ = found.nats, found.counts
+        estimator._remarks = tuple(str(one) for one in record.get("remarks", []))
         estimator.history_ = [dict(one) for one in record.get("history", [])]
         return estimator
 
@@ -374,6 +395,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.log_likelihood_ = fit.log_likelihood
         self.n_passes_ = fit.n_passes
         self.n_dropped_ = fit.n_dropped
+        self.support_, self.counts_ = fit.support.nats, fit.support.counts
+        self._remarks = fit.remarks
         self.history_ = list(fit.history)
 
     def _assign_parameters(self, p: Parameters) -> None:
@@ -399,6 +422,12 @@ def warn_unless_converged(status: Status, n_iter: int, *, stacklevel: int) -> No
     """Warn, as scikit-learn does, of a fit that has not converged."""
     if status is not Status.CONVERGED:
         warnings.warn(f"{status.sentence} (n_iter={n_iter})", ConvergenceWarning, stacklevel=stacklevel + 1)
+
+
+def warn_of(remarks: Sequence[str], *, stacklevel: int) -> None:
+    """Warn, once, of all that a person should know of a fit."""
+    if remarks:
+        warnings.warn(" ".join(remarks), FitWarning, stacklevel=stacklevel + 1)
 
 
 def _or_none(value: float) -> float | None:

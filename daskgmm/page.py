@@ -14,9 +14,9 @@ import numpy as np
 from daskgmm.comparison import COMPARED, selection_lines
 from daskgmm.errors import OptionError
 from daskgmm.fitting.loop import Status
-from daskgmm.fitting.model_file import Model
+from daskgmm.fitting.model_file import Model, support_in
 from daskgmm.plot import history_picture, picture
-from daskgmm.report import component_order, condition_numbers, formatted, history_lines
+from daskgmm.report import component_order, condition_numbers, finite_or_none, formatted, history_lines
 
 #: Features whose means have a column, components and records that have a line, at most; `inspect` has all as JSON.
 _FEATURES, _COMPONENTS, _RECORDS = 12, 200, 2000
@@ -96,6 +96,7 @@ def _summary(model: Model) -> list[Markup]:
         parts.append(element("p", f"Converged after {record.get('n_iter')} iterations."))
     elif status in {s.value for s in Status}:
         parts.append(element("p", f"Not converged. {Status(status).sentence}", class_="warning"))
+    parts += [element("p", str(remark), class_="warning") for remark in record.get("remarks") or []]
     shown = {
         "mean_log_likelihood": ("mean log-likelihood, nats a row", ".8g"),
         "log_likelihood": ("log-likelihood, nats", ",.2f"),
@@ -119,18 +120,21 @@ def _components(model: Model) -> list[Markup]:
     n_shown = min(p.n_features, _FEATURES)
     conditions = condition_numbers(p)
     deviations = np.sqrt(np.broadcast_to(p.kind.variances(p.covariances), p.means.shape))
+    support = support_in(model.record, p.n_components)
     rows = []
     for k in component_order(p.weights)[:_COMPONENTS]:
         both = zip(p.means[k, :n_shown], deviations[k, :n_shown], strict=True)
         cells = [f"{mean:.4g} ± {deviation:.2g}" for mean, deviation in both]
         weight = float(p.weights[k])
         bar = element("meter", value=f"{weight:.6f}", max=f"{float(p.weights.max()):.6f}")
-        rows.append([k, f"{weight:.4f}", bar, f"{conditions[k]:.3g}", *cells])
+        own = (formatted(finite_or_none(v[k]), form) for v, form in ((support.counts, ",.0f"), (support.nats, ",.1f")))
+        rows.append([k, f"{weight:.4f}", bar, *own, f"{conditions[k]:.3g}", *cells])
     said = ["The heaviest component first: mean ± standard deviation of each feature."]
+    said.append("The support is what the log-likelihood loses without a component.")
     said.append("The condition is the largest over the smallest variance of a component in any direction.")
     if n_shown < p.n_features or len(rows) < p.n_components:
         said.append(f"Shown: {len(rows)} of {p.n_components} components, {n_shown} of {p.n_features} features.")
-    table = _table(["component", "weight", "", "condition", *names[:n_shown]], rows)
+    table = _table(["component", "weight", "", "rows", "support, nats", "condition", *names[:n_shown]], rows)
     return [element("h2", "Components"), element("p", " ".join(said), class_="note"), table]
 
 

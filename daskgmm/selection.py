@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskgmm.comparison import by_kind, selection_table, selection_text
 from daskgmm.errors import OptionError
-from daskgmm.estimator import GaussianMixture, fitted, warn_unless_converged
+from daskgmm.estimator import GaussianMixture, fitted, warn_of, warn_unless_converged
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
 from daskgmm.inputs import opened_rows, opened_weights, printing
@@ -30,7 +30,8 @@ class Selection:
     table : list of dict
         One a model, by kind in the order given, then by number of components: n_components, covariance_type, n_free
         (free parameters), mean_log_likelihood (nats a row), log_likelihood (nats), aic, bic, icl, held_out (mean
-        log-likelihood of rows that the model was not fitted to, nats a row, or None), converged, n_iter, chosen; reach
+        log-likelihood of rows that the model was not fitted to, nats a row, or None), converged, n_iter, unsupported
+        (components that the rows do not support), least_support (of all components, nats; None for one), chosen; reach
         (how far the mean log-likelihood may still rise, nats a row) and resolution (how far the criterion may move,
         in its units; None where nobody knows), tie (whether the model may still come before the best), below (a
         smaller number of components whose log-likelihood is higher, at optima impossible; or None).
@@ -198,6 +199,7 @@ start_rows
     best = sweep.entries[sweep.best].fit
     if max_iter > 0:
         warn_unless_converged(best.status, best.n_iter, stacklevel=2)
+    warn_of(best.remarks, stacklevel=2)
     return _selection(sweep, like, options)
 
 

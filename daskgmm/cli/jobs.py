@@ -37,7 +37,7 @@ from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.loop import Status
-from daskgmm.fitting.model_file import Model, as_written, load_model, save_model
+from daskgmm.fitting.model_file import Model, as_written, load_model, save_model, support_record
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
@@ -107,7 +107,7 @@ def fit(
         return done, found
 
     done, found = carried_on(cluster, run)
-    say_unless_converged(done)
+    say_remarks(done)
     return {**found, "skipped": False}
 
 
@@ -270,6 +270,7 @@ def inspect(model: str, *, history: bool = False) -> Result:
         "checksum": checksum(p),
         **{name: found.record.get(name) for name in ("options", "input", "result", "provenance")},
         "log_likelihood": found.record.get("log_likelihood"),
+        **{name: found.record.get(name) for name in ("support", "counts", "remarks")},
         "converged": found.record.get("converged"),
         "n_iter": found.record.get("n_iter"),
         "selection": found.record.get("selection"),
@@ -322,13 +323,18 @@ def fit_result(done: Fit) -> Result:
         "rows": done.n_rows,
         "dropped_rows": done.n_dropped,
         "weight": done.weight,
+        **support_record(done.support),
+        "unsupported": list(done.spikes),
+        "remarks": list(done.remarks),
     }
 
 
-def say_unless_converged(done: Fit) -> None:
-    """Log a warning, with its remedy, where a fit has not converged."""
+def say_remarks(done: Fit) -> None:
+    """Log warnings, with remedies, where a fit has not converged, or holds what a person should know."""
     if done.status is not Status.CONVERGED:
         say(in_words_of_the_command_line(done.status.sentence), level=logging.WARNING)
+    if done.remarks:
+        say(in_words_of_the_command_line(" ".join(done.remarks)), level=logging.WARNING)
 
 
 def model_record(done: Fit, now: Result, found: Result) -> Result:
@@ -343,6 +349,8 @@ def model_record(done: Fit, now: Result, found: Result) -> Result:
         "n_iter": done.n_iter,
         "n_passes": done.n_passes,
         "n_dropped": done.n_dropped,
+        **support_record(done.support),
+        "remarks": list(done.remarks),
         "history": list(done.history),
         "provenance": provenance(),
     }

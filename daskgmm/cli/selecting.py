@@ -19,7 +19,7 @@ from daskgmm.cli.jobs import (
     model_record,
     places,
     progress,
-    say_unless_converged,
+    say_remarks,
     skipped,
 )
 from daskgmm.cli.lost import carried_on
@@ -168,7 +168,7 @@ def select(
 
     sweep, found = carried_on(cluster, run)
     say(selection_text(*(found[name] for name in COMPARED)))
-    say_unless_converged(sweep.entries[sweep.best].fit)
+    say_remarks(sweep.entries[sweep.best].fit)
     files.write(found, replace=force)
     return {**found, "table_output": table, "plot_output": plot, "skipped": False}
 

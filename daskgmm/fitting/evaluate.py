@@ -88,7 +88,7 @@ class Evaluator:
     def _waves(self, requests: Sequence[Request], *, scoring: bool) -> Iterator[list[Request]]:
         """Yield the requests in order, cut so that parameters and states of a wave stay within their limits.
 
-        The states of a pass that only scores are four numbers each: with folds it has twice as many candidates as an
+        The states of a pass that only scores are a few numbers each: with folds it has twice as many candidates as an
         E-step had, and is one pass all the same.
         """
         wave: list[Request] = []

@@ -13,6 +13,7 @@ from daskgmm.fitting.loop import Status
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.criteria import aic, bic, icl
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.support import Support
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ class Fit:
         Decoded bytes that came from the source in all of them; what was kept after the first is read once.
     cached_bytes : int
         Decoded bytes that stayed in memory for the later passes.
+    support : Support
+        What each component is worth on the rows of the fit, nats, and how many of them it has.
+    spikes : tuple of int
+        Numbers of the components that these rows do not support.
+    remarks : tuple of str
+        What a person should know of the fit, with remedies: see `remarks`.
     history : tuple of dict
         One record a pass and candidate, also of passes over the sample: see `History`.
     reach : float
@@ -63,6 +70,9 @@ class Fit:
     bytes_read: int
     cached_bytes: int
     seconds: float
+    support: Support
+    spikes: tuple[int, ...]
+    remarks: tuple[str, ...]
     history: tuple[dict[str, Any], ...]
     reach: float
     n_weighted: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,7 @@ from daskgmm.errors import (
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.kind import Covariance
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.support import Support
 
 Floats = NDArray[np.float64]
 
@@ -143,6 +144,34 @@ def as_written(place: str, *, what: str = "model", remedy: str = "Fit it again."
             f"the {what}'s record must be as daskgmm wrote it; got {type(error).__name__}: {error!s:.100} reading "
             f"{shown(place)}. {remedy}"
         ) from error
+
+
+def support_record(support: Support) -> dict[str, list[float | None]]:
+    """Return what each component is worth as JSON values; what is not finite becomes null."""
+    return {
+        name: [float(value) if np.isfinite(value) else None for value in values]
+        for name, values in (("support", support.nats), ("counts", support.counts))
+    }
+
+
+def support_in(record: Mapping[str, Any], n_components: int) -> Support:
+    """Return what `support_record` made JSON of; NaN where a file of an earlier version has none.
+
+    Raises
+    ------
+    ValueError
+        The numbers are not those of so many components.
+    """
+    unknown: Floats = np.full(n_components, np.nan)
+    if "support" not in record:
+        return Support(unknown, unknown)
+    nats, counts = (
+        np.array([missing if value is None else float(value) for value in record[name]])
+        for name, missing in (("support", np.inf), ("counts", np.nan))
+    )
+    if not nats.shape == counts.shape == unknown.shape:
+        raise ValueError(f"support and counts of {len(nats)} and {len(counts)} components")
+    return Support(nats, counts)
 
 
 def _check_mixture(kind: Covariance, arrays: dict[str, Floats]) -> None:

@@ -35,6 +35,7 @@ from daskgmm.fitting.parallel_start import far_points, parallel_starts
 from daskgmm.fitting.polishing import Polishing
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.race import Race
+from daskgmm.fitting.remarks import remarks, spikes_of
 from daskgmm.fitting.sample import Sample, race_size, sample_size
 from daskgmm.fitting.start import starts
 from daskgmm.fitting.successor import split_starts
@@ -43,6 +44,7 @@ from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan, precision_called
 from daskgmm.mixture.statistics import Statistics
+from daskgmm.mixture.support import support_of
 
 logger = logging.getLogger("daskgmm")
 
@@ -377,7 +379,10 @@ class Run:
             self._checkpoint.clear()
 
     def _scored(self, mixtures: Sequence[tuple[Parameters, Fold | None]], name: str) -> tuple[list[Statistics], int]:
-        """Return the scores of some mixtures, each on its rows, and the number of passes that they took."""
+        """Return the scores of some mixtures, each on its rows, and the number of passes that they took.
+
+        They tell what each component is worth too.
+        """
         kernel = self._models[0].options.kernel
         plans = [
             make_plan(p, origin=self._row_sets[fold].mean, kernel=kernel, compiled=self._compiled(p))
@@ -387,7 +392,7 @@ class Run:
 
         def run() -> tuple[list[Statistics], int]:
             before = self._evaluator.n_passes
-            found = self._evaluator.scores(requests)
+            found = self._evaluator.supports(requests)
             return found, self._evaluator.n_passes - before
 
         scores, n_passes = self._once(name, run)
@@ -439,6 +444,7 @@ class Run:
     def _fit(
         self, i: int, best: Candidate, parameters: Parameters, score: Statistics, held_out: Statistics | None
     ) -> Fit:
+        options, support = self._models[i].options, support_of(score, parameters)
         # (The one E-step of a closed form tells the likelihood of a start that is none of EM's.)
         bounds = (score.log_sum / score.weight,) if best.is_closed_form else best.lower_bounds
         # (One that goes on to a smaller tol, and no further than max_iter, has converged as it was asked to.)
@@ -463,6 +469,9 @@ class Run:
                 history=tuple(self._history.of_model[i]),
                 reach=best.reach,
                 n_weighted=self.survey.n_weighted,
+                support=support,
+                spikes=spikes_of(parameters, support, options, weight=score.weight),
+                remarks=remarks(parameters, support, options, weight=score.weight),
             )
         )
 

@@ -160,6 +160,133 @@ def softmax(density: Reals, weights: Floats, log_likelihood: Floats, scratch: Re
                 row[i] *= total[i]
 
 
+@njit(**_SUMS)
+def _sum(values: Reals) -> float:
+    total = 0.0
+    for i in range(len(values)):
+        total += values[i]
+    return total
+
+
+@njit(**_SUMS)
+def _dot(values: Reals, weights: Floats) -> float:
+    total = 0.0
+    for i in range(len(values)):
+        total += values[i] * weights[i]
+    return total
+
+
+@njit(**_SUMS)
+def _product_of_rests(values: Reals) -> float:
+    """Return the product of 1 - r of a strip, r at most 1/2: no less than 2^-STRIP."""
+    product = 1.0
+    for i in range(len(values)):
+        product *= 1.0 - values[i]
+    return product
+
+
+@_compile
+def leave_out(
+    density: Floats,
+    weights: Floats,
+    log_likelihood: Floats,
+    log_largest: Floats,
+    scratch: Floats,
+    top: NDArray[np.int64],
+    smallest: float,
+    lost: Floats,
+    resp_sums: Floats,
+) -> None:
+    """Do what `support.leave_out` does, strip by strip.
+
+    Parameters
+    ----------
+    density : (n_components, n_rows), float64
+        Log of weight times density; overwritten.
+    weights : (n_rows,), float64; (0,) where every row weighs 1
+    log_likelihood, log_largest : (n_rows,), float64
+        Written.
+    scratch, top : (3, n_rows), float64; (n_rows,), int64
+        Buffers.
+    smallest : float
+        Log of the smallest responsibility.
+    lost, resp_sums : (n_components,), float64
+        Written.
+    """
+    n_components, n_rows = density.shape
+    for k in range(n_components):
+        lost[k] = 0
+        resp_sums[k] = 0
+    for low in range(0, n_rows, STRIP):
+        highest, base = scratch[0, low : low + STRIP], scratch[1, low : low + STRIP]
+        rest, at = scratch[2, low : low + STRIP], top[low : low + STRIP]
+        out, sure, w = log_likelihood[low : low + STRIP], log_largest[low : low + STRIP], weights[low : low + STRIP]
+        n = len(highest)
+        for i in range(len(w)):
+            if w[i] == 0:  # (such a row may have no density that is a number)
+                for k in range(n_components):
+                    density[k, low + i] = 0
+        for i in range(n):
+            highest[i] = -np.inf
+            base[i] = -np.inf
+            rest[i] = 0
+            at[i] = 0
+        for k in range(n_components):
+            row = density[k, low : low + STRIP]
+            for i in range(n):
+                value = row[i]
+                is_top = value > highest[i]
+                lower = highest[i] if is_top else value
+                base[i] = lower if lower > base[i] else base[i]
+                at[i] = k if is_top else at[i]
+                highest[i] = value if is_top else highest[i]
+        for i in range(n):
+            base[i] = base[i] if base[i] > -np.inf else 0.0
+        for k in range(n_components):
+            row = density[k, low : low + STRIP]
+            for i in range(n):
+                below = row[i] - base[i]
+                below = below if below < 0.0 else 0.0
+                value = _exp(smallest if below <= smallest else below)
+                value = 0.0 if below <= smallest else value
+                row[i] = 0.0 if at[i] == k else value
+                rest[i] += row[i]
+        for i in range(n):
+            # Of the others, and of the largest: log(e^a + e^b) = max + log(1 + e^-|a - b|).
+            others = base[i] + _log(rest[i] if rest[i] > 0 else 1.0)
+            apart = others - highest[i] if rest[i] > 0 else -np.inf
+            away = -apart if apart > 0 else apart
+            ratio = _exp(smallest if away <= smallest else away)
+            ratio = 0.0 if away <= smallest else ratio
+            both = _log(1.0 + ratio)
+            sure[i] = (-apart if apart > 0 else 0.0) - both
+            out[i] = highest[i] - sure[i]
+            of_others = 1.0 / (1.0 + ratio) if apart > 0 else ratio / (1.0 + ratio)
+            base[i] = (apart if apart < 0 else 0.0) - both if rest[i] > 0 else 0.0  # log of 1 - r of the largest
+            highest[i] = ratio / (1.0 + ratio) if apart > 0 else 1.0 / (1.0 + ratio)
+            rest[i] = of_others / (rest[i] if rest[i] > 0 else 1.0)
+        for k in range(n_components):
+            row = density[k, low : low + STRIP]
+            for i in range(n):
+                row[i] *= rest[i]
+            if len(w):
+                resp_sums[k] += _dot(row, w)
+                for i in range(n):
+                    row[i] = _log(1.0 - row[i])
+                lost[k] -= _dot(row, w)
+            else:
+                resp_sums[k] += _sum(row)
+                lost[k] -= np.log(_product_of_rests(row))
+        if len(w):
+            for i in range(n):
+                resp_sums[at[i]] += w[i] * highest[i]
+                lost[at[i]] -= w[i] * base[i]
+        else:
+            for i in range(n):
+                resp_sums[at[i]] += highest[i]
+                lost[at[i]] -= base[i]
+
+
 @njit(inline="always")
 def _fill(x: Floats, origin: Floats, products: NDArray[np.int64], shifted: Reals, phi: Reals, begin: int) -> None:
     """Fill rows `begin` and on of Phi(x - origin): products of features, then the features, then 1."""

@@ -15,6 +15,7 @@ from daskgmm.mixture.triangular import gram, multiply_triangular
 
 Floats = NDArray[np.float64]
 LOG_2PI = float(np.log(2 * np.pi))
+DOUBLE_ROUNDOFF = float(np.finfo(np.float64).eps)
 
 
 class Full(Covariance):
@@ -176,6 +177,18 @@ class Full(Covariance):
         there = np.einsum("kij,kij->kj", directions, (axes.T @ whole @ axes) @ directions)
         return _gain(own, there, reg_covar)
 
+    def least_variances(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
+        n_components, n_features = means.shape
+        covariances = np.broadcast_to(covariances, (n_components, n_features, n_features))
+        offsets = means - weights @ means
+        whole = np.tensordot(weights, covariances, axes=1) + (weights * offsets.T) @ offsets
+        axes = _varying(whole - reg_covar * np.eye(n_features), _still(means, reg_covar), reg_covar)
+        if not axes.shape[1]:
+            return np.full(n_components, np.inf)
+        own = np.linalg.eigvalsh(axes.T @ covariances @ axes)
+        hidden = 4 * n_features * DOUBLE_ROUNDOFF * own[:, -1] > reg_covar
+        return np.where(hidden, np.inf, own[:, 0] - reg_covar)
+
     def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
         result: Floats = noise @ np.linalg.cholesky(covariances[k]).T
         return result
@@ -297,6 +310,12 @@ class Diagonal(Covariance):
         own = np.broadcast_to(self.variances(covariances), means.shape)
         whole = weights @ (own + (means - weights @ means) ** 2)
         return _gain(own, np.where(whole > 2 * reg_covar, whole, 0.0), reg_covar)
+
+    def least_variances(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
+        own = np.broadcast_to(self.variances(covariances), means.shape)
+        whole = weights @ (own + (means - weights @ means) ** 2) - reg_covar
+        least: Floats = np.where(whole > _still(means, reg_covar), own, np.inf).min(axis=1) - reg_covar
+        return least
 
     def precisions_cholesky(self, covariances: Floats) -> Floats:
         for k, variances in enumerate(covariances):
@@ -529,6 +548,34 @@ def _gain(own: Floats, whole: Floats, reg_covar: float) -> Floats:
     counted = (own < POINT_MASS * reg_covar) & (whole > own)
     gains = 0.5 * np.log(np.where(counted, whole / np.where(counted, own, 1.0), 1.0)).sum(axis=-1)
     return np.where(2 * counted.sum(axis=-1) > own.shape[-1], gains, 0.0)
+
+
+#: Shares of reg_covar, and of the variances of its features, below which a variance is what rounding leaves of none.
+#: (The sum of two features of float32 has a share of 1e-14 that they have not.)
+_OF_REG_COVAR, _OF_FEATURES = 1e-7, 1e-12
+
+
+def _still(means: Floats, reg_covar: float) -> Floats:
+    """Return the variance up to which a feature counts as constant, (n_features,), float64."""
+    result: Floats = _OF_REG_COVAR * reg_covar + (4 * DOUBLE_ROUNDOFF * np.abs(means).max(axis=0)) ** 2
+    return result
+
+
+def _varying(whole: Floats, still: Floats, reg_covar: float) -> Floats:
+    """Return the directions in which rows of this covariance, less reg_covar, vary: orthonormal, (n_features, n)."""
+    n_features, variances = len(whole), np.diagonal(whole)
+    moves = variances > still
+    without = np.eye(n_features)[:, ~moves]
+    if moves.any():
+        # (In units of the features: small ones are none that do not vary.)
+        scales = np.sqrt(variances[moves])
+        values, vectors = np.linalg.eigh(whole[np.ix_(moves, moves)] / np.outer(scales, scales))
+        noise = _OF_FEATURES + 4 * n_features * DOUBLE_ROUNDOFF * reg_covar / variances[moves].min()
+        collinear = np.zeros((n_features, int((values <= noise).sum())))
+        collinear[moves] = vectors[:, values <= noise] / scales[:, np.newaxis]
+        without = np.hstack([without, collinear / np.linalg.norm(collinear, axis=0)])
+    basis: Floats = np.linalg.qr(without, mode="complete")[0]
+    return basis[:, without.shape[1] :]
 
 
 def _check_precision(precision: Floats, where: str) -> None:

@@ -20,6 +20,7 @@ from daskgmm.mixture.block import Block, Workspace, tile_length
 from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.plan import DOUBLE, Plan, fill_phi
 from daskgmm.mixture.statistics import Statistics
+from daskgmm.mixture.support import leave_out
 
 Floats = NDArray[np.float64]
 
@@ -212,6 +213,20 @@ class Densities:
         highest, total = softmax(log_density, total, smallest)
         log_density *= np.divide(1.0 if weights is None else weights, total, out=total, casting="same_kind")
         return np.asarray(highest, dtype=np.float64)
+
+    def leave_out(self, plan: Plan, log_density: Floats, weights: Floats | None) -> tuple[Floats, ...]:
+        """Return what `support.leave_out` does, of complete log-densities in double precision; they are overwritten."""
+        if not plan.compiled:
+            return leave_out(log_density, weights)
+        n_components, n_rows = log_density.shape
+        get = self._work.get
+        log_likelihood, log_largest = get("log_likelihood", (n_rows,)), get("log_largest", (n_rows,))
+        lost, resp_sums = np.empty((2, n_components))
+        _compiled().leave_out(
+            log_density, _NO_WEIGHTS if weights is None else weights, log_likelihood, log_largest,
+            get("left_out", (3, n_rows)), get("top", (n_rows,), np.int64), DOUBLE.smallest_log_resp, lost, resp_sums,
+        )  # fmt: skip
+        return lost, resp_sums, log_likelihood, log_largest
 
     def add_in_one_call(self, plan: Plan, block: Block, total: Statistics, *, tiled: bool = False) -> None:
         """Add the block to the sums of a candidate: density, softmax and sums in one call of the compiled kernel.

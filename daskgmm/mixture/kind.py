@@ -219,6 +219,14 @@ class Covariance(ABC):
         (n_components,); those in which the mixture as a whole is mostly reg_covar too do not count.
         """
 
+    @abstractmethod
+    def least_variances(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
+        """Return each component's smallest variance in any direction, less reg_covar, (n_components,).
+
+        Directions in which the mixture as a whole has no variance of its own do not count: those of features that are
+        constant or collinear. Infinite where none is left, or rounding hides reg_covar.
+        """
+
     def shrink(self, counts: Floats, central: Floats, n_rows: float) -> Floats:
         """Return central moments as if each component had `n_rows` more rows of the covariance within them all."""
         if self.pooled or not n_rows > 0:

@@ -9,7 +9,6 @@ from daskgmm.mixture.block import Block
 from daskgmm.mixture.estep import CandidatesPass, Densities, rows_of_each
 from daskgmm.mixture.plan import Plan
 from daskgmm.mixture.statistics import Statistics
-from daskgmm.mixture.support import leave_out
 
 Floats = NDArray[np.float64]
 
@@ -51,7 +50,7 @@ class SupportPass(ScorePass):
             densities = Densities(tile.x, self.work)
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
                 log_density = densities.log_density(plan, complete=True)
-                lost, resp_sums, log_likelihood, log_largest = leave_out(log_density, own.weights)
+                lost, resp_sums, log_likelihood, log_largest = densities.leave_out(plan, log_density, own.weights)
                 sums = _sum(log_largest, own), *lost, *resp_sums, _sum(log_likelihood, own)
                 total.add(np.array([*sums, own.total_weight, own.n_rows]))
         return state

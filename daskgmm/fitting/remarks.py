@@ -1,0 +1,132 @@
+"""What a person should know of a fit: components that the rows do not support, and a reg_covar that is no small one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.fitting.options import FitOptions
+from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.support import Support, price, thin_gain, unsupported
+
+Floats = NDArray[np.float64]
+
+#: Share of a variance that reg_covar may be, and that it is of the unit variance that its default is meant for.
+LARGE_SHARE, USUAL_SHARE = 0.01, 1e-6
+#: Numbers that a sentence lists at most.
+_LISTED = 5
+
+
+def spikes_of(parameters: Parameters, support: Support, options: FitOptions, *, weight: float) -> tuple[int, ...]:
+    """Return the numbers of the components that the rows do not support."""
+    found = unsupported(parameters, support, reg_covar=options.reg_covar, weight=weight)
+    return tuple(int(k) for k in np.flatnonzero(found))
+
+
+def remarks(parameters: Parameters, support: Support, options: FitOptions, *, weight: float) -> tuple[str, ...]:
+    """Return a sentence or two on each thing that is wrong with a fit, with its remedy; none where nothing is.
+
+    Parameters
+    ----------
+    support : Support
+        On the rows of the fit.
+    weight : float
+        Sum of their weights.
+    """
+    if options.start_is_given and options.max_iter == 0:
+        return ()
+    p, spikes = parameters, spikes_of(parameters, support, options, weight=weight)
+    too_large = _of_reg_covar(p, options)
+    # (Where reg_covar hides all variances nothing tells rows that are alike from others.)
+    few = [k for k in spikes if support.counts[k] < p.kind.least_rows(p.n_features)]
+    alike, weak = [], []
+    if not too_large:
+        alike = [int(k) for k in np.flatnonzero(thin_gain(p, options.reg_covar) > 0) if k not in few]
+        weak = [k for k in spikes if k not in few and k not in alike]
+    too_many = [*_of_few(p, support, few), *_of_weak(p, support, weak, weight)]
+    if too_many:
+        too_many = [" ".join([*too_many, _fewer(p)])]
+    return (*too_large, *too_many, *_of_alike(p, support, alike))
+
+
+def _of_few(p: Parameters, support: Support, few: Sequence[int]) -> Iterator[str]:
+    if few:
+        counts = _listed([f"{support.counts[k]:,.0f}" for k in few])
+        n_own = p.kind.n_own(p.n_features)
+        yield (
+            f"{_holds(few, p.n_components)} fewer rows than the {n_own:,} numbers that {_each(few)} made of ({counts} "
+            f"rows): the likelihood says nothing of other rows there."
+        )
+
+
+def _of_weak(p: Parameters, support: Support, weak: Sequence[int], weight: float) -> Iterator[str]:
+    if weak:
+        worth = _listed([f"{support.nats[k]:,.1f}" for k in weak])
+        yield (
+            f"{len(weak)} of {p.n_components} components {'is' if len(weak) == 1 else 'are'} worth less than the "
+            f"{p.kind.n_own(p.n_features):,} numbers that {_each(weak)} made of: without {_it(weak)} the others lose "
+            f"{worth} nats, and BIC asks for {price(p, weight):,.1f}."
+        )
+
+
+def _of_alike(p: Parameters, support: Support, alike: Sequence[int]) -> Iterator[str]:
+    if alike:
+        each = _listed([f"component {k}: {support.counts[k]:,.0f} rows near {_place(p.means[k])}" for k in alike], "; ")
+        yield (
+            f"{_holds(alike, p.n_components)} rows that are alike ({each}): in most directions there is no variance "
+            "but reg_covar, and the likelihood tells how small that is. Leave repeated rows out, or give them the "
+            "weight 0 by sample_weight."
+        )
+
+
+def _of_reg_covar(p: Parameters, options: FitOptions) -> list[str]:
+    """Say where reg_covar is much of the least variance of most components."""
+    reg_covar = options.reg_covar
+    if not reg_covar > 0:
+        return []
+    least = p.kind.least_variances(p.covariances, p.weights, p.means, reg_covar)
+    large = reg_covar > LARGE_SHARE * (least + reg_covar)
+    usual = float(np.median(least[large])) if large.any() else 0.0
+    # (Where rows of a component are alike no reg_covar is small.)
+    if 2 * large.sum() <= len(large) or not usual > LARGE_SHARE * USUAL_SHARE * reg_covar:
+        return []
+    better = 10.0 ** np.floor(np.log10(USUAL_SHARE * usual))
+    return [
+        f"reg_covar = {reg_covar:g} is more than {LARGE_SHARE:.0%} of the variance of {large.sum()} of {len(large)} "
+        f"components in some direction, where the rows themselves have some {usual:.2g}: the fit shows reg_covar more "
+        f"than the rows. Take reg_covar {better:.0e}, or rescale the features to variances near 1."
+    ]
+
+
+def _fewer(p: Parameters) -> str:
+    """Name the remedies for more numbers than the rows bear."""
+    diagonal = covariance_kind("diag")
+    fewer = "Fit fewer components (select compares numbers of them)"
+    if diagonal.n_own(p.n_features) < p.kind.n_own(p.n_features):
+        return f"{fewer}, or covariance_type {diagonal.name}."
+    return f"{fewer}."
+
+
+def _holds(which: Sequence[int], n_components: int) -> str:
+    return f"{len(which)} of {n_components} components hold{'s' if len(which) == 1 else ''}"
+
+
+def _each(which: Sequence[int]) -> str:
+    return "it is" if len(which) == 1 else "each is"
+
+
+def _it(which: Sequence[int]) -> str:
+    return "it" if len(which) == 1 else "one of them"
+
+
+def _listed(items: Sequence[str], between: str = ", ") -> str:
+    more = [f"and {len(items) - _LISTED} more"] if len(items) > _LISTED else []
+    return between.join([*items[:_LISTED], *more])
+
+
+def _place(mean: Floats) -> str:
+    rounded = np.where(np.abs(mean) < 1e-12 * np.abs(mean).max(), 0.0, mean)
+    return f"({_listed([f'{value:.4g}' for value in rounded])})"

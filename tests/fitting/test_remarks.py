@@ -1,0 +1,140 @@
+"""What a fit says of itself: components that the rows do not support, a large reg_covar; every remedy works."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from daskgmm import GaussianMixture, select
+from daskgmm.errors import FitWarning
+from tests.fitting.driving import KINDS
+
+CENTRES = np.array([[0.0, 0.0, 0.0, 0.0], [8.0, 0.0, 0.0, 0.0], [0.0, 8.0, 0.0, 0.0]])
+
+
+def groups(n_rows: int, n_features: int = 4, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = np.zeros((3, n_features))
+    centres[1, 0] = centres[2, 1] = 8.0
+    return centres[rng.integers(0, 3, n_rows)] + rng.standard_normal((n_rows, n_features))
+
+
+def fitted(X: Any, n_components: int, *, sample_weight: Any = None, **options: Any) -> tuple[GaussianMixture, str]:
+    """Return a fit and what it warns of: once, or "" for not at all."""
+    gm = GaussianMixture(n_components, **({"random_state": 0, "n_init": 3} | options))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FitWarning)
+        gm.fit(X, sample_weight=sample_weight)
+    told = [str(w.message) for w in caught if issubclass(w.category, FitWarning)]
+    assert len(told) <= 1
+    assert all(w.filename == __file__ for w in caught), "it names the line that fits"
+    return gm, told[0] if told else ""
+
+
+def test_a_fit_that_rows_support_says_nothing() -> None:
+    gm, told = fitted(groups(600), 3)
+    assert told == ""
+    assert gm.support_.min() > 500
+    assert_allclose(gm.counts_, gm.weights_ * 600, rtol=1e-2)
+    one, told = fitted(groups(600), 1)
+    assert told == ""
+    assert one.support_.tolist() == [np.inf]
+
+
+# -- too many components -------------------------------------------------------------------------------------------
+def test_too_few_rows_for_a_component_and_the_remedies() -> None:
+    X = np.random.default_rng(0).standard_normal((150, 20))
+    start = {"n_init": 1, "escape": False, "init_params": "random_from_data"}
+    gm, told = fitted(X, 9, **start)
+    few = np.flatnonzero(gm.counts_ < 21)
+    assert len(few) > 1
+    assert f"{len(few)} of 9 components hold fewer rows than the 231 numbers that each is made of (" in told
+    assert "Fit fewer components (select compares numbers of them), or covariance_type diag." in told
+    assert fitted(X, 1)[1] == ""
+    assert "fewer rows" not in fitted(X, 9, covariance_type="diag", n_init=3)[1]
+    found = select(X, n_components=range(1, 4), n_init=2, random_state=0)
+    assert fitted(X, found.best_.n_components)[1] == ""
+
+
+def test_wide_groups_at_too_many_components() -> None:
+    X = groups(3000, 16)
+    gm, told = fitted(X, 7)
+    price = 0.5 * 153 * np.log(3000)
+    weak = gm.support_ < price
+    assert gm.counts_.min() > 17
+    assert f"{weak.sum()} of 7 components" in told
+    assert f"BIC asks for {price:,.1f}. Fit fewer components" in told
+    found = select(X, n_components=range(1, 6), n_init=2, random_state=0)
+    assert found.best_.n_components == 3
+    assert [row["unsupported"] for row in found.table][2] == 0
+    assert fitted(X, 3)[1] == ""
+
+
+def test_one_group_keeps_large_components() -> None:
+    """N(0, I_16): no component has fewer rows than half of its 153 numbers, and that they are too many is said."""
+    gm, told = fitted(np.random.default_rng(0).standard_normal((5000, 16)), 4, n_init=10)
+    assert gm.counts_.min() >= 76
+    assert "worth less than the 153 numbers" in told
+
+
+@pytest.mark.slow
+def test_a_small_far_group_is_kept() -> None:
+    X = np.random.default_rng(0).standard_normal((200_000, 64))
+    X[::400] += 1.5  # 12 deviations away
+    gm, _ = fitted(X, 2)
+    assert 490 < gm.counts_.min() < 600
+    assert_allclose(gm.means_[np.argmin(gm.counts_)], 1.5, atol=0.3)
+
+
+# -- rows that are alike -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("place", [(3.0, 3.0, 0.0, 0.0), (12.0, 12.0, 0.0, 0.0)])
+def test_a_repeated_row_is_named_and_its_remedies_work(place: Any) -> None:
+    rng = np.random.default_rng(1)
+    X = np.concatenate([groups(19_700), np.tile(place, (300, 1))])[rng.permutation(20_000)]
+    repeated = (np.array(place) == X).all(axis=1)
+    gm, told = fitted(X, 4)
+    assert f": 300 rows near ({place[0]:g}, {place[1]:g}, 0, 0)): in most directions" in told
+    assert told.startswith("1 of 4 components holds rows that are alike (component ")
+    # The others are as good as without it.
+    alone, _ = fitted(X[~repeated], 3)
+    for mean in alone.means_:
+        assert np.abs(gm.means_ - mean).max(axis=1).min() < 1e-2
+    assert fitted(X[~repeated], 4)[1] == ""
+    assert fitted(X, 4, sample_weight=(~repeated).astype(float))[1] == ""
+
+
+# -- reg_covar -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1e-5, 1e-3])
+def test_a_reg_covar_that_hides_the_rows_and_the_remedies(kind: str, size: float) -> None:
+    X = size * groups(600, 2)
+    _, told = fitted(X, 3, covariance_type=kind)
+    assert told.startswith("reg_covar = 1e-06 is more than 1% of the variance of ")
+    assert "worth less" not in told
+    better = float(told.split("Take reg_covar ")[1].split(",")[0])
+    gm, again = fitted(X, 3, covariance_type=kind, reg_covar=better)
+    assert again == ""
+    assert_allclose(sorted(gm.means_[:, 0] / size), [0, 0, 8], atol=0.3)
+    assert fitted(X / X.std(axis=0), 3, covariance_type=kind)[1] == ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_constant_and_collinear_features_are_nobodys_fault(kind: str) -> None:
+    X = groups(600)
+    X[:, 2] = 7.0
+    X[:, 3] = X[:, 0] - X[:, 1]
+    assert fitted(X, 3, covariance_type=kind)[1] == ""
+    mean_free = X - X.mean(axis=1, keepdims=True)
+    assert "reg_covar" not in fitted(mean_free, 3, covariance_type=kind)[1]
+
+
+# -- where nothing is said -----------------------------------------------------------------------------------------
+def test_a_given_start_that_is_not_fitted_says_nothing() -> None:
+    X = np.random.default_rng(0).standard_normal((40, 4))
+    given = {"weights_init": [0.5, 0.5], "means_init": np.zeros((2, 4)), "precisions_init": [np.eye(4)] * 2}
+    assert "worth less" in fitted(X, 2, max_iter=1, tol=1e3, **given)[1]
+    assert fitted(X, 2, max_iter=0, **given)[1] == ""

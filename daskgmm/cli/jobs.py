@@ -127,7 +127,7 @@ def predict(
     began = perf_counter()
     parameters = load_model(model).parameters
     X, _ = data.open()
-    check_place(output, inputs={"MODEL": model, **places(X, None)})
+    check_place(output, inputs={"MODEL": model, "INPUT": X.label})  # (labels may join its group)
     now = {
         "command": "predict",
         "model": checksum(parameters),
@@ -293,7 +293,7 @@ def progress() -> Callable[[PassDone], None]:
 
 
 def places(X: Source, weights: Source | None) -> dict[str, str]:
-    """Return where an output must not be."""
+    """Return where a model must not be: in an input, or in its group, among whose arrays it would then stand."""
     found = {}
     for name, source in (("INPUT", X), ("--weights", weights)):
         if source is not None:

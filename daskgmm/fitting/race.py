@@ -159,7 +159,8 @@ class Race:
             if len(current) > 1 and len(self._sample) >= FEW:
                 size = self._size(stage, n) if grows else n
                 current = self._step(partial(self._stage, current, size))
-        return self._step(lambda: self._em(current, n, FINAL_PASSES))
+        n_passes = FINAL_PASSES if len(self._sample) >= FEW else self._options.max_iter
+        return self._step(lambda: self._em(current, n, n_passes))
 
     def _stage(self, current: Sequence[Candidate], size: int) -> list[Candidate]:
         return self._halved(self._em(current, size, STAGE_PASSES), size)
@@ -286,7 +287,7 @@ class Race:
     def _exchanged(self, best: Candidate, worth: Worth) -> tuple[Candidate, Worth]:
         """Return the candidate after moves made together, and its worth; half of them where all are no gain."""
         for _ in range(EXCHANGE_ROUNDS + sum(worth.spikes)):
-            proposed = self._step(partial(self._batches, best, worth))
+            proposed = self._step(partial(self._together, best, worth))
             for child in proposed:
                 (tried,) = self._step(partial(self._em, self._fresh([child]), self._n_seen, EXCHANGE_PASSES))
                 if tried.status.is_lost:
@@ -299,7 +300,7 @@ class Race:
                 break
         return best, worth
 
-    def _batches(self, best: Candidate, worth: Worth) -> list[Parameters]:
+    def _together(self, best: Candidate, worth: Worth) -> list[Parameters]:
         """Return the mixture after all moves that promise a gain, after the better half of them, and so on."""
         began, p = perf_counter(), best.parameters
         outlook, found_splits = self._looked(p, on_other_rows=True)

@@ -112,7 +112,9 @@ class Sample:
         return len(self.X)
 
     def within(self, threshold: int) -> Sample:
-        """Return the rows whose hash is at most a threshold: the sample of a smaller size with the same seed."""
+        """Return the rows whose hash is at most a threshold, none below 0: the sample of a smaller size, same seed."""
+        if threshold < 0:
+            return self.part(0, 0)
         return self._rows(row_hash(self.rows, self.seed) <= np.uint64(threshold))
 
     def outside(self, fold: Fold | None) -> Sample:

@@ -59,7 +59,7 @@ def test_the_choice_is_that_of_optima_and_says_how_far_it_holds() -> None:
     # A fit that ends at tol, as each did before, is nowhere near.
     alone = fit_mixture(ArraySource(X), replace(OPTIONS, n_components=2), executor=LocalExecutor())
     assert alone.reach >= OPTIONS.tol
-    assert alone.bic - exact.entries[1].fit.bic > 5
+    assert alone.bic - exact.entries[1].fit.bic > 2
     assert found.entries[1].fit.lower_bounds[: alone.n_iter] == alone.lower_bounds, "further on the same way"
     assert found.entries[1].fit.n_iter > alone.n_iter
     assert found.entries[1].fit.status is Status.CONVERGED

@@ -257,17 +257,13 @@ def test_a_restart_that_collapses_does_not_end_the_others(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(("n_components", "seed"), [(4, 0), (5, 2)])
-def test_restarts_that_collapse_after_the_others_were_given_up_do_not_end_them(n_components: int, seed: int) -> None:
-    """The likelihood of what is about to collapse is ahead of all others."""
+def test_restarts_that_collapse_do_not_end_the_others_on_few_rows(n_components: int, seed: int) -> None:
+    """The likelihood of what is about to collapse is ahead of all others: all go on until they have ended."""
     options = {"n_init": 8, "reg_covar": 0, "tol": 1e-8, "max_iter": 400, "init_params": "random"}
     gm = GaussianMixture(n_components, **options, escape=False, random_state=seed).fit(collapsing())
     start = [h for h in gm.history_ if h["what"] == "start"]
     collapsed = {h["candidate"] for h in start if h["status"] == "collapsed"}
     assert 0 < len(collapsed) < 8
-    # The first race ended with one that collapsed; the next begins with all that had no part in that end.
-    end = next(i for i, h in enumerate(start) if h["status"] == "collapsed")
-    assert {h["candidate"] for h in start[end + 1 :]} >= set(range(8)) - collapsed
-    assert start[-1]["candidate"] not in collapsed
     assert gm.converged_
 
 
@@ -295,7 +291,7 @@ def test_moves_that_collapse_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> N
     bad = Parameters.from_covariances(kind, np.ones(2) / 2, np.array([[5.0, 5], [0.5, 0.5]]), np.array([50, 1e-6]))
     options = {"covariance_type": "spherical", "n_init": 1, "reg_covar": 0, "random_state": 0}
     plain = GaussianMixture(2, **options, escape=False).fit(X)
-    monkeypatch.setattr(race, "offspring", lambda *args, **others: [bad])
+    monkeypatch.setattr(race, "proposals", lambda *args, **others: [bad])
     moved = GaussianMixture(2, **options).fit(X)
     assert "collapsed" in {h["status"] for h in moved.history_ if h["what"] == "start"}
     assert moved.score(X) == pytest.approx(plain.score(X), abs=1e-4)

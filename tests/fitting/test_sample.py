@@ -159,7 +159,7 @@ def test_tasks_of_a_sample_are_few_and_cover_it(n_rows: int) -> None:
         (10**5, 2, {"n_components": 3}, 20_000, 20_000),
         (10**6, 2, {"n_components": 3}, 20_000, 20_000),
         (10**6, 16, {"n_components": 32}, 25_000, 250_000),  # two visits to each row of 80; a quarter
-        (10**5, 16, {"n_components": 32, "tol": 1e-6}, 20_000, 25_000),  # two visits to each row: 2,500
+        (10**5, 16, {"n_components": 32, "tol": 1e-6}, 20_196, 25_000),  # two visits to each row: 2,500; 3.3 * 20 p / D
         (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "diag"}, 45_000, 45_000),  # p / (2 tol), p = 90
         (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "spherical"}, 30_000, 30_000),
         (10**7, 4, {"n_components": 10, "tol": 1e-3, "covariance_type": "tied"}, 30_000, 30_000),

@@ -381,7 +381,8 @@ class Run:
     def _fit(
         self, i: int, best: Candidate, parameters: Parameters, score: Statistics, held_out: Statistics | None
     ) -> Fit:
-        rows = self._passes.rows
+        rows, fold = self._passes.rows, best.fold
+        own = self.survey if fold is None else all_but(self._work, self.survey, fold.index)
         return Fit(
             parameters=parameters,
             status=best.status,
@@ -398,7 +399,7 @@ class Run:
             cached_bytes=self._passes.bytes_kept,
             seconds=perf_counter() - self._began,
             history=tuple(self._history.of_model[i]),
-            n_weighted=self.survey.n_weighted,
+            n_weighted=own.n_weighted,
         )
 
 

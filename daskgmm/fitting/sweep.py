@@ -143,9 +143,9 @@ def select_model(
         )
     entries = _entries(models, fits)
     best = int(np.argmin([e.value(criterion) for e in entries]))
-    last = next(reversed(fits.values()))
     if criterion != "held_out":
-        warn_of_small_weight(last.weight, last.n_weighted, stacklevel=3)
+        warn_of_small_weight(entries[best].fit.weight, entries[best].fit.n_weighted, stacklevel=3)
+    last = next(reversed(fits.values()))
     return Sweep(
         criterion, tuple(entries), best, tuple(stopped.items()), collapsed, last.n_passes, last.bytes_read, last.seconds
     )

@@ -445,6 +445,7 @@ class Run:
         self, i: int, best: Candidate, parameters: Parameters, score: Statistics, held_out: Statistics | None
     ) -> Fit:
         options, support = self._models[i].options, support_of(score, parameters)
+        own = self.survey if best.fold is None else all_but(self._work, self.survey, best.fold.index)
         # (The one E-step of a closed form tells the likelihood of a start that is none of EM's.)
         bounds = (score.log_sum / score.weight,) if best.is_closed_form else best.lower_bounds
         # (One that goes on to a smaller tol, and no further than max_iter, has converged as it was asked to.)
@@ -468,7 +469,7 @@ class Run:
                 seconds=0.0,
                 history=tuple(self._history.of_model[i]),
                 reach=best.reach,
-                n_weighted=self.survey.n_weighted,
+                n_weighted=own.n_weighted,
                 support=support,
                 spikes=spikes_of(parameters, support, options, weight=score.weight),
                 remarks=remarks(parameters, support, options, weight=score.weight),

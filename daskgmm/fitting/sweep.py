@@ -112,11 +112,12 @@ def select_model(
         if not fits:
             raise _all_collapsed(list(failures.values()), len(collapsed))
         entries = settled(run, models, fits, criterion)
-    last = entries[-1].fit
+    best = best_of(entries, criterion)
     if criterion != "held_out":
-        warn_of_small_weight(last.weight, last.n_weighted, stacklevel=3)
+        warn_of_small_weight(entries[best].fit.weight, entries[best].fit.n_weighted, stacklevel=3)
+    last = entries[-1].fit
     return Sweep(
-        criterion, tuple(entries), best_of(entries, criterion), tuple(stopped.items()), collapsed, last.n_passes,
+        criterion, tuple(entries), best, tuple(stopped.items()), collapsed, last.n_passes,
         last.bytes_read, last.seconds,
     )  # fmt: skip
 

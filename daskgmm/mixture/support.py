@@ -176,7 +176,9 @@ def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floa
     with np.errstate(divide="ignore"):
         others = base + np.log(log_density.sum(axis=0))
     log_likelihood = np.logaddexp(highest, others)
-    log_density *= np.exp(base - log_likelihood)  # responsibilities, but for the largest
+    log_density *= np.exp(
+        np.where(np.isfinite(second), base - log_likelihood, 0.0)
+    )  # responsibilities, but for the largest
     log_largest = highest - log_likelihood
     # (Where nothing is left without a component no sum may become infinite: compensated, it would be no number.)
     largest, least = np.exp(log_largest), np.where(np.isfinite(others), others - log_likelihood, 0.0)

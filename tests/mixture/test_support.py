@@ -99,7 +99,7 @@ def test_a_far_outlier_belongs_to_the_nearest_and_a_tie_to_both(compiled: bool) 
     p = mixture([[0.0], [2.0]])
     for X in ([[1e6]], [[-1e6], [0.3]], [[1.0]]):
         found, (nats, counts) = support(X, p, compiled=compiled), expected(X, p)
-        assert_allclose(found.nats, nats, rtol=1e-9, atol=1e-12)
+        assert_allclose(found.nats, nats, rtol=1e-9, atol=1e-7)  # (5e11 nats in long doubles)
         assert_allclose(found.counts, counts, rtol=1e-9, atol=1e-30)
 
 

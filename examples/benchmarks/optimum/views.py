@@ -32,11 +32,11 @@ def colour(random: np.random.Generator) -> list[Any]:
     return [(image + random.uniform(size=image.shape)) / 255 for image in _photographs()]
 
 
-def grey(random: np.random.Generator, *, only: int | None = None) -> list[Any]:
-    """Return the photographs in grey, (427, 640, 1) each, or one of them."""
+def grey(random: np.random.Generator, *, only: int | None = None, rounded: bool = False) -> list[Any]:
+    """Return the photographs in grey, (427, 640, 1) each, or one of them; rounded: without the fractions."""
     found = [image @ LUMINANCE for image in _photographs()]
     found = found if only is None else [found[only]]
-    return [(image + random.uniform(size=image.shape))[:, :, np.newaxis] / 255 for image in found]
+    return [(image + (not rounded) * random.uniform(size=image.shape))[:, :, np.newaxis] / 255 for image in found]
 
 
 def terrain(random: np.random.Generator) -> list[Any]:
@@ -52,12 +52,10 @@ def windows(
     pictures: Callable[[np.random.Generator], list[Any]], side: int, random: np.random.Generator, *,
     centred: bool = False,
 ) -> View:  # fmt: skip
-    """Return the overlapping square patches of side x side pixels; centred: less their mean and the last pixel."""
+    """Return the overlapping square patches of side x side pixels; centred: less their mean."""
     found = [np.lib.stride_tricks.sliding_window_view(image, (side, side), (0, 1)) for image in pictures(random)]
     if centred:
-        flat = [patches.reshape(*patches.shape[:2], -1) for patches in found]
-        # The other pixels determine the last one.
-        found = [(patches - patches.mean(axis=2, keepdims=True))[:, :, :-1] for patches in flat]
+        found = [patches - patches.mean(axis=(2, 3, 4), keepdims=True) for patches in found]
     return [(patches, side) for patches in found]
 
 

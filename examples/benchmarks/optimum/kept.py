@@ -30,6 +30,12 @@ def cost(data_set: KeptSet) -> float:
     return data_set.n_rows * data_set.n_components * data_set.n_init * each
 
 
+def runs(sets: list[KeptSet], seeds: list[int] | None) -> list[tuple[KeptSet, int]]:
+    """Return what is measured: a seed after the other, the cheapest sets first."""
+    found = [(s, seed) for s in sets for seed in (range(s.n_seeds) if seeds is None else seeds)]
+    return sorted(found, key=lambda run: (run[1], cost(run[0])))
+
+
 def line(name: str, record: Record) -> str:
     """Return what is printed of a record."""
     if "error" in record:
@@ -51,21 +57,19 @@ def main() -> None:
     part = "kept-sklearn" if options.sklearn else "kept"
     known = {(r["data_set"], r["seed"]): r for r in results["records"]}
     peers = {(r["data_set"], r["seed"]): r for r in stored_records()}
-    sets = [KEPT_SETS[name] for name in options.sets or KEPT_SETS]
     began = perf_counter()
-    for data_set in sorted(sets, key=cost):
-        for seed in options.seeds if options.seeds is not None else range(data_set.n_seeds):
-            name, key = f"{data_set.name} {seed}", (data_set.name, seed)
-            if options.minutes is not None and perf_counter() - began > 60 * options.minutes:
-                sys.exit(f"the budget of {options.minutes:g} minutes is used up; the same command goes on")
-            if key not in known:
-                results["records"].append(Unit(part, data_set, seed).measure())
-                known[key] = results["records"][-1]
-                if output:
-                    write(output, results)
-            print(line(name, known[key]), flush=True)
-            if not options.sklearn and key in peers:
-                print(line(f"{'scikit-learn':>24s}", peers[key]), flush=True)
+    for data_set, seed in runs([KEPT_SETS[name] for name in options.sets or KEPT_SETS], options.seeds):
+        name, key = f"{data_set.name} {seed}", (data_set.name, seed)
+        if options.minutes is not None and perf_counter() - began > 60 * options.minutes:
+            sys.exit(f"the budget of {options.minutes:g} minutes is used up; the same command goes on")
+        if key not in known:
+            results["records"].append(Unit(part, data_set, seed).measure())
+            known[key] = results["records"][-1]
+            if output:
+                write(output, results)
+        print(line(name, known[key]), flush=True)
+        if not options.sklearn and key in peers:
+            print(line(f"{'scikit-learn':>24s}", peers[key]), flush=True)
 
 
 def _parse() -> argparse.Namespace:

@@ -84,3 +84,9 @@ def fingerprint(X: Any) -> str:
 def stored_records(path: Path = STORED) -> list[Record]:
     """Return scikit-learn's records, none where none was measured."""
     return list(json.loads(path.read_text())["records"]) if path.exists() else []
+
+
+def adopted(records: list[Record], path: Path = STORED) -> list[Record]:
+    """Return the records, and those of scikit-learn's that were measured before and are not among them."""
+    known = {(r["part"], r["data_set"], r["seed"]) for r in records}
+    return records + [r for r in stored_records(path) if (r["part"], r["data_set"], r["seed"]) not in known]

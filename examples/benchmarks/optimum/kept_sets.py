@@ -35,7 +35,7 @@ class KeptSet(DataSet):
     """
 
     n_init: int = 10
-    n_seeds: int = 3
+    n_seeds: int = 2
     judged: bool = True
 
     def split(self, seed: int) -> tuple[Any, Any]:
@@ -132,29 +132,27 @@ def _table(name: str, **options: Any) -> Any:
     return partial(table, name=name, **options)
 
 
-_LESS = {"n_init": 3, "n_seeds": 2}
-
 KEPT_SETS = {
     data_set.name: data_set
     for data_set in (
         _set("grey-4x4", 4e4, 16, 8, "patches of both photographs", _of(partial(windows, grey, 4))),
-        _set("grey-6x6", 4e4, 36, 8, "patches of both photographs", _of(partial(windows, grey, 6))),
-        _set("flower-6x6", 3e4, 36, 6, "patches of one photograph", _of(partial(windows, partial(grey, only=1), 6))),
-        _set("grey-8x8", 3e4, 64, 8, "patches of both photographs", _of(partial(windows, grey, 8)), n_seeds=2),
-        _set("grey-8x8-large", 2e5, 64, 8, "the same, more of them", _of(partial(windows, grey, 8)), **_LESS),
-        _set("demo-8x8", 4e4, 64, 8, "the demo's: rounded, less their mean",
-             _of(partial(windows, partial(grey, rounded=True), 8, centred=True)), n_seeds=2),
-        _set("colour-4x4", 3e4, 48, 6, "patches in colour", _of(partial(windows, colour, 4)), n_seeds=2),
-        _set("colour-6x6", 2e4, 108, 4, "patches in colour", _of(partial(windows, colour, 6)), n_seeds=2),
-        _set("colour-8x8", 2e4, 192, 3, "patches in colour", _of(partial(windows, colour, 8)), n_seeds=2),
-        _set("colour-8x8-pca", 3e4, 64, 8, "their first 64 principal components",
-             _of(partial(windows, colour, 8), reduced=True), n_seeds=2),
+        _set("grey-6x6", 25e3, 36, 6, "patches of both photographs", _of(partial(windows, grey, 6))),
+        _set("flower-6x6", 3e4, 36, 5, "patches of one photograph", _of(partial(windows, partial(grey, only=1), 6))),
+        _set("grey-8x8", 25e3, 64, 6, "patches of both photographs", _of(partial(windows, grey, 8))),
+        _set("grey-8x8-large", 1e5, 64, 6, "the same, more of them", _of(partial(windows, grey, 8)), n_init=3),
+        _set("demo-8x8", 25e3, 64, 5, "the demo's: rounded, less their mean",
+             _of(partial(windows, partial(grey, rounded=True), 8, centred=True))),
+        _set("colour-4x4", 25e3, 48, 5, "patches in colour", _of(partial(windows, colour, 4))),
+        _set("colour-6x6", 15e3, 108, 4, "patches in colour", _of(partial(windows, colour, 6))),
+        _set("colour-8x8", 12e3, 192, 2, "patches in colour", _of(partial(windows, colour, 8))),
+        _set("colour-8x8-pca", 25e3, 32, 6, "the first 32 principal components",
+             _of(partial(windows, colour, 8), reduced=True)),
         _set("terrain-6x6", 3e4, 36, 6, "patches of an elevation model", _of(partial(windows, terrain, 6))),
-        _set("pixels", 4e5, 3, 5, "colours of all pixels", _of(channels), n_seeds=2),
-        _set("segments", 5e4, 4, 16, "lines and colours of pixels", _of(heights)),
-        _set("scales", 6e4, 9, 8, "colours of pixels at three scales", _of(scales)),
+        _set("pixels", 4e5, 3, 4, "colours of all pixels", _of(channels)),
+        _set("segments", 4e4, 4, 12, "lines and colours of pixels", _of(heights)),
+        _set("scales", 4e4, 9, 8, "colours of pixels at three scales", _of(scales)),
         _set("textures", 4e4, 15, 8, "Gaussian derivatives, three scales", _of(textures)),
-        _set("textures-diag", 1e5, 15, 12, "the same", _of(textures), "diag"),
+        _set("textures-diag", 6e4, 15, 10, "the same", _of(textures), "diag"),
         _set("tensors", 4e4, 12, 8, "structure tensors, three scales", _of(tensors)),
         _set("tensors-tied", 6e4, 12, 12, "the same", _of(tensors), "tied"),
         _set("scales-spherical", 1e5, 9, 16, "colours of pixels at three scales", _of(scales), "spherical"),

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))  # machine.py; the modules of this folder come first
 
 from judge import targets, verdict  # noqa: E402
-from kept_fits import stored_records  # noqa: E402
+from kept_fits import adopted  # noqa: E402
 from machine import machine, write  # noqa: E402
 from measures import Unit, all_units  # noqa: E402
 from picture import draw  # noqa: E402
@@ -36,12 +36,6 @@ def main() -> None:
     done = {(r["part"], r["data_set"], r["seed"]) for r in results["records"]}
     measure([unit for unit in units if unit.key not in done], results, output, options.budget)
     report(results, output, options.tables)
-
-
-def adopted(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records, and those of scikit-learn's ten starts that were measured before and are not among them."""
-    known = {(r["part"], r["data_set"], r["seed"]) for r in records}
-    return records + [r for r in stored_records() if (r["part"], r["data_set"], r["seed"]) not in known]
 
 
 def measure(units: list[Unit], results: dict[str, Any], output: Path, budget: float | None) -> None:

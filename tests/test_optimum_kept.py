@@ -158,7 +158,11 @@ def test_what_sklearn_found_is_measured_once(module: Any, tmp_path: Path) -> Non
     assert again([ours], stored) == [ours]
     stored.write_text(json.dumps({"records": [theirs]}))
     assert again([ours], stored) == [ours, theirs]
+    # Nor are records of a data set as it was.
+    stored.write_text(json.dumps({"records": [theirs | {"n_components": 7}, theirs | {"data_set": "gone"}]}))
+    assert again([ours], stored) == [ours]
     # What is measured anew is kept.
+    stored.write_text(json.dumps({"records": [theirs]}))
     assert again([theirs | {"train": -1.0}], stored) == [theirs | {"train": -1.0}]
 
 

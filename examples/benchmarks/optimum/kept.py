@@ -8,12 +8,11 @@ missing, the cheapest first, and keeps it in `results/kept-sklearn.json`. daskgm
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from time import perf_counter
 
-from kept_fits import STORED, Record, stored_records
+from kept_fits import STORED, Record, records_in
 from kept_sets import KEPT_SETS, KeptSet
 
 HERE = Path(__file__).parent
@@ -51,12 +50,10 @@ def line(name: str, record: Record) -> str:
 def main() -> None:
     options = _parse()
     output = STORED if options.sklearn else options.output and Path(options.output)
-    results = {**machine(), "records": []}
-    if output and output.exists():
-        results["records"] = json.loads(output.read_text())["records"]
+    results: Record = {**machine(), "records": records_in(output) if output else []}
     part = "kept-sklearn" if options.sklearn else "kept"
     known = {(r["data_set"], r["seed"]): r for r in results["records"]}
-    peers = {(r["data_set"], r["seed"]): r for r in stored_records()}
+    peers = {(r["data_set"], r["seed"]): r for r in records_in(STORED)}
     began = perf_counter()
     for data_set, seed in runs([KEPT_SETS[name] for name in options.sets or KEPT_SETS], options.seeds):
         name, key = f"{data_set.name} {seed}", (data_set.name, seed)

@@ -9,7 +9,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
-from kept_sets import KeptSet
+from kept_sets import KEPT_SETS, KeptSet
 from sklearn.mixture import GaussianMixture
 from support import worth
 from threadpoolctl import threadpool_limits
@@ -81,12 +81,22 @@ def fingerprint(X: Any) -> str:
     return f"{len(X)} x {X.shape[1]}, {np.sqrt(np.mean(np.square(X))):.6g}"
 
 
-def stored_records(path: Path = STORED) -> list[Record]:
-    """Return scikit-learn's records, none where none was measured."""
-    return list(json.loads(path.read_text())["records"]) if path.exists() else []
+def records_in(path: Path) -> list[Record]:
+    """Return the records of a file that are of the data sets as they are now; none where there is no file."""
+    found = json.loads(path.read_text())["records"] if path.exists() else []
+    return [record for record in found if current(record)]
+
+
+def current(record: Record) -> bool:
+    """Whether a record is of a data set as it is now, and of as many starts."""
+    data_set = KEPT_SETS.get(record["data_set"])
+    if data_set is None:
+        return False
+    now = {key: getattr(data_set, key) for key in ("n_rows", "n_features", "n_components", "kind", "n_init")}
+    return all(record.get(key, value) == value for key, value in now.items())
 
 
 def adopted(records: list[Record], path: Path = STORED) -> list[Record]:
     """Return the records, and those of scikit-learn's that were measured before and are not among them."""
     known = {(r["part"], r["data_set"], r["seed"]) for r in records}
-    return records + [r for r in stored_records(path) if (r["part"], r["data_set"], r["seed"]) not in known]
+    return records + [r for r in records_in(path) if (r["part"], r["data_set"], r["seed"]) not in known]

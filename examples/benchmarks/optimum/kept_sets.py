@@ -138,7 +138,7 @@ KEPT_SETS = {
         _set("grey-4x4", 4e4, 16, 8, "patches of both photographs", _of(partial(windows, grey, 4))),
         _set("grey-6x6", 25e3, 36, 6, "patches of both photographs", _of(partial(windows, grey, 6))),
         _set("flower-6x6", 3e4, 36, 5, "patches of one photograph", _of(partial(windows, partial(grey, only=1), 6))),
-        _set("grey-8x8", 25e3, 64, 6, "patches of both photographs", _of(partial(windows, grey, 8))),
+        _set("grey-8x8", 25e3, 64, 12, "patches of both photographs", _of(partial(windows, grey, 8)), n_init=3),
         _set("grey-8x8-large", 1e5, 64, 6, "the same, more of them", _of(partial(windows, grey, 8)), n_init=3),
         _set("demo-8x8", 4e4, 64, 16, "the demo's: rounded, less their mean",
              _of(partial(windows, partial(grey, rounded=True), 8, centred=True)), n_init=3),

@@ -7,6 +7,8 @@ from math import inf, isfinite
 from statistics import median
 from typing import Any
 
+from judge_kept import kept_targets
+
 Records = list[dict[str, Any]]
 
 
@@ -124,6 +126,9 @@ def targets(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     chosen = of(records, "select")
     value = ratio(chosen, lambda record: record["bytes_read"], lambda record: record["single"]["bytes_read"])
     add("bytes of select over K=1..20, as a multiple of the fit of 20's", value, "at most", 2)
+
+    for target in kept_targets(of(records, "kept"), of(records, "kept-sklearn")):
+        add(*target)
     return found
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from data_sets import DATA_SETS, SPEED, STORED, TINY, DataSet
+from kept_fits import kept, kept_sklearn
+from kept_sets import KEPT_SETS
 from ours import Fitted, fit
 from peers import as_options, kmeans_start, onedal_fit, sklearn_fit
 
@@ -27,7 +29,7 @@ LARGE = 300_000
 ACCELERATIONS = (None, "squarem", "anderson")
 
 Record = dict[str, Any]
-Measure = Callable[[DataSet, int], Record]
+Measure = Callable[[Any, int], Record]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def all_units(n_seeds: int, *, quick: bool) -> Iterator[Unit]:
         # scikit-learn takes minutes.
         plan += [("speed-sklearn", speed)] if seed < 2 else []
         plan += [("select", STORED), ("far", TINY)] if seed < 3 else []
+        for kept_set in list(KEPT_SETS.values())[:: 9 if quick else 1]:
+            plan += [("kept", kept_set), ("kept-sklearn", kept_set)] if seed < kept_set.n_seeds else []
         for part, data_set in sorted(plan, key=lambda item: item[1].name):
             yield Unit(part, data_set.quick() if quick else data_set, seed)
 
@@ -266,4 +270,6 @@ PARTS: dict[str, Measure] = {
     "select": select,
     "escape": escape,
     "far": far,
+    "kept": kept,
+    "kept-sklearn": kept_sklearn,
 }

@@ -12,6 +12,8 @@ from typing import Any
 
 from data_sets import DATA_SETS, SPEED, STORED
 from judge import by_set, differences, escape_differences, of, passes, plain, stopped, verdict
+from judge_kept import Pair, pairs
+from kept_sets import KEPT_SETS
 
 BEGIN, END = "<!-- optimum:begin -->", "<!-- optimum:end -->"
 Rows = list[list[str]]
@@ -21,7 +23,7 @@ def markdown(results: dict[str, Any]) -> str:
     """Return the targets, a table a part that was measured, and what it was measured on."""
     records = results["records"]
     parts = [_targets(results.get("targets", []))]
-    for table in (_paths, _acceleration, _quality, _speed, _reading, _escape, _far):
+    for table in (_paths, _acceleration, _quality, _kept, _speed, _reading, _escape, _far):
         parts += [found] if (found := table(records)) else []
     parts += [f"Errors: {'; '.join(errors)}."] if (errors := _errors(records)) else []
     return "\n\n".join([*parts, _footer(results)])
@@ -109,6 +111,42 @@ def _quality(records: list[dict[str, Any]]) -> str:
     head = ["data set", "rows × features, K", "median", "least", "most", "s", "scikit-learn, s"]
     title = "Final mean log-likelihood at the defaults less that of scikit-learn's best of `n_init=10`, nats a row:"
     return _table(title, head, rows, texts=2)
+
+
+def _kept(records: list[dict[str, Any]]) -> str:
+    found = [pair for pair in pairs(of(records, "kept"), of(records, "kept-sklearn")) if "train" in pair.ours]
+    rows = []
+    for name, data_set in KEPT_SETS.items():
+        if own := [pair for pair in found if pair.ours["data_set"] == name]:
+            both = [pair for pair in own if pair.theirs]
+            cells = [_size(name, [own[0].ours]), data_set.story + ("" if data_set.judged else " (not judged)")]
+            for key in ("train", "held"):
+                cells += [f"{median(pair.ours[key] for pair in own):.4f}", _gains([pair.gain(key) for pair in both])]
+            cells += [_worst(own, both, key) for key in ("below", "unsupported")]
+            cells += [_middle([pair.ours["cpu_seconds"] for pair in own])]
+            starts = f" ({data_set.n_init})" if data_set.n_init != 10 else ""
+            rows.append([name, *cells, _middle([pair.theirs["cpu_seconds"] for pair in both]) + starts])
+    head = ["data set", "rows × features, K", "", "train", "less scikit-learn's", "held out", "less scikit-learn's"]
+    head += ["too few rows", "unsupported", "CPU s", "scikit-learn, CPU s"]
+    title = (
+        "Fits at the defaults beside scikit-learn's best of ten (or of as many as are in brackets), nats a row, on the "
+        "rows that were fitted and on bands held out; components with too few rows and unsupported ones, ours / "
+        "scikit-learn's, in the worst run:"
+    )
+    return _table(title, head, rows, texts=3)
+
+
+def _gains(values: list[float]) -> str:
+    """Return the median of some differences, and the least of them where they differ."""
+    if not values:
+        return ""
+    least = f" ({_signed(min(values))})" if len(values) > 1 else ""
+    return f"{_signed(median(values))}{least}"
+
+
+def _worst(own: list[Pair], both: list[Pair], key: str) -> str:
+    theirs = str(max(pair.theirs[key] for pair in both)) if both else "–"
+    return f"{max(pair.ours[key] for pair in own)} / {theirs}"
 
 
 def _speed(records: list[dict[str, Any]]) -> str:
@@ -204,12 +242,14 @@ def _footer(results: dict[str, Any]) -> str:
     versions = results["versions"]
     measured = [target for target in results.get("targets", []) if target["met"] is not None]
     records = results["records"]
+    # What scikit-learn found on the rows with bands held out was measured before.
+    minutes = sum(record["unit_seconds"] for record in records if record["part"] != "kept-sklearn") / 60
     onedal = next((record["version"] for record in of(records, "speed-onedal") if "version" in record), None)
     return (
         f"Measured {results['date'][:10]} at commit `{(results['commit'] or 'unknown')[:9]}`"
         f"{' with changes' if results['changed'] else ''} on {results['cores']} cores ({results['processor']}), "
         f"Python {results['python']}, NumPy {versions['numpy']}, scikit-learn {versions['scikit-learn']}"
-        f"{f', oneDAL {onedal}' if onedal else ''}, in {sum(r['unit_seconds'] for r in records) / 60:.0f} minutes.\n"
+        f"{f', oneDAL {onedal}' if onedal else ''}, in {minutes:.0f} minutes.\n"
         f"Targets met: {sum(target['met'] for target in measured)} of {len(measured)} measured."
     )
 

@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))  # machine.py; the modules of this folder come first
 
 from judge import targets, verdict  # noqa: E402
+from kept_fits import adopted  # noqa: E402
 from machine import machine, write  # noqa: E402
 from measures import Unit, all_units  # noqa: E402
 from picture import draw  # noqa: E402
@@ -23,6 +24,8 @@ def main() -> None:
     options = parse()
     output = Path(options.output)
     results = json.loads(output.read_text()) if options.resume and output.exists() else {**machine(), "records": []}
+    if not options.quick:
+        results["records"] = adopted(results["records"])
     results["records"] = [r for r in results["records"] if not {r["part"], r["data_set"]} & set(options.again)]
     units = list(all_units(1 if options.quick else options.seeds, quick=options.quick))
     names = {name for unit in units for name in unit.key[:2]}

@@ -118,7 +118,7 @@ def test_a_selection_has_columns_of_them(small_store: Path, tmp_path: Path) -> N
     assert [row["unsupported"] for row in table] == [0, 0, 0]
     assert table[0]["least_support"] is None
     assert table[2]["least_support"] == min(strict(done.stdout)["support"])
-    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
     assert [row["unsupported"] for row in rows] == ["0", "0", "0"]
     assert float(rows[2]["least_support"]) == table[2]["least_support"]
     heading = next(line for line in done.stderr.splitlines() if "mean log-lik." in line and "BIC" in line)

@@ -25,7 +25,7 @@ def groups(n_rows: int, n_features: int = 4, seed: int = 0) -> np.ndarray:
 
 def fitted(X: Any, n_components: int, *, sample_weight: Any = None, **options: Any) -> tuple[GaussianMixture, str]:
     """Return a fit and what it warns of: once, or "" for not at all."""
-    gm = GaussianMixture(n_components, **({"random_state": 0, "n_init": 3} | options))
+    gm = GaussianMixture(n_components, **({"random_state": 0, "n_init": 2} | options))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FitWarning)
         gm.fit(X, sample_weight=sample_weight)
@@ -55,8 +55,8 @@ def test_too_few_rows_for_a_component_and_the_remedies() -> None:
     assert f"{len(few)} of 9 components hold fewer rows than the 231 numbers that each is made of (" in told
     assert "Fit fewer components (select compares numbers of them), or covariance_type diag." in told
     assert fitted(X, 1)[1] == ""
-    assert "fewer rows" not in fitted(X, 9, covariance_type="diag", n_init=3)[1]
-    found = select(X, n_components=range(1, 4), n_init=2, random_state=0)
+    assert "fewer rows" not in fitted(X, 9, covariance_type="diag")[1]
+    found = select(X, n_components=[1, 2], n_init=1, random_state=0)
     assert fitted(X, found.best_.n_components)[1] == ""
 
 
@@ -68,9 +68,9 @@ def test_wide_groups_at_too_many_components() -> None:
     assert gm.counts_.min() > 17
     assert f"{weak.sum()} of 7 components" in told
     assert f"BIC asks for {price:,.1f}. Fit fewer components" in told
-    found = select(X, n_components=range(1, 6), n_init=2, random_state=0)
+    found = select(X, n_components=[2, 3, 7], n_init=1, random_state=0)
     assert found.best_.n_components == 3
-    assert [row["unsupported"] for row in found.table][2] == 0
+    assert [row["unsupported"] > 0 for row in found.table] == [False, False, True]
     assert fitted(X, 3)[1] == ""
 
 

@@ -132,7 +132,6 @@ RECORDS: list[dict[str, Any]] = [
     {"input": [3]},
     {"n_iter": {"a": 1}, "result": {"n_iter": []}},
     {"result": {"aic": 10**400}},
-    {"feature_names": [chr(0xD800)] * 3},
 ]
 
 

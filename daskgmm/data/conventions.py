@@ -56,11 +56,22 @@ class Packing:
 
 def packing_of(array: zarr.Array[Any]) -> Packing | None:
     """Return how the numbers of a Zarr array are packed, None where they are meant as they are stored."""
-    attributes: dict[str, Any] = dict(array.attrs)
+    attributes = attributes_of(array)
     if array.metadata.zarr_format == 2 and DIMENSIONS in attributes and array.metadata.fill_value is not None:
         # In format 2 the fill value of an array of xarray is the value that stands for a missing one.
         attributes = {"_FillValue": array.metadata.fill_value} | attributes
     return packing(attributes, np.dtype(array.dtype))
+
+
+def attributes_of(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
+    """Return the attributes of a Zarr array or group; a DataError where they are no JSON object."""
+    try:
+        return dict(node.attrs)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"The attributes of a Zarr node must be a JSON object; got another thing in {node.store_path}: {error}. "
+            "Write it anew, or bring its attributes (zarr.json, .zattrs) back from a copy."
+        ) from error
 
 
 def packing(attributes: Mapping[Any, Any], dtype: Any) -> Packing | None:
@@ -116,14 +127,14 @@ def _decoded(value: Any, dtype: np.dtype[Any]) -> Any:
 
 def dimension_names(array: zarr.Array[Any]) -> Sequence[str]:
     """Return the names of the dimensions of an array; empty where it has none."""
-    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get(DIMENSIONS) or ()
+    names = getattr(array.metadata, "dimension_names", None) or attributes_of(array).get(DIMENSIONS) or ()
     return [str(name) for name in names] if isinstance(names, list | tuple) else []
 
 
 def coordinates(arrays: Sequence[zarr.Array[Any]], group: Mapping[str, Any]) -> set[str]:
     """Return the names of the arrays of a group that describe others: names of dimensions, and what attributes list."""
     names = {array.basename for array in arrays}
-    listed = [group.get("coordinates", ""), *(array.attrs.get("coordinates", "") for array in arrays)]
+    listed = [group.get("coordinates", ""), *(attributes_of(array).get("coordinates", "") for array in arrays)]
     found = {name for text in listed for name in str(text).split()}
     for array in arrays:
         found |= set(dimension_names(array))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from daskgmm.data.conventions import coordinates, dimension_names
+from daskgmm.data.conventions import attributes_of, coordinates, dimension_names
 from daskgmm.errors import DataError, InputMissingError, OptionError
 
 #: Arrays that a message lists at most.
@@ -47,7 +47,7 @@ def array_in(
         return _named(node, name, argument, label)
     members = _members(node)
     usable = [a for a in members if a.ndim in (1, 2) and np.dtype(a.dtype).kind in "biuf"]
-    describing = coordinates(members, node.attrs)
+    describing = coordinates(members, attributes_of(node))
     if len(usable) == 1 and (len(members) == 1 or usable[0].basename not in describing):
         return usable[0]
     listed = _listed(members, describing)

@@ -75,8 +75,8 @@ class Race:
     options : FitOptions
     whole : bool
         Whether the sample is all rows: then nothing unseen is needed to judge by.
-    weight : float
-        Sum of the weights of all rows.
+    n_all : int
+        Number of all rows.
     compiled : bool
         Whether the compiled kernel does what it can.
     note : callable
@@ -90,7 +90,7 @@ class Race:
         *,
         n_rows: int,
         whole: bool,
-        weight: float,
+        n_all: int,
         compiled: bool,
         note: Note,
         step: Step,
@@ -99,7 +99,7 @@ class Race:
         self._sample = self._all.part(0, n_rows)
         # (max_iter bounds passes over all rows; here each stage has its own number.)
         self._options = replace(options, tol=min(options.tol, SAMPLE_TOL), max_iter=max(options.max_iter, FINAL_PASSES))
-        self._whole, self._weight = whole, weight
+        self._whole, self._n_all = whole, n_all
         # (What is to be judged on rows that it has not seen must not have seen them before it is split, either.)
         n = len(self._sample)
         self._n_seen = n - n // 4 if options.escape and not whole else n
@@ -224,13 +224,9 @@ class Race:
 
     def _spikes(self, p: Parameters, seen: Statistics, unseen: Statistics | None) -> NDArray[np.bool_]:
         """Return which components the rows, on which the mixture was fitted, and others do not support."""
-        shares = [min(s.weight / self._weight, 1.0) for s in (seen, unseen or seen)]
-        found = unsupported(
-            p, support_of(seen, p), reg_covar=self._options.reg_covar, weight=self._weight, share=shares[0]
-        )
-        if unseen is not None:
-            found |= unproven(p, support_of(seen, p), support_of(unseen, p), weight=self._weight, share=shares[1])
-        return found
+        own = support_of(seen, p)
+        found = unsupported(p, own, reg_covar=self._options.reg_covar, n_rows=self._n_all)
+        return found if unseen is None else found | unproven(p, own, support_of(unseen, p), n_rows=self._n_all)
 
     def _worths(self, candidates: Sequence[Candidate], size: int) -> list[Worth]:
         """Return what candidates are worth: their spikes on the first rows, and their scores on the rest without them.

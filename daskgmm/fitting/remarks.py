@@ -20,25 +20,25 @@ LARGE_SHARE, USUAL_SHARE = 0.01, 1e-6
 _LISTED = 5
 
 
-def spikes_of(parameters: Parameters, support: Support, options: FitOptions, *, weight: float) -> tuple[int, ...]:
+def spikes_of(parameters: Parameters, support: Support, options: FitOptions, *, n_rows: int) -> tuple[int, ...]:
     """Return the numbers of the components that the rows do not support."""
-    found = unsupported(parameters, support, reg_covar=options.reg_covar, weight=weight)
+    found = unsupported(parameters, support, reg_covar=options.reg_covar, n_rows=n_rows)
     return tuple(int(k) for k in np.flatnonzero(found))
 
 
-def remarks(parameters: Parameters, support: Support, options: FitOptions, *, weight: float) -> tuple[str, ...]:
+def remarks(parameters: Parameters, support: Support, options: FitOptions, *, n_rows: int) -> tuple[str, ...]:
     """Return a sentence or two on each thing that is wrong with a fit, with its remedy; none where nothing is.
 
     Parameters
     ----------
     support : Support
         On the rows of the fit.
-    weight : float
-        Sum of their weights.
+    n_rows : int
+        Their number.
     """
     if options.start_is_given and options.max_iter == 0:
         return ()
-    p, spikes = parameters, spikes_of(parameters, support, options, weight=weight)
+    p, spikes = parameters, spikes_of(parameters, support, options, n_rows=n_rows)
     too_large = _of_reg_covar(p, options)
     # (Where reg_covar hides all variances nothing tells rows that are alike from others.)
     few = [k for k in spikes if support.counts[k] < p.kind.least_rows(p.n_features)]
@@ -46,7 +46,7 @@ def remarks(parameters: Parameters, support: Support, options: FitOptions, *, we
     if not too_large:
         alike = [int(k) for k in np.flatnonzero(thin_gain(p, options.reg_covar) > 0) if k not in few]
         weak = [k for k in spikes if k not in few and k not in alike]
-    too_many = [*_of_few(p, support, few), *_of_weak(p, support, weak, weight)]
+    too_many = [*_of_few(p, support, few), *_of_weak(p, support, weak, n_rows)]
     if too_many:
         too_many = [" ".join([*too_many, _fewer(p)])]
     return (*too_large, *too_many, *_of_alike(p, support, alike))
@@ -62,13 +62,13 @@ def _of_few(p: Parameters, support: Support, few: Sequence[int]) -> Iterator[str
         )
 
 
-def _of_weak(p: Parameters, support: Support, weak: Sequence[int], weight: float) -> Iterator[str]:
+def _of_weak(p: Parameters, support: Support, weak: Sequence[int], n_rows: int) -> Iterator[str]:
     if weak:
         worth = _listed([f"{support.nats[k]:,.1f}" for k in weak])
         yield (
             f"{len(weak)} of {p.n_components} components {'is' if len(weak) == 1 else 'are'} worth less than the "
             f"{p.kind.n_own(p.n_features):,} numbers that {_each(weak)} made of: without {_it(weak)} the others lose "
-            f"{worth} nats, and BIC asks for {price(p, weight):,.1f}."
+            f"{worth} nats, and BIC asks for {support.row_weight * price(p, n_rows):,.1f}."
         )
 
 

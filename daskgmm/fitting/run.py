@@ -326,7 +326,7 @@ class Run:
         steps, row_set = Steps(self._checkpoint, f"start-{i}-", self._spent), self._row_sets[self._models[i].fold]
         race = Race(
             sample, options, n_rows=race_size(options, X.n_rows, X.n_features),
-            whole=len(sample) == row_set.n_rows, weight=row_set.weight, compiled=is_compiled(options, X),
+            whole=len(sample) == row_set.n_rows, n_all=row_set.n_rows, compiled=is_compiled(options, X),
             note=lambda found, n, seconds: self._history.sampled(i, found, n, seconds), step=steps,
         )  # fmt: skip
         try:
@@ -471,8 +471,8 @@ class Run:
                 reach=best.reach,
                 n_weighted=own.n_weighted,
                 support=support,
-                spikes=spikes_of(parameters, support, options, weight=score.weight),
-                remarks=remarks(parameters, support, options, weight=score.weight),
+                spikes=spikes_of(parameters, support, options, n_rows=score.n_rows),
+                remarks=remarks(parameters, support, options, n_rows=score.n_rows),
             )
         )
 

@@ -6,11 +6,12 @@ it, and says nothing of the rows to come: a *spike*. Its *support* tells it from
     Delta_k = - sum_i w_i log(1 - r_ik) + n log(1 - pi_k),  nats,
 
 what the log-likelihood loses where component k is left out, the others stay as they are, and their weights are divided
-by their sum. n is the sum of the row weights. A component is supported if Delta_k is at least p_k log(n) / 2 (p_k its
-own free parameters: what BIC asks for them), and if it has more rows than its shape needs. Where in most
-directions it has no variance but reg_covar, a point mass, what it owes to them does not count: that tells how small
-reg_covar is, and not how well the component describes the rows. (Some directions are no reason: of edges and planes in
-pictures, smooth but for rounding, components of a quarter of the rows are made, and rows held out agree.)
+by their sum. n is the sum of the row weights. A component is supported if Delta_k, in units of the mean row weight, is
+at least p_k log(N) / 2 (p_k its own free parameters, N the number of rows: what BIC asks for them; the scale of the
+weights decides nothing), and if it has more rows than its shape needs. Where in most directions it has no variance but
+reg_covar, a point mass, what it owes to them does not count: that tells how small reg_covar is, and not how well the
+component describes the rows. (Some directions are no reason: of edges and planes in pictures, smooth but for rounding,
+components of a quarter of the rows are made, and rows held out agree.)
 """
 
 from __future__ import annotations
@@ -40,10 +41,13 @@ class Support:
         Delta_k; infinite where nothing is left without the component.
     counts : (n_components,), float64
         Rows of each component: the sum of its responsibilities, in units of the mean row weight.
+    row_weight : float
+        The mean row weight.
     """
 
     nats: Floats
     counts: Floats
+    row_weight: float = 1.0
 
     @classmethod
     def of_sums(cls, lost: Floats, resp_sums: Floats, parameters: Parameters, *, weight: float, n_rows: int) -> Support:
@@ -56,14 +60,23 @@ class Support:
             Sum of the row weights.
         """
         if parameters.n_components == 1:
-            return cls(np.full(1, np.inf), resp_sums * (n_rows / weight))
+            return cls(np.full(1, np.inf), resp_sums * (n_rows / weight), weight / n_rows)
         # (Not 1 less the weight: what is left may be less than the rounding of 1.)
         others = (1.0 - np.eye(parameters.n_components)) @ parameters.weights
         with np.errstate(divide="ignore"):
             log_others = np.log(others / parameters.weights.sum())
         # Where the others have no weight there is no mixture without the component.
         nats = np.where(others > 0, lost + weight * np.maximum(log_others, -1e300), np.inf)
-        return cls(nats, resp_sums * (n_rows / weight))
+        return cls(nats, resp_sums * (n_rows / weight), weight / n_rows)
+
+    def is_below(self, parameters: Parameters, n_rows: int, owed: Floats | float = 0.0) -> NDArray[np.bool_]:
+        """Return which components are worth less than their price, (n_components,), bool.
+
+        Of a sample, whose rows stand for `n_rows`, Delta_k stands for as many times more; `owed`, nats a row, is not
+        counted.
+        """
+        share = min(float(self.counts.sum()) / n_rows, 1.0)
+        return np.asarray(self.nats / self.row_weight - owed * self.counts < share * price(parameters, n_rows))
 
 
 def support_of(score: Statistics, parameters: Parameters) -> Support:
@@ -72,14 +85,12 @@ def support_of(score: Statistics, parameters: Parameters) -> Support:
     return Support.of_sums(lost, resp_sums, parameters, weight=score.weight, n_rows=score.n_rows)
 
 
-def price(parameters: Parameters, weight: float) -> float:
-    """Return what a component must be worth at least, nats: p_k log(n) / 2, n the sum of all row weights."""
-    return 0.5 * parameters.kind.n_own(parameters.n_features) * float(np.log(max(weight, 1.0)))
+def price(parameters: Parameters, n_rows: int) -> float:
+    """Return what a component must be worth at least, nats in units of the mean row weight: p_k log(n_rows) / 2."""
+    return 0.5 * parameters.kind.n_own(parameters.n_features) * float(np.log(n_rows))
 
 
-def unsupported(
-    parameters: Parameters, support: Support, *, reg_covar: float, weight: float, share: float = 1.0
-) -> NDArray[np.bool_]:
+def unsupported(parameters: Parameters, support: Support, *, reg_covar: float, n_rows: int) -> NDArray[np.bool_]:
     """Return which components are spikes, (n_components,), bool.
 
     Parameters
@@ -88,26 +99,20 @@ def unsupported(
         On all rows, or on a sample of them.
     reg_covar : float
         What was added to every variance, in original units squared.
-    weight : float
-        Sum of the weights of all rows.
-    share : float
-        Of this weight, what the rows of the support have: less than 1 for a sample, whose Delta_k stand for more.
+    n_rows : int
+        Number of all rows.
     """
     if parameters.n_components == 1:
         return np.zeros(1, dtype=bool)
-    own = support.counts * (share * weight / support.counts.sum()) * thin_gain(parameters, reg_covar)
-    cheap = support.nats - own < share * price(parameters, weight)
     few = support.counts < parameters.kind.least_rows(parameters.n_features)
-    return np.asarray(cheap | few, dtype=bool)
+    return few | support.is_below(parameters, n_rows, owed=thin_gain(parameters, reg_covar))
 
 
 #: A component with so many times the rows that its shape needs is judged by these rows alone.
 SURE = 3
 
 
-def unproven(
-    parameters: Parameters, support: Support, elsewhere: Support, *, weight: float, share: float
-) -> NDArray[np.bool_]:
+def unproven(parameters: Parameters, support: Support, elsewhere: Support, *, n_rows: int) -> NDArray[np.bool_]:
     """Return which components have few rows, and are of no use to other rows, (n_components,), bool.
 
     What they are worth on their own rows says little: a covariance of hardly more rows than features fits these rows
@@ -117,13 +122,11 @@ def unproven(
     ----------
     support, elsewhere : Support
         On the rows to which the mixture was fitted, and on others.
-    weight : float
-        Sum of the weights of all rows.
-    share : float
-        Of this weight, what the other rows have.
+    n_rows : int
+        Number of all rows.
     """
     few = support.counts < SURE * parameters.kind.least_rows(parameters.n_features)
-    return np.asarray(few & (elsewhere.nats < share * price(parameters, weight)), dtype=bool)
+    return np.asarray(few & elsewhere.is_below(parameters, n_rows), dtype=bool)
 
 
 def thin_gain(parameters: Parameters, reg_covar: float) -> Floats:

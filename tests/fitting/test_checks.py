@@ -206,9 +206,6 @@ def test_the_scale_of_weights_matters_to_nothing_but_criteria(init_params: str) 
     for scale in (2.0**-400, 1e-100, 1e-3, 1e100, 2.0**400):
         gm.fit(X, sample_weight=scale * w)
         assert gm.n_iter_ == expected[1]
-        if init_params == "random":  # components that are alike at first: rounding decides who goes where
-            assert gm.score(X, sample_weight=scale * w) == pytest.approx(expected[4], rel=1e-4)
-            continue
         assert_allclose(gm.weights_, expected[2], rtol=1e-6)
         assert_allclose(gm.means_, expected[3], rtol=1e-6)
         assert gm.score(X, sample_weight=scale * w) == pytest.approx(expected[4], rel=1e-9)

@@ -70,7 +70,7 @@ def run_race(
 ) -> Candidate:
     found = FitOptions(**({"n_components": 3} | options))
     return Race(
-        sample, found, n_rows=n_rows, whole=whole, weight=float(sample.weights.sum()), compiled=False,
+        sample, found, n_rows=n_rows, whole=whole, n_all=len(sample), compiled=False,
         note=notes or Notes(), step=lambda compute: compute(),
     ).run()  # fmt: skip
 

@@ -90,8 +90,8 @@ def _of_reg_covar(p: Parameters, options: FitOptions) -> list[str]:
     least = p.kind.least_variances(p.covariances, p.weights, p.means, reg_covar)
     large = reg_covar > LARGE_SHARE * (least + reg_covar)
     usual = float(np.median(least[large])) if large.any() else 0.0
-    # (Where rows of a component are alike no reg_covar is small; and patches less their mean, in float32, have 3e-14.)
-    if 2 * large.sum() <= len(large) or not usual > USUAL_SHARE * reg_covar:
+    # (Where rows of a component are alike no reg_covar is small.)
+    if 2 * large.sum() <= len(large) or not usual > LARGE_SHARE * USUAL_SHARE * reg_covar:
         return []
     better = 10.0 ** np.floor(np.log10(USUAL_SHARE * usual))
     return [

@@ -132,6 +132,14 @@ def test_constant_and_collinear_features_are_nobodys_fault(kind: str) -> None:
     assert "reg_covar" not in fitted(mean_free, 3, covariance_type=kind)[1]
 
 
+def test_patches_less_their_mean_are_nobodys_fault_in_single_precision() -> None:
+    """The mean is rounded with each pixel: along it some 1e-12 of a pixel's variance is left, all of it noise."""
+    rng = np.random.default_rng(0)
+    pixels = (0.5 + rng.uniform(0.02, 0.2, (3000, 1)) * rng.standard_normal((3000, 64))).astype(np.float32)
+    pixels -= pixels.mean(axis=1, keepdims=True)
+    assert "reg_covar" not in fitted(pixels, 2)[1]
+
+
 # -- where nothing is said -----------------------------------------------------------------------------------------
 def test_a_given_start_that_is_not_fitted_says_nothing() -> None:
     X = np.random.default_rng(0).standard_normal((40, 4))

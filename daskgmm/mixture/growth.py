@@ -6,16 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import CollapsedComponentError
-from daskgmm.mixture.block import Block, Workspace
-from daskgmm.mixture.estep import Densities, softmax
+from daskgmm.mixture.merge import look
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import make_plan
-from daskgmm.mixture.split import Members, Random, mean_row, splits
+from daskgmm.mixture.split import Random, splits
 
 Floats = NDArray[np.float64]
 
-#: A row belongs to a component for its split if its responsibility is at least this.
-SMALLEST_RESP = 0.01
 #: Halves of a component of which nothing is known lie this many of its standard deviations from its mean. Where it is
 #: a Gaussian, the likelihood falls by (2 x 0.2^4)^2 / 48 = 2e-7 nats a row of its own.
 APART = 0.2
@@ -30,7 +26,7 @@ def grown(
 ) -> Parameters | None:
     """Return a mixture of so many components, of which each further one is the split that gains most; None without.
 
-    Costs an E-step a component more, and the splits that `splits` finds.
+    Costs two E-steps a component more, and the splits that `splits` finds.
 
     Parameters
     ----------
@@ -45,7 +41,7 @@ def grown(
         Draws rows where a component has many.
     """
     while parameters.n_components < n_components:
-        members = _members(parameters, X, weights)
+        members = look(parameters, X, weights).members
         found = splits(parameters, X, weights, members, reg_covar=reg_covar, rng=rng)
         if not found:
             return None
@@ -103,17 +99,3 @@ def _with_halves(p: Parameters, k: int, shares: Floats, means: Floats, covarianc
         return Parameters.from_covariances(p.kind, weights / weights.sum(), located, spread)
     except CollapsedComponentError:
         return None
-
-
-def _members(parameters: Parameters, X: Floats, w: Floats) -> list[Members]:
-    """Return each component's rows and responsibilities."""
-    plan, work = make_plan(parameters, origin=mean_row(X, w)), Workspace()
-    found: list[list[Members]] = [[] for _ in range(parameters.n_components)]
-    for tile in Block(np.ascontiguousarray(X.T), w, 0).tiles():
-        resp = Densities(tile.x, work).log_density(plan, complete=True).copy()
-        _, total = softmax(resp, np.empty(resp.shape[1]))
-        resp /= total
-        for k, r in enumerate(resp):
-            own = np.flatnonzero(r > SMALLEST_RESP)
-            found[k].append((tile.first_row + own, r[own]))
-    return [(np.concatenate([i for i, _ in parts]), np.concatenate([r for _, r in parts])) for parts in found]

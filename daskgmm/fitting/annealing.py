@@ -70,27 +70,20 @@ def annealed(
     after_pass : callable
         Receives the mixtures that took part in a pass, after it.
     """
-    current: list[Parameters | None] = [p for p, _ in starts]
+    current = {i: p for i, (p, _) in enumerate(starts)}
     unit = row_set.n_rows / options.n_components
     for turn in range(max((len(schedule) for _, schedule in starts), default=0)):
-        running = [i for i, (_, schedule) in enumerate(starts) if turn < len(schedule) and current[i] is not None]
-        tempered = [_needed(current[i]).tempered(starts[i][1][turn].power) for i in running]
+        running = [i for i in current if turn < len(starts[i][1])]
+        tempered = [current[i].tempered(starts[i][1][turn].power) for i in running]
         plans = [make_plan(p, origin=row_set.mean, kernel=options.kernel, compiled=compiled) for p in tempered]
         found = evaluate([Request(plan) for plan in plans])
         for i, p, plan, statistics in zip(running, tempered, plans, found, strict=True):
             shrinkage = max(least, starts[i][1][turn].share * unit)
             try:
-                step = m_step(
+                current[i] = m_step(
                     statistics, plan, previous=p, reg_covar=options.reg_covar, row_set=row_set, shrinkage=shrinkage
-                )
-                current[i] = step.parameters
+                ).parameters
             except (CollapsedComponentError, NotFiniteError):
-                current[i] = None
+                del current[i]
         after_pass(tempered)
-    return current
-
-
-def _needed(p: Parameters | None) -> Parameters:
-    if p is None:
-        raise ValueError("a start must be there; got one that is lost.")
-    return p
+    return [current.get(i) for i in range(len(starts))]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from daskgmm.fitting.start import starts_by, ways
 from daskgmm.mixture.escape import exchanges, moved, proposals
 from daskgmm.mixture.merge import Outlook, look
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import Plan, make_plan
+from daskgmm.mixture.plan import make_plan
 from daskgmm.mixture.split import Split, splits
 from daskgmm.mixture.statistics import Statistics
 from daskgmm.mixture.support import support_of, unproven, unsupported
@@ -105,8 +105,10 @@ class Race:
         self._n_seen = n - n // 4 if options.escape and not whole else n
         n_features = sample.X.shape[1]
         #: Fewer rows tell little of so many parameters; to start from it takes twice as many.
-        self._least = enough_rows(options, n_features) // 2
         self._first = enough_rows(options, n_features)
+        self._least = self._first // 2
+        judged = n if whole else n - self._n_seen
+        self._moves = options.escape and n >= FEW and judged >= self._least
         self._last: tuple[Parameters, bool, Outlook, list[Split]] | None = None
 
     def run(self) -> Candidate:
@@ -122,9 +124,10 @@ class Race:
         while True:
             finalists = self._finalists(left, self._n_seen, grows=not self._whole)
             alive = _alive(finalists)
+            if self._moves and alive:
+                return self._polished(self._escaped(alive))
             if alive:
-                best = self._best(alive, self._n_seen)
-                return self._polished(self._escaped(best) if self._options.escape else best)
+                return self._polished(alive[0] if len(alive) == 1 else self._best(alive)[0])
             # Until it collapses such a candidate is ahead of all others: those race again without it.
             gone = {c.index for c in finalists}
             left = [c for c in left if c.index not in gone]
@@ -205,20 +208,14 @@ class Race:
 
     def _scores(self, mixtures: Sequence[Parameters], rows: Sample) -> list[float]:
         """Return the mean log-likelihood of some rows under each mixture, nats."""
+        return [s.log_sum / s.weight for s in self._scored(mixtures, rows)]
+
+    def _scored(self, mixtures: Sequence[Parameters], rows: Sample, *, supports: bool = False) -> list[Statistics]:
+        """Return the scores of some rows under each mixture, and on demand what its components are worth to them."""
         with rows.passes(self._options) as passes:
             evaluator = Evaluator(passes)
-            found = evaluator.scores([Request(self._plan(p)) for p in mixtures])
-        self._note(self._fresh(mixtures), len(rows), evaluator.seconds)
-        return [s.log_sum / s.weight for s in found]
-
-    def _plan(self, p: Parameters) -> Plan:
-        return make_plan(p, origin=p.weights @ p.means, compiled=self._compiled)
-
-    def _supports(self, mixtures: Sequence[Parameters], rows: Sample) -> list[Statistics]:
-        """Return the scores of some rows under each mixture, and what its components are worth to them."""
-        with rows.passes(self._options) as passes:
-            evaluator = Evaluator(passes)
-            found = evaluator.supports([Request(self._plan(p)) for p in mixtures])
+            requests = [Request(make_plan(p, origin=p.weights @ p.means, compiled=self._compiled)) for p in mixtures]
+            found = evaluator.supports(requests) if supports else evaluator.scores(requests)
         self._note(self._fresh(mixtures), len(rows), evaluator.seconds)
         return found
 
@@ -228,17 +225,17 @@ class Race:
         found = unsupported(p, own, reg_covar=self._options.reg_covar, n_rows=self._n_all)
         return found if unseen is None else found | unproven(p, own, support_of(unseen, p), n_rows=self._n_all)
 
-    def _worths(self, candidates: Sequence[Candidate], size: int) -> list[Worth]:
+    def _worths(self, candidates: Sequence[Candidate]) -> list[Worth]:
         """Return what candidates are worth: their spikes on the first rows, and their scores on the rest without them.
 
-        Where the sample is all rows they are the same rows. Where most rows are of spikes the data are discrete, and
-        the likelihood of all components is what there is to go by.
+        Where they have seen all rows these are the same. Where most rows are of spikes the data are discrete, and the
+        likelihood of all components is what there is to go by.
         """
-        same = self._whole or size == len(self._sample)
+        size, same = self._n_seen, self._n_seen == len(self._sample)
         mixtures = [c.parameters for c in candidates]
-        seen = self._supports(mixtures, self._sample.part(0, size))
+        seen = self._scored(mixtures, self._sample.part(0, size), supports=True)
         rest = self._sample.part(0 if same else size, len(self._sample))
-        unseen = seen if same else self._supports(mixtures, rest)
+        unseen = seen if same else self._scored(mixtures, rest, supports=True)
         spikes = [self._spikes(p, a, None if same else b) for p, a, b in zip(mixtures, seen, unseen, strict=True)]
         scores = [s.log_sum / s.weight for s in unseen]
         if any(s.any() for s in spikes) and all(
@@ -247,38 +244,29 @@ class Race:
             scores = self._scores([p.subset(~s) if s.any() else p for p, s in zip(mixtures, spikes, strict=True)], rest)
         return [Worth(score, [bool(b) for b in s]) for score, s in zip(scores, spikes, strict=True)]
 
-    def _best(self, candidates: Sequence[Candidate], size: int) -> Candidate:
-        """Return the best of some candidates that have seen the first rows."""
-        if len(candidates) == 1:
-            return candidates[0]
-        worths = self._step(lambda: [w.as_record() for w in self._worths(candidates, size)])
-        return candidates[ranked([score for score, _ in worths])[0]]
+    def _best(self, candidates: Sequence[Candidate]) -> tuple[Candidate, Worth]:
+        """Return the best of some candidates that have seen the first rows, and what it is worth."""
+        worths = [Worth(*found) for found in self._step(lambda: self._worths(candidates))]
+        i = ranked([w.score for w in worths])[0]
+        return candidates[i], worths[i]
 
-    def _escaped(self, best: Candidate) -> Candidate:
+    def _escaped(self, candidates: Sequence[Candidate]) -> Candidate:
         """Return what moves have made of the best candidate; itself where nothing is better."""
-        size, n = self._n_seen, len(self._sample)
-        if (not self._whole and n - size < self._least) or n < FEW:
-            return best
-        worth = self._worth(best)
+        best, worth = self._best(candidates)
         if not self._whole or any(worth.spikes):
             best, worth = self._exchanged(best, worth)
         for _ in range(ESCAPE_ROUNDS if self._whole else SAMPLE_ROUNDS):
             proposed = self._step(partial(self._proposed, best))
             if not proposed:
                 break
-            tried = _alive(self._finalists(self._fresh(proposed), size, grows=False))
+            tried = _alive(self._finalists(self._fresh(proposed), self._n_seen, grows=False))
             if not tried:
                 break
-            moved = self._best(tried, size)
-            reached = self._worth(moved)
+            moved, reached = self._best(tried)
             if not reached.beats(worth):
                 break
             best, worth = moved, reached
         return best
-
-    def _worth(self, candidate: Candidate) -> Worth:
-        score, spikes = self._step(lambda: self._worths([candidate], self._n_seen)[0].as_record())
-        return Worth(float(score), [bool(b) for b in spikes])
 
     def _exchanged(self, best: Candidate, worth: Worth) -> tuple[Candidate, Worth]:
         """Return the candidate after moves made together, and its worth; half of them where all are no gain."""
@@ -288,7 +276,7 @@ class Race:
                 (tried,) = self._step(partial(self._em, self._fresh([child]), self._n_seen, EXCHANGE_PASSES))
                 if tried.status.is_lost:
                     continue
-                reached = self._worth(tried)
+                tried, reached = self._best([tried])
                 if reached.beats(worth):
                     best, worth = tried, reached
                     break
@@ -347,8 +335,7 @@ GAIN = 1e-4
 _MOSTLY = 0.5
 
 
-@dataclass(frozen=True)
-class Worth:
+class Worth(NamedTuple):
     """What a candidate is worth: its score, nats a row, without its spikes, and which components these are."""
 
     score: float
@@ -357,10 +344,6 @@ class Worth:
     def beats(self, other: Worth) -> bool:
         """Return whether it is better, and has no spike more."""
         return self.score > other.score + GAIN and sum(self.spikes) <= sum(other.spikes)
-
-    def as_record(self) -> tuple[float, list[bool]]:
-        """Return it as a checkpoint keeps it."""
-        return self.score, self.spikes
 
 
 def _latest(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -12,7 +12,7 @@ import numpy as np
 from dask.task_spec import DataNode, TaskRef
 from numpy.typing import NDArray
 
-from daskgmm.data.partition import FEW_IN_PROCESS, IN_PROCESS_BYTES
+from daskgmm.data.partition import is_cut_finely
 from daskgmm.data.source import Stamper, checked_shape, file_stamp, last_modified, plain_rows, regular_edges
 from daskgmm.errors import DataError, InputMissingError, NotNumbersError, OptionError
 from daskgmm.mixture.block import tile_length
@@ -103,10 +103,10 @@ class ArraySource(_UnchunkedSource):
 
     @property
     def _run_rows(self) -> int:
+        if not is_cut_finely(self.n_rows * self._row_bytes):
+            return super()._run_rows
         tile = tile_length(self.n_features)
-        least = -(-self.n_features // tile) * tile
-        is_large = self.n_rows * self._row_bytes > FEW_IN_PROCESS * IN_PROCESS_BYTES
-        return max(least, super()._run_rows) if is_large else least
+        return -(-self.n_features // tile) * tile
 
 
 def as_array(data: Any, argument: str) -> NDArray[Any]:

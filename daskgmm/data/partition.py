@@ -72,12 +72,17 @@ def partition_edges(chunk_edges: Edges, *, row_bytes: int, travels: bool) -> Edg
     return np.append(chunk_edges[begins[begins < len(chunk_edges) - 1]], chunk_edges[-1])
 
 
+def is_cut_finely(n_bytes: int) -> bool:
+    """Return whether an array in memory has fewer than 16 partitions of the usual size, and is cut into more."""
+    return n_bytes <= FEW_IN_PROCESS * IN_PROCESS_BYTES
+
+
 def edges_in_memory(chunk_edges: Edges, *, row_bytes: int) -> Edges:
     """Return the same for an array in memory: below 64 MiB 16 partitions, or as many as there are chunks.
 
     A function of the data alone, too. How many of them a task does is another matter, which changes no bits.
     """
-    if int(chunk_edges[-1]) * row_bytes > FEW_IN_PROCESS * IN_PROCESS_BYTES:
+    if not is_cut_finely(int(chunk_edges[-1]) * row_bytes):
         return partition_edges(chunk_edges, row_bytes=row_bytes, travels=False)
     step = -(-(len(chunk_edges) - 1) // FEW_IN_PROCESS)
     return np.append(chunk_edges[:-1:step], chunk_edges[-1])

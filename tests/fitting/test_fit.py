@@ -257,12 +257,29 @@ def test_a_restart_that_collapses_does_not_end_the_others(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(("n_components", "seed"), [(4, 0), (5, 2)])
-def test_restarts_that_collapse_do_not_end_the_others_on_few_rows(n_components: int, seed: int) -> None:
-    """The likelihood of what is about to collapse is ahead of all others: all go on until they have ended."""
+def test_restarts_that_collapse_after_the_others_were_given_up_do_not_end_them(
+    n_components: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The likelihood of what is about to collapse is ahead of all others."""
+    monkeypatch.setattr(race, "FEW", 0)  # (of so few rows all go on to the end)
     options = {"n_init": 8, "reg_covar": 0, "tol": 1e-8, "max_iter": 400, "init_params": "random"}
     gm = GaussianMixture(n_components, **options, escape=False, random_state=seed).fit(collapsing())
     start = [h for h in gm.history_ if h["what"] == "start"]
     collapsed = {h["candidate"] for h in start if h["status"] == "collapsed"}
+    assert 0 < len(collapsed) < 8
+    # The first race ended with one that collapsed; the next begins with all that had no part in that end.
+    end = next(i for i, h in enumerate(start) if h["status"] == "collapsed")
+    assert {h["candidate"] for h in start[end + 1 :]} >= set(range(8)) - collapsed
+    assert start[-1]["candidate"] not in collapsed
+    assert gm.converged_
+
+
+@pytest.mark.parametrize(("n_components", "seed"), [(4, 0), (5, 2)])
+def test_restarts_that_collapse_do_not_end_the_others_on_few_rows(n_components: int, seed: int) -> None:
+    """All go on until they have ended."""
+    options = {"n_init": 8, "reg_covar": 0, "tol": 1e-8, "max_iter": 400, "init_params": "random"}
+    gm = GaussianMixture(n_components, **options, escape=False, random_state=seed).fit(collapsing())
+    collapsed = {h["candidate"] for h in gm.history_ if h["what"] == "start" and h["status"] == "collapsed"}
     assert 0 < len(collapsed) < 8
     assert gm.converged_
 

@@ -48,7 +48,8 @@ def compared(X: Any, options: FitOptions = OPTIONS, checkpoint: Checkpoint | Non
 
 def test_the_choice_is_that_of_optima_and_says_how_far_it_holds() -> None:
     X = overlapping()
-    found, exact = compared(X), compared(X, replace(OPTIONS, tol=1e-9, max_iter=2000))
+    options = replace(OPTIONS, start_rows=100)
+    found, exact = compared(X, options), compared(X, replace(options, tol=1e-9, max_iter=2000))
     assert found.entries[found.best].name == exact.entries[exact.best].name
     # (A third component is one too many: EM creeps on without end.)
     for entry, other in zip(found.entries[:2], exact.entries[:2], strict=True):
@@ -57,9 +58,9 @@ def test_the_choice_is_that_of_optima_and_says_how_far_it_holds() -> None:
     assert (one.resolution, one.fit.reach) == (0.0, 0.0), "a closed form"
     assert all(entry.resolution >= SETTLED for entry in others)
     # A fit that ends at tol, as each did before, is nowhere near.
-    alone = fit_mixture(ArraySource(X), replace(OPTIONS, n_components=2), executor=LocalExecutor())
+    alone = fit_mixture(ArraySource(X), replace(options, n_components=2), executor=LocalExecutor())
     assert alone.reach >= OPTIONS.tol
-    assert alone.bic - exact.entries[1].fit.bic > 2
+    assert alone.bic - exact.entries[1].fit.bic > 20
     assert found.entries[1].fit.lower_bounds[: alone.n_iter] == alone.lower_bounds, "further on the same way"
     assert found.entries[1].fit.n_iter > alone.n_iter
     assert found.entries[1].fit.status is Status.CONVERGED

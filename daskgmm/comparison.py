@@ -132,24 +132,29 @@ def _mark(row: Record) -> str:
     return f"below {row['below']}" if row.get("below") else ""
 
 
+def _marked(table: Sequence[Record], key: str) -> str:
+    """Return the models of which a key is set, in words."""
+    return ", ".join(f"{row['covariance_type']} with {row['n_components']}" for row in table if row.get(key))
+
+
 def _level(table: Sequence[Record], heading: str) -> list[str]:
     """Return what there is to say of models that may still come before the best."""
-    level = [f"{row['covariance_type']} with {row['n_components']}" for row in table if row.get("tie")]
+    level = _marked(table, "tie")
     if not level:
         return []
     return [
-        f"Level with it: {', '.join(level)}. By so much (resolution) their {heading} may still change. To tell them "
+        f"Level with it: {level}. By so much (resolution) their {heading} may still change. To tell them "
         "apart: a larger --max-iter (max_iter), or a smaller --tol (tol)."
     ]
 
 
 def _below(table: Sequence[Record]) -> list[str]:
     """Return what there is to say of models whose log-likelihood is below a smaller one's."""
-    below = [f"{row['covariance_type']} with {row['n_components']}" for row in table if row.get("below")]
+    below = _marked(table, "below")
     if not below:
         return []
     return [
-        f"At a poor optimum: {', '.join(below)}. A model of fewer components has a higher log-likelihood, which at the "
+        f"At a poor optimum: {below}. A model of fewer components has a higher log-likelihood, which at the "
         "optima cannot be, and splitting it has led no higher. To search on: more --restarts (n_init)."
     ]
 

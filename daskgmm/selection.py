@@ -32,9 +32,9 @@ class Selection:
         (free parameters), mean_log_likelihood (nats a row), log_likelihood (nats), aic, bic, icl, held_out (mean
         log-likelihood of rows that the model was not fitted to, nats a row, or None), converged, n_iter, unsupported
         (components that the rows do not support), least_support (of all components, nats; None for one), chosen; reach
-        (an estimate of how far the mean log-likelihood may still rise, nats a row) and resolution (how far the criterion
-        then moves, in its units; None where nobody knows), tie (whether the model may still come before the best), below (a
-        smaller number of components whose log-likelihood is higher, at optima impossible; or None).
+        (an estimate of how far the mean log-likelihood may still rise, nats a row) and resolution (how far the
+        criterion then moves, in its units; None where nobody knows), tie (whether the model may still come before the
+        best), below (a smaller number of components whose log-likelihood is higher, at optima impossible; or None).
     estimators : list of GaussianMixture
         The fitted models, in the order of the table. Each is, bit for bit, what `GaussianMixture(...).fit(X)` with the
         same parameters gives, or, where its place was open, what comes further along the same iterations: its

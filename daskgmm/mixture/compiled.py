@@ -323,6 +323,101 @@ def add(total: Floats, correction: Floats, values: Reals) -> None:
 
 
 @njit(**_SUMS)
+def _add_squares(z: Floats, first: int, height: int, out: Floats) -> None:
+    """Add the squares of z's rows from `first` on to out, (n_rows,)."""
+    for d in range(first, first + height):
+        row = z[d]
+        for i in range(len(out)):
+            out[i] += row[i] * row[i]
+
+
+@_compile
+def stacked_density(
+    shifted: Floats,
+    first: Floats,
+    second: Floats,
+    third: Floats,
+    fourth: Floats,
+    log_constants: Floats,
+    height: int,
+    group: int,
+    z: Floats,
+    out: Floats,
+) -> None:
+    """Do what `Stack.log_density` does, of its four matrices, in one call."""
+    n, keep = len(out), z.shape[1] == len(out) * height
+    out[:] = 0.0
+    for low in range(0, n, group):
+        high = min(low + group, n)
+        begin = low * height if keep else 0
+        end, rows = begin + (high - low) * height, slice(low * height, high * height)
+        np.dot(first[rows], shifted[: first.shape[1]], z[0, begin:end])
+        np.dot(second[rows], shifted[: second.shape[1]], z[1, begin:end])
+        np.dot(third[rows], shifted[: third.shape[1]], z[2, begin:end])
+        np.dot(fourth[rows], shifted[: fourth.shape[1]], z[3, begin:end])
+        for k in range(low, high):
+            for part in range(4):
+                _add_squares(z[part], begin + (k - low) * height, height, out[k])
+            for i in range(out.shape[1]):
+                out[k, i] = log_constants[k] - 0.5 * out[k, i]
+
+
+#: Up to so many rows plain loops add their products up faster than BLAS does.
+FEW_ROWS = 16
+
+
+@_compile
+def exact_sums(
+    z: Floats,
+    height: int,
+    components: NDArray[np.int64],
+    resp: Reals,
+    few: Floats,
+    second: Floats,
+    out: Floats,
+) -> None:
+    """Write the exact form's sums of stacked components, over the rows whose responsibility is not zero.
+
+    z is what `stacked_density` wrote; `few` (z.size of a component) and `second` (n_features, n_features) are scratch.
+    """
+    n_features, n_rows = len(second), z.shape[2]
+    rows, roots = np.empty(n_rows, dtype=np.int64), np.empty(n_rows)
+    for place in range(len(components)):
+        own, sums = resp[components[place]], out[components[place]]
+        n = 0
+        for i in range(n_rows):
+            rows[n] = i
+            roots[n] = np.sqrt(np.float64(own[i]))
+            n += own[i] > 0
+        scaled = few[: n_features * n].reshape(n_features, n)
+        for d in range(n_features):
+            line, row = z[d // height, place * height + d % height], scaled[d]
+            if n == n_rows:
+                for i in range(n):
+                    row[i] = roots[i] * line[i]
+            else:
+                for i in range(n):
+                    row[i] = roots[i] * line[rows[i]]
+        last = len(sums) - 1 - n_features
+        np.dot(scaled, roots[:n], sums[last : last + n_features])
+        sums[-1] = np.dot(roots[:n], roots[:n])
+        if n > FEW_ROWS:
+            np.dot(scaled, scaled.T, second)
+        begin = 0
+        for d in range(n_features):
+            panel = sums[begin : begin + n_features - d]
+            for e in range(d, n_features):
+                if n > FEW_ROWS:
+                    panel[e - d] = second[d, e]
+                else:
+                    total = 0.0
+                    for i in range(n):
+                        total += scaled[d, i] * scaled[e, i]
+                    panel[e - d] = total
+            begin += n_features - d
+
+
+@njit(**_SUMS)
 def _small_density(eta: Reals, phi: Reals, density: Reals) -> None:
     """Write eta' Phi to density, four features at a time; the last feature is 1."""
     (n_phi, n_components), n_rows = eta.shape, phi.shape[1]

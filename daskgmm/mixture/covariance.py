@@ -22,6 +22,7 @@ class Full(Covariance):
     """Each component has its own covariance matrix."""
 
     name = "full"
+    triangular = True
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features, n_features)

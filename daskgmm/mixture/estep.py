@@ -6,7 +6,8 @@ two matrix products cost 4 N K F flops, F about D^2/2; the exact form costs the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from threading import local
 from types import ModuleType
@@ -19,6 +20,7 @@ from daskgmm.errors import ClusterError
 from daskgmm.mixture.block import Block, Workspace, tile_length
 from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.plan import DOUBLE, Plan, fill_phi
+from daskgmm.mixture.stack import GROUP, PARTS, Stack
 from daskgmm.mixture.statistics import Statistics
 from daskgmm.mixture.support import leave_out
 
@@ -287,20 +289,41 @@ class Densities:
             out[...] = resp @ self._shared_phi(plan).T
         elif plan.any_phi:
             out[plan.by_phi] = resp[plan.by_phi] @ self._shared_phi(plan).T
-        exact = plan.exact_components
-        z = self._work.get("z", (len(exact), *self._x.shape))
-        for i, k in enumerate(exact):
-            # Most responsibilities are exact zeros where features are many, and everywhere for a far outlier's own
-            # component: the sums go over the other rows alone.
-            rows = np.flatnonzero(resp[k])
-            if not len(rows):
-                out[k] = 0.0
-                continue
-            z_k, resp_k = z[i], np.asarray(resp[k], dtype=np.float64)
-            if len(rows) <= len(resp_k) * FEW_ROWS:
-                z_k = np.take(z_k, rows, axis=1, out=self._work.get("few", (len(z_k), len(rows))), mode="clip")
-                resp_k = resp_k[rows]
-            plan.kind.exact_statistics(z_k, resp_k, out[k], self._work.get("scratch", z_k.shape))
+        if plan.stack is not None:
+            self._stacked_statistics(plan, plan.stack, resp, out)
+        z = self._work.get("z", (len(plan.alone), *self._x.shape))
+        for i, k in enumerate(plan.alone):
+            self._own_statistics(plan, resp[k], out[k], partial(self._rows_of, z[i]))
+
+    def _stacked_statistics(self, plan: Plan, stack: Stack, resp: NDArray[Any], out: Floats) -> None:
+        n_features, n_rows = self._x.shape
+        z = self._work.get("stacked", stack.z_shape(len(stack.components), n_rows))
+        few = self._work.get("few", (PARTS * stack.height * n_rows,))
+        if plan.compiled:
+            second = self._work.get("second", (n_features, n_features))
+            _compiled().exact_sums(z, stack.height, stack.components, resp, few, second, out)
+            return
+        for i, k in enumerate(stack.components):
+            self._own_statistics(plan, resp[k], out[k], partial(stack.own, z, i, few))
+
+    def _own_statistics(self, plan: Plan, resp: NDArray[Any], out: Floats, z_of: Callable[[Any], Floats]) -> None:
+        """Write the sums of a component in the exact form; `z_of` gives z of some rows, or of all for None."""
+        # Most responsibilities are exact zeros where features are many, and everywhere for a far outlier's own
+        # component: the sums go over the other rows alone.
+        rows = np.flatnonzero(resp)
+        if not len(rows):
+            out[:] = 0.0
+            return
+        few = rows if len(rows) <= len(resp) * FEW_ROWS else None
+        z = z_of(few)
+        own = np.asarray(resp if few is None else resp[few], dtype=np.float64)
+        plan.kind.exact_statistics(z, own, out, self._work.get("scratch", z.shape))
+
+    def _rows_of(self, z: Floats, rows: NDArray[np.intp] | None) -> Floats:
+        if rows is None:
+            return z
+        few: Floats = np.take(z, rows, axis=1, out=self._work.get("few", (len(z), len(rows))), mode="clip")
+        return few
 
     def _density_buffer(self, plan: Plan) -> NDArray[Any]:
         return self._work.get("log_density", (plan.n_components, self._x.shape[1]), plan.precision.dtype)
@@ -320,10 +343,11 @@ class Densities:
                 result += common
 
     def _exact(self, plan: Plan, result: NDArray[Any], *, keep_z: bool) -> None:
-        exact = plan.exact_components
-        z = self._work.get("z", (len(exact) if keep_z else 1, *self._x.shape))
+        if plan.stack is not None:
+            self._stacked(plan, plan.stack, result, keep_z=keep_z)
+        z = self._work.get("z", (len(plan.alone) if keep_z else 1, *self._x.shape))
         scratch = self._work.get("scratch", self._x.shape)
-        for i, k in enumerate(exact):
+        for i, k in enumerate(plan.alone):
             z_k = z[i if keep_z else 0]
             precision_cholesky = plan.kind.component(plan.precisions_cholesky, k)
             plan.kind.standardise(self._x, plan.means[k], precision_cholesky, z_k, scratch)
@@ -331,6 +355,18 @@ class Densities:
             squared *= -0.5
             squared += plan.log_constants[k]
             result[k] = squared
+
+    def _stacked(self, plan: Plan, stack: Stack, result: NDArray[Any], *, keep_z: bool) -> None:
+        get, (n_features, n_rows), n = self._work.get, self._x.shape, len(stack.components)
+        shifted, own = get("ones_and_shifted", (1 + n_features, n_rows)), get("own_density", (n, n_rows))
+        shifted[0] = 1.0
+        np.subtract(self._x, plan.origin[:, np.newaxis], out=shifted[1:])
+        z = get("stacked", stack.z_shape(n if keep_z else min(n, GROUP), n_rows))
+        if plan.compiled:
+            _compiled().stacked_density(shifted, *stack.matrices, stack.log_constants, stack.height, GROUP, z, own)
+        else:
+            stack.log_density(shifted, z, own)
+        result[stack.components] = own
 
     def _shared_phi(self, plan: Plan) -> NDArray[Any]:
         phi, fill = self._phi_buffer(plan)

@@ -48,6 +48,8 @@ class Covariance(ABC):
     name: str
     #: Whether all components must go the same way, by Phi or exact, and by Phi only about the global mean.
     pooled = False
+    #: Whether z = P'x with P upper triangular: its first entries depend on the first features alone.
+    triangular = False
 
     # -- shapes ------------------------------------------------------------------------------------------
     @abstractmethod

@@ -103,3 +103,14 @@ def test_a_component_of_weight_zero_counts_nowhere() -> None:
     found = Densities(np.ascontiguousarray(X.T), Workspace()).log_density(plan_of(p, X.mean(axis=0)))
     assert (found[4] == -np.inf).all()
     assert np.isfinite(np.delete(found, 4, axis=0)).all()
+
+
+@pytest.mark.parametrize(("n_narrow", "all_go"), [(1, False), (5, True), (20, True)])
+def test_all_components_are_stacked_where_many_cannot_go_by_phi(n_narrow: int, all_go: bool) -> None:
+    p = mixture(20, 64, condition=1e2, apart=3.0)
+    narrow = np.where(np.arange(20) < n_narrow, 1e-2, 1.0)
+    p = Parameters.from_covariances(FULL, p.weights, p.means, p.covariances * narrow[:, np.newaxis, np.newaxis] ** 2)
+    plan = make_plan(p, origin=p.means.mean(axis=0))
+    assert plan.exact[:n_narrow].all()
+    assert plan.exact.all() is np.bool_(all_go)
+    assert plan.stacked.all() is np.bool_(all_go)

@@ -813,7 +813,7 @@ def test_peak_memory_of_this_process() -> None:
     assert 20 << 20 < peak < 1 << 40
 
 
-_STUCK = """
+STUCK = """
 import asyncio, sys, threading
 from zarr.storage import LocalStore
 from daskgmm.cli import main
@@ -831,7 +831,7 @@ main()
 def test_a_signal_ends_a_command_whose_read_never_comes_back(
     tmp_path: Path, small_store: Path, number: signal.Signals
 ) -> None:
-    arguments = [sys.executable, "-c", _STUCK, "fit", str(small_store), "-k", "2", "-o", str(tmp_path / "m.zarr")]
+    arguments = [sys.executable, "-c", STUCK, "fit", str(small_store), "-k", "2", "-o", str(tmp_path / "m.zarr")]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while "reading" not in (line := process.stderr.readline()):

@@ -89,8 +89,8 @@ def fit(
     check_shape(X, n_components=options.n_components)
 
     def run(cluster: ClusterOptions) -> tuple[Fit, Result]:
-        checkpoint = checkpoint_of(output, now, force=force, every=checkpoint_every)
-        with fitting_work([options], X, weights, cluster).on_machines(began) as running:
+        kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
+        with kept as checkpoint, fitting_work([options], X, weights, cluster).on_machines(began) as running:
             done = fit_mixture(
                 X, options, weights=weights, executor=running.executor, listener=progress(), checkpoint=checkpoint
             )
@@ -142,10 +142,10 @@ def predict(
     check_features(X, parameters)
 
     def run(cluster: ClusterOptions) -> Result:
-        checkpoint = checkpoint_of(output, now, force=force, every=checkpoint_every)
+        kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
         found: Result = {}
         work = Work(*plan_predictions(Predictor.of(parameters, what), X), cluster)
-        with work.on_machines(began) as running, checkpoint.going_on():
+        with kept as checkpoint, work.on_machines(began) as running, checkpoint.going_on():
 
             def result(written: Written) -> Result:
                 found.update(

@@ -143,8 +143,8 @@ def select(
     check_shape(X, n_components=max(comparison.n_components))
 
     def run(cluster: ClusterOptions) -> tuple[Sweep, Result]:
-        checkpoint = checkpoint_of(output, now, force=force, every=checkpoint_every)
-        with fitting_work(models, X, weights, cluster).on_machines(began) as running:
+        kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
+        with kept as checkpoint, fitting_work(models, X, weights, cluster).on_machines(began) as running:
             sweep = select_model(
                 X, comparison.options, **asked, stop_early=not comparison.fit_all, weights=weights,
                 executor=running.executor, listener=progress(), checkpoint=checkpoint,

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from daskgmm.data.holding import LOCK, HeldError, held
-from tests.test_cli import STUCK, call, command
+from tests.test_cli import call, command
+from tests.test_exits import STUCK, reading
 
 
 def test_a_job_whose_output_another_one_works_at_is_refused_before_it_reads_a_row(
@@ -20,12 +21,7 @@ def test_a_job_whose_output_another_one_works_at_is_refused_before_it_reads_a_ro
         (tmp_path / "l.zarr", ("predict", tmp_path / "fitted.zarr", small_store)),
     ):
         arguments = (*arguments, "-o", output)
-        with subprocess.Popen(
-            [sys.executable, "-c", STUCK, *map(str, arguments)], stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stderr is not None
-            while "reading" not in (line := process.stderr.readline()):
-                assert line
+        with reading(STUCK, *arguments) as process:
             for options in ((), ("--force",)):
                 (said,) = call(*arguments, *options, code=73).stderr.splitlines()
                 assert said.startswith("error: the checkpoint must be written by one process alone; got one that ")

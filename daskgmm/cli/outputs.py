@@ -293,7 +293,7 @@ def _shown(name: str) -> str:
     if group == "input":
         source, _, what = rest.partition(" ")
         return f"{what or 'source'} of {'INPUT' if source == 'X' else '--weights'}"
-    return {"model": "the checksum of MODEL"}.get(name, f"--{name.replace('_', '-')}")
+    return {"model": "the checksum of MODEL", "units": "units of INPUT"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def _brief(value: Any) -> str:

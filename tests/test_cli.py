@@ -414,8 +414,9 @@ def test_no_workers_in_time(tmp_path: Path, small_store: Path) -> None:
     assert re.search(rf"At least 1 workers must join within 1 s; got 0 at {address}\. Start workers", done.stderr)
 
 
-def test_workers_without_daskgmm_are_named(tmp_path: Path, small_store: Path) -> None:
-    lines = "import sys\nif '--multiprocessing-fork' in sys.orig_argv: sys.modules['daskgmm'] = None\n"
+@pytest.mark.parametrize("package", ["daskgmm", "threadpoolctl"])
+def test_workers_without_daskgmm_or_what_it_needs_are_named(tmp_path: Path, small_store: Path, package: str) -> None:
+    lines = f"import sys\nif '--multiprocessing-fork' in sys.orig_argv: sys.modules['{package}'] = None\n"
     (tmp_path / "sitecustomize.py").write_text(lines)
     cluster = OwnCluster(free_port(), tmp_path, environment={"PYTHONPATH": str(tmp_path)})
     try:

@@ -120,11 +120,16 @@ def ended(line: str, folder: Path) -> Ended:
 
 
 @pytest.fixture(scope="module")
-def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Ended]]]:
-    """What comes of each line, some at a time."""
+def ways(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Ended]]]:
+    """What comes of each line that is asked for, some at a time."""
     folder = tmp_path_factory.mktemp("exits")
+    asked = {test.callspec.params.get("name") for test in request.session.items if hasattr(test, "callspec")}
     with ThreadPoolExecutor(4) as threads:
-        yield {name: threads.submit(ended, WAYS[name][0], folder / str(i)) for i, name in enumerate(WAYS)}
+        yield {
+            name: threads.submit(ended, WAYS[name][0], folder / str(i)) for i, name in enumerate(WAYS) if name in asked
+        }
 
 
 @pytest.mark.parametrize("name", WAYS)

@@ -22,11 +22,12 @@ import zarr
 
 from daskgmm import GaussianMixture
 from daskgmm.cli import gmm
-from daskgmm.cli.terminal import ENDING
 
 DASKGMM, FIT = f"{shlex.quote(sys.executable)} -m daskgmm", "fit x.npy --restarts 1 -o m.zarr"
 #: Root reads and writes what it likes, but for this.
 AS_OTHERS = "setpriv --bounding-set=-dac_override,-dac_read_search " if os.geteuid() == 0 else ""
+#: What ends a command: Control-C, and what terminals and batch systems send.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 #: A process that meets a bug.
 BUGGY = "from daskgmm.cli import jobs, main\ndel jobs.fit_mixture\nmain()"
 
@@ -48,7 +49,7 @@ WAYS: dict[str, tuple[str, int, str]] = {
         f"{DASKGMM} {FIT} -k 1 --memory-limit 99MiB", 65, r"error: A task must fit .* 99 MiB a task; got a need of .*",
     ),
     "memory of the process": (
-        f"ulimit -v 320000; {DASKGMM} {FIT} -k 1", 65, r"error: Memory must suffice.* Raise .*",
+        f"ulimit -v 540000; {DASKGMM} {FIT} -k 1", 65, r"error: Memory must suffice.* Raise .*",
     ),
     "threads": (
         f"ulimit -s 3000000; ulimit -v 2500000; {DASKGMM} {FIT} -k 1",
@@ -223,8 +224,8 @@ def test_signals_of_batch_systems_end_a_command_whose_read_never_comes_back(tmp_
             stdout, stderr = process.communicate(timeout=30)
             return number, process.returncode, stdout, stderr, time.monotonic() - began
 
-    with ThreadPoolExecutor(len(ENDING)) as threads:
-        for number, code, stdout, stderr, seconds in threads.map(interrupted, ENDING):
+    with ThreadPoolExecutor(len(SIGNALS)) as threads:
+        for number, code, stdout, stderr, seconds in threads.map(interrupted, SIGNALS):
             assert (code, stdout) == (75, ""), (number, stderr)
             assert re.fullmatch(
                 rf"error: Interrupted by {number.name} before the end.* Run the same .*", stderr.splitlines()[-1]
@@ -237,7 +238,7 @@ def test_signals_of_batch_systems_end_a_command_whose_read_never_comes_back(tmp_
 
 def test_signals_that_were_ignored_stay_ignored(tmp_path: Path, rows: Path) -> None:
     """As HUP is under nohup, and INT in the background of a script; one that was not still ends the command."""
-    ignored = tuple(number for number in ENDING if number is not signal.SIGTERM)
+    ignored = tuple(number for number in SIGNALS if number is not signal.SIGTERM)
     program, arguments = SLOW.format(seconds=2), ("fit", rows, "-k", 1, "--restarts", 1, "-o", tmp_path / "m.zarr")
     with reading(program, *arguments, ignored=ignored) as process:
         for number in ignored * 2:

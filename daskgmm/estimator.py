@@ -140,6 +140,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     n_features_in_ : int
     feature_names_in_ : (n_features,), object
         Names of the columns, where X had names that are all text; predictions are refused where theirs are others.
+    units_in_ : str
+        The attribute units of X, where a Zarr array or one of xarray had it; predictions are refused where theirs is
+        another.
 
     Examples
     --------
@@ -269,6 +272,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         record = {
             "options": getattr(self, "_fit_options", None) or self.fit_options().as_json(),
             "feature_names": None if names is None else list(names),
+            "units": getattr(self, "units_in_", None),
             **{name.rstrip("_"): getattr(self, name) for name in _OF_A_FIT if hasattr(self, name)},
             **(support_record(Support(self.support_, self.counts_)) if hasattr(self, "support_") else {}),
             "remarks": list(getattr(self, "_remarks", ())),
@@ -297,6 +301,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             if len(names) != p.n_features or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"feature_names that are not {p.n_features} names")
             estimator.feature_names_in_ = np.array(list(names), dtype=object)
+        if (units := record.get("units")) is not None:
+            estimator.units_in_ = str(units)
         lower_bound = record.get("lower_bound")
         estimator.converged_ = bool(record.get("converged", False))
         estimator.lower_bound_ = -np.inf if lower_bound is None else float(lower_bound)
@@ -411,8 +417,9 @@ def fitted(like: GaussianMixture, fit: Fit, options: FitOptions) -> GaussianMixt
     """Return an estimator of the parameters of another one, and of the kind and size of a fit, with that fit."""
     found: GaussianMixture = clone(like)
     found.set_params(n_components=options.n_components, covariance_type=options.covariance_type)
-    if hasattr(like, "feature_names_in_"):
-        found.feature_names_in_ = like.feature_names_in_
+    for name in ("feature_names_in_", "units_in_"):
+        if hasattr(like, name):
+            setattr(found, name, getattr(like, name))
     found._assign(fit)
     found._fit_options = options.as_json()
     return found

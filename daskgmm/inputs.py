@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_random_state
 
+from daskgmm.data.conventions import Beside, check_units, described
 from daskgmm.data.dask_source import checked_array
-from daskgmm.data.labelled import unlabelled
+from daskgmm.data.labelled import beside_of, unlabelled
 from daskgmm.data.opening import is_dask_array, open_source
 from daskgmm.data.source import Source
 from daskgmm.errors import DataError, OptionError
@@ -20,7 +21,10 @@ from daskgmm.fitting.events import HEADER, Listener, PassDone, ignore
 
 def opened_rows(estimator: Any, X: Any, *, reset: bool) -> Source:
     """Return X as a source, its features checked against an estimator or, with `reset`, noted in it."""
-    return open_source(seen_rows(estimator, X, reset=reset))
+    source: Any = open_source(seen_rows(estimator, X, reset=reset))
+    if (beside := beside_of(X)) != Beside():
+        source.beside = beside
+    return source  # type: ignore[no-any-return]
 
 
 def seen_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
@@ -34,14 +38,16 @@ def seen_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
     else:
         rows = open_source(rows)
         n_features = rows.n_features
-    names = _names(labels)
+    names, beside = _names(labels), beside_of(X) if beside_of(X) != Beside() else described(rows)
     if reset:
+        _note_units(estimator, beside.units)
         estimator.n_features_in_ = n_features
         if names is not None:
             estimator.feature_names_in_ = np.array(names, dtype=object)
         elif hasattr(estimator, "feature_names_in_"):
             del estimator.feature_names_in_
     else:
+        check_units(getattr(estimator, "units_in_", None), beside, getattr(rows, "label", "X"))
         _check_names(estimator, names)
         _check_number(estimator, n_features, X)
     return rows
@@ -62,6 +68,13 @@ def _names(labels: list[Any] | None) -> list[str] | None:
             "Make them text: X.columns = X.columns.astype(str)."
         )
     return labels if any(named) else None
+
+
+def _note_units(estimator: Any, units: str | None) -> None:
+    if units is not None:
+        estimator.units_in_ = units
+    elif hasattr(estimator, "units_in_"):
+        del estimator.units_in_
 
 
 def _check_names(estimator: Any, names: list[str] | None) -> None:

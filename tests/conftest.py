@@ -1,5 +1,6 @@
 """What several tests need: a cluster of real processes, a small seeded data set, and hypothesis' settings."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -19,6 +20,9 @@ S3_KEY = {"AWS_ACCESS_KEY_ID": "testing-identity", "AWS_SECRET_ACCESS_KEY": "tes
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("fixed")
+
+# Tests send INT, which a shell without job control has its background jobs, and what they start, ignore.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import dask
 import numpy as np
 import pytest
 import scipy.linalg
-import sklearn
+import sklearn.cluster
 import zarr
 from dask.callbacks import Callback
 from distributed import Client, LocalCluster
@@ -115,9 +115,12 @@ def in_a_fork(run: Callable[[], Any], *, within_seconds: float = 60) -> Any:
 
 
 def main(place: str) -> None:
-    """Fit, and fit again in forked children; then fork while another thread holds what a fit holds."""
+    """Fit first of all, and again in forked children; then fork while another thread holds what a fit holds."""
     partition.PARTITION_BYTES = 24_000
-    for X in (np.random.default_rng(0).normal(size=(2000, 3)), place):
+    rows = np.random.default_rng(0).normal(size=(2000, 3))
+    # (The first fits of a process: those after them would find what these had changed for good.)
+    assert changed(lambda: (bound(rows), bound(place))) == []
+    for X in (rows, place):
         for init_params in ("kmeans", "k-means||"):
             here = bound(X, init_params=init_params)
             there = in_a_fork(lambda: (bound(X, init_params=init_params), changed(lambda: bound(X))))  # noqa: B023
@@ -134,7 +137,7 @@ def main(place: str) -> None:
             assert in_a_fork(lambda: (of_the_process()["threads"], blas_limit.release())[0]) == repr(held)
 
 
-def test_fits_in_forked_children(store: str) -> None:
+def test_first_fits_and_fits_in_forked_children(store: str) -> None:
     # (In a process of its own: this one has threads of many kinds.)
     command = f"from tests.test_whole_process import main; main({store!r})"
     done = subprocess.run(

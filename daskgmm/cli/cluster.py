@@ -298,16 +298,17 @@ def _wait_for_workers(client: Client, n_workers: int, left: float, timeout: floa
 
 
 def _check_versions(client: Client, address: str) -> None:
-    """Raise a ClusterError unless every worker has this version of daskgmm."""
+    """Raise a ClusterError unless every worker has this version of daskgmm, and the packages that its tasks import."""
     # (A function of daskgmm's own could not be asked of a worker that lacks it.)
     found = client.run(pkgutil.resolve_name, "daskgmm:__version__", on_error="return")
-    for worker, version in found.items():
+    needed = client.run(pkgutil.resolve_name, "daskgmm.data.passes:__name__", on_error="return")
+    for worker, version in [*found.items(), *((w, e) for w, e in needed.items() if isinstance(e, BaseException))]:
         if isinstance(version, OSError):
             continue  # (it is just being lost)
         if isinstance(version, BaseException):
             raise ClusterError(
                 f"Workers must have daskgmm installed; got {type(version).__name__}: {version} from {worker} of "
-                f"{address}. Install daskgmm {daskgmm.__version__} where they run."
+                f"{address}. Install daskgmm {daskgmm.__version__}, and what it needs, where they run."
             )
         if version != daskgmm.__version__:
             raise ClusterError(

@@ -26,6 +26,7 @@ from daskgmm.cli.outputs import (
 )
 from daskgmm.cli.terminal import in_words_of_the_command_line, interrupts, say
 from daskgmm.cli.work import Work
+from daskgmm.data.conventions import described
 from daskgmm.data.credentials import shown
 from daskgmm.data.opening import open_source
 from daskgmm.data.output import Written, plan_predictions, write_predictions
@@ -81,7 +82,7 @@ def fit(
     X, weights = data.open()
     check_place(output, inputs=places(X, weights))
     identity = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
-    now = {"command": "fit", "options": options.as_json(), "input": identity}
+    now = {"command": "fit", "options": options.as_json(), "input": identity, "units": described(X).units}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
         remove_checkpoint(output)
@@ -89,8 +90,8 @@ def fit(
     check_shape(X, n_components=options.n_components)
 
     def run(cluster: ClusterOptions) -> tuple[Fit, Result]:
-        checkpoint = checkpoint_of(output, now, force=force, every=checkpoint_every)
-        with fitting_work([options], X, weights, cluster).on_machines(began) as running:
+        kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
+        with kept as checkpoint, fitting_work([options], X, weights, cluster).on_machines(began) as running:
             done = fit_mixture(
                 X, options, weights=weights, executor=running.executor, listener=progress(), checkpoint=checkpoint
             )
@@ -125,7 +126,8 @@ def predict(
 ) -> Result:
     """Return the result of predicting for all rows, which are then at `output`."""
     began = perf_counter()
-    parameters = load_model(model).parameters
+    fitted = load_model(model)
+    parameters = fitted.parameters
     X, _ = data.open()
     check_place(output, inputs={"MODEL": model, "INPUT": X.label})  # (labels may join its group)
     now = {
@@ -139,13 +141,13 @@ def predict(
     if stored is not None:
         remove_checkpoint(output)
         return skipped(stored, output)
-    check_features(X, parameters)
+    check_features(X, parameters, units=fitted.record.get("units"))
 
     def run(cluster: ClusterOptions) -> Result:
-        checkpoint = checkpoint_of(output, now, force=force, every=checkpoint_every)
+        kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
         found: Result = {}
         work = Work(*plan_predictions(Predictor.of(parameters, what), X), cluster)
-        with work.on_machines(began) as running, checkpoint.going_on():
+        with kept as checkpoint, work.on_machines(began) as running, checkpoint.going_on():
 
             def result(written: Written) -> Result:
                 found.update(
@@ -179,9 +181,10 @@ def predict(
 def score(model: str, data: Input, *, cluster: ClusterOptions) -> Result:
     """Return how well a model describes rows."""
     began = perf_counter()
-    parameters = load_model(model).parameters
+    fitted = load_model(model)
+    parameters = fitted.parameters
     X, weights = data.open()
-    check_features(X, parameters)
+    check_features(X, parameters, units=fitted.record.get("units"))
     need = scoring_need(parameters, X)
     rows = Rows.plan(X, weights).in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=1)
     with Work(rows, need, cluster).on_machines(began) as running:

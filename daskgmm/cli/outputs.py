@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from daskgmm.cli.terminal import strict_json
 from daskgmm.data.credentials import refuse_secrets
 from daskgmm.data.output import prediction_record
-from daskgmm.data.storage import of_a_store, storage_at
+from daskgmm.data.storage import of_a_store, plain_path, storage_at
 from daskgmm.data.writing import unfinished_place, whole_or_nothing
 from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
@@ -157,8 +157,9 @@ def _readable(stored: Any) -> dict[str, Any]:
     return dict(stored)
 
 
-def checkpoint_of(output: str, now: Mapping[str, Any], *, force: bool, every: float) -> Checkpoint:
-    """Return the checkpoint beside an output, from which the work goes on if it is the same.
+@contextmanager
+def checkpoint_of(output: str, now: Mapping[str, Any], *, force: bool, every: float) -> Iterator[Checkpoint]:
+    """Provide the checkpoint beside an output, from which the work goes on if it is the same, to this process alone.
 
     Parameters
     ----------
@@ -172,11 +173,15 @@ def checkpoint_of(output: str, now: Mapping[str, Any], *, force: bool, every: fl
     Raises
     ------
     OutputError
-        It is of other input or options.
+        It is of other input or options, or another process has it.
     DataError
         It is damaged.
     """
-    place, asked = checkpoint_place(output), json.loads(strict_json(now))
+    with Checkpoint.held(checkpoint_place(output)):
+        yield _checkpoint(checkpoint_place(output), json.loads(strict_json(now)), force=force, every=every)
+
+
+def _checkpoint(place: str, asked: dict[str, Any], *, force: bool, every: float) -> Checkpoint:
     try:
         checkpoint = Checkpoint.at(place, every=every)
         if force:
@@ -201,8 +206,11 @@ def checkpoint_of(output: str, now: Mapping[str, Any], *, force: bool, every: fl
 
 def remove_checkpoint(output: str) -> None:
     """Remove what is left of the checkpoint of a complete output: the process was killed before it could."""
-    with suppress(OutputError):  # (something else stands there, or it cannot be removed: the output is complete)
-        Checkpoint.remove(checkpoint_place(output))
+    place = checkpoint_place(output)
+    # (Something else stands there, or it cannot be removed, or is another process's: the output is complete.)
+    if "://" in place or os.path.isdir(plain_path(place)):
+        with suppress(OutputError), Checkpoint.held(place):
+            Checkpoint.remove(place)
 
 
 def checkpoint_place(output: str) -> str:
@@ -285,7 +293,7 @@ def _shown(name: str) -> str:
     if group == "input":
         source, _, what = rest.partition(" ")
         return f"{what or 'source'} of {'INPUT' if source == 'X' else '--weights'}"
-    return {"model": "the checksum of MODEL"}.get(name, f"--{name.replace('_', '-')}")
+    return {"model": "the checksum of MODEL", "units": "units of INPUT"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def _brief(value: Any) -> str:

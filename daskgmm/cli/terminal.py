@@ -198,6 +198,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._deferred, self._came = False, ""
+        self._deaf: set[int] = set()  # signals that were ignored before
         self._error: BaseException | None = None
         self._raised: BaseException | None = None
         self._told: SimpleQueue[Any] = SimpleQueue()
@@ -206,8 +207,8 @@ class Interrupts:
     def watched(self) -> Iterator[None]:
         """Handle the signals while the block runs; does nothing outside the main thread.
 
-        One that was ignored at the start stays ignored: HUP under nohup. (INT is not: a shell without job control has
-        its background jobs ignore it, and it is what this process wakes itself with.)
+        One that was ignored at the start stays ignored: HUP under nohup, INT in the background of a script. (INT has a
+        handler all the same: it is what this process wakes itself with.)
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -216,7 +217,8 @@ class Interrupts:
         # (A handler may come at any point of other code: what takes a thread or time it only says, to a SimpleQueue.)
         self._told = SimpleQueue()
         threading.Thread(target=self._attend, args=[self._told], name="daskgmm-signals", daemon=True).start()
-        heeded = [n for n in ENDING if n is signal.SIGINT or signal.getsignal(n) is not signal.SIG_IGN]
+        self._deaf = {number for number in ENDING if signal.getsignal(number) is signal.SIG_IGN}
+        heeded = [number for number in ENDING if number is signal.SIGINT or number not in self._deaf]
         before = {number: signal.signal(number, self._signalled) for number in heeded}
         nudging = _nudged() if hasattr(signal, "pthread_kill") else nullcontext()
         unraisable, sys.unraisablehook = sys.unraisablehook, partial(self._passed_over, sys.unraisablehook)
@@ -289,6 +291,8 @@ class Interrupts:
             if self._deferred:  # what is left to do needs nobody else
                 return
             self._raise(error)
+        if number in self._deaf:
+            return
         if self._came:
             os._exit(75)
         self._came = signal.Signals(number).name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections import Counter
@@ -9,7 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import threadpoolctl
+
+from daskgmm.errors import MemoryLimitError
+
+#: Bytes of addresses that a BLAS takes for one thread (OpenBLAS: 32 MiB and a little), for NumPy's and for SciPy's.
+_BUFFER_BYTES = 2 * (34 << 20)
 
 
 class BlasLimit:
@@ -26,10 +33,17 @@ class BlasLimit:
             os.register_at_fork(after_in_child=self._forked)
 
     def take(self) -> None:
-        """Limit BLAS to one thread."""
+        """Limit BLAS to one thread.
+
+        Raises
+        ------
+        MemoryLimitError
+            The limit of this process leaves no room for the buffers of BLAS.
+        """
         import scipy.linalg  # noqa: F401  (its own copy of BLAS must be loaded to be limited)
 
         with self._lock:
+            _take_buffers()
             if not self._holders:
                 _let_this_thread_limit()
                 self._limits = threadpoolctl.threadpool_limits(limits=1, user_api="blas")
@@ -65,6 +79,31 @@ class BlasLimit:
             yield
         finally:
             self.release()
+
+
+def _take_buffers() -> None:
+    """Have BLAS take its buffers now where the addresses of this process are limited (ulimit -v, a batch system's).
+
+    OpenBLAS tries for ever to get one for which there is no room.
+    """
+    try:
+        import resource
+    except ImportError:  # (Windows)
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return
+    from scipy.linalg.blas import dgemm
+
+    try:
+        mmap.mmap(-1, _BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, MemoryError) as error:
+        raise MemoryLimitError(
+            f"Memory must suffice for the buffers of BLAS, {_BUFFER_BYTES >> 20} MiB; got less below the limit of this "
+            f"process, {limit >> 20} MiB (ulimit -v, or the job's). Raise it."
+        ) from error
+    square = np.ones((256, 256))
+    dgemm(1.0, square, square @ square)
 
 
 def _let_this_thread_limit() -> None:

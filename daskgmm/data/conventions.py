@@ -1,4 +1,4 @@
-"""What stands beside the numbers of a stored array: how they are packed, which are missing, names of dimensions.
+"""What stands beside the numbers of a stored array: how they are packed, which are missing, units, dimensions.
 
 The names are those of the conventions for climate and forecast data (CF), as xarray writes and reads them.
 """
@@ -6,6 +6,7 @@ The names are those of the conventions for climate and forecast data (CF), as xa
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,52 @@ from daskgmm.errors import DataError
 
 #: Names of the dimensions of an array of format 2, where xarray keeps them.
 DIMENSIONS = "_ARRAY_DIMENSIONS"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is said of rows beside their numbers; None where nothing is.
+
+    Attributes
+    ----------
+    dimension : str or None
+        Name of the dimension of the rows.
+    units : str or None
+        Units of all numbers.
+    """
+
+    dimension: str | None = None
+    units: str | None = None
+
+    @classmethod
+    def of(cls, attributes: Mapping[Any, Any], dimensions: Sequence[Any]) -> Beside:
+        """Return it from attributes and names of dimensions. (Names that xarray made up are none.)"""
+        name, units = next(iter(dimensions), None), attributes.get("units")
+        named = isinstance(name, str) and re.fullmatch(r"dim_\d+", name) is None
+        return cls(name if named else None, units.strip() or None if isinstance(units, str) else None)
+
+    def refuse_times(self, argument: str, where: str, numbers: str) -> None:
+        """Raise a DataError for times as numbers since a date, which only their units tell; `numbers` gives those."""
+        if self.units is not None and re.match(r"\w+\s+since\s", self.units):
+            raise DataError(
+                f"{argument} must hold numbers that mean what they are; got times in {self.units!r} in {where}. If "
+                f"these numbers are meant, give them without their units: {numbers}."
+            )
+
+
+def described(source: Any) -> Beside:
+    """Return what is said of the rows of a source beside their numbers."""
+    found = getattr(source, "beside", None)
+    return found if isinstance(found, Beside) else Beside()
+
+
+def check_units(units: object, now: Beside, where: str) -> None:
+    """Raise a DataError for rows in other units than a mixture was fitted to; units that are not said are the same."""
+    if units is not None and now.units is not None and now.units != units:
+        raise DataError(
+            f"X must have the units that the mixture was fitted to, {units}; got {now.units} in {where}. Convert it, "
+            "or correct its attribute units."
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.data.conventions import packing
+from daskgmm.data.conventions import Beside, packing
 from daskgmm.data.digits import refuse_lost_digits
 from daskgmm.errors import DataError, OptionError
 
@@ -35,6 +35,13 @@ def unlabelled(data: Any, argument: str) -> tuple[Any, list[Any] | None]:
     return data, None
 
 
+def beside_of(data: Any) -> Beside:
+    """Return what is said of rows beside their numbers: by an array of xarray."""
+    if type(data).__module__.partition(".")[0] != "xarray" or not hasattr(data, "dims"):
+        return Beside()
+    return Beside.of(data.attrs, data.dims)
+
+
 def _labels(frame: Any) -> list[Any] | None:
     """Return the labels of the columns of a data frame, or the name of a series."""
     if hasattr(frame, "columns"):
@@ -55,6 +62,7 @@ def _of_xarray(data: Any, argument: str) -> tuple[Any, list[Any] | None]:
             f"{argument} must hold its numbers as they are meant; got a {kind} of xarray with {found.said}, which is "
             "not decoded. Open it with mask_and_scale=True, or decode it: xarray.decode_cf(dataset)."
         )
+    beside_of(data).refuse_times(argument, f"a {kind} of xarray", f"{argument}.data")
     labels = None
     if data.ndim == 2 and hasattr(data, "indexes") and data.dims[1] in data.indexes:
         labels = list(data.indexes[data.dims[1]])

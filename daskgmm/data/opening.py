@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from daskgmm.data.labelled import unlabelled
+from daskgmm.data.labelled import beside_of, unlabelled
 from daskgmm.data.source import Source
 from daskgmm.errors import OptionError
 
@@ -42,7 +42,7 @@ def open_source(
     -----
     A Dask array of unknown chunk sizes is computed once, to count its rows (logged).
     """
-    data, _ = unlabelled(data, argument)
+    beside, (data, _) = beside_of(data), unlabelled(data, argument)
     if isinstance(data, str | os.PathLike):
         return _open_location(os.fspath(data), array, argument, missing_chunks)
     # Whoever holds a Zarr object has imported zarr; looking it up costs nothing where nobody has.
@@ -59,7 +59,9 @@ def open_source(
     # Delayed objects of Dask claim to have every attribute, and so to be sources too.
     if isinstance(data, Source) and not hasattr(data, "__dask_graph__"):
         return data
-    return _open_object(data, argument)
+    source: Any = _open_object(data, argument)
+    source.beside = beside
+    return source  # type: ignore[no-any-return]
 
 
 def _open_location(location: str | bytes, array: str | None, argument: str, missing_chunks: str | None) -> Source:

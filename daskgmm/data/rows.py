@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.data.conventions import described
 from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.digits import refuse_lost_digits
 from daskgmm.data.partition import (
@@ -63,6 +64,12 @@ class Rows:
             raise DataError(
                 f"sample_weight must have shape ({X.n_rows},), one weight for each row of {X.label}; got "
                 f"({weights.n_rows}, {weights.n_features}) in {weights.label}. Give one weight per row."
+            )
+        ours, theirs = described(X).dimension, described(weights).dimension
+        if ours is not None and theirs is not None and ours != theirs:
+            raise DataError(
+                f"sample_weight must be along the dimension of the rows of X, {ours!r} in {X.label}; got weights along "
+                f"{theirs!r}. Give the weights of the rows, or correct the name of their dimension."
             )
         if in_memory(X):
             edges = edges_in_memory(X.chunk_edges, row_bytes=row_bytes(X))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import uuid4
 
 from daskgmm.data.credentials import shown
+from daskgmm.data.holding import LOCK, held
 from daskgmm.data.source import file_stamp
 from daskgmm.data.zarr_location import refused, unreachable
 from daskgmm.errors import DataError, OutputError
@@ -52,6 +53,9 @@ class Storage(Protocol):
     def clear(self) -> None:
         """Remove everything, and the place."""
 
+    def held(self) -> AbstractContextManager[None]:
+        """Provide it to this process alone; a HeldError where another one has it. At a URL nothing can be held."""
+
 
 def plain_path(output: str) -> str:
     """Return the path that a file:// URL means, which is written as local outputs are; any other output as it is."""
@@ -80,7 +84,7 @@ class _Folder:
                 found = os.listdir(self.place)
         except FileNotFoundError:
             return []
-        return sorted(name for name in found if not name.startswith(_UNFINISHED))
+        return sorted(name for name in found if not name.startswith(_UNFINISHED) and name != LOCK)
 
     def read(self, name: str, *, most_bytes: int) -> bytes:
         path = os.path.join(self.place, name)
@@ -113,9 +117,15 @@ class _Folder:
 
     def clear(self) -> None:
         with _explained(self.place), suppress(FileNotFoundError):
-            for name in os.listdir(self.place):
-                os.unlink(os.path.join(self.place, name))
-            os.rmdir(self.place)
+            names = os.listdir(self.place)
+            for name in names:
+                if name != LOCK:  # (which goes last, with the folder, where it is given up)
+                    os.unlink(os.path.join(self.place, name))
+            if LOCK not in names:
+                os.rmdir(self.place)
+
+    def held(self) -> AbstractContextManager[None]:
+        return held(self.place)
 
 
 @dataclass(frozen=True)
@@ -159,6 +169,9 @@ class _AtUrl:
     def clear(self) -> None:
         for name in self.names():
             self.remove(name)
+
+    def held(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def _opened(self) -> tuple[Any, str]:
         """Return the file system, with credentials of the environment, and the path in it."""

@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from daskgmm.data.array_source import reader_arguments
-from daskgmm.data.conventions import packing_of
+from daskgmm.data.conventions import Beside, attributes_of, dimension_names, packing_of
 from daskgmm.data.credentials import shown
 from daskgmm.data.digest import digest
 from daskgmm.data.heap import reused_heap
@@ -77,6 +77,9 @@ class ZarrSource:
         #: Path or URL of its store: of the group, where that was given.
         self.root = self.label if location is None else shown(location.url)
         _refuse_packed(array, self.code, argument, self.label)
+        #: What is said of the rows beside their numbers.
+        self.beside = Beside.of(attributes_of(array), dimension_names(array))
+        self.beside.refuse_times(argument, self.label, self.code)
         self.decodes = True
         self._location = location
         self._zarr_format = int(array.metadata.zarr_format)

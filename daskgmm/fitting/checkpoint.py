@@ -3,7 +3,8 @@
 A checkpoint is a folder, or the objects below a URL, of files that are never changed: *parts*, each a value under the
 name of its checksum, and *manifests*, numbered, of which the last one names the parts that count. A manifest is written
 after its parts, under a number that must be free, and what it does not name is removed after that. So a crash at any
-moment leaves the state before a step or after it, and of two processes that write the same checkpoint one fails.
+moment leaves the state before a step or after it, and of two processes that write the same checkpoint one fails: before
+it reads a row where the other one holds the folder, else when it looks or writes next.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
+from daskgmm.data.holding import HeldError
 from daskgmm.data.passes import Partial
 from daskgmm.data.storage import Storage, storage_at
 from daskgmm.errors import UNLIKE_WRITTEN, DaskgmmError, DataError, OutputError
@@ -66,6 +68,17 @@ class Checkpoint:
         _refuse_others(storage)
         storage.clear()
 
+    @staticmethod
+    @contextmanager
+    def held(place: str) -> Iterator[None]:
+        """Keep the checkpoint at a path to this process while the block runs; an OutputError where another has it."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(storage_at(place).held())
+            except HeldError as error:
+                raise _of_another(place, str(error)) from error
+            yield
+
     @property
     def place(self) -> str:
         return self._storage.place
@@ -103,9 +116,17 @@ class Checkpoint:
     def once(
         self, name: str, compute: Callable[[], Value], *, beside: Callable[[], Mapping[str, Any]], instead: str = ""
     ) -> Value:
-        """Return the value of that name; where there is none, compute and keep it, with what `beside` returns then."""
+        """Return the value of that name; where there is none, compute and keep it, with what `beside` returns then.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written, or another process has written to it: before anything is computed if it has by then.
+        """
         found: Value | None = self.get(name)
         if found is None:
+            if max(map(_number_of, self._storage.names()), default=0) > self._number:
+                raise _of_another(self.place)
             found = compute()
             self.put({name: found, **beside()}, instead=instead)
         return found
@@ -191,7 +212,7 @@ class Checkpoint:
         except FileExistsError as error:
             # (A signal may have come when it was written, and before that was noted.)
             if not self._holds(name, whole):
-                raise self._of_another() from error
+                raise _of_another(self.place) from error
         self._number, self._slots, self._written = number, slots, time.monotonic()
         used = {name, *(f"{_PART}{slot['sha256']}" for slot in slots.values())}
         for other in self._storage.names():
@@ -204,12 +225,6 @@ class Checkpoint:
             return self._storage.read(name, most_bytes=len(content)) == content
         return False
 
-    def _of_another(self) -> OutputError:
-        return OutputError(
-            f"the checkpoint must be written by one process alone; got one that another process writes to, "
-            f"{self.place}. Wait for that one to end, or stop it, and run the same command again."
-        )
-
     def _read(self, name: str) -> Any:
         slot = self._slots[name]
         try:
@@ -218,7 +233,7 @@ class Checkpoint:
             raise  # the storage is out of reach: nothing is known to be damaged
         except (OSError, DataError) as error:
             if isinstance(error, FileNotFoundError) and _latest(self._storage)[0] > self._number:
-                raise self._of_another() from error
+                raise _of_another(self.place) from error
             raise _damaged(self.place, f"{name} cannot be read ({error})") from error
         if len(content) != slot["bytes"] or hashlib.sha256(content).hexdigest() != slot["sha256"]:
             raise _damaged(self.place, f"{name} does not match its checksum")
@@ -320,6 +335,13 @@ def _hexadecimal(text: str) -> str:
     if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
         raise ValueError("a checksum is none")
     return text
+
+
+def _of_another(place: str, who: str = "") -> OutputError:
+    return OutputError(
+        f"the checkpoint must be written by one process alone; got one that {who or 'another process'} writes to, "
+        f"{place}. Wait for that one to end, or stop it, and run the same command again."
+    )
 
 
 def _damaged(place: str, what: str) -> DataError:

@@ -7,6 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
+from daskgmm.data.conventions import check_units, described
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
 from daskgmm.data.memory import Need, check_memory, takes_compiled_kernel
 from daskgmm.data.passes import run_pass
@@ -127,8 +128,9 @@ def scoring_need(parameters: Parameters, X: Source) -> Need:
     return Need(kind, k, compiled=takes_compiled_kernel(X.n_rows, kind, k, X.n_features))
 
 
-def check_features(X: Source, parameters: Parameters) -> None:
-    """Raise a DataError unless the source has the features that the mixture was fitted to."""
+def check_features(X: Source, parameters: Parameters, *, units: object = None) -> None:
+    """Raise a DataError unless the source has the features that the mixture was fitted to, in its units."""
+    check_units(units, described(X), X.label)
     if X.n_features != parameters.n_features:
         raise DataError(
             f"X must have the {parameters.n_features} features that the mixture was fitted to; got {X.n_features} in "

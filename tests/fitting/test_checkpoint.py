@@ -294,6 +294,10 @@ def test_of_two_processes_one_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="the checkpoint must be written by one process alone; got one that another"):
         two.put({"a": 2})
     assert at(tmp_path)[0].get("a") == 1
+    computed: list[str] = []
+    with pytest.raises(OutputError, match="the checkpoint must be written by one process alone"):
+        two.once("c", lambda: computed.append("c"), beside=dict)
+    assert computed == [], "told before it computes"
 
 
 def test_one_that_another_process_goes_on_with_is_not_called_damaged(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
+from threading import local
 from typing import Any, Protocol
 
 import dask
@@ -305,11 +306,13 @@ def one_blas_thread(executor: Executor | None) -> Iterator[None]:
     """Limit BLAS to one thread a task here and on the workers, and restore what was there at the end.
 
     The number of threads is part of a result's bits, and two threads on the narrow products of a block are no faster.
+    Passes in this process share their threads meanwhile.
     """
     client = executor.client if isinstance(executor, ClientExecutor) else None
     with blas_limit.held():
         if client is None:
-            yield
+            with _threads_kept():
+                yield
             return
         from daskgmm.data.worker import limit_workers
 
@@ -355,17 +358,41 @@ class _Pool(ThreadPoolExecutor):
         return super().submit(copy_context().run, call, *args, **kwargs)
 
 
+#: The threads that the passes of this thread share, "pool"; of this thread alone, since a task may fit in its turn.
+_kept = local()
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Keep threads from pass to pass while the block runs: starting them takes 3 ms, as long as a pass on few rows."""
+    before = getattr(_kept, "pool", None)
+    with _Pool(_n_workers(), "daskgmm-pass") as pool:
+        _kept.pool = pool
+        try:
+            yield
+        finally:
+            _kept.pool = before
+
+
 @contextmanager
 def _pool_of_a_call(run: Callable[..., Any]) -> Iterator[dict[str, Any]]:
-    """Provide the options by which a scheduler runs: threads that end with the call.
+    """Provide the options by which a scheduler runs: threads that end with the call, or with the fit that it is of.
 
     Dask's own pool outlives it, and a forked child would wait for ever for its threads, which stay with the parent.
     """
     if run is not threaded.get or dask.config.get("pool", None) is not None:
         yield {}
         return
-    with _Pool(dask.config.get("num_workers", None) or CPU_COUNT, "daskgmm-pass") as pool:
+    kept = getattr(_kept, "pool", None)
+    if kept is not None:
+        yield {"pool": kept}
+        return
+    with _Pool(_n_workers(), "daskgmm-pass") as pool:
         yield {"pool": pool}
+
+
+def _n_workers() -> int:
+    return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 
 def _hold_here(
@@ -383,4 +410,4 @@ def _first(n: int, on_done: OnDone) -> OnDone:
 def _own_room(limit: int | None) -> list[Room]:
     from distributed.system import MEMORY_LIMIT  # (0.4 s, which only a fit that may keep rows pays)
 
-    return [Room(limit or MEMORY_LIMIT, dask.config.get("num_workers", None) or CPU_COUNT)]
+    return [Room(limit or MEMORY_LIMIT, _n_workers())]

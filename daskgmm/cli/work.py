@@ -17,9 +17,9 @@ from daskgmm.data.memory import MIB, Need, check_memory, peak_task_bytes, peak_w
 from daskgmm.data.rows import Rows
 from daskgmm.errors import MemoryLimitError
 
-#: This process with scikit-learn's k-means loaded (measured: 190 MiB), which workers never load; and what scikit-learn
-#: and Dask's arrays load where it is there: pandas, with pyarrow, and xarray (measured: 31 to 76 MiB beyond that).
-OWN_BYTES, PANDAS_BYTES = 208 * MIB, 84 * MIB
+#: This process with scikit-learn's k-means loaded (measured: 170 MiB), which workers never load; and what scikit-learn
+#: and Dask's arrays load where it is there: pandas, with pyarrow, and xarray (measured: 74 MiB beyond that).
+OWN_BYTES, PANDAS_BYTES = 180 * MIB, 76 * MIB
 
 
 @dataclass(frozen=True)

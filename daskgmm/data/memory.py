@@ -155,8 +155,9 @@ def _read_bytes(source: Source, rows: Rows) -> int:
     if isinstance(source, DaskSource):
         # Blocks of a Dask array are inputs of the task, and stay until it ends.
         return int(np.diff(rows.edges).max()) * per_row
-    run = min(max(RUN_BYTES, source.chunk_bytes), max(source.chunk_bytes, source.n_rows * per_row))
-    return run * READ_FACTOR * (2 if rows.prefetch else 1)
+    total = max(source.chunk_bytes, source.n_rows * per_row)
+    run = min(max(RUN_BYTES, source.chunk_bytes), total)
+    return (min(2 * run, total) if rows.prefetch else run) * READ_FACTOR
 
 
 def _weight_bytes(weights: Source, rows: Rows) -> int:

@@ -329,6 +329,7 @@ class Run:
             whole=len(sample) == row_set.n_rows, n_all=row_set.n_rows, compiled=is_compiled(options, X),
             note=lambda found, n, seconds: self._history.sampled(i, found, n, seconds), step=steps,
         )  # fmt: skip
+        del sample  # (the race has a copy of its own, in another order)
         try:
             best = race.run()
         except BaseException:

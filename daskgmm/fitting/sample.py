@@ -103,8 +103,9 @@ class Sample:
     @classmethod
     def of(cls, survey: Survey, seed: int) -> Sample:
         """Return the sample of a survey, in row order."""
-        n_features = len(survey.mean)
-        X = np.concatenate([np.empty((0, n_features)), *survey.sample])
+        if len(survey.sample) == 1:  # (as a pass leaves it: no copy more of what may take 64 MiB)
+            return cls(survey.sample[0], survey.sample_weights[0], survey.sample_rows[0], seed)
+        X = np.concatenate([np.empty((0, len(survey.mean))), *survey.sample])
         weights = np.concatenate([np.empty(0), *survey.sample_weights])
         return cls(X, weights, np.concatenate([np.empty(0, dtype=np.uint64), *survey.sample_rows]), seed)
 
@@ -115,7 +116,8 @@ class Sample:
         """Return the rows whose hash is at most a threshold, none below 0: the sample of a smaller size, same seed."""
         if threshold < 0:
             return self.part(0, 0)
-        return self._rows(row_hash(self.rows, self.seed) <= np.uint64(threshold))
+        chosen = row_hash(self.rows, self.seed) <= np.uint64(threshold)
+        return self if chosen.all() else self._rows(chosen)
 
     def outside(self, fold: Fold | None) -> Sample:
         """Return the rows that are not in a fold."""

@@ -30,6 +30,8 @@ FEW_ROWS = 20_000
 SAMPLE_PART = 4
 #: Operations of a candidate that are worth a task of their own.
 _TASK_FLOPS = 1e7
+#: Tasks of a pass over the sample at most.
+MOST_TASKS = 8
 
 
 def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
@@ -140,7 +142,7 @@ class Sample:
         weights = None if (self.weights == 1).all() else ArraySource(self.weights)
         n_values = options.n_components * options.kind.n_statistics(n_features, exact=False)
         length = tile_length(n_features)
-        n_tasks = int(max(1, min(8, 4 * n * n_values // _TASK_FLOPS, -(-n // length))))
+        n_tasks = int(max(1, min(MOST_TASKS, 4 * n * n_values // _TASK_FLOPS, -(-n // length))))
         step = -(-n // (n_tasks * length)) * length if n_tasks > 1 else n
         edges = np.append(np.arange(0, n, step), n).astype(np.int64)
         return Passes(Rows(ArraySource(self.X), weights, edges, check="trust"), LocalExecutor())

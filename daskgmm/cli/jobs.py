@@ -42,7 +42,6 @@ from daskgmm.fitting.model_file import Model, as_written, load_model, save_model
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
-from daskgmm.fitting.sample import sample_size
 from daskgmm.fitting.score import check_features, score_source, scoring_need
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.prediction import Predictor, What
@@ -50,8 +49,6 @@ from daskgmm.page import page
 from daskgmm.report import condition_numbers
 
 Result = dict[str, Any]
-#: k-means on the sample: its rows, distances and copies.
-_SAMPLE_FACTOR = 4
 
 
 @dataclass(frozen=True)
@@ -117,8 +114,7 @@ def fitting_work(models: Sequence[FitOptions], X: Source, weights: Source | None
     need = fit_need(models, X)
     # (As many partitions a task as states ask for: the most memory. The fit takes fewer where threads are many.)
     rows = Rows.plan(X, weights).in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=1)
-    n_sampled = max(sample_size(options, X.n_rows, X.n_features) for options in models)
-    return Work(rows, need, cluster, own_bytes=_SAMPLE_FACTOR * 8 * X.n_features * n_sampled, cache=models[0].cache)
+    return Work(rows, need, cluster, cache=models[0].cache)
 
 
 def predict(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
 
@@ -13,13 +12,10 @@ from daskgmm.cli.cluster import ClusterOptions, LimitedExecutor, Machines, machi
 from daskgmm.cli.terminal import say
 from daskgmm.data.cache import Cache, kept_worker_bytes
 from daskgmm.data.executor import Executor
-from daskgmm.data.memory import MIB, Need, check_memory, peak_task_bytes, peak_worker_bytes
+from daskgmm.data.memory import MIB, Need, check_memory, peak_worker_bytes
+from daskgmm.data.own_memory import check_own_memory, peak_own_bytes
 from daskgmm.data.rows import Rows
 from daskgmm.errors import MemoryLimitError
-
-#: This process with scikit-learn's k-means loaded (measured: 190 MiB), which workers never load; and what scikit-learn
-#: and Dask's arrays load where it is there: pandas, with pyarrow, and xarray (measured: 31 to 76 MiB beyond that).
-OWN_BYTES, PANDAS_BYTES = 208 * MIB, 84 * MIB
 
 
 @dataclass(frozen=True)
@@ -32,8 +28,6 @@ class Work:
     need : Need
         What a task needs beside them.
     cluster : ClusterOptions
-    own_bytes : int
-        Bytes of this process beside interpreter and tasks.
     cache : {"auto", True, False}
         Whether rows stay in memory after the first pass.
     """
@@ -41,7 +35,6 @@ class Work:
     rows: Rows
     need: Need
     cluster: ClusterOptions
-    own_bytes: int = 0
     cache: Cache = False
 
     @contextmanager
@@ -55,9 +48,12 @@ class Work:
         ClusterError
             No scheduler, or no workers in time.
         """
-        n_partitions = self.rows.n_partitions
+        n_partitions, n_local = self.rows.n_partitions, 0
         if not self.cluster.joins:
-            self._checked(LimitedExecutor(self.cluster.local_limit(n_partitions)))
+            n_local = 0 if n_partitions == 1 else self.cluster.n_processes(n_partitions)
+            before = LimitedExecutor(self.cluster.local_limit(n_partitions))
+            work = self._checked(before)
+            check_own_memory(work.rows, work.need, before, n_workers=n_local)
         say(self._found())
         with machines(self.cluster, n_partitions=n_partitions) as where:
             try:
@@ -68,12 +64,19 @@ class Work:
                 # (Its workers run already, with limits of their own.)
                 joined = str(error).replace(" (--memory-limit)", " where they are started (dask worker --memory-limit)")
                 raise MemoryLimitError(joined.replace("--memory-limit must", "A worker's memory must")) from error
+            check_own_memory(work.rows, work.need, where.executor, n_workers=n_local)
+            own = peak_own_bytes(work.rows, work.need, driving=n_partitions > 1)
             stated = work._stated() + kept_worker_bytes(self.cache, work.rows, work.need, where.executor)
             limit = where.executor.memory_limit()
             against = f", of its limit of {_size(limit)}" if limit else ""
             place = "this process (one partition) with" if n_partitions == 1 else f"{where.where}, each with"
-            say(f"Running in {place} at most {_size(stated)} of memory{against}.", stated_peak_bytes=stated)
-            yield Running(where, stated, n_partitions, began)
+            beside = "" if n_partitions == 1 else f", and at most {_size(own)} in this process"
+            own = stated if n_partitions == 1 else own
+            say(
+                f"Running in {place} at most {_size(stated)} of memory{against}{beside}.",
+                stated_peak_bytes=stated, stated_driver_bytes=own,
+            )  # fmt: skip
+            yield Running(where, stated, own, n_partitions, began)
 
     def _checked(self, executor: Executor) -> Work:
         """Return the work as the workers' memory allows: in waves of fewer candidates, or without prefetch."""
@@ -84,6 +87,9 @@ class Work:
                 raise
             return self._halved()._checked(executor)
         stated, limit = work._stated(), executor.memory_limit()
+        if limit is not None and limit < stated and work.rows.prefetch:
+            work = replace(work, rows=replace(work.rows, prefetch=False))
+            stated = work._stated()
         if limit is not None and limit < stated:
             raise MemoryLimitError(
                 f"--memory-limit must be at least the {_size(stated)} that the work takes; got {_size(limit)}. "
@@ -100,9 +106,7 @@ class Work:
     def _stated(self) -> int:
         """Return the bytes that a process of the work takes at peak."""
         if self.rows.n_partitions == 1:
-            beside = max(self.own_bytes, self.need.extra_bytes)
-            own = OWN_BYTES + (PANDAS_BYTES if find_spec("pandas") else 0)
-            return own + beside + peak_task_bytes(self.rows, replace(self.need, extra_bytes=0))
+            return peak_own_bytes(self.rows, self.need, driving=False)
         return peak_worker_bytes(self.rows, self.need)
 
     def _found(self) -> str:
@@ -120,6 +124,7 @@ class Running:
 
     where: Machines
     stated: int
+    stated_driver: int
     n_partitions: int
     began: float
 
@@ -137,6 +142,8 @@ class Running:
             "workers": 0 if own else self.where.n_workers,
             "peak_worker_bytes": peak_bytes() if own else self.where.peak_worker_bytes(),
             "stated_peak_bytes": self.stated,
+            "peak_driver_bytes": peak_bytes(),
+            "stated_driver_bytes": self.stated_driver,
             "memory_limit": self.where.executor.memory_limit(),
         }
 

@@ -10,7 +10,7 @@ import numpy as np
 from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.executor import Executor
 from daskgmm.data.partition import FAN_IN, RUN_BYTES
-from daskgmm.data.rows import Rows, row_bytes
+from daskgmm.data.rows import Rows, in_memory, row_bytes
 from daskgmm.data.source import Source
 from daskgmm.errors import MemoryLimitError
 from daskgmm.mixture.block import block_length, tile_length
@@ -43,6 +43,8 @@ class Need:
         Candidates that share a pass.
     extra_bytes : int
         Bytes that a worker holds beside: pieces of a sample, a chunk of predictions.
+    own_bytes : int
+        Bytes that the process holds which begins the passes: the sample, and what is begun on it.
     compiled : bool
         Whether the pass uses the compiled kernel.
     """
@@ -52,6 +54,7 @@ class Need:
     n_candidates: int = 1
     extra_bytes: int = 0
     compiled: bool = False
+    own_bytes: int = 0
 
     def state_bytes(self, n_features: int) -> int:
         """Return the bytes of the states of all candidates, in either form."""
@@ -86,7 +89,7 @@ def peak_task_bytes(rows: Rows, need: Need) -> int:
     total = _read_bytes(rows.X, rows) + need.extra_bytes + (COMPILED_BYTES if need.compiled else 0)
     if rows.weights is not None:
         total += _weight_bytes(rows.weights, rows)
-    total += _kernel_bytes(need.kind, need.n_components, rows.X.n_features)
+    total += kernel_bytes(need.kind, need.n_components, rows.X.n_features)
     return total + need.n_candidates * _candidate_bytes(rows, need.kind, need.n_components)
 
 
@@ -100,7 +103,7 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
     """
     limit = executor.memory_limit() if rows.travels else None
     if limit is None:
-        _check_machine(peak_worker_bytes(replace(rows, prefetch=False), need), rows)
+        check_machine(peak_worker_bytes(replace(rows, prefetch=False), need), rows.X)
         return rows
     if peak_worker_bytes(rows, need) <= limit:
         return rows
@@ -115,8 +118,8 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
         n_rows = max(1, RUN_BYTES // row_bytes(long))
         remedy = f"Give workers more memory (--memory-limit), or rechunk: {_rechunking(long, n_rows)}"
     raise MemoryLimitError(
-        f"A task must fit in a worker's memory, {_mib(limit)} a task; got a need of {_mib(needed)} for chunks of "
-        f"{_mib(long.chunk_bytes)} in {long.label}. {remedy}"
+        f"A task must fit in a worker's memory, {mib(limit)} a task; got a need of {mib(needed)} for chunks of "
+        f"{mib(long.chunk_bytes)} in {long.label}. {remedy}"
     )
 
 
@@ -124,16 +127,16 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
 _NO_QUESTION_BYTES = 1 << 30
 
 
-def _check_machine(needed: int, rows: Rows) -> None:
-    """Raise a MemoryLimitError where a task in this process would take more memory than the machine has."""
+def check_machine(needed: int, X: Source, *, what: str = "A task", remedy: str = "Decrease n_components") -> None:
+    """Raise a MemoryLimitError where what runs on this machine would take more memory than it has."""
     if needed <= _NO_QUESTION_BYTES:
         return
     from distributed.system import MEMORY_LIMIT
 
     if needed > MEMORY_LIMIT:
         raise MemoryLimitError(
-            f"A task must fit in the memory of this machine, {_mib(MEMORY_LIMIT)}; got a need of {_mib(needed)} for "
-            f"{rows.X.n_features} features in {rows.X.label}. Decrease n_components or the features, or take another "
+            f"{what} must fit in the memory of this machine, {mib(MEMORY_LIMIT)}; got a need of {mib(needed)} for "
+            f"{X.n_features} features in {X.label}. {remedy} or the features, or take another "
             "covariance_type."
         )
 
@@ -155,8 +158,11 @@ def _read_bytes(source: Source, rows: Rows) -> int:
     if isinstance(source, DaskSource):
         # Blocks of a Dask array are inputs of the task, and stay until it ends.
         return int(np.diff(rows.edges).max()) * per_row
-    run = min(max(RUN_BYTES, source.chunk_bytes), max(source.chunk_bytes, source.n_rows * per_row))
-    return run * READ_FACTOR * (2 if rows.prefetch else 1)
+    if in_memory(source):
+        return 0  # (views of what is there)
+    total = max(source.chunk_bytes, source.n_rows * per_row)
+    run = min(max(RUN_BYTES, source.chunk_bytes), total)
+    return (min(2 * run, total) if rows.prefetch else run) * READ_FACTOR
 
 
 def _weight_bytes(weights: Source, rows: Rows) -> int:
@@ -165,7 +171,7 @@ def _weight_bytes(weights: Source, rows: Rows) -> int:
     return held if isinstance(weights, DaskSource) else max(min(held, RUN_BYTES), weights.chunk_bytes) * READ_FACTOR
 
 
-def _kernel_bytes(kind: Covariance, n_components: int, n_features: int) -> int:
+def kernel_bytes(kind: Covariance, n_components: int, n_features: int) -> int:
     """Return the bytes of an E-step's buffers, which candidates share, with all components in the exact form."""
     columns = kind.n_statistics(n_features, exact=False) + 2 * n_components + (n_components + 4) * n_features + 8
     return 8 * (tile_length(n_features) * columns + block_length(n_features) * (n_features + 1))
@@ -196,5 +202,6 @@ def _rechunking(source: Source, n_rows: int) -> str:
     return f'{opened}.rechunk({chunks}).to_zarr("rechunked.zarr")'
 
 
-def _mib(n_bytes: float) -> str:
+def mib(n_bytes: float) -> str:
+    """Return a number of bytes in words, in MiB."""
     return f"{n_bytes / MIB:.0f} MiB"

@@ -23,6 +23,7 @@ from daskgmm.data.credentials import shown
 from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
 from daskgmm.data.memory import Need, check_memory
+from daskgmm.data.own_memory import check_own_memory
 from daskgmm.data.passes import Memory, Passes
 from daskgmm.data.prediction import refuse_dropped, with_kernel
 from daskgmm.data.rows import Rows
@@ -116,6 +117,7 @@ def write_predictions(
     predictor = Predictor.of(parameters, what)
     rows, need = plan_predictions(predictor, X)
     rows = check_memory(rows, need, executor)
+    check_own_memory(rows, need, executor)
     try:
         with explained(output):
             array, token = _array(output, predictor, rows, saved)

@@ -15,9 +15,11 @@ from dask.system import CPU_COUNT
 from dask.task_spec import DataNode, Task, TaskRef
 from numpy.typing import NDArray
 
+from daskgmm.data.array_source import ArraySource
 from daskgmm.data.blas import blas_limit
 from daskgmm.data.executor import ClientExecutor, current_executor
-from daskgmm.data.memory import takes_compiled_kernel
+from daskgmm.data.memory import Need, check_machine, kernel_bytes, takes_compiled_kernel
+from daskgmm.data.own_memory import check_own_memory
 from daskgmm.data.partition import PARTITION_BYTES, Edges, partition_edges, runs_of
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
 from daskgmm.data.source import Reader, Source, as_reader, plain_rows
@@ -32,6 +34,9 @@ def predict_array(X: NDArray[Any], predictor: Predictor, *, non_finite: str) -> 
     Beside the result each thread holds one block.
     """
     predictor, n_rows, X = with_kernel(predictor, len(X)), len(X), plain_rows(X)
+    plan = predictor.plan
+    needed = predictor.n_bytes(n_rows) + CPU_COUNT * kernel_bytes(plan.kind, plan.n_components, X.shape[1])
+    check_machine(needed, ArraySource(X), what="The prediction", remedy="Predict fewer rows at once")
     result, reader = predictor.empty(n_rows), as_reader([X], 0)
     # (Edges that lie on those of blocks.)
     starts = np.append(np.arange(0, n_rows, 8192), n_rows)
@@ -117,6 +122,9 @@ def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Ar
         )
     rows, predictor = Rows.plan(X, None), with_kernel(predictor, X.n_rows)
     rows = replace(rows, edges=_bounded_edges(rows, predictor))
+    held, plan = predictor.n_bytes(int(np.diff(rows.edges).max())), predictor.plan
+    need = Need(plan.kind, plan.n_components, extra_bytes=held, compiled=plan.compiled)
+    check_own_memory(rows, need, current_executor(travels=X.travels))
     name = f"daskgmm-predict-{uuid4().hex}"
     nodes, arguments = X.arguments([(int(a), int(b)) for a, b in zip(rows.edges[:-1], rows.edges[1:], strict=True)])
     graph: dict[Any, Any] = {**nodes, f"{name}-predictor": DataNode(f"{name}-predictor", predictor)}

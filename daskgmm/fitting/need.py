@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
+
+from dask.system import CPU_COUNT
 
 from daskgmm.data.executor import Executor
 from daskgmm.data.far_rows import DISTANCES
-from daskgmm.data.memory import Need, check_memory, takes_compiled_kernel
+from daskgmm.data.memory import Need, check_memory, kernel_bytes, takes_compiled_kernel
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
 from daskgmm.errors import MemoryLimitError
 from daskgmm.fitting.evaluate import WAVE_BYTES
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import N_ROUNDS, OVERSAMPLING
-from daskgmm.fitting.sample import sample_size
+from daskgmm.fitting.race import ESCAPE_MOVES
+from daskgmm.fitting.sample import MOST_TASKS, sample_size
+
+#: The allocator keeps what the threads of a race have let go, in pieces.
+KEPT_FACTOR = 1.5
 
 
 def fit_need(models: Sequence[FitOptions], X: Source) -> Need:
@@ -29,7 +36,46 @@ def fit_need(models: Sequence[FitOptions], X: Source) -> Need:
     n_candidates = min(-(-total // max(sizes)), max(1, WAVE_BYTES // (8 * max(sizes))))
     beside = max(_start_bytes(o, X) for o in models)
     n_components = max(o.n_components for o in models)
-    return Need(largest.kind, n_components, n_candidates, beside, any(is_compiled(o, X) for o in models))
+    compiled = any(is_compiled(o, X) for o in models)
+    return Need(largest.kind, n_components, n_candidates, beside, compiled, _own_bytes(models, X))
+
+
+def _own_bytes(models: Sequence[FitOptions], X: Source) -> int:
+    """Return the bytes of the sample, of the largest race on it, and of the candidates of all models after it."""
+    sample = max(sample_size(o, X.n_rows, X.n_features) for o in models) * 8 * (X.n_features + 2)
+    started = sum(_candidate_bytes(o, X) * (o.n_init if o.starts_on_all_rows else 1) for o in models)
+    return int(sample + started + max(_race_bytes(o, X) for o in models))
+
+
+def _candidate_bytes(options: FitOptions, X: Source) -> int:
+    """Return the bytes of a candidate between two passes.
+
+    Four mixtures, two accepted ones and their images, each of covariances, precisions and their factors; the natural
+    parameters of a plan in two layouts, and the sums of a pass.
+    """
+    k, kind = options.n_components, options.kind
+    mixture = k * (X.n_features + 2) + 3 * prod(kind.shape(k, X.n_features))
+    return 8 * (4 * mixture + 3 * k * kind.n_statistics(X.n_features, exact=True))
+
+
+def _race_bytes(options: FitOptions, X: Source) -> int:
+    """Return the bytes of the race among the restarts of a model beside its sample.
+
+    The larger of two: k-means with its copies of the rows; and candidates with the sums of every task over the sample,
+    the buffers of threads, and responsibilities of rows to be split. All of it beside the sample in another order.
+    """
+    n_rows, d, k, kind = sample_size(options, X.n_rows, X.n_features), X.n_features, options.n_components, options.kind
+    if options.starts_on_all_rows:
+        return options.n_init * 4 * 8 * (1 + N_ROUNDS * OVERSAMPLING * k) * (2 * d + 1)
+    if not n_rows:
+        return 0
+    whole, n_threads = n_rows >= X.n_rows, min(CPU_COUNT, MOST_TASKS)
+    ordered = 8 * n_rows * (d + 2)
+    k_means = 3 * ordered if whole else ordered
+    n_raced = max(options.n_init if whole else -(-2 * options.n_init // 5), ESCAPE_MOVES if options.escape else 1)
+    sums = 8 * k * kind.n_statistics(d, exact=True) * (MOST_TASKS + 2 * n_threads)
+    raced = n_raced * (_candidate_bytes(options, X) + sums) + n_threads * kernel_bytes(kind, k, d)
+    return ordered + max(k_means, int(KEPT_FACTOR * raced) + 16 * k * n_rows)
 
 
 def _start_bytes(options: FitOptions, X: Source) -> int:

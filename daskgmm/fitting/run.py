@@ -16,6 +16,7 @@ from daskgmm.data.digest import digest
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
 from daskgmm.data.fingerprint import check_unchanged
 from daskgmm.data.memory import takes_compiled_kernel
+from daskgmm.data.own_memory import check_own_memory
 from daskgmm.data.passes import Passes
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
@@ -79,6 +80,7 @@ def running(
         check_shape(X, n_components=model.options.n_components)
         model.options.given(X.n_features)
     rows, need = in_waves(Rows.plan(X, weights), fit_need([m.options for m in models], X), executor)
+    check_own_memory(rows, need, executor)
     keep = plan_keep(models[0].options.cache, rows, need, executor)
     with one_blas_thread(executor), Passes(rows, executor, keep, checkpoint) as passes:
         try:
@@ -329,6 +331,7 @@ class Run:
             whole=len(sample) == row_set.n_rows, n_all=row_set.n_rows, compiled=is_compiled(options, X),
             note=lambda found, n, seconds: self._history.sampled(i, found, n, seconds), step=steps,
         )  # fmt: skip
+        del sample  # (the race has a copy of its own, in another order)
         try:
             best = race.run()
         except BaseException:

@@ -30,6 +30,8 @@ FEW_ROWS = 20_000
 SAMPLE_PART = 4
 #: Operations of a candidate that are worth a task of their own.
 _TASK_FLOPS = 1e7
+#: Tasks of a pass over the sample at most.
+MOST_TASKS = 8
 
 
 def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
@@ -103,8 +105,9 @@ class Sample:
     @classmethod
     def of(cls, survey: Survey, seed: int) -> Sample:
         """Return the sample of a survey, in row order."""
-        n_features = len(survey.mean)
-        X = np.concatenate([np.empty((0, n_features)), *survey.sample])
+        if len(survey.sample) == 1:  # (as a pass leaves it: no copy more of what may take 64 MiB)
+            return cls(survey.sample[0], survey.sample_weights[0], survey.sample_rows[0], seed)
+        X = np.concatenate([np.empty((0, len(survey.mean))), *survey.sample])
         weights = np.concatenate([np.empty(0), *survey.sample_weights])
         return cls(X, weights, np.concatenate([np.empty(0, dtype=np.uint64), *survey.sample_rows]), seed)
 
@@ -115,7 +118,8 @@ class Sample:
         """Return the rows whose hash is at most a threshold, none below 0: the sample of a smaller size, same seed."""
         if threshold < 0:
             return self.part(0, 0)
-        return self._rows(row_hash(self.rows, self.seed) <= np.uint64(threshold))
+        chosen = row_hash(self.rows, self.seed) <= np.uint64(threshold)
+        return self if chosen.all() else self._rows(chosen)
 
     def outside(self, fold: Fold | None) -> Sample:
         """Return the rows that are not in a fold."""
@@ -138,7 +142,7 @@ class Sample:
         weights = None if (self.weights == 1).all() else ArraySource(self.weights)
         n_values = options.n_components * options.kind.n_statistics(n_features, exact=False)
         length = tile_length(n_features)
-        n_tasks = int(max(1, min(8, 4 * n * n_values // _TASK_FLOPS, -(-n // length))))
+        n_tasks = int(max(1, min(MOST_TASKS, 4 * n * n_values // _TASK_FLOPS, -(-n // length))))
         step = -(-n // (n_tasks * length)) * length if n_tasks > 1 else n
         edges = np.append(np.arange(0, n, step), n).astype(np.int64)
         return Passes(Rows(ArraySource(self.X), weights, edges, check="trust"), LocalExecutor())

@@ -10,6 +10,7 @@ import numpy as np
 from daskgmm.data.conventions import check_units, described
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
 from daskgmm.data.memory import Need, check_memory, takes_compiled_kernel
+from daskgmm.data.own_memory import check_own_memory
 from daskgmm.data.passes import run_pass
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
@@ -90,6 +91,7 @@ def score_source(
     need = scoring_need(parameters, X)
     rows = rows.in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=executor.n_threads())
     rows = check_memory(rows, need, executor)
+    check_own_memory(rows, need, executor)
     with one_blas_thread(executor):
         surveyed = None if weights is None else _survey(rows, executor, non_finite)
         plan = make_plan(parameters, origin=parameters.weights @ parameters.means, compiled=need.compiled)

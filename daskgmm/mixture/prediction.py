@@ -45,6 +45,10 @@ class Predictor:
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(np.intp if self.what == "label" else np.float64)
 
+    def n_bytes(self, n_rows: int) -> int:
+        """Return the bytes of a prediction for n_rows rows."""
+        return n_rows * self.dtype.itemsize * (self.n_columns or 1)
+
     def empty(self, n_rows: int) -> NDArray[Any]:
         """Return an uninitialised prediction for n_rows rows: (n_rows,) or (n_rows, n_components)."""
         return np.empty((n_rows,) if self.n_columns is None else (n_rows, self.n_columns), dtype=self.dtype)

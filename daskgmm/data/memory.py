@@ -189,7 +189,8 @@ def _candidate_bytes(rows: Rows, kind: Covariance, n_components: int) -> int:
     levels = 0
     while FAN_IN**levels < rows.n_partitions:
         levels += 1
-    parameters = 2 * state + n_components * n_features**2
+    # (Packed and derived; and the factors once more where their products are stacked.)
+    parameters = 2 * state + (2 if kind.triangular else 1) * n_components * n_features**2
     states = (FAN_IN - 1) * levels + 5 + 3 + (rows.per_task - 1).bit_length()
     return 8 * (states * state + parameters)
 

@@ -51,3 +51,17 @@ def test_the_page_of_a_model_whose_input_has_a_name_that_is_no_utf8(tmp_path: Pa
     save_model(model, tmp_path / "m.zarr")
     report(str(tmp_path / "m.zarr"), str(tmp_path / "r.html"), force=False)
     assert "caf\\udce9.npy" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_an_output_that_is_a_link_stays_one(dangling: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first, second = (GaussianMixture(1).fit(rng.normal(at, 1, (50, 2))) for at in (0, 5))
+    if not dangling:
+        first.save(tmp_path / "target.zarr")
+    (tmp_path / "link.zarr").symlink_to("target.zarr")
+    second.save(tmp_path / "link.zarr", overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.zarr", "target.zarr"]
+    assert (tmp_path / "link.zarr").is_symlink()
+    for name in ("link.zarr", "target.zarr"):
+        np.testing.assert_array_equal(GaussianMixture.load(tmp_path / name).means_, second.means_)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from daskgmm.data.holding import LOCK, HeldError, held
 from tests.test_cli import call, command
@@ -52,3 +55,50 @@ def test_a_folder_is_held_by_one_process_and_again_by_the_same(tmp_path: Path) -
         assert f"{HeldError.__name__}: process {os.getpid()} on " in done.stderr
     assert not os.path.exists(folder)
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def _gets_in(folder: str) -> bool:
+    program = f"from daskgmm.data.holding import held\nwith held({folder!r}): pass"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
+
+
+def test_it_is_held_until_the_last_one_of_a_process_has_left(tmp_path: Path) -> None:
+    folder = str(tmp_path / "c")
+    first, second = held(folder), held(f"{tmp_path}/./c")
+    first.__enter__()
+    with second:
+        first.__exit__(None, None, None)
+        assert not _gets_in(folder)
+    assert _gets_in(folder)
+
+
+def test_a_link_in_the_place_of_the_lock_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / LOCK).symlink_to(tmp_path / "mine")
+    with held(str(tmp_path / "c")):
+        pass
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_does_not_keep_what_its_parent_held(tmp_path: Path) -> None:
+    folder = str(tmp_path / "c")
+    program = f"""
+import os, time
+from daskgmm.data.holding import held
+with held({folder!r}):
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+    print(child, flush=True)
+    os._exit(0)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            parent.wait(30)
+            assert _gets_in(folder)
+        finally:
+            os.kill(child, signal.SIGKILL)

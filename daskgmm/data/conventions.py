@@ -45,7 +45,7 @@ class Beside:
 
     def refuse_times(self, argument: str, where: str, numbers: str) -> None:
         """Raise a DataError for times as numbers since a date, which only their units tell; `numbers` gives those."""
-        if self.units is not None and re.match(r"\w+\s+since\s", self.units):
+        if self.units is not None and re.search(r"\bsince\b", self.units, re.IGNORECASE):
             raise DataError(
                 f"{argument} must hold numbers that mean what they are; got times in {self.units!r} in {where}. If "
                 f"these numbers are meant, give them without their units: {numbers}."
@@ -63,7 +63,7 @@ def check_units(units: object, now: Beside, where: str) -> None:
     if units is not None and now.units is not None and now.units != units:
         raise DataError(
             f"X must have the units that the mixture was fitted to, {units}; got {now.units} in {where}. Convert it, "
-            "or correct its attribute units."
+            "or write its attribute units as the mixture has them."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -15,7 +16,9 @@ except ImportError:  # (Windows)
 #: Name of the file that is locked. (A folder cannot be locked on NFS.)
 LOCK = ".lock"
 
-_held: set[str] = set()
+#: Of each folder that this process holds: the file that is locked, and how many hold it.
+_held: dict[str, tuple[int | None, int]] = {}
+_lock = threading.Lock()
 
 
 class HeldError(Exception):
@@ -34,22 +37,46 @@ def held(folder: str) -> Iterator[None]:
     HeldError
         Another process holds it, also on another machine where the file system passes locks on, as NFS does.
     """
-    if folder in _held or fcntl is None:
+    if fcntl is None:
         yield
         return
-    locked = _locked(folder)
-    _held.add(folder)
+    folder = os.path.realpath(folder)
+    with _lock:
+        locked, holders = _held.get(folder) or (_locked(folder), 0)
+        _held[folder] = locked, holders + 1
     try:
         yield
     finally:
-        _held.remove(folder)
-        if locked is not None:
-            # (Removed while it is held; who opened it before sees that it is another one.)
-            with suppress(OSError):
-                os.unlink(os.path.join(folder, LOCK))
-            os.close(locked)
+        with _lock:
+            locked, holders = _held.pop(folder, (None, 1))
+            if holders > 1:
+                _held[folder] = locked, holders - 1
+            else:
+                _give_up(folder, locked)
+
+
+def _give_up(folder: str, locked: int | None) -> None:
+    if locked is not None:
+        # (Removed while it is held; who opened it before sees that it is another one.)
         with suppress(OSError):
-            os.rmdir(folder)
+            os.unlink(os.path.join(folder, LOCK))
+        os.close(locked)
+    with suppress(OSError):
+        os.rmdir(folder)
+
+
+def _forget() -> None:
+    """Leave the locks to the parent, in a forked child; they would last as long as it does."""
+    global _lock
+    _lock = threading.Lock()
+    for locked, _ in _held.values():
+        if locked is not None:
+            os.close(locked)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _locked(folder: str) -> int | None:
@@ -59,7 +86,7 @@ def _locked(folder: str) -> int | None:
         try:
             with suppress(FileExistsError):
                 os.mkdir(folder)
-            found = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            found = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:
             if os.path.isdir(os.path.dirname(folder)):
                 continue

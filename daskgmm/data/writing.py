@@ -22,8 +22,8 @@ def whole_or_nothing(output: str) -> Iterator[str]:
     """Provide a place to write to; it becomes `output` when the block has ended well, and is removed otherwise.
 
     A local output is written beside its place, under a name of its own, and renamed; what stood there before is removed
-    last, with what processes that were killed have left. At a URL there is no renaming: writers mark an output complete
-    at the end.
+    last, with what processes that were killed have left. A symbolic link stays: its target is written. At a URL there
+    is no renaming: writers mark an output complete at the end.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def whole_or_nothing(output: str) -> Iterator[str]:
         with explained(output):
             yield output
         return
-    place = os.path.abspath(output)
+    place = os.path.realpath(output)
     beside = unfinished_place(place, uuid4().hex)
     try:
         with explained(output):
@@ -50,7 +50,7 @@ def whole_or_nothing(output: str) -> Iterator[str]:
 def unfinished_place(output: str, token: str) -> str:
     """Return where an output is written that a later process may finish; at a URL in its place, marked incomplete."""
     output = plain_path(output)
-    return output if "://" in output else f"{os.path.abspath(output)}{_UNFINISHED}{token}"
+    return output if "://" in output else f"{os.path.realpath(output)}{_UNFINISHED}{token}"
 
 
 def remove_unfinished(output: str, *, after_seconds: Sequence[float] = (0.0,)) -> None:
@@ -58,7 +58,7 @@ def remove_unfinished(output: str, *, after_seconds: Sequence[float] = (0.0,)) -
     output = plain_path(output)
     for seconds in after_seconds if "://" not in output else ():
         time.sleep(seconds)
-        for place in glob.glob(f"{glob.escape(os.path.abspath(output))}{_UNFINISHED}*"):
+        for place in glob.glob(f"{glob.escape(os.path.realpath(output))}{_UNFINISHED}*"):
             _remove(place)
 
 
@@ -83,9 +83,10 @@ def explained(output: str) -> Iterator[None]:
 
 def publish(beside: str, place: str) -> None:
     """Give a whole output its place, durably; what was there comes back if that fails."""
+    place = os.path.realpath(place)
     sync_tree(beside)
     _replace(place, beside)
-    sync_folder(os.path.dirname(os.path.abspath(place)))
+    sync_folder(os.path.dirname(place))
 
 
 def _replace(place: str, beside: str) -> None:
@@ -104,7 +105,7 @@ def _replace(place: str, beside: str) -> None:
 
 def _remove(place: str) -> None:
     """Remove a file or folder that nobody needs, as far as that goes."""
-    if os.path.isdir(place):
+    if os.path.isdir(place) and not os.path.islink(place):
         shutil.rmtree(place, ignore_errors=True)
     else:
         with suppress(OSError):

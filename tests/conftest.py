@@ -21,8 +21,11 @@ settings.register_profile("fixed", deadline=None, derandomize=True, database=Non
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("fixed")
 
-# Tests send INT, which a shell without job control has its background jobs, and what they start, ignore.
+# Tests send signals which what started them may have had ignored: INT by a shell without job control, HUP by nohup.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

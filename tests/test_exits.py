@@ -221,7 +221,10 @@ def test_signals_of_batch_systems_end_a_command_whose_read_never_comes_back(tmp_
         with reading(STUCK, "fit", rows, "-k", 1, "-o", tmp_path / f"{number.name}.zarr") as process:
             began = time.monotonic()
             process.send_signal(number)
-            stdout, stderr = process.communicate(timeout=30)
+            try:
+                stdout, stderr = process.communicate(timeout=30)
+            finally:
+                process.kill()
             return number, process.returncode, stdout, stderr, time.monotonic() - began
 
     with ThreadPoolExecutor(len(SIGNALS)) as threads:

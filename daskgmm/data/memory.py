@@ -20,6 +20,9 @@ from daskgmm.mixture.kind import Covariance
 MIB = 1 << 20
 #: A worker process before its first task: Python, distributed, NumPy, SciPy and Zarr (measured: 95 to 125 MiB).
 INTERPRETER_BYTES = 144 * MIB
+#: What a worker takes beyond all that is counted where others are busy on its machine: messages wait, and the allocator
+#: keeps more pieces (measured: up to 12 MiB, over 4 GiB of rows read ahead).
+BUSY_BYTES = 32 * MIB
 #: Reading a run holds its rows, the chunks being decoded and their encoded bytes (measured over 15 layouts: at most 2.9
 #: times the run), and the allocator keeps that for the next one.
 READ_FACTOR = 3
@@ -81,7 +84,7 @@ def peak_worker_bytes(rows: Rows, need: Need) -> int:
     features and densities, and z of every component (the exact form); for each candidate its parameters, the state of
     a partition, and the states that wait for a merge; and what the pass holds beside.
     """
-    return INTERPRETER_BYTES + peak_task_bytes(rows, need)
+    return INTERPRETER_BYTES + BUSY_BYTES + peak_task_bytes(rows, need)
 
 
 def peak_task_bytes(rows: Rows, need: Need) -> int:

@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from daskgmm import GaussianMixture
-from daskgmm.data.memory import INTERPRETER_BYTES, READ_FACTOR, Need, check_memory, peak_task_bytes, peak_worker_bytes
+from daskgmm.data.memory import (
+    BUSY_BYTES,
+    INTERPRETER_BYTES,
+    READ_FACTOR,
+    Need,
+    check_memory,
+    peak_task_bytes,
+    peak_worker_bytes,
+)  # fmt: skip
 from daskgmm.data.opening import open_source
 from daskgmm.data.partition import MIB, RUN_BYTES
 from daskgmm.data.rows import Rows
@@ -68,7 +76,7 @@ def test_statement_is_arithmetic_on_metadata() -> None:
     array = store(MemoryStore(), (10**9, 64), (10**4, 64))
     rows = Rows.plan(open_source(array), None)
     stated = peak_worker_bytes(rows, Need(DIAG, 8))
-    assert stated == INTERPRETER_BYTES + peak_task_bytes(rows, Need(DIAG, 8))
+    assert stated == INTERPRETER_BYTES + BUSY_BYTES + peak_task_bytes(rows, Need(DIAG, 8))
     assert isinstance(stated, int)
 
 
@@ -201,7 +209,7 @@ def test_the_command_of_the_message_works(tmp_path: Path, chunks: Any, monkeypat
     zarr.create_array("X.zarr", data=X, chunks=chunks)
     rows = Rows.plan(open_source("X.zarr"), None)
     assert rows.X.chunk_bytes == 24e6
-    fits = Limited(INTERPRETER_BYTES + 60 * MIB)
+    fits = Limited(INTERPRETER_BYTES + BUSY_BYTES + 60 * MIB)
     with pytest.raises(MemoryLimitError) as caught:
         check_memory(rows, Need(DIAG, 4), fits)
     (command,) = re.findall(r"or rechunk: (.*)$", said(caught))
@@ -219,7 +227,7 @@ def test_the_command_works_for_an_array_of_a_group_and_for_weights(
     group.create_array("rows", shape=(4 * MIB, 1), chunks=(MIB, 1), dtype="f4")
     group.create_array("weights", shape=(4 * MIB,), chunks=(4 * MIB,), dtype="f8")[...] = 2.0
     X, weights = (open_source("data.zarr", array=name) for name in ("rows", "weights"))
-    fits = Limited(INTERPRETER_BYTES + 110 * MIB)
+    fits = Limited(INTERPRETER_BYTES + BUSY_BYTES + 110 * MIB)
     with pytest.raises(MemoryLimitError, match="for chunks of 32 MiB in .*data.zarr/weights. ") as caught:
         check_memory(Rows.plan(X, weights), Need(DIAG, 4), fits)
     exec(said(caught).partition("or rechunk: ")[2], {"dask": dask})
@@ -231,7 +239,7 @@ def test_the_command_works_for_an_array_of_a_group_and_for_weights(
 
 def test_the_command_for_a_dask_array_rechunks_it() -> None:
     X = dask.array.ones((10**7, 16), chunks=(5 * 10**6, 16))
-    fits = Limited(INTERPRETER_BYTES + 120 * MIB)
+    fits = Limited(INTERPRETER_BYTES + BUSY_BYTES + 120 * MIB)
     with pytest.raises(MemoryLimitError, match="for chunks of 610 MiB in Dask array. ") as caught:
         check_memory(Rows.plan(open_source(X), None), Need(DIAG, 4), fits)
     names = {"X": X}
@@ -245,7 +253,7 @@ def test_rechunking_is_not_advised_where_it_does_not_help(tmp_path: Path, chunk_
     """A run of small chunks takes 16 MiB as well."""
     rows = rows_of(tmp_path / "X.zarr", (10**7, 16), (chunk_rows, 16))
     with pytest.raises(MemoryLimitError) as caught:
-        check_memory(rows, Need(DIAG, 4), Limited(INTERPRETER_BYTES + 40 * MIB))
+        check_memory(rows, Need(DIAG, 4), Limited(INTERPRETER_BYTES + BUSY_BYTES + 40 * MIB))
     assert said(caught).endswith(
         f"for chunks of {rows.X.chunk_bytes / MIB:.0f} MiB in {tmp_path}/X.zarr. "
         "Give workers more memory (--memory-limit), or decrease n_components."

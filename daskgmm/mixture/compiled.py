@@ -363,7 +363,7 @@ def stacked_density(
 
 
 #: Up to so many rows plain loops add their products up faster than BLAS does.
-FEW_ROWS = 16
+FEW_FOR_LOOPS = 16
 
 
 @_compile
@@ -389,6 +389,9 @@ def exact_sums(
             rows[n] = i
             roots[n] = np.sqrt(np.float64(own[i]))
             n += own[i] > 0
+        if n == 0:  # (a BLAS may leave the result of an empty product as it was)
+            sums[:] = 0.0
+            continue
         scaled = few[: n_features * n].reshape(n_features, n)
         for d in range(n_features):
             line, row = z[d // height, place * height + d % height], scaled[d]
@@ -401,13 +404,13 @@ def exact_sums(
         last = len(sums) - 1 - n_features
         np.dot(scaled, roots[:n], sums[last : last + n_features])
         sums[-1] = np.dot(roots[:n], roots[:n])
-        if n > FEW_ROWS:
+        if n > FEW_FOR_LOOPS:
             np.dot(scaled, scaled.T, second)
         begin = 0
         for d in range(n_features):
             panel = sums[begin : begin + n_features - d]
             for e in range(d, n_features):
-                if n > FEW_ROWS:
+                if n > FEW_FOR_LOOPS:
                     panel[e - d] = second[d, e]
                 else:
                     total = 0.0

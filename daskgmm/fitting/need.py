@@ -19,6 +19,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import N_ROUNDS, OVERSAMPLING
 from daskgmm.fitting.race import ESCAPE_MOVES
 from daskgmm.fitting.sample import MOST_TASKS, sample_size
+from daskgmm.fitting.start import ways
 
 #: The allocator keeps what the threads of a race have let go, in pieces.
 KEPT_FACTOR = 1.5
@@ -72,7 +73,7 @@ def _race_bytes(options: FitOptions, X: Source) -> int:
     whole, n_threads = n_rows >= X.n_rows, min(CPU_COUNT, MOST_TASKS)
     ordered = 8 * n_rows * (d + 2)
     k_means = 3 * ordered if whole else ordered
-    n_raced = max(options.n_init if whole else -(-2 * options.n_init // 5), ESCAPE_MOVES if options.escape else 1)
+    n_raced = max(len(ways(options, few_rows=whole)), ESCAPE_MOVES if options.escape else 1)
     sums = 8 * k * kind.n_statistics(d, exact=True) * (MOST_TASKS + 2 * n_threads)
     raced = n_raced * (_candidate_bytes(options, X) + sums) + n_threads * kernel_bytes(kind, k, d)
     return ordered + max(k_means, int(KEPT_FACTOR * raced) + 16 * k * n_rows)

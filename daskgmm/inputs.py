@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_random_state
 
-from daskgmm.data.conventions import Beside, check_units, described
+from daskgmm.data.conventions import check_units, described
 from daskgmm.data.dask_source import checked_array
 from daskgmm.data.labelled import beside_of, unlabelled
 from daskgmm.data.opening import is_dask_array, open_source
@@ -21,10 +21,7 @@ from daskgmm.fitting.events import HEADER, Listener, PassDone, ignore
 
 def opened_rows(estimator: Any, X: Any, *, reset: bool) -> Source:
     """Return X as a source, its features checked against an estimator or, with `reset`, noted in it."""
-    source: Any = open_source(seen_rows(estimator, X, reset=reset))
-    if (beside := beside_of(X)) != Beside():
-        source.beside = beside
-    return source  # type: ignore[no-any-return]
+    return open_source(seen_rows(estimator, X, reset=reset), beside=beside_of(X))
 
 
 def seen_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
@@ -32,13 +29,13 @@ def seen_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
 
     This is the door of every method. Nothing is read: rows of chunks of unknown size are not counted.
     """
-    rows, labels = unlabelled(X, "X")
+    beside, (rows, labels) = beside_of(X), unlabelled(X, "X")
     if is_dask_array(rows):
         n_features = checked_array(rows, "X")
     else:
-        rows = open_source(rows)
-        n_features = rows.n_features
-    names, beside = _names(labels), beside_of(X) if beside_of(X) != Beside() else described(rows)
+        rows = open_source(rows, beside=beside)
+        n_features, beside = rows.n_features, described(rows)
+    names = _names(labels)
     if reset:
         _note_units(estimator, beside.units)
         estimator.n_features_in_ = n_features

@@ -6,13 +6,19 @@ import os
 import sys
 from typing import Any
 
+from daskgmm.data.conventions import Beside
 from daskgmm.data.labelled import beside_of, unlabelled
 from daskgmm.data.source import Source
 from daskgmm.errors import OptionError
 
 
 def open_source(
-    data: Any, *, array: str | None = None, argument: str = "X", missing_chunks: str | None = None
+    data: Any,
+    *,
+    array: str | None = None,
+    argument: str = "X",
+    missing_chunks: str | None = None,
+    beside: Beside | None = None,
 ) -> Source:
     """Return the source of rows that `data` is, its metadata checked; no row is read.
 
@@ -28,6 +34,8 @@ def open_source(
         What messages call the input.
     missing_chunks : {"error", "fill"} or None
         What is done about rows whose chunk is not in a Zarr store; None takes Dask's configuration.
+    beside : Beside, optional
+        What is said of the rows, where `data` is what an array of xarray held; by default what `data` says.
 
     Raises
     ------
@@ -42,7 +50,7 @@ def open_source(
     -----
     A Dask array of unknown chunk sizes is computed once, to count its rows (logged).
     """
-    beside, (data, _) = beside_of(data), unlabelled(data, argument)
+    beside, (data, _) = beside or beside_of(data), unlabelled(data, argument)
     if isinstance(data, str | os.PathLike):
         return _open_location(os.fspath(data), array, argument, missing_chunks)
     # Whoever holds a Zarr object has imported zarr; looking it up costs nothing where nobody has.

@@ -48,11 +48,12 @@ class Work:
         ClusterError
             No scheduler, or no workers in time.
         """
-        n_partitions, n_local = self.rows.n_partitions, 0
+        n_partitions = self.rows.n_partitions
+        alone = n_partitions == 1
         if not self.cluster.joins:
-            n_local = 0 if n_partitions == 1 else self.cluster.n_processes(n_partitions)
             before = LimitedExecutor(self.cluster.local_limit(n_partitions))
             work = self._checked(before)
+            n_local = 0 if alone else self.cluster.n_processes(n_partitions)
             check_own_memory(work.rows, work.need, before, n_workers=n_local)
         say(self._found())
         with machines(self.cluster, n_partitions=n_partitions) as where:
@@ -64,14 +65,14 @@ class Work:
                 # (Its workers run already, with limits of their own.)
                 joined = str(error).replace(" (--memory-limit)", " where they are started (dask worker --memory-limit)")
                 raise MemoryLimitError(joined.replace("--memory-limit must", "A worker's memory must")) from error
-            check_own_memory(work.rows, work.need, where.executor, n_workers=n_local)
-            own = peak_own_bytes(work.rows, work.need, driving=n_partitions > 1)
+            if self.cluster.joins:
+                check_own_memory(work.rows, work.need, where.executor)
             stated = work._stated() + kept_worker_bytes(self.cache, work.rows, work.need, where.executor)
             limit = where.executor.memory_limit()
             against = f", of its limit of {_size(limit)}" if limit else ""
-            place = "this process (one partition) with" if n_partitions == 1 else f"{where.where}, each with"
-            beside = "" if n_partitions == 1 else f", and at most {_size(own)} in this process"
-            own = stated if n_partitions == 1 else own
+            place = "this process (one partition) with" if alone else f"{where.where}, each with"
+            own = stated if alone else peak_own_bytes(work.rows, work.need, driving=True)
+            beside = "" if alone else f", and at most {_size(own)} in this process"
             say(
                 f"Running in {place} at most {_size(stated)} of memory{against}{beside}.",
                 stated_peak_bytes=stated, stated_driver_bytes=own,

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, log_on_stderr, say
+from daskgmm.data.addresses import address_limit
 from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError, OptionError
 
 EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 64, 70, 75
@@ -177,12 +178,8 @@ def _check_addresses() -> None:
 
     Some of these libraries crash there, and threads that could not start are waited for.
     """
-    try:
-        import resource
-    except ImportError:  # (Windows)
-        return
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < _LEAST_ADDRESSES:
+    limit = address_limit()
+    if limit is not None and limit < _LEAST_ADDRESSES:
         raise MemoryLimitError(
             f"Memory must suffice for Python and its libraries, {_LEAST_ADDRESSES >> 20} MiB of addresses; got a limit "
             f"of {limit >> 20} MiB for this process (ulimit -v, or the job's). Raise it."

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
+from daskgmm.data.addresses import address_limit
 from daskgmm.errors import MemoryLimitError
 
 #: Bytes of addresses that a BLAS takes for one thread (OpenBLAS: 32 MiB and a little), for NumPy's and for SciPy's.
@@ -86,12 +87,8 @@ def _take_buffers() -> None:
 
     OpenBLAS tries for ever to get one for which there is no room.
     """
-    try:
-        import resource
-    except ImportError:  # (Windows)
-        return
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
+    limit = address_limit()
+    if limit is None:
         return
     from scipy.linalg.blas import dgemm
 

@@ -86,13 +86,13 @@ def test_a_component_of_no_row_has_sums_of_zero() -> None:
     compiled = pytest.importorskip("daskgmm.mixture.compiled")
     n_features, height, n_rows = 33, 9, 16
     z, resp = np.random.default_rng(0).standard_normal((4, 2 * height, n_rows)), np.zeros((2, n_rows))
-    resp[1, :3] = 0.5
+    resp[1, :3] = 0.25
     few, second = np.full(4 * height * n_rows, np.nan), np.full((n_features, n_features), np.nan)
     out = np.full((2, FULL.n_statistics(n_features, exact=True)), np.nan)
     compiled.exact_sums(z, height, np.arange(2), resp, few, second, out)
     assert not out[0].any()
     assert np.isfinite(out[1]).all()
-    assert out[1, -1] == 1.5
+    assert out[1, -1] == 0.75
 
 
 def test_components_that_would_lose_digits_go_alone() -> None:

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 import zarr
@@ -163,6 +164,7 @@ def test_python_refuses_what_this_process_cannot_hold(folder: Path) -> None:
         lambda: GaussianMixture(40).fit(X),
         lambda: select(place, n_components=[40]),
         lambda: mixture.predict_proba(place),
+        lambda: mixture.predict_proba(da.from_zarr(place)),
         lambda: mixture.score(place),
     ):
         with pytest.raises(MemoryLimitError, match=told):

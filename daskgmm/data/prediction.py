@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from daskgmm.data.array_source import ArraySource
 from daskgmm.data.blas import blas_limit
+from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.executor import ClientExecutor, current_executor
 from daskgmm.data.memory import Need, check_machine, kernel_bytes, takes_compiled_kernel
 from daskgmm.data.own_memory import check_own_memory
@@ -89,7 +90,7 @@ def refuse_dropped(block: Block, non_finite: str) -> None:
 def predict_blocks(X: da.Array, predictor: Predictor, *, non_finite: str) -> da.Array:
     """Return the lazy prediction for a Dask array, in its own chunks, which may be unknown; computes nothing.
 
-    Chunks whose prediction would take more than 64 MiB are split.
+    Chunks whose prediction would take more than 64 MiB are split. Of unknown chunks nobody knows what they take.
     """
     if X.ndim == 2 and len(X.chunks[1]) > 1:
         X = X.rechunk({1: -1})
@@ -99,6 +100,9 @@ def predict_blocks(X: da.Array, predictor: Predictor, *, non_finite: str) -> da.
     if np.diff(edges).max() * row_bytes > PARTITION_BYTES:  # (unknown chunks are NaN, and stay)
         pieces = [np.arange(a, b, PARTITION_BYTES // row_bytes) for a, b in pairwise(edges.tolist())]
         rows = rows.rechunk({0: tuple(np.diff([*np.concatenate(pieces), edges[-1]]).tolist())})
+    if not np.isnan(rows.shape[0]) and len(rows):
+        source = DaskSource(rows)
+        _check_memory(replace(Rows.plan(source, None), edges=source.chunk_edges), predictor)
     chunks = (rows.chunks[0],) if n_columns is None else (rows.chunks[0], (n_columns,))
     result: da.Array = da.map_blocks(
         _predict_block,
@@ -122,9 +126,7 @@ def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Ar
         )
     rows, predictor = Rows.plan(X, None), with_kernel(predictor, X.n_rows)
     rows = replace(rows, edges=_bounded_edges(rows, predictor))
-    held, plan = predictor.n_bytes(int(np.diff(rows.edges).max())), predictor.plan
-    need = Need(plan.kind, plan.n_components, extra_bytes=held, compiled=plan.compiled)
-    check_own_memory(rows, need, current_executor(travels=X.travels))
+    _check_memory(rows, predictor)
     name = f"daskgmm-predict-{uuid4().hex}"
     nodes, arguments = X.arguments([(int(a), int(b)) for a, b in zip(rows.edges[:-1], rows.edges[1:], strict=True)])
     graph: dict[Any, Any] = {**nodes, f"{name}-predictor": DataNode(f"{name}-predictor", predictor)}
@@ -136,6 +138,13 @@ def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Ar
         chunks = (*chunks, (predictor.n_columns,))
     layers = HighLevelGraph.from_collections(name, graph, dependencies=())
     return da.Array(layers, name, chunks, dtype=predictor.dtype)
+
+
+def _check_memory(rows: Rows, predictor: Predictor) -> None:
+    """Raise a MemoryLimitError where this process would take more memory than there is; reads nothing."""
+    held, plan = predictor.n_bytes(int(np.diff(rows.edges).max())), predictor.plan
+    need = Need(plan.kind, plan.n_components, extra_bytes=held, compiled=plan.compiled)
+    check_own_memory(rows, need, current_executor(travels=rows.travels))
 
 
 def _bounded_edges(rows: Rows, predictor: Predictor) -> Edges:

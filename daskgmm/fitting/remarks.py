@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.fitting.joined import Joined
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.parameters import Parameters
@@ -26,7 +27,9 @@ def spikes_of(parameters: Parameters, support: Support, options: FitOptions, *, 
     return tuple(int(k) for k in np.flatnonzero(found))
 
 
-def remarks(parameters: Parameters, support: Support, options: FitOptions, *, n_rows: int) -> tuple[str, ...]:
+def remarks(
+    parameters: Parameters, support: Support, options: FitOptions, *, n_rows: int, joined: Joined | None = None
+) -> tuple[str, ...]:
     """Return a sentence or two on each thing that is wrong with a fit, with its remedy; none where nothing is.
 
     Parameters
@@ -35,6 +38,8 @@ def remarks(parameters: Parameters, support: Support, options: FitOptions, *, n_
         On the rows of the fit.
     n_rows : int
         Their number.
+    joined : Joined or None
+        Two components that the rows may not tell apart.
     """
     if options.start_is_given and options.max_iter == 0:
         return ()
@@ -46,9 +51,8 @@ def remarks(parameters: Parameters, support: Support, options: FitOptions, *, n_
     if not too_large:
         alike = [int(k) for k in np.flatnonzero(thin_gain(p, options.reg_covar) > 0) if k not in few]
         weak = [k for k in spikes if k not in few and k not in alike]
-    too_many = [*_of_few(p, support, few), *_of_weak(p, support, weak, n_rows)]
-    if too_many:
-        too_many = [" ".join([*too_many, _fewer(p)])]
+    too_weak = [*_of_few(p, support, few), *_of_weak(p, support, weak, n_rows)]
+    too_many = [" ".join([*too_weak, _fewer(p)])] if too_weak else [*_of_joined(p, support, joined, n_rows)]
     return (*too_large, *too_many, *_of_alike(p, support, alike))
 
 
@@ -69,6 +73,16 @@ def _of_weak(p: Parameters, support: Support, weak: Sequence[int], n_rows: int) 
             f"{len(weak)} of {p.n_components} components {'is' if len(weak) == 1 else 'are'} worth less than the "
             f"{p.kind.n_own(p.n_features):,} numbers that {_each(weak)} made of: without {_it(weak)} the others lose "
             f"{worth} nats, and BIC asks for {support.row_weight * price(p, n_rows):,.1f}."
+        )
+
+
+def _of_joined(p: Parameters, support: Support, joined: Joined | None, n_rows: int) -> Iterator[str]:
+    asked = support.row_weight * price(p, n_rows)
+    if joined is not None and joined.nats < asked:
+        yield (
+            f"The rows do not tell components {joined.i} and {joined.j} of {p.n_components} apart: as one they lose "
+            f"{max(joined.nats, 0.0):,.1f} nats, and BIC asks for {asked:,.1f}. Fit fewer components (select compares "
+            "numbers of them)."
         )
 
 

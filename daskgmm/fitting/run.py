@@ -28,6 +28,7 @@ from daskgmm.fitting.evaluate import Evaluator, Request, check_counts, check_wei
 from daskgmm.fitting.events import Listener
 from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.history import History
+from daskgmm.fitting.joined import Joined, suspect
 from daskgmm.fitting.loop import Candidate, Status, run_em
 from daskgmm.fitting.need import fit_need, in_waves, is_compiled
 from daskgmm.fitting.one_component import of_rows, of_sample
@@ -37,7 +38,7 @@ from daskgmm.fitting.polishing import Polishing
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.race import Race
 from daskgmm.fitting.remarks import remarks, spikes_of
-from daskgmm.fitting.sample import Sample, race_size, sample_size
+from daskgmm.fitting.sample import FEW_ROWS, Sample, race_size, sample_size
 from daskgmm.fitting.start import starts
 from daskgmm.fitting.successor import split_starts
 from daskgmm.mixture.folds import Fold, FoldPass
@@ -347,7 +348,11 @@ class Run:
         folds = [None if c.fold is None else replace(c.fold, held_out=True) for c in best]
         outside = [j for j, fold in enumerate(folds) if fold is not None]
         own = [(c.parameters, c.fold) for c in best]
-        scores, n_passes = self._scored(own + [(chosen[j], folds[j]) for j in outside], name)
+        suspects = {j: self._suspect(i, chosen[j]) for j, i in enumerate(which)}
+        joined = {j: pair for j, pair in suspects.items() if pair is not None}
+        held_out = [(chosen[j], folds[j]) for j in outside]
+        merged = [(pair.parameters, best[j].fold) for j, pair in joined.items()]
+        scores, n_passes = self._scored(own + held_out + merged, name)
         # Only where reg_covar makes EM no ascent can the last step of an accelerated fit be worse than one before.
         worse = [j for j, c in enumerate(best) if _has_fallen(c, scores[j])]
         if worse:
@@ -361,12 +366,23 @@ class Run:
             for place, score in zip(places, found, strict=True):
                 scores[place] = score
         self._check_files()
-        held = dict(zip(outside, scores[len(best) :], strict=True))
+        held = dict(zip(outside, scores[len(best) :], strict=False))
+        for j, score in zip(joined, scores[len(best) + len(outside) :], strict=True):
+            joined[j] = replace(joined[j], nats=np.inf if j in worse else scores[j].log_sum - score.log_sum)
         means = [s.log_sum / s.weight for s in scores]
         self._history.closed(name, n_passes, self._evaluator.seconds, zip(which, best, means, strict=False))
         return [
-            self._fit(i, c, chosen[j], scores[j], held.get(j)) for j, (i, c) in enumerate(zip(which, best, strict=True))
+            self._fit(i, c, chosen[j], scores[j], held.get(j), joined.get(j))
+            for j, (i, c) in enumerate(zip(which, best, strict=True))
         ]
+
+    def _suspect(self, i: int, parameters: Parameters) -> Joined | None:
+        """Return a model's mixture with two components as one, where they may be; as few rows of the sample tell."""
+        options, n_rows = self._models[i].options, self._row_sets[self._models[i].fold].n_rows
+        if options.start_is_given or options.is_closed_form:
+            return None
+        few = sample_threshold(self._passes.rows.X.n_rows, FEW_ROWS)
+        return suspect(parameters, self._sample_of(i).within(few), n_rows=n_rows)
 
     def _check_files(self) -> None:
         """Raise a DataError where what is stored has changed since the fit began."""
@@ -445,8 +461,9 @@ class Run:
             self._checkpoint.put({**values, **self._spent()})
 
     def _fit(
-        self, i: int, best: Candidate, parameters: Parameters, score: Statistics, held_out: Statistics | None
-    ) -> Fit:
+        self, i: int, best: Candidate, parameters: Parameters, score: Statistics, held_out: Statistics | None,
+        joined: Joined | None,
+    ) -> Fit:  # fmt: skip
         options, support = self._models[i].options, support_of(score, parameters)
         own = self.survey if best.fold is None else all_but(self._work, self.survey, best.fold.index)
         # (The one E-step of a closed form tells the likelihood of a start that is none of EM's.)
@@ -475,7 +492,7 @@ class Run:
                 n_weighted=own.n_weighted,
                 support=support,
                 spikes=spikes_of(parameters, support, options, n_rows=score.n_rows),
-                remarks=remarks(parameters, support, options, n_rows=score.n_rows),
+                remarks=remarks(parameters, support, options, n_rows=score.n_rows, joined=joined),
             )
         )
 

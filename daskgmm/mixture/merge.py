@@ -28,8 +28,9 @@ NEAREST = 3
 class Merge:
     """One component less: i and j become one, or j is dropped where i stays as it is.
 
-    `cost` is the mean log-likelihood that goes with it if the others stay, nats per unit of row weight; `covariance` is
-    None where that of i, or the tied one, stays.
+    `cost` is the mean log-likelihood that goes with it if the others stay, nats per unit of row weight, and `spread`
+    the standard deviation of what goes with a row (0 for one that is dropped); `covariance` is None where that of i, or
+    the tied one, stays.
     """
 
     i: int
@@ -38,6 +39,7 @@ class Merge:
     mean: Floats
     covariance: Floats | None
     cost: float
+    spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
     if merged is None:
         pairs = pairs[:0]
     plans = [make_plan(each, origin=mean_row(X, w)) for each in (p, merged) if each is not None]
-    cost, lost, resp_sums = np.zeros(len(pairs)), np.zeros(p.n_components), np.zeros(p.n_components)
+    (cost, squares), (lost, resp_sums) = np.zeros((2, len(pairs))), np.zeros((2, p.n_components))
     members: list[list[Members]] = [[] for _ in range(p.n_components)]
     work = Workspace()
     for tile in Block(np.ascontiguousarray(X.T), w, 0).tiles():
@@ -89,15 +91,31 @@ def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
             members[k].append((tile.first_row + own, r[own]))
         if merged is not None:
             ratios = _ratios(densities, plans[1], resp, log_likelihood, pairs)
-            cost -= np.log(np.maximum(ratios, np.exp(DOUBLE.smallest_log_resp))) @ v
-    support = Support.of_sums(lost, resp_sums, p, weight=float(w.sum()), n_rows=len(X))
-    merges = [Merge(i, i, p.weights[i], p.means[i], None, float(d)) for i, d in enumerate(support.nats / w.sum())]
+            logs = np.log(np.maximum(ratios, np.exp(DOUBLE.smallest_log_resp)))
+            cost, squares = cost - logs @ v, squares + np.square(logs) @ v
+    total = float(w.sum())
+    support = Support.of_sums(lost, resp_sums, p, weight=total, n_rows=len(X))
+    merges = [Merge(i, i, p.weights[i], p.means[i], None, float(d)) for i, d in enumerate(support.nats / total)]
     if merged is not None:
         for m, (i, j) in enumerate(pairs):
             covariance = None if p.kind.pooled else merged.covariances[m]
-            own_cost = float(cost[m] / w.sum())
-            merges.append(Merge(int(i), int(j), float(merged.weights[m]), merged.means[m], covariance, own_cost))
+            own_cost, spread = float(cost[m] / total), float(np.sqrt(squares[m] / total))
+            weight = float(merged.weights[m])
+            merges.append(Merge(int(i), int(j), weight, merged.means[m], covariance, own_cost, spread))
     return Outlook([m for m in merges if np.isfinite(m.cost)], [_joined(parts) for parts in members], support)
+
+
+def without_one(parameters: Parameters, merge: Merge) -> Parameters | None:
+    """Return the mixture of one component less; None where that is singular."""
+    p, kept = parameters, np.arange(parameters.n_components) != merge.j
+    weights, means, covariances = p.weights.copy(), p.means.copy(), p.covariances.copy()
+    weights[merge.i], means[merge.i] = merge.weight, merge.mean
+    if merge.covariance is not None:
+        covariances[merge.i] = merge.covariance
+    try:
+        return Parameters.from_covariances(p.kind, weights, means, covariances).subset(kept)
+    except CollapsedComponentError:
+        return None
 
 
 def _ratios(densities: Densities, plan: Plan, resp: Floats, log_likelihood: Floats, pairs: Integers) -> Floats:

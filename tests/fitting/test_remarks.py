@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from sklearn.mixture import GaussianMixture as Mixture
+from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
 from daskgmm import GaussianMixture, select
 from daskgmm.errors import FitWarning
@@ -74,6 +77,41 @@ def test_wide_groups_at_too_many_components() -> None:
     assert fitted(X, 3)[1] == ""
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_components_of_one_group_are_named_and_the_remedy_works(kind: str) -> None:
+    """Support does not tell: without one of the two the other stays too narrow for the rows of both."""
+    X, n = groups(6000, 2), 6000
+    gm, told = fitted(X, 5, covariance_type=kind)
+    sentence = r"The rows do not tell components (\d) and (\d) of 5 apart: as one they lose ([\d.]+) nats, and BIC asks"
+    found = re.match(sentence, told)
+    assert found is not None, told
+    pair = [int(found[1]), int(found[2])]
+    # The mean and covariance of both together, by scikit-learn.
+    own = gm.to_sklearn()
+    w = own.weights_[pair] / own.weights_[pair].sum()
+    mean = w @ own.means_[pair]
+    offsets = own.means_[pair] - mean
+    between = {
+        "full": np.einsum("k,ki,kj->ij", w, offsets, offsets), "tied": 0.0,
+        "diag": w @ offsets**2, "spherical": (w @ offsets**2).mean(),
+    }[kind]  # fmt: skip
+    others = np.setdiff1d(np.arange(5), pair)
+    both = Mixture(4, covariance_type=kind)
+    both.weights_ = np.append(own.weights_[others], own.weights_[pair].sum())
+    both.means_ = np.concatenate([own.means_[others], mean[np.newaxis]])
+    both.covariances_ = own.covariances_
+    if kind != "tied":
+        one = np.tensordot(w, own.covariances_[pair], axes=1) + between
+        both.covariances_ = np.concatenate([own.covariances_[others], np.asarray(one)[np.newaxis]])
+    both.precisions_cholesky_ = _compute_precision_cholesky(both.covariances_, kind)
+    lost = n * (own.score(X) - both.score(X))
+    assert lost < 0.5 * {"full": 6, "tied": 3, "diag": 5, "spherical": 4}[kind] * np.log(n)
+    assert_allclose(float(found[3]), max(lost, 0.0), atol=0.051)
+    best = select(X, n_components=[2, 3, 5], covariance_type=kind, n_init=2, random_state=0).best_
+    assert best.n_components == 3
+    assert fitted(X, 3, covariance_type=kind)[1] == ""
+
+
 def test_one_group_keeps_large_components() -> None:
     """N(0, I_16): no component has fewer rows than half of its 153 numbers, and that they are too many is said."""
     gm, told = fitted(np.random.default_rng(0).standard_normal((5000, 16)), 4, n_init=10)
@@ -104,8 +142,8 @@ def test_a_repeated_row_is_named_and_its_remedies_work(place: Any) -> None:
     alone, _ = fitted(X[~repeated], 3)
     for mean in alone.means_:
         assert np.abs(gm.means_ - mean).max(axis=1).min() < 1e-2
-    assert fitted(X[~repeated], 4)[1] == ""
-    assert fitted(X, 4, sample_weight=(~repeated).astype(float))[1] == ""
+    assert "alike" not in fitted(X[~repeated], 4)[1]
+    assert "alike" not in fitted(X, 4, sample_weight=(~repeated).astype(float))[1]
 
 
 # -- reg_covar -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,60 @@
+"""Two components that the rows may not tell apart: one of them would do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from daskgmm.fitting.sample import Sample
+from daskgmm.mixture.merge import look, without_one
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.support import price
+
+#: A pair is looked at on all rows where its cost, less so many standard errors, may be less than its price.
+DOUBT = 2.0
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A mixture in which two components are one.
+
+    Support alone does not tell such a pair: without one of them the other stays as it is, too narrow for both.
+
+    Attributes
+    ----------
+    i, j : int
+        Their numbers before.
+    parameters : Parameters
+        The mixture of one component less.
+    nats : float
+        What the log-likelihood of all rows loses, nats; infinite until it is known.
+    """
+
+    i: int
+    j: int
+    parameters: Parameters
+    nats: float = np.inf
+
+
+def suspect(parameters: Parameters, sample: Sample, *, n_rows: int) -> Joined | None:
+    """Return the mixture with those two as one that the sample tells apart least, if they may be one; else None.
+
+    Costs some three E-steps on the sample.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of all rows.
+    """
+    if parameters.n_components < 2 or not len(sample):
+        return None
+    outlook = look(parameters, sample.X, sample.weights)
+    pairs = [m for m in outlook.merges if m.i != m.j]
+    if not pairs:
+        return None
+    best = min(pairs, key=lambda m: m.cost)
+    if not n_rows * (best.cost - DOUBT * best.spread / np.sqrt(len(sample))) < price(parameters, n_rows):
+        return None
+    merged = without_one(parameters, best)
+    return None if merged is None else Joined(best.i, best.j, merged)

@@ -109,7 +109,7 @@ class Race:
         self._least = self._first // 2
         judged = n if whole else n - self._n_seen
         self._moves = options.escape and n >= FEW and judged >= self._least
-        self._last: tuple[Parameters, bool, Outlook, list[Split]] | None = None
+        self._last: tuple[Parameters, int | None, Outlook, list[Split]] | None = None
 
     def run(self) -> Candidate:
         """Return the best candidate, which goes on to all rows.
@@ -287,37 +287,40 @@ class Race:
     def _together(self, best: Candidate, worth: Worth) -> list[Parameters]:
         """Return the mixture after all moves that promise a gain, after the better half of them, and so on."""
         began, p = perf_counter(), best.parameters
-        outlook, found_splits = self._looked(p, on_other_rows=True)
+        outlook, found_splits = self._looked(p, self._n_seen // 2 if self._whole else self._n_seen)
         moves = exchanges(outlook, found_splits, np.array(worth.spikes))
         numbers = [n for n in (len(moves) >> i for i in range(HALVINGS)) if n]
         found = [moved(p, moves[:n]) for n in numbers]
-        self._note([best], 4 * self._n_seen, perf_counter() - began)
+        self._note([best], self._looks(), perf_counter() - began)
         return [child for child in found if child is not None]
 
-    def _looked(self, p: Parameters, *, on_other_rows: bool) -> tuple[Outlook, list[Split]]:
-        """Return what moves see of a mixture, and the splits of its components; the last ones are kept.
+    def _looked(self, p: Parameters, n_fitted: int | None) -> tuple[Outlook, list[Split]]:
+        """Return what moves see of a mixture, and the splits of its components, fitted to the first rows.
 
-        They follow from the mixture alone, so that a start that goes on after it was cut short finds the same ones.
+        They follow from the mixture alone, so that a start that goes on after it was cut short finds the same ones; the
+        last ones are kept: moves that are made together and single ones look at the same.
         """
-        if self._last is None or self._last[0] is not p or self._last[1] != on_other_rows:
-            seen = self._sample.part(0, self._n_seen)
-            outlook = look(p, seen.X, seen.weights)
+        if self._last is None or self._last[0] is not p or self._last[1] != n_fitted:
+            rows = self._sample
+            outlook = look(p, rows.X, rows.weights)
             found = splits(
-                p, seen.X, seen.weights, outlook.members, reg_covar=self._options.reg_covar,
-                rng=np.random.RandomState(self._options.seed), on_other_rows=on_other_rows,
+                p, rows.X, rows.weights, outlook.members, reg_covar=self._options.reg_covar,
+                rng=np.random.RandomState(self._options.seed), n_fitted=n_fitted,
             )  # fmt: skip
-            self._last = p, on_other_rows, outlook, found
+            self._last = p, n_fitted, outlook, found
         return self._last[2], self._last[3]
 
     def _proposed(self, best: Candidate) -> list[Parameters]:
         """Return single moves away from a candidate."""
-        began, p, n_seen = perf_counter(), best.parameters, self._n_seen
-        outlook, found = self._looked(p, on_other_rows=False)
+        began, p = perf_counter(), best.parameters
+        outlook, found = self._looked(p, None if self._whole else self._n_seen)
         proposed = proposals(p, outlook, found, n_most=ESCAPE_MOVES)
-        # The moves take two E-steps, and some 26 of two components on at most 1000 rows of each component.
-        n_visited = 2 * n_seen + 26 * min(1000, n_seen // self._options.n_components)
-        self._note([best], n_visited, perf_counter() - began)
+        self._note([best], self._looks(), perf_counter() - began)
         return proposed
+
+    def _looks(self) -> int:
+        """Return how many rows a look visits: two E-steps, and some 26 of two components on 1000 rows of each."""
+        return 2 * len(self._sample) + 26 * min(1000, self._n_seen // self._options.n_components)
 
     def _polished(self, best: Candidate) -> Candidate:
         """Return the winner after EM on all of the sample; as it was where it has seen all, or collapses there."""

@@ -126,6 +126,10 @@ class Full(Covariance):
             np.subtract(x, mean[:, np.newaxis], out=out)
             multiply_triangular(precision_cholesky, out)
 
+    def standardise_all(self, x: Floats, means: Floats, precisions_cholesky: Floats) -> Floats:
+        result: Floats = np.swapaxes(precisions_cholesky, -1, -2) @ (x - means[..., np.newaxis])
+        return result
+
     def exact_statistics(self, z: Floats, resp: Floats, out: Floats, work: Floats) -> None:
         n_features = z.shape[0]
         if n_features < TRIANGULAR_FROM:
@@ -151,6 +155,13 @@ class Full(Covariance):
         central[:, rows, columns] = packed
         central[:, columns, rows] = packed
         return central
+
+    def weighted_covariances(self, x: Floats, resp: Floats, means: Floats) -> Floats:
+        y = x - means[..., np.newaxis]
+        found = (y * resp[:, np.newaxis]) @ np.swapaxes(y, -1, -2)
+        found += np.swapaxes(found, -1, -2).copy()
+        result: Floats = found / (2 * resp.sum(axis=1))[:, np.newaxis, np.newaxis]
+        return result
 
     def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
         # x - mu = P^-T z, so its covariance is P^-T C P^-1.
@@ -384,6 +395,9 @@ class Diagonal(Covariance):
         np.subtract(x, mean[:, np.newaxis], out=out)
         out *= precision_cholesky[:, np.newaxis]
 
+    def standardise_all(self, x: Floats, means: Floats, precisions_cholesky: Floats) -> Floats:
+        return (x - means[..., np.newaxis]) * self._scales(precisions_cholesky)[..., np.newaxis]
+
     def exact_statistics(self, z: Floats, resp: Floats, out: Floats, work: Floats) -> None:
         n_features = z.shape[0]
         np.multiply(z, z, out=work)
@@ -398,6 +412,11 @@ class Diagonal(Covariance):
     def central_moments(self, second: Floats, first: Floats) -> Floats:
         central: Floats = second - first * first
         return central
+
+    def weighted_covariances(self, x: Floats, resp: Floats, means: Floats) -> Floats:
+        squares = np.einsum("kdn,kn->kd", (x - means[..., np.newaxis]) ** 2, resp)
+        found: Floats = squares / resp.sum(axis=1)[:, np.newaxis]
+        return found
 
     def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
         return first / precision_cholesky, central / precision_cholesky**2
@@ -463,6 +482,10 @@ class Spherical(Diagonal):
         # E|x|^2 - |E x|^2 is the trace of the covariance; the variance is its mean over the features.
         central: Floats = (second[:, 0] - (first * first).sum(axis=1)) / first.shape[1]
         return central
+
+    def weighted_covariances(self, x: Floats, resp: Floats, means: Floats) -> Floats:
+        found: Floats = super().weighted_covariances(x, resp, means).mean(axis=1)
+        return found
 
     def variances(self, covariances: Floats) -> Floats:
         return covariances[:, np.newaxis]

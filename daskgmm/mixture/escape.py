@@ -14,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import CollapsedComponentError
-from daskgmm.mixture.merge import Merge, Outlook, look
+from daskgmm.mixture.merge import Merge, Outlook
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.split import Random, Split, splits
+from daskgmm.mixture.split import Split
 
 Floats = NDArray[np.float64]
 Move = tuple[Split, Merge]
 
-#: A move is proposed where its cost is at most so many times its gain: the gain is what a split gives if nothing else
-#: moves, and EM often makes much more of it (photographs: +0.015 nats of a move whose cost was four times its gain).
+#: A single move is proposed where its cost is less than the gain of the split on the rows that it was fitted to; where
+#: there is a gain on other rows too, up to so many times that. It is what a split gives if nothing else moves, and EM
+#: often makes much more of it (photographs: +0.015 nats of a move whose cost was four times its gain). Without a gain
+#: on other rows there is nothing to hope for (Gaussians of 16 features, 470 rows each: all such moves lost).
 HOPE = 20.0
 
 
@@ -79,46 +81,23 @@ def moved(parameters: Parameters, moves: Sequence[Move]) -> Parameters | None:
     return child if all(np.isfinite(a).all() for a in finite) else None
 
 
-def offspring(
-    parameters: Parameters,
-    X: Floats,
-    weights: Floats | None,
-    *,
-    n_most: int,
-    reg_covar: float,
-    rng: Random,
-) -> list[Parameters]:
+def proposals(parameters: Parameters, outlook: Outlook, splits: Sequence[Split], *, n_most: int) -> list[Parameters]:
     """Return mixtures of as many components that EM may take to a higher log-likelihood, the most promising first.
 
     In each, two components of the given mixture are merged (or one that is hardly needed is dropped) and another is
-    split in two. None is given where no such move promises a gain. Costs some two E-steps, and two components' worth of
-    exact E-steps on each component's own rows, 1000 at most, for each of some twenty iterations.
+    split in two. None is given where no such move promises a gain.
 
     Parameters
     ----------
     parameters : Parameters
-        A mixture at, or near, a maximum of the likelihood of the rows.
-    X : (n_rows, n_features), float64
-    weights : (n_rows,), float64, or None
-        Row weights, not all zero; None means that every row weighs 1.
+        A mixture at, or near, a maximum of the likelihood of some rows.
+    outlook : Outlook
+        Of the mixture.
+    splits : sequence of Split
+        Of its components.
     n_most : int
         Number of mixtures at most; they split different components as far as there are such.
-    reg_covar : float
-        Added to every variance, in original units squared.
-    rng : Generator or RandomState
-        Draws rows where a component has more than 1000.
     """
-    if parameters.n_components < 3 or n_most < 1:
-        return []
-    w = np.ones(len(X)) if weights is None else weights
-    outlook = look(parameters, X, w)
-    return proposals(
-        parameters, outlook, splits(parameters, X, w, outlook.members, reg_covar=reg_covar, rng=rng), n_most=n_most
-    )
-
-
-def proposals(parameters: Parameters, outlook: Outlook, splits: Sequence[Split], *, n_most: int) -> list[Parameters]:
-    """Return the mixtures after single moves, as `offspring` does, of the splits that are given."""
     found: list[Parameters] = []
     if parameters.n_components < 3:
         return found
@@ -134,9 +113,12 @@ def proposals(parameters: Parameters, outlook: Outlook, splits: Sequence[Split],
 def _ranked(splits: Sequence[Split], merges: Sequence[Merge]) -> Iterator[Move]:
     """Yield the moves that promise a gain: the best of each component to split, then the second best, and so on."""
     moves = [
-        sorted((m for m in merges if s.k not in (m.i, m.j) and m.cost < HOPE * s.gain), key=lambda m: m.cost)
+        sorted(
+            (m for m in merges if s.k not in (m.i, m.j) and m.cost < (HOPE if s.gain > 0 else 1.0) * s.hope),
+            key=lambda m: m.cost,
+        )
         for s in splits
     ]
     for turn in range(len(merges)):
         rest = [(s, m[turn]) for s, m in zip(splits, moves, strict=True) if turn < len(m)]
-        yield from sorted(rest, key=lambda move: move[1].cost - move[0].gain)
+        yield from sorted(rest, key=lambda move: move[1].cost - move[0].hope)

@@ -175,6 +175,10 @@ class Covariance(ABC):
         """Write z = P'(x - mean) of one component, (n_features, n_rows); `work` has its shape and is overwritten."""
 
     @abstractmethod
+    def standardise_all(self, x: Floats, means: Floats, precisions_cholesky: Floats) -> Floats:
+        """Return z of several components at once, (n_components, n_features, n_rows)."""
+
+    @abstractmethod
     def exact_statistics(self, z: Floats, resp: Floats, out: Floats, work: Floats) -> None:
         """Write the statistics of one component: sums of resp times (second moments of z, z, 1).
 
@@ -189,6 +193,14 @@ class Covariance(ABC):
     @abstractmethod
     def central_moments(self, second: Floats, first: Floats) -> Floats:
         """Return E[xx'] - E[x]E[x]' in this kind's shape from *mean* packed second and first moments."""
+
+    @abstractmethod
+    def weighted_covariances(self, x: Floats, resp: Floats, means: Floats) -> Floats:
+        """Return the covariance of the rows x, (n_features, n_rows), about each mean, weighted by its row of resp.
+
+        The same as from the statistics, for a few components on a few rows: one call for all of them. A tied kind gives
+        each its own.
+        """
 
     @abstractmethod
     def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:

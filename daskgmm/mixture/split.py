@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import CollapsedComponentError
-from daskgmm.mixture.mstep import maximise
+from daskgmm.mixture.kind import Covariance
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.statistics import Moments
 
 Floats = NDArray[np.float64]
 Members = tuple[NDArray[np.int64], Floats]
@@ -25,11 +26,16 @@ FIRST_ITERATIONS, LAST_ITERATIONS = 3, 7
 
 @dataclass(frozen=True)
 class Split:
-    """Component k becomes the two components `halves`; `gain` is in nats per unit of row weight."""
+    """Component k becomes the two components `halves`.
+
+    Gains are in nats per unit of row weight: `hope` on the rows that the split was fitted to, `gain` on others, which
+    it has not seen; the same where there are no others.
+    """
 
     k: int
     halves: Parameters
     gain: float
+    hope: float
 
 
 def mean_row(X: Floats, w: Floats) -> Floats:
@@ -46,9 +52,9 @@ def splits(
     *,
     reg_covar: float,
     rng: Random,
-    on_other_rows: bool = False,
+    n_fitted: int | None = None,
 ) -> list[Split]:
-    """Return the best split of each component that has one with a gain.
+    """Return the best split of each component that has one with a gain on the rows that it is fitted to.
 
     EM with two components on the rows of one, weighted by their responsibilities. The gain is exact for that problem,
     and by Jensen's inequality no more than what the mixture gains if its other components stay.
@@ -65,28 +71,30 @@ def splits(
         Added to every variance, in original units squared.
     rng : Generator or RandomState
         Draws rows where a component has more than a split is fitted to.
-    on_other_rows : bool
-        Whether the gain is measured on rows that the split was not fitted to: it then has no part that is due to the
-        freedom of a component more. Half of a component's rows are left for it.
+    n_fitted : int or None
+        How many rows splits are fitted to, the first ones; gains are measured on the others, where they have no part
+        that is due to the freedom of a component more. None: on the same rows.
     """
     found = []
     # Of a half, in units of the mean row weight: rows of a covariance in general position, twice.
     least = 2 * (X.shape[1] + 1) * w.sum() / len(X)
-    most = max(MOST_ROWS, MOST_A_FEATURE * X.shape[1]) if on_other_rows else MOST_ROWS
+    most = MOST_ROWS if n_fitted is None else max(MOST_ROWS, MOST_A_FEATURE * X.shape[1])
     for k, (rows, resp) in enumerate(members):
         mass = float(w[rows] @ resp)
-        n_fitted = min(most, len(rows) // 2) if on_other_rows else min(most, len(rows))
-        share = n_fitted / len(rows) if on_other_rows else 1.0
+        n_seen = len(rows) if n_fitted is None else int(np.searchsorted(rows, n_fitted))
+        own = np.arange(n_seen) if n_seen <= most else np.sort(rng.permutation(n_seen)[:most])
+        fitted = _Rows(X[rows[own]], w[rows[own]] * resp[own], 0.0 if n_fitted is None else float(X.shape[1]))
+        share = fitted.weight / mass if n_fitted is not None else 1.0
         if not mass * share >= 2 * least:
             continue
-        order = rng.permutation(len(rows)) if n_fitted < len(rows) else np.arange(len(rows))
-        own, others = np.sort(order[:n_fitted]), np.sort(order[n_fitted : 2 * n_fitted])
-        shrinkage = float(X.shape[1]) if on_other_rows else 0.0
-        fitted = _Rows(X[rows[own]], w[rows[own]] * resp[own], shrinkage)
-        judged = _Rows(X[rows[others]], w[rows[others]] * resp[others]) if on_other_rows else fitted
+        judged = fitted
+        if n_fitted is not None:
+            others = slice(n_seen, min(len(rows), n_seen + most))
+            judged = _Rows(X[rows[others]], w[rows[others]] * resp[others])
         split = _best_split(parameters, k, fitted, judged, reg_covar=reg_covar, least=least / (mass * share))
         if split is not None:
-            found.append(replace(split, gain=split.gain * mass / w.sum()))
+            scale = mass / w.sum()
+            found.append(replace(split, gain=split.gain * scale, hope=split.hope * scale))
     return found
 
 
@@ -95,88 +103,168 @@ def _best_split(
 ) -> Split | None:
     """Return the best split of component k, its gain per unit of weight; no half has a share below `least`."""
     one = replace(parameters.subset([k]), weights=np.ones(1))
-    candidates = []
-    for far in _partitions(rows.X, rows.v):
-        halves = rows.em(_halves(one, rows, far, reg_covar=reg_covar), FIRST_ITERATIONS, reg_covar, least)
-        if halves is not None:
-            candidates.append((rows.score(halves), halves))
-    if not candidates:
+    em = _Em(one, reg_covar, least)
+    found: list[tuple[float, _Pairs]] = []
+    sides = np.stack(list(_partitions(rows.X, rows.v)))
+    at_once = max(1, _AT_ONCE // (2 * rows.X.size))
+    for begin in range(0, len(sides), at_once):
+        pairs = em.run(rows, em.of_sides(rows, sides[begin : begin + at_once]), FIRST_ITERATIONS)
+        found += zip(em.scores(rows, pairs), pairs.each(), strict=True)
+    if not found:
         return None
     # (Of starts that lead to the same halves, in either order, rounding must not choose.)
-    _, best = max(candidates, key=lambda candidate: round(candidate[0], 9))
-    halves = rows.em(best, LAST_ITERATIONS, reg_covar, least)
-    if halves is None or (_is_thin(halves, reg_covar) and not _is_thin(one, reg_covar)):
+    _, best = max(found, key=lambda candidate: round(candidate[0], 9))
+    best = em.run(rows, best, LAST_ITERATIONS)
+    if not len(best.weights):
         return None
-    gain = judged.score(halves) - judged.score(one)
-    return Split(k, halves, gain) if np.isfinite(gain) and gain > 0 else None
+    halves = em.mixture(best)
+    if _is_thin(halves, reg_covar) and not _is_thin(one, reg_covar):
+        return None
+    hope = em.scores(rows, best)[0] - em.score_of_one(rows)
+    gain = hope if judged is rows else em.scores(judged, best)[0] - em.score_of_one(judged)
+    return Split(k, halves, gain, hope) if np.isfinite(gain) and hope > 0 else None
+
+
+#: Numbers of an array over the halves of all pairs that go together, at most: what fits caches.
+_AT_ONCE = 1 << 18
 
 
 class _Rows:
-    """Rows of one component, weighted, and the buffers of EM with two components on them.
+    """Rows of one component, (n_rows, n_features), and their weights times responsibilities.
 
     `shrinkage` rows of the covariance within both are added to each half.
     """
 
     def __init__(self, X: Floats, v: Floats, shrinkage: float = 0.0) -> None:
         self.X, self.v, self.weight, self.shrinkage = X, v, float(v.sum()), shrinkage
-        self._x = np.ascontiguousarray(X.T)
-        self._z, self._work = np.empty((2, *self._x.shape)), np.empty_like(self._x)
+        self._x: Floats | None = None
 
-    def em(self, halves: Parameters | None, n_iter: int, reg_covar: float, least: float) -> Parameters | None:
-        """Return two components after some iterations of EM; None where one is lost. A tied covariance stays."""
+    def about(self, centre: Floats) -> Floats:
+        """Return the rows, measured from a centre that is always the same, (n_features, n_rows)."""
+        if self._x is None:
+            self._x = np.ascontiguousarray((self.X - centre).T)
+        return self._x
+
+
+class _Pairs(NamedTuple):
+    """Pairs of halves, each a mixture of its own.
+
+    weights (n_pairs, 2); means (n_pairs, 2, n_features), measured from the component's; covariances and precision
+    Cholesky (2 n_pairs, ...) in the shape of the kind, or the tied one.
+    """
+
+    weights: Floats
+    means: Floats
+    covariances: Floats
+    precisions_cholesky: Floats
+    pooled: bool
+
+    def only(self, alive: NDArray[np.bool_]) -> _Pairs:
+        """Return some of the pairs."""
+        if alive.all():
+            return self
+        own: Any = slice(None) if self.pooled else np.repeat(alive, 2)
+        return _Pairs(
+            self.weights[alive], self.means[alive], self.covariances[own], self.precisions_cholesky[own], self.pooled
+        )
+
+    def each(self) -> list[_Pairs]:
+        """Return the pairs one by one."""
+        return [self.only(row) for row in np.eye(len(self.weights), dtype=bool)]
+
+
+class _Em:
+    """EM with two components on the rows of one, from several starts at once. A tied covariance stays as it is."""
+
+    def __init__(self, one: Parameters, reg_covar: float, least: float) -> None:
+        self._one, self._kind, self._reg_covar, self._least = one, one.kind, reg_covar, least
+
+    def of_sides(self, rows: _Rows, sides: NDArray[np.bool_]) -> _Pairs:
+        """Return the M-steps for rows that belong to one half or the other, (n_pairs, n_rows)."""
+        return self._m_step(rows, np.stack([rows.v * ~sides, rows.v * sides], axis=1))
+
+    def run(self, rows: _Rows, pairs: _Pairs, n_iter: int) -> _Pairs:
+        """Return the pairs after some iterations; those that are lost are left out."""
         for _ in range(n_iter):
-            if halves is None or halves.weights.min() < least:
-                return None
-            halves = self._step(halves, reg_covar)
-        return halves
+            pairs = pairs.only(pairs.weights.min(axis=1, initial=1.0) >= self._least)
+            if not len(pairs.weights):
+                break
+            first, second = np.moveaxis(self._log_density(rows, pairs), 1, 0)
+            with np.errstate(over="ignore"):  # (what is far away belongs to one half only)
+                own = rows.v / (1 + np.exp(first - second))
+            pairs = self._m_step(rows, np.stack([rows.v - own, own], axis=1))
+        return pairs
 
-    def score(self, p: Parameters) -> float:
-        """Return the mean log-likelihood, nats."""
-        return float(self.v @ np.logaddexp.reduce(self._log_density(p), axis=0)) / self.weight
+    def scores(self, rows: _Rows, pairs: _Pairs) -> list[float]:
+        """Return the mean log-likelihood of each pair, nats."""
+        if not len(pairs.weights):
+            return []
+        log_likelihood = np.logaddexp.reduce(self._log_density(rows, pairs), axis=1)
+        return [float(total) / rows.weight for total in log_likelihood @ rows.v]
 
-    def _log_density(self, p: Parameters) -> Floats:
-        constants = p.log_weights + p.kind.log_norm(p.precisions_cholesky, p.n_components, p.n_features)
-        found = np.empty((p.n_components, len(self.v)))
-        for k, z in enumerate(self._z[: p.n_components]):
-            p.kind.standardise(self._x, p.means[k], p.kind.component(p.precisions_cholesky, k), z, self._work)
-            np.einsum("dn,dn->n", z, z, out=found[k])
+    def score_of_one(self, rows: _Rows) -> float:
+        """Return the mean log-likelihood of the component itself, nats."""
+        z = self._kind.standardise_all(
+            rows.about(self._one.means[0]), np.zeros_like(self._one.means), self._one.precisions_cholesky
+        )
+        log_norm = self._kind.log_norm(self._one.precisions_cholesky, 1, self._one.n_features)
+        squared = np.einsum("kdn,kdn->n", z, z)
+        return float(log_norm[0] - 0.5 * (squared @ rows.v) / rows.weight)
+
+    def mixture(self, pair: _Pairs) -> Parameters:
+        """Return a single pair as a mixture."""
+        means = self._one.means + pair.means[0]
+        return Parameters(self._kind, pair.weights[0], means, pair.covariances, pair.precisions_cholesky)
+
+    def _log_density(self, rows: _Rows, pairs: _Pairs) -> Floats:
+        """Return the weighted log-density of each half, (n_pairs, 2, n_rows), nats."""
+        n_halves, n_features = pairs.weights.size, self._one.n_features
+        means = pairs.means.reshape(n_halves, n_features)
+        z = self._kind.standardise_all(rows.about(self._one.means[0]), means, pairs.precisions_cholesky)
+        found = np.einsum("kdn,kdn->kn", z, z)
         found *= -0.5
-        found += constants[:, np.newaxis]
-        return found
+        log_norm = self._kind.log_norm(pairs.precisions_cholesky, n_halves, n_features)
+        found += (np.log(pairs.weights).ravel() + log_norm)[:, np.newaxis]
+        result: Floats = found.reshape(*pairs.weights.shape, -1)
+        return result
 
-    def _step(self, p: Parameters, reg_covar: float) -> Parameters | None:
-        kind, n_features = p.kind, p.n_features
-        log_density = self._log_density(p)
-        with np.errstate(over="ignore"):  # (what is far away belongs to one half only)
-            second = self.v / (1 + np.exp(log_density[0] - log_density[1]))
-        panel = np.empty((2, kind.n_statistics(n_features, exact=True)))
-        for k, resp in enumerate((self.v - second, second)):
-            kind.exact_statistics(self._z[k], resp, panel[k], self._work)
-        counts = panel[:, -1].copy()
-        if not counts.min() > 0:
-            return None
-        panel /= counts[:, np.newaxis]
-        first = panel[:, -1 - n_features : -1]
-        central = kind.central_moments(panel[:, : -1 - n_features], first)
-        means = p.means.copy()
-        for k in range(2):
-            shift, central[k] = kind.from_standard(first[k], central[k], kind.component(p.precisions_cholesky, k))
-            means[k] += shift
-        if not (np.isfinite(means).all() and np.isfinite(central).all()):
-            return None
-        return self.two(p, counts / counts.sum(), means, central, reg_covar)
+    def _m_step(self, rows: _Rows, resp: Floats) -> _Pairs:
+        """Return the pairs that these responsibilities, (n_pairs, 2, n_rows), give; the singular ones are left out."""
+        x, kind, one = rows.about(self._one.means[0]), self._kind, self._one
+        counts = resp.sum(axis=2)
+        there = counts.min(axis=1) > 0
+        resp, counts = resp[there], counts[there]
+        means = resp @ x.T / counts[..., np.newaxis]
+        weights = counts / counts.sum(axis=1, keepdims=True)
+        if kind.pooled:
+            return _Pairs(weights, means, one.covariances, one.precisions_cholesky, True)
+        if not len(counts):
+            return _Pairs(weights, means, one.covariances[:0], one.precisions_cholesky[:0], False)
+        n_halves = counts.size
+        central = kind.weighted_covariances(x, resp.reshape(n_halves, -1), means.reshape(n_halves, -1))
+        if rows.shrinkage:
+            central = np.concatenate(
+                [
+                    kind.shrink(share * len(rows.v), pair, rows.shrinkage)
+                    for share, pair in zip(weights, np.split(central, len(counts)), strict=True)
+                ]
+            )
+        covariances = kind.regularise(central, self._reg_covar)
+        cholesky, regular = _factored(kind, covariances)
+        alive = regular.reshape(-1, 2).all(axis=1) & np.isfinite(means).all(axis=(1, 2))
+        return _Pairs(weights, means, covariances, cholesky, False).only(alive)
 
-    def two(
-        self, like: Parameters, weights: Floats, means: Floats, central: Floats, reg_covar: float
-    ) -> Parameters | None:
-        """Return the M-step of two components; None where one is singular. A tied covariance stays as it is."""
-        if like.kind.pooled:
-            return Parameters(like.kind, weights, means, like.covariances, like.precisions_cholesky)
-        found = Moments(weights * len(self.v), means, central)
-        try:
-            return maximise(found, like.kind, fallback=central, reg_covar=reg_covar, shrinkage=self.shrinkage)
-        except CollapsedComponentError:
-            return None
+
+def _factored(kind: Covariance, covariances: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return the precision Cholesky of each covariance, and which of them are regular."""
+    try:
+        return kind.precisions_cholesky(covariances), np.ones(len(covariances), dtype=bool)
+    except CollapsedComponentError:
+        found, regular = np.ones_like(covariances), np.zeros(len(covariances), dtype=bool)
+        for k in range(len(covariances)):
+            with suppress(CollapsedComponentError):
+                found[k], regular[k] = kind.precisions_cholesky(covariances[[k]])[0], True
+        return found, regular
 
 
 def _partitions(X: Floats, v: Floats) -> Iterator[NDArray[np.bool_]]:
@@ -201,23 +289,6 @@ def _partitions(X: Floats, v: Floats) -> Iterator[NDArray[np.bool_]]:
 def _signed(vector: Floats) -> Floats:
     """Return the eigenvector or its opposite: always the same of the two."""
     return vector if vector[np.argmax(np.abs(vector))] > 0 else -vector
-
-
-def _halves(one: Parameters, rows: _Rows, far: NDArray[np.bool_], *, reg_covar: float) -> Parameters | None:
-    """Return the M-step for rows that belong to one half or the other; None where one half is empty or singular."""
-    kind, n_features = one.kind, one.n_features
-    panel = np.empty((2, kind.n_statistics(n_features, exact=True)))
-    means, counts = np.empty((2, n_features)), np.empty(2)
-    for half, own in enumerate((~far, far)):
-        X, v = rows.X[own], rows.v[own]
-        counts[half] = v.sum()
-        if not counts[half] > 0:
-            return None
-        means[half] = mean_row(X, v)
-        z = np.ascontiguousarray((X - means[half]).T)
-        kind.exact_statistics(z, v / counts[half], panel[half], np.empty_like(z))
-    central = kind.central_moments(panel[:, : -1 - n_features], np.zeros((2, n_features)))
-    return rows.two(one, counts / counts.sum(), means, central, reg_covar)
 
 
 def _is_thin(parameters: Parameters, reg_covar: float) -> bool:

@@ -147,7 +147,8 @@ def test_a_move_is_judged_on_rows_that_neither_mixture_has_seen() -> None:
     assert visited[-1] == 800, "the best goes on on all of them"
     last = visited.index(800)
     assert set(visited[last:]) == {800}
-    assert max(visited[judged:last]) > 600 > 200 == visited[last - 1], "moves, and what is judged last"
+    assert set(visited[judged:last]) - {200, 600} == {visited[last - 1]}, "what moves look at, last without a move"
+    assert visited[last - 1] > 1600, "all rows twice, and splits on 600 of them"
 
 
 def test_the_winner_goes_on_alone_on_the_rest_of_the_sample() -> None:

@@ -85,7 +85,10 @@ def test_a_model_in_company_is_what_it_is_alone(
         n_em = max(len({r["pass"] for r in records(fit, "em")}) for fit in together)
         assert together[0].n_passes == 1 + n_em + 1
     else:
-        assert together[0].n_passes == 1 + sum(len(records(f, "em")) for f in together) + len(models) + 1
+        # (A wave of the closing pass is a model, the fold, or a model with two components as one.)
+        closing = together[0].n_passes - 1 - sum(len(records(f, "em")) for f in together)
+        told = sum("apart" in remark for f in together for remark in f.remarks)
+        assert len(models) + 1 + told <= closing <= 2 * len(models) + 1
 
 
 @pytest.mark.usefixtures("small_partitions")

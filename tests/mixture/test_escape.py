@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from daskgmm.mixture.covariance import covariance_kind
-from daskgmm.mixture.escape import exchanges, moved, offspring
+from daskgmm.mixture.escape import exchanges, moved, proposals
 from daskgmm.mixture.merge import look
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.split import splits
@@ -53,8 +53,11 @@ def stuck(kind, X, centres):
     return em(X, mixture(kind, np.full(4, 0.25), means, [1, 1, 1, 30]), 30)
 
 
-def propose(parameters, X, weights=None, *, n_most=3):
-    return offspring(parameters, X, weights, n_most=n_most, reg_covar=REG_COVAR, rng=np.random.default_rng(0))
+def propose(parameters, X, weights=None, *, n_most=3, reg_covar=REG_COVAR):
+    w = np.ones(len(X)) if weights is None else weights
+    outlook = look(parameters, X, w)
+    found = splits(parameters, X, w, outlook.members, reg_covar=reg_covar, rng=np.random.default_rng(0))
+    return proposals(parameters, outlook, found, n_most=n_most)
 
 
 def sorted_means(parameters):
@@ -146,7 +149,6 @@ def test_proposals_differ_and_n_most_bounds_them(kind):
     found = propose(parent, X, n_most=5)
     assert len(found) > 1
     assert len(propose(parent, X, n_most=1)) == 1
-    assert propose(parent, X, n_most=0) == []
     for i, a in enumerate(found):
         assert not any(np.allclose(a.means, b.means) for b in found[:i])
 
@@ -160,7 +162,7 @@ def test_rows_that_repeat_and_components_of_a_few_rows_give_only_finite_proposal
     for reg_covar in (0.0, 1e-6):
         means = np.concatenate([X[[0, 60, 120, 499, 502]], X[[220]]])
         parent = mixture(kind, np.full(6, 1 / 6), means, np.full(6, 2.0))
-        for child in offspring(parent, X, None, n_most=9, reg_covar=reg_covar, rng=np.random.RandomState(0)):
+        for child in propose(parent, X, n_most=9, reg_covar=reg_covar):
             for values in (child.weights, child.means, child.covariances, child.precisions_cholesky):
                 assert np.isfinite(values).all()
             assert np.isfinite(step(X, child, reg_covar=1e-3).objective)
@@ -185,7 +187,7 @@ def exchanged(parameters, X, spikes=None):
     w = np.ones(len(X))
     outlook = look(parameters, X, w)
     found = splits(
-        parameters, X, w, outlook.members, reg_covar=REG_COVAR, rng=np.random.default_rng(0), on_other_rows=True
+        parameters, X, w, outlook.members, reg_covar=REG_COVAR, rng=np.random.default_rng(0), n_fitted=len(X) // 2
     )
     spikes = np.zeros(parameters.n_components, dtype=bool) if spikes is None else np.asarray(spikes)
     moves = exchanges(outlook, found, spikes)
@@ -238,5 +240,8 @@ def test_a_gain_is_measured_on_rows_that_the_split_was_not_fitted_to():
     one, _ = em(X, one, 2)
     members = [(np.arange(400), np.ones(400))]
     others = {"reg_covar": REG_COVAR, "rng": np.random.default_rng(0)}
-    assert splits(one, X, np.ones(400), members, **others)[0].gain > 0.02
-    assert splits(one, X, np.ones(400), members, on_other_rows=True, **others) == []
+    (same,) = splits(one, X, np.ones(400), members, **others)
+    assert same.gain == same.hope > 0.02
+    (half,) = splits(one, X, np.ones(400), members, n_fitted=200, **others)
+    assert half.hope > 0.02
+    assert half.gain < 0

@@ -1,0 +1,85 @@
+"""EM of several pairs at once is EM of each with SciPy's densities; a tied covariance stays."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.stats import multivariate_normal
+
+from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.split import _Em, _Rows
+from tests.mixture.driving import KINDS
+
+REG_COVAR = 1e-3
+SHAPES = {
+    "full": lambda c: c,
+    "diag": np.diag,
+    "spherical": lambda c: np.trace(c) / len(c),
+}
+
+
+def matrix(covariance, n_features):
+    return np.eye(n_features) * covariance if np.ndim(covariance) < 2 else covariance
+
+
+def log_density(X, weights, means, covariances):
+    return np.stack([
+        np.log(w) + multivariate_normal(m, matrix(c, X.shape[1])).logpdf(X)
+        for w, m, c in zip(weights, means, covariances, strict=True)
+    ])  # fmt: skip
+
+
+def m_step(X, resp, kind, tied, shrinkage):
+    counts = resp.sum(axis=1)
+    means = resp @ X / counts[:, np.newaxis]
+    if kind == "tied":
+        return counts / counts.sum(), means, [tied, tied]
+    own = [SHAPES[kind]((r * (X - m).T) @ (X - m) / r.sum()) for r, m in zip(resp, means, strict=True)]
+    weights = counts / counts.sum()
+    within, n = weights[0] * own[0] + weights[1] * own[1], weights * len(X)
+    shrunk = [(n[k] * own[k] + shrinkage * within) / (n[k] + shrinkage) for k in range(2)]
+    added = REG_COVAR * np.eye(X.shape[1]) if kind == "full" else REG_COVAR
+    return weights, means, [c + added for c in shrunk]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_features", [1, 5])
+@pytest.mark.parametrize("shrinkage", [0.0, 4.0])
+def test_pairs_go_as_each_goes_alone(kind, n_features, shrinkage):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, n_features)) + 1.5 * (rng.random((300, 1)) < 0.4)
+    v = rng.uniform(0.1, 2, 300)
+    whole = np.cov(X.T, aweights=v, ddof=0).reshape(n_features, n_features)
+    tied = whole + REG_COVAR * np.eye(n_features)
+    shape = {"full": tied[np.newaxis], "tied": tied, "diag": np.diag(tied)[np.newaxis], "spherical": tied[:1, 0]}[kind]
+    one = Parameters.from_covariances(covariance_kind(kind), np.ones(1), X.mean(axis=0, keepdims=True), shape)
+    sides = np.stack([X[:, 0] > 0, X[:, -1] > 0.7, rng.random(300) < 0.5])
+    em, rows = _Em(one, REG_COVAR, 1e-3), _Rows(X, v, shrinkage)
+    pairs = em.run(rows, em.of_sides(rows, sides), 5)
+    found = [em.mixture(pair) for pair in pairs.each()]
+    assert len(found) == 3
+    for side, p, score in zip(sides, found, em.scores(rows, pairs), strict=True):
+        weights, means, covariances = m_step(X, v * np.stack([~side, side]), kind, tied, shrinkage)
+        for _ in range(5):
+            density = log_density(X, weights, means, covariances)
+            resp = np.exp(density - np.logaddexp.reduce(density, axis=0))
+            weights, means, covariances = m_step(X, v * resp, kind, tied, shrinkage)
+        assert_allclose(p.weights, weights, rtol=1e-9)
+        assert_allclose(p.means, means, rtol=1e-9, atol=1e-11)
+        assert_allclose(p.covariances, tied if kind == "tied" else np.stack(covariances), rtol=1e-9, atol=1e-11)
+        density = log_density(X, weights, means, covariances)
+        assert score == pytest.approx(v @ np.logaddexp.reduce(density, axis=0) / v.sum(), rel=1e-10)
+    alone = log_density(X, np.ones(1), one.means, [tied if kind == "tied" else shape[0]])[0]
+    assert em.score_of_one(rows) == pytest.approx(v @ alone / v.sum(), rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
+def test_a_singular_or_an_empty_half_leaves_the_other_pairs(kind):
+    X = np.concatenate([np.random.default_rng(0).standard_normal((60, 2)), np.zeros((20, 2))])
+    shape = {"full": np.eye(2)[np.newaxis], "diag": np.ones((1, 2)), "spherical": np.ones(1)}[kind]
+    one = Parameters.from_covariances(covariance_kind(kind), np.ones(1), np.zeros((1, 2)), shape)
+    alike, nobody, good = np.arange(80) >= 60, np.zeros(80, dtype=bool), X[:, 0] > 0
+    em, rows = _Em(one, 0.0, 1e-3), _Rows(X, np.ones(80))
+    pairs = em.of_sides(rows, np.stack([alike, nobody, good]))
+    assert pairs.weights.tolist() == [[1 - good.mean(), good.mean()]]
+    assert len(em.of_sides(rows, np.stack([alike, nobody])).weights) == 0

@@ -167,8 +167,15 @@ class Passes:
         """Return the state of all rows after one pass; `name` says what it is for."""
         rows = self.rows
         alone = rows.n_partitions == 1 or (rows.n_tasks == 1 and not rows.travels)
-        direct = _direct_arguments(rows) if alone else None
-        partial = self._here(work, *direct) if direct is not None else self._graph(work, name)
+        streams = self._keep is None and self._memory is None and self._executor.is_here(travels=rows.travels)
+        direct = _direct_arguments(rows) if alone or streams else None
+        if direct is None:
+            partial = self._graph(work, name)
+        elif alone:
+            partial = self._here(work, *direct[0])
+        else:
+            items = [(work, own, x, w) for own, (x, w) in zip(_cuts_of_tasks(rows), direct, strict=True)]
+            partial = tree_sum(work, self._executor.map(_stream, items))
         if self._keep is not None and not self.bytes_read:
             logger.info("%s stay in memory for the later passes.", _share(partial.bytes_kept, self.rows.n_bytes))
         if partial.n_repeats:
@@ -292,16 +299,15 @@ def pass_graph(
     """
     pass_key = f"{name}-pass"
     graph: dict[Any, Any] = {pass_key: DataNode(pass_key, work)}
-    all_cuts, n = cuts(rows), rows.per_task
     size = 1  # of a root's subtree, in tasks
     while not isinstance(work, CollectingPass) and -(-rows.n_tasks // size) > most:
         size *= 2
     level: list[Any] = []
-    for i, (x, w) in enumerate(_arguments(rows, graph, filled)):
+    for i, (own, (x, w)) in enumerate(zip(_cuts_of_tasks(rows), _arguments(rows, graph, filled), strict=True)):
         if i // size in known:
             level.append(None)
             continue
-        key, own = (f"partition-{name}", i), tuple(all_cuts[i * n : (i + 1) * n])
+        key = f"partition-{name}", i
         if filled is not None:
             graph[key] = Task(key, _again, TaskRef(pass_key), own, x, w, keep)
         elif keep is not None:
@@ -371,16 +377,22 @@ def _arguments(rows: Rows, graph: dict[Any, Any], filled: Sequence[Any] | None =
     return list(zip(xs, ws, strict=True))
 
 
-def _direct_arguments(rows: Rows) -> tuple[Any, Any] | None:
-    """Return the only task's readers where no graph is needed to have them."""
+def _cuts_of_tasks(rows: Rows) -> list[tuple[Cut, ...]]:
+    """Return the partitions of each task."""
+    found, n = cuts(rows), rows.per_task
+    return [tuple(found[i : i + n]) for i in range(0, len(found), n)]
+
+
+def _direct_arguments(rows: Rows) -> list[tuple[Any, Any]] | None:
+    """Return each task's readers where no graph is needed to have them."""
     graph: dict[Any, Any] = {}
-    found = []
-    for argument in _arguments(rows, graph)[0]:
-        node = graph.get(argument.key) if isinstance(argument, TaskRef) else argument
-        if not (node is None or isinstance(node, DataNode)):
+    found: list[Any] = []
+    for pair in _arguments(rows, graph):
+        nodes = [graph.get(each.key) if isinstance(each, TaskRef) else each for each in pair]
+        if not all(node is None or isinstance(node, DataNode) for node in nodes):
             return None
-        found.append(node.value if isinstance(node, DataNode) else None)
-    return found[0], found[1]
+        found.append(tuple(None if node is None else node.value for node in nodes))
+    return found
 
 
 def _stream(work: Pass[State], own: Sequence[Cut], x: Any, w: Any) -> Partial[State]:

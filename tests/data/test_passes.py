@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import time
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import dask
 import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from dask.callbacks import Callback
 from dask.core import get_dependencies
 from distributed import Client
 from hypothesis import given
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 
 from daskgmm.data.array_source import ArraySource
 from daskgmm.data.cache import Keep
-from daskgmm.data.executor import ClientExecutor, LocalExecutor, Room
+from daskgmm.data.executor import ClientExecutor, LocalExecutor, Room, one_blas_thread
 from daskgmm.data.opening import open_source
 from daskgmm.data.passes import MOST_ROOTS, Passes, pass_graph, run_pass
 from daskgmm.data.rows import Rows
@@ -87,6 +89,9 @@ class CountingExecutor:
         self.computes.append((graph, keys, travels))
         return list(dask.get(graph, keys))
 
+    def is_here(self, *, travels: bool) -> bool:
+        return False
+
     def memory_limit(self) -> int | None:
         return None
 
@@ -124,6 +129,34 @@ def test_states_merge_in_pairs_of_neighbours_wherever_tasks_end(per_task: int) -
         rows = replace(rows_in(n_partitions), per_task=per_task)
         expected = pairs(list(range(0, 10 * n_partitions, 10)))
         assert run_pass(Recorded(), rows, CountingExecutor(), name="p") == expected, n_partitions
+        assert run_pass(Recorded(), rows, LocalExecutor(), name="p") == expected, "by threads, without a graph"
+
+
+class Failing(Recorded):
+    """A pass that fails in the third partition, and counts those that were begun."""
+
+    begun: ClassVar[list[int]] = []
+
+    def update(self, state: Any, block: Any) -> Any:
+        self.begun.append(block.first_row)
+        time.sleep(0.01)
+        if block.first_row == 20:
+            raise ValueError("row 20")
+        return super().update(state, block)
+
+
+def test_a_failure_in_a_thread_is_raised_and_what_has_not_begun_is_let_be() -> None:
+    Failing.begun.clear()
+    with one_blas_thread(None), pytest.raises(ValueError, match="row 20"):
+        run_pass(Failing(), rows_in(1000), LocalExecutor(), name="p")
+    assert 3 <= len(Failing.begun) < 500
+
+
+def test_a_callback_of_dask_sees_the_tasks_of_a_pass() -> None:
+    seen: list[Any] = []
+    with Callback(posttask=lambda key, *_: seen.append(key)):
+        run_pass(Recorded(), rows_in(5), LocalExecutor(), name="p")
+    assert sum(key[0].startswith("partition-p") for key in seen if isinstance(key, tuple)) == 5
 
 
 def test_the_tree_of_a_thousand_partitions() -> None:

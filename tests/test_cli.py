@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -183,6 +184,16 @@ def test_arrays_of_a_group(tmp_path: Path, small_rows: np.ndarray) -> None:
     assert strict(call("fit", path, "-k", 1, "-o", tmp_path / "m.zarr", *options).stdout)["weight"] == 3000
     call("predict", tmp_path / "m.zarr", path, "--array", "x", "-o", path / "labels")
     assert zarr.open_array(path / "labels", mode="r").shape == (3000,)
+
+
+def test_an_array_that_is_called_as_an_argument_is_advised_by_its_name(tmp_path: Path, small_rows: np.ndarray) -> None:
+    group = zarr.open_group(tmp_path / "g.zarr", mode="w")
+    for name in ("X", "tol"):
+        group.create_array(name, data=small_rows, dimension_names=["max_iter", "n_init"])
+    told = call("fit", tmp_path / "g.zarr", "-k", 1, "-o", tmp_path / "m.zarr", code=64).stderr
+    assert "'X' (3000, 2) float64 by 'max_iter' and 'n_init', 'tol' (3000, 2) float64" in told
+    advised = shlex.split(re.findall(r"its name, (--array \S+)\.", told)[0])
+    call("fit", tmp_path / "g.zarr", "-k", 1, "-o", tmp_path / "m.zarr", *advised)
 
 
 # -- the same command again --------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def array_in(
     remedy = f"Give one of them: {argument}[{example!r}]."
     if by_path:
         remedy = (
-            f"Give the path of one, such as {label}/{example}, or on the command line its name, {option} {example}."
+            f"Give the path of one, such as {label}/{example}, or on the command line its name, {option} {example!r}."
         )
     raise OptionError(
         f"{argument} must be one array; got a group of {len(usable)} that it may be in {label}{listed}. {remedy}"
@@ -92,8 +92,9 @@ def _listed(members: list[zarr.Array[Any]], describing: set[str]) -> str:
 
 def _described(array: zarr.Array[Any], describing: set[str]) -> str:
     names = dimension_names(array)
-    said = f"{array.basename} {array.shape} {array.dtype}"
-    said += f" by {' and '.join(names)}" if names else ""
+    # (In quotes, so that nobody takes them for words of the command line.)
+    said = f"{array.basename!r} {array.shape} {array.dtype}"
+    said += f" by {' and '.join(map(repr, names))}" if names else ""
     return f"{said}: a coordinate" if array.basename in describing else said
 
 

@@ -208,7 +208,7 @@ def test_array_deeper_in_a_group(group: Path) -> None:
 
 
 def test_group_without_or_with_a_wrong_name(group: Path) -> None:
-    listed = r"it has X \(100, 4\) float32, cube \(2, 2, 2\) float64, weights \(100,\) float64"
+    listed = r"it has 'X' \(100, 4\) float32, 'cube' \(2, 2, 2\) float64, 'weights' \(100,\) float64"
     with pytest.raises(OptionError, match=rf"X must be one array; got a group of 2 that it may be in .*{listed}"):
         open_source(group)
     with pytest.raises(InputMissingError, match=rf"got array='Y', which is nothing in .*{listed}"):

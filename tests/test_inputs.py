@@ -180,6 +180,20 @@ def test_every_method_refuses_it_alike(what: str, fitted: GaussianMixture) -> No
     refusals(X, fitted, kind, said)
 
 
+def test_blocks_that_are_not_what_is_declared_are_refused_by_every_method(fitted: GaussianMixture) -> None:
+    def cut(block: Any, block_info: Any = None) -> Any:
+        return block[:-1] if block_info[0]["chunk-location"][0] == 2 else block
+
+    def narrowed(block: Any, block_info: Any = None) -> Any:
+        return block[:, :1] if block_info[0]["chunk-location"][0] == 2 else block
+
+    for call in calls(fitted).values():
+        with pytest.raises(DataError, match="must have the lengths that its chunks say; got rows"):
+            call(LAZY.map_blocks(cut, dtype=float, meta=np.empty((0, 2))))
+        with pytest.raises(DataError, match="blocks of 1 and of 2|rows of 2 columns from row"):
+            call(LAZY.map_blocks(narrowed, dtype=float, meta=np.empty((0, 2))))
+
+
 def test_numbers_with_a_unit_are_refused(fitted: GaussianMixture) -> None:
     class Quantity(np.ndarray):
         unit = "km"

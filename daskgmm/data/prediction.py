@@ -23,7 +23,7 @@ from daskgmm.data.memory import Need, check_machine, kernel_bytes, takes_compile
 from daskgmm.data.own_memory import check_own_memory
 from daskgmm.data.partition import PARTITION_BYTES, Edges, partition_edges, runs_of
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
-from daskgmm.data.source import Reader, Source, as_reader, plain_rows
+from daskgmm.data.source import Reader, Source, as_reader, other_length, plain_rows
 from daskgmm.errors import DataError, OptionError
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.prediction import Predictor
@@ -163,8 +163,11 @@ def _predict_task(cut: Cut, argument: Any, predictor: Predictor, non_finite: str
     return result
 
 
-def _predict_block(X: Any, predictor: Predictor, non_finite: str) -> NDArray[Any]:
+def _predict_block(X: Any, predictor: Predictor, non_finite: str, block_info: Any = None) -> NDArray[Any]:
     X = plain_rows(X)
+    start, stop = block_info[0]["array-location"][0]  # (Dask says it; NaN where nobody knows)
+    if len(X) != stop - start and not np.isnan(stop - start):
+        raise other_length(start, start + len(X), start, stop)
     result = predictor.empty(len(X))
     if len(X):  # a selection may leave blocks of a Dask array without rows
         with blas_limit.held():

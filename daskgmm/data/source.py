@@ -121,19 +121,30 @@ class _BlocksReader:
     def __init__(self, blocks: list[NDArray[Any]], start: int) -> None:
         self._blocks = [plain_rows(b) for b in blocks]
         self._edges = start + np.concatenate([[0], np.cumsum([b.shape[0] for b in self._blocks])])
+        widths = sorted({b.shape[1] for b in self._blocks})
+        if len(widths) > 1:
+            raise DataError(
+                f"The blocks of a Dask array must have the features that it declares; got blocks of {widths[0]} and of "
+                f"{widths[-1]}. Correct what makes them."
+            )
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         if start < self._edges[0] or stop > self._edges[-1]:
-            raise DataError(
-                f"The blocks of a Dask array must have the lengths that its chunks say; got rows {self._edges[0]} to "
-                f"{self._edges[-1]} for rows {start} to {stop}. Correct its chunks with compute_chunk_sizes()."
-            )
+            raise other_length(self._edges[0], self._edges[-1], start, stop)
         pieces = [
             block[max(start - low, 0) : stop - low]
             for block, low, high in zip(self._blocks, self._edges[:-1], self._edges[1:], strict=True)
             if low < stop and high > start
         ]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def other_length(low: int, high: int, start: int, stop: int) -> DataError:
+    """Return the error of blocks that are longer or shorter than a Dask array declares."""
+    return DataError(
+        f"The blocks of a Dask array must have the lengths that its chunks say; got rows {low} to {high} for rows "
+        f"{start} to {stop}. Correct its chunks with compute_chunk_sizes()."
+    )
 
 
 def plain_rows(block: Any) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from daskgmm.fitting.evaluate import Request
 from daskgmm.fitting.loop import Evaluate
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.kind import RowSet
+from daskgmm.mixture.merge import has_doubles
 from daskgmm.mixture.mstep import m_step
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
@@ -60,6 +61,9 @@ def annealed(
 ) -> list[Parameters | None]:
     """Return the mixtures after the steps of their schedules, which share passes; None where one is lost.
 
+    Lost is, too, one in which two components have become alike, as tempered responsibilities may make them, unless all
+    are so: EM would not part them again.
+
     Parameters
     ----------
     starts : sequence of (Parameters, Schedule)
@@ -86,4 +90,7 @@ def annealed(
             except (CollapsedComponentError, NotFiniteError):
                 del current[i]
         after_pass(tempered)
+    doubled = {i for i, p in current.items() if starts[i][1] and has_doubles(p)}
+    if len(doubled) < len(current):
+        current = {i: p for i, p in current.items() if i not in doubled}
     return [current.get(i) for i in range(len(starts))]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from daskgmm import GaussianMixture
 from daskgmm.fitting.annealing import PLAIN, SHRUNK, TEMPERED, Step, annealed
 from daskgmm.fitting.evaluate import Request
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.merge import has_doubles
 from daskgmm.mixture.parameters import Parameters
 from tests import oracle
 from tests.mixture.driving import KINDS, dense_covariances, one_pass, oracle_of, parameters_of, row_set_of, step
@@ -107,3 +109,34 @@ def test_a_start_that_is_lost_leaves_the_others():
     )  # fmt: skip
     assert found[0] is None
     assert found[1] is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_start_whose_components_have_become_alike_is_lost_unless_all_have(kind):
+    """A saddle, of the likelihood of one component less. Where rows come four times it is the best start at times."""
+    case = make_case(kind, n_components=2, n_features=2, n_rows=400, seed=1)
+    good = parameters_of(case)
+    own = good.covariances if kind == "tied" else np.repeat(good.covariances[:1], 2, axis=0)
+    same = Parameters.from_covariances(good.kind, good.weights, np.repeat(good.means[:1], 2, axis=0), own)
+    one_step = (Step(1.0, 0.0),)
+    assert not has_doubles(good)
+    assert has_doubles(same)
+    kept, lost = run(case.X, [(good, one_step), (same, one_step)])
+    assert kept is not None
+    assert lost is None
+    assert all(p is not None for p in run(case.X, [(same, one_step), (same, one_step)]))
+    assert run(case.X, [(good, PLAIN), (same, PLAIN)])[1] is same, "a start without steps stays as it is"
+
+
+def test_a_narrow_component_within_a_wide_one_is_no_double():
+    means, narrow = np.zeros((2, 2)), np.stack([np.eye(2), 0.7 * np.eye(2)])
+    assert not has_doubles(Parameters.from_covariances(covariance_kind("full"), np.full(2, 0.5), means, narrow))
+
+
+def test_rows_that_come_again_are_fitted_as_well_as_once():
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(-0.75, 1, (4000, 1)), rng.normal(0.75, 1, (4000, 1))])
+    once = GaussianMixture(2, random_state=0, tol=1e-6, max_iter=300).fit(X)
+    for seed in range(3):
+        again = GaussianMixture(2, random_state=seed, tol=1e-6, max_iter=300).fit(np.repeat(X, 4, axis=0))
+        assert again.score(X) > once.score(X) - 1e-4

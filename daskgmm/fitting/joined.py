@@ -9,7 +9,6 @@ import numpy as np
 from daskgmm.fitting.sample import Sample
 from daskgmm.mixture.merge import look, without_one
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.support import price
 
 #: A pair is looked at on all rows where its cost, less so many standard errors, may be less than its price.
 DOUBT = 2.0
@@ -27,6 +26,8 @@ class Joined:
         Their numbers before.
     parameters : Parameters
         The mixture of one component less.
+    asked : float
+        What BIC asks for the one more, nats: p_k log(n) / 2, n the sum of the row weights.
     nats : float
         What the log-likelihood of all rows loses, nats; infinite until it is known.
     """
@@ -34,18 +35,20 @@ class Joined:
     i: int
     j: int
     parameters: Parameters
+    asked: float
     nats: float = np.inf
 
 
-def suspect(parameters: Parameters, sample: Sample, *, n_rows: int) -> Joined | None:
+def suspect(parameters: Parameters, sample: Sample, *, weight: float) -> Joined | None:
     """Return the mixture with those two as one that the sample tells apart least, if they may be one; else None.
 
-    Costs some three E-steps on the sample.
+    A tied covariance stays, so that halves of one group are told only where they lie close. Costs some three E-steps on
+    the sample.
 
     Parameters
     ----------
-    n_rows : int
-        Number of all rows.
+    weight : float
+        Sum of the weights of all rows.
     """
     if parameters.n_components < 2 or not len(sample):
         return None
@@ -54,7 +57,8 @@ def suspect(parameters: Parameters, sample: Sample, *, n_rows: int) -> Joined | 
     if not pairs:
         return None
     best = min(pairs, key=lambda m: m.cost)
-    if not n_rows * (best.cost - DOUBT * best.spread / np.sqrt(len(sample))) < price(parameters, n_rows):
+    asked = 0.5 * parameters.kind.n_own(parameters.n_features) * float(np.log(weight))
+    if not weight * (best.cost - DOUBT * best.spread / np.sqrt(len(sample))) < asked:
         return None
     merged = without_one(parameters, best)
-    return None if merged is None else Joined(best.i, best.j, merged)
+    return None if merged is None else Joined(best.i, best.j, merged, asked)

@@ -76,7 +76,7 @@ class Race:
     whole : bool
         Whether the sample is all rows: then nothing unseen is needed to judge by.
     n_all : int
-        Number of all rows.
+        Number of all rows of positive weight.
     compiled : bool
         Whether the compiled kernel does what it can.
     note : callable
@@ -221,9 +221,11 @@ class Race:
 
     def _spikes(self, p: Parameters, seen: Statistics, unseen: Statistics | None) -> NDArray[np.bool_]:
         """Return which components the rows, on which the mixture was fitted, and others do not support."""
-        own = support_of(seen, p)
+        own = support_of(seen, p, n_rows=seen.n_rows)  # (no row of a sample has the weight zero)
         found = unsupported(p, own, reg_covar=self._options.reg_covar, n_rows=self._n_all)
-        return found if unseen is None else found | unproven(p, own, support_of(unseen, p), n_rows=self._n_all)
+        if unseen is None:
+            return found
+        return found | unproven(p, own, support_of(unseen, p, n_rows=unseen.n_rows), n_rows=self._n_all)
 
     def _worths(self, candidates: Sequence[Candidate]) -> list[Worth]:
         """Return what candidates are worth: their spikes on the first rows, and their scores on the rest without them.

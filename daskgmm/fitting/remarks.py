@@ -52,7 +52,9 @@ def remarks(
         alike = [int(k) for k in np.flatnonzero(thin_gain(p, options.reg_covar) > 0) if k not in few]
         weak = [k for k in spikes if k not in few and k not in alike]
     too_weak = [*_of_few(p, support, few), *_of_weak(p, support, weak, n_rows)]
-    too_many = [" ".join([*too_weak, _fewer(p)])] if too_weak else [*_of_joined(p, support, joined, n_rows)]
+    too_many = [" ".join([*too_weak, _fewer(p)])] if too_weak else []
+    if not too_weak and not too_large:
+        too_many = [*_of_joined(p, joined)]
     return (*too_large, *too_many, *_of_alike(p, support, alike))
 
 
@@ -72,17 +74,21 @@ def _of_weak(p: Parameters, support: Support, weak: Sequence[int], n_rows: int) 
         yield (
             f"{len(weak)} of {p.n_components} components {'is' if len(weak) == 1 else 'are'} worth less than the "
             f"{p.kind.n_own(p.n_features):,} numbers that {_each(weak)} made of: without {_it(weak)} the others lose "
-            f"{worth} nats, and BIC asks for {support.row_weight * price(p, n_rows):,.1f}."
+            f"{worth} nats, and {_bic(support)} asks for {support.row_weight * price(p, n_rows):,.1f}."
         )
 
 
-def _of_joined(p: Parameters, support: Support, joined: Joined | None, n_rows: int) -> Iterator[str]:
-    asked = support.row_weight * price(p, n_rows)
-    if joined is not None and joined.nats < asked:
+def _bic(support: Support) -> str:
+    """Name the criterion: what a component is worth does not depend on the scale of the row weights."""
+    return "BIC" if np.isclose(support.row_weight, 1.0) else "BIC of so many rows, each of the mean weight,"
+
+
+def _of_joined(p: Parameters, joined: Joined | None) -> Iterator[str]:
+    if joined is not None and joined.nats < joined.asked:
         yield (
             f"The rows do not tell components {joined.i} and {joined.j} of {p.n_components} apart: as one they lose "
-            f"{max(joined.nats, 0.0):,.1f} nats, and BIC asks for {asked:,.1f}. Fit fewer components (select compares "
-            "numbers of them)."
+            f"{max(joined.nats, 0.0):,.1f} nats, and BIC asks for {joined.asked:,.1f}. Fit fewer components (select "
+            "compares numbers of them)."
         )
 
 

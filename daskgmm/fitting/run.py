@@ -283,6 +283,10 @@ class Run:
             plan = make_plan(parameters, origin=self.survey.mean, compiled=self._compiled(parameters))
             return Evaluator(passes).scores([Request(plan)])[0]
 
+    def _n_weighted(self, fold: Fold | None) -> int:
+        """Return the rows of positive weight of all, or of those outside of a fold."""
+        return (self.survey if fold is None else all_but(self._work, self.survey, fold.index)).n_weighted
+
     def _sample_of(self, i: int) -> Sample:
         """Return the sample that a model starts on: the same whatever other models there are."""
         X, model = self._passes.rows.X, self._models[i]
@@ -323,13 +327,14 @@ class Run:
             return self._searched(i)
         options, X = self._models[i].options, self._passes.rows.X
         sample = self._sample if options.start_is_given else self._sample_of(i)
-        plain = options.n_init == 1 and not options.escape and len(sample) == self.survey.n_rows
+        n_all = self._n_weighted(self._models[i].fold)
+        plain = options.n_init == 1 and not options.escape and len(sample) == n_all
         if options.start_is_given or options.max_iter == 0 or plain:
             return starts(sample.X, sample.weights, options, n_features=X.n_features)
-        steps, row_set = Steps(self._checkpoint, f"start-{i}-", self._spent), self._row_sets[self._models[i].fold]
+        steps = Steps(self._checkpoint, f"start-{i}-", self._spent)
         race = Race(
             sample, options, n_rows=race_size(options, X.n_rows, X.n_features),
-            whole=len(sample) == row_set.n_rows, n_all=row_set.n_rows, compiled=is_compiled(options, X),
+            whole=len(sample) == n_all, n_all=n_all, compiled=is_compiled(options, X),
             note=lambda found, n, seconds: self._history.sampled(i, found, n, seconds), step=steps,
         )  # fmt: skip
         del sample  # (the race has a copy of its own, in another order)
@@ -378,11 +383,11 @@ class Run:
 
     def _suspect(self, i: int, parameters: Parameters) -> Joined | None:
         """Return a model's mixture with two components as one, where they may be; as few rows of the sample tell."""
-        options, n_rows = self._models[i].options, self._row_sets[self._models[i].fold].n_rows
+        options, weight = self._models[i].options, self._row_sets[self._models[i].fold].weight
         if options.start_is_given or options.is_closed_form:
             return None
         few = sample_threshold(self._passes.rows.X.n_rows, FEW_ROWS)
-        return suspect(parameters, self._sample_of(i).within(few), n_rows=n_rows)
+        return suspect(parameters, self._sample_of(i).within(few), weight=weight)
 
     def _check_files(self) -> None:
         """Raise a DataError where what is stored has changed since the fit began."""
@@ -464,8 +469,8 @@ class Run:
         self, i: int, best: Candidate, parameters: Parameters, score: Statistics, held_out: Statistics | None,
         joined: Joined | None,
     ) -> Fit:  # fmt: skip
-        options, support = self._models[i].options, support_of(score, parameters)
-        own = self.survey if best.fold is None else all_but(self._work, self.survey, best.fold.index)
+        options, n_weighted = self._models[i].options, self._n_weighted(best.fold)
+        support = support_of(score, parameters, n_rows=n_weighted)
         # (The one E-step of a closed form tells the likelihood of a start that is none of EM's.)
         bounds = (score.log_sum / score.weight,) if best.is_closed_form else best.lower_bounds
         # (One that goes on to a smaller tol, and no further than max_iter, has converged as it was asked to.)
@@ -489,10 +494,10 @@ class Run:
                 seconds=0.0,
                 history=tuple(self._history.of_model[i]),
                 reach=best.reach,
-                n_weighted=own.n_weighted,
+                n_weighted=n_weighted,
                 support=support,
-                spikes=spikes_of(parameters, support, options, n_rows=score.n_rows),
-                remarks=remarks(parameters, support, options, n_rows=score.n_rows, joined=joined),
+                spikes=spikes_of(parameters, support, options, n_rows=n_weighted),
+                remarks=remarks(parameters, support, options, n_rows=n_weighted, joined=joined),
             )
         )
 

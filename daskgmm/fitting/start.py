@@ -103,6 +103,12 @@ def starts_by(
     CollapsedComponentError
         All of them are singular.
     """
+    if len(X) < options.n_components and options.start_rows is not None:
+        raise DataError(
+            f"start_rows must give a sample of at least n_components = {options.n_components} rows; got {len(X)} rows "
+            f"for start_rows={options.start_rows}. Take start_rows of {10 * options.n_components} or more, or leave it "
+            "out."
+        )
     if len(X) < options.n_components:
         raise DataError(
             f"the input must have at least n_components = {options.n_components} rows of positive weight; got "

@@ -93,7 +93,8 @@ class Full(Covariance):
 
     def bound(self, means: Floats, precisions: Floats, deviations: Floats, origin: Floats) -> Floats:
         v = np.abs(means - origin) + deviations
-        result: Floats = ((v[:, np.newaxis] @ np.abs(precisions))[:, 0] * v).sum(axis=1)
+        with np.errstate(over="ignore"):  # (an infinite bound is one)
+            result: Floats = ((v[:, np.newaxis] @ np.abs(precisions))[:, 0] * v).sum(axis=1)
         return result
 
     def natural_parameters(self, means: Floats, precisions_cholesky: Floats, constant: Floats) -> Floats:
@@ -569,7 +570,8 @@ def _gain(own: Floats, whole: Floats, reg_covar: float) -> Floats:
 
     0 where these are not most of them.
     """
-    counted = (own < POINT_MASS * reg_covar) & (whole > own)
+    # (None at all, or less, is what rounding leaves where other directions are so wide that it hides reg_covar.)
+    counted = (own > 0) & (own < POINT_MASS * reg_covar) & (whole > own)
     gains = 0.5 * np.log(np.where(counted, whole / np.where(counted, own, 1.0), 1.0)).sum(axis=-1)
     return np.where(2 * counted.sum(axis=-1) > own.shape[-1], gains, 0.0)
 

@@ -118,6 +118,21 @@ def without_one(parameters: Parameters, merge: Merge) -> Parameters | None:
         return None
 
 
+#: Two components are alike whose means, and covariances, are so near, squared: in units of their covariances, and in
+#: coordinates about one of them (`Covariance.relative`).
+ALIKE = 1e-2
+
+
+def has_doubles(parameters: Parameters) -> bool:
+    """Return whether two components are alike: a saddle of the likelihood of one less, where EM stays long."""
+    p = parameters
+    near = np.argwhere(np.triu(_distances(p) < ALIKE))
+    if p.kind.pooled or not len(near):
+        return bool(len(near))
+    chart = p.kind.relative(p.precisions_cholesky[near[:, 0]], p.precisions_cholesky[near[:, 1]], p.n_features)
+    return bool((np.square(chart).sum(axis=1) < ALIKE).any())
+
+
 def _ratios(densities: Densities, plan: Plan, resp: Floats, log_likelihood: Floats, pairs: Integers) -> Floats:
     """Return the density of each row with two components as one over what it is, (n_pairs, n_rows).
 
@@ -138,6 +153,14 @@ def _joined(parts: list[Members]) -> Members:
 
 def _close_pairs(parameters: Parameters) -> Integers:
     """Return each component with the nearest others, (n_pairs, 2): |mu_i - mu_j|^2 in units of S_i plus of S_j."""
+    n_components, distance = parameters.n_components, _distances(parameters)
+    nearest = np.argsort(distance, axis=1, kind="stable")[:, : min(NEAREST, n_components - 1)]
+    pairs = np.stack([np.repeat(np.arange(n_components), nearest.shape[1]), nearest.ravel()], axis=1)
+    return np.unique(np.sort(pairs, axis=1), axis=0)
+
+
+def _distances(parameters: Parameters) -> Floats:
+    """Return |mu_i - mu_j|^2 in units of S_i plus of S_j, (n_components, n_components), infinite on the diagonal."""
     p, n_components = parameters, parameters.n_components
     centres = np.ascontiguousarray(p.means.T)
     z, distance = np.empty_like(centres), np.empty((n_components, n_components))
@@ -147,9 +170,7 @@ def _close_pairs(parameters: Parameters) -> Integers:
         distance[k] = np.einsum("dn,dn->n", z, z)
     distance += distance.T.copy()
     np.fill_diagonal(distance, np.inf)
-    nearest = np.argsort(distance, axis=1, kind="stable")[:, : min(NEAREST, n_components - 1)]
-    pairs = np.stack([np.repeat(np.arange(n_components), nearest.shape[1]), nearest.ravel()], axis=1)
-    return np.unique(np.sort(pairs, axis=1), axis=0)
+    return distance
 
 
 def _merged(parameters: Parameters, pairs: Integers) -> Parameters | None:

@@ -404,7 +404,10 @@ def _weighted_median(parameters: Parameters) -> Floats:
 
 
 def _reweighted(parameters: Parameters, origin: Floats, precision: Precision) -> list[Floats]:
-    """Return the origin after six steps of weighting by 1 / (B0 + B_k): near tight components, deaf to outliers."""
+    """Return the origin after six steps of weighting by 1 / (B0 + B_k): near tight components, deaf to outliers.
+
+    None where that overflows.
+    """
     p, n_features = parameters, parameters.n_features
     precisions = p.precisions
     if precisions.ndim == 1:
@@ -415,7 +418,8 @@ def _reweighted(parameters: Parameters, origin: Floats, precision: Precision) ->
     for _ in range(6):
         w = 1 / (smallest + p.kind.bound(p.means, p.precisions, p.deviations, c))
         if diagonal:
-            c = (w @ pulls) / (w @ precisions)
+            with np.errstate(divide="ignore", invalid="ignore"):  # (what comes of it is looked at)
+                c = (w @ pulls) / (w @ precisions)
             continue
         try:
             right = w @ pulls

@@ -81,6 +81,8 @@ def splits(
     most = MOST_ROWS if n_fitted is None else max(MOST_ROWS, MOST_A_FEATURE * X.shape[1])
     for k, (rows, resp) in enumerate(members):
         mass = float(w[rows] @ resp)
+        if not mass > 0:
+            continue
         n_seen = len(rows) if n_fitted is None else int(np.searchsorted(rows, n_fitted))
         own = np.arange(n_seen) if n_seen <= most else np.sort(rng.permutation(n_seen)[:most])
         fitted = _Rows(X[rows[own]], w[rows[own]] * resp[own], 0.0 if n_fitted is None else float(X.shape[1]))

@@ -160,6 +160,24 @@ def mean_shift(statistics: Statistics, plan: Plan, row_set: RowSet) -> tuple[Flo
     return first.sum(axis=0) - offset, scale
 
 
+def lost_on_the_way(statistics: Statistics, plan: Plan, row_set: RowSet) -> Floats:
+    """Return what rounding may make of the mean of a pass's rows on the way to z and back, (n_features,), data units.
+
+    Where rows are far apart along a direction in which a component is narrow, z = P'x is a difference of large numbers:
+    u |P^-T| |P'| |x|.
+    """
+    kind, exact = plan.kind, plan.exact
+    if not (kind.triangular and exact.any()):
+        return np.zeros(len(row_set.mean))
+    share = statistics.panel(plan.n_components)[:, -1] / statistics.weight
+    found = np.zeros(len(row_set.mean))
+    for k in np.flatnonzero(exact):
+        p = kind.component(plan.precisions_cholesky, int(k))
+        extent = np.sqrt(row_set.variances) + np.abs(row_set.mean - plan.means[k])
+        found += share[k] * (np.abs(np.linalg.inv(p)).T @ (np.abs(p).T @ extent))
+    return 8 * DOUBLE.unit_roundoff * found
+
+
 #: scikit-learn adds this to every count; a component with less than this (in rows of mean weight) has no rows.
 SMALLEST_COUNT = 10 * float(np.finfo(np.float64).eps)
 

@@ -79,10 +79,10 @@ class Support:
         return np.asarray(self.nats / self.row_weight - owed * self.counts < share * price(parameters, n_rows))
 
 
-def support_of(score: Statistics, parameters: Parameters) -> Support:
-    """Return the support of a mixture from a pass that scored it (`SupportPass`)."""
+def support_of(score: Statistics, parameters: Parameters, *, n_rows: int) -> Support:
+    """Return the support of a mixture from a pass that scored it (`SupportPass`); `n_rows` have a positive weight."""
     lost, resp_sums = score.left_out(parameters.n_components)
-    return Support.of_sums(lost, resp_sums, parameters, weight=score.weight, n_rows=score.n_rows)
+    return Support.of_sums(lost, resp_sums, parameters, weight=score.weight, n_rows=n_rows)
 
 
 def price(parameters: Parameters, n_rows: int) -> float:

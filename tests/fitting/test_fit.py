@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -529,3 +530,25 @@ def test_scales_far_apart(kind: str) -> None:
     assert gm.n_iter_ == other.n_iter_
     assert_allclose(gm.means_ / scale, other.means_, rtol=1e-8, atol=1e-9)
     assert_allclose(gm.covariances_ / unit, other.covariances_, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("far", [1e8, 1e12, 1e100])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_rows_very_far_away_are_no_changed_input(kind: str, far: float) -> None:
+    """Rounding of their squares is no sign that somebody writes to the data, and NumPy has nothing to warn of."""
+    X = np.concatenate([well_separated(n_rows=2000).X[:, :2], [[far, 0.0], [0.0, -far]]])
+    for k in (2, 3):
+        with suppress(CollapsedComponentError):  # (tied: all rows but one lie on a line, for a double)
+            assert np.isfinite(GaussianMixture(k, covariance_type=kind, random_state=0).fit(X).lower_bound_)
+
+
+def test_a_sample_that_is_too_small_names_start_rows() -> None:
+    X = well_separated(n_rows=3000).X
+    with pytest.raises(
+        DataError, match=r"start_rows must give a sample of at least n_components = 3 rows; got"
+    ) as caught:
+        GaussianMixture(3, start_rows=3, random_state=1).fit(da.from_array(X, chunks=(500, -1)))
+    advised = int(re.findall(r"Take start_rows of (\d+) or more", str(caught.value))[0])
+    for seed in range(5):
+        GaussianMixture(3, start_rows=advised, random_state=seed).fit(X)

@@ -112,6 +112,33 @@ def test_two_components_of_one_group_are_named_and_the_remedy_works(kind: str) -
     assert fitted(X, 3, covariance_type=kind)[1] == ""
 
 
+def test_what_is_said_of_weighted_rows_is_what_bic_says_of_them() -> None:
+    """A whole weight is that often the row: BIC, and so select, then tell apart what the rows once do not."""
+    rng = np.random.default_rng(0)
+    X, often = np.concatenate([rng.normal(-0.6, 1, (4000, 1)), rng.normal(0.6, 1, (4000, 1))]), np.full(8000, 4.0)
+    found = select(X, n_components=[1, 2], random_state=0)
+    heavier = select(X, n_components=[1, 2], random_state=0, sample_weight=often)
+    assert (found.best_.n_components, heavier.best_.n_components) == (1, 2)
+    assert "components 0 and 1 of 2 apart" in fitted(X, 2)[1]
+    assert fitted(X, 2, sample_weight=often)[1] == ""
+
+
+def test_rows_of_weight_zero_are_as_if_they_were_not_there() -> None:
+    X, w = groups(8000, 2), np.zeros(8000)
+    w[::40] = 1
+    gm, told = fitted(X, 4, sample_weight=w)
+    alone, said = fitted(X[::40], 4)
+    assert told
+    assert told.split(":")[1] == said.split(":")[1]
+    assert_allclose(np.sort(gm.counts_), np.sort(alone.counts_), rtol=1e-3)
+    assert_allclose(np.sort(gm.support_), np.sort(alone.support_), rtol=1e-2)
+    w[:] = 0
+    w[[0, 1, 2, 3]] = 1
+    gm, told = fitted(X, 2, sample_weight=w)
+    assert_allclose(gm.counts_.sum(), 4)
+    assert "fewer rows than the 6 numbers" in told
+
+
 def test_one_group_keeps_large_components() -> None:
     """N(0, I_16): no component has fewer rows than half of its 153 numbers, and that they are too many is said."""
     gm, told = fitted(np.random.default_rng(0).standard_normal((5000, 16)), 4, n_init=10)
@@ -146,6 +173,17 @@ def test_a_repeated_row_is_named_and_its_remedies_work(place: Any) -> None:
     assert "alike" not in fitted(X, 4, sample_weight=(~repeated).astype(float))[1]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_different", [1, 2])
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_rows_that_are_all_alike_are_fitted(kind: str, n_different: int) -> None:
+    X = np.repeat(np.array([[7.0, 7.0], [8.0, 9.0]])[:n_different], 300, axis=0)
+    for k in (2, 3, 5):
+        gm, _ = fitted(X, k, covariance_type=kind)
+        assert gm.lower_bound_ >= fitted(X, k, covariance_type=kind, escape=False)[0].lower_bound_ - 1e-6
+    assert select(X, n_components=[1, 2], covariance_type=kind).best_.n_components == n_different
+
+
 # -- reg_covar -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [1e-5, 1e-3])
@@ -154,6 +192,8 @@ def test_a_reg_covar_that_hides_the_rows_and_the_remedies(kind: str, size: float
     _, told = fitted(X, 3, covariance_type=kind)
     assert told.startswith("reg_covar = 1e-06 is more than 1% of the variance of ")
     assert "worth less" not in told
+    assert "apart" not in told
+    assert "apart" not in fitted(X, 2, covariance_type=kind)[1], "reg_covar hides it"
     better = float(told.split("Take reg_covar ")[1].split(",")[0])
     gm, again = fitted(X, 3, covariance_type=kind, reg_covar=better)
     assert again == ""

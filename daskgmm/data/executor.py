@@ -292,7 +292,7 @@ def current_executor(*, travels: bool) -> Executor:
             raise
         raise OptionError(
             "the current client must not be asynchronous where its event loop runs; got one that is. Call from a "
-            "thread, in which it may wait: for example await asyncio.to_thread(mixture.fit, X)."
+            "thread, in which it may wait: await asyncio.to_thread(mixture.fit, X)."
         ) from error
     client = getattr(scheduler, "__self__", None)
     if client is None or not hasattr(client, "scheduler_info"):

@@ -22,7 +22,9 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.race import (
     ESCAPE_MOVES,
     ESCAPE_ROUNDS,
+    FEW,
     FINAL_PASSES,
+    SMALL,
     STAGE_PASSES,
     STAGES,
     Race,
@@ -255,8 +257,9 @@ def test_where_all_collapse_it_is_an_error(n_init: int, escape: bool, monkeypatc
 
 # -- what it costs ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("n_init", "whole"), [(1, False), (4, True), (10, False)])
-def test_visits_are_noted_and_bounded(n_init: int, whole: bool) -> None:
+def test_visits_are_noted_and_bounded(n_init: int, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates x rows x passes: the stages of half the candidates on twice the rows, the last, and the moves."""
+    monkeypatch.setattr(race_module, "SMALL", 0)
     X = np.random.default_rng(0).standard_normal((800, 2))
     notes = Notes()
     run_race(sample_of(X), whole=whole, notes=notes, n_init=n_init, n_components=3, tol=0)
@@ -274,6 +277,19 @@ def test_visits_are_noted_and_bounded(n_init: int, whole: bool) -> None:
     for found, n_rows in notes.passes:
         assert 0 < len(found) <= n_init or len(found) <= ESCAPE_MOVES
         assert 0 < n_rows <= (2 + 26 / 3) * 800
+
+
+@pytest.mark.parametrize("n_rows", [FEW - 1, SMALL - 1, SMALL])
+def test_all_restarts_go_on_to_the_end_where_all_rows_are_few(n_rows: int) -> None:
+    X, notes = np.random.default_rng(0).standard_normal((n_rows, 2)), Notes()
+    options = {"n_init": 8, "init_params": "random_from_data", "tol": 0, "n_components": 2, "max_iter": 30}
+    run_race(sample_of(X), whole=True, notes=notes, escape=False, **options)
+    together = [len(found) for found, _ in notes.passes]
+    if n_rows < SMALL:
+        assert set(together) == {8}
+        assert len(together) >= 30
+    else:
+        assert together[-1] == 1
 
 
 def test_stages_have_half_of_the_candidates_and_twice_the_rows() -> None:

@@ -81,7 +81,7 @@ def test_the_least_shrinkage_holds_to_the_end():
 
 
 def test_schedules_of_several_lengths_share_passes_and_do_not_meet():
-    case = make_case("full", n_components=3, n_features=2, n_rows=200, seed=5)
+    case = make_case("full", n_components=3, n_features=2, n_rows=200, seed=5, separation=6.0)
     p = parameters_of(case)
     noted = []
     together = run(case.X, [(p, SHRUNK), (p, PLAIN), (p, TEMPERED)], noted=noted)

@@ -122,8 +122,9 @@ def _best_split(
     halves = em.mixture(best)
     if _is_thin(halves, reg_covar) and not _is_thin(one, reg_covar):
         return None
-    hope = em.scores(rows, best)[0] - em.score_of_one(rows)
-    gain = hope if judged is rows else em.scores(judged, best)[0] - em.score_of_one(judged)
+    gain = hope = em.scores(rows, best)[0] - em.score_of_one(rows)
+    if judged is not rows:
+        gain = em.scores(judged, best)[0] - em.score_of_one(judged) if judged.weight > 0 else 0.0
     return Split(k, halves, gain, hope) if np.isfinite(gain) and hope > 0 else None
 
 

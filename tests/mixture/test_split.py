@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal
 
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.split import _Em, _Rows
+from daskgmm.mixture.split import _Em, _Rows, splits
 from tests.mixture.driving import KINDS
 
 REG_COVAR = 1e-3
@@ -83,3 +83,19 @@ def test_a_singular_or_an_empty_half_leaves_the_other_pairs(kind):
     pairs = em.of_sides(rows, np.stack([alike, nobody, good]))
     assert pairs.weights.tolist() == [[1 - good.mean(), good.mean()]]
     assert len(em.of_sides(rows, np.stack([alike, nobody])).weights) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_component_without_rows_beyond_those_that_it_is_fitted_to_gains_nothing_there(kind):
+    X = np.random.default_rng(0).standard_normal((300, 2)) + 3.0 * (np.arange(300)[:, np.newaxis] % 2)
+    shape = {"full": np.eye(2)[np.newaxis], "tied": np.eye(2), "diag": np.ones((1, 2)), "spherical": np.ones(1)}[kind]
+    one = Parameters.from_covariances(covariance_kind(kind), np.ones(1), X.mean(axis=0, keepdims=True), shape)
+    members = [(np.arange(300), np.ones(300))]
+    for n_fitted in (300, 400):
+        (found,) = splits(
+            one, X, np.ones(300), members, reg_covar=REG_COVAR, rng=np.random.default_rng(0), n_fitted=n_fitted
+        )
+        assert found.gain == 0
+        assert found.hope > 0.1
+    nobody = [(np.arange(0), np.ones(0))]
+    assert splits(one, X, np.ones(300), nobody, reg_covar=REG_COVAR, rng=np.random.default_rng(0)) == []

@@ -262,7 +262,8 @@ def test_restarts_that_collapse_after_the_others_were_given_up_do_not_end_them(
     n_components: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The likelihood of what is about to collapse is ahead of all others."""
-    monkeypatch.setattr(race, "FEW", 0)  # (of so few rows all go on to the end)
+    for few in ("FEW", "SMALL"):  # (of so few rows all go on to the end)
+        monkeypatch.setattr(race, few, 0)
     options = {"n_init": 8, "reg_covar": 0, "tol": 1e-8, "max_iter": 400, "init_params": "random"}
     gm = GaussianMixture(n_components, **options, escape=False, random_state=seed).fit(collapsing())
     start = [h for h in gm.history_ if h["what"] == "start"]

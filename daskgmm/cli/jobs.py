@@ -330,10 +330,10 @@ def fit_result(done: Fit) -> Result:
 
 def say_remarks(done: Fit) -> None:
     """Log warnings, with remedies, where a fit has not converged, or holds what a person should know."""
-    if done.status is not Status.CONVERGED:
-        say(in_words_of_the_command_line(done.status.sentence), level=logging.WARNING)
     if done.remarks:
         say(in_words_of_the_command_line(" ".join(done.remarks)), level=logging.WARNING)
+    if done.status is not Status.CONVERGED:  # (last, as the reason of the exit code)
+        say(in_words_of_the_command_line(done.status.sentence), level=logging.WARNING)
 
 
 def model_record(done: Fit, now: Result, found: Result) -> Result:

@@ -85,14 +85,15 @@ def splits(
             continue
         n_seen = len(rows) if n_fitted is None else int(np.searchsorted(rows, n_fitted))
         own = np.arange(n_seen) if n_seen <= most else np.sort(rng.permutation(n_seen)[:most])
-        fitted = _Rows(X[rows[own]], w[rows[own]] * resp[own], 0.0 if n_fitted is None else float(X.shape[1]))
+        shrinkage = 0.0 if n_fitted is None else float(X.shape[1])
+        fitted = _Rows(X[rows[own]], w[rows[own]] * resp[own], parameters.means[k], shrinkage)
         share = fitted.weight / mass if n_fitted is not None else 1.0
         if not mass * share >= 2 * least:
             continue
         judged = fitted
         if n_fitted is not None:
             others = slice(n_seen, min(len(rows), n_seen + most))
-            judged = _Rows(X[rows[others]], w[rows[others]] * resp[others])
+            judged = _Rows(X[rows[others]], w[rows[others]] * resp[others], parameters.means[k])
         split = _best_split(parameters, k, fitted, judged, reg_covar=reg_covar, least=least / (mass * share))
         if split is not None:
             scale = mass / w.sum()
@@ -135,18 +136,13 @@ _AT_ONCE = 1 << 18
 class _Rows:
     """Rows of one component, (n_rows, n_features), and their weights times responsibilities.
 
-    `shrinkage` rows of the covariance within both are added to each half.
+    `x` are the same measured from the component's mean, (n_features, n_rows); `shrinkage` rows of the covariance within
+    both are added to each half.
     """
 
-    def __init__(self, X: Floats, v: Floats, shrinkage: float = 0.0) -> None:
+    def __init__(self, X: Floats, v: Floats, mean: Floats, shrinkage: float = 0.0) -> None:
         self.X, self.v, self.weight, self.shrinkage = X, v, float(v.sum()), shrinkage
-        self._x: Floats | None = None
-
-    def about(self, centre: Floats) -> Floats:
-        """Return the rows, measured from a centre that is always the same, (n_features, n_rows)."""
-        if self._x is None:
-            self._x = np.ascontiguousarray((self.X - centre).T)
-        return self._x
+        self.x = np.ascontiguousarray((X - mean).T)
 
 
 class _Pairs(NamedTuple):
@@ -207,9 +203,7 @@ class _Em:
 
     def score_of_one(self, rows: _Rows) -> float:
         """Return the mean log-likelihood of the component itself, nats."""
-        z = self._kind.standardise_all(
-            rows.about(self._one.means[0]), np.zeros_like(self._one.means), self._one.precisions_cholesky
-        )
+        z = self._kind.standardise_all(rows.x, np.zeros_like(self._one.means), self._one.precisions_cholesky)
         log_norm = self._kind.log_norm(self._one.precisions_cholesky, 1, self._one.n_features)
         squared = np.einsum("kdn,kdn->n", z, z)
         return float(log_norm[0] - 0.5 * (squared @ rows.v) / rows.weight)
@@ -223,7 +217,7 @@ class _Em:
         """Return the weighted log-density of each half, (n_pairs, 2, n_rows), nats."""
         n_halves, n_features = pairs.weights.size, self._one.n_features
         means = pairs.means.reshape(n_halves, n_features)
-        z = self._kind.standardise_all(rows.about(self._one.means[0]), means, pairs.precisions_cholesky)
+        z = self._kind.standardise_all(rows.x, means, pairs.precisions_cholesky)
         found = np.einsum("kdn,kdn->kn", z, z)
         found *= -0.5
         log_norm = self._kind.log_norm(pairs.precisions_cholesky, n_halves, n_features)
@@ -233,7 +227,7 @@ class _Em:
 
     def _m_step(self, rows: _Rows, resp: Floats) -> _Pairs:
         """Return the pairs that these responsibilities, (n_pairs, 2, n_rows), give; the singular ones are left out."""
-        x, kind, one = rows.about(self._one.means[0]), self._kind, self._one
+        x, kind, one = rows.x, self._kind, self._one
         counts = resp.sum(axis=2)
         there = counts.min(axis=1) > 0
         resp, counts = resp[there], counts[there]

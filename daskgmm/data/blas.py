@@ -55,7 +55,10 @@ class BlasLimit:
         with self._lock:
             own = threading.get_ident()
             # (A worker's plug-in may be undone in another thread than the one it was set up in.)
-            self._holders -= Counter([own if own in self._holders else next(iter(self._holders))])
+            holder = own if own in self._holders else next(iter(self._holders))
+            self._holders[holder] -= 1
+            if not self._holders[holder]:
+                del self._holders[holder]
             if not self._holders:
                 self._lift()
 

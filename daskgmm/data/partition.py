@@ -25,9 +25,9 @@ MAX_PARTITIONS = 3000
 #: that, and can keep thousands of threads busy.
 GREATEST_BYTES = 8 << 30
 MAX_IN_PROCESS = 256
-#: Operations of a pass in this process that are worth more than one task, some 1.5 ms on one core, and those of a task:
-#: Dask's threads take 0.1 to 0.2 ms for one.
-PASS_FLOPS, TASK_FLOPS = 1.5e7, 5e6
+#: Operations of a pass in this process that are worth more than one task, some 1.5 ms on one core, and those of a task.
+#: A thread takes 0.1 ms for one.
+PASS_FLOPS, TASK_FLOPS = 1.5e7, 2.5e6
 #: A task reads this many times the bytes of the states that it returns.
 BYTES_PER_STATE_BYTE = 50
 #: Decoded bytes of a run, what a task reads at once while it computes on the one before.
@@ -172,7 +172,8 @@ def runs_of(chunk_edges: Edges, bounds: Edges, *, row_bytes: int) -> list[Sequen
     if length is None:
         return [_uneven_runs(chunk_edges, a, b, least, n_rows) for a, b in pairs]
     least, step = (max(1, n // length) * length for n in (least, n_rows))
-    return [Runs(a, b, least, step) for a, b in pairs]
+    # (A hundred questions to `Runs` would take a tenth of a pass over a few thousand rows.)
+    return [(a, b) if b - a <= least else Runs(a, b, least, step) for a, b in pairs]
 
 
 def _uneven_runs(chunk_edges: Edges, start: int, stop: int, least: int, most: int) -> tuple[int, ...]:

@@ -451,7 +451,7 @@ def _counts(readers: Sequence[KeptReader]) -> tuple[int, int]:
 
 
 def _partition(work: Pass[State], cut: Cut, x: KeptReader, w: KeptReader | None) -> State:
-    if x.keeps(cut.runs):
+    if cut.prefetch and x.keeps(cut.runs):
         cut = replace(cut, prefetch=False)  # a thread that reads ahead would have nothing to do
     state = work.zero()
     for block in blocks(cut, x, w):

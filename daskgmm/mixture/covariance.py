@@ -115,7 +115,7 @@ class Full(Covariance):
             begin += n_features - i
 
     def products(self, n_features: int) -> NDArray[np.int64] | None:
-        return np.stack(_triangle(n_features))
+        return _pairs(n_features)
 
     def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats, work: Floats) -> None:
         n_features = x.shape[0]
@@ -521,6 +521,12 @@ def covariance_kind(name: str) -> Covariance:
 def _triangle(n_features: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return rows and columns of the upper triangle, row by row: the order in which second moments are packed."""
     return np.triu_indices(n_features)
+
+
+@cache
+def _pairs(n_features: int) -> NDArray[np.int64]:
+    """Return the same as one array, (2, n_features * (n_features + 1) / 2)."""
+    return np.stack(_triangle(n_features))
 
 
 @cache

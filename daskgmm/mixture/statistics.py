@@ -153,9 +153,9 @@ def mean_shift(statistics: Statistics, plan: Plan, row_set: RowSet) -> tuple[Flo
             exact[:, np.newaxis], kind.unwhiten(whole, plan.precisions_cholesky) + share[:, np.newaxis] * apart, first
         )
     offset = row_set.mean - plan.origin
-    own = np.sqrt(kind.variances(kind.covariances(plan.precisions_cholesky)))
     scale = np.sqrt(row_set.variances + offset * offset)
     if exact.any():
+        own = np.sqrt(kind.variances(kind.covariances(plan.precisions_cholesky)))
         scale = scale + share[exact] @ (np.abs(apart[exact]) + np.broadcast_to(own, apart.shape)[exact])
     return first.sum(axis=0) - offset, scale
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from inspect import Parameter, Signature
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from daskgmm.fitting.model_file import (
     support_in,
     support_record,
 )
+from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.score import Score, score_source
@@ -42,14 +44,32 @@ from daskgmm.mixture.support import Support
 
 Floats = NDArray[np.float64]
 
-#: Parameters of the estimator that are options of a fit, by the same names.
-OPTIONS = (
-    "n_components", "covariance_type", "tol", "reg_covar", "max_iter", "n_init", "init_params",
-    "weights_init", "means_init", "precisions_init", "non_finite", "precision", "cache",
-    "acceleration", "escape", "start_rows",
-)  # fmt: skip
 #: What a model file says of a fit; a mixture that was set by hand has none of it.
 _OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_passes_", "n_dropped_", "history_")
+
+
+#: Parameters of the estimator that are no options of a fit, and their defaults.
+_OWN = {"random_state": None, "warm_start": False, "verbose": 0, "verbose_interval": 10}
+
+
+def _constructor(options: type[FitOptions]) -> Callable[..., None]:
+    """Return the constructor of an estimator whose parameters are some options of a fit, and its own."""
+    defaults = {name: f.default for name, (f, option) in declared(options).items() if option.of_estimator} | _OWN
+    first, *others = (Parameter(name, Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items())
+    own = [Parameter("self", Parameter.POSITIONAL_OR_KEYWORD), first.replace(kind=Parameter.POSITIONAL_OR_KEYWORD)]
+    signature = Signature([*own, *others])
+
+    def construct(self: Any, *args: Any, **parameters: Any) -> None:
+        try:
+            given = signature.bind(self, *args, **parameters)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}() {error}") from None
+        given.apply_defaults()
+        for name in defaults:
+            setattr(self, name, given.arguments[name])
+
+    construct.__name__, construct.__signature__ = "__init__", signature  # type: ignore[attr-defined]
+    return construct
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -154,50 +174,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     [[1.0, 2.0], [10.0, 2.0]]
     """
 
-    def __init__(
-        self,
-        n_components: int = 1,
-        *,
-        covariance_type: str = "full",
-        tol: float = 1e-3,
-        reg_covar: float = 1e-6,
-        max_iter: int = 100,
-        n_init: int = 10,
-        init_params: str = "kmeans",
-        weights_init: Any = None,
-        means_init: Any = None,
-        precisions_init: Any = None,
-        random_state: Any = None,
-        warm_start: bool = False,
-        verbose: int = 0,
-        verbose_interval: int = 10,
-        non_finite: str = "error",
-        precision: str = "double",
-        cache: Any = "auto",
-        acceleration: str | None = "squarem",
-        escape: bool = True,
-        start_rows: int | None = None,
-    ) -> None:
-        self.n_components = n_components
-        self.covariance_type = covariance_type
-        self.tol = tol
-        self.reg_covar = reg_covar
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.init_params = init_params
-        self.weights_init = weights_init
-        self.means_init = means_init
-        self.precisions_init = precisions_init
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.verbose_interval = verbose_interval
-        self.non_finite = non_finite
-        self.precision = precision
-        self.cache = cache
-        self.acceleration = acceleration
-        self.escape = escape
-        self.start_rows = start_rows
+    #: Which options its parameters are.
+    options_type: ClassVar[type[FitOptions]] = FitOptions
+
+    __init__ = _constructor(FitOptions)
+
+    def __init_subclass__(cls, *, options: type[FitOptions] | None = None, **keywords: Any) -> None:
+        """Give a class of other options their parameters."""
+        super().__init_subclass__(**keywords)
+        if options is not None:
+            cls.options_type = options
+            cls.__init__ = _constructor(options)  # type: ignore[misc]
 
     # -- fitting ---------------------------------------------------------------------------------------------
     def fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Self:
@@ -294,7 +281,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         stored = dict(record.get("options", {}))
         options = {k: v for k, v in stored.items() if k in cls().get_params()}
         options |= {"n_components": p.n_components, "covariance_type": p.kind.name, "random_state": stored.get("seed")}
-        estimator = cls(**options)
+        estimator: Self = cls(**options)
         estimator._assign_parameters(p)
         estimator._fit_options = stored
         if (names := record.get("feature_names")) is not None:
@@ -336,8 +323,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit_options(self) -> FitOptions:
         """Return the parameters as the options of a fit, checked; a seed is drawn where random_state is no number."""
-        options = {name: getattr(self, name) for name in OPTIONS}
-        return FitOptions(**options, seed=seed_of(self.random_state))
+        known = declared(self.options_type)
+        options = {name: getattr(self, name) for name, (_, option) in known.items() if option.of_estimator}
+        return self.options_type(**options, seed=seed_of(self.random_state))
 
     # -- inside ----------------------------------------------------------------------------------------------
     def _fit(self, X: Any, sample_weight: Any) -> None:

@@ -114,19 +114,8 @@ def select(
     n_folds: int | None = None,
     stop_early: bool = True,
     sample_weight: Any = None,
-    tol: float = 1e-3,
-    reg_covar: float = 1e-6,
-    max_iter: int = 100,
-    n_init: int = 10,
-    init_params: str = "kmeans",
-    random_state: Any = None,
-    non_finite: str = "error",
-    precision: str = "double",
-    cache: Any = "auto",
-    acceleration: str | None = "squarem",
-    escape: bool = True,
-    start_rows: int | None = None,
     verbose: int = 0,
+    **parameters: Any,
 ) -> Selection:
     """Return the models of every number of components and covariance kind, and which of them is best.
 
@@ -144,18 +133,16 @@ def select(
         for that of separate groups, AIC and the log-likelihood of held-out rows for the best density.
     n_folds : int or None
         Each model is fitted, in the same passes, to what each of so many parts of the rows (about equal: by a hash of
-        the row number) leaves too, and judged
-        on the part. None: 5 where the criterion is "held_out", else 0, for none.
+        the row number) leaves too, and judged on the part. None: 5 where the criterion is "held_out", else 0, for none.
     stop_early : bool, default=True
         Whether larger numbers of components are left out once the criterion has clearly turned on the sample. (Starts
         by "k-means||" have none: all numbers are fitted.)
     sample_weight : array, Dask array, Zarr array, path or URL, optional
         (n_rows,); criteria count the sum of the weights as rows.
-    tol, reg_covar, max_iter, n_init, init_params, random_state, non_finite, precision, cache, acceleration, escape, \
-start_rows
-        Of each model, as for `GaussianMixture`. A criterion is known to about 2 n_rows tol when a fit has converged: so
-        models whose place is still open go on, up to max_iter passes, until that is 0.1. Those that are closer then are
-        said to be level.
+    **parameters
+        Of each model, as for `GaussianMixture`: tol, reg_covar, random_state and so on. A criterion is known to about
+        2 n_rows tol when a fit has converged: so models whose place is still open go on, up to max_iter passes, until
+        that is 0.1. Those that are closer then are said to be level.
     verbose : int, default=0
         1 prints a line every ten passes, 2 for each pass.
 
@@ -177,11 +164,9 @@ start_rows
     numbers = _numbers(n_components)
     one = isinstance(covariance_type, str) or not isinstance(covariance_type, Iterable)
     kinds: list[Any] = [covariance_type] if one else list(covariance_type)
-    like = GaussianMixture(
-        tol=tol, reg_covar=reg_covar, max_iter=max_iter, n_init=n_init, init_params=init_params,
-        random_state=random_state, non_finite=non_finite, precision=precision, cache=cache, acceleration=acceleration,
-        escape=escape, start_rows=start_rows, verbose=verbose,
-    )  # fmt: skip
+    if "warm_start" in parameters:
+        raise TypeError("select() got an unexpected keyword argument 'warm_start'")
+    like = GaussianMixture(**parameters, verbose=verbose)
     if not isinstance(stop_early, bool):
         raise OptionError(f"stop_early must be True or False; got {stop_early!r}.")
     options, listener = like.fit_options(), printing(verbose, like.verbose_interval)
@@ -197,7 +182,7 @@ start_rows
     source, weights = opened_rows(like, X, reset=True), opened_weights(sample_weight)
     sweep = select_model(source, options, **asked, stop_early=stop_early, weights=weights, listener=listener)
     best = sweep.entries[sweep.best].fit
-    if max_iter > 0:
+    if options.max_iter > 0:
         warn_unless_converged(best.status, best.n_iter, stacklevel=2)
     warn_of(best.remarks, stacklevel=2)
     return _selection(sweep, like, options)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
+from dataclasses import Field
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from daskgmm.cli.options import declared, option
+from daskgmm.cli.options import option, with_options
+from daskgmm.fitting.option import Option, declared
+from daskgmm.fitting.options import FitOptions
 
 KINDS = ("full", "tied", "diag", "spherical")
 
@@ -56,140 +60,43 @@ class Kinds(_ListType):
         return list(dict.fromkeys(kinds))
 
 
-def fit_options(command: Callable[..., Any]) -> Any:
-    """Declare how a mixture is fitted; the function gets keywords of `FitOptions` as `how`."""
+def fit_options(command: Callable[..., Any], *, of: type[FitOptions] = FitOptions) -> Any:
+    """Declare how a mixture is fitted; the function gets the keywords of its options as `how`.
+
+    How many components of which kind it has is the command's own: one model, or several.
+    """
+    known = {name: found for name, found in declared(of).items() if found[1].flag and name not in _OF_A_MODEL}
 
     @functools.wraps(command)
-    def run(
-        *args: Any,
-        reg_covar: float,
-        tol: float,
-        max_iter: int,
-        restarts: int,
-        init: str,
-        seed: int,
-        precision: str,
-        cache: str,
-        acceleration: str,
-        no_escape: bool,
-        start_rows: int | None,
-        **kwargs: Any,
-    ) -> Any:
-        how = {
-            "reg_covar": reg_covar,
-            "tol": tol,
-            "max_iter": max_iter,
-            "n_init": restarts,
-            "init_params": init,
-            "seed": seed,
-            "precision": precision,
-            "cache": cache if cache == "auto" else cache == "yes",
-            "acceleration": None if acceleration == "none" else acceleration,
-            "escape": not no_escape,
-            "start_rows": start_rows,
-        }
-        return command(*args, how=how, **kwargs)
+    def run(*args: Any, **given: Any) -> Any:
+        how = {name: _value(given.pop(name), *found) for name, found in known.items()}
+        return command(*args, how=how, **given)
 
-    return declared(
-        run,
-        [
-            option(
-                "--reg-covar",
-                type=click.FloatRange(min=0),
-                default=1e-6,
-                show_default=True,
-                section="Mixture",
-                metavar="FLOAT",
-                help="Added to every variance, in squared units of the data.",
-            ),
-            option(
-                "--tol",
-                type=click.FloatRange(min=0),
-                default=1e-3,
-                show_default=True,
-                section="Fit",
-                metavar="NATS",
-                help="Converged when the mean log-likelihood of a row changes by less. With 0, --max-iter iterations "
-                "are made.",
-            ),
-            option(
-                "--max-iter",
-                type=click.IntRange(min=1),
-                default=100,
-                show_default=True,
-                section="Fit",
-                metavar="N",
-                help="Iterations at most; each is one pass over the data.",
-            ),
-            option(
-                "--restarts",
-                type=click.IntRange(min=1),
-                default=10,
-                show_default=True,
-                section="Fit",
-                metavar="N",
-                help="Starts to try, on a sample of the rows; the best goes on to all rows.",
-            ),
-            option(
-                "--init",
-                type=click.Choice(["kmeans", "k-means++", "random", "random_from_data", "k-means||"]),
-                default="kmeans",
-                show_default=True,
-                section="Fit",
-                help="How a start is found: on a sample of the rows, or, by k-means||, in six passes over all of them, "
-                "which finds small far groups that a sample would miss.",
-            ),
-            option(
-                "--seed",
-                type=click.IntRange(min=0, max=2**32 - 1),
-                default=0,
-                show_default=True,
-                section="Fit",
-                metavar="N",
-                help="Seed of the sample and of the starts.",
-            ),
-            option(
-                "--start-rows",
-                type=click.IntRange(min=1),
-                default=None,
-                section="Fit",
-                metavar="N",
-                show_default="as many as a start needs",
-                help="Rows of the sample at most.",
-            ),
-            option(
-                "--no-escape",
-                is_flag=True,
-                section="Fit",
-                help="Do not split and merge components on the sample in search of a better optimum.",
-            ),
-            option(
-                "--acceleration",
-                type=click.Choice(["squarem", "none"]),
-                default="squarem",
-                show_default=True,
-                section="Fit",
-                help="squarem takes fewer passes to the same optimum than plain EM, which none is.",
-            ),
-            option(
-                "--precision",
-                type=click.Choice(["double", "single"]),
-                default="double",
-                show_default=True,
-                section="Fit",
-                help="Arithmetic of the large products: single is faster, and good to 1e-3 nats a row.",
-            ),
-            option(
-                "--cache",
-                type=click.Choice(["auto", "yes", "no"]),
-                default="auto",
-                show_default=True,
-                section="Fit",
-                help="Keep decoded rows in memory after the first pass: all, if half of it suffices; as many as fit; "
-                "none.",
-            ),
-        ],
-    )
+    return with_options(run, [_option(name, *found) for name, found in known.items()])
+
+
+#: Options of a fit that each command declares in its own way.
+_OF_A_MODEL = ("n_components", "covariance_type")
+
+
+def _option(name: str, declaration: Field[Any], found: Option) -> Callable[[Any], Any]:
+    """Return the declaration of an option of the command line."""
+    attributes: dict[str, Any] = {"section": found.section, "help": found.help}
+    if found.is_switch:
+        return option(found.flag, name, is_flag=True, **attributes)
+    if found.number is None:
+        attributes["type"] = click.Choice([found.words.get(choice, choice) for choice in found.choices])
+    else:
+        most = None if math.isinf(found.most) else found.number(found.most)
+        bounds: Any = click.IntRange if found.number is int else click.FloatRange
+        attributes["type"], attributes["metavar"] = bounds(min=found.least, max=most), found.metavar
+    default = found.words.get(declaration.default, declaration.default)
+    return option(found.flag, name, default=default, show_default=found.default_text or True, **attributes)
+
+
+def _value(typed: Any, declaration: Field[Any], found: Option) -> Any:
+    """Return the value of an option of which something was typed."""
+    return typed != declaration.default if found.is_switch else found.typed(typed)
 
 
 model_output = option(

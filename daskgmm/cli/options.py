@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from daskgmm.cli.config import apply_config
 from daskgmm.cli.group import SectionOption
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -102,7 +103,7 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
                 help="What to do with rows that hold a NaN or an infinity: stop, or leave them out.",
             ),
         ]
-        return declared(run, options)
+        return with_options(run, options)
 
     return declare
 
@@ -133,7 +134,7 @@ def cluster_options(command: Callable[..., Any]) -> Any:
         return command(*args, cluster=cluster, **kwargs)
 
     section = "Where to run (without --scheduler: a cluster on this machine, for this command)"
-    return declared(
+    return with_options(
         run,
         [
             option(
@@ -207,9 +208,18 @@ def log_options(command: Callable[..., Any]) -> Any:
             raise click.exceptions.Exit(3)
 
     section = "Log and help"
-    return declared(
+    return with_options(
         run,
         [
+            option(
+                "--config",
+                metavar="FILE",
+                is_eager=True,
+                expose_value=False,
+                callback=apply_config,
+                section=section,
+                help="Options as lines of a TOML file, such as restarts = 3; what is typed comes first.",
+            ),
             option(
                 "--log-format",
                 type=click.Choice(["text", "json"]),
@@ -226,7 +236,7 @@ def log_options(command: Callable[..., Any]) -> Any:
     )
 
 
-def declared(run: Callable[..., Any], options: list[Callable[..., Any]]) -> Any:
+def with_options(run: Callable[..., Any], options: list[Callable[..., Any]]) -> Any:
     """Return a command with options, in the order in which the help lists them."""
     for declare in reversed(options):
         run = declare(run)

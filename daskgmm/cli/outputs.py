@@ -17,18 +17,12 @@ from daskgmm.data.writing import unfinished_place, whole_or_nothing
 from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.model_file import as_written, is_model, is_unfinished, load_model
+from daskgmm.fitting.option import flags
+from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.parameters import Parameters
 
 #: What must be the same where a fit is not done again.
 _OF_A_FIT = ("options", "input")
-#: Names of the options of a fit as the command line has them.
-_OPTIONS = {
-    "n_components": "--components",
-    "covariance_type": "--covariance",
-    "n_init": "--restarts",
-    "init_params": "--init",
-    "escape": "escape (--no-escape)",
-}
 
 
 def check_place(output: str, *, inputs: Mapping[str, str], option: str = "--output") -> None:
@@ -289,7 +283,8 @@ def _shown(name: str) -> str:
     """Return how a person names the value: an option by its own name, INPUT for the rows."""
     group, _, rest = name.partition(" ")
     if group == "options":
-        return _OPTIONS.get(rest, f"--{rest.replace('_', '-')}")
+        name = flags(FitOptions).get(rest, f"--{rest.replace('_', '-')}")
+        return f"{rest} ({name})" if name == f"--no-{rest}" else name
     if group == "input":
         source, _, what = rest.partition(" ")
         return f"{what or 'source'} of {'INPUT' if source == 'X' else '--weights'}"

@@ -22,6 +22,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from daskgmm.errors import OutputError
+from daskgmm.fitting.option import flags
+from daskgmm.fitting.options import FitOptions
 
 logger = logging.getLogger("daskgmm")
 
@@ -34,23 +36,13 @@ HEARD = "distributed.nanny.memory"
 _CUT_OFF_AFTER = 7.0
 
 
-#: What the messages of the library call things, and what a person on the command line does.
+#: What messages of the library call things that are no options of a fit, and what a person on the command line does.
 _WORDS = {
-    "n_components": "--components",
-    "covariance_type": "--covariance",
-    "reg_covar": "--reg-covar",
-    "max_iter": "--max-iter",
-    "n_init": "--restarts",
-    "init_params": "--init",
-    "start_rows": "--start-rows",
     "n_folds": "--folds",
     "held_out": "held-out",
     "sample_weight": "--weights",
-    "tol": "--tol",
     "X": "INPUT",
 }
-# Whole words alone: not part of a path, a file name, a quotation or a call.
-_WORD = re.compile(rf"(?<![\w/.'\"(-])({'|'.join(_WORDS)})(?![\w/'\"=()]|\.\w)")
 
 
 def say(message: str, *, level: int = logging.INFO, **fields: Any) -> None:
@@ -82,7 +74,10 @@ def write_result(result: Mapping[str, Any]) -> None:
 
 def in_words_of_the_command_line(message: str) -> str:
     """Return a message of the library with the names of options and arguments that a person typed."""
-    return _WORD.sub(lambda match: _WORDS[match.group(1)], message)
+    words = {name: flag for name, flag in flags(FitOptions).items() if flag != f"--no-{name}"} | _WORDS
+    # Whole words alone: not part of a path, a file name, a quotation or a call.
+    whole = rf"(?<![\w/.'\"(-])({'|'.join(map(re.escape, words))})(?![\w/'\"=()]|\.\w)"
+    return re.sub(whole, lambda match: words[match.group(1)], message)
 
 
 @contextmanager

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from daskgmm.fitting.option import Option, declare, declared
 
-from daskgmm.data.cache import Cache
-from daskgmm.errors import OptionError
-from daskgmm.mixture.covariance import covariance_kind
-from daskgmm.mixture.kind import Covariance
-from daskgmm.mixture.parameters import check_means, check_precisions, check_weights
-from daskgmm.mixture.plan import Kernel
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+    from daskgmm.mixture.kind import Covariance
 
-INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data", "k-means||")
-NON_FINITE = ("error", "drop")
-PRECISIONS = ("double", "single")
-ACCELERATIONS = (None, "squarem")
+    Floats = NDArray[np.float64]
+
+
+def _kind_rule(options: FitOptions, value: Any) -> str:
+    from daskgmm.mixture.covariance import covariance_kind  # (SciPy: the command line's help needs it not)
+
+    covariance_kind(value)
+    return ""
+
+
+def _start_rows_rule(options: FitOptions, value: Any) -> str:
+    number = isinstance(value, Integral) and not isinstance(value, bool)
+    enough = value is None or (number and value >= options.n_components)
+    return "" if enough else f"an integer of at least n_components = {options.n_components}"
+
+
+def _anything(options: FitOptions, value: Any) -> str:
+    """Arrays are checked against the rows, whose number of features they need."""
+    return ""
 
 
 @dataclass(frozen=True)
 class FitOptions:
     """What a user asks of a fit; names, meanings and defaults are scikit-learn's where it has them.
+
+    One that is declared here is a parameter of the estimator and, with a flag, an option of the command line.
 
     Attributes
     ----------
@@ -58,57 +71,115 @@ class FitOptions:
         The form of the E-step; anything but the rule is for tests and measurements.
     """
 
-    n_components: int = 1
-    covariance_type: str = "full"
-    tol: float = 1e-3
-    reg_covar: float = 1e-6
-    max_iter: int = 100
-    n_init: int = 10
-    init_params: str = "kmeans"
-    weights_init: Any = None
-    means_init: Any = None
-    precisions_init: Any = None
-    seed: int = 0
-    non_finite: str = "error"
-    precision: str = "double"
-    cache: Cache = "auto"
-    acceleration: str | None = "squarem"
-    escape: bool = True
-    start_rows: int | None = None
-    kernel: Kernel = "rule"
+    n_components: int = declare(
+        1,
+        Option(help="Number of Gaussians.", flag="--components", section="Mixture", metavar="N", number=int, least=1),
+    )
+    covariance_type: str = declare(
+        "full",
+        Option(
+            help="A full matrix each; one for all; axis-parallel; one variance each.", flag="--covariance",
+            section="Mixture", rule=_kind_rule,
+        ),
+    )  # fmt: skip
+    reg_covar: float = declare(
+        1e-6,
+        Option(
+            help="Added to every variance, in squared units of the data.", flag="--reg-covar", section="Mixture",
+            metavar="FLOAT", number=float,
+        ),
+    )  # fmt: skip
+    tol: float = declare(
+        1e-3,
+        Option(
+            help="Converged when the mean log-likelihood of a row changes by less. With 0, --max-iter iterations are "
+            "made.",
+            flag="--tol", metavar="NATS", number=float,
+        ),
+    )  # fmt: skip
+    max_iter: int = declare(
+        100,
+        Option(
+            help="Iterations at most; each is one pass over the data.", flag="--max-iter", metavar="N", number=int
+        ),
+    )  # fmt: skip
+    n_init: int = declare(
+        10,
+        Option(
+            help="Starts to try, on a sample of the rows; the best goes on to all rows.", flag="--restarts",
+            metavar="N", number=int, least=1,
+        ),
+    )  # fmt: skip
+    init_params: str = declare(
+        "kmeans",
+        Option(
+            help="How a start is found: on a sample of the rows, or, by k-means||, in six passes over all of them, "
+            "which finds small far groups that a sample would miss.",
+            flag="--init", choices=("kmeans", "k-means++", "random", "random_from_data", "k-means||"),
+        ),
+    )  # fmt: skip
+    seed: int = declare(
+        0,
+        Option(
+            help="Seed of the sample and of the starts.", flag="--seed", metavar="N", number=int, most=2**32 - 1,
+            of_estimator=False,
+        ),
+    )  # fmt: skip
+    start_rows: int | None = declare(
+        None,
+        Option(
+            help="Rows of the sample at most.", flag="--start-rows", metavar="N",
+            default_text="as many as a start needs", number=int, least=1, choices=(None,), rule=_start_rows_rule,
+            remedy="Leave it out for the rule.",
+        ),
+    )  # fmt: skip
+    escape: bool = declare(
+        True,
+        Option(
+            help="Do not split and merge components on the sample in search of a better optimum.", flag="--no-escape",
+            choices=(True, False), must_be="True or False",
+        ),
+    )  # fmt: skip
+    acceleration: str | None = declare(
+        "squarem",
+        Option(
+            help="squarem: accelerated EM, fewer passes. none: plain EM.", flag="--acceleration",
+            choices=(None, "squarem"), words={None: "none"},
+        ),
+    )  # fmt: skip
+    precision: str = declare(
+        "double",
+        Option(
+            help="Arithmetic of the large products: single is faster, and good to 1e-3 nats a row.",
+            flag="--precision", choices=("double", "single"),
+        ),
+    )  # fmt: skip
+    cache: Literal["auto"] | bool = declare(
+        "auto",
+        Option(
+            help="Keep decoded rows in memory after the first pass: all, if half of it suffices; as many as fit; none.",
+            flag="--cache", choices=("auto", True, False), words={True: "yes", False: "no"},
+            must_be="'auto', True or False", remedy="Leave it out for 'auto'.",
+        ),
+    )  # fmt: skip
+    non_finite: str = declare(
+        "error", Option(help="What to do with rows that hold a NaN or an infinity.", choices=("error", "drop"))
+    )
+    weights_init: Any = declare(None, Option(help="Weights of the start.", rule=_anything))
+    means_init: Any = declare(None, Option(help="Means of the start.", rule=_anything))
+    precisions_init: Any = declare(None, Option(help="Precisions of the start.", rule=_anything))
+    kernel: Literal["rule", "phi", "exact"] = declare(
+        "rule", Option(help="The form of the E-step.", choices=("rule", "phi", "exact"), of_estimator=False)
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (("n_components", 1), ("max_iter", 0), ("n_init", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-                raise OptionError(f"{name} must be an integer of at least {least}; got {value!r}.")
-        for name in ("tol", "reg_covar"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < np.inf:
-                raise OptionError(f"{name} must be a finite number of at least 0; got {value!r}.")
-        for name, allowed in (
-            ("init_params", INIT_PARAMS),
-            ("non_finite", NON_FINITE),
-            ("precision", PRECISIONS),
-            ("acceleration", ACCELERATIONS),
-            ("kernel", ("rule", "phi", "exact")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise OptionError(f"{name} must be one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}.")
-        if not (isinstance(self.cache, bool) or self.cache == "auto"):
-            raise OptionError(f"cache must be 'auto', True or False; got {self.cache!r}. Leave it out for 'auto'.")
-        if not isinstance(self.escape, bool):
-            raise OptionError(f"escape must be True or False; got {self.escape!r}.")
-        least = self.n_components
-        if self.start_rows is not None and not (isinstance(self.start_rows, Integral) and self.start_rows >= least):
-            raise OptionError(
-                f"start_rows must be an integer of at least n_components = {least}; got {self.start_rows!r}. "
-                "Leave it out for the rule."
-            )
-        covariance_kind(self.covariance_type)
+        for name, (_, option) in declared(type(self)).items():
+            option.check(name, self)
 
     @property
     def kind(self) -> Covariance:
+        from daskgmm.mixture.covariance import covariance_kind
+
         return covariance_kind(self.covariance_type)
 
     @property
@@ -133,6 +204,8 @@ class FitOptions:
 
     def given(self, n_features: int) -> Given:
         """Return the given initial parameters, checked against the number of features."""
+        from daskgmm.mixture.parameters import check_means, check_precisions, check_weights
+
         k = self.n_components
         return Given(
             None if self.weights_init is None else check_weights(self.weights_init, k),
@@ -142,7 +215,7 @@ class FitOptions:
 
     def as_json(self) -> dict[str, Any]:
         """Return the options that decide the result as JSON values, given arrays as nested lists."""
-        return {name: _json_value(value) for name, value in asdict(self).items() if name != "cache"}
+        return {f.name: _json_value(getattr(self, f.name)) for f in fields(self) if f.name != "cache"}
 
 
 @dataclass(frozen=True)
@@ -161,4 +234,6 @@ def _json_value(value: Any) -> Any:
         return int(value)
     if isinstance(value, Real):
         return float(value)
+    import numpy as np
+
     return np.asarray(value, dtype=np.float64).tolist()

@@ -1,0 +1,63 @@
+"""`--config FILE.toml`: options that are not typed each time. What is typed comes before what the file says."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from daskgmm.errors import InputMissingError, OptionError
+
+
+def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) -> None:
+    """Take defaults of a command's options from a TOML file.
+
+    Its keys are options without their dashes, at the top for every command that has them, or in a table of the
+    command's name for that one alone. Which options there are is known to click: an option needs no line here.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file, or it may not be read.
+    OptionError
+        It is no TOML, or names no option of the command.
+    """
+    if place is None:
+        return
+    try:
+        found = tomllib.loads(Path(place).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputMissingError(f"--config must name a file; got {place} ({error.strerror}). Name another.") from error
+    except ValueError as error:
+        raise OptionError(f"--config must be TOML; got {place}: {error}. Write lines such as restarts = 3.") from error
+    command = ctx.command.name or ""
+    # (A table is of another command, or of this one; everything else is an option.)
+    own = {key: value for key, value in found.items() if not isinstance(value, dict)} | found.get(command, {})
+    known = {
+        name.removeprefix("--"): parameter
+        for parameter in ctx.command.get_params(ctx)
+        if isinstance(parameter, click.Option) and parameter.expose_value and parameter.name
+        for name in parameter.opts
+        if name.startswith("--")
+    }
+    others = _others(ctx) - set(known)
+    if unknown := [key for key in own if key not in known and (key in found.get(command, {}) or key not in others)]:
+        raise OptionError(
+            f"--config must name options of daskgmm {command}; got {unknown[0]} in {place}. There are "
+            f"{', '.join(sorted(known))}."
+        )
+    ctx.default_map = {str(known[key].name): _text(value) for key, value in own.items() if key in known}
+
+
+def _others(ctx: click.Context) -> set[str]:
+    """Return the options of all commands of the program, without their dashes."""
+    group = ctx.parent.command if ctx.parent is not None else None
+    commands = group.commands.values() if isinstance(group, click.Group) else ()
+    return {name.removeprefix("--") for command in commands for parameter in command.params for name in parameter.opts}
+
+
+def _text(value: Any) -> Any:
+    """Return a value as it would be typed: a list with commas."""
+    return ",".join(map(str, value)) if isinstance(value, list) else value

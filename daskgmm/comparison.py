@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from daskgmm.fitting.loop import Status
+from daskgmm.fitting.status import Status
 from daskgmm.fitting.sweep import TURNED, Sweep
 from daskgmm.report import aligned, formatted
 

@@ -21,7 +21,6 @@ from daskgmm.data.prediction import predict_array, predict_blocks, predict_sourc
 from daskgmm.data.source import Source
 from daskgmm.errors import FitWarning, OptionError
 from daskgmm.fitting.fit import Fit, fit_mixture
-from daskgmm.fitting.loop import Status
 from daskgmm.fitting.model_file import (
     Model,
     as_written,
@@ -31,9 +30,10 @@ from daskgmm.fitting.model_file import (
     support_record,
 )
 from daskgmm.fitting.option import declared
-from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.options import FitOptions, from_json
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.score import Score, score_source
+from daskgmm.fitting.status import Status
 from daskgmm.inputs import opened_rows, opened_weights, printing, seed_of, seen_rows
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.criteria import warn_of_small_weight
@@ -117,9 +117,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Whether rows of a Zarr array stay in memory, decoded, after the first pass: if all of them fit in half of the
         workers' memory limits; as many as fit; or none. Later passes read the rest. The result has the same bits.
         (A Dask array is yours to persist.)
-    acceleration : {"squarem", None}, default="squarem"
+    acceleration : {"squarem", None} or Accelerator, default="squarem"
         SQUAREM reaches the same optimum in fewer passes: it extrapolates EM, and goes back where that does not pay.
-        None is plain EM, whose iterates are scikit-learn's.
+        None is plain EM, whose iterates are scikit-learn's. Your own is a frozen dataclass, a subclass of
+        `daskgmm.mixture.acceleration.Accelerator`.
+    stopping : StoppingRule or None, default=None
+        When a fit ends, where `tol` does not say what you want: a frozen dataclass of yours, a subclass of
+        `daskgmm.fitting.stopping.StoppingRule`, which is asked after each pass over all rows.
     escape : bool, default=True
         Whether components are split and merged on the sample where that promises a better optimum; nothing is read for
         it. Never where the whole start is given.
@@ -279,7 +283,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _of(cls, record: dict[str, Any], p: Parameters) -> Self:
         """Return the estimator of a model file; any exception where its record is not as `save` wrote it."""
         stored = dict(record.get("options", {}))
-        options = {k: v for k, v in stored.items() if k in cls().get_params()}
+        options = {k: from_json(v) for k, v in stored.items() if k in cls().get_params()}
         options |= {"n_components": p.n_components, "covariance_type": p.kind.name, "random_state": stored.get("seed")}
         estimator: Self = cls(**options)
         estimator._assign_parameters(p)

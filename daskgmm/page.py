@@ -13,8 +13,8 @@ import numpy as np
 
 from daskgmm.comparison import COMPARED, selection_lines
 from daskgmm.errors import OptionError
-from daskgmm.fitting.loop import Status
 from daskgmm.fitting.model_file import Model, support_in
+from daskgmm.fitting.status import Status
 from daskgmm.plot import history_picture, picture
 from daskgmm.report import component_order, condition_numbers, finite_or_none, formatted, history_lines
 

@@ -32,10 +32,11 @@ from daskgmm.data.passes import pass_graph
 from daskgmm.data.rows import Rows
 from daskgmm.fitting.events import ignore
 from daskgmm.fitting.fit import Fit
-from daskgmm.fitting.loop import Candidate, Status
+from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.run import Model, running
+from daskgmm.fitting.status import Status
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.parameters import Parameters

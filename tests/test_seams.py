@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,28 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner
+from distributed import Client
+from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
-from daskgmm import GaussianMixture
+from daskgmm import GaussianMixture, select
 from daskgmm.cli.fit_options import fit_options
 from daskgmm.cli.group import Commands, SectionCommand
 from daskgmm.cli.options import log_options
 from daskgmm.cli.terminal import in_words_of_the_command_line
+from daskgmm.data.opening import open_source
 from daskgmm.errors import OptionError
+from daskgmm.fitting.checkpoint import Checkpoint
+from daskgmm.fitting.events import PassDone
+from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.option import Option, declare, declared
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict
+from daskgmm.mixture.acceleration import Accelerator, Advance, Move
+from daskgmm.mixture.parameters import Parameters
 
 SEED = 20261127
 
@@ -121,6 +133,110 @@ def test_a_message_names_an_option_as_each_interface_does() -> None:
 
 
 # -- stopping rules and accelerators -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class SomePasses(StoppingRule):
+    """Ends after so many passes, whatever they gain."""
+
+    left: int = 3
+
+    def after(self, seen: Pass) -> tuple[StoppingRule, Verdict]:
+        left = self.left - 1
+        return SomePasses(left), Verdict.GO_ON if left else Verdict.STOP
+
+
+@dataclass(frozen=True)
+class AlwaysRejects(Accelerator):
+    """Leaps nowhere after each EM step, and goes back: plain EM in twice the passes."""
+
+    fallback: Parameters | None = None
+    n_rejected: int = 0
+
+    def advance(self, point: Move, objective: float, image: Parameters) -> Advance:
+        if point.extrapolated:
+            return self.reject(point)
+        return Advance(replace(self, fallback=image), Move(image, extrapolated=True, step=2.0), accepted=True)
+
+    def reject(self, point: Move) -> Advance:
+        assert self.fallback is not None
+        after = replace(self, n_rejected=self.n_rejected + 1)
+        return Advance(after, Move(self.fallback, extrapolated=False, step=1.0), accepted=False)
+
+
+def fitted(X: Any, **parameters: Any) -> GaussianMixture:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return GaussianMixture(3, **({"random_state": 0, "n_init": 2, "tol": 1e-9, "max_iter": 12} | parameters)).fit(X)
+
+
+def test_a_rule_ends_a_fit_after_three_passes(rows: np.ndarray) -> None:
+    with pytest.warns(ConvergenceWarning, match="The stopping rule ended the fit before it converged"):
+        found = GaussianMixture(3, random_state=0, n_init=2, tol=0, stopping=SomePasses()).fit(rows)
+    assert (found.n_iter_, found.converged_) == (3, False)
+    assert [r["status"] for r in found.history_ if r["what"] == "em"] == ["running", "running", "stopped"]
+    assert found.lower_bounds_ == fitted(rows, tol=0).lower_bounds_[:3]
+
+
+def test_an_accelerator_that_always_rejects_is_plain_em_in_twice_the_passes(rows: np.ndarray) -> None:
+    start = {"weights_init": [0.3, 0.3, 0.4], "means_init": rows[:3], "precisions_init": [np.eye(2)] * 3, "tol": 0}
+    plain = fitted(rows, acceleration=None, **start)
+    found = fitted(rows, acceleration=AlwaysRejects(), **start | {"max_iter": 24})
+    assert found.lower_bounds_ == plain.lower_bounds_
+    accepted = [r["accepted"] for r in found.history_ if r["what"] == "em"]
+    assert accepted == [True, False] * 12
+
+
+TOYS: dict[str, dict[str, Any]] = {
+    "rule": {"stopping": SomePasses(5)},
+    "accelerator": {"acceleration": AlwaysRejects(), "max_iter": 10},
+}
+
+
+@pytest.mark.parametrize("toy", TOYS)
+def test_rules_and_accelerators_work_on_a_cluster_and_in_a_selection(
+    toy: str, rows: np.ndarray, tmp_path: Path, client: Client
+) -> None:
+    place = tmp_path / "rows.zarr"
+    zarr.create_array(place, data=rows, chunks=(500, 2))
+    found = fitted(place, **TOYS[toy])
+    assert_array_equal(found.means_, fitted(rows, **TOYS[toy]).means_)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chosen = select(place, n_components=[2, 3], random_state=0, n_init=2, tol=1e-9, **{"max_iter": 12} | TOYS[toy])
+    assert_array_equal(chosen.best_.means_, found.means_)
+    found.save(tmp_path / "m.zarr")
+    assert GaussianMixture.load(tmp_path / "m.zarr").get_params() == found.get_params()
+
+
+@pytest.mark.parametrize("toy", TOYS)
+def test_rules_and_accelerators_survive_a_checkpoint(toy: str, rows: np.ndarray, tmp_path: Path) -> None:
+    place = tmp_path / "rows.zarr"
+    zarr.create_array(place, data=rows, chunks=(500, 2))
+    options = FitOptions(3, n_init=2, tol=0, **TOYS[toy])
+
+    def fit(checkpoint: Checkpoint | None, ends_after: int = 99) -> Fit:
+        def listener(event: PassDone) -> None:
+            if event.what == "em" and event.number > ends_after:
+                raise KeyboardInterrupt
+
+        return fit_mixture(open_source(place), options, listener=listener, checkpoint=checkpoint)
+
+    undisturbed = fit(None)
+    for ends_after in (3, 4):
+        checkpoint = Checkpoint.at(str(tmp_path / f"c{ends_after}"), every=0)
+        checkpoint.begin({"toy": toy})
+        with pytest.raises(KeyboardInterrupt):
+            fit(checkpoint, ends_after)
+        again = fit(Checkpoint.at(str(tmp_path / f"c{ends_after}"), every=0))
+        assert again.lower_bounds == undisturbed.lower_bounds
+        assert (again.status, again.n_passes) == (undisturbed.status, undisturbed.n_passes)
+        assert_array_equal(again.parameters.means, undisturbed.parameters.means)
+
+
+def test_what_is_no_rule_and_no_accelerator_is_refused(rows: np.ndarray) -> None:
+    with pytest.raises(OptionError, match=r"stopping must be None or a StoppingRule; got 3\. Leave it out for tol\."):
+        GaussianMixture(3, stopping=3).fit(rows)
+    with pytest.raises(OptionError, match=r"acceleration must be one of None, squarem, or an Accelerator; got Some"):
+        GaussianMixture(3, acceleration=SomePasses()).fit(rows)
 
 
 # -- families of covariances -------------------------------------------------------------------------------------------

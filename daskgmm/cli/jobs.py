@@ -37,12 +37,12 @@ from daskgmm.errors import DataError, OptionError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
-from daskgmm.fitting.loop import Status
 from daskgmm.fitting.model_file import Model, as_written, load_model, save_model, support_record
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.score import check_features, score_source, scoring_need
+from daskgmm.fitting.status import Status
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.prediction import Predictor, What
 from daskgmm.page import page

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from daskgmm.mixture.block import Block
 from daskgmm.mixture.folds import row_hash
+from daskgmm.mixture.record import Record
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.uint64]
@@ -81,7 +82,7 @@ class Centres:
 
 
 @dataclass(frozen=True, eq=False)
-class FarRows:
+class FarRows(Record):
     """Rows that a round takes, and what all rows cost. A monoid under `FarRowsPass.merge`.
 
     Attributes
@@ -191,7 +192,7 @@ class FarRowsPass:
 
 
 @dataclass(frozen=True, eq=False)
-class Nearest:
+class Nearest(Record):
     """Sums over the rows nearest to each centre. A monoid under `NearestPass.merge`.
 
     Attributes

@@ -35,6 +35,7 @@ from daskgmm.errors import DataError, OutputError
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prediction import Predictor, What
+from daskgmm.mixture.record import Record
 
 #: Bytes of an output chunk, which a task holds until it is full; fewer where the partition is smaller.
 CHUNK_BYTES = 32 << 20
@@ -195,7 +196,7 @@ def prediction_record(output: str) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Progress(Record):
     """The state of the writing pass; `held` is the chunk being filled; neither it nor the buffers leave a partition.
 
     `counts` are the rows predicted, by component where labels are written.

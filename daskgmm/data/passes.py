@@ -33,6 +33,7 @@ from daskgmm.data.source import as_reader
 from daskgmm.data.suspects import WorkersDiedError, try_alone
 from daskgmm.errors import DaskgmmError, OutputError
 from daskgmm.mixture.block import Block
+from daskgmm.mixture.record import Record
 
 State = TypeVar("State")
 
@@ -70,7 +71,7 @@ class CollectingPass(Protocol):
 
 
 @dataclass(frozen=True)
-class Partial(Generic[State]):
+class Partial(Record, Generic[State]):
     """What a task returns: the state of its rows, the decoded bytes that it read, and those that are kept of them.
 
     And how many times it had to read something again.

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.folds import fold_of, row_hash
 from daskgmm.mixture.kind import RowSet
+from daskgmm.mixture.record import Record
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Survey:
+class Survey(Record):
     """What is known of a set of rows. A monoid under `SurveyPass.merge`.
 
     Attributes

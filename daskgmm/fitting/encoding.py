@@ -16,26 +16,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.data.far_rows import FarRows, Nearest
-from daskgmm.data.output import Progress
-from daskgmm.data.passes import Partial
-from daskgmm.data.survey import Survey
 from daskgmm.errors import UNLIKE_WRITTEN, DataError
-from daskgmm.fitting.loop import Candidate, Status
-from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.polishing import Polishing
-from daskgmm.mixture.acceleration import Move, Plain, Squarem
+from daskgmm.fitting.status import Status
 from daskgmm.mixture.covariance import covariance_kind
-from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.kind import Covariance
-from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.record import Record, record_called, record_name
 from daskgmm.mixture.statistics import Statistics
 
-_KINDS_OF_RECORD: tuple[type[Any], ...] = (
-    Candidate, FarRows, FitOptions, Fold, Move, Nearest, Parameters, Partial, Plain, Polishing,
-    Progress, Squarem, Survey,
-)  # fmt: skip
-_RECORDS = {record.__name__: record for record in _KINDS_OF_RECORD}
 _DTYPES = ("<f8", "<f4", "<i8", "<i4", "<u8", "|b1")
 
 
@@ -126,8 +113,8 @@ def _tree(value: Any, arrays: _Arrays) -> Any:
         return {"tuple": [_tree(item, arrays) for item in value]}
     if isinstance(value, dict):
         return {"dict": {str(name): _tree(item, arrays) for name, item in value.items()}}
-    if is_dataclass(value) and type(value) is _RECORDS.get(type(value).__name__):
-        return {type(value).__name__: {f.name: _tree(getattr(value, f.name), arrays) for f in fields(value)}}
+    if isinstance(value, Record) and is_dataclass(value):
+        return {record_name(type(value)): {f.name: _tree(getattr(value, f.name), arrays) for f in fields(value)}}
     raise TypeError(f"value must be made of plain records; got {type(value).__name__}.")
 
 
@@ -137,15 +124,16 @@ def _value(tree: Any, arrays: list[NDArray[Any]]) -> Any:
     if not isinstance(tree, dict):
         return tree
     ((what, inner),) = tree.items()
-    if what in _RECORDS:
-        hints = _hints(what)
+    record = record_called(what)
+    if record is not None:
+        hints = _hints(record)  # type: ignore[arg-type]
         if set(inner) != set(hints):
             raise ValueError(f"{what} with the fields {', '.join(sorted(inner))}")
         found = {name: _value(item, arrays) for name, item in inner.items()}
         for name, value in found.items():
             if not _is(value, hints[name]):
                 raise TypeError(f"{what} whose {name} is of type {type(value).__name__}")
-        return _RECORDS[what](**found)
+        return record(**found)
     if what == "float":
         return {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[inner]
     if what == "array":
@@ -162,14 +150,14 @@ def _value(tree: Any, arrays: list[NDArray[Any]]) -> Any:
         return tuple(_value(item, arrays) for item in inner)
     if what == "dict":
         return {name: _value(item, arrays) for name, item in inner.items()}
-    raise ValueError(f"unknown record {what[:40]!r}")
+    raise ValueError(f"unknown record {what[:80]!r}: what defines it must be imported before")
 
 
 @cache
-def _hints(what: str) -> dict[str, Any]:
+def _hints(record: type[Record]) -> dict[str, Any]:
     """Return the types of a record's fields, which are its annotations."""
-    found = get_type_hints(_RECORDS[what])
-    return {f.name: found[f.name] for f in fields(_RECORDS[what])}
+    found = get_type_hints(record)
+    return {f.name: found[f.name] for f in fields(record)}  # type: ignore[arg-type]
 
 
 def _is(value: Any, hint: Any) -> bool:

@@ -9,8 +9,8 @@ from daskgmm.data.executor import Executor
 from daskgmm.data.source import Source
 from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.events import Listener, ignore
-from daskgmm.fitting.loop import Status
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.status import Status
 from daskgmm.mixture.criteria import aic, bic, icl
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.support import Support

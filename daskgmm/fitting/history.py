@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from daskgmm.fitting.events import Listener, PassDone
-from daskgmm.fitting.loop import Candidate, Status
+from daskgmm.fitting.loop import Candidate
+from daskgmm.fitting.status import Status
 
 #: The keys of a record, in order.
 COLUMNS = (

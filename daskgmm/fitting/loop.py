@@ -4,73 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import numpy as np
 
 from daskgmm.errors import CollapsedComponentError, DataError, NotFiniteError
 from daskgmm.fitting.evaluate import Request, RowSets, check_counts, check_mean, check_responsibilities
 from daskgmm.fitting.options import FitOptions
-from daskgmm.mixture.acceleration import Accelerator, Advance, Move, accelerator_called
+from daskgmm.fitting.status import Status
+from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict
+from daskgmm.mixture.acceleration import Accelerator, Advance, Move
 from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.mstep import m_step
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan, make_plan, precision_called
+from daskgmm.mixture.record import Record
 from daskgmm.mixture.statistics import Statistics
-
-
-class Status(Enum):
-    """How a candidate stands; the value is what result and model file say."""
-
-    RUNNING = "running"
-    CONVERGED = "converged"
-    MAX_ITER = "max_iter"
-    FELL = "fell"
-    COLLAPSED = "collapsed"
-    NOT_FINITE = "not_finite"
-    RETIRED = "retired"
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the candidate has failed: the others go on, and its mixture is none to end with."""
-        return self in (Status.COLLAPSED, Status.NOT_FINITE)
-
-    @property
-    def sentence(self) -> str:
-        """What the status means, and what to do."""
-        return _SENTENCES[self]
-
-
-_SENTENCES = {
-    Status.RUNNING: "The fit goes on.",
-    Status.CONVERGED: "The mean log-likelihood changed by less than tol.",
-    Status.MAX_ITER: "The fit ended at max_iter without converging. Increase max_iter or tol, or try another start.",
-    Status.FELL: (
-        "The fit ended at max_iter while the log-likelihood fell by more than tol: reg_covar is large against the "
-        "variances, and EM is then no ascent. Decrease reg_covar, or rescale the features."
-    ),
-    Status.COLLAPSED: (
-        "A component collapsed: its covariance is singular. Decrease n_components, increase reg_covar, or rescale or "
-        "drop the features that hardly vary."
-    ),
-    Status.NOT_FINITE: (
-        "Sums or parameters of the fit are not finite. Increase reg_covar, check the given start, or rescale features "
-        "beyond 1e150."
-    ),
-    Status.RETIRED: (
-        "Another restart was ahead on held-out rows of the sample, and this one was given up. Increase start_rows to "
-        "compare restarts on more rows."
-    ),
-}
-
 
 #: Iterations whose gain says how much there may be left. One change says less: EM is slow where components overlap.
 RECENT = 4
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(Record):
     """One model being fitted.
 
     Attributes
@@ -103,6 +59,10 @@ class Candidate:
         Whether the compiled kernel does what it can.
     shrinkage : float
         Rows of the covariance within all components that each M-step adds to every component; 0 but on a sample.
+    rule : StoppingRule or None
+        When it ends; None before that of the options was first asked.
+    n_judged : int
+        Passes after which it was asked.
     """
 
     index: int
@@ -121,6 +81,8 @@ class Candidate:
     accepted: bool = True
     compiled: bool = False
     shrinkage: float = 0.0
+    rule: StoppingRule | None = None
+    n_judged: int = 0
     status: Status = Status.RUNNING
     error: str = ""
 
@@ -137,19 +99,16 @@ class Candidate:
         shrinkage: float = 0.0,
     ) -> Candidate:
         """Return a candidate before its first pass."""
-        accelerator = accelerator_called(options.acceleration)
         move = Move(parameters, False, 1.0)
         return cls(
-            index,
-            options,
-            move,
-            parameters,
-            accelerator,
-            fold,
-            previous=previous,
-            compiled=compiled,
-            shrinkage=shrinkage,
-        )
+            index, options, move, parameters, options.accelerator, fold, previous=previous,
+            compiled=compiled, shrinkage=shrinkage,
+        )  # fmt: skip
+
+    def going_on(self, tol: float) -> Candidate:
+        """Return it running on to a smaller tol, nats."""
+        options = replace(self.options, tol=tol)
+        return replace(self, status=Status.RUNNING, options=options, rule=None, n_judged=0)
 
     @property
     def n_iter(self) -> int:
@@ -302,15 +261,21 @@ def _moved(candidate: Candidate, found: Advance) -> Candidate:
 
 
 def _judge(candidate: Candidate) -> Candidate:
-    """Return the candidate with the status that its lower bounds give it (scikit-learn's test of convergence).
+    """Return the candidate with the status that its passes give it.
 
-    One component is at its optimum after one step.
-    Only plain EM steps are judged: the change that an extrapolation makes is no measure of what EM still has to gain.
+    One component is at its optimum after one step. The rule is asked once after each pass.
     """
     options = candidate.options
-    if candidate.n_iter and (candidate.is_closed_form or abs(candidate.change) < options.tol):
+    if candidate.n_iter and candidate.is_closed_form:
         return replace(candidate, status=Status.CONVERGED)
-    if candidate.n_passes >= options.max_iter:
+    if candidate.n_passes > candidate.n_judged:
+        c = candidate
+        rule, verdict = (c.rule or options.rule).after(Pass(c.n_passes, c.n_iter, c.lower_bound, c.change, c.accepted))
+        candidate = replace(candidate, rule=rule, n_judged=candidate.n_passes, status=_STATUS[verdict])
+    if candidate.status is Status.RUNNING and candidate.n_passes >= options.max_iter:
         fell = candidate.n_iter > 1 and candidate.change < -max(options.tol, 1e-9 * abs(candidate.lower_bound))
         return replace(candidate, status=Status.FELL if fell else Status.MAX_ITER)
     return candidate
+
+
+_STATUS = {Verdict.GO_ON: Status.RUNNING, Verdict.CONVERGED: Status.CONVERGED, Verdict.STOP: Status.STOPPED}

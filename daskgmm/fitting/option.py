@@ -36,6 +36,8 @@ class Option:
         The smallest number, and the largest.
     choices : tuple
         Values that it may have. Of True and False alone the flag gives the one that is no default.
+    types : tuple of type
+        Types of objects that it may be.
     words : mapping
         What is typed for a choice that is no text.
     must_be : str
@@ -57,6 +59,7 @@ class Option:
     least: float = 0
     most: float = math.inf
     choices: tuple[Any, ...] = ()
+    types: tuple[type[Any], ...] = ()
     words: Mapping[Any, str] = field(default_factory=dict)
     must_be: str = ""
     remedy: str = ""
@@ -82,10 +85,10 @@ class Option:
         return {word: choice for choice, word in self.words.items()}.get(value, value)
 
     def _allows(self, value: Any) -> bool:
-        if any(_is(value, choice) for choice in self.choices):
+        if any(_is(value, choice) for choice in self.choices) or isinstance(value, self.types):
             return True
         if self.number is None:
-            return self.rule is not None and not self.choices
+            return self.rule is not None and not (self.choices or self.types)
         integer, number = isinstance(value, Integral), isinstance(value, Real)
         if isinstance(value, bool) or not (integer if self.number is int else number):
             return False

@@ -7,11 +7,14 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from daskgmm.fitting.option import Option, declare, declared
+from daskgmm.mixture.record import Record, record_called, record_name
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from daskgmm.fitting.stopping import StoppingRule
+    from daskgmm.mixture.acceleration import Accelerator
     from daskgmm.mixture.kind import Covariance
 
     Floats = NDArray[np.float64]
@@ -22,6 +25,19 @@ def _kind_rule(options: FitOptions, value: Any) -> str:
 
     covariance_kind(value)
     return ""
+
+
+def _acceleration_rule(options: FitOptions, value: Any) -> str:
+    from daskgmm.mixture.acceleration import Accelerator
+
+    wrong = isinstance(value, Record) and not isinstance(value, Accelerator)
+    return "one of None, squarem, or an Accelerator" if wrong else ""
+
+
+def _stopping_rule(options: FitOptions, value: Any) -> str:
+    from daskgmm.fitting.stopping import StoppingRule
+
+    return "" if value is None or isinstance(value, StoppingRule) else "None or a StoppingRule"
 
 
 def _start_rows_rule(options: FitOptions, value: Any) -> str:
@@ -36,7 +52,7 @@ def _anything(options: FitOptions, value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class FitOptions:
+class FitOptions(Record):
     """What a user asks of a fit; names, meanings and defaults are scikit-learn's where it has them.
 
     One that is declared here is a parameter of the estimator and, with a flag, an option of the command line.
@@ -60,8 +76,10 @@ class FitOptions:
     cache : {"auto", True, False}
         Whether rows that must be decoded stay in memory after the first pass: where all of them fit in half of the
         memory limits, as many as fit, or none. It changes no bits.
-    acceleration : {"squarem", None}
+    acceleration : {"squarem", None} or Accelerator
         How EM is sped up on the way to its fixed point; None is plain EM.
+    stopping : StoppingRule or None
+        When a candidate on all rows ends; None where the mean log-likelihood changes by less than `tol`.
     escape : bool
         Whether components are split and merged on the sample where that promises a better optimum. Never where the
         start is given.
@@ -140,13 +158,16 @@ class FitOptions:
             choices=(True, False), must_be="True or False",
         ),
     )  # fmt: skip
-    acceleration: str | None = declare(
+    acceleration: str | Record | None = declare(
         "squarem",
         Option(
             help="squarem: accelerated EM, fewer passes. none: plain EM.", flag="--acceleration",
-            choices=(None, "squarem"), words={None: "none"},
+            choices=(None, "squarem"), types=(Record,), words={None: "none"}, rule=_acceleration_rule,
         ),
     )  # fmt: skip
+    stopping: Record | None = declare(
+        None, Option(help="When a fit ends, on all rows.", rule=_stopping_rule, remedy="Leave it out for tol.")
+    )
     precision: str = declare(
         "double",
         Option(
@@ -181,6 +202,21 @@ class FitOptions:
         from daskgmm.mixture.covariance import covariance_kind
 
         return covariance_kind(self.covariance_type)
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """The accelerator in its first state."""
+        from daskgmm.mixture.acceleration import Accelerator, accelerator_called
+
+        given = self.acceleration
+        return given if isinstance(given, Accelerator) else accelerator_called(given)  # type: ignore[arg-type]
+
+    @property
+    def rule(self) -> StoppingRule:
+        """The rule to stop by, in its first state."""
+        from daskgmm.fitting.stopping import StoppingRule, Tolerance
+
+        return self.stopping if isinstance(self.stopping, StoppingRule) else Tolerance(self.tol)
 
     @property
     def starts_on_all_rows(self) -> bool:
@@ -227,7 +263,16 @@ class Given:
     precisions: Floats | None
 
 
+def from_json(value: Any) -> Any:
+    """Return the value of an option that `as_json` wrote: a record where its class is defined here, or as it stands."""
+    cls = record_called(value["class"]) if isinstance(value, dict) and isinstance(value.get("class"), str) else None
+    return value if cls is None else cls(**{name: from_json(v) for name, v in value.items() if name != "class"})
+
+
 def _json_value(value: Any) -> Any:
+    if isinstance(value, Record):
+        found = {f.name: _json_value(getattr(value, f.name)) for f in fields(value)}  # type: ignore[arg-type]
+        return {"class": record_name(type(value)), **found}
     if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, Integral):

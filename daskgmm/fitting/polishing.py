@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from daskgmm.fitting.loop import Candidate, Status, ranked
+from daskgmm.fitting.loop import Candidate, ranked
 from daskgmm.fitting.race import STAGE_PASSES
+from daskgmm.fitting.status import Status
+from daskgmm.mixture.record import Record
 
 
 @dataclass(frozen=True)
-class Polishing:
+class Polishing(Record):
     """The candidates of some models.
 
     Attributes

@@ -101,7 +101,8 @@ class Race:
         self._all, self._compiled, self._note, self._step = sample.shuffled(), compiled, note, step
         self._sample = self._all.part(0, n_rows)
         # (max_iter bounds passes over all rows; here each stage has its own number.)
-        self._options = replace(options, tol=min(options.tol, SAMPLE_TOL), max_iter=max(options.max_iter, FINAL_PASSES))
+        tol, max_iter = min(options.tol, SAMPLE_TOL), max(options.max_iter, FINAL_PASSES)
+        self._options = replace(options, tol=tol, max_iter=max_iter, stopping=None)
         self._whole, self._n_all = whole, n_all
         # (What is to be judged on rows that it has not seen must not have seen them before it is split, either.)
         n = len(self._sample)

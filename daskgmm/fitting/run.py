@@ -29,7 +29,7 @@ from daskgmm.fitting.events import Listener
 from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.history import History
 from daskgmm.fitting.joined import Joined, suspect
-from daskgmm.fitting.loop import Candidate, Status, run_em
+from daskgmm.fitting.loop import Candidate, run_em
 from daskgmm.fitting.need import fit_need, in_waves, is_compiled
 from daskgmm.fitting.one_component import of_rows, of_sample
 from daskgmm.fitting.options import FitOptions
@@ -40,6 +40,7 @@ from daskgmm.fitting.race import Race
 from daskgmm.fitting.remarks import remarks, spikes_of
 from daskgmm.fitting.sample import FEW_ROWS, Sample, race_size, sample_size
 from daskgmm.fitting.start import starts
+from daskgmm.fitting.status import Status
 from daskgmm.fitting.successor import split_starts
 from daskgmm.mixture.folds import Fold, FoldPass
 from daskgmm.mixture.kind import RowSet
@@ -203,9 +204,10 @@ class Run:
         """
         best = self._ended[i]
         o = best.options
-        if best.status is not Status.CONVERGED or best.is_closed_form or o.tol <= finest or best.n_passes >= o.max_iter:
+        ended = best.status is not Status.CONVERGED or best.is_closed_form or o.stopping is not None
+        if ended or o.tol <= finest or best.n_passes >= o.max_iter:
             return []
-        return [replace(best, status=Status.RUNNING, options=replace(o, tol=max(finest, o.tol / finer)))]
+        return [best.going_on(max(finest, o.tol / finer))]
 
     def searched_again(self, i: int, smaller: Parameters, *, tol: float) -> list[Candidate]:
         """Return the best candidate of a model, and others that start from a smaller model's components, split.

@@ -35,7 +35,7 @@ def split_starts(smaller: Parameters, sample: Sample, options: FitOptions, *, co
 
 def _settled(start: Parameters, sample: Sample, options: FitOptions, *, compiled: bool) -> Parameters:
     """Return what EM on the sample makes of a start; the start where that collapses."""
-    options = replace(options, tol=min(options.tol, SAMPLE_TOL))
+    options = replace(options, tol=min(options.tol, SAMPLE_TOL), stopping=None)
     with sample.passes(options) as passes:
         (end,) = run_em(
             [Candidate.start(0, start, options, compiled=compiled)], Evaluator(passes).statistics,

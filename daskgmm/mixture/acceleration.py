@@ -15,10 +15,11 @@ import numpy as np
 from daskgmm.errors import OptionError
 from daskgmm.mixture.chart import Chart
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.record import Record
 
 
 @dataclass(frozen=True)
-class Move:
+class Move(Record):
     """What the next pass evaluates.
 
     Attributes
@@ -54,8 +55,8 @@ class Advance:
     accepted: bool
 
 
-class Accelerator(ABC):
-    """A way to choose the points of the passes. Frozen: each pass makes a new one."""
+class Accelerator(Record, ABC):
+    """A way to choose the points of the passes: a frozen dataclass, of which each pass makes a new one."""
 
     @abstractmethod
     def advance(self, point: Move, objective: float, image: Parameters) -> Advance:

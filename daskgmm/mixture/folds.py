@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.mixture.block import Block
+from daskgmm.mixture.record import Record
 
 #: Added to the seed of a fold's hash, so that folds cut through a sample that is drawn with the same seed.
 _OF_FOLDS = 0x5DEECE66D
@@ -27,7 +28,7 @@ def row_hash(rows: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 
 
 @dataclass(frozen=True)
-class Fold:
+class Fold(Record):
     """One of several equal parts of the rows, by a hash of the row number; or what it leaves of them.
 
     Attributes

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import OptionError
 from daskgmm.mixture.kind import Covariance
+from daskgmm.mixture.record import Record
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Parameters:
+class Parameters(Record):
     """A mixture of Gaussians. Frozen: an M-step makes a new one.
 
     Attributes

@@ -26,10 +26,10 @@ from daskgmm.errors import DataError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.encoding import encode
 from daskgmm.fitting.fit import Fit, fit_mixture
-from daskgmm.fitting.loop import Status
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.race import Race
+from daskgmm.fitting.status import Status
 from daskgmm.fitting.sweep import Sweep, select_model
 from daskgmm.mixture.statistics import Statistics
 from tests.faults import Faulty, Torn, mutilate

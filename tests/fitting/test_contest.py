@@ -16,9 +16,10 @@ from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.contest import SETTLED, settled
 from daskgmm.fitting.events import ignore
 from daskgmm.fitting.fit import Fit, fit_mixture
-from daskgmm.fitting.loop import Candidate, Status
+from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.run import Run, running
+from daskgmm.fitting.status import Status
 from daskgmm.fitting.sweep import Sweep, select_model, selection_models
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.parameters import Parameters

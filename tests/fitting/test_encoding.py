@@ -18,9 +18,10 @@ from daskgmm.data.passes import Partial
 from daskgmm.data.survey import SurveyPass
 from daskgmm.errors import DataError
 from daskgmm.fitting.encoding import decode, encode
-from daskgmm.fitting.loop import Candidate, Status
+from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.polishing import Polishing
+from daskgmm.fitting.status import Status
 from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.statistics import Statistics
 from tests.fitting.driving import KINDS

@@ -22,9 +22,9 @@ from daskgmm.errors import CollapsedComponentError, DataError, NotFiniteError
 from daskgmm.fitting import evaluate, race
 from daskgmm.fitting.events import PassDone
 from daskgmm.fitting.fit import fit_mixture
-from daskgmm.fitting.loop import Status
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import N_ROUNDS
+from daskgmm.fitting.status import Status
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan

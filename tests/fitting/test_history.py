@@ -13,9 +13,9 @@ from daskgmm.data.opening import open_source
 from daskgmm.fitting.events import PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.history import COLUMNS
-from daskgmm.fitting.loop import Status
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.race import STAGE_PASSES
+from daskgmm.fitting.status import Status
 from tests.fitting.driving import KINDS, Blocks, given_start, well_separated
 
 #: Starts that differ in what is read for them: none given, k-means||, and given.

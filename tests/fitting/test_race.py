@@ -17,7 +17,7 @@ from daskgmm.errors import CollapsedComponentError
 from daskgmm.fitting import race as race_module
 from daskgmm.fitting.annealing import PLAIN, SHRUNK
 from daskgmm.fitting.fit import fit_mixture
-from daskgmm.fitting.loop import Candidate, Status
+from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.race import (
     ESCAPE_MOVES,
@@ -30,6 +30,7 @@ from daskgmm.fitting.race import (
     Race,
 )
 from daskgmm.fitting.sample import Sample
+from daskgmm.fitting.status import Status
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.parameters import Parameters
 from tests import oracle

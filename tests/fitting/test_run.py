@@ -18,10 +18,10 @@ from daskgmm.fitting import evaluate
 from daskgmm.fitting.events import PassDone, ignore
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.history import COLUMNS
-from daskgmm.fitting.loop import Status
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.race import STAGE_PASSES
 from daskgmm.fitting.run import Model, running
+from daskgmm.fitting.status import Status
 from daskgmm.mixture.folds import Fold
 from tests import oracle
 from tests.fitting.driving import KINDS, as_source, given_start, small_partitions, well_separated

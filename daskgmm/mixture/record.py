@@ -1,0 +1,29 @@
+"""Records: frozen dataclasses that a checkpoint holds by their names, those that are defined elsewhere too."""
+
+from __future__ import annotations
+
+
+class Record:
+    """Base of the frozen dataclasses that the state of a fit is made of.
+
+    A checkpoint writes their fields, and the name of their class; it reads those alone that are defined by then, and
+    checks each field against its annotation. So whoever defines one (an accelerator, a rule to stop by) does so before
+    a fit goes on from a checkpoint, and need do nothing else.
+    """
+
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        _records[record_name(cls)] = cls
+
+
+_records: dict[str, type[Record]] = {}
+
+
+def record_name(cls: type[Record]) -> str:
+    """Return the name of a class of records: its own, and before it the module that it is of where that is not ours."""
+    return cls.__qualname__ if cls.__module__.startswith("daskgmm.") else f"{cls.__module__}:{cls.__qualname__}"
+
+
+def record_called(name: str) -> type[Record] | None:
+    """Return the class of records of this name; None where none is defined."""
+    return _records.get(name)

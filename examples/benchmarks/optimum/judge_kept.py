@@ -54,6 +54,18 @@ def share(values: list[float], least: float) -> float | None:
     return sum(value >= least for value in values) / len(values) if values else None
 
 
+def luck(ours: Records, again: Records, theirs: Records) -> str:
+    """Return how often daskgmm, and scikit-learn from other starts, end no worse than scikit-learn's best of ten."""
+    known = {(record["data_set"], record["seed"]) for record in again}
+    lines = []
+    for who, records in (("daskgmm", ours), ("scikit-learn from other starts", again)):
+        found = judged(pairs([r for r in records if (r["data_set"], r["seed"]) in known], theirs))
+        held = [pair.gain("held") for pair in found if pair.theirs["n_held"] >= ENOUGH_HELD]
+        shares = share([pair.gain("train") for pair in found], TRAIN), share(held, HELD)
+        lines.append(f"{who}: {len(found)} runs, train {shares[0]:.0%}, held out {shares[1]:.0%} of {len(held)}")
+    return "\n".join(lines)
+
+
 def kept_targets(ours: Records, theirs: Records) -> list[tuple[str, float | None, str, float]]:
     """Return the targets of the part: what, value (None: not measured), "at most" or "at least", limit."""
     everything = pairs(ours, theirs)

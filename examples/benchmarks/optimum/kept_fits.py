@@ -16,6 +16,9 @@ from threadpoolctl import threadpool_limits
 
 #: What scikit-learn found: measured once, since it takes most of an hour.
 STORED = Path(__file__).parent / "results" / "kept-sklearn.json"
+AGAIN = STORED.with_name("kept-again.json")
+#: Added to a seed where scikit-learn starts elsewhere on the same rows.
+ELSEWHERE = 1000
 
 Record = dict[str, Any]
 
@@ -37,6 +40,16 @@ def kept_sklearn(data_set: KeptSet, seed: int) -> Record:
     with threadpool_limits(1):
         model, took = _fitted(GaussianMixture(**_options(data_set, seed), n_init=data_set.n_init), train)
     return {**took, "n_init": data_set.n_init, **_worth(data_set, model, train, held)}
+
+
+def kept_again(data_set: KeptSet, seed: int) -> Record:
+    """Return what scikit-learn's best of as many other starts scores on the same rows: what luck decides."""
+    train, held = data_set.split(seed)
+    with threadpool_limits(1):
+        options = {**_options(data_set, seed), "random_state": seed + ELSEWHERE}
+        model, took = _fitted(GaussianMixture(**options, n_init=data_set.n_init), train)
+    scores = {"train": float(model.score(train)), "held": float(model.score(held))}
+    return {**took, **scores, "n_init": data_set.n_init, "rows": fingerprint(train)}
 
 
 def _options(data_set: KeptSet, seed: int) -> Record:

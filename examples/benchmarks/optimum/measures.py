@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from data_sets import DATA_SETS, SPEED, STORED, TINY, DataSet
-from kept_fits import kept, kept_sklearn
+from kept_fits import kept, kept_again, kept_sklearn
 from kept_sets import KEPT_SETS
 from ours import Fitted, fit
 from peers import as_options, kmeans_start, onedal_fit, sklearn_fit
@@ -271,5 +271,6 @@ PARTS: dict[str, Measure] = {
     "escape": escape,
     "far": far,
     "kept": kept,
+    "kept-again": kept_again,
     "kept-sklearn": kept_sklearn,
 }

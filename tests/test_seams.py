@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +26,12 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture, select
+from daskgmm.cli.commands import gmm
 from daskgmm.cli.fit_options import fit_options
 from daskgmm.cli.group import Commands, SectionCommand
 from daskgmm.cli.options import log_options
 from daskgmm.cli.terminal import in_words_of_the_command_line
+from daskgmm.data.executor import Executor, LocalExecutor, running_by
 from daskgmm.data.opening import open_source
 from daskgmm.errors import OptionError
 from daskgmm.fitting.checkpoint import Checkpoint
@@ -38,8 +42,16 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict
 from daskgmm.mixture.acceleration import Accelerator, Advance, Move
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.places.machines import Machines
+from daskgmm.places.place import Place, register_place
 
 SEED = 20261127
+
+
+@pytest.fixture(autouse=True)
+def several_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut stored rows finely: of one partition passes run in this process, whatever the place."""
+    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 8192)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +210,8 @@ def test_rules_and_accelerators_work_on_a_cluster_and_in_a_selection(
     place = tmp_path / "rows.zarr"
     zarr.create_array(place, data=rows, chunks=(500, 2))
     found = fitted(place, **TOYS[toy])
-    assert_array_equal(found.means_, fitted(rows, **TOYS[toy]).means_)
+    with running_by(LocalExecutor()):
+        assert_array_equal(found.means_, fitted(place, **TOYS[toy]).means_)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         chosen = select(place, n_components=[2, 3], random_state=0, n_init=2, tol=1e-9, **{"max_iter": 12} | TOYS[toy])
@@ -255,3 +268,78 @@ def test_what_is_no_rule_and_no_accelerator_is_refused(rows: np.ndarray) -> None
 
 
 # -- places ------------------------------------------------------------------------------------------------------------
+class Loop(Executor):
+    """Does each task after those that it needs, one after the other: slow, obvious, and the oracle of all others."""
+
+    def compute(
+        self, graph: dict[Any, Any], keys: list[Any], *, travels: bool, places: Any = None, on_done: Any = None
+    ) -> list[Any]:
+        values: dict[Any, Any] = {}
+
+        def value(key: Any) -> Any:
+            if key not in values:
+                node = graph[key]
+                values[key] = node({other: value(other) for other in node.dependencies})
+            return values[key]
+
+        for i, key in enumerate(keys):
+            value(key)
+            if on_done is not None:
+                on_done(i, values[key])
+        return [values[key] for key in keys]
+
+
+@dataclass(frozen=True)
+class LoopPlace(Place):
+    """The place of that."""
+
+    loop: bool = declare(False, Option(help="Run in a loop.", flag="--loop", section="Toys", choices=(True, False)))
+    loop_name: str = declare("a loop", Option(help="What the log calls it.", flag="--loop-name", section="Toys"))
+
+    @contextmanager
+    def machines(self, n_partitions: int) -> Iterator[Machines]:
+        yield Machines(Loop(), 0, self.loop_name)
+
+
+def stored_rows(rows: np.ndarray, folder: Path) -> Path:
+    """Path of a Zarr array of the rows."""
+    place = folder / "rows.zarr"
+    zarr.create_array(place, data=rows, chunks=(500, 2))
+    return place
+
+
+@pytest.mark.parametrize("options", [{}, {"init_params": "k-means||"}, {"cache": True}], ids=str)
+def test_a_plain_loop_runs_passes_to_the_bits_of_all_executors(
+    options: dict[str, Any], rows: np.ndarray, tmp_path: Path, client: Client
+) -> None:
+    place = stored_rows(rows, tmp_path)
+    on_cluster = fitted(place, **options)
+    with running_by(Loop()):
+        looped = fitted(place, **options)
+        labels = looped.predict(place).compute(scheduler="sync")
+        assert looped.score(place) == pytest.approx(on_cluster.score(place), abs=0)
+    assert_array_equal(looped.means_, on_cluster.means_)
+    assert looped.log_likelihood_ == on_cluster.log_likelihood_
+    assert_array_equal(labels, on_cluster.predict(place).compute())
+
+
+def test_the_options_of_a_place_are_options_of_commands(rows: np.ndarray, tmp_path: Path) -> None:
+    register_place("loop", LoopPlace)
+    place, model = stored_rows(rows, tmp_path), tmp_path / "m.zarr"
+
+    def said(*arguments: object, code: int = 0) -> Any:
+        done = CliRunner().invoke(gmm, [str(a) for a in arguments])
+        assert done.exit_code == code, done.output
+        return done
+
+    quick = ("-k", 3, "--restarts", 1, "--tol", 0.1)
+    done = said("fit", place, *quick, "-o", model, "--loop", "--loop-name", "a toy loop")
+    assert "Running in a toy loop, each with" in done.stderr
+    assert GaussianMixture.load(model).n_components == 3
+    assert "Run in a loop." in said("fit", "--help").output
+    assert "Run in a loop." in said("score", "--help").output
+    assert "Run in a loop." not in said("inspect", "--help").output
+    wrong = said("fit", place, *quick, "-o", tmp_path / "n.zarr", "--loop", "--workers", 2, code=64)
+    assert "Passes must run in one place; got options of several, --loop among them." in wrong.stderr
+    with pytest.raises(OptionError, match=r"The options of a place must be its own; got --loop, which another has\."):
+        register_place("other", LoopPlace)

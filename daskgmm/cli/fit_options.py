@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
-from dataclasses import Field
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from daskgmm.cli.options import option, with_options
-from daskgmm.fitting.option import Option, declared
+from daskgmm.cli.options import declared_option, option, typed_value, with_options
+from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions
 
 KINDS = ("full", "tied", "diag", "spherical")
@@ -69,34 +67,14 @@ def fit_options(command: Callable[..., Any], *, of: type[FitOptions] = FitOption
 
     @functools.wraps(command)
     def run(*args: Any, **given: Any) -> Any:
-        how = {name: _value(given.pop(name), *found) for name, found in known.items()}
+        how = {name: typed_value(given.pop(name), *found) for name, found in known.items()}
         return command(*args, how=how, **given)
 
-    return with_options(run, [_option(name, *found) for name, found in known.items()])
+    return with_options(run, [declared_option(name, *found) for name, found in known.items()])
 
 
 #: Options of a fit that each command declares in its own way.
 _OF_A_MODEL = ("n_components", "covariance_type")
-
-
-def _option(name: str, declaration: Field[Any], found: Option) -> Callable[[Any], Any]:
-    """Return the declaration of an option of the command line."""
-    attributes: dict[str, Any] = {"section": found.section, "help": found.help}
-    if found.is_switch:
-        return option(found.flag, name, is_flag=True, **attributes)
-    if found.number is None:
-        attributes["type"] = click.Choice([found.words.get(choice, choice) for choice in found.choices])
-    else:
-        most = None if math.isinf(found.most) else found.number(found.most)
-        bounds: Any = click.IntRange if found.number is int else click.FloatRange
-        attributes["type"], attributes["metavar"] = bounds(min=found.least, max=most), found.metavar
-    default = found.words.get(declaration.default, declaration.default)
-    return option(found.flag, name, default=default, show_default=found.default_text or True, **attributes)
-
-
-def _value(typed: Any, declaration: Field[Any], found: Option) -> Any:
-    """Return the value of an option of which something was typed."""
-    return typed != declaration.default if found.is_switch else found.typed(typed)
 
 
 model_output = option(

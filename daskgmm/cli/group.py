@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -29,6 +29,11 @@ class SectionOption(click.Option):
 
 class SectionCommand(click.Command):
     """A command whose help lists its options under headings, in the order they were declared."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the options, those that are known only when it is called among them (`options.cluster_options`)."""
+        further: Callable[[], list[click.Parameter]] = getattr(self.callback, "further_options", list)
+        return [*super().get_params(ctx), *further()]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, a section after the other."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from daskgmm.cli.cluster import ClusterOptions, peak_bytes
 from daskgmm.cli.lost import carried_on
 from daskgmm.cli.outputs import (
     check_place,
@@ -46,6 +45,8 @@ from daskgmm.fitting.status import Status
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.prediction import Predictor, What
 from daskgmm.page import page
+from daskgmm.places.machines import peak_bytes
+from daskgmm.places.place import Place
 from daskgmm.report import condition_numbers
 
 Result = dict[str, Any]
@@ -72,7 +73,7 @@ class Input:
 
 
 def fit(
-    data: Input, output: str, options: FitOptions, *, cluster: ClusterOptions, checkpoint_every: float, force: bool
+    data: Input, output: str, options: FitOptions, *, cluster: Place, checkpoint_every: float, force: bool
 ) -> Result:
     """Return the result of a fit, whose model is then at `output`."""
     began = perf_counter()
@@ -86,7 +87,7 @@ def fit(
         return skipped(stored, output)
     check_shape(X, n_components=options.n_components)
 
-    def run(cluster: ClusterOptions) -> tuple[Fit, Result]:
+    def run(cluster: Place) -> tuple[Fit, Result]:
         kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
         with kept as checkpoint, fitting_work([options], X, weights, cluster).on_machines(began) as running:
             done = fit_mixture(
@@ -109,7 +110,7 @@ def fit(
     return {**found, "skipped": False}
 
 
-def fitting_work(models: Sequence[FitOptions], X: Source, weights: Source | None, cluster: ClusterOptions) -> Work:
+def fitting_work(models: Sequence[FitOptions], X: Source, weights: Source | None, cluster: Place) -> Work:
     """Return the work of fitting some models in the same passes."""
     need = fit_need(models, X)
     # (As many partitions a task as states ask for: the most memory. The fit takes fewer where threads are many.)
@@ -118,7 +119,7 @@ def fitting_work(models: Sequence[FitOptions], X: Source, weights: Source | None
 
 
 def predict(
-    model: str, data: Input, output: str, *, what: What, cluster: ClusterOptions, checkpoint_every: float, force: bool
+    model: str, data: Input, output: str, *, what: What, cluster: Place, checkpoint_every: float, force: bool
 ) -> Result:
     """Return the result of predicting for all rows, which are then at `output`."""
     began = perf_counter()
@@ -139,7 +140,7 @@ def predict(
         return skipped(stored, output)
     check_features(X, parameters, units=fitted.record.get("units"))
 
-    def run(cluster: ClusterOptions) -> Result:
+    def run(cluster: Place) -> Result:
         kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
         found: Result = {}
         work = Work(*plan_predictions(Predictor.of(parameters, what), X), cluster)
@@ -174,7 +175,7 @@ def predict(
     return {**carried_on(cluster, run), "skipped": False}
 
 
-def score(model: str, data: Input, *, cluster: ClusterOptions) -> Result:
+def score(model: str, data: Input, *, cluster: Place) -> Result:
     """Return how well a model describes rows."""
     began = perf_counter()
     fitted = load_model(model)

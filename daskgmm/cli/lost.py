@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from distributed import Client
 from distributed.client import FutureCancelledError, FuturesCancelledError
@@ -16,9 +16,7 @@ from distributed.comm.core import CommClosedError
 
 from daskgmm.cli.terminal import interrupts, say
 from daskgmm.errors import ClusterError, DaskgmmError
-
-if TYPE_CHECKING:
-    from daskgmm.cli.cluster import ClusterOptions
+from daskgmm.places.place import Place
 
 Found = TypeVar("Found")
 
@@ -75,7 +73,7 @@ def watched(client: Client, patience: float) -> Iterator[None]:
         over.set()
 
 
-def carried_on(options: ClusterOptions, run: Callable[[ClusterOptions], Found]) -> Found:
+def carried_on(place: Place, run: Callable[[Place], Found]) -> Found:
     """Return what `run` gives; where the scheduler is lost meanwhile, wait for it to come back and run again.
 
     One that is lost within seconds, three times in succession, is given up.
@@ -89,17 +87,17 @@ def carried_on(options: ClusterOptions, run: Callable[[ClusterOptions], Found]) 
     while True:
         began = time.monotonic()
         try:
-            return run(options)
+            return run(place)
         except Exception as error:
             n_quick = n_quick + 1 if time.monotonic() - began < _QUICK_SECONDS else 0
-            if not (options.joins and options.scheduler_wait > 0 and _is_lost(error)) or n_quick == 3:
+            if not (place.joins and place.scheduler_wait > 0 and _is_lost(error)) or n_quick == 3:
                 raise
             say(
-                f"The scheduler was lost. Waiting up to {options.scheduler_wait:g} s for it and for a worker, to go on "
+                f"The scheduler was lost. Waiting up to {place.scheduler_wait:g} s for it and for a worker, to go on "
                 "from the checkpoint (--scheduler-wait).",
                 level=logging.WARNING,
             )
-            options = replace(options, workers_timeout=options.scheduler_wait)
+            place = replace(place, workers_timeout=place.scheduler_wait)  # type: ignore[type-var]
 
 
 def _is_lost(error: BaseException | None) -> bool:

@@ -3,43 +3,68 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
+from dataclasses import Field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from daskgmm.cli.config import apply_config
 from daskgmm.cli.group import SectionOption
+from daskgmm.errors import OptionError
+from daskgmm.fitting.option import Option, declared, flags
+from daskgmm.places.dask_cluster import DaskCluster
+from daskgmm.places.place import Place, registered_places
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 if TYPE_CHECKING:
-    _IntType = click.ParamType[int]  # generic since click 8.4
+    _AnyType = click.ParamType[Any]  # generic since click 8.4
 else:
-    _IntType = click.ParamType
+    _AnyType = click.ParamType
 
 
-class _Bytes(_IntType):
-    """A number of bytes with its unit, such as 2GiB."""
+class _Parsed(_AnyType):
+    """What a function makes of a text."""
 
-    name = "bytes"
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self._parse = name, parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from dask.utils import parse_bytes
-
         try:
-            n_bytes = int(parse_bytes(value))
-        except ValueError:
-            n_bytes = 0
-        if n_bytes < 1:
-            self.fail(f"{value!r} is not a number of bytes. Write for example 2GiB or 500MB.", param, ctx)
-        return n_bytes
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}", param, ctx)
 
 
 def option(*names: str, section: str, **attributes: Any) -> Callable[[Command], Command]:
     """Return the decorator that declares an option below a heading of the help."""
     return click.option(*names, cls=SectionOption, section=section, **attributes)
+
+
+def declared_option(name: str, declaration: Field[Any], found: Option) -> Callable[[Any], Any]:
+    """Return the declaration to click of an option that is declared as a field of a dataclass."""
+    attributes: dict[str, Any] = {"section": found.section, "help": found.help}
+    if found.is_switch:
+        return option(found.flag, name, is_flag=True, **attributes)
+    if found.parse is not None:
+        attributes["type"] = _Parsed(name, found.parse)
+    elif found.number is not None:
+        most = None if math.isinf(found.most) else found.number(found.most)
+        bounds: Any = click.IntRange if found.number is int else click.FloatRange
+        attributes["type"] = bounds(min=found.least, max=most, min_open=found.above_least)
+    elif found.choices:
+        attributes["type"] = click.Choice([found.words.get(choice, choice) for choice in found.choices])
+    default = found.words.get(declaration.default, declaration.default)
+    shown = found.default_text or default is not None
+    return option(found.flag, name, default=default, show_default=shown, metavar=found.metavar, **attributes)
+
+
+def typed_value(typed: Any, declaration: Field[Any], found: Option) -> Any:
+    """Return the value of such an option of which something was typed."""
+    return typed != declaration.default if found.is_switch else found.typed(typed)
 
 
 def input_options(*, weights: bool) -> Callable[[Command], Command]:
@@ -109,90 +134,53 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
 
 
 def cluster_options(command: Callable[..., Any]) -> Any:
-    """Declare the options that say where to run; the function gets a `cluster.ClusterOptions` as `cluster`."""
+    """Declare the options that say where to run; the function gets a `Place` as `cluster`.
+
+    Those of registered places are declared when the command is called (`SectionCommand`).
+    """
 
     @functools.wraps(command)
-    def run(
-        *args: Any,
-        workers: int | None,
-        memory_limit: int | None,
-        scheduler: str | None,
-        scheduler_file: str | None,
-        workers_timeout: float,
-        scheduler_wait: float,
-        tls_ca_file: str | None,
-        tls_cert: str | None,
-        tls_key: str | None,
-        **kwargs: Any,
-    ) -> Any:
-        from daskgmm.cli.cluster import ClusterOptions
+    def run(*args: Any, **given: Any) -> Any:
+        typed = {name: _place(place, name, given) for name, place in ({"": DaskCluster} | registered_places()).items()}
+        usual = typed.pop("")
+        others = [place for place in typed.values() if place != type(place)()]
+        if len(others) > 1 or (others and usual != DaskCluster()):
+            chosen = [min(flags(type(place)).values()) for place in others]
+            raise OptionError(
+                f"Passes must run in one place; got options of several, {', '.join(chosen)} among them. Leave those of "
+                "the others out."
+            )
+        return command(*args, cluster=others[0] if others else usual, **given)
 
-        cluster = ClusterOptions(
-            scheduler, scheduler_file, workers, memory_limit, workers_timeout, scheduler_wait, tls_ca_file, tls_cert,
-            tls_key,
-        )  # fmt: skip
-        return command(*args, cluster=cluster, **kwargs)
+    run.further_options = _options_of_places  # type: ignore[attr-defined]
+    return with_options(run, _options_of("", DaskCluster))
 
-    section = "Where to run (without --scheduler: a cluster on this machine, for this command)"
-    return with_options(
-        run,
-        [
-            option(
-                "--workers",
-                type=click.IntRange(min=1),
-                metavar="N",
-                section=section,
-                show_default="one a core",
-                help="Worker processes on this machine.",
-            ),
-            option(
-                "--memory-limit",
-                type=_Bytes(),
-                metavar="BYTES",
-                section=section,
-                show_default="the machine's memory, divided among them",
-                help="Memory of each worker, such as 2GiB.",
-            ),
-            option(
-                "--scheduler",
-                metavar="ADDRESS",
-                section=section,
-                help="Running Dask scheduler to use, such as tcp://10.0.0.5:8786.",
-            ),
-            option(
-                "--scheduler-file",
-                metavar="FILE",
-                section=section,
-                help="The same, by the JSON file that the scheduler wrote.",
-            ),
-            option(
-                "--workers-timeout",
-                type=click.FloatRange(min=0, min_open=True),
-                default=60.0,
-                show_default=True,
-                metavar="SECONDS",
-                section=section,
-                help="How long to wait for the scheduler and its first worker, also where all workers are lost later.",
-            ),
-            option(
-                "--scheduler-wait",
-                type=click.FloatRange(min=0),
-                default=60.0,
-                show_default=True,
-                metavar="SECONDS",
-                section=section,
-                help="How long a fit waits for a scheduler that was lost, to go on; 0 ends at once.",
-            ),
-            option(
-                "--tls-ca-file",
-                metavar="FILE",
-                section=section,
-                help="Authority (PEM) whose certificates scheduler, workers and this command must have.",
-            ),
-            option("--tls-cert", metavar="FILE", section=section, help="Certificate of this command (PEM)."),
-            option("--tls-key", metavar="FILE", section=section, help="Its key (PEM)."),
-        ],
-    )
+
+def _options_of(name: str, place: type[Place]) -> list[Callable[[Any], Any]]:
+    """Return the declarations to click of the options of a place."""
+    known = {own: found for own, found in declared(place).items() if found[1].flag}
+    return [declared_option(_parameter(name, own), *found) for own, found in known.items()]
+
+
+def _options_of_places() -> list[click.Parameter]:
+    """Return the options of all places that are registered by now."""
+
+    def command() -> None:
+        """Hold them."""
+
+    for name, place in registered_places().items():
+        with_options(command, _options_of(name, place))
+    return list(reversed(getattr(command, "__click_params__", [])))
+
+
+def _parameter(place: str, name: str) -> str:
+    return f"{place}_{name}" if place else name
+
+
+def _place(place: type[Place], name: str, given: dict[str, Any]) -> Place:
+    """Return a place of what was typed, which is taken out of `given`."""
+    known = {own: found for own, found in declared(place).items() if found[1].flag}
+    return place(**{own: typed_value(given.pop(_parameter(name, own)), *found) for own, found in known.items()})
 
 
 def log_options(command: Callable[..., Any]) -> Any:

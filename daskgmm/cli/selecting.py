@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from daskgmm.cli.cluster import ClusterOptions
 from daskgmm.cli.jobs import (
     Input,
     Result,
@@ -32,6 +31,7 @@ from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.model_file import Model, as_written, save_model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
+from daskgmm.places.place import Place
 from daskgmm.plot import check_matplotlib, picture
 
 _TABLES, _PLOTS = (".csv", ".json"), (".png", ".pdf", ".svg")
@@ -122,7 +122,7 @@ def select(
     *,
     table: str | None,
     plot: str | None,
-    cluster: ClusterOptions,
+    cluster: Place,
     checkpoint_every: float,
     force: bool,
 ) -> Result:
@@ -143,7 +143,7 @@ def select(
         files.refuse_existing()
     check_shape(X, n_components=max(comparison.n_components))
 
-    def run(cluster: ClusterOptions) -> tuple[Sweep, Result]:
+    def run(cluster: Place) -> tuple[Sweep, Result]:
         kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
         with kept as checkpoint, fitting_work(models, X, weights, cluster).on_machines(began) as running:
             sweep = select_model(

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-from daskgmm.cli.cluster import ClusterOptions, LimitedExecutor, Machines, machines, peak_bytes
 from daskgmm.cli.terminal import say
 from daskgmm.data.cache import Cache, kept_worker_bytes
-from daskgmm.data.executor import Executor
+from daskgmm.data.executor import Executor, LimitedExecutor
 from daskgmm.data.memory import MIB, Need, check_memory, peak_worker_bytes
 from daskgmm.data.own_memory import check_own_memory, peak_own_bytes
 from daskgmm.data.rows import Rows
 from daskgmm.errors import MemoryLimitError
+from daskgmm.places.machines import Machines, peak_bytes
+from daskgmm.places.place import Place
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class Work:
     rows : Rows
     need : Need
         What a task needs beside them.
-    cluster : ClusterOptions
+    cluster : Place
     cache : {"auto", True, False}
         Whether rows stay in memory after the first pass.
     """
 
     rows: Rows
     need: Need
-    cluster: ClusterOptions
+    cluster: Place
     cache: Cache = False
 
     @contextmanager
@@ -51,12 +52,12 @@ class Work:
         n_partitions = self.rows.n_partitions
         alone = n_partitions == 1
         if not self.cluster.joins:
-            before = LimitedExecutor(self.cluster.local_limit(n_partitions))
+            before = LimitedExecutor(self.cluster.limit_bytes(n_partitions))
             work = self._checked(before)
             n_local = 0 if alone else self.cluster.n_processes(n_partitions)
             check_own_memory(work.rows, work.need, before, n_workers=n_local)
         say(self._found())
-        with machines(self.cluster, n_partitions=n_partitions) as where:
+        with self.cluster.machines(n_partitions) as where:
             try:
                 work = self._checked(where.executor)
             except MemoryLimitError as error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from contextvars import copy_context
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from threading import local
 from typing import Any, Protocol
@@ -54,9 +55,10 @@ class Held(Protocol):
         """Let the results go."""
 
 
-class Executor(Protocol):
-    """Computes keys of a graph."""
+class Executor(ABC):
+    """Computes keys of a graph. What a definition of `compute` alone cannot do, nothing is asked for."""
 
+    @abstractmethod
     def compute(
         self,
         graph: dict[Any, Any],
@@ -75,24 +77,36 @@ class Executor(Protocol):
         self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool, on_done: OnDone | None = None
     ) -> tuple[list[Any], Held]:
         """Return the values of `keys`, and the results of the tasks `held` where they are."""
+        told = None if on_done is None else _first(len(keys), on_done)
+        values = self.compute(graph, keys + held, travels=travels, on_done=told)
+        return values[: len(keys)], HeldHere(dict(zip(held, values[len(keys) :], strict=True)))
 
     def is_here(self, *, travels: bool) -> bool:
         """Return whether tasks are done by threads of this process, and nobody asks to see a graph of them."""
+        return False
 
     def map(self, call: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         """Yield the results of a call for each of some arguments, in order, by the threads of this process."""
+        return _mapped(call, items)
 
     def memory_limit(self) -> int | None:
         """Return the bytes that one task may use, the smallest over all workers, or None where nothing limits them."""
+        return None
 
     def n_threads(self) -> int | None:
         """Return the threads of all workers, or None where states stay in this process."""
+        return None
 
     def rooms(self, *, travels: bool) -> list[Room]:
         """Return the processes whose memory is known, and in which a result can stay."""
+        return []
+
+    def limit_blas(self) -> AbstractContextManager[Any]:
+        """Limit BLAS to one thread a task in other processes while the block runs; passes in this one share threads."""
+        return _threads_kept()
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """Dask's own schedulers in this process: the configured one, threads by default."""
 
     def compute(
@@ -106,22 +120,8 @@ class LocalExecutor:
     ) -> list[Any]:
         return _computed_here(_local_scheduler(travels), graph, keys, on_done)
 
-    def hold(
-        self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool, on_done: OnDone | None = None
-    ) -> tuple[list[Any], Held]:
-        return _hold_here(_local_scheduler(travels), graph, keys, held, on_done)
-
     def is_here(self, *, travels: bool) -> bool:
         return _is_here(_local_scheduler(travels))
-
-    def map(self, call: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        return _mapped(call, items)
-
-    def memory_limit(self) -> int | None:
-        return None
-
-    def n_threads(self) -> int | None:
-        return None
 
     def rooms(self, *, travels: bool) -> list[Room]:
         run = _local_scheduler(travels)
@@ -145,7 +145,7 @@ def _out_of_the_way() -> Iterator[None]:
         rejoin()
 
 
-class ClientExecutor:
+class ClientExecutor(Executor):
     """The workers of a distributed client."""
 
     def __init__(self, client: Any) -> None:
@@ -170,7 +170,7 @@ class ClientExecutor:
         self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool, on_done: OnDone | None = None
     ) -> tuple[list[Any], Held]:
         if not travels:
-            return _hold_here(threaded.get, graph, keys, held, on_done)
+            return super().hold(graph, keys, held, travels=False, on_done=on_done)
         futures = self.client.get(graph, keys + held, retries=RETRIES, sync=False)
         kept = HeldFutures(self.client, futures[len(keys) :])
         try:
@@ -217,9 +217,6 @@ class ClientExecutor:
     def is_here(self, *, travels: bool) -> bool:
         return not travels and _is_here(threaded.get)
 
-    def map(self, call: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        return _mapped(call, items)
-
     def memory_limit(self) -> int | None:
         limits = [room.limit_bytes // room.n_threads for room in self.rooms(travels=True)]
         return min(limits, default=None)
@@ -227,11 +224,26 @@ class ClientExecutor:
     def n_threads(self) -> int | None:
         return int(sum(self.client.nthreads().values()))
 
+    def limit_blas(self) -> AbstractContextManager[Any]:
+        from daskgmm.data.worker import limit_workers
+
+        return limit_workers(self.client)
+
     def rooms(self, *, travels: bool) -> list[Room]:
         if not travels:
             return _own_room(None)
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         return [Room(w["memory_limit"], w["nthreads"]) for w in workers if w["memory_limit"]]
+
+
+class LimitedExecutor(LocalExecutor):
+    """Dask's scheduler in this process, with a limit on the memory that a task may take."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+
+    def memory_limit(self) -> int | None:
+        return self._limit
 
 
 class HeldHere:
@@ -279,12 +291,30 @@ class _Places:
         return list(self._places.get(key, ()))
 
 
+_chosen: ContextVar[Executor | None] = ContextVar("daskgmm-executor", default=None)
+
+
+@contextmanager
+def running_by(executor: Executor) -> Iterator[None]:
+    """Have an executor run the passes of every fit and prediction in the block, in place of Dask's current one."""
+    token = _chosen.set(executor)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
 def current_executor(*, travels: bool) -> Executor:
     """Return the executor that the user's surroundings call for: a current distributed client, else the local one.
+
+    One that `running_by` names comes first.
 
     Where the input travels, a cluster must have workers: those of one that adapts are asked for, and waited for as long
     as Dask's configuration "daskgmm.workers-timeout" says, 60 s by default.
     """
+    chosen = _chosen.get()
+    if chosen is not None:
+        return chosen
     try:
         scheduler = get_scheduler()
     except RuntimeError as error:
@@ -327,16 +357,8 @@ def one_blas_thread(executor: Executor | None) -> Iterator[None]:
     The number of threads is part of a result's bits, and two threads on the narrow products of a block are no faster.
     Passes in this process share their threads meanwhile.
     """
-    client = executor.client if isinstance(executor, ClientExecutor) else None
-    with blas_limit.held():
-        if client is None:
-            with _threads_kept():
-                yield
-            return
-        from daskgmm.data.worker import limit_workers
-
-        with limit_workers(client):
-            yield
+    with blas_limit.held(), _threads_kept() if executor is None else executor.limit_blas():
+        yield
 
 
 def _local_scheduler(travels: bool) -> Callable[..., Any]:
@@ -431,13 +453,6 @@ def _mapped(call: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> Itera
 
 def _n_workers() -> int:
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
-
-
-def _hold_here(
-    run: Callable[..., Any], graph: dict[Any, Any], keys: list[Any], held: list[Any], on_done: OnDone | None
-) -> tuple[list[Any], Held]:
-    values = _computed_here(run, graph, keys + held, None if on_done is None else _first(len(keys), on_done))
-    return values[: len(keys)], HeldHere(dict(zip(held, values[len(keys) :], strict=True)))
 
 
 def _first(n: int, on_done: OnDone) -> OnDone:

@@ -34,6 +34,10 @@ class Option:
         The type of its values beside the choices.
     least, most : float
         The smallest number, and the largest.
+    above_least : bool
+        Whether a number must be larger than the smallest.
+    parse : callable or None
+        Returns the value of what is typed; a ValueError says what is wrong with it.
     choices : tuple
         Values that it may have. Of True and False alone the flag gives the one that is no default.
     types : tuple of type
@@ -58,6 +62,8 @@ class Option:
     number: type[int] | type[float] | None = None
     least: float = 0
     most: float = math.inf
+    above_least: bool = False
+    parse: Callable[[str], Any] | None = None
     choices: tuple[Any, ...] = ()
     types: tuple[type[Any], ...] = ()
     words: Mapping[Any, str] = field(default_factory=dict)

@@ -1,0 +1,154 @@
+"""The place where commands run by default: a local cluster of Dask's, or a scheduler that runs already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from daskgmm.errors import OptionError
+from daskgmm.fitting.option import Option, declare
+from daskgmm.places.machines import Machines
+from daskgmm.places.place import Place
+
+if TYPE_CHECKING:
+    from distributed.security import Security
+
+_SECTION = "Where to run (without --scheduler: a cluster on this machine, for this command)"
+
+
+def _bytes(text: str) -> int:
+    """Return a number of bytes that was typed with its unit; a ValueError where it is none."""
+    from dask.utils import parse_bytes
+
+    try:
+        n_bytes = int(parse_bytes(text))
+    except ValueError:
+        n_bytes = 0
+    if n_bytes < 1:
+        raise ValueError("is not a number of bytes. Write for example 2GiB or 500MB.")
+    return n_bytes
+
+
+def _option(default: Any, flag: str, help: str, **others: Any) -> Any:
+    return declare(default, Option(help=help, flag=flag, section=_SECTION, **others))
+
+
+@dataclass(frozen=True)
+class DaskCluster(Place):
+    """A local cluster of one process a core, or what the user said of a scheduler to join.
+
+    Attributes
+    ----------
+    scheduler, scheduler_file : str or None
+        Address of a running scheduler, or the JSON file that it wrote; without either, a local cluster is started.
+    workers : int or None
+        Processes of the local cluster; None means one a core, and no more than there are partitions.
+    memory_limit : int or None
+        Bytes of each of them; None divides the memory of the machine.
+    workers_timeout : float
+        Seconds to wait for the scheduler and its first worker, also where all are lost later.
+    scheduler_wait : float
+        Seconds to wait for a scheduler that was lost, and for its first worker.
+    tls_ca_file, tls_cert, tls_key : str or None
+        Files of an authority, and of the certificate and key by which this side is known: all connections are
+        encrypted then, and authenticated on both sides. None leaves it to Dask's own configuration.
+    """
+
+    workers: int | None = _option(
+        None, "--workers", "Worker processes on this machine.", metavar="N", number=int, least=1,
+        default_text="one a core",
+    )  # fmt: skip
+    memory_limit: int | None = _option(
+        None, "--memory-limit", "Memory of each worker, such as 2GiB.", metavar="BYTES", parse=_bytes,
+        default_text="the machine's memory, divided among them",
+    )  # fmt: skip
+    scheduler: str | None = _option(
+        None, "--scheduler", "Running Dask scheduler to use, such as tcp://10.0.0.5:8786.", metavar="ADDRESS"
+    )
+    scheduler_file: str | None = _option(
+        None, "--scheduler-file", "The same, by the JSON file that the scheduler wrote.", metavar="FILE"
+    )
+    workers_timeout: float = _option(
+        60.0, "--workers-timeout",
+        "How long to wait for the scheduler and its first worker, also where all workers are lost later.",
+        metavar="SECONDS", number=float, above_least=True,
+    )  # fmt: skip
+    scheduler_wait: float = _option(
+        60.0, "--scheduler-wait", "How long a fit waits for a scheduler that was lost, to go on; 0 ends at once.",
+        metavar="SECONDS", number=float,
+    )  # fmt: skip
+    tls_ca_file: str | None = _option(
+        None, "--tls-ca-file",
+        "Authority (PEM) whose certificates scheduler, workers and this command must have.", metavar="FILE",
+    )  # fmt: skip
+    tls_cert: str | None = _option(None, "--tls-cert", "Certificate of this command (PEM).", metavar="FILE")
+    tls_key: str | None = _option(None, "--tls-key", "Its key (PEM).", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        given = [f"--{n.replace('_', '-')}" for n in ("scheduler", "scheduler_file") if getattr(self, n) is not None]
+        local = [f"--{n.replace('_', '-')}" for n in ("workers", "memory_limit") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise OptionError(f"Only one scheduler can be joined; got {' and '.join(given)}. Leave one of them out.")
+        if given and local:
+            raise OptionError(
+                f"{' and '.join(local)} must be left out with {given[0]}, whose workers run already with limits of "
+                "their own. They are for a local cluster."
+            )
+
+        files = {f"--{n.replace('_', '-')}": getattr(self, n) for n in ("tls_ca_file", "tls_cert", "tls_key")}
+        lacking = [name for name, file in files.items() if file is None]
+        if 0 < len(lacking) < len(files):
+            raise OptionError(
+                f"{' and '.join(lacking)} must be given too; got some of the three files of TLS. Name all of them."
+            )
+        if self.tls_by_options:
+            from daskgmm.cli.tls import check_files
+
+            check_files(self.security, "client", by_options=True)
+
+    @property
+    def tls_by_options(self) -> bool:
+        """Whether connections are protected by what the options name, and not by Dask's configuration."""
+        return self.tls_ca_file is not None
+
+    @property
+    def security(self) -> Security:
+        """What connections are protected by."""
+        from daskgmm.cli.tls import security_of
+
+        return security_of(self.tls_ca_file, self.tls_cert, self.tls_key)
+
+    @property
+    def joins(self) -> bool:
+        return self.scheduler is not None or self.scheduler_file is not None
+
+    def n_processes(self, n_partitions: int) -> int:
+        from dask.system import CPU_COUNT
+
+        return self.workers or min(CPU_COUNT, n_partitions)
+
+    def limit_bytes(self, n_partitions: int) -> int | None:
+        from distributed.system import MEMORY_LIMIT
+
+        if self.joins:
+            return None
+        return self.memory_limit or MEMORY_LIMIT // (1 if n_partitions == 1 else self.n_processes(n_partitions))
+
+    @contextmanager
+    def machines(self, n_partitions: int) -> Iterator[Machines]:
+        from daskgmm.cli.cluster import joined, started  # (distributed takes a second: --help needs it not)
+        from daskgmm.data.executor import ClientExecutor, LimitedExecutor
+
+        if n_partitions == 1 and not self.joins:
+            yield Machines(LimitedExecutor(self.limit_bytes(1)), 0, "this process")
+            return
+        tls: Any = {"security": self.security, "by_options": self.tls_by_options}
+        if self.joins:
+            opened = joined(self.scheduler, self.scheduler_file, timeout=self.workers_timeout, **tls)
+        else:
+            n_workers, limit = self.n_processes(n_partitions), self.limit_bytes(n_partitions)
+            opened = started(n_workers, memory_limit=limit, timeout=self.workers_timeout, **tls)
+        with opened as (client, where):
+            yield Machines(ClientExecutor(client), len(client.nthreads()), where, client)

@@ -1,0 +1,61 @@
+"""Places: where the passes of a command run, and how that is started and ended.
+
+To add one, derive a frozen dataclass from `Place`, declare its options as its fields, and register it; the options are
+then options of every command that runs passes, and whoever types one of them has chosen the place.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+
+from daskgmm.errors import OptionError
+from daskgmm.fitting.option import flags
+from daskgmm.places.machines import Machines
+
+
+class Place(ABC):
+    """Somewhere that runs passes: a frozen dataclass, whose declared fields are options of the command line."""
+
+    #: Seconds to wait for it where it is lost while a command runs; 0 ends the command.
+    scheduler_wait = 0.0
+
+    @abstractmethod
+    def machines(self, n_partitions: int) -> AbstractContextManager[Machines]:
+        """Provide machines for passes over so many partitions, and stop what was started for it.
+
+        Raises
+        ------
+        ClusterError
+            No scheduler, or no workers in time.
+        """
+
+    @property
+    def joins(self) -> bool:
+        """Whether its workers run already, with limits that are known once it is joined."""
+        return True
+
+    def n_processes(self, n_partitions: int) -> int:
+        """Return the processes that it starts for so many partitions."""
+        return 0
+
+    def limit_bytes(self, n_partitions: int) -> int | None:
+        """Return the bytes that a process of it will have; None where that is known once it is joined."""
+        return None
+
+
+_places: dict[str, type[Place]] = {}
+
+
+def register_place(name: str, place: type[Place]) -> None:
+    """Make a place known by a name, in this process; one that was registered under the name before is replaced."""
+    if taken := {flag for known, other in _places.items() if known != name for flag in flags(other).values()} & set(
+        flags(place).values()
+    ):
+        raise OptionError(f"The options of a place must be its own; got {min(taken)}, which another has. Rename it.")
+    _places[name] = place
+
+
+def registered_places() -> dict[str, type[Place]]:
+    """Return the places that were registered, by their names."""
+    return dict(_places)

@@ -21,8 +21,10 @@ from typing import Any
 import dask
 
 from daskgmm.cli import gmm, jobs, selecting, work  # noqa: F401 (imported before a fork)
-from daskgmm.cli.cluster import LimitedExecutor, Machines
 from daskgmm.data import partition
+from daskgmm.data.executor import LimitedExecutor
+from daskgmm.places.dask_cluster import DaskCluster
+from daskgmm.places.machines import Machines
 
 #: Events that change a disk; "open" does where it is for writing.
 CHANGES = ("open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
@@ -122,7 +124,7 @@ def _here(*_: Any, **__: Any) -> Iterator[Machines]:
 
 def _run_here(arguments: list[str]) -> int:
     partition.PARTITION_BYTES = partition.IN_PROCESS_BYTES = 3200
-    work.machines = _here  # type: ignore[assignment]
+    DaskCluster.machines = _here  # type: ignore[method-assign]
     with open(os.devnull, "w") as nowhere, dask.config.set(scheduler="synchronous"):
         sys.stdout = sys.stderr = nowhere
         try:

@@ -208,7 +208,7 @@ def test_fit_again_does_nothing_or_names_what_differs(
     first = dict(zarr.open_group(model, mode="r").attrs)["record"]["result"]
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "fit_mixture", unwanted)
-        patch.setattr("daskgmm.cli.work.machines", unwanted)
+        patch.setattr("daskgmm.places.dask_cluster.DaskCluster.machines", unwanted)
         again = call("fit", small_store, "-k", 3, "-o", model)
         assert strict(again.stdout) == {**first, "skipped": True}
         assert "is complete, from the same input and options: nothing to do (--force does it again)." in again.stderr

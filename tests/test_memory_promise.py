@@ -18,7 +18,6 @@ import zarr
 
 import daskgmm
 from daskgmm import GaussianMixture, select
-from daskgmm.cli.cluster import ClusterOptions
 from daskgmm.cli.work import Work
 from daskgmm.data import memory as memory_module
 from daskgmm.data.executor import LocalExecutor
@@ -30,6 +29,7 @@ from daskgmm.errors import MemoryLimitError
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.places.dask_cluster import DaskCluster
 from tests.stores import two_groups
 
 PYTHON = """
@@ -187,7 +187,7 @@ def test_workers_on_this_machine_are_counted(folder: Path) -> None:
     message = "This process and 7 workers must fit in the memory of this machine, .* Take fewer workers, decrease"
     with pytest.raises(MemoryLimitError, match=message):
         check_own_memory(rows, need, LocalExecutor(), n_workers=7)
-    work = Work(rows, need, ClusterOptions(workers=3, memory_limit=1 << 40))
+    work = Work(rows, need, DaskCluster(workers=3, memory_limit=1 << 40))
     with pytest.raises(MemoryLimitError, match="This process and 3 workers must"), work.on_machines(0.0):
         raise AssertionError("workers were started")
 

@@ -13,7 +13,7 @@ from dask.task_spec import DataNode, Task, TaskRef
 
 from daskgmm.data.executor import Executor
 from daskgmm.data.rows import Rows
-from daskgmm.data.source import Stamper
+from daskgmm.data.stamps import Stamper
 from daskgmm.errors import DataError
 
 #: Tasks at most that ask a store.

@@ -6,7 +6,6 @@ import os
 import sys
 from typing import Any
 
-from daskgmm.data.conventions import Beside
 from daskgmm.data.labelled import beside_of, unlabelled
 from daskgmm.data.source import Source
 from daskgmm.errors import OptionError
@@ -18,7 +17,6 @@ def open_source(
     array: str | None = None,
     argument: str = "X",
     missing_chunks: str | None = None,
-    beside: Beside | None = None,
 ) -> Source:
     """Return the source of rows that `data` is, its metadata checked; no row is read.
 
@@ -34,8 +32,6 @@ def open_source(
         What messages call the input.
     missing_chunks : {"error", "fill"} or None
         What is done about rows whose chunk is not in a Zarr store; None takes Dask's configuration.
-    beside : Beside, optional
-        What is said of the rows, where `data` is what an array of xarray held; by default what `data` says.
 
     Raises
     ------
@@ -48,9 +44,9 @@ def open_source(
 
     Notes
     -----
-    A Dask array of unknown chunk sizes is computed once, to count its rows (logged).
+    A Dask array of unknown chunk sizes is computed once, to count its rows, as soon as their number counts (logged).
     """
-    beside, (data, _) = beside or beside_of(data), unlabelled(data, argument)
+    beside, (data, labels) = beside_of(data), unlabelled(data, argument)
     if isinstance(data, str | os.PathLike):
         return _open_location(os.fspath(data), array, argument, missing_chunks)
     # Whoever holds a Zarr object has imported zarr; looking it up costs nothing where nobody has.
@@ -64,12 +60,11 @@ def open_source(
             f"array must be left out where {argument} has no named arrays; got array={array!r} with "
             f"{type(data).__name__}. Name an array only within a Zarr group."
         )
-    # Delayed objects of Dask claim to have every attribute, and so to be sources too.
-    if isinstance(data, Source) and not hasattr(data, "__dask_graph__"):
+    if isinstance(data, Source):
         return data
-    source: Any = _open_object(data, argument)
-    source.beside = beside
-    return source  # type: ignore[no-any-return]
+    source = _open_object(data, argument)
+    source.beside, source.column_labels = beside, labels
+    return source
 
 
 def _open_location(location: str | bytes, array: str | None, argument: str, missing_chunks: str | None) -> Source:

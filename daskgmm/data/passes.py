@@ -23,7 +23,6 @@ from dask.utils import format_bytes
 
 from daskgmm.data.blas import blas_limit
 from daskgmm.data.cache import Keep, KeptReader, drop_kept
-from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.digest import digest
 from daskgmm.data.executor import Executor, Held, OnDone
 from daskgmm.data.fingerprint import check_unchanged, fingerprints
@@ -371,7 +370,7 @@ def _arguments(rows: Rows, graph: dict[Any, Any], filled: Sequence[Any] | None =
         nodes, xs = rows.X.arguments(bounds)
         graph.update(nodes)
     ws: Sequence[Any] = [None] * len(bounds)
-    if rows.weights is not None and (filled is None or isinstance(rows.weights, DaskSource)):
+    if rows.weights is not None and (filled is None or not rows.weights.streams):
         nodes, ws = rows.weights.arguments(bounds)
         graph.update(nodes)
     return list(zip(xs, ws, strict=True))

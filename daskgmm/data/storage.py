@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from daskgmm.data.credentials import shown
 from daskgmm.data.holding import LOCK, held
-from daskgmm.data.source import file_stamp
+from daskgmm.data.stamps import file_stamp
 from daskgmm.data.zarr_location import refused, unreachable
 from daskgmm.errors import DataError, OutputError
 

@@ -15,7 +15,7 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
 
 from daskgmm.data.credentials import has_secret, refuse_secrets, shown, without_secrets
-from daskgmm.data.source import file_stamp, last_modified
+from daskgmm.data.stamps import file_stamp, last_modified
 from daskgmm.errors import DataError, InputMissingError, OptionError
 
 _PACKAGES = {

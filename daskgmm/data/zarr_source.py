@@ -16,12 +16,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from daskgmm.data.array_source import reader_arguments
 from daskgmm.data.conventions import Beside, attributes_of, dimension_names, packing_of
 from daskgmm.data.credentials import shown
 from daskgmm.data.digest import digest
 from daskgmm.data.heap import reused_heap
-from daskgmm.data.source import Stamper, checked_shape, regular_edges, repeats
+from daskgmm.data.source import Source, checked_shape, repeats
+from daskgmm.data.stamps import Stamper
 from daskgmm.data.zarr_group import array_in
 from daskgmm.data.zarr_location import ZarrLocation, locate, location_of, missing_package, refused, unreachable
 from daskgmm.errors import DaskgmmError, DataError, InputMissingError, MemoryLimitError, OptionError
@@ -37,7 +37,7 @@ MISSING_CHUNKS = ("error", "fill")
 RETRY_SECONDS = (0.2, 1.0, 5.0)
 
 
-class ZarrSource:
+class ZarrSource(Source):
     """Rows of a Zarr array.
 
     Use `from_location` or `from_node`.
@@ -74,13 +74,9 @@ class ZarrSource:
         self.n_rows, self.n_features = checked_shape(array.shape, self.dtype, argument=argument, label=self.label)
         self.travels = location is not None
         self.code = f"dask.array.from_zarr({argument})" if location is None else location.code
-        #: Path or URL of its store: of the group, where that was given.
-        self.root = self.label if location is None else shown(location.url)
         _refuse_packed(array, self.code, argument, self.label)
-        #: What is said of the rows beside their numbers.
         self.beside = Beside.of(attributes_of(array), dimension_names(array))
         self.beside.refuse_times(argument, self.label, self.code)
-        self.decodes = True
         self._location = location
         self._zarr_format = int(array.metadata.zarr_format)
         self._chunk_shape = _readable_chunks(array, argument, self.label)
@@ -125,9 +121,16 @@ class ZarrSource:
             _refuse_older(found, argument, location.label)
         return cls(found, location, argument=argument, missing_chunks=missing_chunks)
 
+    def reader(self) -> ZarrReader:
+        return self._reader
+
     @property
-    def chunk_edges(self) -> NDArray[np.int64]:
-        return regular_edges(self.n_rows, self._chunk_shape[0])
+    def root(self) -> str:
+        return self.label if self._location is None else shown(self._location.url)
+
+    @property
+    def chunk_rows(self) -> int:
+        return self._chunk_shape[0]
 
     @property
     def chunk_bytes(self) -> int:
@@ -136,16 +139,15 @@ class ZarrSource:
         columns = self._chunk_shape[1] * -(-self.n_features // self._chunk_shape[1])
         return rows * columns * self.dtype.itemsize
 
-    def arguments(self, bounds: list[tuple[int, int]]) -> tuple[dict[str, Any], list[Any]]:
-        return reader_arguments(self._reader, len(bounds))
+    def rechunking(self, chunks: str) -> str:
+        return f'rechunk: {self.code}.rechunk({chunks}).to_zarr("rechunked.zarr")'
 
     def identity(self) -> dict[str, Any]:
         return {
+            **super().identity(),
             "kind": "zarr",
             "location": self.label if self.travels else None,
             "modified": None if self._location is None else self._location.modified(),
-            "shape": [self.n_rows, self.n_features],
-            "dtype": self.dtype.str,
             "chunks": list(self._chunk_shape),
             "zarr_format": self._zarr_format,
             **({} if self._missing_chunks == "error" else {"missing_chunks": self._missing_chunks}),

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.data.partition import is_cut_finely
-from daskgmm.data.source import Source, checked_shape, plain_rows
+from daskgmm.data.source import Reader, Source, checked_shape, plain_rows
 from daskgmm.data.stamps import file_stamp
 from daskgmm.errors import DataError, InputMissingError, NotNumbersError, OptionError
 from daskgmm.mixture.block import tile_length
 
 
 @dataclass(frozen=True)
-class ArrayReader:
+class ArrayReader(Reader):
     """Rows of an array of this process, as views."""
 
     array: NDArray[Any]
@@ -150,7 +150,7 @@ class NpySource(Source):
 
 
 @dataclass(frozen=True)
-class NpyReader:
+class NpyReader(Reader):
     """Rows of a .npy file, as views on a memory map.
 
     The file is mapped anew for each call (0.1 ms). One map kept for a whole pass would count every page it

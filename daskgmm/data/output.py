@@ -21,6 +21,7 @@ from zarr.core.sync import sync
 
 from daskgmm.data.credentials import shown
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
+from daskgmm.data.failures import refused, unreachable
 from daskgmm.data.memory import Need, check_memory
 from daskgmm.data.own_memory import check_own_memory
 from daskgmm.data.passes import Memory, Passes
@@ -30,7 +31,6 @@ from daskgmm.data.source import Source, regular_edges
 from daskgmm.data.stamps import file_stamp
 from daskgmm.data.storage import plain_path, storage_at, sync_file, sync_folder
 from daskgmm.data.writing import explained, publish, remove_unfinished, unfinished_place
-from daskgmm.data.zarr_location import refused, unreachable
 from daskgmm.errors import DataError, OutputError
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.parameters import Parameters

@@ -30,6 +30,7 @@ from daskgmm.data.partition import FAN_IN
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
 from daskgmm.data.source import as_reader
 from daskgmm.data.suspects import WorkersDiedError, try_alone
+from daskgmm.data.travel import check_travel
 from daskgmm.errors import DaskgmmError, OutputError
 from daskgmm.mixture.block import Block
 
@@ -151,6 +152,7 @@ class Passes:
         self._direct: Filled | None = None
         self._held: Held | None = None
         self._filled: list[Any] | None = None
+        self._has_travelled = False
         self.bytes_read = self.bytes_kept = self.n_repeats = 0
 
     def __enter__(self) -> Passes:
@@ -209,6 +211,9 @@ class Passes:
 
     def _graph(self, work: Pass[State], name: str) -> Partial[State]:
         """Return the partial of all rows; where workers died for no fault of a task, it goes on."""
+        if not self._has_travelled and self.rows.travels:
+            check_travel((self.rows.X, self.rows.weights), self._executor)
+            self._has_travelled = True
         for _ in range(MOST_TRIES):
             try:
                 return self._remembered(work, name)

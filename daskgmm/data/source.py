@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from dask.task_spec import DataNode, TaskRef
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from daskgmm.data.conventions import Beside
 from daskgmm.data.digest import digest
+from daskgmm.data.failures import Fallible, retried
 from daskgmm.data.stamps import FileStamper, Stamper, last_modified
-from daskgmm.errors import DataError
+from daskgmm.errors import DataError, OptionError
 
 #: Bytes that a task holds for each byte that it reads, where a source does not say. Of Zarr: the rows, the chunks being
 #: decoded and their encoded bytes (measured over 15 layouts: at most 2.9 times the run), and the allocator keeps that
@@ -23,23 +24,17 @@ READ_FACTOR = 3
 _CHUNK_BYTES = 2**20
 
 
-class Reader(Protocol):
+class Reader(Fallible):
     """Reads rows inside a task. Small and picklable: it names a store, it never holds its data or secrets.
+
+    An OSError that may pass is waited for: the read is repeated some times, and the repeats are counted.
 
     (The reader of an in-memory source holds the array itself, and therefore never leaves its process.)
     """
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows start to stop, (stop - start, n_features), in the dtype of the source, any memory order."""
-
-
-class Repeats(threading.local):
-    """How many times a read has been tried again in this thread, since it began."""
-
-    n = 0
-
-
-repeats = Repeats()
+        raise NotImplementedError(f"{type(self).__name__} must have a method read(start, stop)")
 
 
 class Source:
@@ -170,11 +165,24 @@ def as_reader(argument: Any, start: int) -> Reader:
     """Return a reader of global row numbers from a computed task argument (see `Source.arguments`)."""
     if isinstance(argument, list):
         return _BlocksReader(argument, start)
-    reader: Reader = argument
-    return reader
+    if not isinstance(argument, Reader):
+        raise OptionError(
+            f"What reader() of a source returns must be a daskgmm.Reader; got a {type(argument).__name__}. Derive it."
+        )
+    return _PatientReader(argument)
 
 
-class _BlocksReader:
+@dataclass(frozen=True)
+class _PatientReader(Reader):
+    """Reads once more, after a while, what could not be read."""
+
+    reader: Reader
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        return retried(lambda: self.reader.read(start, stop), self.reader, start, stop)
+
+
+class _BlocksReader(Reader):
     """Rows that came as arrays along an edge of the graph: blocks of a Dask array, in order from row `start`."""
 
     def __init__(self, blocks: list[NDArray[Any]], start: int) -> None:

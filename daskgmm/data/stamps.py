@@ -7,34 +7,33 @@ import os
 import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
 
+from daskgmm.data.failures import Fallible
 from daskgmm.errors import DataError
 
 
-class Stamper(Protocol):
+class Stamper(Fallible):
     """Tells the stored form of rows from another, without reading them. Picklable where the source travels."""
 
     @property
     def far(self) -> bool:
         """Whether it asks a service, so that many ask at once, instead of a disk of this machine."""
+        return False
 
     def form(self) -> str:
         """Return a checksum of what says how rows are stored, asked for anew; "" where their own file says it."""
+        return ""
 
     def stamp(self, start: int, stop: int) -> list[str]:
         """Return size and time, or the tag, of each file or object that holds some of these rows."""
+        raise NotImplementedError(f"{type(self).__name__} must have a method stamp(start, stop)")
 
 
 @dataclass(frozen=True)
-class FileStamper:
+class FileStamper(Stamper):
     """Size and time of the only file that holds all rows."""
 
     path: str
-    far = False
-
-    def form(self) -> str:
-        return ""
 
     def stamp(self, start: int, stop: int) -> list[str]:
         return [file_stamp(self.path)]

@@ -1,7 +1,8 @@
-"""Whether what reads the rows arrives on the workers, asked before they are given work: a worker dies of what does not."""
+"""Whether what reads the rows arrives on the workers, asked before they have work: one dies of what does not."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,18 +21,24 @@ def check_travel(sources: Iterable[Source | None], executor: Executor) -> None:
     strange = [one for one in things if one is not None and type(one).__module__.partition(".")[0] != "daskgmm"]
     if not strange or not isinstance(executor, ClientExecutor):
         return
-    module, kinds = type(strange[0]).__module__, ", ".join(sorted({type(one).__name__ for one in strange}))
-    try:
-        executor.client.run_on_scheduler(id, strange)
-        executor.client.run(id, strange)
-    except (ImportError, AttributeError) as error:
-        raise ClusterError(
-            f"What reads X must be installed on the scheduler and all workers; got {error} for {kinds}. Install it "
-            f"there, or send it: client.upload_file('{module.rpartition('.')[2]}.py')."
-        ) from error
-    except Exception as error:
+    from distributed.protocol.pickle import dumps
+    from distributed.utils import silence_logging_cmgr
+
+    kinds = ", ".join(sorted({type(one).__name__ for one in strange}))
+    with silence_logging_cmgr(logging.CRITICAL):  # (of distributed, which logs what is raised here)
         # (Whatever an object raises that cannot be taken apart or put together.)
-        raise OptionError(
-            f"What reads X must be able to travel to the workers; got {kinds}, which cannot ({error}). Let it hold "
-            "names, and open what they name where it reads; or set travels = False in its source."
-        ) from error
+        try:
+            dumps(strange)
+        except Exception as error:
+            raise OptionError(
+                f"What reads X must be able to travel to the workers; got {kinds}, which cannot ({error}). Let it hold "
+                "names, and open what they name where it reads; or set travels = False in its source."
+            ) from error
+        try:
+            executor.client.run_on_scheduler(id, strange)
+            executor.client.run(id, strange)
+        except Exception as error:
+            raise ClusterError(
+                f"What reads X must be installed on the scheduler and all workers; got {error} for {kinds}. Install it "
+                "there, or send its file: client.upload_file."
+            ) from error

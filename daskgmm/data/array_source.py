@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class ArraySource(Source):
     def reader(self) -> ArrayReader:
         return ArrayReader(self.array)
 
-    @property
+    @cached_property
     def chunk_rows(self) -> int:
         if not is_cut_finely(self.n_rows * self.row_bytes):
             return super().chunk_rows

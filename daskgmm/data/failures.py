@@ -32,6 +32,9 @@ repeats = Repeats()
 class Fallible:
     """What asks a disk or a service, and may be asked again; messages call it by its `str`."""
 
+    def __str__(self) -> str:
+        return type(self).__name__
+
     def may_pass(self, error: Exception) -> bool:
         """Return whether an error may pass, so that it is worth to wait and to ask again."""
         lasting = FileNotFoundError | IsADirectoryError | NotADirectoryError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ class Source:
     """Rows of numbers, chunked along rows, whose metadata are known before anything is read.
 
     A new kind of source sets `label`, `n_rows`, `n_features` and `dtype`, and has a method `reader`. Everything else
-    has a default, which is right for rows that every worker can read, in ranges of any length.
+    has a default, which is right for rows that every worker can read, in ranges of any length. What many will want to
+    set: `chunk_rows`, where rows are stored in chunks; `path`; and `read_bytes`, where reading holds more, or less.
 
     Attributes
     ----------
@@ -90,7 +92,7 @@ class Source:
         """Return what reads rows in a task."""
         raise NotImplementedError(f"{type(self).__name__} must have a method reader()")
 
-    @property
+    @cached_property
     def root(self) -> str:
         """Path or URL of the store that holds the rows, and perhaps other arrays."""
         return self.label
@@ -100,7 +102,7 @@ class Source:
         """Decoded bytes of a row."""
         return int(self.n_features * self.dtype.itemsize)
 
-    @property
+    @cached_property
     def chunk_rows(self) -> int:
         """Rows of each chunk but the last, which may have fewer; by default they take about 1 MiB."""
         return max(1, _CHUNK_BYTES // self.row_bytes)

@@ -56,7 +56,7 @@ class ZarrSource(Source):
         self.label = location.label if location is not None else f"Zarr array {array.store_path}"
         self.dtype = np.dtype(array.dtype)
         self.n_rows, self.n_features = checked_shape(array.shape, self.dtype, argument=argument, label=self.label)
-        self.travels = location is not None
+        self.travels, self.root = location is not None, self.label if location is None else shown(location.url)
         self.code = f"dask.array.from_zarr({argument})" if location is None else location.code
         _refuse_packed(array, self.code, argument, self.label)
         self.beside = Beside.of(attributes_of(array), dimension_names(array))
@@ -64,6 +64,7 @@ class ZarrSource(Source):
         self._location = location
         self._zarr_format = int(array.metadata.zarr_format)
         self._chunk_shape = _readable_chunks(array, argument, self.label)
+        self.chunk_rows = self._chunk_shape[0]
         self._missing_chunks = _checked(missing_chunks)
         self._reader = ZarrReader(
             location, self.label, array.shape, self.dtype.str, self._missing_chunks == "fill", array=array
@@ -107,14 +108,6 @@ class ZarrSource(Source):
 
     def reader(self) -> ZarrReader:
         return self._reader
-
-    @property
-    def root(self) -> str:
-        return self.label if self._location is None else shown(self._location.url)
-
-    @property
-    def chunk_rows(self) -> int:
-        return self._chunk_shape[0]
 
     @property
     def chunk_bytes(self) -> int:

@@ -261,9 +261,10 @@ def test_bytes_are_counted_and_another_input_is_told(toy_file: Path, tmp_path: P
     assert "--output must be free, or hold the same work" in other.stderr
 
 
-def test_rows_that_change_while_they_are_read_are_noticed(toy_file: Path) -> None:
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_rows_that_change_while_they_are_read_are_noticed(toy_file: Path, what: str) -> None:
     class Changing(ToySource):
-        path = str(toy_file)
+        path = str(toy_file if what == "file" else toy_file.parent)
 
         def reader(self) -> Reader:
             os.utime(toy_file, ns=(1, 1))

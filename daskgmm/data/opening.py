@@ -48,7 +48,7 @@ def open_source(
     -----
     A Dask array of unknown chunk sizes is computed once, to count its rows, as soon as their number counts (logged).
     """
-    if isinstance(data, os.PathLike | bytes):
+    if isinstance(data, os.PathLike):
         data = os.fsdecode(data)
     if isinstance(data, str) and not data:
         raise OptionError(f"{argument} must be a path or URL; got an empty string. Name the input.")

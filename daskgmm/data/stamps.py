@@ -31,12 +31,15 @@ class Stamper(Fallible):
 
 @dataclass(frozen=True)
 class FileStamper(Stamper):
-    """Size and time of the only file that holds all rows."""
+    """Size and time of the only file that holds all rows, or of all files of their folder."""
 
     path: str
 
+    def form(self) -> str:
+        return last_modified(self.path) or "" if os.path.isdir(self.path) else ""
+
     def stamp(self, start: int, stop: int) -> list[str]:
-        return [file_stamp(self.path)]
+        return [] if os.path.isdir(self.path) else [file_stamp(self.path)]
 
 
 def file_stamp(path: str) -> str:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["GaussianMixture", "Selection", "select"]
+__all__ = ["GaussianMixture", "Reader", "Selection", "Source", "register_source", "select"]
 
 if TYPE_CHECKING:
+    from daskgmm.data.registry import register_source
+    from daskgmm.data.source import Reader, Source
     from daskgmm.estimator import GaussianMixture
     from daskgmm.selection import Selection, select
 
+# Workers import daskgmm.data and daskgmm.mixture only: scikit-learn costs 100 MB and a second.
+_PLACES = {
+    "GaussianMixture": "daskgmm.estimator",
+    "Reader": "daskgmm.data.source",
+    "Selection": "daskgmm.selection",
+    "Source": "daskgmm.data.source",
+    "register_source": "daskgmm.data.registry",
+    "select": "daskgmm.selection",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Workers import daskgmm.data and daskgmm.mixture only: scikit-learn costs 100 MB and a second.
-    if name == "GaussianMixture":
-        from daskgmm.estimator import GaussianMixture
-
-        return GaussianMixture
-    if name in ("Selection", "select"):
-        from daskgmm import selection
-
-        return getattr(selection, name)
-    raise AttributeError(f"module 'daskgmm' has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'daskgmm' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)

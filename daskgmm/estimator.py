@@ -15,10 +15,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from daskgmm.data.array_source import ArraySource
 from daskgmm.data.executor import one_blas_thread
 from daskgmm.data.prediction import predict_array, predict_blocks, predict_source
-from daskgmm.data.source import Source
 from daskgmm.errors import FitWarning, OptionError
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.model_file import (
@@ -34,7 +32,7 @@ from daskgmm.fitting.options import FitOptions, from_json
 from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.score import Score, score_source
 from daskgmm.fitting.status import Status
-from daskgmm.inputs import opened_rows, opened_weights, printing, seed_of, seen_rows
+from daskgmm.inputs import opened_rows, opened_weights, printing, seed_of
 from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.parameters import Parameters, parameters_of
@@ -355,12 +353,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _predict(self, X: Any, what: What) -> Any:
         check_is_fitted(self, "means_")
         predictor = Predictor.of(self._parameters(), what)
-        rows = seen_rows(self, X, reset=False)
-        if isinstance(rows, ArraySource):
+        rows = opened_rows(self, X, reset=False)
+        if rows.array is not None:
             with one_blas_thread(None):
                 return predict_array(rows.array, predictor, non_finite=self.non_finite)
-        predicted = predict_source if isinstance(rows, Source) else predict_blocks
-        return predicted(rows, predictor, non_finite=self.non_finite)
+        if rows.blocks is not None:
+            return predict_blocks(rows.blocks, predictor, non_finite=self.non_finite)
+        return predict_source(rows, predictor, non_finite=self.non_finite)
 
     def _scored(self, X: Any, sample_weight: Any) -> Score:
         check_is_fitted(self, "means_")

@@ -10,44 +10,32 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_random_state
 
-from daskgmm.data.conventions import check_units, described
-from daskgmm.data.dask_source import checked_array
-from daskgmm.data.labelled import beside_of, unlabelled
-from daskgmm.data.opening import is_dask_array, open_source
+from daskgmm.data.conventions import check_units
+from daskgmm.data.opening import open_source
 from daskgmm.data.source import Source
 from daskgmm.errors import DataError, OptionError
 from daskgmm.fitting.events import HEADER, Listener, PassDone, ignore
 
 
 def opened_rows(estimator: Any, X: Any, *, reset: bool) -> Source:
-    """Return X as a source, its features checked against an estimator or, with `reset`, noted in it."""
-    return open_source(seen_rows(estimator, X, reset=reset), beside=beside_of(X))
-
-
-def seen_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
-    """Return X as a source or, where it is one of Dask, as an array; its features checked or, with `reset`, noted.
+    """Return X as a source, its features checked against an estimator or, with `reset`, noted in it.
 
     This is the door of every method. Nothing is read: rows of chunks of unknown size are not counted.
     """
-    beside, (rows, labels) = beside_of(X), unlabelled(X, "X")
-    if is_dask_array(rows):
-        n_features = checked_array(rows, "X")
-    else:
-        rows = open_source(rows, beside=beside)
-        n_features, beside = rows.n_features, described(rows)
-    names = _names(labels)
+    source = open_source(X)
+    names = _names(source.column_labels)
     if reset:
-        _note_units(estimator, beside.units)
-        estimator.n_features_in_ = n_features
+        _note_units(estimator, source.beside.units)
+        estimator.n_features_in_ = source.n_features
         if names is not None:
             estimator.feature_names_in_ = np.array(names, dtype=object)
         elif hasattr(estimator, "feature_names_in_"):
             del estimator.feature_names_in_
     else:
-        check_units(getattr(estimator, "units_in_", None), beside, getattr(rows, "label", "X"))
+        check_units(getattr(estimator, "units_in_", None), source.beside, source.label)
         _check_names(estimator, names)
-        _check_number(estimator, n_features, X)
-    return rows
+        _check_number(estimator, source.n_features, X)
+    return source
 
 
 def opened_weights(sample_weight: Any) -> Source | None:

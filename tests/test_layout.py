@@ -86,6 +86,18 @@ def kinds_are_told_apart_in_one_place(tree: ast.Module, path: Path) -> Iterator[
             yield f"{node.value.lineno if isinstance(node, ast.MatchValue) else node.lineno}: tells {kind!r} apart"
 
 
+def sources_are_told_apart_in_their_own_files(tree: ast.Module, path: Path) -> Iterator[str]:
+    """No `isinstance` of one kind of source: what others must know of it is a member of `Source`."""
+    if path.stem.endswith("_source"):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"isinstance", "issubclass"}:
+            for named in ast.walk(node.args[1]):
+                name = named.id if isinstance(named, ast.Name) else getattr(named, "attr", "")
+                if name.endswith("Source") and name != "Source":
+                    yield f"{node.lineno}: asks for {name}"
+
+
 def nothing_dangerous_is_called(tree: ast.Module, path: Path) -> Iterator[str]:
     """No pickle is loaded, nothing is evaluated, and no assert checks what a user gave."""
     for node in ast.walk(tree):
@@ -120,6 +132,7 @@ def words_are_the_projects_own(tree: ast.Module, path: Path) -> Iterator[str]:
 RULES: list[Rule] = [
     imports_point_down,
     kinds_are_told_apart_in_one_place,
+    sources_are_told_apart_in_their_own_files,
     nothing_dangerous_is_called,
     words_are_the_projects_own,
 ]
@@ -149,6 +162,8 @@ def test_module_keeps_the_rule(rule: Rule, path: Path) -> None:
         (kinds_are_told_apart_in_one_place, "estimator.py", "if kind in ('tied', 'full'): pass"),
         (kinds_are_told_apart_in_one_place, "estimator.py", "match kind:\n    case 'diag' | 'full': pass"),
         (kinds_are_told_apart_in_one_place, "fitting/start.py", "table = {'full': 1, 'diag': 2}"),
+        (sources_are_told_apart_in_their_own_files, "data/rows.py", "if isinstance(rows.X, DaskSource): pass"),
+        (sources_are_told_apart_in_their_own_files, "estimator.py", "isinstance(x, str | array_source.ArraySource)"),
         (nothing_dangerous_is_called, "data/output.py", "import pickle"),
         (nothing_dangerous_is_called, "data/output.py", "from cloudpickle import loads"),
         (nothing_dangerous_is_called, "data/output.py", "eval('1')"),
@@ -178,6 +193,8 @@ def test_rule_notices(rule: Rule, path: str, source: str) -> None:
         (imports_point_down, "__init__.py", "from daskgmm.estimator import GaussianMixture"),
         (kinds_are_told_apart_in_one_place, "mixture/covariance.py", "if kind == 'tied': pass"),
         (kinds_are_told_apart_in_one_place, "cli.py", "choices = ['full', 'tied']"),
+        (sources_are_told_apart_in_their_own_files, "data/opening.py", "isinstance(x, Source) or isinstance(x, str)"),
+        (sources_are_told_apart_in_their_own_files, "data/dask_source.py", "isinstance(x, DaskSource)"),
         (words_are_the_projects_own, "mixture/estep.py", "scipy.special.gammaln(x); random.gamma(2.0)"),
     ],
 )

@@ -47,7 +47,7 @@ def fit(
     """Fit a mixture to all rows of INPUT, and write the model.
 
     INPUT is the path or URL of an array of numbers of shape (rows, features): a Zarr array, a Zarr group with one,
-    or a .npy file.
+    a .npy file, or what an installed package opens (entry points of the group daskgmm.sources).
 
     \b
     Examples:

@@ -25,7 +25,6 @@ from daskgmm.cli.outputs import (
 )
 from daskgmm.cli.terminal import in_words_of_the_command_line, interrupts, say
 from daskgmm.cli.work import Work
-from daskgmm.data.conventions import described
 from daskgmm.data.credentials import shown
 from daskgmm.data.opening import open_source
 from daskgmm.data.output import Written, plan_predictions, write_predictions
@@ -80,7 +79,7 @@ def fit(
     X, weights = data.open()
     check_place(output, inputs=places(X, weights))
     identity = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
-    now = {"command": "fit", "options": options.as_json(), "input": identity, "units": described(X).units}
+    now = {"command": "fit", "options": options.as_json(), "input": identity, "units": X.beside.units}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
         remove_checkpoint(output)
@@ -298,7 +297,7 @@ def places(X: Source, weights: Source | None) -> dict[str, str]:
     for name, source in (("INPUT", X), ("--weights", weights)):
         if source is not None:
             found[name] = source.label
-            found[f"the Zarr group of {name}"] = group_around(getattr(source, "root", source.label))
+            found[f"the Zarr group of {name}"] = group_around(source.root)
     return found
 
 

@@ -25,7 +25,6 @@ from daskgmm.cli.lost import carried_on
 from daskgmm.cli.outputs import check_place, checkpoint_of, finished_fit, refuse_existing, remove_checkpoint, write_file
 from daskgmm.cli.terminal import interrupts, say, strict_json
 from daskgmm.comparison import COMPARED, by_kind, selection_table, selection_text
-from daskgmm.data.conventions import described
 from daskgmm.errors import OptionError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.model_file import Model, as_written, save_model
@@ -134,7 +133,7 @@ def select(
     check_place(output, inputs=places(X, weights))
     files.check(inputs={**places(X, weights), "--output": output})
     identity = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
-    now = {"command": "select", "options": comparison.as_json(), "input": identity, "units": described(X).units}
+    now = {"command": "select", "options": comparison.as_json(), "input": identity, "units": X.beside.units}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
         remove_checkpoint(output)

@@ -4,77 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
-import uuid
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from dask.task_spec import DataNode, TaskRef
 from numpy.typing import NDArray
 
 from daskgmm.data.partition import is_cut_finely
-from daskgmm.data.source import Stamper, checked_shape, file_stamp, last_modified, plain_rows, regular_edges
+from daskgmm.data.source import Reader, Source, checked_shape, plain_rows
+from daskgmm.data.stamps import file_stamp
 from daskgmm.errors import DataError, InputMissingError, NotNumbersError, OptionError
 from daskgmm.mixture.block import tile_length
 
-_RUN_BYTES = 2**20
-
-
-class _UnchunkedSource:
-    """What the two sources without chunks share: regular runs of about 1 MiB, and one reader for all tasks."""
-
-    label: str
-    n_rows: int
-    n_features: int
-    dtype: np.dtype[Any]
-    travels: bool
-    decodes = False
-    _reader: Any
-    _kind: str
-    _location: str | None
-
-    @property
-    def _run_rows(self) -> int:
-        return max(1, _RUN_BYTES // self._row_bytes)
-
-    @property
-    def _row_bytes(self) -> int:
-        return self.n_features * self.dtype.itemsize
-
-    @property
-    def chunk_edges(self) -> NDArray[np.int64]:
-        return regular_edges(self.n_rows, self._run_rows)
-
-    @property
-    def chunk_bytes(self) -> int:
-        longest = int(np.diff(self.chunk_edges).max())
-        return longest * self.n_features * self.dtype.itemsize
-
-    def arguments(self, bounds: list[tuple[int, int]]) -> tuple[dict[str, Any], list[Any]]:
-        return reader_arguments(self._reader, len(bounds))
-
-    def identity(self) -> dict[str, Any]:
-        return {
-            "kind": self._kind,
-            "location": self._location,
-            "modified": None if self._location is None else last_modified(self._location),
-            "shape": [self.n_rows, self.n_features],
-            "dtype": self.dtype.str,
-            "chunks": [self._run_rows],
-        }
-
-    def stamper(self) -> Stamper | None:
-        return self._reader if isinstance(self._reader, NpyReader) else None
-
-
-def reader_arguments(reader: Any, n_arguments: int) -> tuple[dict[str, Any], list[Any]]:
-    """Return a graph of one node that holds `reader`, and as many references to it (see `Source.arguments`)."""
-    key = f"daskgmm-reader-{uuid.uuid4().hex}"
-    return {key: DataNode(key, reader)}, [TaskRef(key)] * n_arguments
-
 
 @dataclass(frozen=True)
-class ArrayReader:
+class ArrayReader(Reader):
     """Rows of an array of this process, as views."""
 
     array: NDArray[Any]
@@ -84,29 +29,38 @@ class ArrayReader:
         return self.array[start:stop]
 
 
-class ArraySource(_UnchunkedSource):
+class ArraySource(Source):
     """Rows of a NumPy array, or of what `numpy.asarray` makes one of; passes over it run in this process.
 
     Few rows can be much work: they are cut more finely, into whole tiles, and as many rows as there are features, or
     states would take longer to add than to make.
     """
 
+    travels = decodes = False
+    array: NDArray[Any]
+
     def __init__(self, data: Any, *, argument: str = "X") -> None:
         array = as_array(data, argument)
         self.label = "NumPy array"
         self.n_rows, self.n_features = checked_shape(array.shape, array.dtype, argument=argument, label=self.label)
         self.dtype = array.dtype
-        self.travels = False
         self.array = plain_rows(array)
-        self._reader = ArrayReader(self.array)
-        self._kind, self._location = "numpy", None
 
-    @property
-    def _run_rows(self) -> int:
-        if not is_cut_finely(self.n_rows * self._row_bytes):
-            return super()._run_rows
+    def reader(self) -> ArrayReader:
+        return ArrayReader(self.array)
+
+    @cached_property
+    def chunk_rows(self) -> int:
+        if not is_cut_finely(self.n_rows * self.row_bytes):
+            return super().chunk_rows
         tile = tile_length(self.n_features)
         return -(-self.n_features // tile) * tile
+
+    def read_bytes(self, n_bytes: int) -> int:
+        return 0  # (views of what is there)
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "kind": "numpy", "location": None, "chunks": [self.chunk_rows]}
 
 
 def as_array(data: Any, argument: str) -> NDArray[Any]:
@@ -163,7 +117,7 @@ def _of_objects(array: NDArray[Any], argument: str) -> NDArray[Any]:
     return found
 
 
-class NpySource(_UnchunkedSource):
+class NpySource(Source):
     """Rows of a .npy file, C or Fortran ordered, by memory map.
 
     Parameters
@@ -174,6 +128,9 @@ class NpySource(_UnchunkedSource):
         What messages call the input.
     """
 
+    decodes = False
+    path: str
+
     def __init__(self, path: str | os.PathLike[str], *, argument: str = "X") -> None:
         path = os.fspath(path).removeprefix("file://")
         if "://" in path:
@@ -181,17 +138,20 @@ class NpySource(_UnchunkedSource):
                 f"{argument} must be a path where it is a .npy file; got the URL {path}. "
                 "Download it, or convert it to Zarr, which is read by URL."
             )
-        self.label = os.path.abspath(os.path.expanduser(path))
+        self.label = self.path = os.path.abspath(os.path.expanduser(path))
         array = _map_file(self.label, argument)
         self.n_rows, self.n_features = checked_shape(array.shape, array.dtype, argument=argument, label=self.label)
-        self.dtype = array.dtype
-        self.travels = True
-        self._reader = NpyReader(self.label, array.shape, array.dtype.str)
-        self._kind, self._location = "npy", self.label
+        self.dtype, self._shape = array.dtype, array.shape
+
+    def reader(self) -> NpyReader:
+        return NpyReader(self.path, self._shape, self.dtype.str)
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "kind": "npy", "chunks": [self.chunk_rows]}
 
 
 @dataclass(frozen=True)
-class NpyReader:
+class NpyReader(Reader):
     """Rows of a .npy file, as views on a memory map.
 
     The file is mapped anew for each call (0.1 ms). One map kept for a whole pass would count every page it
@@ -201,7 +161,6 @@ class NpyReader:
     path: str
     shape: tuple[int, ...]
     dtype: str
-    far = False
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows start to stop, (stop - start, n_features), a view on the file that keeps it mapped."""
@@ -212,13 +171,6 @@ class NpyReader:
                 f"it had {self.shape}, {self.dtype}. Start again with the new file."
             )
         return plain_rows(array[start:stop])
-
-    def form(self) -> str:
-        return ""
-
-    def stamp(self, start: int, stop: int) -> list[str]:
-        """Return size and time of the file, which holds all rows."""
-        return [file_stamp(self.path)]
 
 
 def _map_file(path: str, argument: str) -> NDArray[Any]:

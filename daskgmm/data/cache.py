@@ -14,9 +14,10 @@ from uuid import uuid4
 from numpy.typing import NDArray
 
 from daskgmm.data.executor import Executor, Room
+from daskgmm.data.failures import repeats
 from daskgmm.data.memory import INTERPRETER_BYTES, Need, peak_task_bytes
 from daskgmm.data.rows import Rows
-from daskgmm.data.source import Reader, repeats
+from daskgmm.data.source import Reader
 
 logger = logging.getLogger("daskgmm")
 
@@ -106,7 +107,7 @@ class Budget:
 budget = Budget()
 
 
-class KeptReader:
+class KeptReader(Reader):
     """A reader that counts what it reads, and keeps it where the budget of the process allows.
 
     Pickled, moved or spilled it is the bare reader, empty: no edge of a graph carries rows. Its size, which tells the

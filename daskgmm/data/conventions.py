@@ -52,12 +52,6 @@ class Beside:
             )
 
 
-def described(source: Any) -> Beside:
-    """Return what is said of the rows of a source beside their numbers."""
-    found = getattr(source, "beside", None)
-    return found if isinstance(found, Beside) else Beside()
-
-
 def check_units(units: object, now: Beside, where: str) -> None:
     """Raise a DataError for rows in other units than a mixture was fitted to; units that are not said are the same."""
     if units is not None and now.units is not None and now.units != units:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,13 @@ from dask.core import get_dependencies
 from dask.task_spec import List, TaskRef
 from numpy.typing import NDArray
 
-from daskgmm.data.source import checked_shape
+from daskgmm.data.source import Source, checked_shape
 from daskgmm.errors import DataError
 
 logger = logging.getLogger("daskgmm")
 
 
-class DaskSource:
+class DaskSource(Source):
     """Rows of a Dask array.
 
     Parameters
@@ -28,24 +28,27 @@ class DaskSource:
         Of shape (n_rows, n_features) or (n_rows,); its chunks may be unknown along rows.
     argument : str
         What messages call the input.
-
-    Attributes
-    ----------
-    counted : bool
-        Whether the array was computed once, here, because the lengths of its blocks were unknown.
     """
 
+    decodes = streams = False
+
     def __init__(self, array: Any, *, argument: str = "X") -> None:
-        self.label = "Dask array"
-        self.travels = True
-        self.decodes = False
-        array, self.counted = _with_known_rows(array, argument)
-        self.dtype: np.dtype[Any] = np.dtype(array.dtype)
-        self.n_rows, self.n_features = checked_shape(array.shape, self.dtype, argument=argument, label=self.label)
+        self.label, self._argument = "Dask array", argument
+        self.n_features, self.dtype = checked_array(array, argument), np.dtype(array.dtype)
         # The source keeps the array for as long as it lives: with it, the futures of a persisted one.
-        self._array = array
+        self.blocks, self.n_counting_passes = array, int(math.isnan(array.shape[0]))
         self._graph: dict[Any, Any] | None = None
-        logger.info("%s is a Dask array: it is computed again in each pass, unless it is persisted.", argument)
+
+    @cached_property
+    def _array(self) -> Any:
+        """The array with one block of columns and known chunks; computed once, here, where nobody knows them."""
+        array = _with_known_rows(self.blocks, self._argument)
+        logger.info("%s is a Dask array: it is computed again in each pass, unless it is persisted.", self._argument)
+        return array
+
+    @cached_property
+    def n_rows(self) -> int:  # type: ignore[override]  # (known without computing anything, or not)
+        return checked_shape(self._array.shape, self.dtype, argument=self._argument, label=self.label)[0]
 
     @property
     def _row_lengths(self) -> NDArray[np.int64]:
@@ -57,10 +60,11 @@ class DaskSource:
         lengths = self._row_lengths
         return np.concatenate([[0], np.cumsum(lengths[lengths > 0])]).astype(np.int64)
 
-    @property
-    def chunk_bytes(self) -> int:
-        longest = int(self._row_lengths.max())
-        return longest * self.n_features * self.dtype.itemsize
+    def read_bytes(self, n_bytes: int) -> int:
+        return n_bytes  # (nothing is decoded here)
+
+    def rechunking(self, chunks: str) -> str:
+        return f"rechunk: X = X.rechunk({chunks})"
 
     def arguments(self, bounds: list[tuple[int, int]]) -> tuple[dict[str, Any], list[Any]]:
         """Return the graph that computes the blocks of `bounds`, no others, and a list of them for each range."""
@@ -76,17 +80,7 @@ class DaskSource:
         return dict(graph), arguments
 
     def identity(self) -> dict[str, Any]:
-        digest = hashlib.sha256(self.chunk_edges.astype("<i8").tobytes()).hexdigest()
-        return {
-            "kind": "dask",
-            "location": None,
-            "shape": [self.n_rows, self.n_features],
-            "dtype": self.dtype.str,
-            "chunks": digest,
-        }
-
-    def stamper(self) -> None:
-        return None
+        return {**super().identity(), "kind": "dask", "location": None}
 
     def rechunked_to(self, edges: NDArray[np.int64]) -> DaskSource:
         """Return the same rows with chunks that begin at `edges`, (n_chunks + 1,), int64; nothing is computed."""
@@ -132,16 +126,15 @@ def checked_array(array: Any, argument: str) -> int:
     return checked_shape(shape, np.dtype(array.dtype), argument=argument, label="Dask array")[1]
 
 
-def _with_known_rows(array: Any, argument: str) -> tuple[Any, bool]:
-    """Return the array with one block of columns and known chunks, and whether it was computed for that."""
-    checked_array(array, argument)
+def _with_known_rows(array: Any, argument: str) -> Any:
+    """Return the array with one block of columns and known chunks."""
     if array.ndim == 2 and len(array.chunks[1]) > 1:
         array = array.rechunk({1: -1})
     if not math.isnan(array.shape[0]):
-        return array, False
+        return array
     logger.info("%s is a Dask array of unknown chunk sizes: one pass counts its rows.", argument)
     # A copy, because counting changes the array in place, and this one is the user's.
-    return (array.copy() if hasattr(array, "copy") else array).compute_chunk_sizes(), True
+    return (array.copy() if hasattr(array, "copy") else array).compute_chunk_sizes()
 
 
 def _culled(graph: dict[Any, Any], keys: list[Any]) -> dict[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -12,8 +13,10 @@ import numpy as np
 from dask.task_spec import DataNode, Task, TaskRef
 
 from daskgmm.data.executor import Executor
+from daskgmm.data.failures import retried
 from daskgmm.data.rows import Rows
-from daskgmm.data.source import Stamper
+from daskgmm.data.stamps import Stamper
+from daskgmm.data.travel import check_travel
 from daskgmm.errors import DataError
 
 #: Tasks at most that ask a store.
@@ -33,6 +36,7 @@ def fingerprints(rows: Rows, executor: Executor) -> list[str]:
     edges, n = rows.edges.tolist(), rows.n_partitions
     if not any(stamper.far for stamper in stampers):
         return _stamped(stampers, edges)
+    check_travel((rows.X, rows.weights), executor)
     bounds = np.linspace(0, n, min(n, _MOST_TASKS) + 1).astype(int).tolist()
     name = f"fingerprint-{uuid4().hex}"
     graph: dict[Any, Any] = {f"{name}-files": DataNode(f"{name}-files", stampers)}
@@ -66,12 +70,12 @@ def check_unchanged(before: Sequence[str], now: Sequence[str], rows: Rows, *, ch
 
 def _stamped(stampers: Sequence[Stamper], edges: Sequence[int]) -> list[str]:
     """Return a checksum for the rows between each two edges."""
-    form = "".join(f"{stamper.form()}\n" for stamper in stampers).encode()
+    form = "".join(f"{retried(s.form, s, edges[0], edges[-1])}\n" for s in stampers).encode()
     found = []
     for start, stop in pairwise(edges):
         sha = hashlib.sha256(form)
         for stamper in stampers:
-            for stamp in stamper.stamp(start, stop):
+            for stamp in retried(partial(stamper.stamp, start, stop), stamper, start, stop):
                 sha.update(f"{stamp}\n".encode())
         found.append(sha.hexdigest()[:16])
     return found

@@ -13,10 +13,16 @@ from daskgmm.data.digits import refuse_lost_digits
 from daskgmm.errors import DataError, OptionError
 
 
+def is_labelled(data: Any) -> bool:
+    """Return whether labels may stand beside numbers. (By its type: delayed objects of Dask have every attribute.)"""
+    kind = type(data)
+    return _is_of_xarray(data) or hasattr(kind, "to_dask_array") or hasattr(kind, "to_numpy")
+
+
 def unlabelled(data: Any, argument: str) -> tuple[Any, list[Any] | None]:
     """Return the array that labelled data hold, of NumPy or of Dask, and the labels of its columns; nothing is read.
 
-    Of a series its name is the label of the only column. What has no labels is returned as it is, with None.
+    Of a series its name is the label of the only column.
 
     Raises
     ------
@@ -25,21 +31,21 @@ def unlabelled(data: Any, argument: str) -> tuple[Any, list[Any] | None]:
     OptionError
         Several arrays.
     """
-    if type(data).__module__.partition(".")[0] == "xarray":
+    if _is_of_xarray(data):
         return _of_xarray(data, argument)
-    # (Of its type: delayed objects of Dask claim to have every attribute.)
-    if hasattr(type(data), "to_dask_array"):
-        return _of_dask_frame(data, argument), _labels(data)
-    if hasattr(type(data), "to_numpy"):
-        return _of_frame(data, argument), _labels(data)
-    return data, None
+    of_frame = _of_dask_frame if hasattr(type(data), "to_dask_array") else _of_frame
+    return of_frame(data, argument), _labels(data)
 
 
 def beside_of(data: Any) -> Beside:
     """Return what is said of rows beside their numbers: by an array of xarray."""
-    if type(data).__module__.partition(".")[0] != "xarray" or not hasattr(data, "dims"):
+    if not _is_of_xarray(data):
         return Beside()
     return Beside.of(data.attrs, data.dims)
+
+
+def _is_of_xarray(data: Any) -> bool:
+    return type(data).__module__.partition(".")[0] == "xarray"
 
 
 def _labels(frame: Any) -> list[Any] | None:

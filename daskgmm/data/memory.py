@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 import dask
 import numpy as np
 
-from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.executor import Executor
 from daskgmm.data.partition import FAN_IN, RUN_BYTES
-from daskgmm.data.rows import Rows, in_memory, row_bytes
+from daskgmm.data.rows import Rows
 from daskgmm.data.source import Source
 from daskgmm.errors import MemoryLimitError
 from daskgmm.mixture.block import block_length, tile_length
@@ -23,9 +22,6 @@ INTERPRETER_BYTES = 144 * MIB
 #: What a worker takes beyond all that is counted where others are busy on its machine: messages wait, and the allocator
 #: keeps more pieces (measured: up to 12 MiB, over 4 GiB of rows read ahead).
 BUSY_BYTES = 32 * MIB
-#: Reading a run holds its rows, the chunks being decoded and their encoded bytes (measured over 15 layouts: at most 2.9
-#: times the run), and the allocator keeps that for the next one.
-READ_FACTOR = 3
 #: Rows times components times numbers of Phi from which on the compiled kernel is taken: 100,000 rows of two features
 #: with eight components. numba's start, half a second once a process, is worth more than a first fit gains there, and
 #: less than what all later ones do.
@@ -117,9 +113,11 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
     remedy = "Give workers more memory (--memory-limit), or decrease n_components."
     long = _longest_chunks(rows)
     # Chunks below a run's bytes save nothing: a task reads several of them at once.
-    if long.chunk_bytes > RUN_BYTES and needed - _saved_bytes(long) <= limit:
-        n_rows = max(1, RUN_BYTES // row_bytes(long))
-        remedy = f"Give workers more memory (--memory-limit), or rechunk: {_rechunking(long, n_rows)}"
+    saved = long.read_bytes(long.chunk_bytes) - long.read_bytes(RUN_BYTES)
+    if long.chunk_bytes > RUN_BYTES and needed - saved <= limit:
+        n_rows = max(1, RUN_BYTES // long.row_bytes)
+        chunks = f"({n_rows}, {long.n_features})" if long.n_features > 1 else f"{{0: {n_rows}}}"
+        remedy = f"Give workers more memory (--memory-limit), or {long.rechunking(chunks)}"
     raise MemoryLimitError(
         f"A task must fit in a worker's memory, {mib(limit)} a task; got a need of {mib(needed)} for chunks of "
         f"{mib(long.chunk_bytes)} in {long.label}. {remedy}"
@@ -150,28 +148,19 @@ def _longest_chunks(rows: Rows) -> Source:
     return max(sources, key=lambda source: source.chunk_bytes)
 
 
-def _saved_bytes(source: Source) -> int:
-    """Return what a task without prefetch saves where the chunks of a source take a run's bytes."""
-    return (source.chunk_bytes - RUN_BYTES) * (1 if isinstance(source, DaskSource) else READ_FACTOR)
-
-
 def _read_bytes(source: Source, rows: Rows) -> int:
     """Return the bytes of a source's rows that a task holds at once."""
-    per_row = row_bytes(source)
-    if isinstance(source, DaskSource):
-        # Blocks of a Dask array are inputs of the task, and stay until it ends.
-        return int(np.diff(rows.edges).max()) * per_row
-    if in_memory(source):
-        return 0  # (views of what is there)
-    total = max(source.chunk_bytes, source.n_rows * per_row)
+    if not source.streams:
+        return source.read_bytes(int(np.diff(rows.edges).max()) * source.row_bytes)
+    total = max(source.chunk_bytes, source.n_rows * source.row_bytes)
     run = min(max(RUN_BYTES, source.chunk_bytes), total)
-    return (min(2 * run, total) if rows.prefetch else run) * READ_FACTOR
+    return source.read_bytes(min(2 * run, total) if rows.prefetch else run)
 
 
 def _weight_bytes(weights: Source, rows: Rows) -> int:
     """Return the bytes of the row weights that a task holds at once; they are not read ahead."""
-    held = int(np.diff(rows.edges).max()) * row_bytes(weights)
-    return held if isinstance(weights, DaskSource) else max(min(held, RUN_BYTES), weights.chunk_bytes) * READ_FACTOR
+    held = int(np.diff(rows.edges).max()) * weights.row_bytes
+    return weights.read_bytes(max(min(held, RUN_BYTES), weights.chunk_bytes) if weights.streams else held)
 
 
 def kernel_bytes(kind: Covariance, n_components: int, n_features: int) -> int:
@@ -196,14 +185,6 @@ def _candidate_bytes(rows: Rows, kind: Covariance, n_components: int) -> int:
     parameters = 2 * state + (2 if kind.triangular else 1) * n_components * n_features**2
     states = (FAN_IN - 1) * levels + 5 + 3 + (rows.per_task - 1).bit_length()
     return 8 * (states * state + parameters)
-
-
-def _rechunking(source: Source, n_rows: int) -> str:
-    chunks = f"({n_rows}, {source.n_features})" if source.n_features > 1 else f"{{0: {n_rows}}}"
-    if isinstance(source, DaskSource):
-        return f"X = X.rechunk({chunks})"
-    opened = getattr(source, "code", f'dask.array.from_zarr("{source.label}")')
-    return f'{opened}.rechunk({chunks}).to_zarr("rechunked.zarr")'
 
 
 def mib(n_bytes: float) -> str:

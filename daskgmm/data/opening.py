@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
+from functools import lru_cache
+from inspect import signature
 from typing import Any
 
-from daskgmm.data.conventions import Beside
 from daskgmm.data.labelled import beside_of, unlabelled
-from daskgmm.data.source import Source
+from daskgmm.data.registry import Opener, opener_of, suffix_of
+from daskgmm.data.source import Source, checked_shape
 from daskgmm.errors import OptionError
 
 
@@ -18,7 +19,6 @@ def open_source(
     array: str | None = None,
     argument: str = "X",
     missing_chunks: str | None = None,
-    beside: Beside | None = None,
 ) -> Source:
     """Return the source of rows that `data` is, its metadata checked; no row is read.
 
@@ -27,15 +27,13 @@ def open_source(
     data : Source, path, URL, array or data frame
         A path or URL (``.npy``: memory map; anything else: Zarr), an open `zarr.Array` or `zarr.Group`,
         a Dask array or data frame, a NumPy array, or what `numpy.asarray` makes numbers of. Of shape
-        (n_rows, n_features) or (n_rows,).
+        (n_rows, n_features) or (n_rows,). And what `register_source` and installed packages add.
     array : str, optional
         Name of the array, where `data` is a Zarr group that holds several.
     argument : str
         What messages call the input.
     missing_chunks : {"error", "fill"} or None
         What is done about rows whose chunk is not in a Zarr store; None takes Dask's configuration.
-    beside : Beside, optional
-        What is said of the rows, where `data` is what an array of xarray held; by default what `data` says.
 
     Raises
     ------
@@ -48,62 +46,76 @@ def open_source(
 
     Notes
     -----
-    A Dask array of unknown chunk sizes is computed once, to count its rows (logged).
+    A Dask array of unknown chunk sizes is computed once, to count its rows, as soon as their number counts (logged).
     """
-    beside, (data, _) = beside or beside_of(data), unlabelled(data, argument)
-    if isinstance(data, str | os.PathLike):
-        return _open_location(os.fspath(data), array, argument, missing_chunks)
-    # Whoever holds a Zarr object has imported zarr; looking it up costs nothing where nobody has.
-    zarr = sys.modules.get("zarr")
-    if zarr is not None and isinstance(data, zarr.Array | zarr.Group):
-        from daskgmm.data.zarr_source import ZarrSource
+    if isinstance(data, os.PathLike):
+        data = os.fsdecode(data)
+    if isinstance(data, str) and not data:
+        raise OptionError(f"{argument} must be a path or URL; got an empty string. Name the input.")
+    if isinstance(data, Source):
+        return _checked(_opened(_itself, data, argument, array, missing_chunks), argument)
+    opener = opener_of(data) or (_other_location if isinstance(data, str) else _other_object)
+    return _checked(_opened(opener, data, argument, array, missing_chunks), argument)
 
-        return ZarrSource.from_node(data, array=array, argument=argument, missing_chunks=missing_chunks)
-    if array is not None:
+
+def _opened(opener: Opener, data: Any, argument: str, array: str | None, missing_chunks: str | None) -> Source:
+    takes = _parameters_of(opener)
+    if array is not None and "array" not in takes:
         raise OptionError(
             f"array must be left out where {argument} has no named arrays; got array={array!r} with "
-            f"{type(data).__name__}. Name an array only within a Zarr group."
+            f"{data if isinstance(data, str) else type(data).__name__}. Name an array only within a Zarr group."
         )
-    # Delayed objects of Dask claim to have every attribute, and so to be sources too.
-    if isinstance(data, Source) and not hasattr(data, "__dask_graph__"):
-        return data
-    source: Any = _open_object(data, argument)
-    source.beside = beside
-    return source  # type: ignore[no-any-return]
+    options = {"argument": argument, "array": array, "missing_chunks": missing_chunks}
+    return opener(data, **{name: value for name, value in options.items() if name in takes})
 
 
-def _open_location(location: str | bytes, array: str | None, argument: str, missing_chunks: str | None) -> Source:
-    """Return the source at a path or URL, told apart by the end of its name."""
-    if isinstance(location, bytes):
-        location = os.fsdecode(location)
-    if not location:
-        raise OptionError(f"{argument} must be a path or URL; got an empty string. Name the input.")
-    suffix = os.path.splitext(location.rstrip("/"))[1].lower()
+@lru_cache
+def _parameters_of(opener: Opener) -> frozenset[str]:
+    return frozenset([*signature(opener).parameters][1:])
+
+
+def _itself(source: Source) -> Source:
+    return source
+
+
+def _checked(source: Any, argument: str) -> Source:
+    """Return a source whose metadata may be those of rows."""
+    kind = type(source).__name__
+    if not isinstance(source, Source):
+        raise OptionError(f"What opens {argument} must return a daskgmm.Source; got a {kind}. Derive it from that.")
+    if source.blocks is None:  # (a Dask array may not know its rows yet)
+        missing = [name for name in ("label", "n_rows", "n_features", "dtype") if not hasattr(source, name)]
+        if missing:
+            raise OptionError(
+                f"A source must have label, n_rows, n_features and dtype; got a {kind} without {missing[0]}. Set it."
+            )
+        checked_shape((source.n_rows, source.n_features), source.dtype, argument=argument, label=source.label)
+    return source
+
+
+def open_labelled(data: Any, *, argument: str) -> Source:
+    """Return the source of a data frame, a series or an array of xarray."""
+    array, labels = unlabelled(data, argument)
+    source = open_source(array, argument=argument)
+    source.beside, source.column_labels = beside_of(data), labels
+    return source
+
+
+def _other_location(location: str, *, array: str | None, argument: str, missing_chunks: str | None) -> Source:
+    """Return the source at a path or URL whose suffix nobody claims."""
+    suffix = suffix_of(location)
     if suffix in _CONVERSIONS:
         raise OptionError(
             f"{argument} must be a Zarr array or a .npy file where it is a path; got a {suffix} file, {location}. "
             f"Convert it once: {_CONVERSIONS[suffix]}"
         )
-    if suffix != ".npy":
-        from daskgmm.data.zarr_source import ZarrSource
+    from daskgmm.data.zarr_source import ZarrSource
 
-        return ZarrSource.from_location(location, array=array, argument=argument, missing_chunks=missing_chunks)
-    if array is not None:
-        raise OptionError(
-            f"array must be left out where {argument} has no named arrays; got array={array!r} with {location}. "
-            "Name an array only within a Zarr group."
-        )
-    from daskgmm.data.array_source import NpySource
-
-    return NpySource(location, argument=argument)
+    return ZarrSource.from_location(location, array=array, argument=argument, missing_chunks=missing_chunks)
 
 
-def _open_object(data: Any, argument: str) -> Source:
-    """Return the source of a Dask collection, or of anything that NumPy makes an array of."""
-    if is_dask_array(data):
-        from daskgmm.data.dask_source import DaskSource
-
-        return DaskSource(data, argument=argument)
+def _other_object(data: Any, *, argument: str) -> Source:
+    """Return the source of anything that NumPy makes an array of."""
     if hasattr(data, "__dask_graph__") and data.__dask_graph__() is not None:
         raise OptionError(
             f"{argument} must be an array, a data frame, a path or a URL; got a {type(data).__name__} of Dask. "
@@ -112,15 +124,6 @@ def _open_object(data: Any, argument: str) -> Source:
     from daskgmm.data.array_source import ArraySource
 
     return ArraySource(data, argument=argument)
-
-
-def is_dask_array(data: Any) -> bool:
-    """Return whether `data` is a Dask array, without importing what nobody has imported."""
-    if not hasattr(data, "__dask_graph__"):
-        return False
-    from dask.array import Array
-
-    return isinstance(data, Array)
 
 
 _TO_ZARR = '.to_zarr("X.zarr")'

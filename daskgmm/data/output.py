@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from zarr.core.sync import sync
 
 from daskgmm.data.credentials import shown
-from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
+from daskgmm.data.failures import refused, unreachable
 from daskgmm.data.memory import Need, check_memory
 from daskgmm.data.own_memory import check_own_memory
 from daskgmm.data.passes import Memory, Passes
 from daskgmm.data.prediction import refuse_dropped, with_kernel
 from daskgmm.data.rows import Rows
-from daskgmm.data.source import Source, file_stamp, regular_edges
+from daskgmm.data.source import Source, regular_edges
+from daskgmm.data.stamps import file_stamp
 from daskgmm.data.storage import plain_path, storage_at, sync_file, sync_folder
 from daskgmm.data.writing import explained, publish, remove_unfinished, unfinished_place
-from daskgmm.data.zarr_location import refused, unreachable
 from daskgmm.errors import DataError, OutputError
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.parameters import Parameters
@@ -374,9 +374,7 @@ def _aligned(rows: Rows) -> Rows:
         return rows
     # (A multiple of 4096, so that chunks of the output can divide it.)
     edges = regular_edges(rows.X.n_rows, -(-int(lengths.max()) // 4096) * 4096)
-    if isinstance(rows.X, DaskSource):
-        return replace(rows, X=rows.X.rechunked_to(edges), edges=edges)
-    return replace(rows, edges=edges)
+    return replace(rows, X=rows.X.rechunked_to(edges), edges=edges)
 
 
 def _other(output: str) -> OutputError:

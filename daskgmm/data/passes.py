@@ -23,7 +23,6 @@ from dask.utils import format_bytes
 
 from daskgmm.data.blas import blas_limit
 from daskgmm.data.cache import Keep, KeptReader, drop_kept
-from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.digest import digest
 from daskgmm.data.executor import Executor, Held, OnDone
 from daskgmm.data.fingerprint import check_unchanged, fingerprints
@@ -31,6 +30,7 @@ from daskgmm.data.partition import FAN_IN
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
 from daskgmm.data.source import as_reader
 from daskgmm.data.suspects import WorkersDiedError, try_alone
+from daskgmm.data.travel import check_travel
 from daskgmm.errors import DaskgmmError, OutputError
 from daskgmm.mixture.block import Block
 from daskgmm.mixture.record import Record
@@ -153,6 +153,7 @@ class Passes:
         self._direct: Filled | None = None
         self._held: Held | None = None
         self._filled: list[Any] | None = None
+        self._has_travelled = False
         self.bytes_read = self.bytes_kept = self.n_repeats = 0
 
     def __enter__(self) -> Passes:
@@ -211,6 +212,9 @@ class Passes:
 
     def _graph(self, work: Pass[State], name: str) -> Partial[State]:
         """Return the partial of all rows; where workers died for no fault of a task, it goes on."""
+        if not self._has_travelled and self.rows.travels:
+            check_travel((self.rows.X, self.rows.weights), self._executor)
+            self._has_travelled = True
         for _ in range(MOST_TRIES):
             try:
                 return self._remembered(work, name)
@@ -372,7 +376,7 @@ def _arguments(rows: Rows, graph: dict[Any, Any], filled: Sequence[Any] | None =
         nodes, xs = rows.X.arguments(bounds)
         graph.update(nodes)
     ws: Sequence[Any] = [None] * len(bounds)
-    if rows.weights is not None and (filled is None or isinstance(rows.weights, DaskSource)):
+    if rows.weights is not None and (filled is None or not rows.weights.streams):
         nodes, ws = rows.weights.arguments(bounds)
         graph.update(nodes)
     return list(zip(xs, ws, strict=True))

@@ -24,6 +24,7 @@ from daskgmm.data.own_memory import check_own_memory
 from daskgmm.data.partition import PARTITION_BYTES, Edges, partition_edges, runs_of
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
 from daskgmm.data.source import Reader, Source, as_reader, other_length, plain_rows
+from daskgmm.data.travel import check_travel
 from daskgmm.errors import DataError, OptionError
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.prediction import Predictor
@@ -119,11 +120,13 @@ def predict_blocks(X: da.Array, predictor: Predictor, *, non_finite: str) -> da.
 
 def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Array:
     """Return the lazy prediction for a stored source in chunks of at most some 64 MiB; reads nothing."""
-    if not X.travels and isinstance(current_executor(travels=False), ClientExecutor):
+    executor = current_executor(travels=X.travels)
+    if not X.travels and isinstance(executor, ClientExecutor):
         raise OptionError(
             f"X must be readable by the workers of the current client; got {X.label}, which only this process can "
             "read. Predict on dask.array.from_array(X), or store X at a path or URL."
         )
+    check_travel([X], executor)
     rows, predictor = Rows.plan(X, None), with_kernel(predictor, X.n_rows)
     rows = replace(rows, edges=_bounded_edges(rows, predictor))
     _check_memory(rows, predictor)

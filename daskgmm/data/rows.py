@@ -10,8 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.data.conventions import described
-from daskgmm.data.dask_source import DaskSource
 from daskgmm.data.digits import refuse_lost_digits
 from daskgmm.data.partition import (
     RUN_BYTES,
@@ -65,19 +63,17 @@ class Rows:
                 f"sample_weight must have shape ({X.n_rows},), one weight for each row of {X.label}; got "
                 f"({weights.n_rows}, {weights.n_features}) in {weights.label}. Give one weight per row."
             )
-        ours, theirs = described(X).dimension, described(weights).dimension
-        if ours is not None and theirs is not None and ours != theirs:
+        ours, theirs = X.beside.dimension, None if weights is None else weights.beside.dimension
+        if weights is not None and ours is not None and theirs is not None and ours != theirs:
             raise DataError(
                 f"sample_weight must be along the dimension of the rows of X, {ours!r} in {X.label}; got weights along "
                 f"{theirs!r}. Give the weights of the rows, or correct the name of their dimension."
             )
-        if in_memory(X):
-            edges = edges_in_memory(X.chunk_edges, row_bytes=row_bytes(X))
+        if X.array is not None:
+            edges = edges_in_memory(X.chunk_edges, row_bytes=X.row_bytes)
         else:
-            edges = partition_edges(X.chunk_edges, row_bytes=row_bytes(X), travels=X.travels)
-        if isinstance(weights, DaskSource):
-            weights = weights.rechunked_to(edges)
-        return cls(X, weights, edges)
+            edges = partition_edges(X.chunk_edges, row_bytes=X.row_bytes, travels=X.travels)
+        return cls(X, None if weights is None else weights.rechunked_to(edges), edges)
 
     @property
     def n_partitions(self) -> int:
@@ -86,7 +82,7 @@ class Rows:
     @property
     def n_bytes(self) -> int:
         """Decoded bytes of one pass."""
-        return self.X.n_rows * (row_bytes(self.X) + (row_bytes(self.weights) if self.weights is not None else 0))
+        return self.X.n_rows * (self.X.row_bytes + (self.weights.row_bytes if self.weights is not None else 0))
 
     @property
     def travels(self) -> bool:
@@ -101,34 +97,23 @@ class Rows:
         """Return the same rows with as many partitions a task as keep states of so many bytes from the network.
 
         Rows of this process are cut into tasks that are worth the threads' time: states stay where they are. Where only
-        these do (`n_threads` None) a task does one partition; so it does for a Dask array, whose blocks are inputs of
-        the task, all of them held at once.
+        these do (`n_threads` None) a task does one partition; so it does where it holds its blocks until it ends.
         """
         n_partitions = self.n_partitions
-        if isinstance(self.X, DaskSource) or isinstance(self.weights, DaskSource):
+        if not all(source.streams for source in (self.X, self.weights) if source is not None):
             return replace(self, per_task=1)
         if not self.travels:
             n = partitions_per_task_here(n_partitions, n_rows=self.X.n_rows, state_bytes=state_bytes)
             return replace(self, per_task=n)
         if n_threads is None:
             return replace(self, per_task=1)
-        mean_bytes = self.X.n_rows * row_bytes(self.X) // n_partitions
+        mean_bytes = self.X.n_rows * self.X.row_bytes // n_partitions
         n = partitions_per_task(n_partitions, partition_bytes=mean_bytes, state_bytes=state_bytes, n_threads=n_threads)
         return replace(self, per_task=n)
 
     def trusted(self) -> Rows:
         """Return the same rows for passes after a survey that found every value finite."""
         return replace(self, check="trust")
-
-
-def in_memory(source: Source) -> bool:
-    """Return whether the rows are an array of this process."""
-    return not (source.travels or source.decodes)
-
-
-def row_bytes(source: Source) -> int:
-    """Return the decoded bytes of a row."""
-    return int(source.n_features * source.dtype.itemsize)
 
 
 @dataclass(frozen=True)
@@ -153,8 +138,8 @@ class Cut:
 def cuts(rows: Rows) -> list[Cut]:
     """Return a cut for each partition."""
     X = rows.X
-    runs = runs_of(X.chunk_edges, rows.edges, row_bytes=row_bytes(X))
-    ahead = rows.prefetch and not in_memory(X)  # where nothing is read
+    runs = runs_of(X.chunk_edges, rows.edges, row_bytes=X.row_bytes)
+    ahead = rows.prefetch and X.array is None  # where nothing is read
     return [Cut(i, r, X.n_features, rows.check, ahead) for i, r in enumerate(runs)]
 
 

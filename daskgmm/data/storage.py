@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from daskgmm.data.credentials import shown
+from daskgmm.data.failures import refused, unreachable
 from daskgmm.data.holding import LOCK, held
-from daskgmm.data.source import file_stamp
-from daskgmm.data.zarr_location import refused, unreachable
+from daskgmm.data.stamps import file_stamp
 from daskgmm.errors import DataError, OutputError
 
 #: Names of files that are being written begin with this: what a killed process leaves of them means nothing.

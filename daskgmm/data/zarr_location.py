@@ -15,7 +15,8 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
 
 from daskgmm.data.credentials import has_secret, refuse_secrets, shown, without_secrets
-from daskgmm.data.source import file_stamp, last_modified
+from daskgmm.data.failures import refused, unreachable
+from daskgmm.data.stamps import file_stamp, last_modified
 from daskgmm.errors import DataError, InputMissingError, OptionError
 
 _PACKAGES = {
@@ -29,7 +30,6 @@ _PACKAGES = {
     "http": "aiohttp",
     "https": "aiohttp",
 }
-_NETWORK_PACKAGES = frozenset({"aiohttp", "botocore", "aiobotocore", "obstore", "google", "azure"})
 #: Files that zarr looks for where a node is opened.
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 #: Requests under way at once.
@@ -296,12 +296,6 @@ def _obstore_location(store: Any, path: str) -> ZarrLocation | None:
     return ZarrLocation("obstore", url, path, without_secrets(config))
 
 
-def refused(error: BaseException) -> bool:
-    """Return whether an error of a store means that access was refused or that credentials are missing."""
-    name, status = type(error).__name__, getattr(error, "status", None)
-    return isinstance(error, PermissionError) or "Credential" in name or "Permission" in name or status in (401, 403)
-
-
 def missing_package(error: BaseException, argument: str, where: str) -> OptionError | None:
     """Return what to say where a codec or a package is missing in this process, None for any other error."""
     name = getattr(error, "name", None)
@@ -313,14 +307,6 @@ def missing_package(error: BaseException, argument: str, where: str) -> OptionEr
         f"{argument} must be decoded by packages that are installed; got {where} ({_brief(error)}). It is not damaged: "
         f"install {needed}, here and on the workers."
     )
-
-
-def unreachable(error: BaseException) -> bool:
-    """Return whether an error of a store may pass: the network or a device, not the bytes that were read."""
-    if isinstance(error, OSError):
-        # bz2 and gzip report damaged bytes as an OSError without a number.
-        return error.errno is not None or isinstance(error, ConnectionError | TimeoutError)
-    return type(error).__module__.partition(".")[0] in _NETWORK_PACKAGES
 
 
 def _brief(error: BaseException) -> str:

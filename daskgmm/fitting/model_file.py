@@ -16,10 +16,10 @@ from zarr.codecs import BytesCodec
 from zarr.core.sync import sync
 
 from daskgmm.data.credentials import refuse_secrets, shown
-from daskgmm.data.source import file_stamp
+from daskgmm.data.failures import refused, unreachable
+from daskgmm.data.stamps import file_stamp
 from daskgmm.data.storage import of_a_store, plain_path, remedy
 from daskgmm.data.writing import whole_or_nothing
-from daskgmm.data.zarr_location import refused, unreachable
 from daskgmm.errors import (
     UNLIKE_WRITTEN,
     CollapsedComponentError,

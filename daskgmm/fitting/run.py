@@ -94,11 +94,6 @@ def running(
             raise
 
 
-def n_counting_passes(X: Source) -> int:
-    """Return the passes that opening the source took: one for a Dask array of unknown chunk sizes, else none."""
-    return int(getattr(X, "counted", False))
-
-
 class Run:
     """The passes of some models over the same rows. Making one surveys them."""
 
@@ -115,7 +110,7 @@ class Run:
         rows = self._passes.rows
         self._history = History(
             listener, n_models=len(models), n_rows=rows.X.n_rows, n_bytes=rows.n_bytes,
-            n_passes=n_counting_passes(rows.X),
+            n_passes=rows.X.n_counting_passes,
         )  # fmt: skip
         if checkpoint is not None:
             self._go_on(checkpoint)
@@ -234,7 +229,7 @@ class Run:
         return replace(
             fit,
             n_passes=self._history.n_passes,
-            bytes_read=self._passes.bytes_read + n_counting_passes(rows.X) * rows.n_bytes,
+            bytes_read=self._passes.bytes_read + rows.X.n_counting_passes * rows.n_bytes,
             cached_bytes=self._passes.bytes_kept,
             seconds=perf_counter() - self._began,
         )

@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
-from daskgmm.data.conventions import check_units, described
+from daskgmm.data.conventions import check_units
 from daskgmm.data.executor import Executor, current_executor, one_blas_thread
 from daskgmm.data.memory import Need, check_memory, takes_compiled_kernel
 from daskgmm.data.own_memory import check_own_memory
@@ -18,7 +18,6 @@ from daskgmm.data.survey import Survey, SurveyPass
 from daskgmm.errors import DataError
 from daskgmm.fitting.checks import check_shape, check_survey
 from daskgmm.fitting.evaluate import check_counts
-from daskgmm.fitting.run import n_counting_passes
 from daskgmm.mixture.criteria import aic, bic
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
@@ -110,7 +109,7 @@ def score_source(
             f"X must lie within 1e150, or squares overflow; got a log-likelihood of {found.log_sum} in {X.label}. "
             "Rescale or drop the rows beyond."
         )
-    n_passes = n_counting_passes(X) + 1 + (weights is not None)
+    n_passes = X.n_counting_passes + 1 + (weights is not None)
     return Score(
         found.log_sum,
         found.weight,
@@ -132,7 +131,7 @@ def scoring_need(parameters: Parameters, X: Source) -> Need:
 
 def check_features(X: Source, parameters: Parameters, *, units: object = None) -> None:
     """Raise a DataError unless the source has the features that the mixture was fitted to, in its units."""
-    check_units(units, described(X), X.label)
+    check_units(units, X.beside, X.label)
     if X.n_features != parameters.n_features:
         raise DataError(
             f"X must have the {parameters.n_features} features that the mixture was fitted to; got {X.n_features} in "

@@ -63,7 +63,7 @@ def test_any_chunks_and_any_ranges_give_the_rows(rows: list[int], columns: list[
     X = np.arange(sum(rows) * sum(columns)).reshape(sum(rows), sum(columns))
     source = open_source(da.from_array(X, chunks=(tuple(rows), tuple(columns))))
     assert isinstance(source, DaskSource)
-    assert not source.counted
+    assert source.n_counting_passes == 0
     np.testing.assert_array_equal(source.chunk_edges, np.cumsum([0, *rows]))
     assert source.chunk_bytes == max(rows) * X.shape[1] * 8
     cuts = sorted(data.draw(st.sets(st.sampled_from(source.chunk_edges.tolist()), min_size=2, max_size=5)))
@@ -83,12 +83,13 @@ def test_unknown_chunks_are_counted_in_one_pass(chunks: tuple[int, int], caplog:
     array = array[array[:, 0] > 20].map_blocks(seen, dtype=X.dtype, meta=np.empty((0, 0)))
     with caplog.at_level(logging.INFO, "daskgmm"), dask.config.set(scheduler="sync"):
         source = DaskSource(array)
+        assert computed == [], "nobody has asked for the number of rows"
+        assert source.n_rows == 13
         assert "X is a Dask array of unknown chunk sizes: one pass counts its rows." in caplog.messages
         assert any("computed again in each pass" in message for message in caplog.messages)
-        assert source.counted
+        assert source.n_counting_passes == 1
         assert len(computed) == array.npartitions
         assert np.isnan(array.shape[0]), "the user's array is left as it was"
-        assert source.n_rows == 13
         assert np.all(np.diff(source.chunk_edges) > 0), "empty blocks are no chunks"
         read = np.concatenate(rows_of(source, pairs(source.chunk_edges)))
     np.testing.assert_array_equal(read, X[X[:, 0] > 20])
@@ -149,7 +150,7 @@ def test_data_frame() -> None:
     frame = dd.from_pandas(pandas.DataFrame(X, columns=list("abc")), npartitions=3)
     source = open_source(frame[frame.a > 20])
     assert isinstance(source, DaskSource)
-    assert source.counted
+    assert source.n_counting_passes == 1
     np.testing.assert_array_equal(through("sync", source, pairs(source.chunk_edges)), X[X[:, 0] > 20])
 
 
@@ -175,7 +176,7 @@ def test_unusable_dask_arrays() -> None:
     with pytest.raises(DataError, match="X must have a known number of features"):
         open_source(array[:, array[0] > 0])
     with pytest.raises(DataError, match=r"at least one row and one feature; got shape \(0, 3\)"):
-        open_source(array[array[:, 0] > 100])
+        _ = open_source(array[array[:, 0] > 100]).n_rows
 
 
 def test_array_with_wrong_chunks_is_noticed() -> None:

@@ -19,7 +19,6 @@ from daskgmm import GaussianMixture
 from daskgmm.data.memory import (
     BUSY_BYTES,
     INTERPRETER_BYTES,
-    READ_FACTOR,
     Need,
     check_memory,
     peak_task_bytes,
@@ -28,6 +27,7 @@ from daskgmm.data.memory import (
 from daskgmm.data.opening import open_source
 from daskgmm.data.partition import MIB, RUN_BYTES
 from daskgmm.data.rows import Rows
+from daskgmm.data.source import READ_FACTOR
 from daskgmm.errors import MemoryLimitError
 from daskgmm.mixture.covariance import covariance_kind
 from tests.oracle import KINDS

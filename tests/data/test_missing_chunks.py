@@ -89,11 +89,11 @@ def open_pass(location: Path) -> Any:
 
 def test_no_store_is_asked_without_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sparse rows have zeros at many corners of chunks: only a whole chunk of them is read once more."""
-    from daskgmm.data import zarr_source
+    from daskgmm.data import zarr_reader
 
     rows = ROWS * (np.random.default_rng(0).random(ROWS.shape) < 0.3)
     array_in(tmp_path, "rows")[:] = rows
-    monkeypatch.setattr(zarr_source, "_filled_with", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(zarr_reader, "_filled_with", lambda *_: pytest.fail("read again"))
     np.testing.assert_array_equal(read(tmp_path / "X.zarr"), rows)
 
 

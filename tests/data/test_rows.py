@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daskgmm.data.opening import open_source
-from daskgmm.data.rows import Check, Cut, Rows, blocks, cuts, row_bytes
+from daskgmm.data.rows import Check, Cut, Rows, blocks, cuts
 from daskgmm.errors import DataError
 from daskgmm.mixture.block import Block
 from tests.data.test_sources import DTYPES, numbers
@@ -285,7 +285,7 @@ def test_weights_are_read_bytes_too(tmp_path: Path) -> None:
     assert rows.n_bytes == len(X) * (16 + 4)
     assert source.travels
     assert not rows.travels, "the weights are in this process"
-    assert row_bytes(weights) == 4
+    assert weights.row_bytes == 4
 
 
 @pytest.mark.parametrize(("shape", "said"), [((29_999,), "(29999, 1)"), ((30_000, 2), "(30000, 2)")])

@@ -21,7 +21,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
-from daskgmm.data import zarr_source
+from daskgmm.data import failures
 from daskgmm.data.credentials import without_secrets
 from daskgmm.data.executor import LocalExecutor
 from daskgmm.data.opening import open_source
@@ -103,7 +103,7 @@ def served(handler: Any) -> Iterator[str]:
 
 def test_http(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("aiohttp", reason="http needs fsspec and aiohttp: the extra 'http'")
-    monkeypatch.setattr(zarr_source, "RETRY_SECONDS", ())
+    monkeypatch.setattr(failures, "RETRY_SECONDS", ())
     written(tmp_path / "X.zarr", **LAYOUTS["rows"])
     written(LocalStore(tmp_path / "group.zarr"), name="X", **LAYOUTS["columns"])
     source = open_source(f"{web}/X.zarr")
@@ -133,7 +133,7 @@ def test_a_flaky_server_is_asked_again(
 ) -> None:
     """One that answers 503, cuts a chunk short, closes the connection, and is slow; then it does as it should."""
     pytest.importorskip("aiohttp", reason="http needs fsspec and aiohttp: the extra 'http'")
-    monkeypatch.setattr(zarr_source, "RETRY_SECONDS", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(failures, "RETRY_SECONDS", (0.0, 0.0, 0.0, 0.0))
     written(tmp_path / "X.zarr", compressors=Crc32cCodec(), **LAYOUTS["rows"])
     troubles: list[str] = []
 

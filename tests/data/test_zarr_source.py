@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
 
-from daskgmm.data import zarr_source
+from daskgmm.data import failures
 from daskgmm.data.executor import ClientExecutor
 from daskgmm.data.opening import open_source
 from daskgmm.data.passes import run_pass
 from daskgmm.data.rows import Rows
-from daskgmm.data.source import Source
+from daskgmm.data.source import Source, as_reader
 from daskgmm.data.survey import SurveyPass
 from daskgmm.data.zarr_location import locate
 from daskgmm.data.zarr_source import ZarrSource
@@ -54,7 +54,12 @@ def written(store: Any, X: np.ndarray = X, *, name: str | None = None, **layout:
 
 
 def reader_of(source: Source) -> Any:
-    """Return the reader that tasks of a source that does not come from Dask read with."""
+    """Return what tasks of a source that does not come from Dask read with."""
+    return as_reader(bare_reader_of(source), 0)
+
+
+def bare_reader_of(source: Source) -> Any:
+    """Return the reader that travels to tasks."""
     graph, _ = source.arguments([(0, source.n_rows)])
     (node,) = graph.values()
     return node()
@@ -62,7 +67,7 @@ def reader_of(source: Source) -> Any:
 
 def elsewhere(source: Source) -> Any:
     """Return the reader as another process gets it."""
-    return pickle.loads(pickle.dumps(reader_of(source)))
+    return as_reader(pickle.loads(pickle.dumps(bare_reader_of(source))), 0)
 
 
 class CountingStore(WrapperStore[MemoryStore]):
@@ -324,7 +329,7 @@ class FailingStore(WrapperStore[MemoryStore]):
 
 @pytest.mark.parametrize("error", [ConnectionResetError("reset"), TimeoutError(), OSError(5, "Input/output error")])
 def test_errors_that_pass_are_tried_again(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    monkeypatch.setattr(zarr_source, "RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(failures, "RETRY_SECONDS", (0.0, 0.0))
     store = FailingStore(MemoryStore())
     reader = reader_of(open_source(written(store)))
     monkeypatch.setattr(FailingStore, "errors", [error] * 2)

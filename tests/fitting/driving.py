@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
-from daskgmm.data import array_source, partition
+from daskgmm.data import partition, source
 from tests.strategies import Case, make_case
 
 KINDS = ("full", "tied", "diag", "spherical")
@@ -64,7 +64,7 @@ def computed(prediction: Any) -> Any:
 @pytest.fixture
 def small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every chunk a partition of its own, and chunks of arrays in memory 2 KiB."""
-    monkeypatch.setattr(array_source, "_RUN_BYTES", 2048)
+    monkeypatch.setattr(source, "_CHUNK_BYTES", 2048)
     for name in ("PARTITION_BYTES", "IN_PROCESS_BYTES"):
         monkeypatch.setattr(partition, name, 1)
 

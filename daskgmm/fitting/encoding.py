@@ -25,9 +25,8 @@ from daskgmm.fitting.loop import Candidate, Status
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.polishing import Polishing
 from daskgmm.mixture.acceleration import Move, Plain, Squarem
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import Family, family_called
 from daskgmm.mixture.folds import Fold
-from daskgmm.mixture.kind import Covariance
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.statistics import Statistics
 
@@ -116,8 +115,8 @@ def _tree(value: Any, arrays: _Arrays) -> Any:
         return {"array": arrays.place(value)}
     if isinstance(value, Status):
         return {"status": value.value}
-    if isinstance(value, Covariance):
-        return {"kind": value.name}
+    if isinstance(value, Family):
+        return {"family": value.name}
     if isinstance(value, Statistics):
         return {"statistics": arrays.place(value.values)}
     if isinstance(value, list):
@@ -152,8 +151,8 @@ def _value(tree: Any, arrays: list[NDArray[Any]]) -> Any:
         return arrays[inner]
     if what == "status":
         return Status(inner)
-    if what == "kind":
-        return covariance_kind(inner)
+    if what == "family":
+        return family_called(inner)
     if what == "statistics":
         if arrays[inner].ndim != 1 or arrays[inner].dtype != np.float64:
             raise TypeError(f"statistics of {arrays[inner].dtype}, {arrays[inner].shape}")

@@ -13,10 +13,10 @@ from daskgmm.fitting.evaluate import Request, RowSets, check_counts, check_mean,
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.acceleration import Accelerator, Advance, Move, accelerator_called
 from daskgmm.mixture.folds import Fold
-from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.mstep import m_step
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan, make_plan, precision_called
+from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.statistics import Statistics
 
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from daskgmm.data.cache import Cache
 from daskgmm.errors import OptionError
-from daskgmm.mixture.covariance import covariance_kind
-from daskgmm.mixture.kind import Covariance
+from daskgmm.mixture.family import Family, family_called, family_of
 from daskgmm.mixture.parameters import check_means, check_precisions, check_weights
 from daskgmm.mixture.plan import Kernel
 
@@ -105,11 +104,12 @@ class FitOptions:
                 f"start_rows must be an integer of at least n_components = {least}; got {self.start_rows!r}. "
                 "Leave it out for the rule."
             )
-        covariance_kind(self.covariance_type)
+        # (Its name travels into records; one that is given itself is registered under it.)
+        object.__setattr__(self, "covariance_type", family_of(self.covariance_type).name)
 
     @property
-    def kind(self) -> Covariance:
-        return covariance_kind(self.covariance_type)
+    def family(self) -> Family:
+        return family_called(self.covariance_type)
 
     @property
     def starts_on_all_rows(self) -> bool:
@@ -137,7 +137,9 @@ class FitOptions:
         return Given(
             None if self.weights_init is None else check_weights(self.weights_init, k),
             None if self.means_init is None else check_means(self.means_init, k, n_features),
-            None if self.precisions_init is None else check_precisions(self.precisions_init, self.kind, k, n_features),
+            None
+            if self.precisions_init is None
+            else check_precisions(self.precisions_init, self.family, k, n_features),
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["GaussianMixture", "Selection", "select"]
+__all__ = ["Family", "GaussianMixture", "Selection", "register_family", "select"]
 
 if TYPE_CHECKING:
     from daskgmm.estimator import GaussianMixture
+    from daskgmm.mixture.family import Family, register_family
     from daskgmm.selection import Selection, select
 
 
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from daskgmm import selection
 
         return getattr(selection, name)
+    if name in ("Family", "register_family"):
+        from daskgmm.mixture import family
+
+        return getattr(family, name)
     raise AttributeError(f"module 'daskgmm' has no attribute {name!r}")

@@ -1,8 +1,20 @@
 """Families of covariances: which ones an M-step may give, how many numbers they have, and how SQUAREM leaps in them.
 
 A shape (`shapes/`) says how second moments are packed and computed; many families share one. To add a family, derive
-from `Family`, and give an object of the class to `register_family`, or to `covariance_type` itself. Only shapes travel
-to workers: a family is needed nowhere but where the fit runs.
+from `Family`, and give an object of the class to `register_family`, or to `covariance_type` itself:
+
+    from daskgmm.mixture.shapes.diagonal import DIAGONAL
+
+    class Floor(daskgmm.Family):  # variances of at least 1
+        name, shape = "floor", DIAGONAL
+
+        def n_parameters(self, n_components, n_features):
+            return n_components * n_features
+
+        def maximise(self, counts, central, previous):
+            return np.maximum(central, 1.0)
+
+Only shapes travel to workers: a family is needed nowhere but where the fit runs.
 """
 
 from __future__ import annotations
@@ -31,7 +43,7 @@ class Family(ABC):
     name : str
         The covariance_type that asks for it, and that a model file and a checkpoint hold.
     shape : Shape
-        The form of its covariances: FULL, POOLED, DIAGONAL or SPHERICAL of `daskgmm.mixture.shapes`.
+        Their form: FULL, POOLED, DIAGONAL or SPHERICAL, in the files of `daskgmm.mixture.shapes` by these names.
     """
 
     name: str

@@ -202,7 +202,7 @@ def test_what_cannot_be_a_family_is_refused() -> None:
 def test_given_precisions_are_those_of_the_family(rows: np.ndarray) -> None:
     start = {"weights_init": [0.5, 0.5], "means_init": [[0.0, 0.0], [6.0, 0.0]]}
     given = np.stack([np.diag([1.0, 2.0])] * 2)
-    with pytest.raises(OptionError, match="precisions_init must be those of covariances of the family toy"):
+    with pytest.raises(OptionError, match="precisions_init must be the precisions of toy covariances"):
         GaussianMixture(2, covariance_type="toy", precisions_init=given, **start).fit(rows)
     gm = GaussianMixture(2, covariance_type="kept-axes", precisions_init=given, acceleration=None, **start).fit(rows)
     oracle = GaussianMixture(

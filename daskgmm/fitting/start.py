@@ -279,7 +279,7 @@ def spread_of(X: Floats, weights: Floats, shape: Shape, n_components: int, *, wi
     """Return the covariance of all sample rows for every component, in this shape."""
     members = [(np.arange(len(X)), weights)]
     whole = moments_of(X, members, shape, np.random.RandomState(0), within=within).central
-    return shape.repeated(whole, n_components)
+    return shape.subset(whole, np.zeros(n_components, dtype=int))
 
 
 def _parameters(

@@ -14,7 +14,6 @@ Floats = NDArray[np.float64]
 
 #: Each further pair of halves is closer, so that no two components are alike: EM would keep them so.
 CLOSER = 0.7
-_HALVES = np.full((1, 2), 0.5)
 
 
 def grown(
@@ -63,10 +62,9 @@ def halved(parameters: Parameters, *, n_components: int) -> Parameters | None:
         apart *= CLOSER
         between = shape.moments_of(np.stack([shift, -shift], axis=1), np.full(2, 0.5))
         means = parameters.means[k] + np.stack([shift, -shift])
-        whole = shape.subset(parameters.covariances, [k])
-        # (Half of it and half of it, less what lies between the halves.)
-        halves = shape.repeated(shape.joined(parameters.covariances, np.array([[k, k]]), _HALVES, -between), 2)
-        within = family.maximise(np.full(2, 0.5), halves, shape.repeated(whole, 2))
+        # (Half of it and half of it, less what lies between the halves; of each of them.)
+        halves = shape.joined(parameters.covariances, np.full((2, 2), k), np.full((2, 2), 0.5), -between)
+        within = family.maximise(np.full(2, 0.5), halves, shape.subset(parameters.covariances, [k, k]))
         larger = _with_halves(parameters, k, np.full(2, 0.5), means, within)
         if larger is None:
             return None

@@ -148,10 +148,12 @@ def check_precisions(precisions: Any, family: Family, n_components: int, n_featu
     result = _as_floats(precisions, "precisions_init", shape.array_shape(n_components, n_features))
     shape.check_precisions(result)
     covariances = shape.covariances(shape.cholesky_of_precisions(result))
-    if not np.allclose(family.maximise(np.ones(n_components), covariances, covariances), covariances, rtol=1e-6):
+    nearest = family.maximise(np.ones(n_components), covariances, covariances)
+    rounding = 1e-9 * float(np.nanmax(np.abs(covariances)))
+    if not np.allclose(nearest, covariances, rtol=1e-6, atol=rounding, equal_nan=True):
         raise OptionError(
-            f"precisions_init must be those of covariances of the family {family.name}; got others. Give those of "
-            f"{family.name} covariances, or leave it out."
+            f"precisions_init must be the precisions of {family.name} covariances; got others. Leave it out, or take "
+            "those of a fit with this covariance_type."
         )
     return result
 

@@ -247,23 +247,23 @@ def make_plan(
 
 
 def _by_the_rule(parameters: Parameters, origin: Floats, precision: Precision, compiled: bool) -> Plan:
-    p, shape, n_features = parameters, parameters.shape, parameters.n_features
-    if not shape.phi_pays(parameters.n_components, n_features):
+    p, shape = parameters, parameters.shape
+    if not shape.phi_pays(p.n_components, p.n_features):
         # (Bounds and probes take n_features^3 operations, seconds for 2000 features, and could not change it.)
-        return _plan(parameters, origin, np.ones(parameters.n_components, dtype=bool), precision, compiled)
-    best, flagged = origin, flagged_components(parameters, origin, precision)
+        return _plan(p, origin, np.ones(p.n_components, dtype=bool), precision, compiled)
+    best, flagged = origin, flagged_components(p, origin, precision)
     if flagged.any():
         smallest = precision.tolerance / (SAFETY * precision.unit_roundoff)
         for other in shape.other_origins(
             p.weights, p.means, p.precisions, p.deviations, origin=origin, smallest=smallest
         ):
-            flagged_there = flagged_components(parameters, other, precision)
+            flagged_there = flagged_components(p, other, precision)
             if flagged_there.sum() < flagged.sum():
                 best, flagged = other, flagged_there
     flagged = shape.by_one_form(flagged)
-    if not shape.phi_pays(int((~flagged).sum()), n_features) or _stack_pays(parameters, best, flagged):
+    if not shape.phi_pays(int((~flagged).sum()), p.n_features) or _stack_pays(p, best, flagged):
         flagged[:] = True
-    return _plan(parameters, best, flagged, precision, compiled)
+    return _plan(p, best, flagged, precision, compiled)
 
 
 def _stack_pays(parameters: Parameters, origin: Floats, flagged: NDArray[np.bool_]) -> bool:

@@ -243,7 +243,7 @@ class _Em:
         if rows.shrinkage:
             for pair, n_rows in pairs:
                 central[pair] = shape.shrink(n_rows, central[pair], rows.shrinkage)
-        covariances, previous = shape.regularise(central, self._reg_covar), shape.repeated(one.covariances, 2)
+        covariances, previous = shape.regularise(central, self._reg_covar), shape.subset(one.covariances, [0, 0])
         for pair, n_rows in pairs:
             covariances[pair] = one.family.maximise(n_rows, covariances[pair], previous)
         cholesky, regular = _factored(shape, covariances)

@@ -45,9 +45,6 @@ class Pooled(Full):
     def put(self, covariances: Floats, k: int, own: Floats) -> None:
         pass
 
-    def repeated(self, covariances: Floats, n_components: int) -> Floats:
-        return covariances
-
     def chosen(self, which: NDArray[np.bool_], covariances: Floats, others: Floats) -> Floats:
         return covariances
 

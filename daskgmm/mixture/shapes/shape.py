@@ -73,10 +73,6 @@ class Shape(ABC):
         """Make `own` the covariance of component k, in place; common ones stay as they are."""
         covariances[k] = own
 
-    def repeated(self, covariances: Floats, n_components: int) -> Floats:
-        """Return the covariances of so many components that are all as a single one."""
-        return np.repeat(covariances, n_components, axis=0)
-
     def chosen(self, which: NDArray[np.bool_], covariances: Floats, others: Floats) -> Floats:
         """Return the covariances of the components in `which`, (n_components,), and `others` of the others."""
         return np.where(_along(which, covariances), covariances, others)

@@ -49,6 +49,9 @@ class Family(ABC):
     name: str
     shape: Shape
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"  # (as an estimator shows its parameters)
+
     @abstractmethod
     def n_parameters(self, n_components: int, n_features: int) -> int:
         """Return the number of free parameters in the covariances."""
@@ -69,7 +72,7 @@ class Family(ABC):
         Parameters
         ----------
         counts : (n_components,), float64
-            Rows of each component.
+            Rows of each component, or their share in all rows.
         central : float64, in the family's shape
             Covariances of the components' rows, regularised; one for all of them where the shape is pooled.
         previous : float64, in the family's shape

@@ -60,7 +60,7 @@ def halved(parameters: Parameters, *, n_components: int) -> Parameters | None:
         _, deviations, vectors = np.linalg.svd(root)
         shift = apart * deviations[0] * vectors[0]
         apart *= CLOSER
-        between = shape.moments_of(np.stack([shift, -shift], axis=1), np.full(2, 0.5))
+        between = shape.of_points(np.stack([shift, -shift], axis=1), np.full(2, 0.5))
         means = parameters.means[k] + np.stack([shift, -shift])
         # (Half of it and half of it, less what lies between the halves; of each of them.)
         halves = shape.joined(parameters.covariances, np.full((2, 2), k), np.full((2, 2), 0.5), -between)

@@ -186,7 +186,7 @@ def _merged(parameters: Parameters, pairs: Integers) -> Parameters | None:
     difference = p.means[pairs[:, 1]] - p.means[pairs[:, 0]]
     means = p.means[pairs[:, 0]] + share[:, 1:] * difference
     between = np.concatenate(
-        [p.shape.moments_of(np.outer(d, [-s[1], s[0]]), s) for d, s in zip(difference, share, strict=True)]
+        [p.shape.of_points(np.outer(d, [-s[1], s[0]]), s) for d, s in zip(difference, share, strict=True)]
     )
     covariances = p.shape.joined(p.covariances, pairs, share, between)
     covariances = p.family.maximise(total, covariances, p.shape.subset(p.covariances, pairs[:, 0]))

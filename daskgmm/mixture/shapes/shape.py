@@ -249,7 +249,7 @@ class Shape(ABC):
     def central_moments(self, second: Floats, first: Floats) -> Floats:
         """Return E[xx'] - E[x]E[x]' in this shape from *mean* packed second and first moments."""
 
-    def moments_of(self, offsets: Floats, shares: Floats) -> Floats:
+    def of_points(self, offsets: Floats, shares: Floats) -> Floats:
         """Return the covariance about 0 of points, (n_features, n_points), that have these shares of the rows.
 
         As that of one component: (1, ...) where components have covariances of their own.

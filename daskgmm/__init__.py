@@ -6,20 +6,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["GaussianMixture", "Reader", "Selection", "Source", "register_source", "select"]
+__all__ = ["Family", "GaussianMixture", "Reader", "Selection", "Source", "register_family", "register_source", "select"]
 
 if TYPE_CHECKING:
     from daskgmm.data.registry import register_source
     from daskgmm.data.source import Reader, Source
     from daskgmm.estimator import GaussianMixture
+    from daskgmm.mixture.family import Family, register_family
     from daskgmm.selection import Selection, select
 
 # Workers import daskgmm.data and daskgmm.mixture only: scikit-learn costs 100 MB and a second.
 _PLACES = {
+    "Family": "daskgmm.mixture.family",
     "GaussianMixture": "daskgmm.estimator",
     "Reader": "daskgmm.data.source",
     "Selection": "daskgmm.selection",
     "Source": "daskgmm.data.source",
+    "register_family": "daskgmm.mixture.family",
     "register_source": "daskgmm.data.registry",
     "select": "daskgmm.selection",
 }

@@ -33,8 +33,8 @@ from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.score import Score, score_source
 from daskgmm.fitting.status import Status
 from daskgmm.inputs import opened_rows, opened_weights, printing, seed_of
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.criteria import warn_of_small_weight
+from daskgmm.mixture.family import family_of
 from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.prediction import Predictor, What
 from daskgmm.mixture.sampling import sample
@@ -81,7 +81,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     n_components : int, default=1
-    covariance_type : {"full", "tied", "diag", "spherical"}, default="full"
+    covariance_type : {"full", "tied", "diag", "spherical"} or Family, default="full"
+        Another family by an object of a class derived from `daskgmm.Family`, or by its name where it is registered.
     tol : float, default=1e-3
         The fit has converged when the mean log-likelihood of a row changes by less, nats. With 0 it takes `max_iter`
         iterations.
@@ -282,7 +283,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Return the estimator of a model file; any exception where its record is not as `save` wrote it."""
         stored = dict(record.get("options", {}))
         options = {k: from_json(v) for k, v in stored.items() if k in cls().get_params()}
-        options |= {"n_components": p.n_components, "covariance_type": p.kind.name, "random_state": stored.get("seed")}
+        options |= {
+            "n_components": p.n_components,
+            "covariance_type": p.family.name,
+            "random_state": stored.get("seed"),
+        }
         estimator: Self = cls(**options)
         estimator._assign_parameters(p)
         estimator._fit_options = stored
@@ -314,10 +319,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         shared = mixture.GaussianMixture().get_params()
         other = mixture.GaussianMixture(**{k: v for k, v in self.get_params().items() if k in shared})
         p = self._parameters()
-        other.set_params(n_components=p.n_components, covariance_type=p.kind.name)
+        other.set_params(n_components=p.n_components, covariance_type=p.shape.sklearn_type)
         other.weights_, other.means_, other.n_features_in_ = p.weights, p.means, p.n_features
         other.covariances_, other.precisions_cholesky_ = p.covariances, p.precisions_cholesky
-        other.precisions_ = p.kind.precisions(p.precisions_cholesky)
+        other.precisions_ = p.shape.precisions(p.precisions_cholesky)
         for name in ("converged_", "n_iter_", "lower_bound_", "lower_bounds_", "feature_names_in_"):
             if hasattr(self, name):
                 setattr(other, name, getattr(self, name))
@@ -339,11 +344,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _warm(self, n_features: int) -> tuple[Parameters, float]:
         p = self._parameters()
-        if (p.kind.name, *p.means.shape) != (self.covariance_type, self.n_components, n_features):
+        asked = family_of(self.covariance_type).name
+        if (p.family.name, *p.means.shape) != (asked, self.n_components, n_features):
             raise OptionError(
                 "warm_start must go on from a mixture of the same shape; got one of "
-                f"{p.n_components} {p.kind.name} components in {p.n_features} features for {self.n_components} "
-                f"{self.covariance_type} components in {n_features}. Set warm_start=False to start anew."
+                f"{p.n_components} {p.family.name} components in {p.n_features} features for {self.n_components} "
+                f"{asked} components in {n_features}. Set warm_start=False to start anew."
             )
         return p, float(self.lower_bound_)
 
@@ -375,12 +381,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Return the mixture that the public attributes are: of a fit, or set by hand as scikit-learn allows."""
         covariances: Any = getattr(self, "covariances_", None)
         cholesky: Any = getattr(self, "precisions_cholesky_", None)
-        kind, known = covariance_kind(self.covariance_type), cholesky if covariances is None else covariances
-        # (What was fitted keeps its kind when the options change.)
-        fitted_kind = getattr(self, "_kind", kind)
-        if np.ndim(self.means_) == 2 and np.shape(known) == fitted_kind.shape(*np.shape(self.means_)):
-            kind = fitted_kind
-        return parameters_of(kind, self.weights_, self.means_, covariances=covariances, precisions_cholesky=cholesky)
+        family, known = family_of(self.covariance_type), cholesky if covariances is None else covariances
+        # (What was fitted keeps its family when the options change.)
+        fitted_as = getattr(self, "_family", family)
+        if np.ndim(self.means_) == 2 and np.shape(known) == fitted_as.shape.array_shape(*np.shape(self.means_)):
+            family = fitted_as
+        return parameters_of(family, self.weights_, self.means_, covariances=covariances, precisions_cholesky=cholesky)
 
     def _assign(self, fit: Fit) -> None:
         self._assign_parameters(fit.parameters)
@@ -397,10 +403,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.history_ = list(fit.history)
 
     def _assign_parameters(self, p: Parameters) -> None:
-        self._kind = p.kind
+        self._family = p.family
         self.weights_, self.means_, self.covariances_ = p.weights, p.means, p.covariances
         self.precisions_cholesky_ = p.precisions_cholesky
-        self.precisions_ = p.kind.precisions(p.precisions_cholesky)
+        self.precisions_ = p.shape.precisions(p.precisions_cholesky)
         self.n_features_in_ = p.n_features
 
 

@@ -87,7 +87,7 @@ def _summary(model: Model) -> list[Markup]:
     found = record.get("result") or {}
     rows = f" fitted to {found['rows']:,} rows" if "rows" in found else ""
     lead = (
-        f"{p.n_components} components ({p.kind.name} covariances), {p.n_features} features, "
+        f"{p.n_components} components ({p.family.name} covariances), {p.n_features} features, "
         f"{p.n_free:,} free parameters{',' if rows else ''}{rows}."
     )
     parts = [element("p", lead, class_="lead")]
@@ -119,7 +119,7 @@ def _components(model: Model) -> list[Markup]:
     names = model.record.get("feature_names") or [f"feature {i + 1}" for i in range(p.n_features)]
     n_shown = min(p.n_features, _FEATURES)
     conditions = condition_numbers(p)
-    deviations = np.sqrt(np.broadcast_to(p.kind.variances(p.covariances), p.means.shape))
+    deviations = np.sqrt(np.broadcast_to(p.shape.variances(p.covariances), p.means.shape))
     support = support_in(model.record, p.n_components)
     rows = []
     for k in component_order(p.weights)[:_COMPONENTS]:

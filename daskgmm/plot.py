@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import TYPE_CHECKING, Any
 
 from daskgmm.errors import OptionError, OutputError
@@ -21,7 +21,9 @@ _LABELS = {
     "held_out": "held-out mean log-likelihood\n(nats a row; higher is better)",
 }
 # Told apart in grey and by the colour-blind too: Okabe and Ito's colours, and a marker each.
-_STYLES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"))
+_STYLES = (
+    ("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"), ("#e69f00", "v"), ("#56b4e9", "P"),
+)  # fmt: skip
 
 
 def check_matplotlib(what: str) -> None:
@@ -58,7 +60,7 @@ def plot_selection(
     if ax is None:
         ax = _axes()
     for (kind, of_kind), (colour, marker) in zip(
-        groupby(table, key=lambda r: r["covariance_type"]), _STYLES, strict=False
+        groupby(table, key=lambda r: r["covariance_type"]), cycle(_STYLES), strict=False
     ):
         rows = list(of_kind)
         points = [(row["n_components"], row[criterion]) for row in rows]

@@ -83,7 +83,7 @@ def directions(parameters: Parameters, k: int) -> tuple[Floats, Floats]:
     vectors : (n_features, n_features), float64
         One direction a row.
     """
-    root = parameters.kind.scale_noise(np.eye(parameters.n_features), parameters.covariances, k)
+    root = parameters.shape.scale_noise(np.eye(parameters.n_features), parameters.covariances, k)
     _, deviations, vectors = np.linalg.svd(root)
     return deviations, vectors
 
@@ -96,7 +96,7 @@ def finite_or_none(value: float) -> float | None:
 def condition_numbers(parameters: Parameters) -> Floats:
     """Return the largest over the smallest eigenvalue of each component's covariance, (n_components,), float64."""
     unit = np.eye(parameters.n_features)
-    roots = [parameters.kind.scale_noise(unit, parameters.covariances, k) for k in range(parameters.n_components)]
+    roots = [parameters.shape.scale_noise(unit, parameters.covariances, k) for k in range(parameters.n_components)]
     singular = np.linalg.svd(np.stack(roots), compute_uv=False)
     with np.errstate(divide="ignore"):
         result: Floats = (singular[:, 0] / singular[:, -1]) ** 2

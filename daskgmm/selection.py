@@ -14,6 +14,7 @@ from daskgmm.estimator import GaussianMixture, fitted, warn_of, warn_unless_conv
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
 from daskgmm.inputs import opened_rows, opened_weights, printing
+from daskgmm.mixture.family import Family, family_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,7 +110,7 @@ def select(
     X: Any,
     *,
     n_components: int | Iterable[int] = range(1, 11),
-    covariance_type: str | Sequence[str] = "full",
+    covariance_type: str | Family | Sequence[str | Family] = "full",
     criterion: str = "bic",
     n_folds: int | None = None,
     stop_early: bool = True,
@@ -127,7 +128,7 @@ def select(
     X : array, Dask array, Zarr array, path or URL
         (n_rows, n_features), as for `GaussianMixture.fit`.
     n_components : int or iterable of int, default=range(1, 11)
-    covariance_type : {"full", "tied", "diag", "spherical"} or sequence of these, default="full"
+    covariance_type : {"full", "tied", "diag", "spherical"}, Family or sequence of these, default="full"
     criterion : {"bic", "aic", "icl", "held_out"}, default="bic"
         What is compared. BIC asks for the number of Gaussians, ICL (BIC - 2 sum log max_k r_k, r the responsibilities)
         for that of separate groups, AIC and the log-likelihood of held-out rows for the best density.
@@ -162,8 +163,9 @@ def select(
     [830, 574]
     """
     numbers = _numbers(n_components)
-    one = isinstance(covariance_type, str) or not isinstance(covariance_type, Iterable)
-    kinds: list[Any] = [covariance_type] if one else list(covariance_type)
+    families: Any = covariance_type
+    if isinstance(families, str) or not isinstance(families, Iterable):
+        families = [families]
     if "warm_start" in parameters:
         raise TypeError("select() got an unexpected keyword argument 'warm_start'")
     like = GaussianMixture(**parameters, verbose=verbose)
@@ -173,7 +175,7 @@ def select(
     folds = folds_needed(criterion) if n_folds is None else n_folds
     asked: dict[str, Any] = {
         "n_components": numbers,
-        "covariance_types": kinds,
+        "covariance_types": [family_of(family).name for family in families],
         "criterion": criterion,
         "n_folds": folds,
     }

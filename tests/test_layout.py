@@ -1,9 +1,11 @@
 """The rules of the house that a program can check: who imports whom, what stands nowhere, which words are not used."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,12 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 # Imports point one way: interface -> fitting -> data -> mixture -> errors.
 LAYERS = ["errors", "mixture", "data", "fitting", "interface"]
 KINDS = {"full", "tied", "diag", "spherical"}
-WHERE_KINDS_ARE_TOLD_APART = Path("mixture/covariance.py")
 #: The one module that may import numba, and is itself imported only where numba is installed.
 WHERE_LOOPS_ARE_COMPILED = Path("mixture/compiled.py")
+SHAPES = Path("mixture/shapes")
+OF_COVARIANCES = re.compile("covarian|precision|cholesky|central|factor")
+#: Folders in which no file imports another that, by whatever way, imports it.
+WITHOUT_CIRCLES = ["mixture"]
 WORDS_NOT_USED = {"gamma", "nll", "loss", "losses", "batch", "batches"}
 
 Rule = Callable[[ast.Module, Path], Iterator[str]]
@@ -63,10 +68,8 @@ def imports_point_down(tree: ast.Module, path: Path) -> Iterator[str]:
             yield f"{line}: errors imports {name}"
 
 
-def kinds_are_told_apart_in_one_place(tree: ast.Module, path: Path) -> Iterator[str]:
-    """No comparison with, match on, or table by the names of the covariance kinds outside their module."""
-    if path == WHERE_KINDS_ARE_TOLD_APART:
-        return
+def kinds_are_not_told_apart(tree: ast.Module, path: Path) -> Iterator[str]:
+    """No comparison with, match on, or table by the names of the covariance kinds."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
             told = {
@@ -96,6 +99,22 @@ def sources_are_told_apart_in_their_own_files(tree: ast.Module, path: Path) -> I
                 name = named.id if isinstance(named, ast.Name) else getattr(named, "attr", "")
                 if name.endswith("Source") and name != "Source":
                     yield f"{node.lineno}: asks for {name}"
+
+
+def shapes_alone_look_into_covariances(tree: ast.Module, path: Path) -> Iterator[str]:
+    """No `.pooled`, and no number of dimensions of covariances, outside the shapes, which have methods instead."""
+    if path.is_relative_to(SHAPES):
+        return
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=value, attr="pooled" | "ndim" as asked):
+                pass
+            case ast.Call(func=ast.Attribute(attr="ndim" as asked), args=[value]):
+                pass
+            case _:
+                continue
+        if asked == "pooled" or OF_COVARIANCES.search(ast.unparse(value)):
+            yield f"{node.lineno}: asks {ast.unparse(node)}"
 
 
 def nothing_dangerous_is_called(tree: ast.Module, path: Path) -> Iterator[str]:
@@ -131,7 +150,8 @@ def words_are_the_projects_own(tree: ast.Module, path: Path) -> Iterator[str]:
 
 RULES: list[Rule] = [
     imports_point_down,
-    kinds_are_told_apart_in_one_place,
+    kinds_are_not_told_apart,
+    shapes_alone_look_into_covariances,
     sources_are_told_apart_in_their_own_files,
     nothing_dangerous_is_called,
     words_are_the_projects_own,
@@ -157,11 +177,14 @@ def test_module_keeps_the_rule(rule: Rule, path: Path) -> None:
         (imports_point_down, "data/survey.py", "import sklearn.cluster"),
         (imports_point_down, "fitting/loop.py", "from daskgmm.estimator import GaussianMixture"),
         (imports_point_down, "errors.py", "import numpy"),
-        (imports_point_down, "errors.py", "from daskgmm.mixture import covariance"),
-        (kinds_are_told_apart_in_one_place, "estimator.py", "if covariance_type == 'tied': pass"),
-        (kinds_are_told_apart_in_one_place, "estimator.py", "if kind in ('tied', 'full'): pass"),
-        (kinds_are_told_apart_in_one_place, "estimator.py", "match kind:\n    case 'diag' | 'full': pass"),
-        (kinds_are_told_apart_in_one_place, "fitting/start.py", "table = {'full': 1, 'diag': 2}"),
+        (imports_point_down, "errors.py", "from daskgmm.mixture import family"),
+        (kinds_are_not_told_apart, "estimator.py", "if covariance_type == 'tied': pass"),
+        (kinds_are_not_told_apart, "estimator.py", "if kind in ('tied', 'full'): pass"),
+        (kinds_are_not_told_apart, "estimator.py", "match kind:\n    case 'diag' | 'full': pass"),
+        (kinds_are_not_told_apart, "fitting/start.py", "table = {'full': 1, 'diag': 2}"),
+        (shapes_alone_look_into_covariances, "fitting/start.py", "if options.family.shape.pooled: pass"),
+        (shapes_alone_look_into_covariances, "mixture/plan.py", "diagonal = p.precisions.ndim == 2"),
+        (shapes_alone_look_into_covariances, "mixture/family.py", "np.ndim(covariances)"),
         (sources_are_told_apart_in_their_own_files, "data/rows.py", "if isinstance(rows.X, DaskSource): pass"),
         (sources_are_told_apart_in_their_own_files, "estimator.py", "isinstance(x, str | array_source.ArraySource)"),
         (nothing_dangerous_is_called, "data/output.py", "import pickle"),
@@ -191,8 +214,9 @@ def test_rule_notices(rule: Rule, path: str, source: str) -> None:
         (imports_point_down, "fitting/loop.py", "from daskgmm import __version__\nfrom daskgmm.data import passes"),
         (imports_point_down, "cli.py", "from daskgmm import estimator"),
         (imports_point_down, "__init__.py", "from daskgmm.estimator import GaussianMixture"),
-        (kinds_are_told_apart_in_one_place, "mixture/covariance.py", "if kind == 'tied': pass"),
-        (kinds_are_told_apart_in_one_place, "cli.py", "choices = ['full', 'tied']"),
+        (shapes_alone_look_into_covariances, "mixture/shapes/shape.py", "covariances.ndim - 1"),
+        (shapes_alone_look_into_covariances, "data/source.py", "array.ndim not in (1, 2)"),
+        (kinds_are_not_told_apart, "cli.py", "choices = ['full', 'tied']"),
         (sources_are_told_apart_in_their_own_files, "data/opening.py", "isinstance(x, Source) or isinstance(x, str)"),
         (sources_are_told_apart_in_their_own_files, "data/dask_source.py", "isinstance(x, DaskSource)"),
         (words_are_the_projects_own, "mixture/estep.py", "scipy.special.gammaln(x); random.gamma(2.0)"),
@@ -200,6 +224,18 @@ def test_rule_notices(rule: Rule, path: str, source: str) -> None:
 )
 def test_rule_allows(rule: Rule, path: str, source: str) -> None:
     assert list(rule(ast.parse(source), Path(path))) == []
+
+
+@pytest.mark.parametrize("room", WITHOUT_CIRCLES)
+def test_no_circle_stands_in_a_room(room: str) -> None:
+    """Imports count wherever they stand: in functions, and for type checking only."""
+    files = {".".join(("daskgmm", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in MODULES}
+    graph = {
+        name: {imported for imported, _ in imports_of(ast.parse(path.read_text(encoding="utf-8")))} & files.keys()
+        for name, path in files.items()
+        if path.is_relative_to(PACKAGE / room)
+    }
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(graph) > 10  # (a CycleError names a circle)
 
 
 def test_workers_need_no_scikit_learn() -> None:

@@ -28,7 +28,7 @@ from daskgmm.data.rows import Rows
 from daskgmm.errors import MemoryLimitError
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from daskgmm.places.dask_cluster import DaskCluster
 from tests.stores import two_groups
 
@@ -193,7 +193,7 @@ def test_workers_on_this_machine_are_counted(folder: Path) -> None:
 
 
 def test_what_drives_workers_grows_with_states_and_tasks(folder: Path, client: Any) -> None:
-    rows, full = Rows.plan(open_source(folder / "large.zarr"), None), covariance_kind("full")
+    rows, full = Rows.plan(open_source(folder / "large.zarr"), None), family_called("full").shape
     few, many = (peak_own_bytes(rows, Need(full, 8, n_candidates=n), driving=True) for n in (1, 10))
     assert many - few == pytest.approx(9 * 2 * rows.n_tasks * Need(full, 8).state_bytes(32), rel=0.01)
     cut = Rows(rows.X, None, np.linspace(0, 600_000, 3001).astype(int), per_task=100)

@@ -37,8 +37,8 @@ from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.run import Model, running
 from daskgmm.fitting.status import Status
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
 from tests.clusters import LOCAL
@@ -219,10 +219,10 @@ def test_a_given_start_needs_a_survey_the_iterations_and_a_closing_pass(store: P
 
 def mixtures(n_mixtures: int, n_components: int, n_features: int) -> list[Parameters]:
     """Return random mixtures of full covariances."""
-    kind, found = covariance_kind("full"), []
+    family, found = family_called("full"), []
     for seed in range(n_mixtures):
         case = make_case("full", seed=seed, n_rows=1, n_components=n_components, n_features=n_features)
-        found.append(Parameters.from_covariances(kind, case.weights, case.means, case.covariances))
+        found.append(Parameters.from_covariances(family, case.weights, case.means, case.covariances))
     return found
 
 
@@ -349,7 +349,7 @@ def test_a_store_larger_than_memory(tmp_path: Path) -> None:
             with pytest.warns(ConvergenceWarning):
                 mixture.fit(tmp_path / "X.zarr")
             parameters = Parameters.from_covariances(
-                options.kind, mixture.weights_, mixture.means_, mixture.covariances_
+                options.family, mixture.weights_, mixture.means_, mixture.covariances_
             )
             found = write_predictions(parameters, source, str(tmp_path / "labels.zarr"), what="label", record={})
             kernel_peak = watch.kernel_peak()

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from daskgmm.cli.fit_options import KINDS, Kinds, Numbers, fit_options, model_output
+from daskgmm.cli.fit_options import Kind, Kinds, Numbers, fit_options, model_output
 from daskgmm.cli.group import SectionCommand
 from daskgmm.cli.options import checkpoint_option, cluster_options, force_option, input_options, log_options, option
 
@@ -27,11 +27,12 @@ from daskgmm.cli.options import checkpoint_option, cluster_options, force_option
 )
 @option(
     "--covariance",
-    type=click.Choice(KINDS),
+    type=Kind(),
     default="full",
     show_default=True,
     section="Mixture",
-    help="A full matrix each; one for all; axis-parallel; one variance each.",
+    metavar="KIND",
+    help="full (a full matrix each), tied (one for all), diag (axis-parallel) or spherical (one variance each).",
 )
 @fit_options
 @input_options(weights=True)

@@ -12,8 +12,6 @@ from daskgmm.cli.options import declared_option, option, typed_value, with_optio
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions
 
-KINDS = ("full", "tied", "diag", "spherical")
-
 if TYPE_CHECKING:
     _ListType = click.ParamType[list[Any]]  # generic since click 8.4
 else:
@@ -45,16 +43,26 @@ class Numbers(_ListType):
         return range(first, last + 1, step)
 
 
-class Kinds(_ListType):
+class Kind(_ListType):
+    """A kind of covariance: the name of a family that is known by then."""
+
+    name = "kind"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from daskgmm.mixture.family import family_names  # (no page of help waits for NumPy)
+
+        if value not in family_names():
+            self.fail(f"{value!r} is not one of {', '.join(family_names())}. Write for example diag.", param, ctx)
+        return value
+
+
+class Kinds(Kind):
     """Kinds of covariance, with commas between them."""
 
     name = "kinds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        kinds = [kind.strip() for kind in str(value).split(",")]
-        for kind in kinds:
-            if kind not in KINDS:
-                self.fail(f"{kind!r} is not one of {', '.join(KINDS)}. Write for example full,diag.", param, ctx)
+        kinds = [super(Kinds, self).convert(kind.strip(), param, ctx) for kind in str(value).split(",")]
         return list(dict.fromkeys(kinds))
 
 

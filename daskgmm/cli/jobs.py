@@ -259,7 +259,7 @@ def inspect(model: str, *, history: bool = False) -> Result:
     return {
         "command": "inspect",
         "model": model,
-        "covariance": p.kind.name,
+        "covariance": p.family.name,
         "components": p.n_components,
         "features": p.n_features,
         "free_parameters": p.n_free,
@@ -317,7 +317,7 @@ def fit_result(done: Fit) -> Result:
         "aic": done.aic,
         "icl": done.icl,
         "components": p.n_components,
-        "covariance": p.kind.name,
+        "covariance": p.family.name,
         "features": p.n_features,
         "rows": done.n_rows,
         "dropped_rows": done.n_dropped,

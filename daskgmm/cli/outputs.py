@@ -241,8 +241,8 @@ def finished_array(
 
 
 def checksum(parameters: Parameters) -> str:
-    """Return what tells one mixture from another: a SHA-256 of its kind, weights, means and covariances."""
-    digest = hashlib.sha256(parameters.kind.name.encode())
+    """Return what tells one mixture from another: a SHA-256 of its family, weights, means and covariances."""
+    digest = hashlib.sha256(parameters.family.name.encode())
     for array in (parameters.weights, parameters.means, parameters.covariances):
         digest.update(repr(array.shape).encode() + array.astype("<f8").tobytes())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from daskgmm.data.source import Source
 from daskgmm.errors import MemoryLimitError
 from daskgmm.mixture.block import block_length, tile_length
 from daskgmm.mixture.estep import can_compile
-from daskgmm.mixture.kind import Covariance
+from daskgmm.mixture.shapes.shape import Shape
 
 MIB = 1 << 20
 #: A worker process before its first task: Python, distributed, NumPy, SciPy and Zarr (measured: 95 to 125 MiB).
@@ -36,7 +36,7 @@ class Need:
 
     Attributes
     ----------
-    kind, n_components : Covariance, int
+    shape, n_components : Shape, int
         Of a candidate.
     n_candidates : int
         Candidates that share a pass.
@@ -48,7 +48,7 @@ class Need:
         Whether the pass uses the compiled kernel.
     """
 
-    kind: Covariance
+    shape: Shape
     n_components: int
     n_candidates: int = 1
     extra_bytes: int = 0
@@ -57,10 +57,10 @@ class Need:
 
     def state_bytes(self, n_features: int) -> int:
         """Return the bytes of the states of all candidates, in either form."""
-        return self.n_candidates * 8 * (self.n_components * self.kind.n_statistics(n_features, exact=True) + 3)
+        return self.n_candidates * 8 * (self.n_components * self.shape.n_statistics(n_features, exact=True) + 3)
 
 
-def takes_compiled_kernel(n_rows: float, kind: Covariance, n_components: int, n_features: int) -> bool:
+def takes_compiled_kernel(n_rows: float, shape: Shape, n_components: int, n_features: int) -> bool:
     """Return whether passes use the compiled kernel: a function of data, model and configuration.
 
     Dask's configuration "daskgmm.compiled" (DASK_DASKGMM__COMPILED in the environment) forces it on or off. A number of
@@ -69,7 +69,7 @@ def takes_compiled_kernel(n_rows: float, kind: Covariance, n_components: int, n_
     wanted = dask.config.get("daskgmm.compiled", None)
     if wanted is not None:
         return bool(wanted)
-    n_values = n_rows * n_components * kind.n_statistics(n_features, exact=False)
+    n_values = n_rows * n_components * shape.n_statistics(n_features, exact=False)
     return not n_values < COMPILED_FROM and can_compile()
 
 
@@ -88,8 +88,8 @@ def peak_task_bytes(rows: Rows, need: Need) -> int:
     total = _read_bytes(rows.X, rows) + need.extra_bytes + (COMPILED_BYTES if need.compiled else 0)
     if rows.weights is not None:
         total += _weight_bytes(rows.weights, rows)
-    total += kernel_bytes(need.kind, need.n_components, rows.X.n_features)
-    return total + need.n_candidates * _candidate_bytes(rows, need.kind, need.n_components)
+    total += kernel_bytes(need.shape, need.n_components, rows.X.n_features)
+    return total + need.n_candidates * _candidate_bytes(rows, need.shape, need.n_components)
 
 
 def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
@@ -163,13 +163,13 @@ def _weight_bytes(weights: Source, rows: Rows) -> int:
     return weights.read_bytes(max(min(held, RUN_BYTES), weights.chunk_bytes) if weights.streams else held)
 
 
-def kernel_bytes(kind: Covariance, n_components: int, n_features: int) -> int:
+def kernel_bytes(shape: Shape, n_components: int, n_features: int) -> int:
     """Return the bytes of an E-step's buffers, which candidates share, with all components in the exact form."""
-    columns = kind.n_statistics(n_features, exact=False) + 2 * n_components + (n_components + 4) * n_features + 8
+    columns = shape.n_statistics(n_features, exact=False) + 2 * n_components + (n_components + 4) * n_features + 8
     return 8 * (tile_length(n_features) * columns + block_length(n_features) * (n_features + 1))
 
 
-def _candidate_bytes(rows: Rows, kind: Covariance, n_components: int) -> int:
+def _candidate_bytes(rows: Rows, shape: Shape, n_components: int) -> int:
     """Return the bytes of a candidate on a worker: parameters, packed and derived, and states.
 
     A worker alone keeps FAN_IN - 1 states at each level of merges until their own, some five in the making (measured,
@@ -177,12 +177,12 @@ def _candidate_bytes(rows: Rows, kind: Covariance, n_components: int) -> int:
     up within a merge, and one a level of the binary tree below a task, however many partitions that takes.
     """
     n_features = rows.X.n_features
-    state = n_components * kind.n_statistics(n_features, exact=True) + 3
+    state = n_components * shape.n_statistics(n_features, exact=True) + 3
     levels = 0
     while FAN_IN**levels < rows.n_partitions:
         levels += 1
-    # (Packed and derived; and the factors once more where their products are stacked.)
-    parameters = 2 * state + (2 if kind.triangular else 1) * n_components * n_features**2
+    # (Packed and derived.)
+    parameters = 2 * state + shape.n_factor_values(n_components, n_features)
     states = (FAN_IN - 1) * levels + 5 + 3 + (rows.per_task - 1).bit_length()
     return 8 * (states * state + parameters)
 

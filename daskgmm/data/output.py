@@ -159,7 +159,7 @@ def plan_predictions(predictor: Predictor, X: Source) -> tuple[Rows, Need]:
     held = 2 * _chunk_rows(predictor, rows) * _stored_row_bytes(predictor)
     plan = predictor.plan
     return rows, Need(
-        plan.kind, plan.n_components, extra_bytes=held, compiled=with_kernel(predictor, X.n_rows).plan.compiled
+        plan.shape, plan.n_components, extra_bytes=held, compiled=with_kernel(predictor, X.n_rows).plan.compiled
     )
 
 

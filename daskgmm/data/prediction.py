@@ -37,7 +37,7 @@ def predict_array(X: NDArray[Any], predictor: Predictor, *, non_finite: str) -> 
     """
     predictor, n_rows, X = with_kernel(predictor, len(X)), len(X), plain_rows(X)
     plan = predictor.plan
-    needed = predictor.n_bytes(n_rows) + CPU_COUNT * kernel_bytes(plan.kind, plan.n_components, X.shape[1])
+    needed = predictor.n_bytes(n_rows) + CPU_COUNT * kernel_bytes(plan.shape, plan.n_components, X.shape[1])
     check_machine(needed, ArraySource(X), what="The prediction", remedy="Predict fewer rows at once")
     result, reader = predictor.empty(n_rows), as_reader([X], 0)
     # (Edges that lie on those of blocks.)
@@ -59,7 +59,7 @@ def predict_array(X: NDArray[Any], predictor: Predictor, *, non_finite: str) -> 
 def with_kernel(predictor: Predictor, n_rows: float) -> Predictor:
     """Return the predictor as so many rows call for: with the compiled kernel or without."""
     plan = predictor.plan
-    compiled = takes_compiled_kernel(n_rows, plan.kind, plan.n_components, plan.means.shape[1])
+    compiled = takes_compiled_kernel(n_rows, plan.shape, plan.n_components, plan.means.shape[1])
     return replace(predictor, plan=replace(plan, compiled=compiled))
 
 
@@ -146,7 +146,7 @@ def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Ar
 def _check_memory(rows: Rows, predictor: Predictor) -> None:
     """Raise a MemoryLimitError where this process would take more memory than there is; reads nothing."""
     held, plan = predictor.n_bytes(int(np.diff(rows.edges).max())), predictor.plan
-    need = Need(plan.kind, plan.n_components, extra_bytes=held, compiled=plan.compiled)
+    need = Need(plan.shape, plan.n_components, extra_bytes=held, compiled=plan.compiled)
     check_own_memory(rows, need, current_executor(travels=rows.travels))
 
 

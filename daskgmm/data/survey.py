@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from daskgmm.mixture.block import Block, Workspace
 from daskgmm.mixture.folds import fold_of, row_hash
-from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.record import Record
+from daskgmm.mixture.row_set import RowSet
 
 Floats = NDArray[np.float64]
 

@@ -14,11 +14,11 @@ from daskgmm.errors import CollapsedComponentError, NotFiniteError
 from daskgmm.fitting.evaluate import Request
 from daskgmm.fitting.loop import Evaluate
 from daskgmm.fitting.options import FitOptions
-from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.merge import has_doubles
 from daskgmm.mixture.mstep import m_step
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
+from daskgmm.mixture.row_set import RowSet
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from daskgmm.fitting.encoding import decode, encode
 
 Value = TypeVar("Value")
 
-FORMAT, FORMAT_VERSION = "daskgmm-checkpoint", 2
+FORMAT, FORMAT_VERSION = "daskgmm-checkpoint", 3
 _MANIFEST, _PART, _ROOTS = "manifest-", "part-", "roots-"
 #: Bytes of a manifest at most: 400,000 values.
 _MANIFEST_BYTES = 64 << 20

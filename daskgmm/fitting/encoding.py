@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import UNLIKE_WRITTEN, DataError
 from daskgmm.fitting.status import Status
-from daskgmm.mixture.covariance import covariance_kind
-from daskgmm.mixture.kind import Covariance
+from daskgmm.mixture.family import Family, family_called
 from daskgmm.mixture.record import Record, record_called, record_name
 from daskgmm.mixture.statistics import Statistics
 
@@ -103,8 +102,8 @@ def _tree(value: Any, arrays: _Arrays) -> Any:
         return {"array": arrays.place(value)}
     if isinstance(value, Status):
         return {"status": value.value}
-    if isinstance(value, Covariance):
-        return {"kind": value.name}
+    if isinstance(value, Family):
+        return {"family": value.name}
     if isinstance(value, Statistics):
         return {"statistics": arrays.place(value.values)}
     if isinstance(value, list):
@@ -140,8 +139,8 @@ def _value(tree: Any, arrays: list[NDArray[Any]]) -> Any:
         return arrays[inner]
     if what == "status":
         return Status(inner)
-    if what == "kind":
-        return covariance_kind(inner)
+    if what == "family":
+        return family_called(inner)
     if what == "statistics":
         if arrays[inner].ndim != 1 or arrays[inner].dtype != np.float64:
             raise TypeError(f"statistics of {arrays[inner].dtype}, {arrays[inner].shape}")

@@ -13,8 +13,8 @@ from daskgmm.data.passes import Passes
 from daskgmm.errors import ChangedDataError, DaskgmmError
 from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.folds import Fold
-from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.plan import Plan
+from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.score import ScorePass, SupportPass
 from daskgmm.mixture.statistics import Statistics, lost_on_the_way, mean_shift
 
@@ -95,7 +95,7 @@ class Evaluator:
         packed = states = 0
         for request in requests:
             plan = request.plan
-            own = 0 if scoring else 8 * plan.n_components * plan.kind.n_statistics(plan.means.shape[1], exact=True)
+            own = 0 if scoring else 8 * plan.n_components * plan.shape.n_statistics(plan.means.shape[1], exact=True)
             full = self._wave_state_bytes is not None and states + own > self._wave_state_bytes
             if wave and (full or packed + plan.n_bytes > WAVE_BYTES):
                 yield wave

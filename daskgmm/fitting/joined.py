@@ -42,8 +42,8 @@ class Joined:
 def suspect(parameters: Parameters, sample: Sample, *, weight: float) -> Joined | None:
     """Return the mixture with those two as one that the sample tells apart least, if they may be one; else None.
 
-    A tied covariance stays, so that halves of one group are told only where they lie close. Costs some three E-steps on
-    the sample.
+    A common covariance stays, so that halves of one group are told only where they lie close. Costs some three E-steps
+    on the sample.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def suspect(parameters: Parameters, sample: Sample, *, weight: float) -> Joined 
     if not pairs:
         return None
     best = min(pairs, key=lambda m: m.cost)
-    asked = 0.5 * parameters.kind.n_own(parameters.n_features) * float(np.log(weight))
+    asked = 0.5 * parameters.family.n_own(parameters.n_features) * float(np.log(weight))
     if not weight * (best.cost - DOUBT * best.spread / np.sqrt(len(sample))) < asked:
         return None
     merged = without_one(parameters, best)

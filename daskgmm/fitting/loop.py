@@ -14,11 +14,11 @@ from daskgmm.fitting.status import Status
 from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict
 from daskgmm.mixture.acceleration import Accelerator, Advance, Move
 from daskgmm.mixture.folds import Fold
-from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.mstep import m_step
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan, make_plan, precision_called
 from daskgmm.mixture.record import Record
+from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.statistics import Statistics
 
 #: Iterations whose gain says how much there may be left. One change says less: EM is slow where components overlap.

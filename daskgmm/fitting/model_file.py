@@ -26,11 +26,12 @@ from daskgmm.errors import (
     DaskgmmError,
     DataError,
     InputMissingError,
+    OptionError,
     OutputError,
 )
-from daskgmm.mixture.covariance import covariance_kind
-from daskgmm.mixture.kind import Covariance
+from daskgmm.mixture.family import Family, family_called, family_names
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.mixture.support import Support
 
 Floats = NDArray[np.float64]
@@ -115,21 +116,21 @@ def load_model(path: str | os.PathLike[str]) -> Model:
             f"{place}. Read it with the version of daskgmm that wrote it, or fit it again."
         )
     try:
-        kind = covariance_kind(attributes["covariance_type"])
+        family = _family(attributes["covariance_type"], place)
         k, d = int(attributes["n_components"]), int(attributes["n_features"])
-        shapes = {"weights": (k,), "means": (k, d), "covariances": kind.shape(k, d)}
+        shapes = {"weights": (k,), "means": (k, d), "covariances": family.shape.array_shape(k, d)}
         shapes["precisions_cholesky"] = shapes["covariances"]
         checksums = dict(attributes["checksums"])
         arrays = {name: _read(group, name, shapes[name], checksums.get(name), place) for name in _ARRAYS}
         record = dict(attributes["record"])
-        _check_mixture(kind, arrays)
+        _check_mixture(family.shape, arrays)
     except PermissionError as error:
         raise _unreadable(error, place) from error
     except UNLIKE_WRITTEN as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"the model must be whole; got {error!r} reading {place}. Fit it again.") from error
-    return Model(Parameters(kind, **arrays), record)
+    return Model(Parameters(family, **arrays), record)
 
 
 @contextmanager
@@ -174,7 +175,17 @@ def support_in(record: Mapping[str, Any], n_components: int) -> Support:
     return Support(nats, counts)
 
 
-def _check_mixture(kind: Covariance, arrays: dict[str, Floats]) -> None:
+def _family(name: Any, place: str) -> Family:
+    try:
+        return family_called(name)
+    except OptionError as error:
+        raise DataError(
+            f"the model's covariance_type must be one of {', '.join(family_names())}; got {name!r:.40} in {place}. "
+            "Register its family first (daskgmm.register_family)."
+        ) from error
+
+
+def _check_mixture(shape: Shape, arrays: dict[str, Floats]) -> None:
     """Raise a ValueError where whole arrays are no mixture, whoever wrote them."""
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -183,11 +194,11 @@ def _check_mixture(kind: Covariance, arrays: dict[str, Floats]) -> None:
     if weights.min() < 0 or not abs(weights.sum() - 1) < 1e-6:
         raise ValueError(f"weights of {weights.min():.3g} or more with a sum of {weights.sum():.6g}")
     with np.errstate(invalid="ignore", divide="ignore"):
-        log_norms = kind.log_norm(arrays["precisions_cholesky"], *arrays["means"].shape)
+        log_norms = shape.log_norm(arrays["precisions_cholesky"], *arrays["means"].shape)
     if not np.isfinite(log_norms).all():
         raise ValueError("precisions that are not positive definite")
     try:
-        kind.precisions_cholesky(arrays["covariances"])
+        shape.precisions_cholesky(arrays["covariances"])
     except CollapsedComponentError as error:
         raise ValueError("covariances that are not positive definite") from error
 
@@ -206,7 +217,7 @@ def _write(group: zarr.Group, model: Model) -> None:
     group.attrs.put(
         {
             "format_version": FORMAT_VERSION,
-            "covariance_type": p.kind.name,
+            "covariance_type": p.family.name,
             "n_components": p.n_components,
             "n_features": p.n_features,
             "checksums": checksums,

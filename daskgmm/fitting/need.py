@@ -31,14 +31,14 @@ def fit_need(models: Sequence[FitOptions], X: Source) -> Need:
     It is stated as for candidates that are all as large as the largest.
     """
     n_features = X.n_features
-    sizes = [o.n_components * o.kind.n_statistics(n_features, exact=True) for o in models]
+    sizes = [o.n_components * o.family.shape.n_statistics(n_features, exact=True) for o in models]
     largest = models[sizes.index(max(sizes))]
     total = sum(size * (o.n_init if o.starts_on_all_rows else 1) for o, size in zip(models, sizes, strict=True))
     n_candidates = min(-(-total // max(sizes)), max(1, WAVE_BYTES // (8 * max(sizes))))
     beside = max(_start_bytes(o, X) for o in models)
     n_components = max(o.n_components for o in models)
     compiled = any(is_compiled(o, X) for o in models)
-    return Need(largest.kind, n_components, n_candidates, beside, compiled, _own_bytes(models, X))
+    return Need(largest.family.shape, n_components, n_candidates, beside, compiled, _own_bytes(models, X))
 
 
 def _own_bytes(models: Sequence[FitOptions], X: Source) -> int:
@@ -54,9 +54,9 @@ def _candidate_bytes(options: FitOptions, X: Source) -> int:
     Four mixtures, two accepted ones and their images, each of covariances, precisions and their factors; the natural
     parameters of a plan in two layouts, and the sums of a pass.
     """
-    k, kind = options.n_components, options.kind
-    mixture = k * (X.n_features + 2) + 3 * prod(kind.shape(k, X.n_features))
-    return 8 * (4 * mixture + 3 * k * kind.n_statistics(X.n_features, exact=True))
+    k, shape = options.n_components, options.family.shape
+    mixture = k * (X.n_features + 2) + 3 * prod(shape.array_shape(k, X.n_features))
+    return 8 * (4 * mixture + 3 * k * shape.n_statistics(X.n_features, exact=True))
 
 
 def _race_bytes(options: FitOptions, X: Source) -> int:
@@ -65,7 +65,8 @@ def _race_bytes(options: FitOptions, X: Source) -> int:
     The larger of two: k-means with its copies of the rows; and candidates with the sums of every task over the sample,
     the buffers of threads, and responsibilities of rows to be split. All of it beside the sample in another order.
     """
-    n_rows, d, k, kind = sample_size(options, X.n_rows, X.n_features), X.n_features, options.n_components, options.kind
+    n_rows, d, k = sample_size(options, X.n_rows, X.n_features), X.n_features, options.n_components
+    shape = options.family.shape
     if options.starts_on_all_rows:
         return options.n_init * 4 * 8 * (1 + N_ROUNDS * OVERSAMPLING * k) * (2 * d + 1)
     if not n_rows:
@@ -74,8 +75,8 @@ def _race_bytes(options: FitOptions, X: Source) -> int:
     ordered = 8 * n_rows * (d + 2)
     k_means = 3 * ordered if whole else ordered
     n_raced = max(len(ways(options, few_rows=whole)), ESCAPE_MOVES if options.escape else 1)
-    sums = 8 * k * kind.n_statistics(d, exact=True) * (MOST_TASKS + 2 * n_threads)
-    raced = n_raced * (_candidate_bytes(options, X) + sums) + n_threads * kernel_bytes(kind, k, d)
+    sums = 8 * k * shape.n_statistics(d, exact=True) * (MOST_TASKS + 2 * n_threads)
+    raced = n_raced * (_candidate_bytes(options, X) + sums) + n_threads * kernel_bytes(shape, k, d)
     return ordered + max(k_means, int(KEPT_FACTOR * raced) + 16 * k * n_rows)
 
 
@@ -94,7 +95,7 @@ def is_compiled(options: FitOptions, X: Source) -> bool:
     One component takes two passes in all, which do not pay for a second of numba's start.
     """
     return not options.is_closed_form and takes_compiled_kernel(
-        X.n_rows, options.kind, options.n_components, X.n_features
+        X.n_rows, options.family.shape, options.n_components, X.n_features
     )
 
 

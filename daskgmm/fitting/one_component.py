@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.start import moments_of
-from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.mstep import maximise
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.row_set import RowSet
 
 Floats = NDArray[np.float64]
 
@@ -29,5 +29,5 @@ def of_sample(X: Floats, weights: Floats, options: FitOptions) -> Parameters:
 
 def _component(X: Floats, weights: Floats, options: FitOptions, *, within: Floats | None = None) -> Parameters:
     every = [(np.arange(len(X)), weights)]
-    found = moments_of(X, every, options.kind, np.random.RandomState(0), within=within)
-    return maximise(found, options.kind, fallback=found.central, reg_covar=options.reg_covar)
+    found = moments_of(X, every, options.family.shape, np.random.RandomState(0), within=within)
+    return maximise(found, options.family, previous=found.central, reg_covar=options.reg_covar)

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
     from daskgmm.fitting.stopping import StoppingRule
     from daskgmm.mixture.acceleration import Accelerator
-    from daskgmm.mixture.kind import Covariance
+    from daskgmm.mixture.family import Family
 
     Floats = NDArray[np.float64]
 
 
-def _kind_rule(options: FitOptions, value: Any) -> str:
-    from daskgmm.mixture.covariance import covariance_kind  # (SciPy: the command line's help needs it not)
+def _family_rule(options: FitOptions, value: Any) -> str:
+    from daskgmm.mixture.family import family_of  # (SciPy: the command line's help needs it not)
 
-    covariance_kind(value)
+    family_of(value)
     return ""
 
 
@@ -97,7 +97,7 @@ class FitOptions(Record):
         "full",
         Option(
             help="A full matrix each; one for all; axis-parallel; one variance each.", flag="--covariance",
-            section="Mixture", rule=_kind_rule,
+            section="Mixture", rule=_family_rule,
         ),
     )  # fmt: skip
     reg_covar: float = declare(
@@ -196,12 +196,16 @@ class FitOptions(Record):
     def __post_init__(self) -> None:
         for name, (_, option) in declared(type(self)).items():
             option.check(name, self)
+        from daskgmm.mixture.family import family_of
+
+        # (Its name travels into records; one that is given itself is registered under it.)
+        object.__setattr__(self, "covariance_type", family_of(self.covariance_type).name)
 
     @property
-    def kind(self) -> Covariance:
-        from daskgmm.mixture.covariance import covariance_kind
+    def family(self) -> Family:
+        from daskgmm.mixture.family import family_called
 
-        return covariance_kind(self.covariance_type)
+        return family_called(self.covariance_type)
 
     @property
     def accelerator(self) -> Accelerator:
@@ -246,7 +250,9 @@ class FitOptions(Record):
         return Given(
             None if self.weights_init is None else check_weights(self.weights_init, k),
             None if self.means_init is None else check_means(self.means_init, k, n_features),
-            None if self.precisions_init is None else check_precisions(self.precisions_init, self.kind, k, n_features),
+            None
+            if self.precisions_init is None
+            else check_precisions(self.precisions_init, self.family, k, n_features),
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -88,13 +88,13 @@ def parallel_starts(
     points, weights, spread : float64
         As `far_points` returns them.
     """
-    kind, given = options.kind, options.given(points.shape[1])
+    shape, given = options.family.shape, options.given(points.shape[1])
     if len(points) < options.n_components:
         n = -(-options.n_components // len(points))  # fewer distinct rows than components: some share a point
         points, weights, spread = np.tile(points, (n, 1)), np.tile(weights / n, n), np.tile(spread, (n, 1))
     rng = np.random.RandomState(options.seed)
-    whole = spread_of(points, weights, kind, options.n_components, within=spread)
-    fallback = kind.regularise(whole, options.reg_covar)
+    whole = spread_of(points, weights, shape, options.n_components, within=spread)
+    fallback = shape.regularise(whole, options.reg_covar)
     found = _moments(points, weights, spread, options, n_starts, rng)
     return regular_starts(found, given, options, fallback=fallback)
 
@@ -118,7 +118,7 @@ def _moments(
         rows = [np.flatnonzero(labels == j) for j in range(k)]
         members = [(own, weights[own]) for own in rows]
         least = SMALLEST_SPREAD * _variances_within(points, members, spread)
-        yield moments_of(points, members, options.kind, rng, within=np.maximum(spread, least))
+        yield moments_of(points, members, options.family.shape, rng, within=np.maximum(spread, least))
 
 
 def _variances_within(points: Floats, members: Members, spread: Floats) -> Floats:

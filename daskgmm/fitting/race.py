@@ -183,7 +183,7 @@ class Race:
         """Return the rows of the covariance within all components that M-steps on so many rows add to each."""
         if self._whole or n_rows >= 2 * self._first:
             return 0.0
-        return SHRINKAGE * (self._options.kind.least_rows(self._sample.X.shape[1]) - 1)
+        return SHRINKAGE * (self._options.family.least_rows(self._sample.X.shape[1]) - 1)
 
     def _em(self, candidates: Sequence[Candidate], size: int, n_passes: int) -> list[Candidate]:
         """Return the candidates after EM on the first rows of the sample, from their parameters."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from daskgmm.fitting.joined import Joined
 from daskgmm.fitting.options import FitOptions
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.support import Support, price, thin_gain, unsupported
 
@@ -46,7 +46,7 @@ def remarks(
     p, spikes = parameters, spikes_of(parameters, support, options, n_rows=n_rows)
     too_large = _of_reg_covar(p, options)
     # (Where reg_covar hides all variances nothing tells rows that are alike from others.)
-    few = [k for k in spikes if support.counts[k] < p.kind.least_rows(p.n_features)]
+    few = [k for k in spikes if support.counts[k] < p.family.least_rows(p.n_features)]
     alike, weak = [], []
     if not too_large:
         alike = [int(k) for k in np.flatnonzero(thin_gain(p, options.reg_covar) > 0) if k not in few]
@@ -61,7 +61,7 @@ def remarks(
 def _of_few(p: Parameters, support: Support, few: Sequence[int]) -> Iterator[str]:
     if few:
         counts = _listed([f"{support.counts[k]:,.0f}" for k in few])
-        n_own = p.kind.n_own(p.n_features)
+        n_own = p.family.n_own(p.n_features)
         yield (
             f"{_holds(few, p.n_components)} fewer rows than the {n_own:,} numbers that {_each(few)} made of ({counts} "
             f"rows): the likelihood says nothing of other rows there."
@@ -73,7 +73,7 @@ def _of_weak(p: Parameters, support: Support, weak: Sequence[int], n_rows: int) 
         worth = _listed([f"{support.nats[k]:,.1f}" for k in weak])
         yield (
             f"{len(weak)} of {p.n_components} components {'is' if len(weak) == 1 else 'are'} worth less than the "
-            f"{p.kind.n_own(p.n_features):,} numbers that {_each(weak)} made of: without {_it(weak)} the others lose "
+            f"{p.family.n_own(p.n_features):,} numbers that {_each(weak)} made of: without {_it(weak)} the others lose "
             f"{worth} nats, and {_bic(support)} asks for {support.row_weight * price(p, n_rows):,.1f}."
         )
 
@@ -107,7 +107,7 @@ def _of_reg_covar(p: Parameters, options: FitOptions) -> list[str]:
     reg_covar = options.reg_covar
     if not reg_covar > 0:
         return []
-    least = p.kind.least_variances(p.covariances, p.weights, p.means, reg_covar)
+    least = p.shape.least_variances(p.covariances, p.weights, p.means, reg_covar)
     large = reg_covar > LARGE_SHARE * (least + reg_covar)
     usual = float(np.median(least[large])) if large.any() else 0.0
     # (Where rows of a component are alike no reg_covar is small.)
@@ -123,9 +123,9 @@ def _of_reg_covar(p: Parameters, options: FitOptions) -> list[str]:
 
 def _fewer(p: Parameters) -> str:
     """Name the remedies for more numbers than the rows bear."""
-    diagonal = covariance_kind("diag")
+    diagonal = family_called("diag")
     fewer = "Fit fewer components (select compares numbers of them)"
-    if diagonal.n_own(p.n_features) < p.kind.n_own(p.n_features):
+    if diagonal.n_own(p.n_features) < p.family.n_own(p.n_features):
         return f"{fewer}, or covariance_type {diagonal.name}."
     return f"{fewer}."
 

@@ -43,9 +43,9 @@ from daskgmm.fitting.start import starts
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.successor import split_starts
 from daskgmm.mixture.folds import Fold, FoldPass
-from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan, precision_called
+from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.statistics import Statistics
 from daskgmm.mixture.support import support_of
 
@@ -240,8 +240,8 @@ class Run:
         searched = [m.options for m in self._models if m.warm is None and not m.options.is_closed_form]
         sizes = [0, *(sample_size(o, n_rows, n_features) for o in searched)]
         threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
-        pooled = any(m.options.kind.pooled for m in self._models)
-        self._work = work = SurveyPass(n_features, pooled, options.seed, threshold, n_folds)
+        scatter = any(m.options.family.shape.leaves_common_term() for m in self._models)
+        self._work = work = SurveyPass(n_features, scatter, options.seed, threshold, n_folds)
         largest = max(m.options.n_components for m in self._models)
 
         def run() -> Survey:
@@ -292,7 +292,7 @@ class Run:
 
     def _compiled(self, p: Parameters) -> bool:
         return p.n_components > 1 and takes_compiled_kernel(
-            self._passes.rows.X.n_rows, p.kind, p.n_components, p.n_features
+            self._passes.rows.X.n_rows, p.shape, p.n_components, p.n_features
         )
 
     def _searched(self, i: int) -> list[Parameters]:

@@ -15,7 +15,7 @@ from daskgmm.data.survey import Survey, SurveyPass
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.block import tile_length
 from daskgmm.mixture.folds import Fold, row_hash
-from daskgmm.mixture.kind import RowSet
+from daskgmm.mixture.row_set import RowSet
 
 Floats = NDArray[np.float64]
 
@@ -67,7 +67,7 @@ def enough_rows(options: FitOptions, n_features: int) -> int:
 def n_free(options: FitOptions, n_features: int) -> int:
     """Return the number of free parameters of a model, the weights counted as if they need not sum to one."""
     k = options.n_components
-    return k * (n_features + 1) + options.kind.n_parameters(k, n_features)
+    return k * (n_features + 1) + options.family.n_parameters(k, n_features)
 
 
 def _as_good(options: FitOptions, n_features: int) -> float:
@@ -140,7 +140,7 @@ class Sample:
         """Return passes over the sample, in this process: cut into tasks by its own size and the model's alone."""
         n, n_features = self.X.shape
         weights = None if (self.weights == 1).all() else ArraySource(self.weights)
-        n_values = options.n_components * options.kind.n_statistics(n_features, exact=False)
+        n_values = options.n_components * options.family.shape.n_statistics(n_features, exact=False)
         length = tile_length(n_features)
         n_tasks = int(max(1, min(MOST_TASKS, 4 * n * n_values // _TASK_FLOPS, -(-n // length))))
         step = -(-n // (n_tasks * length)) * length if n_tasks > 1 else n
@@ -149,4 +149,6 @@ class Sample:
 
     def row_set(self, passes: Passes, options: FitOptions) -> RowSet:
         """Return what M-steps need of the sample."""
-        return passes.run(SurveyPass(self.X.shape[1], options.kind.pooled, 0, -1), name="survey").row_set
+        return passes.run(
+            SurveyPass(self.X.shape[1], options.family.shape.leaves_common_term(), 0, -1), name="survey"
+        ).row_set

@@ -125,8 +125,8 @@ def score_source(
 
 def scoring_need(parameters: Parameters, X: Source) -> Need:
     """Return what scoring needs in a worker's memory beside the rows."""
-    kind, k = parameters.kind, parameters.n_components
-    return Need(kind, k, compiled=takes_compiled_kernel(X.n_rows, kind, k, X.n_features))
+    shape, k = parameters.shape, parameters.n_components
+    return Need(shape, k, compiled=takes_compiled_kernel(X.n_rows, shape, k, X.n_features))
 
 
 def check_features(X: Source, parameters: Parameters, *, units: object = None) -> None:

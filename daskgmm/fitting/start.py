@@ -14,9 +14,9 @@ from daskgmm.data.forked import forked
 from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting.annealing import PLAIN, SHRUNK, TEMPERED, Schedule
 from daskgmm.fitting.options import FitOptions, Given
-from daskgmm.mixture.kind import Covariance
 from daskgmm.mixture.mstep import maximise
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.mixture.statistics import SMALLEST_COUNT, Moments
 
 Floats = NDArray[np.float64]
@@ -115,8 +115,8 @@ def starts_by(
             f"{len(X)}. Decrease n_components or check sample_weight."
         )
     given, k = options.given(X.shape[1]), options.n_components
-    whole = spread_of(X, weights, options.kind, k)
-    fallback = options.kind.regularise(whole, options.reg_covar)
+    whole = spread_of(X, weights, options.family.shape, k)
+    fallback = options.family.shape.regularise(whole, options.reg_covar)
     axes = _Whitened(X, weights)
     found: list[tuple[Parameters, Schedule]] = []
     collapsed: CollapsedComponentError | None = None
@@ -126,7 +126,7 @@ def starts_by(
         seen = axes() if way.whitened else X
         members = _members(seen, weights, replace(options, init_params=way.init_params), rng, k_means_iterations)
         share = way.schedule[0].share if way.schedule else 0.0
-        moments = moments_of(X, members, options.kind, rng)
+        moments = moments_of(X, members, options.family.shape, rng)
         return _parameters(moments, given, options, fallback=fallback, shrinkage=share * len(X) / k)
 
     with _in_haste(len(X)):
@@ -240,7 +240,7 @@ def _hard_members(
 
 
 def moments_of(
-    X: Floats, members: Members, kind: Covariance, rng: np.random.RandomState, *, within: Floats | None = None
+    X: Floats, members: Members, shape: Shape, rng: np.random.RandomState, *, within: Floats | None = None
 ) -> Moments:
     """Return the moments of each component's rows, centred before they are squared.
 
@@ -248,7 +248,7 @@ def moments_of(
     """
     n_features = X.shape[1]
     weight = sum(float(resp.sum()) for _, resp in members)
-    panel = np.zeros((len(members), kind.n_statistics(n_features, exact=True)))
+    panel = np.zeros((len(members), shape.n_statistics(n_features, exact=True)))
     means = np.empty((len(members), n_features))
     for k, (rows, resp) in enumerate(members):
         if not resp.sum() > 0:
@@ -257,47 +257,46 @@ def moments_of(
         first = X[rows[0]]
         means[k] = first + resp @ (X[rows] - first) / resp.sum()
         z = np.ascontiguousarray((X[rows] - means[k]).T)
-        kind.exact_statistics(z, resp, panel[k], np.empty_like(z))
+        shape.exact_statistics(z, resp, panel[k], np.empty_like(z))
         if within is not None:
-            _add_within(panel[k], resp @ within[rows], kind)
+            _add_within(panel[k], resp @ within[rows], shape)
     # In units of the mean row weight, as in an M-step.
     counts = panel[:, -1] * (len(X) / weight)
     scaled = panel / np.where(counts > 0, panel[:, -1], 1.0)[:, np.newaxis]
-    central = kind.central_moments(scaled[:, : -1 - n_features], scaled[:, -1 - n_features : -1])
-    return Moments(counts + SMALLEST_COUNT, means, kind.pool(counts, means, central, None))
+    central = shape.central_moments(scaled[:, : -1 - n_features], scaled[:, -1 - n_features : -1])
+    return Moments(counts + SMALLEST_COUNT, means, shape.pool(counts, means, central, None))
 
 
-def _add_within(statistics: Floats, squares: Floats, kind: Covariance) -> None:
+def _add_within(statistics: Floats, squares: Floats, shape: Shape) -> None:
     """Add sums of squares, one a feature, to a component's packed second moments, in place."""
     z, second = np.diag(np.sqrt(squares)), slice(-1 - len(squares))
     added = np.zeros_like(statistics)
-    kind.exact_statistics(z, np.ones(len(z)), added, np.empty_like(z))
+    shape.exact_statistics(z, np.ones(len(z)), added, np.empty_like(z))
     statistics[second] += added[second]
 
 
-def spread_of(
-    X: Floats, weights: Floats, kind: Covariance, n_components: int, *, within: Floats | None = None
-) -> Floats:
-    """Return the covariance of all sample rows for every component, in the shape of the kind."""
+def spread_of(X: Floats, weights: Floats, shape: Shape, n_components: int, *, within: Floats | None = None) -> Floats:
+    """Return the covariance of all sample rows for every component, in this shape."""
     members = [(np.arange(len(X)), weights)]
-    whole = moments_of(X, members, kind, np.random.RandomState(0), within=within).central
-    return whole if kind.pooled else np.repeat(whole, n_components, axis=0)
+    whole = moments_of(X, members, shape, np.random.RandomState(0), within=within).central
+    return shape.subset(whole, np.zeros(n_components, dtype=int))
 
 
 def _parameters(
     found: Moments | None, given: Given, options: FitOptions, *, fallback: Floats | None, shrinkage: float = 0.0
 ) -> Parameters:
     """Return the start that the sample's moments give, with what the user gave in the place of its own."""
-    kind = options.kind
+    family = options.family
     if found is None:
         weights, means = given.weights, given.means
     else:
         weights = given.weights if given.weights is not None else found.counts / found.counts.sum()
         means = given.means if given.means is not None else found.means
     if given.precisions is not None:
-        cholesky = kind.cholesky_of_precisions(given.precisions)
-        return Parameters(kind, np.asarray(weights), np.asarray(means), kind.covariances(cholesky), cholesky)
+        cholesky = family.shape.cholesky_of_precisions(given.precisions)
+        covariances = family.shape.covariances(cholesky)
+        return Parameters(family, np.asarray(weights), np.asarray(means), covariances, cholesky)
     if found is None or fallback is None:
         raise ValueError("precisions must be given where there is no sample; got None.")
-    start = maximise(found, kind, fallback=fallback, reg_covar=options.reg_covar, shrinkage=shrinkage)
+    start = maximise(found, family, previous=fallback, reg_covar=options.reg_covar, shrinkage=shrinkage)
     return replace(start, weights=np.asarray(weights), means=np.asarray(means))

@@ -17,9 +17,9 @@ Floats = NDArray[np.float64]
 class Chart:
     """Coordinates of mixtures about `base`, which is at 0.
 
-    Per component they are log(weight / weight0), P0'(mu - mu0) and `Covariance.relative`, times sqrt(weight0); a pooled
+    Per component they are log(weight / weight0), P0'(mu - mu0) and `Family.relative`, times sqrt(weight0); a common
     covariance counts once. Whatever their values, weights sum to one and covariances are positive definite. Origin
-    and units of the features do not matter (as far as the kind knows none). The squared length is, to second order,
+    and units of the features do not matter (as far as the family knows none). The squared length is, to second order,
     twice the divergence of the mixtures if the component of each row were known, which knows no basis either.
 
     Attributes
@@ -39,12 +39,12 @@ class Chart:
 
     def coordinates(self, parameters: Parameters) -> Floats:
         """Return the coordinates of a mixture, (n_coordinates,), float64; not finite where they overflow."""
-        base, kind = self.base, self.base.kind
+        base = self.base
         with np.errstate(all="ignore"):
             parts = (
                 (parameters.log_weights - base.log_weights)[:, np.newaxis],
-                kind.whiten(parameters.means - base.means, base.precisions_cholesky),
-                kind.relative(base.precisions_cholesky, parameters.precisions_cholesky, base.n_features),
+                base.shape.whiten(parameters.means - base.means, base.precisions_cholesky),
+                base.family.relative(base.precisions_cholesky, parameters.precisions_cholesky, base.n_features),
             )
             scaled = [np.where(s > 0, s * part, 0.0) for s, part in zip(self._scales(), parts, strict=True)]
         return np.concatenate([part.ravel() for part in scaled])
@@ -54,7 +54,7 @@ class Chart:
 
         None where it overflows, or a variance is too small to be a number.
         """
-        base, kind, live = self.base, self.base.kind, self.live
+        base, shape, live = self.base, self.base.shape, self.live
         n_components, n_features = base.means.shape
         parts = np.split(coordinates, [n_components, n_components * (1 + n_features)])
         logs, shifts, relative = (
@@ -64,20 +64,19 @@ class Chart:
             with np.errstate(all="ignore"):
                 weights = np.where(live, base.weights * np.exp(logs[:, 0] - logs.max()), 0.0)
                 weights = np.where(live, weights * ((1 - rest.weights[~live].sum()) / weights.sum()), rest.weights)
-                means = base.means + kind.unwhiten(shifts, base.precisions_cholesky)
-                precisions = kind.from_relative(base.precisions_cholesky, relative, n_features)
-                if not kind.pooled:
-                    moves = live.reshape(-1, *[1] * (precisions.ndim - 1))
-                    precisions = np.where(moves, precisions, rest.precisions_cholesky)
-                covariances = kind.covariances(precisions)
+                means = base.means + shape.unwhiten(shifts, base.precisions_cholesky)
+                precisions = base.family.from_relative(base.precisions_cholesky, relative, n_features)
+                precisions = shape.chosen(live, precisions, rest.precisions_cholesky)
+                covariances = shape.covariances(precisions)
         except (np.linalg.LinAlgError, ValueError):  # a ValueError is SciPy's for what is not finite
             return None
         means = np.where(live[:, np.newaxis], means, rest.means)
-        found = Parameters(kind, weights, means, covariances, precisions)
+        found = Parameters(base.family, weights, means, covariances, precisions)
         finite = all(np.isfinite(a).all() for a in (weights, means, covariances, precisions))
-        return found if finite and (kind.variances(covariances) > 0).all() else None
+        return found if finite and (shape.variances(covariances) > 0).all() else None
 
     def _scales(self) -> tuple[Floats, Floats, Floats]:
         """Return the factors of the coordinates of weights, means and covariances, one a component each, as columns."""
-        own = np.sqrt(np.where(self.live, self.base.weights, 0.0))[:, np.newaxis]
-        return own, own, np.ones((1, 1)) if self.base.kind.pooled else own
+        live = np.where(self.live, self.base.weights, 0.0)
+        own, of_covariances = (np.sqrt(w)[:, np.newaxis] for w in (live, self.base.shape.covariance_weights(live)))
+        return own, own, of_covariances

@@ -68,13 +68,12 @@ def moved(parameters: Parameters, moves: Sequence[Move]) -> Parameters | None:
         halves, whole = split.halves, p.weights[split.k]
         weights[merge.i], means[merge.i] = merge.weight, merge.mean
         if merge.covariance is not None:
-            covariances[merge.i] = merge.covariance
+            p.shape.put(covariances, merge.i, merge.covariance)
         for slot, half in ((split.k, 0), (merge.j, 1)):
             weights[slot], means[slot] = whole * halves.weights[half], halves.means[half]
-            if not p.kind.pooled:
-                covariances[slot] = halves.covariances[half]
+            p.shape.put(covariances, slot, p.shape.component(halves.covariances, half))
     try:
-        child = Parameters.from_covariances(p.kind, weights / weights.sum(), means, covariances)
+        child = Parameters.from_covariances(p.family, weights / weights.sum(), means, covariances)
     except CollapsedComponentError:
         return None
     finite = (child.weights, child.means, child.covariances, child.precisions_cholesky)

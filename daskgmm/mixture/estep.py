@@ -20,6 +20,7 @@ from daskgmm.errors import ClusterError
 from daskgmm.mixture.block import Block, Workspace, tile_length
 from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.plan import DOUBLE, Plan, fill_phi
+from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.mixture.stack import GROUP, PARTS, Stack
 from daskgmm.mixture.statistics import Statistics
 from daskgmm.mixture.support import leave_out
@@ -72,7 +73,7 @@ class CandidatesPass:
     """A pass over a list of candidates, each on its own rows; a state is a list of Statistics.
 
     Each candidate has products of its own fixed shape, so its bits do not depend on the others; what they
-    share is the reading, the conversion and, where kind and origin agree, Phi of a block.
+    share is the reading, the conversion and, where shape and origin agree, Phi of a block.
 
     Parameters
     ----------
@@ -117,7 +118,7 @@ class EStep(CandidatesPass):
     def update(self, state: list[Statistics], block: Block) -> list[Statistics]:
         """Return the state with the rows of a block added; `state` is changed in place."""
         plan, work = self.plans[0], self.work
-        if len(self.plans) == 1 and _in_one_call(plan) and plan.kind.products(len(block.x)) is not None:
+        if len(self.plans) == 1 and _in_one_call(plan) and plan.shape.products(len(block.x)) is not None:
             # The same sums, tile by tile, but without the interpreter between.
             (own,) = rows_of_each(block, self.folds)
             Densities(block.x, work).add_in_one_call(plan, own, state[0], tiled=True)
@@ -151,7 +152,7 @@ def _in_one_call(plan: Plan) -> bool:
 
 def _beside_exact_ones(plan: Plan) -> bool:
     """Whether the compiled kernel can do all log-densities by Phi, of which some are then replaced."""
-    return plan.compiled and plan.mostly_phi and not plan.kind.pooled
+    return plan.compiled and plan.mostly_phi and not plan.shape.leaves_common_term()
 
 
 def _tile_values(plan: Plan, densities: Densities, tile: Block, work: Workspace) -> Floats:
@@ -170,7 +171,7 @@ class Densities:
     def __init__(self, x: Floats, work: Workspace) -> None:
         self._x, self._work = x, work
         self._phi: NDArray[Any] | None = None
-        self._phi_of: tuple[str, str, bytes] | None = None
+        self._phi_of: tuple[Shape, str, bytes] | None = None
 
     def log_density(self, plan: Plan, *, keep_z: bool = False, complete: bool = False) -> NDArray[Any]:
         """Return log of weight times density, (n_components, n_rows), nats: a buffer, valid until the next call.
@@ -187,7 +188,7 @@ class Densities:
             log-likelihood only if the plan says so.
         """
         result = self._density_buffer(plan)
-        if _in_one_call(plan) and not (complete and plan.kind.pooled):
+        if _in_one_call(plan) and not (complete and plan.shape.leaves_common_term()):
             _compiled().log_density(*self._compiled_arguments(plan, self._x.shape[1]))
             return result
         if _beside_exact_ones(plan) and len(plan.transposed_parameters) <= LONGEST_WHOLE_PHI:
@@ -266,7 +267,7 @@ class Densities:
         """Return what the compiled kernel takes first, from the rows to the log-density, for tiles of `length` rows."""
         x, dtype, get = self._x, plan.precision.dtype, self._work.get
         n_phi = len(plan.transposed_parameters)
-        products, fill = plan.kind.products(len(x)), True
+        products, fill = plan.shape.products(len(x)), True
         if products is None:
             phi, products, fill = self._shared_phi(plan), _NO_PRODUCTS, False
         elif n_phi > LONGEST_WHOLE_PHI:
@@ -317,7 +318,7 @@ class Densities:
         few = rows if len(rows) <= len(resp) * FEW_ROWS else None
         z = z_of(few)
         own = np.asarray(resp if few is None else resp[few], dtype=np.float64)
-        plan.kind.exact_statistics(z, own, out, self._work.get("scratch", z.shape))
+        plan.shape.exact_statistics(z, own, out, self._work.get("scratch", z.shape))
 
     def _rows_of(self, z: Floats, rows: NDArray[np.intp] | None) -> Floats:
         if rows is None:
@@ -338,7 +339,7 @@ class Densities:
         if complete:
             n_features = self._x.shape[0]
             scratch = self._work.get("scratch", self._x.shape)
-            common = plan.kind.common_term(phi[-1 - n_features : -1], plan.precisions_cholesky, scratch)
+            common = plan.shape.common_term(phi[-1 - n_features : -1], plan.precisions_cholesky, scratch)
             if common is not None:
                 result += common
 
@@ -349,8 +350,8 @@ class Densities:
         scratch = self._work.get("scratch", self._x.shape)
         for i, k in enumerate(plan.alone):
             z_k = z[i if keep_z else 0]
-            precision_cholesky = plan.kind.component(plan.precisions_cholesky, k)
-            plan.kind.standardise(self._x, plan.means[k], precision_cholesky, z_k, scratch)
+            precision_cholesky = plan.shape.component(plan.precisions_cholesky, k)
+            plan.shape.standardise(self._x, plan.means[k], precision_cholesky, z_k, scratch)
             squared = np.einsum("dn,dn->n", z_k, z_k, out=self._work.get("squared", (self._x.shape[1],)))
             squared *= -0.5
             squared += plan.log_constants[k]
@@ -371,15 +372,15 @@ class Densities:
     def _shared_phi(self, plan: Plan) -> NDArray[Any]:
         phi, fill = self._phi_buffer(plan)
         if fill:
-            fill_phi(plan.kind, self._x, plan.origin, phi)
+            fill_phi(plan.shape, self._x, plan.origin, phi)
         return phi
 
     def _phi_buffer(self, plan: Plan) -> tuple[NDArray[Any], bool]:
         """Return the buffer for the Phi of a plan, and whether it must still be filled (and counts as filled now)."""
-        key = (plan.kind.name, plan.precision.name, plan.origin.tobytes())
+        key = (plan.shape, plan.precision.name, plan.origin.tobytes())
         fill = self._phi is None or self._phi_of != key
         if self._phi is None or fill:
             n_features, n_rows = self._x.shape
-            n_phi = plan.kind.n_statistics(n_features, exact=False)
+            n_phi = plan.shape.n_statistics(n_features, exact=False)
             self._phi, self._phi_of = self._work.get("phi", (n_phi, n_rows), plan.precision.dtype), key
         return self._phi, fill

@@ -12,11 +12,6 @@ from daskgmm.mixture.split import Random, splits
 
 Floats = NDArray[np.float64]
 
-#: Halves of a component of which nothing is known lie this many of its standard deviations from its mean. Where it is
-#: a Gaussian, the likelihood falls by (2 x 0.2^4)^2 / 48 = 2e-7 nats a row of its own.
-APART = 0.2
-#: A tied covariance stays as it is, so that the density becomes wider: by 4e-8 nats a row.
-APART_TIED = 0.02
 #: Each further pair of halves is closer, so that no two components are alike: EM would keep them so.
 CLOSER = 0.7
 
@@ -46,10 +41,7 @@ def grown(
         if not found:
             return None
         split = max(found, key=lambda s: s.gain)
-        larger = _with_halves(
-            parameters, split.k, split.halves.weights, split.halves.means,
-            None if parameters.kind.pooled else split.halves.covariances,
-        )  # fmt: skip
+        larger = _with_halves(parameters, split.k, split.halves.weights, split.halves.means, split.halves.covariances)
         if larger is None:
             return None
         parameters = larger
@@ -61,20 +53,18 @@ def halved(parameters: Parameters, *, n_components: int) -> Parameters | None:
 
     The halves lie on its longest axis and have its mean and covariance together. None where that is singular.
     """
-    kind, apart = parameters.kind, APART_TIED if parameters.kind.pooled else APART
+    family, shape, apart = parameters.family, parameters.shape, parameters.shape.apart
     while parameters.n_components < n_components:
         k = int(np.argmax(parameters.weights))
-        root = kind.scale_noise(np.eye(parameters.n_features), parameters.covariances, k)
+        root = shape.scale_noise(np.eye(parameters.n_features), parameters.covariances, k)
         _, deviations, vectors = np.linalg.svd(root)
         shift = apart * deviations[0] * vectors[0]
         apart *= CLOSER
-        points = np.ascontiguousarray(np.stack([shift, -shift], axis=1))
-        packed = np.empty((1, kind.n_statistics(parameters.n_features, exact=True)))
-        kind.exact_statistics(points, np.full(2, 0.5), packed[0], np.empty_like(points))
-        n_features = parameters.n_features
-        between = kind.central_moments(packed[:, : -1 - n_features], np.zeros((1, n_features)))
+        between = shape.of_points(np.stack([shift, -shift], axis=1), np.full(2, 0.5))
         means = parameters.means[k] + np.stack([shift, -shift])
-        within = None if kind.pooled else np.repeat(parameters.covariances[[k]] - between, 2, axis=0)
+        # (Half of it and half of it, less what lies between the halves; of each of them.)
+        halves = shape.joined(parameters.covariances, np.full((2, 2), k), np.full((2, 2), 0.5), -between)
+        within = family.maximise(np.full(2, 0.5), halves, shape.subset(parameters.covariances, [k, k]))
         larger = _with_halves(parameters, k, np.full(2, 0.5), means, within)
         if larger is None:
             return None
@@ -82,20 +72,19 @@ def halved(parameters: Parameters, *, n_components: int) -> Parameters | None:
     return parameters
 
 
-def _with_halves(p: Parameters, k: int, shares: Floats, means: Floats, covariances: Floats | None) -> Parameters | None:
-    """Return the mixture with two components in the place of one; a tied covariance stays. None where one is singular.
+def _with_halves(p: Parameters, k: int, shares: Floats, means: Floats, covariances: Floats) -> Parameters | None:
+    """Return the mixture with two components in the place of one, the second half last.
 
-    The second half comes last.
+    A common covariance stays. None where one is singular.
     """
     weights = np.append(p.weights, p.weights[k] * shares[1])
     weights[k] *= shares[0]
     located = np.concatenate([p.means, means[1:]])
     located[k] = means[0]
-    spread = p.covariances
-    if covariances is not None:
-        spread = np.concatenate([p.covariances, covariances[1:]])
-        spread[k] = covariances[0]
+    spread = p.shape.subset(p.covariances, np.append(np.arange(p.n_components), k))
+    for slot, half in ((k, 0), (p.n_components, 1)):
+        p.shape.put(spread, slot, p.shape.component(covariances, half))
     try:
-        return Parameters.from_covariances(p.kind, weights / weights.sum(), located, spread)
+        return Parameters.from_covariances(p.family, weights / weights.sum(), located, spread)
     except CollapsedComponentError:
         return None

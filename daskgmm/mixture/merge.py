@@ -29,8 +29,8 @@ class Merge:
     """One component less: i and j become one, or j is dropped where i stays as it is.
 
     `cost` is the mean log-likelihood that goes with it if the others stay, nats per unit of row weight, and `spread`
-    the standard deviation of what goes with a row (0 for one that is dropped); `covariance` is None where that of i, or
-    the tied one, stays.
+    the standard deviation of what goes with a row (0 for one that is dropped); `covariance` is None where that of i
+    stays.
     """
 
     i: int
@@ -98,7 +98,7 @@ def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
     merges = [Merge(i, i, p.weights[i], p.means[i], None, float(d)) for i, d in enumerate(support.nats / total)]
     if merged is not None:
         for m, (i, j) in enumerate(pairs):
-            covariance = None if p.kind.pooled else merged.covariances[m]
+            covariance = p.shape.component(merged.covariances, m)
             own_cost, spread = float(cost[m] / total), float(np.sqrt(squares[m] / total))
             weight = float(merged.weights[m])
             merges.append(Merge(int(i), int(j), weight, merged.means[m], covariance, own_cost, spread))
@@ -111,15 +111,15 @@ def without_one(parameters: Parameters, merge: Merge) -> Parameters | None:
     weights, means, covariances = p.weights.copy(), p.means.copy(), p.covariances.copy()
     weights[merge.i], means[merge.i] = merge.weight, merge.mean
     if merge.covariance is not None:
-        covariances[merge.i] = merge.covariance
+        p.shape.put(covariances, merge.i, merge.covariance)
     try:
-        return Parameters.from_covariances(p.kind, weights, means, covariances).subset(kept)
+        return Parameters.from_covariances(p.family, weights, means, covariances).subset(kept)
     except CollapsedComponentError:
         return None
 
 
 #: Two components are alike whose means, and covariances, are so near, squared: in units of their covariances, and in
-#: coordinates about one of them (`Covariance.relative`).
+#: coordinates about one of them (`Family.relative`).
 ALIKE = 1e-2
 
 
@@ -127,9 +127,10 @@ def has_doubles(parameters: Parameters) -> bool:
     """Return whether two components are alike: a saddle of the likelihood of one less, where EM stays long."""
     p = parameters
     near = np.argwhere(np.triu(_distances(p) < ALIKE))
-    if p.kind.pooled or not len(near):
-        return bool(len(near))
-    chart = p.kind.relative(p.precisions_cholesky[near[:, 0]], p.precisions_cholesky[near[:, 1]], p.n_features)
+    if not len(near):
+        return False
+    first, second = (p.shape.subset(p.precisions_cholesky, near[:, i]) for i in (0, 1))
+    chart = p.family.relative(first, second, p.n_features)
     return bool((np.square(chart).sum(axis=1) < ALIKE).any())
 
 
@@ -165,8 +166,8 @@ def _distances(parameters: Parameters) -> Floats:
     centres = np.ascontiguousarray(p.means.T)
     z, distance = np.empty_like(centres), np.empty((n_components, n_components))
     for k in range(n_components):
-        own = p.kind.component(p.precisions_cholesky, k)
-        p.kind.standardise(centres, p.means[k], own, z, np.empty_like(centres))
+        own = p.shape.component(p.precisions_cholesky, k)
+        p.shape.standardise(centres, p.means[k], own, z, np.empty_like(centres))
         distance[k] = np.einsum("dn,dn->n", z, z)
     distance += distance.T.copy()
     np.fill_diagonal(distance, np.inf)
@@ -176,26 +177,20 @@ def _distances(parameters: Parameters) -> Floats:
 def _merged(parameters: Parameters, pairs: Integers) -> Parameters | None:
     """Return each pair as one component with the weight, mean and covariance of both; None where that is singular.
 
-    A tied covariance stays as it is.
+    A covariance that is common to all components stays as it is.
     """
-    p, n_features = parameters, parameters.n_features
+    p = parameters
     w = np.maximum(p.weights[pairs], 1e-300)
     total = w.sum(axis=1)
     share = w / total[:, np.newaxis]
     difference = p.means[pairs[:, 1]] - p.means[pairs[:, 0]]
     means = p.means[pairs[:, 0]] + share[:, 1:] * difference
-    # The moments of two points: their packed second moments, in the shape of the kind.
-    panel = np.empty((len(pairs), p.kind.n_statistics(n_features, exact=True)))
-    for m, d in enumerate(difference):
-        points = np.ascontiguousarray(np.outer(d, [-share[m, 1], share[m, 0]]))
-        p.kind.exact_statistics(points, share[m], panel[m], np.empty_like(points))
-    between = p.kind.central_moments(panel[:, : -1 - n_features], np.zeros((len(pairs), n_features)))
-    if not p.kind.pooled:
-        s = share.reshape(*share.shape, *[1] * (p.covariances.ndim - 1))
-        covariances = s[:, 0] * p.covariances[pairs[:, 0]] + s[:, 1] * p.covariances[pairs[:, 1]] + between
-    else:
-        covariances = p.covariances
+    between = np.concatenate(
+        [p.shape.of_points(np.outer(d, [-s[1], s[0]]), s) for d, s in zip(difference, share, strict=True)]
+    )
+    covariances = p.shape.joined(p.covariances, pairs, share, between)
+    covariances = p.family.maximise(total, covariances, p.shape.subset(p.covariances, pairs[:, 0]))
     try:
-        return Parameters.from_covariances(p.kind, total, means, covariances)
+        return Parameters.from_covariances(p.family, total, means, covariances)
     except CollapsedComponentError:
         return None

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import NotFiniteError
-from daskgmm.mixture.kind import Covariance, RowSet
+from daskgmm.mixture.family import Family
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan
+from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.statistics import SMALLEST_COUNT, Moments, Statistics, moments
 
 Floats = NDArray[np.float64]
@@ -80,16 +81,20 @@ def m_step(
             f"means and covariances must be finite; got others, at a mean log-likelihood of {objective:.6g}. Check the "
             "given start, and rescale features beyond 1e150."
         )
-    parameters = maximise(found, previous.kind, fallback=previous.covariances, reg_covar=reg_covar, shrinkage=shrinkage)
+    parameters = maximise(
+        found, previous.family, previous=previous.covariances, reg_covar=reg_covar, shrinkage=shrinkage
+    )
     return MStep(parameters, objective)
 
 
 def maximise(
-    found: Moments, kind: Covariance, *, fallback: Floats, reg_covar: float, shrinkage: float = 0.0
+    found: Moments, family: Family, *, previous: Floats, reg_covar: float, shrinkage: float = 0.0
 ) -> Parameters:
-    """Return the parameters that these moments give; covariances from `fallback` for components without rows."""
-    covariances = kind.regularise(kind.shrink(found.counts, found.central, shrinkage), reg_covar)
+    """Return the parameters that these moments give; components without rows keep the covariances `previous`."""
+    shape = family.shape
+    central = shape.regularise(shape.shrink(found.counts, found.central, shrinkage), reg_covar)
+    covariances = family.maximise(found.counts, central, previous)
     empty = found.counts < 2 * SMALLEST_COUNT
-    if empty.any() and not kind.pooled:
-        covariances[empty] = fallback[empty]
-    return Parameters.from_covariances(kind, found.counts / found.counts.sum(), found.means, covariances)
+    if empty.any():
+        covariances = shape.chosen(~empty, covariances, previous)
+    return Parameters.from_covariances(family, found.counts / found.counts.sum(), found.means, covariances)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import OptionError
-from daskgmm.mixture.kind import Covariance
+from daskgmm.mixture.family import Family
 from daskgmm.mixture.record import Record
+from daskgmm.mixture.shapes.shape import Shape
 
 Floats = NDArray[np.float64]
 
@@ -22,8 +23,8 @@ class Parameters(Record):
 
     Attributes
     ----------
-    kind : Covariance
-        The covariance kind, which knows the shapes of the next two.
+    family : Family
+        Of the covariances; its shape knows the next two.
     weights : (n_components,), float64
         Mixing weights; they sum to one.
     means : (n_components, n_features), float64
@@ -32,22 +33,22 @@ class Parameters(Record):
         n_features); spherical (n_components,). The precision Cholesky P is upper triangular, Sigma^-1 = P P'.
     """
 
-    kind: Covariance
+    family: Family
     weights: Floats
     means: Floats
     covariances: Floats
     precisions_cholesky: Floats
 
     @classmethod
-    def from_covariances(cls, kind: Covariance, weights: Floats, means: Floats, covariances: Floats) -> Parameters:
+    def from_covariances(cls, family: Family, weights: Floats, means: Floats, covariances: Floats) -> Parameters:
         """Return the mixture with these covariances; a CollapsedComponentError names a singular one."""
-        return cls(kind, weights, means, covariances, kind.precisions_cholesky(covariances))
+        return cls(family, weights, means, covariances, family.shape.precisions_cholesky(covariances))
 
     def subset(self, chosen: Any) -> Parameters:
         """Return the mixture of the chosen components (their numbers, or a mask), whose weights sum to one again."""
         weights = self.weights[chosen] / self.weights[chosen].sum()
-        own = slice(None) if self.kind.pooled else chosen
-        return Parameters(self.kind, weights, self.means[chosen], self.covariances[own], self.precisions_cholesky[own])
+        own = (self.shape.subset(values, chosen) for values in (self.covariances, self.precisions_cholesky))
+        return Parameters(self.family, weights, self.means[chosen], *own)
 
     def tempered(self, power: float) -> Parameters:
         """Return a mixture of which the responsibilities are those of this one to a power, divided by their sums.
@@ -57,12 +58,17 @@ class Parameters(Record):
         """
         if power == 1.0:
             return self
-        kind, n = self.kind, self.n_components
+        shape, n = self.shape, self.n_components
         cholesky = self.precisions_cholesky * np.sqrt(power)
-        before, after = (kind.log_norm(p, n, self.n_features) for p in (self.precisions_cholesky, cholesky))
+        before, after = (shape.log_norm(p, n, self.n_features) for p in (self.precisions_cholesky, cholesky))
         log_weights = power * (self.log_weights + before) - after
         weights = np.exp(np.maximum(log_weights - log_weights.max(), -700.0))  # (none underflows)
-        return Parameters(kind, weights / weights.sum(), self.means, self.covariances / power, cholesky)
+        return Parameters(self.family, weights / weights.sum(), self.means, self.covariances / power, cholesky)
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the family."""
+        return self.family.shape
 
     @property
     def n_components(self) -> int:
@@ -76,17 +82,17 @@ class Parameters(Record):
     def n_free(self) -> int:
         """Number of free parameters: weights, means and covariances."""
         n_components, n_features = self.n_components, self.n_features
-        return n_components - 1 + n_components * n_features + self.kind.n_parameters(n_components, n_features)
+        return n_components - 1 + n_components * n_features + self.family.n_parameters(n_components, n_features)
 
     @cached_property
     def precisions(self) -> Floats:
         """The precisions P P', in the shape of the covariances."""
-        return self.kind.precisions(self.precisions_cholesky)
+        return self.shape.precisions(self.precisions_cholesky)
 
     @cached_property
     def deviations(self) -> Floats:
         """Standard deviation of each feature, broadcastable to (n_components, n_features)."""
-        return np.sqrt(self.kind.variances(self.covariances))
+        return np.sqrt(self.shape.variances(self.covariances))
 
     @cached_property
     def log_weights(self) -> Floats:
@@ -96,27 +102,27 @@ class Parameters(Record):
 
 
 def parameters_of(
-    kind: Covariance, weights: Any, means: Any, *, covariances: Any = None, precisions_cholesky: Any = None
+    family: Family, weights: Any, means: Any, *, covariances: Any = None, precisions_cholesky: Any = None
 ) -> Parameters:
     """Return the mixture of arrays that a user may have set; an OptionError says what is wrong with them.
 
     Densities come of the precision Cholesky, where both are given, and samples of the covariances (as scikit-learn's).
     """
-    shape = np.shape(means)
-    if len(shape) != 2:
-        raise OptionError(f"means_ must have shape (n_components, n_features); got {shape}. Set a row a component.")
+    given = np.shape(means)
+    if len(given) != 2:
+        raise OptionError(f"means_ must have shape (n_components, n_features); got {given}. Set a row a component.")
     if covariances is None and precisions_cholesky is None:
         raise OptionError("covariances_ or precisions_cholesky_ must be set beside means_; got neither. Set one.")
-    k, d = shape
-    weights, means = _as_floats(weights, "weights_", (k,)), _as_floats(means, "means_", shape)
+    (k, d), shape = given, family.shape
+    weights, means = _as_floats(weights, "weights_", (k,)), _as_floats(means, "means_", given)
     if covariances is not None:
-        covariances = _as_floats(covariances, "covariances_", kind.shape(k, d))
+        covariances = _as_floats(covariances, "covariances_", shape.array_shape(k, d))
     if precisions_cholesky is None:
-        precisions_cholesky = kind.precisions_cholesky(covariances)
-    precisions_cholesky = _as_floats(precisions_cholesky, "precisions_cholesky_", kind.shape(k, d))
+        precisions_cholesky = shape.precisions_cholesky(covariances)
+    precisions_cholesky = _as_floats(precisions_cholesky, "precisions_cholesky_", shape.array_shape(k, d))
     if covariances is None:
-        covariances = kind.covariances(precisions_cholesky)
-    return Parameters(kind, weights, means, covariances, precisions_cholesky)
+        covariances = shape.covariances(precisions_cholesky)
+    return Parameters(family, weights, means, covariances, precisions_cholesky)
 
 
 def check_weights(weights: Any, n_components: int) -> Floats:
@@ -137,10 +143,19 @@ def check_means(means: Any, n_components: int, n_features: int) -> Floats:
     return _as_floats(means, "means_init", (n_components, n_features))
 
 
-def check_precisions(precisions: Any, kind: Covariance, n_components: int, n_features: int) -> Floats:
-    """Return given precisions in the shape of `kind`, float64; an OptionError says what is wrong with them."""
-    result = _as_floats(precisions, "precisions_init", kind.shape(n_components, n_features))
-    kind.check_precisions(result)
+def check_precisions(precisions: Any, family: Family, n_components: int, n_features: int) -> Floats:
+    """Return given precisions in the shape of `family`, float64; an OptionError says what is wrong with them."""
+    shape = family.shape
+    result = _as_floats(precisions, "precisions_init", shape.array_shape(n_components, n_features))
+    shape.check_precisions(result)
+    covariances = shape.covariances(shape.cholesky_of_precisions(result))
+    nearest = family.maximise(np.ones(n_components), covariances, covariances)
+    rounding = 1e-9 * float(np.nanmax(np.abs(covariances)))
+    if not np.allclose(nearest, covariances, rtol=1e-6, atol=rounding, equal_nan=True):
+        raise OptionError(
+            f"precisions_init must be the precisions of {family.name} covariances; got others. Leave it out, or take "
+            "those of a fit with this covariance_type."
+        )
     return result
 
 

@@ -9,12 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError
-from scipy.linalg.lapack import dtrtrs
 
-from daskgmm.mixture.covariance import covariance_kind
-from daskgmm.mixture.kind import Covariance
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.mixture.stack import Stack
 
 Floats = NDArray[np.float64]
@@ -75,10 +72,11 @@ class Plan:
 
     Attributes
     ----------
-    kind : Covariance
+    shape : Shape
+        Of the covariances; which of them an M-step may give is no concern of a pass.
     log_weights : (n_components,), float64
     means : (n_components, n_features), float64
-    precisions_cholesky : float64, in the shape of the kind
+    precisions_cholesky : float64, in this shape
     origin : (n_features,), float64
         The point c from which the rows of a component by Phi are measured.
     exact : (n_components,), bool
@@ -86,14 +84,14 @@ class Plan:
     stacked : (n_components,), bool
         Exact components that are computed together, about the origin: for them that costs no digits that matter.
     common_by_row : bool
-        Whether the pass adds the term that a tied mixture has in common to each row's log-likelihood, D^2 flops a row.
+        Whether the pass adds the term that all components have in common to each row's log-likelihood, D^2 flops a row.
         Otherwise the total comes from the scatter of the row set, which is free, and exact to u s'|Sigma^-1|s only.
     precision : Precision
     compiled : bool
         Whether the compiled kernel does what it can. It is decided once for a candidate: last bits depend on it.
     """
 
-    kind: Covariance
+    shape: Shape
     log_weights: Floats
     means: Floats
     precisions_cholesky: Floats
@@ -106,11 +104,11 @@ class Plan:
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # Half of a precision Cholesky is zeros; workers derive the rest themselves, once per process.
-        packed = self.kind.pack(self.precisions_cholesky)
+        packed = self.shape.pack(self.precisions_cholesky)
         return (
             _unpack,
             (
-                self.kind.name, self.log_weights, self.means, packed, self.origin, self.exact, self.stacked,
+                self.shape, self.log_weights, self.means, packed, self.origin, self.exact, self.stacked,
                 self.common_by_row, self.precision.name, self.compiled,
             ),
         )  # fmt: skip
@@ -137,9 +135,10 @@ class Plan:
     @cached_property
     def stack(self) -> Stack | None:
         """The stacked components' factors, if there are any."""
-        if not self.stacked.any():
+        factors = self.shape.factors(self.precisions_cholesky)
+        if factors is None or not self.stacked.any():
             return None
-        return Stack.of(self.stacked, self.means, self.precisions_cholesky, self.origin, self.log_constants)
+        return Stack.of(self.stacked, self.means, factors, self.origin, self.log_constants)
 
     @cached_property
     def alone(self) -> tuple[int, ...]:
@@ -154,7 +153,7 @@ class Plan:
     @cached_property
     def mostly_phi(self) -> bool:
         """Whether the products with Phi run over all components, also the exact ones, whose rows are then replaced."""
-        return (not self.kind.pooled and 2 * int(self.exact.sum()) <= self.n_components) or not self.exact.any()
+        return 2 * int(self.exact.sum()) <= self.n_components
 
     @property
     def cost(self) -> float:
@@ -170,19 +169,19 @@ class Plan:
     @cached_property
     def n_statistics(self) -> int:
         """Number of sums per component."""
-        return self.kind.n_statistics(self.means.shape[1], exact=bool(self.exact.any()))
+        return self.shape.n_statistics(self.means.shape[1], exact=bool(self.exact.any()))
 
     @property
     def n_bytes(self) -> int:
         """Bytes that the plan takes on its way to the workers."""
-        arrays = (self.log_weights, self.means, self.kind.pack(self.precisions_cholesky), self.origin, self.exact)
+        arrays = (self.log_weights, self.means, self.shape.pack(self.precisions_cholesky), self.origin, self.exact)
         return sum(a.nbytes for a in arrays)
 
     @cached_property
     def log_constants(self) -> Floats:
         """Log of weight times density at the mean, (n_components,), nats; minus infinity for a weight of zero."""
         n_components, n_features = self.means.shape
-        return self.log_weights + self.kind.log_norm(self.precisions_cholesky, n_components, n_features)
+        return self.log_weights + self.shape.log_norm(self.precisions_cholesky, n_components, n_features)
 
     @cached_property
     def natural_parameters(self) -> Floats:
@@ -191,7 +190,7 @@ class Plan:
         A weight of zero keeps a finite constant here: an infinity would spread through the product.
         """
         constants = np.where(np.isfinite(self.log_constants), self.log_constants, 0.0)
-        eta = self.kind.natural_parameters(self.means - self.origin, self.precisions_cholesky, constants)
+        eta = self.shape.natural_parameters(self.means - self.origin, self.precisions_cholesky, constants)
         return np.ascontiguousarray(eta, dtype=self.precision.dtype)
 
     @cached_property
@@ -206,13 +205,12 @@ class Plan:
 
 
 def _unpack(
-    name: str, log_weights: Floats, means: Floats, packed: Floats, origin: Floats, exact: Any, stacked: Any,
+    shape: Shape, log_weights: Floats, means: Floats, packed: Floats, origin: Floats, exact: Any, stacked: Any,
     common_by_row: bool, precision: str, compiled: bool,
 ) -> Plan:  # fmt: skip
-    kind = covariance_kind(name)
-    precisions_cholesky = kind.unpack(packed, means.shape[1])
+    precisions_cholesky = shape.unpack(packed, means.shape[1])
     found = precision_called(precision)
-    return Plan(kind, log_weights, means, precisions_cholesky, origin, exact, stacked, common_by_row, found, compiled)
+    return Plan(shape, log_weights, means, precisions_cholesky, origin, exact, stacked, common_by_row, found, compiled)
 
 
 def make_plan(
@@ -249,21 +247,23 @@ def make_plan(
 
 
 def _by_the_rule(parameters: Parameters, origin: Floats, precision: Precision, compiled: bool) -> Plan:
-    kind, n_features = parameters.kind, parameters.n_features
-    if not kind.phi_pays(parameters.n_components, n_features):
+    p, shape = parameters, parameters.shape
+    if not shape.phi_pays(p.n_components, p.n_features):
         # (Bounds and probes take n_features^3 operations, seconds for 2000 features, and could not change it.)
-        return _plan(parameters, origin, np.ones(parameters.n_components, dtype=bool), precision, compiled)
-    best, flagged = origin, flagged_components(parameters, origin, precision)
-    if flagged.any() and not kind.pooled:
-        for other in _other_origins(parameters, origin, precision):
-            flagged_there = flagged_components(parameters, other, precision)
+        return _plan(p, origin, np.ones(p.n_components, dtype=bool), precision, compiled)
+    best, flagged = origin, flagged_components(p, origin, precision)
+    if flagged.any():
+        smallest = precision.tolerance / (SAFETY * precision.unit_roundoff)
+        for other in shape.other_origins(
+            p.weights, p.means, p.precisions, p.deviations, origin=origin, smallest=smallest
+        ):
+            flagged_there = flagged_components(p, other, precision)
             if flagged_there.sum() < flagged.sum():
                 best, flagged = other, flagged_there
-    if flagged.any() and kind.pooled:
+    flagged = shape.by_one_form(flagged)
+    if not shape.phi_pays(int((~flagged).sum()), p.n_features) or _stack_pays(p, best, flagged):
         flagged[:] = True
-    if not kind.phi_pays(int((~flagged).sum()), n_features) or _stack_pays(parameters, best, flagged):
-        flagged[:] = True
-    return _plan(parameters, best, flagged, precision, compiled)
+    return _plan(p, best, flagged, precision, compiled)
 
 
 def _stack_pays(parameters: Parameters, origin: Floats, flagged: NDArray[np.bool_]) -> bool:
@@ -282,8 +282,8 @@ def flagged_components(parameters: Parameters, origin: Floats, precision: Precis
     The bound 8 u B_k decides, but is 20 to 150 times pessimistic for correlated features; where it flags a component
     that is not hopeless, a probe of 32 points around it measures the error.
     """
-    kind = parameters.kind
-    bound = kind.bound(parameters.means, parameters.precisions, parameters.deviations, origin) * precision.unit_roundoff
+    p = parameters
+    bound = p.shape.bound(p.means, p.precisions, p.deviations, origin) * precision.unit_roundoff
     flagged = ~(SAFETY * bound <= precision.tolerance)
     doubtful = np.flatnonzero(flagged & (bound < precision.hopeless))
     if len(doubtful):
@@ -296,14 +296,11 @@ def _plan(
     parameters: Parameters, origin: Floats, exact: NDArray[np.bool_], precision: Precision, compiled: bool = False
 ) -> Plan:
     p, c = parameters, np.asarray(origin, dtype=np.float64)
-    # The bound with every mean at the origin, s'|Sigma^-1|s, is what correlation alone costs a sum over rows.
-    common_by_row = p.kind.pooled and not (
-        SAFETY * DOUBLE.unit_roundoff * float(p.kind.bound(c[np.newaxis], p.precisions, p.deviations, c)[0])
-        <= DOUBLE.tolerance
-    )
-    stacked = exact & _loses_little(p, c) if exact.any() and not p.kind.pooled else np.zeros_like(exact)
+    common_bound = p.shape.common_bound(p.precisions, p.deviations)
+    common_by_row = not SAFETY * DOUBLE.unit_roundoff * common_bound <= DOUBLE.tolerance
+    stacked = exact & _loses_little(p, c) if exact.any() else np.zeros_like(exact)
     return Plan(
-        p.kind, p.log_weights, p.means, p.precisions_cholesky, c, exact, stacked, common_by_row, precision, compiled
+        p.shape, p.log_weights, p.means, p.precisions_cholesky, c, exact, stacked, common_by_row, precision, compiled
     )
 
 
@@ -313,10 +310,11 @@ def _loses_little(p: Parameters, origin: Floats) -> NDArray[np.bool_]:
     q = |z|^2 is wrong by at most 2 |z| |dz|, in units of max(1, q) by 2 |dz|, and |dz| <= u |P|'(|x - c| + |mu - c|),
     which at typical rows is u |P|'(2 |mu - c| + s). (72 mixtures and photograph patches reached 0.22 of it.)
     """
-    if not (p.kind.triangular and STACKED_FROM <= p.n_features <= STACKED_TO):
+    factors = p.shape.factors(p.precisions_cholesky)
+    if factors is None or not STACKED_FROM <= p.n_features <= STACKED_TO:
         return np.zeros(p.n_components, dtype=bool)
     v = np.abs(p.means - origin) + p.deviations
-    lost = 2 * np.linalg.norm((v[:, np.newaxis] @ np.abs(p.precisions_cholesky))[:, 0], axis=1)
+    lost = 2 * np.linalg.norm((v[:, np.newaxis] @ np.abs(factors))[:, 0], axis=1)
     return np.asarray(DOUBLE.unit_roundoff * lost <= DOUBLE.tolerance)
 
 
@@ -326,10 +324,10 @@ def _probe(plan: Plan, components: Sequence[int] | NDArray[np.int64]) -> Floats:
     In units of max(1, q^2), as the bound is: at 64 features a typical point has q^2 = 64, and without the division the
     probe of photograph patches flagged ten of twelve components where the bound did too (with it, three).
     """
-    kind, n_features = plan.kind, plan.means.shape[1]
+    shape, n_features = plan.shape, plan.means.shape[1]
     z = _probe_points(n_features)
     unit = np.maximum(1.0, np.einsum("dn,dn->n", z, z))
-    n_points, n_phi = z.shape[1], kind.n_statistics(n_features, exact=False)
+    n_points, n_phi = z.shape[1], shape.n_statistics(n_features, exact=False)
     at_once = max(1, min(8, _PROBE_VALUES // (n_phi * n_points)))
     worst = np.empty(len(components))
     for begin in range(0, len(components), at_once):
@@ -337,17 +335,17 @@ def _probe(plan: Plan, components: Sequence[int] | NDArray[np.int64]) -> Floats:
         x, exact = np.empty((n_features, len(own), n_points)), np.empty((len(own), n_points))
         z_exact, work = np.empty_like(z), np.empty_like(z)
         for i, k in enumerate(own):
-            precision_cholesky = kind.component(plan.precisions_cholesky, int(k))
-            points = np.ascontiguousarray(plan.means[k][:, np.newaxis] + _spread(z, precision_cholesky))
-            kind.standardise(points, plan.means[k], precision_cholesky, z_exact, work)
+            precision_cholesky = shape.component(plan.precisions_cholesky, int(k))
+            points = np.ascontiguousarray(plan.means[k][:, np.newaxis] + shape.spread(z, precision_cholesky))
+            shape.standardise(points, plan.means[k], precision_cholesky, z_exact, work)
             exact[i], x[:, i] = -0.5 * np.einsum("dn,dn->n", z_exact, z_exact), points
         constants = np.where(np.isfinite(plan.log_constants[own]), plan.log_constants[own], 0.0)
         exact += constants[:, np.newaxis]
         phi = np.empty((n_phi, len(own) * n_points), plan.precision.dtype)
-        shifted = fill_phi(kind, x.reshape(n_features, -1), plan.origin, phi)
+        shifted = fill_phi(shape, x.reshape(n_features, -1), plan.origin, phi)
         products = (plan.natural_parameters[own] @ phi).reshape(len(own), len(own), n_points)
         by_phi = products[np.arange(len(own)), np.arange(len(own))].astype(np.float64)
-        common = kind.common_term(shifted, plan.precisions_cholesky, np.empty(shifted.shape))
+        common = shape.common_term(shifted, plan.precisions_cholesky, np.empty(shifted.shape))
         if common is not None:
             by_phi += common.reshape(by_phi.shape)
         worst[begin : begin + at_once] = (np.abs(by_phi - exact) / unit).max(axis=1)
@@ -358,7 +356,7 @@ def _probe(plan: Plan, components: Sequence[int] | NDArray[np.int64]) -> Floats:
 _PROBE_VALUES = 1 << 18
 
 
-def fill_phi(kind: Covariance, x: Floats, origin: Floats, phi: NDArray[Any]) -> NDArray[Any]:
+def fill_phi(shape: Shape, x: Floats, origin: Floats, phi: NDArray[Any]) -> NDArray[Any]:
     """Fill Phi(x - origin), (n_phi, n_rows), and return its rows x - origin, (n_features, n_rows), a view.
 
     Rows are shifted in float64, then rounded to the dtype of `phi`.
@@ -367,16 +365,8 @@ def fill_phi(kind: Covariance, x: Floats, origin: Floats, phi: NDArray[Any]) -> 
     shifted = phi[-1 - n_features : -1]
     np.subtract(x, origin[:, np.newaxis], out=shifted, casting="same_kind")
     phi[-1] = 1.0
-    kind.fill_phi(phi, n_features)
+    shape.fill_phi(phi, n_features)
     return shifted
-
-
-def _spread(z: Floats, precision_cholesky: Floats) -> Floats:
-    """Return P^-T z: offsets from the mean with the component's own covariance."""
-    if precision_cholesky.ndim == 2:
-        result: Floats = dtrtrs(precision_cholesky.T, z, lower=True)[0]
-        return result
-    return z / precision_cholesky.reshape(-1, 1)
 
 
 @cache
@@ -387,43 +377,3 @@ def _probe_points(n_features: int) -> Floats:
     z[:, 24:] *= 3
     z.flags.writeable = False
     return z
-
-
-def _other_origins(parameters: Parameters, origin: Floats, precision: Precision) -> list[Floats]:
-    """Return further origins: the weighted median of the means, and the reweighted precision-weighted mean."""
-    return [_weighted_median(parameters), *_reweighted(parameters, origin, precision)]
-
-
-def _weighted_median(parameters: Parameters) -> Floats:
-    order = np.argsort(parameters.means, axis=0)
-    cumulated = np.cumsum(parameters.weights[order], axis=0)
-    middle = np.argmax(cumulated >= 0.5 * cumulated[-1], axis=0)
-    chosen = np.take_along_axis(order, middle[np.newaxis], axis=0)
-    median: Floats = np.take_along_axis(parameters.means, chosen, axis=0)[0]
-    return median
-
-
-def _reweighted(parameters: Parameters, origin: Floats, precision: Precision) -> list[Floats]:
-    """Return the origin after six steps of weighting by 1 / (B0 + B_k): near tight components, deaf to outliers.
-
-    None where that overflows.
-    """
-    p, n_features = parameters, parameters.n_features
-    precisions = p.precisions
-    if precisions.ndim == 1:
-        precisions = np.repeat(precisions[:, np.newaxis], n_features, axis=1)
-    diagonal, c = precisions.ndim == 2, origin
-    pulls = precisions * p.means if diagonal else (precisions @ p.means[:, :, np.newaxis])[:, :, 0]
-    smallest = precision.tolerance / (SAFETY * precision.unit_roundoff)
-    for _ in range(6):
-        w = 1 / (smallest + p.kind.bound(p.means, p.precisions, p.deviations, c))
-        if diagonal:
-            with np.errstate(divide="ignore", invalid="ignore"):  # (what comes of it is looked at)
-                c = (w @ pulls) / (w @ precisions)
-            continue
-        try:
-            right = w @ pulls
-            c = np.asarray(np.linalg.solve(np.tensordot(w, precisions, axes=1), right), dtype=np.float64)
-        except LinAlgError:
-            return []
-    return [c] if np.isfinite(c).all() else []

@@ -38,5 +38,5 @@ def sample_blocks(
 
 def _component_rows(parameters: Parameters, k: int, n_rows: int, rng: np.random.RandomState) -> Floats:
     noise = rng.standard_normal((n_rows, parameters.n_features))
-    rows: Floats = parameters.means[k] + parameters.kind.scale_noise(noise, parameters.covariances, k)
+    rows: Floats = parameters.means[k] + parameters.shape.scale_noise(noise, parameters.covariances, k)
     return rows

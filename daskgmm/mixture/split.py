@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import CollapsedComponentError
-from daskgmm.mixture.kind import Covariance
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.shapes.shape import Shape
 
 Floats = NDArray[np.float64]
 Members = tuple[NDArray[np.int64], Floats]
@@ -149,23 +149,22 @@ class _Pairs(NamedTuple):
     """Pairs of halves, each a mixture of its own.
 
     weights (n_pairs, 2); means (n_pairs, 2, n_features), measured from the component's; covariances and precision
-    Cholesky (2 n_pairs, ...) in the shape of the kind, or the tied one.
+    Cholesky of all halves in the `shape`.
     """
 
     weights: Floats
     means: Floats
     covariances: Floats
     precisions_cholesky: Floats
-    pooled: bool
+    shape: Shape
 
     def only(self, alive: NDArray[np.bool_]) -> _Pairs:
         """Return some of the pairs."""
         if alive.all():
             return self
-        own: Any = slice(None) if self.pooled else np.repeat(alive, 2)
-        return _Pairs(
-            self.weights[alive], self.means[alive], self.covariances[own], self.precisions_cholesky[own], self.pooled
-        )
+        halves, subset = np.repeat(alive, 2), self.shape.subset
+        covariances, cholesky = subset(self.covariances, halves), subset(self.precisions_cholesky, halves)
+        return _Pairs(self.weights[alive], self.means[alive], covariances, cholesky, self.shape)
 
     def each(self) -> list[_Pairs]:
         """Return the pairs one by one."""
@@ -173,10 +172,10 @@ class _Pairs(NamedTuple):
 
 
 class _Em:
-    """EM with two components on the rows of one, from several starts at once. A tied covariance stays as it is."""
+    """EM with two components on the rows of one, from several starts at once. A common covariance stays as it is."""
 
     def __init__(self, one: Parameters, reg_covar: float, least: float) -> None:
-        self._one, self._kind, self._reg_covar, self._least = one, one.kind, reg_covar, least
+        self._one, self._shape, self._reg_covar, self._least = one, one.shape, reg_covar, least
 
     def of_sides(self, rows: _Rows, sides: NDArray[np.bool_]) -> _Pairs:
         """Return the M-steps for rows that belong to one half or the other, (n_pairs, n_rows)."""
@@ -203,64 +202,64 @@ class _Em:
 
     def score_of_one(self, rows: _Rows) -> float:
         """Return the mean log-likelihood of the component itself, nats."""
-        z = self._kind.standardise_all(rows.x, np.zeros_like(self._one.means), self._one.precisions_cholesky)
-        log_norm = self._kind.log_norm(self._one.precisions_cholesky, 1, self._one.n_features)
+        z = self._shape.standardise_all(rows.x, np.zeros_like(self._one.means), self._one.precisions_cholesky)
+        log_norm = self._shape.log_norm(self._one.precisions_cholesky, 1, self._one.n_features)
         squared = np.einsum("kdn,kdn->n", z, z)
         return float(log_norm[0] - 0.5 * (squared @ rows.v) / rows.weight)
 
     def mixture(self, pair: _Pairs) -> Parameters:
         """Return a single pair as a mixture."""
         means = self._one.means + pair.means[0]
-        return Parameters(self._kind, pair.weights[0], means, pair.covariances, pair.precisions_cholesky)
+        return Parameters(self._one.family, pair.weights[0], means, pair.covariances, pair.precisions_cholesky)
 
     def _log_density(self, rows: _Rows, pairs: _Pairs) -> Floats:
         """Return the weighted log-density of each half, (n_pairs, 2, n_rows), nats."""
         n_halves, n_features = pairs.weights.size, self._one.n_features
         means = pairs.means.reshape(n_halves, n_features)
-        z = self._kind.standardise_all(rows.x, means, pairs.precisions_cholesky)
+        z = self._shape.standardise_all(rows.x, means, pairs.precisions_cholesky)
         found = np.einsum("kdn,kdn->kn", z, z)
         found *= -0.5
-        log_norm = self._kind.log_norm(pairs.precisions_cholesky, n_halves, n_features)
+        log_norm = self._shape.log_norm(pairs.precisions_cholesky, n_halves, n_features)
         found += (np.log(pairs.weights).ravel() + log_norm)[:, np.newaxis]
         result: Floats = found.reshape(*pairs.weights.shape, -1)
         return result
 
     def _m_step(self, rows: _Rows, resp: Floats) -> _Pairs:
         """Return the pairs that these responsibilities, (n_pairs, 2, n_rows), give; the singular ones are left out."""
-        x, kind, one = rows.x, self._kind, self._one
+        x, shape, one = rows.x, self._shape, self._one
         counts = resp.sum(axis=2)
         there = counts.min(axis=1) > 0
         resp, counts = resp[there], counts[there]
         means = resp @ x.T / counts[..., np.newaxis]
         weights = counts / counts.sum(axis=1, keepdims=True)
-        if kind.pooled:
-            return _Pairs(weights, means, one.covariances, one.precisions_cholesky, True)
         if not len(counts):
-            return _Pairs(weights, means, one.covariances[:0], one.precisions_cholesky[:0], False)
+            none = shape.subset(one.covariances, slice(0)), shape.subset(one.precisions_cholesky, slice(0))
+            return _Pairs(weights, means, *none, shape)
         n_halves = counts.size
-        central = kind.weighted_covariances(x, resp.reshape(n_halves, -1), means.reshape(n_halves, -1))
+        central = shape.weighted_covariances(x, resp.reshape(n_halves, -1), means.reshape(n_halves, -1))
+        if central is None:
+            return _Pairs(weights, means, one.covariances, one.precisions_cholesky, shape)
+        pairs = [(slice(2 * i, 2 * i + 2), share * len(rows.v)) for i, share in enumerate(weights)]
         if rows.shrinkage:
-            central = np.concatenate(
-                [
-                    kind.shrink(share * len(rows.v), pair, rows.shrinkage)
-                    for share, pair in zip(weights, np.split(central, len(counts)), strict=True)
-                ]
-            )
-        covariances = kind.regularise(central, self._reg_covar)
-        cholesky, regular = _factored(kind, covariances)
+            for pair, n_rows in pairs:
+                central[pair] = shape.shrink(n_rows, central[pair], rows.shrinkage)
+        covariances, previous = shape.regularise(central, self._reg_covar), shape.subset(one.covariances, [0, 0])
+        for pair, n_rows in pairs:
+            covariances[pair] = one.family.maximise(n_rows, covariances[pair], previous)
+        cholesky, regular = _factored(shape, covariances)
         alive = regular.reshape(-1, 2).all(axis=1) & np.isfinite(means).all(axis=(1, 2))
-        return _Pairs(weights, means, covariances, cholesky, False).only(alive)
+        return _Pairs(weights, means, covariances, cholesky, shape).only(alive)
 
 
-def _factored(kind: Covariance, covariances: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+def _factored(shape: Shape, covariances: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """Return the precision Cholesky of each covariance, and which of them are regular."""
     try:
-        return kind.precisions_cholesky(covariances), np.ones(len(covariances), dtype=bool)
+        return shape.precisions_cholesky(covariances), np.ones(len(covariances), dtype=bool)
     except CollapsedComponentError:
         found, regular = np.ones_like(covariances), np.zeros(len(covariances), dtype=bool)
         for k in range(len(covariances)):
             with suppress(CollapsedComponentError):
-                found[k], regular[k] = kind.precisions_cholesky(covariances[[k]])[0], True
+                found[k], regular[k] = shape.precisions_cholesky(covariances[[k]])[0], True
         return found, regular
 
 
@@ -294,9 +293,9 @@ def _is_thin(parameters: Parameters, reg_covar: float) -> bool:
     Rows of few distinct values make such components (29 of 50 irises of one species have petals 0.2 wide): their
     likelihood is high, and says nothing.
     """
-    kind = parameters.kind
+    shape = parameters.shape
     try:
-        kind.precisions_cholesky(kind.regularise(parameters.covariances, -2 * reg_covar))
+        shape.precisions_cholesky(shape.regularise(parameters.covariances, -2 * reg_covar))
     except CollapsedComponentError:
         return True
     return False

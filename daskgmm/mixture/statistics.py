@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.plan import DOUBLE, Plan
+from daskgmm.mixture.row_set import RowSet
 
 Floats = NDArray[np.float64]
 
@@ -110,7 +110,7 @@ class Statistics:
         """Return the total log-likelihood of an E-step's parameters, nats, with what all components have in common."""
         if plan.common_by_row or not plan.any_phi:
             return self.log_sum
-        return self.log_sum + plan.kind.total_common_term(plan.precisions_cholesky, plan.origin, row_set)
+        return self.log_sum + plan.shape.total_common_term(plan.precisions_cholesky, plan.origin, row_set)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Moments:
     means : (n_components, n_features), float64
         Responsible means; the plan's own mean where a component has no rows.
     central : float64
-        Covariances before regularisation, in the shape of the kind.
+        Covariances before regularisation, in the plan's shape.
     """
 
     counts: Floats
@@ -142,39 +142,33 @@ def mean_shift(statistics: Statistics, plan: Plan, row_set: RowSet) -> tuple[Flo
     Responsibilities sum to one in each row, so sum_k n_k mu_k / n, with mu_k the responsible means, is the mean of the
     rows whatever the parameters. Measured is by the spread of the rows, and of what each component is measured from.
     """
-    kind, n_features = plan.kind, plan.means.shape[1]
+    shape, n_features = plan.shape, plan.means.shape[1]
     panel = statistics.panel(plan.n_components)
     share, exact = panel[:, -1] / statistics.weight, plan.exact
     first = panel[:, -1 - n_features : -1] / statistics.weight
     apart = plan.means - plan.origin
     if exact.any():
-        whole = first if kind.pooled else np.where(exact[:, np.newaxis], first, 0.0)
-        first = np.where(
-            exact[:, np.newaxis], kind.unwhiten(whole, plan.precisions_cholesky) + share[:, np.newaxis] * apart, first
-        )
+        own = shape.unwhiten(np.where(exact[:, np.newaxis], first, 0.0), plan.precisions_cholesky)
+        first = np.where(exact[:, np.newaxis], own + share[:, np.newaxis] * apart, first)
     offset = row_set.mean - plan.origin
     scale = np.sqrt(row_set.variances + offset * offset)
     if exact.any():
-        own = np.sqrt(kind.variances(kind.covariances(plan.precisions_cholesky)))
+        own = np.sqrt(shape.variances(shape.covariances(plan.precisions_cholesky)))
         scale = scale + share[exact] @ (np.abs(apart[exact]) + np.broadcast_to(own, apart.shape)[exact])
     return first.sum(axis=0) - offset, scale
 
 
 def lost_on_the_way(statistics: Statistics, plan: Plan, row_set: RowSet) -> Floats:
-    """Return what rounding may make of the mean of a pass's rows on the way to z and back, (n_features,), data units.
+    """Return what rounding may make of the mean of a pass's rows on the way to z and back, (n_features,), float64.
 
-    Where rows are far apart along a direction in which a component is narrow, z = P'x is a difference of large numbers:
-    u |P^-T| |P'| |x|.
+    In units of the data.
     """
-    kind, exact = plan.kind, plan.exact
-    if not (kind.triangular and exact.any()):
-        return np.zeros(len(row_set.mean))
     share = statistics.panel(plan.n_components)[:, -1] / statistics.weight
     found = np.zeros(len(row_set.mean))
-    for k in np.flatnonzero(exact):
-        p = kind.component(plan.precisions_cholesky, int(k))
+    for k in plan.exact_components:
         extent = np.sqrt(row_set.variances) + np.abs(row_set.mean - plan.means[k])
-        found += share[k] * (np.abs(np.linalg.inv(p)).T @ (np.abs(p).T @ extent))
+        own = plan.shape.component(plan.precisions_cholesky, k)
+        found += share[k] * plan.shape.lost_on_the_way(own, extent)
     return 8 * DOUBLE.unit_roundoff * found
 
 
@@ -194,23 +188,23 @@ def moments(statistics: Statistics, plan: Plan, row_set: RowSet | None) -> Momen
     Sums are divided by the count itself: with scikit-learn's count + 10 eps the mean of a component with
     count 1e-10 moves by 1e-5 of its distance from the reference point, so by Phi and exact to different places.
     """
-    kind, n_features = plan.kind, plan.means.shape[1]
+    shape, n_features = plan.shape, plan.means.shape[1]
     panel = statistics.panel(plan.n_components)
     counts = panel[:, -1] * (statistics.n_rows / statistics.weight)
     empty = counts < SMALLEST_COUNT
     divisor = np.where(empty, 1.0, panel[:, -1])[:, np.newaxis]
     first = panel[:, -1 - n_features : -1] / divisor
-    central = kind.central_moments(panel[:, : -1 - n_features] / divisor, first)
+    central = shape.central_moments(panel[:, : -1 - n_features] / divisor, first)
     if central.size:
         central = _restored(central, first, plan)
     means = plan.origin + first
     for k in np.flatnonzero(plan.exact):
-        shift, central[k] = kind.from_standard(first[k], central[k], kind.component(plan.precisions_cholesky, int(k)))
+        shift, central[k] = shape.from_standard(first[k], central[k], shape.component(plan.precisions_cholesky, int(k)))
         means[k] = plan.means[k] + shift
     means[empty] = plan.means[empty]
     # (Not from `means`: at an offset of 1e8 they are rounded to 1e-8.)
     offsets = first if row_set is None else first + (plan.origin - row_set.mean)
-    return Moments(counts + SMALLEST_COUNT, means, kind.pool(counts, offsets, central, row_set))
+    return Moments(counts + SMALLEST_COUNT, means, shape.pool(counts, offsets, central, row_set))
 
 
 def _restored(central: Floats, first: Floats, plan: Plan) -> Floats:
@@ -222,12 +216,12 @@ def _restored(central: Floats, first: Floats, plan: Plan) -> Floats:
     """
     exact = plan.exact[:, np.newaxis]
     error = 8 * np.where(exact, DOUBLE.unit_roundoff, plan.precision.unit_roundoff) * first * first
-    variances = plan.kind.variances(central)
+    variances = plan.shape.variances(central)
     lost = 1e-3 * variances < error
     if not lost.any():
         return central
-    old = plan.kind.variances(plan.kind.covariances(plan.precisions_cholesky))
+    old = plan.shape.variances(plan.shape.covariances(plan.precisions_cholesky))
     # In single precision any move may lose it; the next pass has such a component in the exact form.
     moved = first * first > 1e6 * np.where(exact, 1.0, old)
     lost &= moved if plan.precision is DOUBLE else moved | ~exact
-    return plan.kind.add_variances(central, np.where(lost, np.maximum(error * first.shape[1], -2 * variances), 0.0))
+    return plan.shape.add_variances(central, np.where(lost, np.maximum(error * first.shape[1], -2 * variances), 0.0))

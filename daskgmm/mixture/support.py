@@ -87,7 +87,7 @@ def support_of(score: Statistics, parameters: Parameters, *, n_rows: int) -> Sup
 
 def price(parameters: Parameters, n_rows: int) -> float:
     """Return what a component must be worth at least, nats in units of the mean row weight: p_k log(n_rows) / 2."""
-    return 0.5 * parameters.kind.n_own(parameters.n_features) * float(np.log(n_rows))
+    return 0.5 * parameters.family.n_own(parameters.n_features) * float(np.log(n_rows))
 
 
 def unsupported(parameters: Parameters, support: Support, *, reg_covar: float, n_rows: int) -> NDArray[np.bool_]:
@@ -104,7 +104,7 @@ def unsupported(parameters: Parameters, support: Support, *, reg_covar: float, n
     """
     if parameters.n_components == 1:
         return np.zeros(1, dtype=bool)
-    few = support.counts < parameters.kind.least_rows(parameters.n_features)
+    few = support.counts < parameters.family.least_rows(parameters.n_features)
     return few | support.is_below(parameters, n_rows, owed=thin_gain(parameters, reg_covar))
 
 
@@ -125,7 +125,7 @@ def unproven(parameters: Parameters, support: Support, elsewhere: Support, *, n_
     n_rows : int
         Number of all rows.
     """
-    few = support.counts < SURE * parameters.kind.least_rows(parameters.n_features)
+    few = support.counts < SURE * parameters.family.least_rows(parameters.n_features)
     return np.asarray(few & elsewhere.is_below(parameters, n_rows), dtype=bool)
 
 
@@ -135,7 +135,7 @@ def thin_gain(parameters: Parameters, reg_covar: float) -> Floats:
     Directions in which the rows as a whole have no variance of their own do not count. The covariance of all rows is
     that of the mixture, as it is at a fixed point of EM.
     """
-    return parameters.kind.thin_gain(parameters.covariances, parameters.weights, parameters.means, reg_covar)
+    return parameters.shape.thin_gain(parameters.covariances, parameters.weights, parameters.means, reg_covar)
 
 
 def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats, Floats]:

@@ -37,8 +37,8 @@ from daskgmm.data.opening import open_source
 from daskgmm.data.passes import Passes, pass_graph
 from daskgmm.data.rows import Rows
 from daskgmm.data.survey import SurveyPass
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
 
@@ -70,7 +70,7 @@ def estep(n_components: int) -> EStep:
     means = np.random.default_rng(0).standard_normal((n_components, N_FEATURES))
     covariances = np.stack([np.eye(N_FEATURES)] * n_components)
     weights = np.full(n_components, 1 / n_components)
-    parameters = Parameters.from_covariances(covariance_kind("full"), weights, means, covariances)
+    parameters = Parameters.from_covariances(family_called("full"), weights, means, covariances)
     return EStep([make_plan(parameters, origin=np.zeros(N_FEATURES))])
 
 

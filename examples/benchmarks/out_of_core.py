@@ -44,8 +44,8 @@ from daskgmm.data.executor import ClientExecutor, one_blas_thread
 from daskgmm.data.opening import open_source
 from daskgmm.data.passes import run_pass
 from daskgmm.data.rows import Cut, Rows, blocks, cuts
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep, can_compile
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
 
@@ -201,7 +201,7 @@ def estep(n_components: int, n_features: int) -> EStep:
     """Return the pass of one full mixture, made of the numbers that the rows were made of, and others."""
     means = np.random.default_rng(0).normal(scale=4, size=(n_components, n_features))
     weights, covariances = np.full(n_components, 1 / n_components), np.stack([np.eye(n_features)] * n_components)
-    parameters = Parameters.from_covariances(covariance_kind("full"), weights, means, covariances)
+    parameters = Parameters.from_covariances(family_called("full"), weights, means, covariances)
     return EStep([make_plan(parameters, origin=np.zeros(n_features), compiled=can_compile())])
 
 

@@ -32,8 +32,8 @@ from threadpoolctl import threadpool_limits
 
 from daskgmm.mixture import compiled
 from daskgmm.mixture.block import Block, Workspace, block_length, tile_length
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import LONGEST_WHOLE_PHI, PANEL, EStep
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan, fill_phi, make_plan
 
@@ -53,7 +53,7 @@ class Thread:
         n_panel = n_phi if n_phi <= LONGEST_WHOLE_PHI else PANEL
         self.panels = [slice(low, low + n_panel) for low in range(0, n_phi, n_panel)]
         self.whole_phi = np.empty((n_phi, length))
-        fill_phi(plan.kind, self.tile, plan.origin, self.whole_phi)
+        fill_phi(plan.shape, self.tile, plan.origin, self.whole_phi)
         self.arguments: tuple[Any, ...] = (
             plan.transposed_parameters, work.get("shifted", (n_features, length)), work.get("phi", (n_panel, length)),
             work.get("part", (n_components * max(n_panel, length),)), work.get("density", (n_components, length)),
@@ -68,7 +68,7 @@ class Thread:
         self.step.update(self.state, self.block)
 
     def log_density(self) -> None:
-        products = self.plan.kind.products(len(self.tile))
+        products = self.plan.shape.products(len(self.tile))
         for _ in range(self.n_tiles):
             compiled.log_density(self.tile, self.plan.origin, products, True, *self.arguments)
 
@@ -97,7 +97,7 @@ def parts(case: Case, n_rounds: int = 15) -> dict[str, float]:
     """Return the seconds an iteration of the case that each part takes on all cores: medians of interleaved rounds."""
     n_threads, length = n_cores(), block_length(case.n_features)
     X, start = synthetic(replace(case, n_rows=n_threads * length))
-    kind = covariance_kind(case.kind)
+    kind = family_called(case.kind)
     parameters = Parameters.from_covariances(kind, start["weights"], start["means"], start["covariances"])
     plan = make_plan(parameters, origin=X.mean(axis=0), kernel="phi")
     threads = [

@@ -30,8 +30,8 @@ from daskgmm.data.passes import run_pass
 from daskgmm.data.rows import Rows
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
 
@@ -83,7 +83,7 @@ def plans(n_features: int, n_components: int, n_candidates: int) -> list[Any]:
     made = []
     for _ in range(n_candidates):
         means = random.standard_normal((n_components, n_features))
-        parameters = Parameters.from_covariances(covariance_kind("full"), weights, means, covariances)
+        parameters = Parameters.from_covariances(family_called("full"), weights, means, covariances)
         made.append(make_plan(parameters, origin=np.zeros(n_features)))
     return made
 
@@ -95,7 +95,7 @@ def states(client: Client, folder: Path) -> list[dict[str, Any]]:
     for size, n_features, n_components, n_candidates in CASES:
         n_rows, path = size * GB // (4 * n_features), folder / f"{size}-{n_features}.zarr"
         zarr.create_array(path, shape=(n_rows, n_features), chunks=(16_384, n_features), dtype="f4", overwrite=True)
-        need = Need(covariance_kind("full"), n_components, n_candidates)
+        need = Need(family_called("full").shape, n_components, n_candidates)
         rows = Rows.plan(open_source(path), None)
         rows = rows.in_tasks(state_bytes=need.state_bytes(n_features), n_threads=executor.n_threads())
         work, before = EStep(plans(n_features, n_components, n_candidates)), received(client)

@@ -33,14 +33,14 @@ from daskgmm.fitting.events import PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.block import Block
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from tests.clusters import LOCAL
 from tests.strategies import make_case
 
 MIB = 1 << 20
 GIB = 1 << 30
 CASE = make_case("full", seed=8, n_rows=40_000, n_components=3, n_features=4)
-NEED = Need(covariance_kind("full"), 3)
+NEED = Need(family_called("full").shape, 3)
 
 
 @pytest.fixture

@@ -29,11 +29,11 @@ from daskgmm.data.partition import MIB, RUN_BYTES
 from daskgmm.data.rows import Rows
 from daskgmm.data.source import READ_FACTOR
 from daskgmm.errors import MemoryLimitError
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from tests.oracle import KINDS
 from tests.strategies import LAWS
 
-DIAG = covariance_kind("diag")
+DIAG = family_called("diag").shape
 
 
 @dataclass
@@ -113,7 +113,7 @@ def test_candidates_are_stated(tmp_path: Path) -> None:
     """The states of ten restarts with 50 components of 64 features take more than reading (measured: 180 MiB)."""
     rows = rows_of(tmp_path / "X.zarr", (64 * 2048, 64), (2048, 64))
     rows = replace(rows, edges=rows.X.chunk_edges)
-    full = covariance_kind("full")
+    full = family_called("full").shape
     assert rows.n_partitions == 64
     one, two, ten = (peak_task_bytes(rows, Need(full, 50, n_candidates=n)) for n in (1, 2, 10))
     assert ten - one == 9 * (two - one)
@@ -153,10 +153,10 @@ def test_a_task_of_a_dask_array_holds_its_whole_partition() -> None:
 def test_more_of_anything_takes_no_less(kind: str, n_components: int, n_features: int, chunk: int) -> None:
     array = store(MemoryStore(), (10**7, n_features), (chunk, n_features))
     rows = Rows.plan(open_source(array), None)
-    stated = peak_task_bytes(rows, Need(covariance_kind(kind), n_components))
-    assert peak_task_bytes(rows, Need(covariance_kind(kind), n_components + 1)) > stated
-    assert peak_task_bytes(replace(rows, prefetch=False), Need(covariance_kind(kind), n_components)) < stated
-    assert peak_task_bytes(rows, Need(covariance_kind("full"), n_components)) >= stated * 0.99
+    stated = peak_task_bytes(rows, Need(family_called(kind).shape, n_components))
+    assert peak_task_bytes(rows, Need(family_called(kind).shape, n_components + 1)) > stated
+    assert peak_task_bytes(replace(rows, prefetch=False), Need(family_called(kind).shape, n_components)) < stated
+    assert peak_task_bytes(rows, Need(family_called("full").shape, n_components)) >= stated * 0.99
 
 
 # -- the limit -----------------------------------------------------------------------------------------------------

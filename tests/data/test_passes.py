@@ -310,7 +310,7 @@ def test_any_cut_gives_the_same_statistics(
     weights = np.random.default_rng(seed).uniform(0, 2, 400) if weighted else None
     parameters = parameters_of(case)
     parameters = type(parameters).from_covariances(
-        parameters.kind, parameters.weights, parameters.means + offset, parameters.covariances
+        parameters.family, parameters.weights, parameters.means + offset, parameters.covariances
     )
     plan = make_plan(parameters, origin=row_set_of(X, weights).mean, kernel=kernel)
     work = EStep([plan])

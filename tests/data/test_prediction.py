@@ -225,7 +225,7 @@ def test_of_equal_components_the_first_is_the_label() -> None:
     pytest.importorskip("numba", reason="numba is not installed (extra: compiled)")
     p = parameters_of(make_case("full", seed=0, n_rows=100, n_components=1, n_features=2))
     twins = type(p).from_covariances(
-        p.kind, np.full(3, 1 / 3), np.repeat(p.means, 3, 0), np.repeat(p.covariances, 3, 0)
+        p.family, np.full(3, 1 / 3), np.repeat(p.means, 3, 0), np.repeat(p.covariances, 3, 0)
     )
     for compiled in (False, True):
         with dask.config.set({"daskgmm.compiled": compiled}):

@@ -9,7 +9,7 @@ from daskgmm import GaussianMixture
 from daskgmm.fitting.annealing import PLAIN, SHRUNK, TEMPERED, Step, annealed
 from daskgmm.fitting.evaluate import Request
 from daskgmm.fitting.options import FitOptions
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.merge import has_doubles
 from daskgmm.mixture.parameters import Parameters
 from tests import oracle
@@ -94,7 +94,7 @@ def test_schedules_of_several_lengths_share_passes_and_do_not_meet():
 
 def test_a_start_that_is_lost_leaves_the_others():
     X = np.concatenate([np.random.default_rng(0).standard_normal((50, 2)), np.full((5, 2), 30.0)])
-    kind = covariance_kind("full")
+    kind = family_called("full")
     good = Parameters.from_covariances(kind, np.full(2, 0.5), np.array([[0.0, 0], [1, 1]]), np.stack([np.eye(2)] * 2))
     bad = Parameters.from_covariances(kind, np.full(2, 0.5), np.array([[0.0, 0], [30, 30]]), np.stack([np.eye(2)] * 2))
     options = FitOptions(n_components=2, reg_covar=0.0)
@@ -117,7 +117,7 @@ def test_a_start_whose_components_have_become_alike_is_lost_unless_all_have(kind
     case = make_case(kind, n_components=2, n_features=2, n_rows=400, seed=1)
     good = parameters_of(case)
     own = good.covariances if kind == "tied" else np.repeat(good.covariances[:1], 2, axis=0)
-    same = Parameters.from_covariances(good.kind, good.weights, np.repeat(good.means[:1], 2, axis=0), own)
+    same = Parameters.from_covariances(good.family, good.weights, np.repeat(good.means[:1], 2, axis=0), own)
     one_step = (Step(1.0, 0.0),)
     assert not has_doubles(good)
     assert has_doubles(same)
@@ -130,7 +130,7 @@ def test_a_start_whose_components_have_become_alike_is_lost_unless_all_have(kind
 
 def test_a_narrow_component_within_a_wide_one_is_no_double():
     means, narrow = np.zeros((2, 2)), np.stack([np.eye(2), 0.7 * np.eye(2)])
-    assert not has_doubles(Parameters.from_covariances(covariance_kind("full"), np.full(2, 0.5), means, narrow))
+    assert not has_doubles(Parameters.from_covariances(family_called("full"), np.full(2, 0.5), means, narrow))
 
 
 def test_rows_that_come_again_are_fitted_as_well_as_once():

@@ -21,7 +21,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.run import Run, running
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.sweep import Sweep, select_model, selection_models
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from tests.faults import Torn
 from tests.fitting.driving import KINDS
@@ -106,7 +106,7 @@ def contested(kind: str, monkeypatch: pytest.MonkeyPatch | None = None) -> tuple
     models = selection_models(options, n_components=[2, 3], covariance_types=[kind])
     with running(models, ArraySource(X), weights=None, executor=LocalExecutor(), listener=ignore) as run:
         one = np.ones(1)
-        whole = covariance_kind(kind)
+        whole = family_called(kind)
         spread = {"full": [np.cov(X.T)], "tied": np.cov(X.T), "diag": [X.var(axis=0)], "spherical": [X.var()]}[kind]
         spread = np.asarray(spread)
         means = np.repeat(X.mean(axis=0)[np.newaxis], 3, axis=0)

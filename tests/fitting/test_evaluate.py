@@ -18,12 +18,12 @@ from daskgmm.errors import DataError
 from daskgmm.fitting import evaluate
 from daskgmm.fitting.evaluate import Evaluator, Request, check_counts, check_mean, check_responsibilities
 from daskgmm.mixture.block import Block
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep, can_compile
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.folds import Fold
-from daskgmm.mixture.kind import RowSet
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan, precision_called
+from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.statistics import Statistics
 from tests.data.test_passes import CountingExecutor, Pieces
 from tests.fitting.driving import KINDS
@@ -47,8 +47,8 @@ def evaluator(wave_state_bytes: int | None = None) -> tuple[Evaluator, CountingE
 
 
 def state_bytes(request: Request) -> int:
-    kind, k = request.plan.kind, request.plan.n_components
-    return 8 * k * kind.n_statistics(3, exact=True)
+    shape, k = request.plan.shape, request.plan.n_components
+    return 8 * k * shape.n_statistics(3, exact=True)
 
 
 @pytest.mark.parametrize("what", ["statistics", "scores"])
@@ -169,7 +169,7 @@ def test_responsibilities_sum_to_the_weight_and_means_to_that_of_the_rows_whatev
     for name, (x, weights) in rows.items():
         shift = 1e8 if name == "at an offset" else 0.0
         mixture = Parameters.from_covariances(
-            covariance_kind(kind), case.weights, case.means + shift, np.asarray(case.covariances)
+            family_called(kind), case.weights, case.means + shift, np.asarray(case.covariances)
         )
         block = Block(np.ascontiguousarray(x.T), weights, 0, dropped if name == "in part" else None)
         fold, survey = Fold(0, 3, 1), SurveyPass(x.shape[1], False, 1, -1, 3)
@@ -192,7 +192,7 @@ def test_responsibilities_sum_to_the_weight_and_means_to_that_of_the_rows_whatev
 @pytest.mark.parametrize("weight", [0.5922377289974085, 0.6453397559374898, 0.7461222487279975])
 def test_equal_weights_in_single_precision_sum_well_enough(weight: float) -> None:
     """Rounding of a sum of equal numbers goes one way: the worst case of those that were measured, 1.4e-5."""
-    mixture = Parameters.from_covariances(covariance_kind("tied"), np.ones(1), np.zeros((1, 1)), np.eye(1))
+    mixture = Parameters.from_covariances(family_called("tied"), np.ones(1), np.zeros((1, 1)), np.eye(1))
     plan = make_plan(mixture, origin=np.zeros(1), precision=precision_called("single"))
     work, x = EStep([plan]), np.random.default_rng(0).standard_normal((1, 16384))
     (statistics,) = work.finish(work.update(work.zero(), Block(x, np.full(16384, weight), 0)))

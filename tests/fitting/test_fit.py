@@ -25,7 +25,7 @@ from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import N_ROUNDS
 from daskgmm.fitting.status import Status
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
 from tests import oracle
@@ -306,7 +306,7 @@ def test_restarts_on_all_rows_go_on_where_those_ahead_of_them_collapse() -> None
 def test_moves_that_collapse_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     X = np.concatenate([rng.standard_normal((200, 2)), 10 + rng.standard_normal((200, 2)), np.full((5, 2), 0.5)])
-    kind = covariance_kind("spherical")
+    kind = family_called("spherical")
     bad = Parameters.from_covariances(kind, np.ones(2) / 2, np.array([[5.0, 5], [0.5, 0.5]]), np.array([50, 1e-6]))
     options = {"covariance_type": "spherical", "n_init": 1, "reg_covar": 0, "random_state": 0}
     plain = GaussianMixture(2, **options, escape=False).fit(X)
@@ -349,9 +349,8 @@ def test_a_first_pass_in_which_all_collapse_is_still_history() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_no_candidate_is_finite_the_fit_says_so(kind: str) -> None:
     X = 1e140 * np.random.default_rng(0).standard_normal((300, 2))
-    precisions = covariance_kind(kind).precisions(
-        np.broadcast_to(1e20, covariance_kind(kind).shape(2, 2)) * _unit(kind)
-    )
+    shape = family_called(kind).shape
+    precisions = shape.precisions(np.broadcast_to(1e20, shape.array_shape(2, 2)) * _unit(kind))
     start = {"weights_init": [0.5, 0.5], "means_init": [[0, 0], [1, 1]], "precisions_init": precisions}
     events: list[PassDone] = []
     with pytest.raises(NotFiniteError, match="must be finite; got nan in iteration 1. Check the given start"):

@@ -16,11 +16,11 @@ from daskgmm.fitting.loop import Candidate, run_em
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.status import Status
 from daskgmm.mixture.block import Block
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
-from daskgmm.mixture.kind import RowSet
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import precision_called
+from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.statistics import Statistics
 from tests.fitting.driving import KINDS, well_separated
 
@@ -51,14 +51,14 @@ def at(index: int, parameters: Parameters, **options: Any) -> Candidate:
 
 def candidate(kind: str = "full", *, index: int = 0, shift: float = 0.0) -> tuple[Passes, Candidate]:
     case = well_separated(kind, n_rows=200)
-    start = Parameters.from_covariances(covariance_kind(kind), case.weights, case.means + shift, case.covariances)
+    start = Parameters.from_covariances(family_called(kind), case.weights, case.means + shift, case.covariances)
     return Passes(case.X), at(index, start)
 
 
 def spherical(means: Any, variances: Any, *, index: int = 0) -> Candidate:
     means = np.array(means, dtype=float)
     weights = np.full(len(means), 1 / len(means))
-    kind = covariance_kind("spherical")
+    kind = family_called("spherical")
     return at(index, Parameters.from_covariances(kind, weights, means, np.array(variances, dtype=float)))
 
 

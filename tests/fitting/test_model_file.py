@@ -22,7 +22,7 @@ from daskgmm.errors import DataError, InputMissingError, OutputError
 from daskgmm.fitting import model_file
 from daskgmm.fitting.model_file import Model, is_model, load_model, save_model
 from daskgmm.fitting.provenance import provenance
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from tests.faults import mutilate
 from tests.fitting.driving import KINDS, well_separated
@@ -32,7 +32,7 @@ ARRAYS = ("weights", "means", "covariances", "precisions_cholesky")
 
 def model(kind: str = "full", **record: Any) -> Model:
     case = well_separated(kind)
-    parameters = Parameters.from_covariances(covariance_kind(kind), case.weights, case.means, case.covariances)
+    parameters = Parameters.from_covariances(family_called(kind), case.weights, case.means, case.covariances)
     return Model(parameters, {"options": {"seed": 3}, **record})
 
 
@@ -48,7 +48,7 @@ def test_what_is_loaded_is_what_was_saved_to_the_bit(kind: str, tmp_path: Path) 
     place = tmp_path / "a folder" / "m.zarr"
     save_model(saved, place)
     loaded = load_model(str(place))
-    assert loaded.parameters.kind is saved.parameters.kind
+    assert loaded.parameters.family is saved.parameters.family
     for name in ARRAYS:
         assert_array_equal(getattr(loaded.parameters, name), getattr(saved.parameters, name))
         assert getattr(loaded.parameters, name).dtype == np.float64
@@ -103,9 +103,9 @@ def test_provenance_is_text() -> None:
 def test_what_is_there_is_kept_unless_it_is_a_model_and_may_go(place: Path) -> None:
     with pytest.raises(OutputError, match=rf"must not exist yet; got {place}, which does\. Choose another path"):
         save_model(model("diag"), place)
-    assert load_model(place).parameters.kind.name == "full"
+    assert load_model(place).parameters.family.name == "full"
     save_model(model("diag"), place, overwrite=True)
-    assert load_model(place).parameters.kind.name == "diag"
+    assert load_model(place).parameters.family.name == "diag"
     for other in (place.parent / "notes", place.parent / "notes.txt"):
         if other.suffix:
             other.write_text("mine")
@@ -137,7 +137,7 @@ def test_a_write_that_fails_leaves_nothing_of_itself(
         save_model(model(), place, overwrite=overwrite)
     assert os.listdir(tmp_path) == (["m.zarr"] if overwrite else [])
     if overwrite:
-        assert load_model(place).parameters.kind.name == "diag"
+        assert load_model(place).parameters.family.name == "diag"
 
 
 def test_the_old_model_comes_back_where_the_new_one_cannot_take_its_place(
@@ -156,7 +156,7 @@ def test_the_old_model_comes_back_where_the_new_one_cannot_take_its_place(
         save_model(model("diag"), place, overwrite=True)
     assert len(calls) == 3
     assert os.listdir(place.parent) == ["m.zarr"]
-    assert load_model(place).parameters.kind.name == "full"
+    assert load_model(place).parameters.family.name == "full"
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -51,14 +51,16 @@ def test_the_need_of_several_models_covers_each(kind: str, rows: Rows) -> None:
         assert joint.extra_bytes >= own.extra_bytes
         assert joint.n_components >= own.n_components
         assert joint.compiled or not own.compiled
-    assert joint.state_bytes(16) >= sum(8 * o.n_components * o.kind.n_statistics(16, exact=True) for o in models)
+    assert joint.state_bytes(16) >= sum(
+        8 * o.n_components * o.family.shape.n_statistics(16, exact=True) for o in models
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_model_is_one_candidate_and_its_sample(kind: str, rows: Rows) -> None:
     options = FitOptions(n_components=8, covariance_type=kind)
     need = fit_need([options], rows.X)
-    assert (need.kind, need.n_components, need.n_candidates) == (options.kind, 8, 1)
+    assert (need.shape, need.n_components, need.n_candidates) == (options.family.shape, 8, 1)
     assert need.extra_bytes == 8 * 18 * sample_size(options, 10**7, 16) > 0
     assert need.compiled == is_compiled(options, rows.X)
 

@@ -149,7 +149,7 @@ def test_a_fit_from_such_a_start_finds_the_far_groups(kind: str) -> None:
     for start in parallel_starts(*points, options, 2):
         gm = GaussianMixture(
             4, covariance_type=kind, weights_init=start.weights, means_init=start.means,
-            precisions_init=start.kind.precisions(start.precisions_cholesky),
+            precisions_init=start.shape.precisions(start.precisions_cholesky),
         ).fit(rows)  # fmt: skip
         for centre in far:
             k = np.linalg.norm(gm.means_ - centre, axis=1).argmin()

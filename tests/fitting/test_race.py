@@ -31,7 +31,7 @@ from daskgmm.fitting.race import (
 )
 from daskgmm.fitting.sample import Sample
 from daskgmm.fitting.status import Status
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from tests import oracle
 from tests.data.test_passes import CountingExecutor, Pieces
@@ -84,7 +84,7 @@ def mixture(kind: str, means: Any, variance: float = 1.0, weights: Any = None) -
     one = {"full": (k, 1, 1), "tied": (1, 1), "diag": (k, 1), "spherical": (k,)}[kind]
     unit = np.eye(n_features) if kind in ("full", "tied") else np.ones(n_features if kind == "diag" else ())
     w = np.full(k, 1 / k) if weights is None else np.asarray(weights)
-    return Parameters.from_covariances(covariance_kind(kind), w, means, variance * np.ones(one) * unit)
+    return Parameters.from_covariances(family_called(kind), w, means, variance * np.ones(one) * unit)
 
 
 def stuck(kind: str) -> Parameters:
@@ -215,7 +215,7 @@ def with_duplicates() -> tuple[np.ndarray, Parameters, Parameters]:
     """Return rows of which some are equal, a start that ends on these, and one that does not."""
     X = np.concatenate([three_groups(300), np.full((30, 2), [2.5, 2.5])])
     means, covariances = np.array([[0.0, 0], [9, 0], [2.5, 2.5]]), np.array([9.0, 9, 1e-3])[:, None, None] * np.eye(2)
-    bad = Parameters.from_covariances(covariance_kind("full"), np.full(3, 1 / 3), means, covariances)
+    bad = Parameters.from_covariances(family_called("full"), np.full(3, 1 / 3), means, covariances)
     return X, bad, mixture("full", CENTRES)
 
 
@@ -235,7 +235,7 @@ def test_a_move_that_collapses_later_is_not_made(monkeypatch: pytest.MonkeyPatch
     X, _, good = with_duplicates()
     means = np.array([[0.0, 0], [9, 0.0], [2.5, 2.5]])
     covariances = np.array([40.0, 40, 1e-2])[:, None, None] * np.eye(2)
-    lure = Parameters.from_covariances(covariance_kind("full"), np.array([0.6, 0.3, 0.1]), means, covariances)
+    lure = Parameters.from_covariances(family_called("full"), np.array([0.6, 0.3, 0.1]), means, covariances)
     planted(monkeypatch, [good])
     monkeypatch.setattr(race_module, "proposals", lambda *args, **others: [lure])
     notes = Notes()

@@ -15,7 +15,6 @@ from daskgmm.data.survey import SurveyPass, sample_threshold
 from daskgmm.fitting import sample as sample_module
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import Sample, race_size, sample_size
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
 from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.plan import make_plan
@@ -132,7 +131,7 @@ def test_passes_over_a_sample_are_those_over_an_array(
     expected = row_set_of(case.X, weights)
     assert (row_set.n_rows, row_set.weight) == (9000, pytest.approx(weights.sum(), rel=1e-13))
     assert_allclose(row_set.mean, expected.mean, rtol=1e-12, atol=1e-12)
-    assert (row_set.scatter.ndim == 2) == covariance_kind(kind).pooled
+    assert (row_set.scatter.ndim == 2) == (kind == "tied")
     scatter = row_set.scatter if row_set.scatter.ndim == 2 else np.diag(row_set.scatter)
     mask = np.ones((5, 5)) if row_set.scatter.ndim == 2 else np.eye(5)
     assert_allclose(scatter, expected.scatter * mask, rtol=1e-10, atol=1e-9)

@@ -11,7 +11,7 @@ import pytest
 from daskgmm.data.opening import open_source
 from daskgmm.errors import DataError
 from daskgmm.fitting.score import score_source
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from tests import oracle
 from tests.fitting.driving import KINDS, SOURCES, Blocks, as_source, small_partitions, well_separated
@@ -21,7 +21,7 @@ __all__ = ["small_partitions"]
 
 def mixture_near(kind: str) -> tuple[np.ndarray, Parameters, oracle.Mixture]:
     case = well_separated(kind)
-    parameters = Parameters.from_covariances(covariance_kind(kind), case.weights, case.means, case.covariances)
+    parameters = Parameters.from_covariances(family_called(kind), case.weights, case.means, case.covariances)
     return case.X, parameters, oracle.mixture(kind, case.weights, case.means, parameters.precisions_cholesky)
 
 

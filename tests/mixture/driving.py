@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from daskgmm.mixture.block import Block
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
-from daskgmm.mixture.kind import RowSet
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.mstep import MStep, m_step
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan, make_plan
+from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.statistics import Statistics
 from tests import oracle
 from tests.strategies import Case
@@ -26,13 +26,13 @@ KERNELS = ("phi", "exact", "rule")
 
 def parameters_of(case: Case) -> Parameters:
     """Return the case's mixture."""
-    return Parameters.from_covariances(covariance_kind(case.kind), case.weights, case.means, case.covariances)
+    return Parameters.from_covariances(family_called(case.kind), case.weights, case.means, case.covariances)
 
 
 def oracle_of(parameters: Parameters, *, digits: str = "longdouble") -> oracle.Mixture:
     """Return the same mixture as the oracle's, its precision Cholesky factors taken as exact."""
     p = parameters
-    return oracle.mixture(p.kind.name, p.weights, p.means, p.precisions_cholesky, digits=digits)
+    return oracle.mixture(p.family.name, p.weights, p.means, p.precisions_cholesky, digits=digits)
 
 
 def row_set_of(X: Any, row_weights: Any = None) -> RowSet:
@@ -89,4 +89,4 @@ def step(
 def dense_covariances(parameters: Parameters) -> Any:
     """Return the covariances as (n_components, n_features, n_features)."""
     p = parameters
-    return oracle.dense(p.kind.name, p.covariances, p.n_components, p.n_features)
+    return oracle.dense(p.family.name, p.covariances, p.n_components, p.n_features)

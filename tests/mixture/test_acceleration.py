@@ -139,7 +139,7 @@ def test_the_leap_of_squarem_is_scheme_s3():
     sigma = float(np.sqrt(start.covariances[0]))
     points = [
         Parameters.from_covariances(
-            start.kind, start.weights, start.means + sigma * m, start.covariances * np.exp(-2 * s)
+            start.family, start.weights, start.means + sigma * m, start.covariances * np.exp(-2 * s)
         )
         for m, s in ((0.0, 0.0), (0.3, 0.1), (0.5, 0.15))
     ]
@@ -197,7 +197,7 @@ def test_origin_and_units_do_not_matter(name, kind):
         dense = A @ dense_covariances(p) @ A.T
         kept = {"tied": dense[0], "diag": np.diagonal(dense, axis1=1, axis2=2), "spherical": dense[:, 0, 0]}
         covariances = np.ascontiguousarray(kept.get(kind, dense))
-        return Parameters.from_covariances(p.kind, p.weights, p.means @ A.T + shift, covariances)
+        return Parameters.from_covariances(p.family, p.weights, p.means @ A.T + shift, covariances)
 
     here, there = fit(X, start, name, max_passes=12), fit(X @ A.T + shift, moved(start), name, max_passes=12)
     assert any(t.move.extrapolated for t in here)
@@ -219,8 +219,8 @@ def test_a_component_of_weight_zero_makes_no_difference(name, kind):
         start,
         weights=np.append(start.weights, 0.0),
         means=np.vstack([start.means, [[1.0, 2.0]]]),
-        covariances=start.covariances if start.kind.pooled else start.covariances[[0, 1, 0]],
-        precisions_cholesky=start.precisions_cholesky if start.kind.pooled else start.precisions_cholesky[[0, 1, 0]],
+        covariances=start.shape.subset(start.covariances, [0, 1, 0]),
+        precisions_cholesky=start.shape.subset(start.precisions_cholesky, [0, 1, 0]),
     )
     alone, found = fit(X, start, name, max_passes=10), fit(X, with_it, name, max_passes=10)
     assert sum(t.move.extrapolated for t in found) > 2

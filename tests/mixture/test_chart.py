@@ -60,7 +60,7 @@ def test_every_point_is_a_mixture(kind, seed, n_components, n_features):
     found = chart.mixture(0.5 * rng.standard_normal(len(chart.coordinates(other))), base)
     assert found.weights.sum() == pytest.approx(1, rel=1e-14)
     assert (found.weights > 0).all()
-    again = Parameters.from_covariances(base.kind, found.weights, found.means, found.covariances)
+    again = Parameters.from_covariances(base.family, found.weights, found.means, found.covariances)
     np.testing.assert_allclose(again.precisions_cholesky, found.precisions_cholesky, rtol=1e-6, atol=1e-8)
 
 
@@ -80,8 +80,8 @@ def moved(p, A):
     """The mixture of the rows A x + 10."""
     dense = A @ dense_covariances(p) @ A.T
     kept = {"tied": dense[0], "diag": np.diagonal(dense, axis1=1, axis2=2), "spherical": dense[:, 0, 0]}
-    covariances = np.ascontiguousarray(kept.get(p.kind.name, dense))
-    return Parameters.from_covariances(p.kind, p.weights, p.means @ A.T + 10.0, covariances)
+    covariances = np.ascontiguousarray(kept.get(p.family.name, dense))
+    return Parameters.from_covariances(p.family, p.weights, p.means @ A.T + 10.0, covariances)
 
 
 def length(p, q):
@@ -121,7 +121,7 @@ def test_a_component_of_weight_zero_stays_where_the_rest_has_it(kind):
     np.testing.assert_array_equal(found.means[1], rest.means[1])
     np.testing.assert_allclose(found.means[[0, 2]], other.means[[0, 2]], rtol=1e-10)
     np.testing.assert_allclose(found.weights[0] / found.weights[2], other.weights[0] / other.weights[2], rtol=1e-10)
-    if not base.kind.pooled:
+    if base.family.name != "tied":
         np.testing.assert_allclose(found.covariances[1], rest.covariances[1], rtol=1e-12)
 
 

@@ -9,8 +9,8 @@ import pytest
 from daskgmm.errors import ClusterError
 from daskgmm.mixture import estep as estep_module
 from daskgmm.mixture.block import tile_length
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import PANEL, EStep
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import DOUBLE, SINGLE, make_plan
 from tests import oracle
@@ -199,7 +199,7 @@ def test_rows_far_out_and_far_away_are_the_same_as_by_numpy():
     X = 1e8 + rng.standard_normal((400, 3))
     X[7] += 1e6
     identity = np.stack([np.eye(3)] * 2)
-    parameters = Parameters.from_covariances(covariance_kind("full"), np.full(2, 0.5), X[:2], identity)
+    parameters = Parameters.from_covariances(family_called("full"), np.full(2, 0.5), X[:2], identity)
     plan = make_plan(parameters, origin=X.mean(axis=0))
     (expected,) = one_pass(X, [plan])
     (found,) = one_pass(X, [plan], compiled=True)

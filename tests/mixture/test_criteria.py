@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
 
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.criteria import aic, bic, warn_of_small_weight
+from daskgmm.mixture.family import family_called
 from tests import oracle
 from tests.mixture.driving import parameters_of, step
 from tests.strategies import KINDS, make_case
@@ -28,7 +28,7 @@ def test_criteria_are_scikit_learns(kind):
     case = make_case(kind, seed=4, n_rows=400, n_components=2, n_features=3)
     theirs = GaussianMixture(2, covariance_type=kind, random_state=0).fit(case.X)
     ours = parameters_of(case)
-    ours = type(ours).from_covariances(covariance_kind(kind), theirs.weights_, theirs.means_, theirs.covariances_)
+    ours = type(ours).from_covariances(family_called(kind), theirs.weights_, theirs.means_, theirs.covariances_)
     total = step(case.X, ours).objective * len(case.X)
     assert aic(total, ours.n_free) == pytest.approx(theirs.aic(case.X), rel=1e-12)
     assert bic(total, ours.n_free, len(case.X)) == pytest.approx(theirs.bic(case.X), rel=1e-12)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.escape import exchanges, moved, proposals
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.merge import look
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.split import splits
@@ -27,7 +27,7 @@ def covariances(kind, n_features, variances):
 
 
 def mixture(kind, weights, means, variances):
-    kind_, means = covariance_kind(kind), np.asarray(means, dtype=float)
+    kind_, means = family_called(kind), np.asarray(means, dtype=float)
     return Parameters.from_covariances(kind_, np.asarray(weights), means, covariances(kind, means.shape[1], variances))
 
 
@@ -72,7 +72,7 @@ def test_a_planted_bad_optimum_is_left(kind, n_features):
     _, planted_optimum = em(X, mixture(kind, np.full(4, 0.25), centres, np.ones(4)), 20)
     assert planted_optimum > before + 0.4, "the planted optimum is a bad one"
     first = propose(parent, X)[0]
-    assert first.kind is parent.kind
+    assert first.family is parent.family
     assert first.n_components == 4
     assert first.weights.sum() == pytest.approx(1)
     child, after = em(X, first, 20)
@@ -117,7 +117,7 @@ def test_an_offset_changes_no_move(kind):
     near = far - offset
     parent, _ = stuck(kind, near, centres)
     moved = Parameters(
-        parent.kind, parent.weights, parent.means + offset, parent.covariances, parent.precisions_cholesky
+        parent.family, parent.weights, parent.means + offset, parent.covariances, parent.precisions_cholesky
     )
     here, there = propose(parent, near), propose(moved, far)
     assert len(here) == len(there) >= 1

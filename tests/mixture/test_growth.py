@@ -29,7 +29,7 @@ def test_halves_have_nearly_the_density_of_the_whole(kind: str) -> None:
     small, X = two_groups(kind)
     large = halved(small, n_components=5)
     assert large is not None
-    assert (large.n_components, large.kind) == (5, small.kind)
+    assert (large.n_components, large.family) == (5, small.family)
     assert large.weights.sum() == pytest.approx(1, rel=1e-12)
     assert len(np.unique(large.means.round(9), axis=0)) == 5, "no two alike, or EM would keep them so"
     assert mean_log_likelihood(X, large) > mean_log_likelihood(X, small) - 1e-3
@@ -41,7 +41,7 @@ def test_splits_are_where_the_rows_are_two_groups(kind: str) -> None:
     small, X = two_groups(kind)
     whole = np.cov(X.T, bias=True)
     one = {"full": [whole], "tied": whole, "diag": [np.diag(whole)], "spherical": [np.trace(whole) / 3]}[kind]
-    start = Parameters.from_covariances(small.kind, np.ones(1), X.mean(axis=0)[np.newaxis], np.asarray(one))
+    start = Parameters.from_covariances(small.family, np.ones(1), X.mean(axis=0)[np.newaxis], np.asarray(one))
     rng = np.random.default_rng(0)
     found = grown(start, X, np.ones(len(X)), n_components=3, reg_covar=1e-6, rng=rng)
     assert found is not None

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.mstep import m_step
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
@@ -144,7 +144,7 @@ def test_relabelling_components_relabels_the_outcome(kind, data):
     order = np.array(data.draw(st.permutations(range(case.n_components))))
     p = parameters_of(case)
     covariances = p.covariances if kind == "tied" else p.covariances[order]
-    relabelled = Parameters.from_covariances(p.kind, p.weights[order], p.means[order], covariances)
+    relabelled = Parameters.from_covariances(p.family, p.weights[order], p.means[order], covariances)
     found = step(case.X, relabelled, kernel=kernel, reg_covar=0.1)
     expected = step(case.X, p, kernel=kernel, reg_covar=0.1)
     assert found.objective == pytest.approx(expected.objective, rel=1e-13)
@@ -163,7 +163,7 @@ def test_relabelling_components_relabels_the_outcome(kind, data):
 def test_shifting_the_data_shifts_the_means_alone(kind, data, shift):
     case, kernel = data.draw(cases(kind)), data.draw(kernels)
     p = parameters_of(case)
-    moved = Parameters.from_covariances(p.kind, p.weights, p.means + shift, p.covariances)
+    moved = Parameters.from_covariances(p.family, p.weights, p.means + shift, p.covariances)
     found = step(case.X + shift, moved, kernel=kernel, reg_covar=0.1)
     expected = step(case.X, p, kernel=kernel, reg_covar=0.1)
     # Rows and means move by a rounding of u |shift| = 1e-12.
@@ -179,7 +179,7 @@ def test_scaling_the_data_scales_means_and_covariances(kind, data, power):
     case, kernel = data.draw(cases(kind)), data.draw(kernels)
     scale = 2.0**power
     p = parameters_of(case)
-    scaled = Parameters.from_covariances(p.kind, p.weights, p.means * scale, p.covariances * scale**2)
+    scaled = Parameters.from_covariances(p.family, p.weights, p.means * scale, p.covariances * scale**2)
     found = step(case.X * scale, scaled, kernel=kernel, reg_covar=0.1 * scale**2)
     expected = step(case.X, p, kernel=kernel, reg_covar=0.1)
     log_det = p.n_features * np.log(scale)
@@ -231,4 +231,4 @@ def test_a_step_matches_the_moments_of_the_data(kind, data):
 
 
 def test_the_cases_are_of_every_kind():
-    assert {covariance_kind(kind).name for kind in KINDS} == set(KINDS)
+    assert {family_called(kind).name for kind in KINDS} == set(KINDS)

@@ -9,7 +9,7 @@ from sklearn.mixture import GaussianMixture
 
 from daskgmm.errors import CollapsedComponentError
 from daskgmm.mixture.block import block_length
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from tests import oracle
 from tests.mixture.driving import KERNELS, oracle_of, parameters_of, step
@@ -66,13 +66,13 @@ def test_twenty_iterates_are_scikit_learns(kind, n_features):
             "spherical": np.ones(n_components),
         }[kind],
     }
-    k = covariance_kind(kind)
+    k = family_called(kind)
     first = Parameters(
         k,
         start["weights_init"],
         start["means_init"],
-        k.covariances(k.cholesky_of_precisions(start["precisions_init"])),
-        k.cholesky_of_precisions(start["precisions_init"]),
+        k.shape.covariances(k.shape.cholesky_of_precisions(start["precisions_init"])),
+        k.shape.cholesky_of_precisions(start["precisions_init"]),
     )
     ours, bounds = dict.fromkeys(KERNELS, first), {kernel: [] for kernel in KERNELS}
     length = block_length(n_features)
@@ -104,7 +104,7 @@ def test_a_collapsed_component_is_named_with_three_remedies(kind):
         X[:, 1] = 2.0
     covariances = {"full": [np.eye(2)] * 2, "tied": np.eye(2), "diag": np.ones((2, 2)), "spherical": np.ones(2)}[kind]
     means = np.array([[0.0, 0.0], [300.0, 300.0]])
-    parameters = Parameters.from_covariances(covariance_kind(kind), np.full(2, 0.5), means, np.array(covariances))
+    parameters = Parameters.from_covariances(family_called(kind), np.full(2, 0.5), means, np.array(covariances))
     who = "all components, which is tied," if kind == "tied" else "component 1"
     with pytest.raises(CollapsedComponentError, match=f"covariance of {who} must be positive definite") as error:
         step(X, parameters)
@@ -136,7 +136,7 @@ def test_a_component_of_hardly_any_rows_is_where_they_are_by_every_kernel(kind, 
     means = case.means.copy()
     means[2] = [13.0, 0.0, 0.0]
     wide = {"full": [2 * np.eye(3)] * 3, "tied": 2 * np.eye(3), "diag": np.full((3, 3), 2.0), "spherical": [2.0] * 3}
-    k = covariance_kind(kind)
+    k = family_called(kind)
     parameters = Parameters.from_covariances(k, case.weights, means, np.array(wide[kind]))
     found = step(case.X, parameters, kernel=kernel).parameters
     expected = oracle.em_step(kind, case.X, oracle_of(parameters))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from daskgmm.mixture.block import Block
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import EStep
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
 from tests import oracle
@@ -20,7 +20,7 @@ from tests.strategies import KINDS, make_case
 def mixture_of(kind, weights, means, covariances):
     """Parameters from lists."""
     arrays = (np.asarray(a, dtype=float) for a in (weights, means, covariances))
-    return Parameters.from_covariances(covariance_kind(kind), *arrays)
+    return Parameters.from_covariances(family_called(kind), *arrays)
 
 
 def shaped(kind, covariance, n_components):
@@ -41,7 +41,7 @@ def compare(
     found = step(X, parameters, **how)
     how.pop("kernel", None)
     how.pop("cuts", None)
-    kind, new = parameters.kind.name, found.parameters
+    kind, new = parameters.family.name, found.parameters
     right = oracle.em_step(kind, X, oracle_of(parameters, digits=digits), **how)
     dense = oracle.dense(kind, right.covariances, *parameters.means.shape)
     sd = np.sqrt(np.diagonal(dense.astype(float), axis1=1, axis2=2))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from daskgmm.errors import CollapsedComponentError, OptionError
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters, check_means, check_precisions, check_weights
 from tests import oracle
 from tests.mixture.driving import parameters_of
@@ -56,7 +56,7 @@ def test_precisions_of_the_wrong_shape(kind):
     shape = {"full": (2, 3, 3), "tied": (3, 3), "diag": (2, 3), "spherical": (2,)}[kind]
     text = f"precisions_init must have shape {shape}; got (7,)."
     with pytest.raises(OptionError, match=message(text)):
-        check_precisions(np.ones(7), covariance_kind(kind), 2, 3)
+        check_precisions(np.ones(7), family_called(kind), 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_precisions_of_the_wrong_shape(kind):
 )
 def test_precisions_that_are_no_precisions(kind, precisions, text):
     with pytest.raises(OptionError, match=message(f"precisions_init {text}")):
-        check_precisions(precisions, covariance_kind(kind), 2, 2)
+        check_precisions(precisions, family_called(kind), 2, 2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_conversions_between_covariance_and_precision(kind):
     parameters = parameters_of(make_case(kind, seed=5, n_rows=1, n_components=3, n_features=4))
-    k, factor = parameters.kind, parameters.precisions_cholesky
+    k, factor = parameters.shape, parameters.precisions_cholesky
     precisions = k.precisions(factor)
     dense = oracle.dense(kind, parameters.covariances, 3, 4)
     np.testing.assert_allclose(oracle.dense(kind, precisions, 3, 4) @ dense, [np.eye(4)] * 3, atol=1e-13)
@@ -108,7 +108,7 @@ def test_conversions_between_covariance_and_precision(kind):
 )
 def test_a_collapsed_component_is_named_with_three_remedies(kind, covariances, who):
     with pytest.raises(CollapsedComponentError, match=rf"^the covariance of {who} must be positive definite") as error:
-        Parameters.from_covariances(covariance_kind(kind), np.full(2, 0.5), np.zeros((2, 2)), np.array(covariances))
+        Parameters.from_covariances(family_called(kind), np.full(2, 0.5), np.zeros((2, 2)), np.array(covariances))
     for remedy in ("Decrease n_components", "increase reg_covar", "rescale or drop the features that hardly vary"):
         assert remedy in str(error.value)
 
@@ -117,11 +117,11 @@ def test_a_collapsed_component_is_named_with_three_remedies(kind, covariances, w
 def test_an_unknown_kind(name):
     text = f"covariance_type must be one of full, tied, diag, spherical; got {name!r}."
     with pytest.raises(OptionError, match=message(text)):
-        covariance_kind(name)
+        family_called(name)
 
 
 def test_a_weight_of_zero_has_a_log_weight_without_a_warning():
-    parameters = Parameters(covariance_kind("diag"), np.array([1.0, 0.0]), np.zeros((2, 1)), *[np.ones((2, 1))] * 2)
+    parameters = Parameters(family_called("diag"), np.array([1.0, 0.0]), np.zeros((2, 1)), *[np.ones((2, 1))] * 2)
     np.testing.assert_array_equal(parameters.log_weights, [0.0, -np.inf])
     assert np.isfinite(parameters.precisions_cholesky).all()
 
@@ -135,14 +135,14 @@ def test_a_subset_is_the_mixture_of_its_components(kind):
         np.testing.assert_allclose(found.weights, p.weights[[0, 2]] / p.weights[[0, 2]].sum())
         kept = oracle.dense(kind, p.covariances, 4, 2)[[0, 2]]
         np.testing.assert_array_equal(oracle.dense(kind, found.covariances, 2, 2), kept)
-        np.testing.assert_allclose(found.kind.covariances(found.precisions_cholesky), found.covariances, rtol=1e-9)
+        np.testing.assert_allclose(found.shape.covariances(found.precisions_cholesky), found.covariances, rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tempered_mixture_never_loses_a_component(kind):
     """Determinants far apart: the weights that make up for them are far apart too, and none becomes 0."""
     p = parameters_of(make_case(kind, n_components=2, n_features=40, n_rows=50, seed=1))
-    wide = Parameters.from_covariances(p.kind, p.weights, p.means, p.covariances * 1e12)
+    wide = Parameters.from_covariances(p.family, p.weights, p.means, p.covariances * 1e12)
     for mixture in (p, wide):
         assert (mixture.tempered(0.2).weights > 0).all()
     assert p.tempered(1.0) is p

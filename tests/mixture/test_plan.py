@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from daskgmm.mixture.block import Workspace
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import Densities
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import DOUBLE, SAFETY, flagged_components, make_plan
 from tests import oracle
@@ -36,7 +36,7 @@ def hard_mixture(kind, rng):
     }[kind]
     weights = rng.uniform(0.1, 1, n_components)
     parameters = Parameters.from_covariances(
-        covariance_kind(kind), weights / weights.sum(), rng.standard_normal((n_components, n_features)), covariances
+        family_called(kind), weights / weights.sum(), rng.standard_normal((n_components, n_features)), covariances
     )
     sd = np.sqrt(np.diagonal(dense_covariances(parameters), axis1=1, axis2=2))
     near = [m + s * rng.standard_normal((8, n_features)) for m, s in zip(parameters.means, sd, strict=True)]
@@ -51,7 +51,7 @@ def test_the_bound_holds_on_random_mixtures(kind):
     for _ in range(60):
         parameters, X = hard_mixture(kind, rng)
         origin = parameters.weights @ parameters.means
-        bound = parameters.kind.bound(parameters.means, parameters.precisions, parameters.deviations, origin)
+        bound = parameters.shape.bound(parameters.means, parameters.precisions, parameters.deviations, origin)
         plan = make_plan(parameters, origin=origin, kernel="phi")
         found = log_densities(X, plan)
         expected = oracle.log_densities(X, oracle_of(parameters)).T
@@ -91,7 +91,7 @@ def test_the_bound_is_its_definition(kind):
     for mean, covariance in zip(parameters.means, dense, strict=True):
         v = abs(mean - origin) + np.sqrt(np.diag(covariance))
         expected.append(v @ abs(np.linalg.inv(covariance)) @ v)
-    found = parameters.kind.bound(parameters.means, parameters.precisions, parameters.deviations, origin)
+    found = parameters.shape.bound(parameters.means, parameters.precisions, parameters.deviations, origin)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -105,10 +105,10 @@ def test_the_probe_lets_pass_what_the_bound_only_suspects(kind):
     means = (np.linalg.cholesky(covariance) @ rng.standard_normal((n_features, n_components))).T
     covariances = covariance if kind == "tied" else np.stack([covariance] * n_components)
     parameters = Parameters.from_covariances(
-        covariance_kind(kind), np.full(n_components, 1 / n_components), means, covariances
+        family_called(kind), np.full(n_components, 1 / n_components), means, covariances
     )
     origin = means.mean(axis=0)
-    bound = parameters.kind.bound(means, parameters.precisions, parameters.deviations, origin)
+    bound = parameters.shape.bound(means, parameters.precisions, parameters.deviations, origin)
     assert np.all(SAFETY * DOUBLE.unit_roundoff * bound > DOUBLE.tolerance)
     assert not flagged_components(parameters, origin).any()
     plan = make_plan(parameters, origin=origin)
@@ -127,7 +127,7 @@ def test_the_origin_moves_to_a_tight_component_among_broad_ones(kind):
     case = make_case(kind, seed=3, n_rows=1, n_components=6, n_features=3)
     tight = case.covariances.copy()
     tight[5] = tight[5] * 1e-10
-    parameters = Parameters.from_covariances(covariance_kind(kind), case.weights, case.means, tight)
+    parameters = Parameters.from_covariances(family_called(kind), case.weights, case.means, tight)
     mean = case.weights @ case.means
     np.testing.assert_array_equal(flagged_components(parameters, mean), np.arange(6) == 5)
     plan = make_plan(parameters, origin=mean)
@@ -154,7 +154,7 @@ def test_an_outliers_own_component_goes_exact_and_the_others_by_phi(kind):
     means, covariances = case.means.copy(), case.covariances.copy()
     means[3], covariances[3] = 1e6, covariances[3] * 1e-6
     weights = np.array([0.4, 0.3, 0.299, 0.001])
-    parameters = Parameters.from_covariances(covariance_kind(kind), weights, means, covariances)
+    parameters = Parameters.from_covariances(family_called(kind), weights, means, covariances)
     X = np.concatenate([case.X, np.full((1, 3), 1e6)])
     origin = X.mean(axis=0)
     plan = make_plan(parameters, origin=origin)
@@ -169,7 +169,7 @@ def test_a_tied_mixture_goes_one_way_as_a_whole():
     case = make_case("tied", seed=3, n_rows=1, n_components=4, n_features=3)
     means = case.means.copy()
     means[3] = 1e7
-    parameters = Parameters.from_covariances(covariance_kind("tied"), case.weights, means, case.covariances)
+    parameters = Parameters.from_covariances(family_called("tied"), case.weights, means, case.covariances)
     origin = case.means[:3].mean(axis=0)
     np.testing.assert_array_equal(flagged_components(parameters, origin), [False, False, False, True])
     assert make_plan(parameters, origin=origin).exact.all()
@@ -185,7 +185,7 @@ def test_a_tied_mixture_goes_one_way_as_a_whole():
 def test_full_covariances_go_by_phi_where_enough_components_share_it(n_features, n_components, by_phi):
     identity = np.stack([np.eye(n_features)] * n_components)
     weights, means = np.full(n_components, 1 / n_components), np.zeros((n_components, n_features))
-    parameters = Parameters.from_covariances(covariance_kind("full"), weights, means, identity)
+    parameters = Parameters.from_covariances(family_called("full"), weights, means, identity)
     assert make_plan(parameters, origin=np.zeros(n_features)).by_phi.all() == by_phi
 
 
@@ -195,7 +195,7 @@ def test_components_that_cannot_be_bounded_go_exact(kind):
     case = make_case(kind, seed=3, n_rows=1, n_components=3, n_features=2)
     means = case.means.copy()
     means[1] = 1e200
-    parameters = Parameters.from_covariances(covariance_kind(kind), case.weights, means, case.covariances)
+    parameters = Parameters.from_covariances(family_called(kind), case.weights, means, case.covariances)
     with np.errstate(all="ignore"):
         assert flagged_components(parameters, np.zeros(2))[1]
 
@@ -219,7 +219,7 @@ def test_a_plan_travels_whole(kind, kernel):
     plan = make_plan(parameters_of(case), origin=case.X.mean(axis=0), kernel=kernel)
     log_densities(case.X, plan)  # what a kernel derives from a plan stays behind
     copy = pickle.loads(pickle.dumps(plan))
-    assert copy.kind is plan.kind
+    assert copy.shape == plan.shape
     assert copy.common_by_row == plan.common_by_row
     for name in ("log_weights", "means", "precisions_cholesky", "origin", "exact", "natural_parameters"):
         np.testing.assert_array_equal(getattr(copy, name), getattr(plan, name))
@@ -228,13 +228,13 @@ def test_a_plan_travels_whole(kind, kernel):
 
 def test_whether_rows_hold_the_common_term_travels():
     covariance = np.array([[1.0, 1.0], [1.0, 1.0 + 1e-7]])
-    kind = covariance_kind("tied")
-    parameters = Parameters.from_covariances(kind, np.ones(1), np.zeros((1, 2)), covariance)
+    tied = family_called("tied")
+    parameters = Parameters.from_covariances(tied, np.ones(1), np.zeros((1, 2)), covariance)
     plan = make_plan(parameters, origin=np.zeros(2), kernel="phi")
     assert plan.common_by_row
     assert pickle.loads(pickle.dumps(plan)).common_by_row
     assert not make_plan(
-        Parameters.from_covariances(kind, np.ones(1), np.zeros((1, 2)), np.eye(2)), origin=np.zeros(2)
+        Parameters.from_covariances(tied, np.ones(1), np.zeros((1, 2)), np.eye(2)), origin=np.zeros(2)
     ).common_by_row
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.criteria import bic, icl
 from daskgmm.mixture.estep import can_compile
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import Plan, make_plan
 from daskgmm.mixture.score import ScorePass
@@ -130,7 +130,7 @@ def test_icl_is_the_criterion_of_completed_rows(kind: str) -> None:
 
 
 def test_icl_sees_two_components_in_one_group_where_the_log_likelihood_does_not() -> None:
-    X, kind = np.random.default_rng(0).standard_normal((500, 1)), covariance_kind("spherical")
+    X, kind = np.random.default_rng(0).standard_normal((500, 1)), family_called("spherical")
     one = Parameters.from_covariances(kind, np.ones(1), np.zeros((1, 1)), np.ones(1))
     two = Parameters.from_covariances(kind, np.full(2, 0.5), np.zeros((2, 1)), np.ones(2))
     a, b = score(X, [make_plan(p, origin=np.zeros(1)) for p in (one, two)])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from daskgmm.mixture.block import Workspace
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import Densities, can_compile
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.mstep import m_step
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import DOUBLE, SAFETY, SINGLE, flagged_components, make_plan
@@ -51,9 +51,9 @@ def test_components_for_which_it_is_not_good_enough_are_computed_in_double(kind)
     case = make_case(kind, seed=3, n_rows=300, n_components=2, n_features=3)
     means = case.means + np.array([[60.0], [-60.0]])
     X = np.concatenate([case.X + 60, case.X - 60])
-    parameters = Parameters.from_covariances(covariance_kind(kind), case.weights, means, case.covariances)
+    parameters = Parameters.from_covariances(family_called(kind), case.weights, means, case.covariances)
     row_set = row_set_of(X)
-    bound = parameters.kind.bound(parameters.means, parameters.precisions, parameters.deviations, row_set.mean)
+    bound = parameters.shape.bound(parameters.means, parameters.precisions, parameters.deviations, row_set.mean)
     assert np.all(SAFETY * SINGLE.unit_roundoff * bound > SINGLE.tolerance)
     assert not flagged_components(parameters, row_set.mean).any()
     plan = make_plan(parameters, origin=row_set.mean, precision=SINGLE)
@@ -73,7 +73,7 @@ def test_single_is_taken_where_it_is_faster(n_far, precision):
     means = rng.standard_normal((40, 16))
     means[:n_far] += 60
     covariances = np.stack([np.eye(16)] * 40)
-    parameters = Parameters.from_covariances(covariance_kind("full"), np.full(40, 0.025), means, covariances)
+    parameters = Parameters.from_covariances(family_called("full"), np.full(40, 0.025), means, covariances)
     origin = np.zeros(16)
     plan = make_plan(parameters, origin=origin, precision=SINGLE)
     assert plan.precision is precision
@@ -89,7 +89,7 @@ def test_a_component_that_shrinks_in_one_step_keeps_a_positive_variance(kind):
     # 1e-4 wide at 10 from the origin: E[xx'] - dd' is 1e-8 where float32 resolves 1e-5. The next pass has it right.
     rng = np.random.default_rng(0)
     X = np.concatenate([10 + 1e-4 * rng.standard_normal((500, 2)), -10 + 1e-4 * rng.standard_normal((500, 2))])
-    kinds = covariance_kind(kind)
+    kinds = family_called(kind)
     wide = {"full": np.stack([np.eye(2) * 25] * 2), "diag": np.full((2, 2), 25.0), "spherical": np.full(2, 25.0)}[kind]
     parameters = Parameters.from_covariances(kinds, np.full(2, 0.5), np.array([[9.0, 9.0], [-9.0, -9.0]]), wide)
     row_set = row_set_of(X)
@@ -97,7 +97,7 @@ def test_a_component_that_shrinks_in_one_step_keeps_a_positive_variance(kind):
         plan = make_plan(parameters, origin=row_set.mean, precision=SINGLE)
         (statistics,) = one_pass(X, [plan])
         parameters = m_step(statistics, plan, previous=parameters, reg_covar=0.0, row_set=row_set).parameters
-    variances = kinds.variances(parameters.covariances)
+    variances = kinds.shape.variances(parameters.covariances)
     np.testing.assert_allclose(variances, 1e-8, rtol=0.15)
 
 
@@ -105,7 +105,7 @@ def test_the_origin_is_subtracted_before_rounding_to_single():
     rng = np.random.default_rng(0)
     y = rng.standard_normal((500, 3))
     X = 1e8 + y
-    near = Parameters.from_covariances(covariance_kind("full"), np.ones(1), np.full((1, 3), 1e8), np.eye(3)[np.newaxis])
+    near = Parameters.from_covariances(family_called("full"), np.ones(1), np.full((1, 3), 1e8), np.eye(3)[np.newaxis])
     plan = make_plan(near, origin=np.full(3, 1e8), kernel="phi", precision=SINGLE)
     found = Densities(np.ascontiguousarray(X.T), Workspace()).log_density(plan)
     shifted = X - 1e8

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.stats import multivariate_normal
 
-from daskgmm.mixture.covariance import covariance_kind
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.split import _Em, _Rows, splits
 from tests.mixture.driving import KINDS
@@ -52,7 +52,7 @@ def test_pairs_go_as_each_goes_alone(kind, n_features, shrinkage):
     whole = np.cov(X.T, aweights=v, ddof=0).reshape(n_features, n_features)
     tied = whole + REG_COVAR * np.eye(n_features)
     shape = {"full": tied[np.newaxis], "tied": tied, "diag": np.diag(tied)[np.newaxis], "spherical": tied[:1, 0]}[kind]
-    one = Parameters.from_covariances(covariance_kind(kind), np.ones(1), X.mean(axis=0, keepdims=True), shape)
+    one = Parameters.from_covariances(family_called(kind), np.ones(1), X.mean(axis=0, keepdims=True), shape)
     sides = np.stack([X[:, 0] > 0, X[:, -1] > 0.7, rng.random(300) < 0.5])
     em, rows = _Em(one, REG_COVAR, 1e-3), _Rows(X, v, one.means[0], shrinkage)
     pairs = em.run(rows, em.of_sides(rows, sides), 5)
@@ -77,7 +77,7 @@ def test_pairs_go_as_each_goes_alone(kind, n_features, shrinkage):
 def test_a_singular_or_an_empty_half_leaves_the_other_pairs(kind):
     X = np.concatenate([np.random.default_rng(0).standard_normal((60, 2)), np.zeros((20, 2))])
     shape = {"full": np.eye(2)[np.newaxis], "diag": np.ones((1, 2)), "spherical": np.ones(1)}[kind]
-    one = Parameters.from_covariances(covariance_kind(kind), np.ones(1), np.zeros((1, 2)), shape)
+    one = Parameters.from_covariances(family_called(kind), np.ones(1), np.zeros((1, 2)), shape)
     alike, nobody, good = np.arange(80) >= 60, np.zeros(80, dtype=bool), X[:, 0] > 0
     em, rows = _Em(one, 0.0, 1e-3), _Rows(X, np.ones(80), one.means[0])
     pairs = em.of_sides(rows, np.stack([alike, nobody, good]))
@@ -89,7 +89,7 @@ def test_a_singular_or_an_empty_half_leaves_the_other_pairs(kind):
 def test_a_component_without_rows_beyond_those_that_it_is_fitted_to_gains_nothing_there(kind):
     X = np.random.default_rng(0).standard_normal((300, 2)) + 3.0 * (np.arange(300)[:, np.newaxis] % 2)
     shape = {"full": np.eye(2)[np.newaxis], "tied": np.eye(2), "diag": np.ones((1, 2)), "spherical": np.ones(1)}[kind]
-    one = Parameters.from_covariances(covariance_kind(kind), np.ones(1), X.mean(axis=0, keepdims=True), shape)
+    one = Parameters.from_covariances(family_called(kind), np.ones(1), X.mean(axis=0, keepdims=True), shape)
     members = [(np.arange(300), np.ones(300))]
     for n_fitted in (300, 400):
         (found,) = splits(

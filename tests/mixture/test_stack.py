@@ -7,12 +7,12 @@ import pytest
 from numpy.testing import assert_allclose
 
 from daskgmm.mixture.block import Block, Workspace
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import Densities, EStep
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import DOUBLE, Plan, make_plan
 
-FULL = covariance_kind("full")
+FULL = family_called("full")
 
 
 def mixture(n_components: int, n_features: int, *, condition: float = 1e6, apart: float = 1.0) -> Parameters:
@@ -88,7 +88,7 @@ def test_a_component_of_no_row_has_sums_of_zero() -> None:
     z, resp = np.random.default_rng(0).standard_normal((4, 2 * height, n_rows)), np.zeros((2, n_rows))
     resp[1, :3] = 0.25
     few, second = np.full(4 * height * n_rows, np.nan), np.full((n_features, n_features), np.nan)
-    out = np.full((2, FULL.n_statistics(n_features, exact=True)), np.nan)
+    out = np.full((2, FULL.shape.n_statistics(n_features, exact=True)), np.nan)
     compiled.exact_sums(z, height, np.arange(2), resp, few, second, out)
     assert not out[0].any()
     assert np.isfinite(out[1]).all()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from daskgmm.mixture.covariance import covariance_kind
 from daskgmm.mixture.estep import can_compile
+from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.plan import make_plan
 from daskgmm.mixture.score import ScorePass, SupportPass
@@ -60,7 +60,7 @@ def mixture(means: Any, variance: float = 1.0, weights: Any = None, kind: str = 
     k, d = means.shape
     one = {"full": np.stack([np.eye(d)] * k), "tied": np.eye(d), "diag": np.ones((k, d)), "spherical": np.ones(k)}[kind]
     w = np.full(k, 1 / k) if weights is None else np.asarray(weights, dtype=float)
-    return Parameters.from_covariances(covariance_kind(kind), w, means, variance * one)
+    return Parameters.from_covariances(family_called(kind), w, means, variance * one)
 
 
 # -- the oracle ----------------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_a_point_mass_is_told_by_what_reg_covar_gives_it(kind: str) -> None:
     p = mixture(np.array([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0]]), 1.0, [0.9, 0.1], kind)
     covariances = p.covariances.copy()
     covariances[1] *= 1.001 * reg_covar
-    p = Parameters.from_covariances(p.kind, p.weights, p.means, covariances)
+    p = Parameters.from_covariances(p.family, p.weights, p.means, covariances)
     gain = thin_gain(p, reg_covar)
     whole = np.full(3, 0.9 + 0.1 * 1.001e-6) + np.array([0.9 * 0.1 * 0.25, 0, 0])
     assert gain[0] == 0
@@ -234,7 +234,7 @@ def test_a_point_mass_is_told_by_what_reg_covar_gives_it(kind: str) -> None:
 # -- reg_covar against the rows ------------------------------------------------------------------------------------
 def least(kind: str, covariances: Any, means: Any, reg_covar: float = 1e-6) -> np.ndarray:
     means = np.asarray(means, dtype=float)
-    return covariance_kind(kind).least_variances(
+    return family_called(kind).shape.least_variances(
         np.asarray(covariances), np.full(len(means), 1 / len(means)), means, reg_covar
     )
 

@@ -1,0 +1,35 @@
+"""What is common to all rows of a candidate, once for all passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Number, weight, mean and scatter of all rows of a candidate. A pooled shape needs the last.
+
+    Attributes
+    ----------
+    n_rows : int
+    weight : float
+        Sum of the row weights.
+    mean : (n_features,), float64
+    scatter : (n_features, n_features) or (n_features,), float64
+        Sum of w (x - mean)(x - mean)', or its diagonal alone.
+    """
+
+    n_rows: int
+    weight: float
+    mean: Floats
+    scatter: Floats
+
+    @property
+    def variances(self) -> Floats:
+        """Variance of each feature, (n_features,), float64, over the weights."""
+        return (np.diagonal(self.scatter) if self.scatter.ndim == 2 else self.scatter) / self.weight

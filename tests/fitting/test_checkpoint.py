@@ -468,7 +468,7 @@ def test_other_versions_are_told(
 ) -> None:
     checkpoint, _ = at(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        small_fit(store, checkpoint, executor=Slot(8))
+        small_fit(store, checkpoint, executor=Slot(12))
     now = provenance()
     monkeypatch.setattr("daskgmm.fitting.run.provenance", lambda: {**now, "numpy": "9.9"})
     checkpoint, _ = at(tmp_path)
@@ -479,7 +479,7 @@ def test_other_versions_are_told(
 def test_other_partitions_are_refused(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, _ = at(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        small_fit(store, checkpoint, executor=Slot(8))
+        small_fit(store, checkpoint, executor=Slot(12))
     monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 6400)
     checkpoint, _ = at(tmp_path)
     with pytest.raises(OutputError, match="the checkpoint must have partitions as they are now; got others"):

@@ -22,7 +22,6 @@ from distributed import LocalCluster
 from distributed.client import FutureCancelledError
 
 from daskgmm import GaussianMixture
-from daskgmm.cli import cluster as cluster_module
 from daskgmm.cli import gmm, jobs, lost
 from daskgmm.cli.group import outcome
 from daskgmm.cli.outputs import differences
@@ -31,6 +30,7 @@ from daskgmm.data.output import ATTRIBUTE
 from daskgmm.data.passes import Partial
 from daskgmm.errors import ClusterError, DataError, OutputError
 from daskgmm.fitting.checkpoint import Checkpoint
+from daskgmm.places.machines import peak_bytes
 from tests.clusters import LOCAL, OwnCluster, free_port
 from tests.stores import two_groups
 
@@ -791,7 +791,7 @@ def test_differences_name_what_a_person_typed(stored: Any, now: Any, expected: l
 
 
 def test_peak_memory_of_this_process() -> None:
-    peak = cluster_module.peak_bytes()
+    peak = peak_bytes()
     assert peak is not None
     assert 20 << 20 < peak < 1 << 40
 

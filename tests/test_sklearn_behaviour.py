@@ -68,7 +68,8 @@ def test_parameters_are_those_of_scikit_learn() -> None:
     ours, theirs = GaussianMixture().get_params(), mixture.GaussianMixture().get_params()
     assert theirs.items() - {"n_init": 1}.items() <= ours.items()
     assert ours["n_init"] == 10, "nearly free: all but the best end on a sample"
-    assert set(ours) - set(theirs) == {"acceleration", "cache", "escape", "non_finite", "precision", "start_rows"}
+    own = {"acceleration", "cache", "escape", "non_finite", "precision", "start_rows", "stopping"}
+    assert set(ours) - set(theirs) == own
 
 
 def test_clone_and_set_params() -> None:

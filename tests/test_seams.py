@@ -112,7 +112,7 @@ def test_an_option_is_a_parameter_of_the_estimator_with_its_default_and_check(ro
     assert (mixture.fit(rows).weights_ > 0).all()
     assert mixture._fit_options["toy_share"] == 0.25
     for value in (2, -0.1, "half", True, None):
-        with pytest.raises(OptionError, match=r"toy_share must be a finite number .*; got "):
+        with pytest.raises(OptionError, match=r"toy_share must be a finite number of at least 0 and at most 1; got "):
             ToyMixture(3, toy_share=value).fit(rows)
     with pytest.raises(OptionError, match=r"toy_mood must be one of None, glad; got 'sad'\."):
         ToyMixture(3, toy_mood="sad").fit(rows)
@@ -136,13 +136,26 @@ def test_an_option_is_one_of_the_command_line_and_of_a_file(tmp_path: Path) -> N
     assert "How much of a toy. [default: 0.5; 0<=x<=1.0]" in said("--help")
     assert "Invalid value for '--toy': 2.0 is not in the range 0<=x<=1" in said("--toy", "2", code=64)
     file = tmp_path / "toys.toml"
-    file.write_text('toy = 0.75\ntol = 1e-5\n[play]\nmood = "glad"\n[fit]\ncomponents = 3\n')
+    file.write_text('toy = 0.75\ntol = 1e-5\n[play]\nmood = "glad"\n')
     assert call("--config", str(file)) == {"command": "play", "share": 0.75, "mood": "glad", "tol": 1e-5}
     assert call("--config", str(file), "--toy", "0.5")["share"] == 0.5
     file.write_text("toys = 1\n")
     assert "--config must name options of daskgmm play; got toys in" in said("--config", str(file), code=64)
+    file.write_text("[fit]\ncomponents = 3\n")
+    assert "tables of commands alone; got [fit] in" in said("--config", str(file), code=64)
     file.write_text("toy = 3\n")
     assert "3.0 is not in the range" in said("--config", str(file), code=64)
+
+
+def test_a_file_holds_what_is_for_other_commands_too(tmp_path: Path) -> None:
+    file = tmp_path / "o.toml"
+    file.write_text("restarts = 1\nfolds = 5\n[fit]\ncomponents = 3\n[select]\ncriterion = 'aic'\n")
+    rows, model = tmp_path / "rows.npy", tmp_path / "m.zarr"
+    np.save(rows, np.random.default_rng(SEED).standard_normal((400, 2)))
+    done = CliRunner().invoke(gmm, ["fit", str(rows), "-o", str(model), "--config", str(file)])
+    assert done.exit_code in (0, 3), done.output
+    loaded = GaussianMixture.load(model)
+    assert (loaded.n_components, loaded.n_init) == (3, 1)
 
 
 def test_each_option_is_described_where_people_look() -> None:

@@ -32,9 +32,15 @@ def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) 
         raise InputMissingError(f"--config must name a file; got {place} ({error.strerror}). Name another.") from error
     except ValueError as error:
         raise OptionError(f"--config must be TOML; got {place}: {error}. Write lines such as restarts = 3.") from error
-    command = ctx.command.name or ""
-    # (A table is of another command, or of this one; everything else is an option.)
-    own = {key: value for key, value in found.items() if not isinstance(value, dict)} | found.get(command, {})
+    command, commands = ctx.command.name or "", _commands(ctx)
+    tables = {key: value for key, value in found.items() if isinstance(value, dict)}
+    if strange := [name for name in tables if name not in commands]:
+        raise OptionError(
+            f"--config must have tables of commands alone; got [{strange[0]}] in {place}. There are "
+            f"{', '.join(commands)}."
+        )
+    general, special = {key: value for key, value in found.items() if key not in tables}, tables.get(command, {})
+    own = general | special
     known = {
         name.removeprefix("--"): parameter
         for parameter in ctx.command.get_params(ctx)
@@ -42,8 +48,8 @@ def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) 
         for name in parameter.opts
         if name.startswith("--")
     }
-    others = _others(ctx) - set(known)
-    if unknown := [key for key in own if key not in known and (key in found.get(command, {}) or key not in others)]:
+    of_others = {name.removeprefix("--") for other in commands.values() for p in other.params for name in p.opts}
+    if unknown := [key for key in own if key not in known and (key in special or key not in of_others)]:
         raise OptionError(
             f"--config must name options of daskgmm {command}; got {unknown[0]} in {place}. There are "
             f"{', '.join(sorted(known))}."
@@ -51,11 +57,10 @@ def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) 
     ctx.default_map = {str(known[key].name): _text(value) for key, value in own.items() if key in known}
 
 
-def _others(ctx: click.Context) -> set[str]:
-    """Return the options of all commands of the program, without their dashes."""
+def _commands(ctx: click.Context) -> dict[str, click.Command]:
+    """Return all commands of the program."""
     group = ctx.parent.command if ctx.parent is not None else None
-    commands = group.commands.values() if isinstance(group, click.Group) else ()
-    return {name.removeprefix("--") for command in commands for parameter in command.params for name in parameter.opts}
+    return dict(group.commands) if isinstance(group, click.Group) else {}
 
 
 def _text(value: Any) -> Any:

@@ -56,7 +56,7 @@ class Held(Protocol):
 
 
 class Executor(ABC):
-    """Computes keys of a graph. What a definition of `compute` alone cannot do, nothing is asked for."""
+    """Computes keys of a graph. Only `compute` must be defined: the other methods have defaults."""
 
     @abstractmethod
     def compute(

@@ -16,7 +16,7 @@ from daskgmm.errors import OptionError
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What there is to say of an option. Its values are numbers, choices, or whatever `rule` lets pass.
+    """What there is to say of an option. Its values are numbers, choices or objects of some types; or anything.
 
     Attributes
     ----------
@@ -94,17 +94,21 @@ class Option:
         if any(_is(value, choice) for choice in self.choices) or isinstance(value, self.types):
             return True
         if self.number is None:
-            return self.rule is not None and not (self.choices or self.types)
+            return not (self.choices or self.types)
         integer, number = isinstance(value, Integral), isinstance(value, Real)
         if isinstance(value, bool) or not (integer if self.number is int else number):
             return False
-        return self.least <= float(value) <= self.most and math.isfinite(float(value))
+        found = float(value)
+        above = found > self.least if self.above_least else found >= self.least
+        return above and found <= self.most and math.isfinite(found)
 
     @property
     def _allowed(self) -> str:
         if self.number is None:
             return f"one of {', '.join(map(str, self.choices))}"
-        return f"{'an integer' if self.number is int else 'a finite number'} of at least {self.least}"
+        least = f"above {self.least}" if self.above_least else f"of at least {self.least}"
+        most = "" if math.isinf(self.most) else f" and at most {self.most}"
+        return f"{'an integer' if self.number is int else 'a finite number'} {least}{most}"
 
 
 def declare(default: Any, option: Option) -> Any:

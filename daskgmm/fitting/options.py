@@ -7,48 +7,30 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from daskgmm.fitting.option import Option, declare, declared
+from daskgmm.fitting.stopping import StoppingRule, Tolerance
 from daskgmm.mixture.record import Record, record_called, record_name
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from daskgmm.fitting.stopping import StoppingRule
     from daskgmm.mixture.acceleration import Accelerator
     from daskgmm.mixture.family import Family
 
     Floats = NDArray[np.float64]
 
 
-def _family_rule(options: FitOptions, value: Any) -> str:
-    from daskgmm.mixture.family import family_of  # (SciPy: the command line's help needs it not)
-
-    family_of(value)
-    return ""
-
-
 def _acceleration_rule(options: FitOptions, value: Any) -> str:
-    from daskgmm.mixture.acceleration import Accelerator
+    from daskgmm.mixture.acceleration import Accelerator  # (NumPy: the command line's help needs it not)
 
     wrong = isinstance(value, Record) and not isinstance(value, Accelerator)
     return "one of None, squarem, or an Accelerator" if wrong else ""
-
-
-def _stopping_rule(options: FitOptions, value: Any) -> str:
-    from daskgmm.fitting.stopping import StoppingRule
-
-    return "" if value is None or isinstance(value, StoppingRule) else "None or a StoppingRule"
 
 
 def _start_rows_rule(options: FitOptions, value: Any) -> str:
     number = isinstance(value, Integral) and not isinstance(value, bool)
     enough = value is None or (number and value >= options.n_components)
     return "" if enough else f"an integer of at least n_components = {options.n_components}"
-
-
-def _anything(options: FitOptions, value: Any) -> str:
-    """Arrays are checked against the rows, whose number of features they need."""
-    return ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +79,7 @@ class FitOptions(Record):
         "full",
         Option(
             help="A full matrix each; one for all; axis-parallel; one variance each.", flag="--covariance",
-            section="Mixture", rule=_family_rule,
+            section="Mixture",
         ),
     )  # fmt: skip
     reg_covar: float = declare(
@@ -165,9 +147,13 @@ class FitOptions(Record):
             choices=(None, "squarem"), types=(Record,), words={None: "none"}, rule=_acceleration_rule,
         ),
     )  # fmt: skip
-    stopping: Record | None = declare(
-        None, Option(help="When a fit ends, on all rows.", rule=_stopping_rule, remedy="Leave it out for tol.")
-    )
+    stopping: StoppingRule | None = declare(
+        None,
+        Option(
+            help="When a fit ends, on all rows.", choices=(None,), types=(StoppingRule,),
+            must_be="None or a StoppingRule", remedy="Leave it out for tol.",
+        ),
+    )  # fmt: skip
     precision: str = declare(
         "double",
         Option(
@@ -186,9 +172,10 @@ class FitOptions(Record):
     non_finite: str = declare(
         "error", Option(help="What to do with rows that hold a NaN or an infinity.", choices=("error", "drop"))
     )
-    weights_init: Any = declare(None, Option(help="Weights of the start.", rule=_anything))
-    means_init: Any = declare(None, Option(help="Means of the start.", rule=_anything))
-    precisions_init: Any = declare(None, Option(help="Precisions of the start.", rule=_anything))
+    # (Arrays are checked against the rows, whose number of features that takes: `given`.)
+    weights_init: Any = declare(None, Option(help="Weights of the start."))
+    means_init: Any = declare(None, Option(help="Means of the start."))
+    precisions_init: Any = declare(None, Option(help="Precisions of the start."))
     kernel: Literal["rule", "phi", "exact"] = declare(
         "rule", Option(help="The form of the E-step.", choices=("rule", "phi", "exact"), of_estimator=False)
     )
@@ -218,9 +205,7 @@ class FitOptions(Record):
     @property
     def rule(self) -> StoppingRule:
         """The rule to stop by, in its first state."""
-        from daskgmm.fitting.stopping import StoppingRule, Tolerance
-
-        return self.stopping if isinstance(self.stopping, StoppingRule) else Tolerance(self.tol)
+        return self.stopping or Tolerance(self.tol)
 
     @property
     def starts_on_all_rows(self) -> bool:

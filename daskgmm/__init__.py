@@ -5,25 +5,26 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from daskgmm.version import __version__ as __version__
+
 __all__ = ["Family", "GaussianMixture", "Reader", "Selection", "Source", "register_family", "register_source", "select"]
 
 if TYPE_CHECKING:
-    from daskgmm.data.registry import register_source
-    from daskgmm.data.source import Reader, Source
     from daskgmm.estimator import GaussianMixture
     from daskgmm.mixture.family import Family, register_family
     from daskgmm.selection import Selection, select
+    from daskgmm.sources.registry import register_source
+    from daskgmm.sources.source import Reader, Source
 
-# Workers import daskgmm.data and daskgmm.mixture only: scikit-learn costs 100 MB and a second.
+# Workers import nothing above daskgmm.passes: scikit-learn costs 100 MB and a second.
 _PLACES = {
     "Family": "daskgmm.mixture.family",
     "GaussianMixture": "daskgmm.estimator",
-    "Reader": "daskgmm.data.source",
+    "Reader": "daskgmm.sources.source",
     "Selection": "daskgmm.selection",
-    "Source": "daskgmm.data.source",
+    "Source": "daskgmm.sources.source",
     "register_family": "daskgmm.mixture.family",
-    "register_source": "daskgmm.data.registry",
+    "register_source": "daskgmm.sources.registry",
     "select": "daskgmm.selection",
 }
 

@@ -15,11 +15,22 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from daskgmm.data.executor import one_blas_thread
-from daskgmm.data.prediction import predict_array, predict_blocks, predict_source
 from daskgmm.errors import FitWarning, OptionError
 from daskgmm.fitting.fit import Fit, fit_mixture
-from daskgmm.fitting.model_file import (
+from daskgmm.fitting.option import declared
+from daskgmm.fitting.options import FitOptions, from_json
+from daskgmm.fitting.score import Score, score_source
+from daskgmm.fitting.status import Status
+from daskgmm.inputs import opened_rows, opened_weights, printing, seed_of
+from daskgmm.kernels.prediction import Predictor, What
+from daskgmm.kernels.support import Support
+from daskgmm.mixture.criteria import warn_of_small_weight
+from daskgmm.mixture.family import family_of
+from daskgmm.mixture.parameters import Parameters, parameters_of
+from daskgmm.mixture.sampling import sample
+from daskgmm.passes.executor import one_blas_thread
+from daskgmm.passes.prediction import predict_array, predict_blocks, predict_source
+from daskgmm.stores.model_file import (
     Model,
     as_written,
     load_model,
@@ -27,18 +38,7 @@ from daskgmm.fitting.model_file import (
     support_in,
     support_record,
 )
-from daskgmm.fitting.option import declared
-from daskgmm.fitting.options import FitOptions, from_json
-from daskgmm.fitting.provenance import provenance
-from daskgmm.fitting.score import Score, score_source
-from daskgmm.fitting.status import Status
-from daskgmm.inputs import opened_rows, opened_weights, printing, seed_of
-from daskgmm.mixture.criteria import warn_of_small_weight
-from daskgmm.mixture.family import family_of
-from daskgmm.mixture.parameters import Parameters, parameters_of
-from daskgmm.mixture.prediction import Predictor, What
-from daskgmm.mixture.sampling import sample
-from daskgmm.mixture.support import Support
+from daskgmm.stores.provenance import provenance
 
 Floats = NDArray[np.float64]
 

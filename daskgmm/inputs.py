@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_random_state
 
-from daskgmm.data.conventions import check_units
-from daskgmm.data.opening import open_source
-from daskgmm.data.source import Source
 from daskgmm.errors import DataError, OptionError
 from daskgmm.fitting.events import HEADER, Listener, PassDone, ignore
+from daskgmm.sources.conventions import check_units
+from daskgmm.sources.opening import open_source
+from daskgmm.sources.source import Source
 
 
 def opened_rows(estimator: Any, X: Any, *, reset: bool) -> Source:

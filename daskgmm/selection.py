@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from daskgmm.comparison import by_kind, selection_table, selection_text
 from daskgmm.errors import OptionError
 from daskgmm.estimator import GaussianMixture, fitted, warn_of, warn_unless_converged
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
 from daskgmm.inputs import opened_rows, opened_weights, printing
 from daskgmm.mixture.family import Family, family_of
+from daskgmm.pictures.comparison import by_kind, selection_table, selection_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +91,7 @@ class Selection:
         OptionError
             matplotlib is missing.
         """
-        from daskgmm.plot import plot_selection
+        from daskgmm.pictures.plot import plot_selection
 
         return plot_selection(self.table, self.criterion, path=path, ax=ax)
 

@@ -20,9 +20,9 @@ import numpy as np
 import zarr
 
 from daskgmm.cli.outputs import checksum
-from daskgmm.data.output import prediction_record
 from daskgmm.errors import InputMissingError
-from daskgmm.fitting.model_file import load_model
+from daskgmm.stores.model_file import load_model
+from daskgmm.stores.output import prediction_record
 from tests.crashes import HOWS, Crashes
 from tests.strategies import make_case
 

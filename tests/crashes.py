@@ -21,10 +21,10 @@ from typing import Any
 import dask
 
 from daskgmm.cli import gmm, jobs, selecting, work  # noqa: F401 (imported before a fork)
-from daskgmm.data import partition
-from daskgmm.data.executor import LimitedExecutor
+from daskgmm.passes.executor import LimitedExecutor
 from daskgmm.places.dask_cluster import DaskCluster
 from daskgmm.places.machines import Machines
+from daskgmm.sources import partition
 
 #: Events that change a disk; "open" does where it is for writing.
 CHANGES = ("open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")

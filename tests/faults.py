@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from daskgmm.data.storage import Storage
 from daskgmm.errors import OutputError
+from daskgmm.stores.storage import Storage
 
 
 class Torn(BaseException):

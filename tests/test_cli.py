@@ -22,15 +22,17 @@ from distributed import LocalCluster
 from distributed.client import FutureCancelledError
 
 from daskgmm import GaussianMixture
-from daskgmm.cli import gmm, jobs, lost
+from daskgmm.cli import gmm, jobs
 from daskgmm.cli.group import outcome
 from daskgmm.cli.outputs import differences
-from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, strict_json
-from daskgmm.data.output import ATTRIBUTE
-from daskgmm.data.passes import Partial
+from daskgmm.cli.terminal import in_words_of_the_command_line, strict_json
 from daskgmm.errors import ClusterError, DataError, OutputError
-from daskgmm.fitting.checkpoint import Checkpoint
+from daskgmm.passes.tree import Partial
+from daskgmm.places import lost
 from daskgmm.places.machines import peak_bytes
+from daskgmm.places.signals import Interrupted, interrupts
+from daskgmm.stores.checkpoint import Checkpoint
+from daskgmm.stores.output import ATTRIBUTE
 from tests.clusters import LOCAL, OwnCluster, free_port
 from tests.stores import two_groups
 
@@ -714,7 +716,7 @@ def test_predictions_that_go_on_from_another_thing_are_bad_data(
 
     place = tmp_path / "labels.zarr.checkpoint"
     arguments = ("predict", model, small_store, "-o", tmp_path / "labels.zarr", "--checkpoint-every", 0, "--workers", 1)
-    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 1000)
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 1000)
     with monkeypatch.context() as patched:
         patched.setattr("daskgmm.cli.outputs.Checkpoint", Ending)
         call(*arguments, code=75)

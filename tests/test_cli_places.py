@@ -12,9 +12,9 @@ import zarr
 from daskgmm import GaussianMixture
 from daskgmm.cli.jobs import places, report
 from daskgmm.cli.outputs import check_place
-from daskgmm.data.opening import open_source
 from daskgmm.errors import OptionError
-from daskgmm.fitting.model_file import load_model, save_model
+from daskgmm.sources.opening import open_source
+from daskgmm.stores.model_file import load_model, save_model
 
 X = np.random.default_rng(0).normal(size=(40, 2))
 

@@ -15,7 +15,7 @@ import pytest
 import zarr
 
 from daskgmm import GaussianMixture, select
-from daskgmm.fitting.model_file import load_model
+from daskgmm.stores.model_file import load_model
 from tests.test_cli import call, run, strict
 
 #: Keys of the result that are those of a row of the table by other names.

@@ -14,9 +14,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from daskgmm.cli import gmm
 from daskgmm.cli.outputs import checksum
-from daskgmm.data.output import prediction_record
 from daskgmm.errors import DataError, InputMissingError
-from daskgmm.fitting.model_file import is_unfinished, load_model
+from daskgmm.stores.model_file import is_unfinished, load_model
+from daskgmm.stores.output import prediction_record
 
 #: What changes an object store.
 CHANGES = ("pipe_file", "rm", "rm_file")

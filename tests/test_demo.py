@@ -17,9 +17,9 @@ from PIL import Image
 
 from daskgmm import GaussianMixture
 from daskgmm.cli import gmm
-from daskgmm.cli.demo import Demo
-from daskgmm.cli.photographs import SIDE, load_photographs
-from daskgmm.report import directions
+from daskgmm.demo.demo import Demo
+from daskgmm.demo.photographs import SIDE, load_photographs
+from daskgmm.pictures.report import directions
 
 #: 40 lines of 640 pixels make 33 lines of 633 patches.
 HEIGHT, N_PATCHES = 40, 2 * 33 * 633

@@ -159,7 +159,7 @@ def test_every_documented_code_is_tried() -> None:
 
 _BLAS = """
 import resource, scipy.linalg
-from daskgmm.data.blas import blas_limit
+from daskgmm.passes.blas import blas_limit
 kib = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
 resource.setrlimit(resource.RLIMIT_AS, ((kib << 10) + (20 << 20),) * 2)
 try:

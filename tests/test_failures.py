@@ -118,7 +118,7 @@ def test_a_scheduler_that_does_not_come_back_ends_the_fit_in_time(
 _DIES = """
 import os
 from pathlib import Path
-from daskgmm.data import zarr_source
+from daskgmm.sources import zarr_source
 def read(self, start, stop, real=zarr_source.ZarrReader.read):
     if start <= 290_000 < stop:
         for i in range({first} + {times}):

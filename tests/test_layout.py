@@ -13,11 +13,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "daskgmm"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
-# Imports point one way: interface -> fitting -> data -> mixture -> errors.
-LAYERS = ["errors", "mixture", "data", "fitting", "interface"]
+# Imports point one way, from the last to the first.
+LAYERS = ["version", "errors", "mixture", "kernels", "sources", "passes", "stores", "fitting", "places", "interface"]
+#: What is only mathematics, and what a worker imports for a pass.
+MATHEMATICS, ON_WORKERS = {"mixture", "kernels"}, {"mixture", "kernels", "sources", "passes"}
 KINDS = {"full", "tied", "diag", "spherical"}
 #: The one module that may import numba, and is itself imported only where numba is installed.
-WHERE_LOOPS_ARE_COMPILED = Path("mixture/compiled.py")
+WHERE_LOOPS_ARE_COMPILED = Path("kernels/compiled.py")
 SHAPES = Path("mixture/shapes")
 OF_COVARIANCES = re.compile("covarian|precision|cholesky|central|factor")
 #: Folders in which no file imports another that, by whatever way, imports it.
@@ -54,14 +56,12 @@ def imports_point_down(tree: ast.Module, path: Path) -> Iterator[str]:
         if head != "daskgmm":
             if own == "errors" and name != "__future__":
                 yield f"{line}: errors imports {name}"
-            elif own == "mixture" and head == "numba" and path == WHERE_LOOPS_ARE_COMPILED:
+            elif head == "numba" and path == WHERE_LOOPS_ARE_COMPILED:
                 continue
-            elif own == "mixture" and head not in {"numpy", "scipy", *sys.stdlib_module_names}:
-                yield f"{line}: mixture imports {name}"
-            elif own == "data" and head == "sklearn":
-                yield f"{line}: data imports {name}"
-        elif rest == "__version__":
-            continue  # costs nothing to import, and provenance needs it
+            elif own in MATHEMATICS and head not in {"numpy", "scipy", *sys.stdlib_module_names}:
+                yield f"{line}: {own} imports {name}, and is mathematics alone"
+            elif own in {*ON_WORKERS, "stores"} and head == "sklearn":
+                yield f"{line}: {own} imports {name}"
         elif LAYERS.index(layer_of(rest)) > LAYERS.index(own):
             yield f"{line}: {own} imports {name}"
         elif own == "errors":
@@ -168,13 +168,13 @@ def test_module_keeps_the_rule(rule: Rule, path: Path) -> None:
 @pytest.mark.parametrize(
     ("rule", "path", "source"),
     [
-        (imports_point_down, "mixture/estep.py", "import dask"),
-        (imports_point_down, "mixture/estep.py", "import numba"),
-        (imports_point_down, "mixture/estep.py", "def f():\n    from daskgmm.data.passes import run"),
-        (imports_point_down, "mixture/estep.py", "from daskgmm import fitting"),
+        (imports_point_down, "kernels/estep.py", "import dask"),
+        (imports_point_down, "kernels/estep.py", "import numba"),
+        (imports_point_down, "kernels/estep.py", "def f():\n    from daskgmm.passes.tree import run"),
+        (imports_point_down, "kernels/estep.py", "from daskgmm import fitting"),
         (imports_point_down, "mixture/__init__.py", "from daskgmm import GaussianMixture"),
-        (imports_point_down, "data/survey.py", "from daskgmm.fitting.start import start"),
-        (imports_point_down, "data/survey.py", "import sklearn.cluster"),
+        (imports_point_down, "passes/survey.py", "from daskgmm.fitting.start import start"),
+        (imports_point_down, "passes/survey.py", "import sklearn.cluster"),
         (imports_point_down, "fitting/loop.py", "from daskgmm.estimator import GaussianMixture"),
         (imports_point_down, "errors.py", "import numpy"),
         (imports_point_down, "errors.py", "from daskgmm.mixture import family"),
@@ -183,19 +183,19 @@ def test_module_keeps_the_rule(rule: Rule, path: Path) -> None:
         (kinds_are_not_told_apart, "estimator.py", "match kind:\n    case 'diag' | 'full': pass"),
         (kinds_are_not_told_apart, "fitting/start.py", "table = {'full': 1, 'diag': 2}"),
         (shapes_alone_look_into_covariances, "fitting/start.py", "if options.family.shape.pooled: pass"),
-        (shapes_alone_look_into_covariances, "mixture/plan.py", "diagonal = p.precisions.ndim == 2"),
+        (shapes_alone_look_into_covariances, "kernels/plan.py", "diagonal = p.precisions.ndim == 2"),
         (shapes_alone_look_into_covariances, "mixture/family.py", "np.ndim(covariances)"),
-        (sources_are_told_apart_in_their_own_files, "data/rows.py", "if isinstance(rows.X, DaskSource): pass"),
+        (sources_are_told_apart_in_their_own_files, "passes/rows.py", "if isinstance(rows.X, DaskSource): pass"),
         (sources_are_told_apart_in_their_own_files, "estimator.py", "isinstance(x, str | array_source.ArraySource)"),
-        (nothing_dangerous_is_called, "data/output.py", "import pickle"),
-        (nothing_dangerous_is_called, "data/output.py", "from cloudpickle import loads"),
-        (nothing_dangerous_is_called, "data/output.py", "eval('1')"),
-        (nothing_dangerous_is_called, "data/output.py", "assert x > 0"),
-        (nothing_dangerous_is_called, "data/output.py", "np.load(path, allow_pickle=True)"),
-        (words_are_the_projects_own, "mixture/estep.py", "gamma = 1"),
-        (words_are_the_projects_own, "mixture/estep.py", "def f(batch_size): pass"),
-        (words_are_the_projects_own, "mixture/estep.py", "class Loss: pass"),
-        (words_are_the_projects_own, "mixture/estep.py", "self.nll_ = 0"),
+        (nothing_dangerous_is_called, "stores/output.py", "import pickle"),
+        (nothing_dangerous_is_called, "stores/output.py", "from cloudpickle import loads"),
+        (nothing_dangerous_is_called, "stores/output.py", "eval('1')"),
+        (nothing_dangerous_is_called, "stores/output.py", "assert x > 0"),
+        (nothing_dangerous_is_called, "stores/output.py", "np.load(path, allow_pickle=True)"),
+        (words_are_the_projects_own, "kernels/estep.py", "gamma = 1"),
+        (words_are_the_projects_own, "kernels/estep.py", "def f(batch_size): pass"),
+        (words_are_the_projects_own, "kernels/estep.py", "class Loss: pass"),
+        (words_are_the_projects_own, "kernels/estep.py", "self.nll_ = 0"),
     ],
 )
 def test_rule_notices(rule: Rule, path: str, source: str) -> None:
@@ -207,19 +207,27 @@ def test_rule_notices(rule: Rule, path: str, source: str) -> None:
     [
         (
             imports_point_down,
-            "mixture/estep.py",
+            "kernels/estep.py",
             "import math\nimport scipy.stats\nfrom daskgmm.errors import DataError",
         ),
-        (imports_point_down, "data/survey.py", "import dask\nimport zarr\nfrom daskgmm.mixture.block import Block"),
-        (imports_point_down, "fitting/loop.py", "from daskgmm import __version__\nfrom daskgmm.data import passes"),
+        (imports_point_down, "passes/survey.py", "import dask\nimport zarr\nfrom daskgmm.kernels.block import Block"),
+        (
+            imports_point_down,
+            "fitting/loop.py",
+            "from daskgmm import version\nfrom daskgmm.passes import tree",
+        ),
         (imports_point_down, "cli.py", "from daskgmm import estimator"),
         (imports_point_down, "__init__.py", "from daskgmm.estimator import GaussianMixture"),
         (shapes_alone_look_into_covariances, "mixture/shapes/shape.py", "covariances.ndim - 1"),
-        (shapes_alone_look_into_covariances, "data/source.py", "array.ndim not in (1, 2)"),
+        (shapes_alone_look_into_covariances, "sources/source.py", "array.ndim not in (1, 2)"),
         (kinds_are_not_told_apart, "cli.py", "choices = ['full', 'tied']"),
-        (sources_are_told_apart_in_their_own_files, "data/opening.py", "isinstance(x, Source) or isinstance(x, str)"),
-        (sources_are_told_apart_in_their_own_files, "data/dask_source.py", "isinstance(x, DaskSource)"),
-        (words_are_the_projects_own, "mixture/estep.py", "scipy.special.gammaln(x); random.gamma(2.0)"),
+        (
+            sources_are_told_apart_in_their_own_files,
+            "sources/opening.py",
+            "isinstance(x, Source) or isinstance(x, str)",
+        ),
+        (sources_are_told_apart_in_their_own_files, "sources/dask_source.py", "isinstance(x, DaskSource)"),
+        (words_are_the_projects_own, "kernels/estep.py", "scipy.special.gammaln(x); random.gamma(2.0)"),
     ],
 )
 def test_rule_allows(rule: Rule, path: str, source: str) -> None:
@@ -242,8 +250,8 @@ def test_workers_need_no_scikit_learn() -> None:
     """What a worker imports for a pass: without scikit-learn it is a second and some 100 MB less, in each process."""
     program = """
 import importlib, pkgutil, sys
-import daskgmm.data, daskgmm.mixture
-for package in daskgmm.data, daskgmm.mixture:
+import daskgmm.kernels, daskgmm.mixture, daskgmm.passes, daskgmm.sources
+for package in daskgmm.kernels, daskgmm.mixture, daskgmm.passes, daskgmm.sources:
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 print([name for name in ("sklearn", "matplotlib", "daskgmm.estimator", "daskgmm.fitting") if name in sys.modules])

@@ -29,20 +29,20 @@ from daskgmm import GaussianMixture
 from daskgmm.cli import jobs
 from daskgmm.cli.outputs import finished_array, finished_fit
 from daskgmm.cli.terminal import strict_json
-from daskgmm.comparison import COMPARED, selection_text
-from daskgmm.data.executor import LocalExecutor
-from daskgmm.data.opening import open_source
-from daskgmm.data.output import ATTRIBUTE
-from daskgmm.data.passes import Partial
-from daskgmm.data.rows import Rows
 from daskgmm.errors import DaskgmmError
-from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.fit import Fit, fit_mixture
-from daskgmm.fitting.model_file import Model, as_written, load_model, save_model
 from daskgmm.fitting.options import FitOptions
-from daskgmm.page import page
-from daskgmm.report import component_table, history_text
-from tests.data.test_zarr_source import reader_of
+from daskgmm.passes.executor import LocalExecutor
+from daskgmm.passes.rows import Rows
+from daskgmm.passes.tree import Partial
+from daskgmm.pictures.comparison import COMPARED, selection_text
+from daskgmm.pictures.page import page
+from daskgmm.pictures.report import component_table, history_text
+from daskgmm.sources.opening import open_source
+from daskgmm.stores.checkpoint import Checkpoint
+from daskgmm.stores.model_file import Model, as_written, load_model, save_model
+from daskgmm.stores.output import ATTRIBUTE
+from tests.sources.test_zarr_source import reader_of
 
 #: Bytes that a loader may allocate, whatever a file says of itself.
 MOST_BYTES = 64 << 20
@@ -204,7 +204,7 @@ def small_fit(folder: Path, checkpoint: Checkpoint) -> Fit:
     options = FitOptions(n_components=2, n_init=2, max_iter=3, tol=0.0)
     with pytest.MonkeyPatch.context() as patched, dask.config.set(scheduler="synchronous"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # (of numbers that overflow, and of rows that are all alike)
-        patched.setattr("daskgmm.data.partition.PARTITION_BYTES", 1000)
+        patched.setattr("daskgmm.sources.partition.PARTITION_BYTES", 1000)
         source = open_source(str(folder / "fitted.zarr"))
         return fit_mixture(source, options, executor=LocalExecutor(), checkpoint=checkpoint)
 

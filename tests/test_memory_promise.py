@@ -19,17 +19,17 @@ import zarr
 import daskgmm
 from daskgmm import GaussianMixture, select
 from daskgmm.cli.work import Work
-from daskgmm.data import memory as memory_module
-from daskgmm.data.executor import LocalExecutor
-from daskgmm.data.memory import MIB, Need
-from daskgmm.data.opening import open_source
-from daskgmm.data.own_memory import check_own_memory, peak_own_bytes
-from daskgmm.data.rows import Rows
 from daskgmm.errors import MemoryLimitError
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.family import family_called
+from daskgmm.passes import memory as memory_module
+from daskgmm.passes.executor import LocalExecutor
+from daskgmm.passes.memory import MIB, Need
+from daskgmm.passes.own_memory import check_own_memory, peak_own_bytes
+from daskgmm.passes.rows import Rows
 from daskgmm.places.dask_cluster import DaskCluster
+from daskgmm.sources.opening import open_source
 from tests.stores import two_groups
 
 PYTHON = """

@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_info
 
 from daskgmm import GaussianMixture
 from daskgmm.cli import gmm
-from daskgmm.data.writing import whole_or_nothing
 from daskgmm.errors import DataError, OptionError, OutputError
+from daskgmm.stores.writing import whole_or_nothing
 
 X = np.random.default_rng(0).normal(size=(1200, 3))
 

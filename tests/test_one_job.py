@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daskgmm.data.holding import LOCK, HeldError, held
+from daskgmm.stores.holding import LOCK, HeldError, held
 from tests.test_cli import call, command
 from tests.test_exits import STUCK, reading
 
@@ -49,7 +49,7 @@ def test_of_many_that_start_at_once_one_works_at_a_time(tmp_path: Path, small_st
 
 def test_a_folder_is_held_by_one_process_and_again_by_the_same(tmp_path: Path) -> None:
     folder = str(tmp_path / "c")
-    program = f"from daskgmm.data.holding import held\nwith held({folder!r}): pass"
+    program = f"from daskgmm.stores.holding import held\nwith held({folder!r}): pass"
     with held(folder), held(folder):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert f"{HeldError.__name__}: process {os.getpid()} on " in done.stderr
@@ -58,7 +58,7 @@ def test_a_folder_is_held_by_one_process_and_again_by_the_same(tmp_path: Path) -
 
 
 def _gets_in(folder: str) -> bool:
-    program = f"from daskgmm.data.holding import held\nwith held({folder!r}): pass"
+    program = f"from daskgmm.stores.holding import held\nwith held({folder!r}): pass"
     return subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
 
 
@@ -86,7 +86,7 @@ def test_a_forked_child_does_not_keep_what_its_parent_held(tmp_path: Path) -> No
     folder = str(tmp_path / "c")
     program = f"""
 import os, time
-from daskgmm.data.holding import held
+from daskgmm.stores.holding import held
 with held({folder!r}):
     child = os.fork()
     if not child:

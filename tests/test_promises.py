@@ -24,12 +24,6 @@ from zarr.abc.store import SuffixByteRequest
 from zarr.storage import MemoryStore, WrapperStore
 
 from daskgmm import GaussianMixture
-from daskgmm.data.memory import peak_worker_bytes
-from daskgmm.data.opening import open_source
-from daskgmm.data.output import write_predictions
-from daskgmm.data.partition import MIB
-from daskgmm.data.passes import pass_graph
-from daskgmm.data.rows import Rows
 from daskgmm.fitting.events import ignore
 from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.loop import Candidate
@@ -37,10 +31,16 @@ from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.run import Model, running
 from daskgmm.fitting.status import Status
-from daskgmm.mixture.estep import EStep
+from daskgmm.kernels.estep import EStep
+from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import make_plan
+from daskgmm.passes.memory import peak_worker_bytes
+from daskgmm.passes.rows import Rows
+from daskgmm.passes.tree import pass_graph
+from daskgmm.sources.opening import open_source
+from daskgmm.sources.partition import MIB
+from daskgmm.stores.output import write_predictions
 from tests.clusters import LOCAL
 from tests.oracle import KINDS
 from tests.strategies import make_case
@@ -51,7 +51,7 @@ CASE = make_case("full", seed=8, n_rows=20_000, n_components=3, n_features=4)
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Path of 20,000 rows in 40 chunks and 20 partitions; partitions are planned in this process only."""
-    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 32_000)
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 32_000)
     zarr.create_array(tmp_path / "X.zarr", data=CASE.X, chunks=(500, 4))
     assert Rows.plan(open_source(tmp_path / "X.zarr"), None).n_partitions == 20
     return tmp_path / "X.zarr"
@@ -180,8 +180,8 @@ def test_each_chunk_is_read_once_a_pass(
     layout: str, scheduler: str, cache: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And once in the whole fit where the rows stay in memory."""
-    monkeypatch.setattr("daskgmm.data.partition.IN_PROCESS_BYTES", 64_000)
-    monkeypatch.setattr("daskgmm.data.partition.RUN_BYTES", 24_000)
+    monkeypatch.setattr("daskgmm.sources.partition.IN_PROCESS_BYTES", 64_000)
+    monkeypatch.setattr("daskgmm.sources.partition.RUN_BYTES", 24_000)
     options, n_chunks = LAYOUTS[layout]
     with dask.config.set(scheduler=scheduler), counted(CASE.X, **options) as (array, reads):
         mixture = GaussianMixture(
@@ -199,7 +199,7 @@ def test_each_chunk_is_read_once_a_pass(
 
 
 def test_weights_are_read_once_a_pass_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daskgmm.data.partition.IN_PROCESS_BYTES", 64_000)
+    monkeypatch.setattr("daskgmm.sources.partition.IN_PROCESS_BYTES", 64_000)
     with counted(CASE.X, chunks=(300, 4)) as (X, of_rows), counted(np.ones(20_000), chunks=(300,)) as (w, of_weights):
         options = {"random_state": 0, "n_init": 2, "init_params": "k-means||", "tol": 0.01, "cache": False}
         mixture = GaussianMixture(3, **options).fit(X, sample_weight=w)
@@ -247,7 +247,7 @@ def test_ten_large_candidates_go_in_one_pass_without_a_warning(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Warnings are errors here, and distributed warns of a large graph."""
-    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 1)
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 1)
     X = np.random.default_rng(0).standard_normal((3000, 64)).astype("f4")
     zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(1000, 64))
     options = FitOptions(50, n_init=10, init_params="k-means||", max_iter=2, tol=1e9, reg_covar=1e-2)

@@ -39,23 +39,23 @@ from daskgmm.cli.fit_options import fit_options
 from daskgmm.cli.group import Commands, SectionCommand
 from daskgmm.cli.options import log_options
 from daskgmm.cli.terminal import in_words_of_the_command_line
-from daskgmm.data import failures, partition
-from daskgmm.data.executor import Executor, LocalExecutor, running_by
-from daskgmm.data.opening import open_source
 from daskgmm.errors import ClusterError, DataError, InputMissingError, MemoryLimitError, OptionError
-from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.events import PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.option import Option, declare, declared
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict
+from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture import family as families_of_the_package
 from daskgmm.mixture.acceleration import Accelerator, Advance, Move
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import make_plan
 from daskgmm.mixture.shapes.full import FULL
+from daskgmm.passes.executor import Executor, LocalExecutor, running_by
 from daskgmm.places.machines import Machines
 from daskgmm.places.place import Place, register_place
+from daskgmm.sources import failures, partition
+from daskgmm.sources.opening import open_source
+from daskgmm.stores.checkpoint import Checkpoint
 
 SEED = 20261127
 
@@ -63,7 +63,7 @@ SEED = 20261127
 @pytest.fixture(autouse=True)
 def several_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut stored rows finely: of one partition passes run in this process, whatever the place."""
-    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 8192)
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 8192)
 
 
 @pytest.fixture(scope="module")
@@ -742,7 +742,7 @@ def test_an_installed_package_opens_its_files_by_an_entry_point(tmp_path: Path) 
     done = run("-m", "daskgmm", "fit", "X.toy", "-k", "1", "--output", "model.zarr")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 3000
-    broken = run("-c", "from daskgmm.data.opening import open_source; open_source('X.h5')")
+    broken = run("-c", "from daskgmm.sources.opening import open_source; open_source('X.h5')")
     assert "What opens '.h5' must be installed whole; got module 'toys' has no attribute 'nothing'" in broken.stderr
 
 

@@ -17,12 +17,12 @@ from sklearn.model_selection import GridSearchCV
 
 import daskgmm
 from daskgmm import GaussianMixture, Selection, select
-from daskgmm.data.opening import open_source
 from daskgmm.errors import CollapsedComponentError, DataError, OptionError, OutputError
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.run import running
 from daskgmm.fitting.sweep import selection_models
-from daskgmm.mixture.folds import fold_of
+from daskgmm.kernels.folds import fold_of
+from daskgmm.sources.opening import open_source
 from tests.fitting.driving import KINDS, as_source, small_partitions
 
 __all__ = ["small_partitions"]

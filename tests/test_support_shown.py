@@ -17,9 +17,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from daskgmm import GaussianMixture
 from daskgmm.cli.commands import gmm
 from daskgmm.errors import DataError, FitWarning
-from daskgmm.fitting.model_file import load_model, save_model
-from daskgmm.page import page
-from tests.mixture.test_support import expected
+from daskgmm.pictures.page import page
+from daskgmm.stores.model_file import load_model, save_model
+from tests.kernels.test_support import expected
 
 
 def call(*arguments: object) -> Result:

@@ -25,8 +25,8 @@ from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from daskgmm import GaussianMixture
-from daskgmm.data import partition
-from daskgmm.data.blas import blas_limit
+from daskgmm.passes.blas import blas_limit
+from daskgmm.sources import partition
 from tests.clusters import LOCAL
 
 
@@ -59,7 +59,7 @@ def store(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 24_000)
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 24_000)
 
 
 def bound(X: Any, seed: int = 0, init_params: str = "kmeans") -> float:

@@ -18,7 +18,7 @@ from daskgmm.cli import group
 from daskgmm.cli.fit_commands import fit, select
 from daskgmm.cli.group import Commands
 from daskgmm.cli.options import checkpoint_option, cluster_options, force_option, input_options, log_options, option
-from daskgmm.cli.terminal import ENDING
+from daskgmm.places.signals import ENDING
 
 #: Seconds that Python has to end in after an error; one that comes by a signal has to end within 10.
 _ENDS_WITHIN = 2.0
@@ -167,10 +167,11 @@ def inspect(*, model: str, history: bool) -> dict[str, Any]:
       daskgmm inspect model.zarr --history
     """
     from daskgmm.cli import jobs
-    from daskgmm.cli.terminal import say, strict_json
-    from daskgmm.comparison import COMPARED, selection_text
-    from daskgmm.fitting.model_file import as_written
-    from daskgmm.report import component_table, history_text
+    from daskgmm.cli.terminal import strict_json
+    from daskgmm.pictures.comparison import COMPARED, selection_text
+    from daskgmm.pictures.report import component_table, history_text
+    from daskgmm.places.log import say
+    from daskgmm.stores.model_file import as_written
 
     result = jobs.inspect(model, history=history)
     with as_written(model):
@@ -276,7 +277,7 @@ def demo(*, output_dir: str, components: int, **options: Any) -> dict[str, Any]:
     Example:
       daskgmm demo
     """
-    from daskgmm.cli.demo import Demo, run_demo
+    from daskgmm.demo.demo import Demo, run_demo
 
     typed = click.get_current_context().meta[group.__name__]
     return run_demo(Demo(output_dir, components, log_format=group.log_format(typed), **options))

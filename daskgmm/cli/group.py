@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 
-from daskgmm.cli.terminal import Interrupted, in_words_of_the_command_line, interrupts, log_on_stderr, say
-from daskgmm.data.addresses import address_limit
+from daskgmm.cli.terminal import in_words_of_the_command_line, log_on_stderr
 from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError, OptionError
+from daskgmm.passes.addresses import address_limit
+from daskgmm.places.log import say
+from daskgmm.places.signals import Interrupted, interrupts
 
 EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 64, 70, 75
 
@@ -141,7 +143,7 @@ def _known(error: BaseException) -> DaskgmmError | None:
     if short is not None:
         return short
     try:
-        from daskgmm.cli.lost import explained
+        from daskgmm.places.lost import explained
     except Exception as broken:
         line = (str(broken).splitlines() or [""])[0].rstrip(" :,")
         return OptionError(

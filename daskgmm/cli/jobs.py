@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from daskgmm.cli.lost import carried_on
 from daskgmm.cli.outputs import (
     check_place,
     checkpoint_of,
@@ -23,30 +22,33 @@ from daskgmm.cli.outputs import (
     remove_checkpoint,
     write_file,
 )
-from daskgmm.cli.terminal import in_words_of_the_command_line, interrupts, say
+from daskgmm.cli.terminal import in_words_of_the_command_line
 from daskgmm.cli.work import Work
-from daskgmm.data.credentials import shown
-from daskgmm.data.opening import open_source
-from daskgmm.data.output import Written, plan_predictions, write_predictions
-from daskgmm.data.rows import Rows
-from daskgmm.data.samples import write_sample
-from daskgmm.data.source import Source
 from daskgmm.errors import DataError, OptionError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
-from daskgmm.fitting.model_file import Model, as_written, load_model, save_model, support_record
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.score import check_features, score_source, scoring_need
 from daskgmm.fitting.status import Status
+from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.criteria import warn_of_small_weight
-from daskgmm.mixture.prediction import Predictor, What
-from daskgmm.page import page
+from daskgmm.passes.rows import Rows
+from daskgmm.pictures.page import page
+from daskgmm.pictures.report import condition_numbers
+from daskgmm.places.log import say
+from daskgmm.places.lost import carried_on
 from daskgmm.places.machines import peak_bytes
 from daskgmm.places.place import Place
-from daskgmm.report import condition_numbers
+from daskgmm.places.signals import interrupts
+from daskgmm.sources.credentials import shown
+from daskgmm.sources.opening import open_source
+from daskgmm.sources.source import Source
+from daskgmm.stores.model_file import Model, as_written, load_model, save_model, support_record
+from daskgmm.stores.output import Written, plan_predictions, write_predictions
+from daskgmm.stores.provenance import provenance
+from daskgmm.stores.samples import write_sample
 
 Result = dict[str, Any]
 

@@ -10,16 +10,16 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from daskgmm.cli.terminal import strict_json
-from daskgmm.data.credentials import refuse_secrets
-from daskgmm.data.output import prediction_record
-from daskgmm.data.storage import of_a_store, plain_path, storage_at
-from daskgmm.data.writing import unfinished_place, whole_or_nothing
 from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
-from daskgmm.fitting.checkpoint import Checkpoint
-from daskgmm.fitting.model_file import as_written, is_model, is_unfinished, load_model
 from daskgmm.fitting.option import flags
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.sources.credentials import refuse_secrets
+from daskgmm.stores.checkpoint import Checkpoint
+from daskgmm.stores.model_file import as_written, is_model, is_unfinished, load_model
+from daskgmm.stores.output import prediction_record
+from daskgmm.stores.storage import of_a_store, plain_path, storage_at
+from daskgmm.stores.writing import unfinished_place, whole_or_nothing
 
 #: What must be the same where a fit is not done again.
 _OF_A_FIT = ("options", "input")

@@ -21,17 +21,19 @@ from daskgmm.cli.jobs import (
     say_remarks,
     skipped,
 )
-from daskgmm.cli.lost import carried_on
 from daskgmm.cli.outputs import check_place, checkpoint_of, finished_fit, refuse_existing, remove_checkpoint, write_file
-from daskgmm.cli.terminal import interrupts, say, strict_json
-from daskgmm.comparison import COMPARED, by_kind, selection_table, selection_text
+from daskgmm.cli.terminal import strict_json
 from daskgmm.errors import OptionError
 from daskgmm.fitting.checks import check_shape
-from daskgmm.fitting.model_file import Model, as_written, save_model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
+from daskgmm.pictures.comparison import COMPARED, by_kind, selection_table, selection_text
+from daskgmm.pictures.plot import check_matplotlib, picture
+from daskgmm.places.log import say
+from daskgmm.places.lost import carried_on
 from daskgmm.places.place import Place
-from daskgmm.plot import check_matplotlib, picture
+from daskgmm.places.signals import interrupts
+from daskgmm.stores.model_file import Model, as_written, save_model
 
 _TABLES, _PLOTS = (".csv", ".json"), (".png", ".pdf", ".svg")
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-from daskgmm.cli.terminal import say
-from daskgmm.data.cache import Cache, kept_worker_bytes
-from daskgmm.data.executor import Executor, LimitedExecutor
-from daskgmm.data.memory import MIB, Need, check_memory, peak_worker_bytes
-from daskgmm.data.own_memory import check_own_memory, peak_own_bytes
-from daskgmm.data.rows import Rows
 from daskgmm.errors import MemoryLimitError
+from daskgmm.passes.cache import Cache, kept_worker_bytes
+from daskgmm.passes.executor import Executor, LimitedExecutor
+from daskgmm.passes.memory import MIB, Need, check_memory, peak_worker_bytes
+from daskgmm.passes.own_memory import check_own_memory, peak_own_bytes
+from daskgmm.passes.rows import Rows
+from daskgmm.places.log import say
 from daskgmm.places.machines import Machines, peak_bytes
 from daskgmm.places.place import Place
 

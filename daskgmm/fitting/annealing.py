@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from daskgmm.errors import CollapsedComponentError, NotFiniteError
 from daskgmm.fitting.evaluate import Request
 from daskgmm.fitting.loop import Evaluate
+from daskgmm.fitting.merge import has_doubles
 from daskgmm.fitting.options import FitOptions
-from daskgmm.mixture.merge import has_doubles
-from daskgmm.mixture.mstep import m_step
+from daskgmm.kernels.mstep import m_step
+from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import make_plan
 from daskgmm.mixture.row_set import RowSet
 
 

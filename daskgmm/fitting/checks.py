@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from daskgmm.data.rows import Rows
-from daskgmm.data.source import Source
-from daskgmm.data.survey import Survey
 from daskgmm.errors import DataError
+from daskgmm.passes.rows import Rows
+from daskgmm.passes.survey import Survey
+from daskgmm.sources.source import Source
 
 #: Sums of the row weights beyond which sums of weights times squares might be no numbers, or denormal ones.
 LEAST_WEIGHT, MOST_WEIGHT = 1e-150, 1e150

@@ -9,14 +9,14 @@ from time import perf_counter
 
 import numpy as np
 
-from daskgmm.data.passes import Passes
 from daskgmm.errors import ChangedDataError, DaskgmmError
-from daskgmm.mixture.estep import EStep
-from daskgmm.mixture.folds import Fold
-from daskgmm.mixture.plan import Plan
+from daskgmm.kernels.estep import EStep
+from daskgmm.kernels.folds import Fold
+from daskgmm.kernels.plan import Plan
+from daskgmm.kernels.score import ScorePass, SupportPass
+from daskgmm.kernels.statistics import Statistics, lost_on_the_way, mean_shift
 from daskgmm.mixture.row_set import RowSet
-from daskgmm.mixture.score import ScorePass, SupportPass
-from daskgmm.mixture.statistics import Statistics, lost_on_the_way, mean_shift
+from daskgmm.passes.tree import Passes
 
 logger = logging.getLogger("daskgmm")
 

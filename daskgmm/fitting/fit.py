@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from daskgmm.data.executor import Executor
-from daskgmm.data.source import Source
-from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.events import Listener, ignore
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.status import Status
+from daskgmm.kernels.support import Support
 from daskgmm.mixture.criteria import aic, bic, icl
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.support import Support
+from daskgmm.passes.executor import Executor
+from daskgmm.sources.source import Source
+from daskgmm.stores.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

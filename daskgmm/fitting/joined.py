@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from daskgmm.fitting.merge import look, without_one
 from daskgmm.fitting.sample import Sample
-from daskgmm.mixture.merge import look, without_one
 from daskgmm.mixture.parameters import Parameters
 
 #: A pair is looked at on all rows where its cost, less so many standard errors, may be less than its price.

@@ -12,14 +12,14 @@ from daskgmm.fitting.evaluate import Request, RowSets, check_counts, check_mean,
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict
+from daskgmm.kernels.folds import Fold
+from daskgmm.kernels.mstep import m_step
+from daskgmm.kernels.plan import Plan, make_plan, precision_called
+from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.acceleration import Accelerator, Advance, Move
-from daskgmm.mixture.folds import Fold
-from daskgmm.mixture.mstep import m_step
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import Plan, make_plan, precision_called
 from daskgmm.mixture.record import Record
 from daskgmm.mixture.row_set import RowSet
-from daskgmm.mixture.statistics import Statistics
 
 #: Iterations whose gain says how much there may be left. One change says less: EM is slow where components overlap.
 RECENT = 4

@@ -8,11 +8,6 @@ from math import prod
 
 from dask.system import CPU_COUNT
 
-from daskgmm.data.executor import Executor
-from daskgmm.data.far_rows import DISTANCES
-from daskgmm.data.memory import Need, check_memory, kernel_bytes, takes_compiled_kernel
-from daskgmm.data.rows import Rows
-from daskgmm.data.source import Source
 from daskgmm.errors import MemoryLimitError
 from daskgmm.fitting.evaluate import WAVE_BYTES
 from daskgmm.fitting.options import FitOptions
@@ -20,6 +15,11 @@ from daskgmm.fitting.parallel_start import N_ROUNDS, OVERSAMPLING
 from daskgmm.fitting.race import ESCAPE_MOVES
 from daskgmm.fitting.sample import MOST_TASKS, sample_size
 from daskgmm.fitting.start import ways
+from daskgmm.passes.executor import Executor
+from daskgmm.passes.far_rows import DISTANCES
+from daskgmm.passes.memory import Need, check_memory, kernel_bytes, takes_compiled_kernel
+from daskgmm.passes.rows import Rows
+from daskgmm.sources.source import Source
 
 #: The allocator keeps what the threads of a race have let go, in pieces.
 KEPT_FACTOR = 1.5

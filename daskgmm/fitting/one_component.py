@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.start import moments_of
-from daskgmm.mixture.mstep import maximise
+from daskgmm.kernels.mstep import maximise
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.row_set import RowSet
 

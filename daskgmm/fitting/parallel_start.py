@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.data.far_rows import Centres, FarRows, FarRowsPass, Nearest, NearestPass
-from daskgmm.data.forked import forked
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.start import Members, moments_of, regular_starts, spread_of
+from daskgmm.kernels.statistics import Moments
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.statistics import Moments
+from daskgmm.passes.far_rows import Centres, FarRows, FarRowsPass, Nearest, NearestPass
+from daskgmm.passes.forked import forked
 
 Floats = NDArray[np.float64]
 

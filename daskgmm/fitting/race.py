@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.fitting.annealing import annealed
+from daskgmm.fitting.escape import exchanges, moved, proposals
 from daskgmm.fitting.evaluate import Evaluator, Request, RowSets
 from daskgmm.fitting.loop import Candidate, ranked, run_em
+from daskgmm.fitting.merge import Outlook, look
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import Sample, enough_rows
 from daskgmm.fitting.start import starts_by, ways
-from daskgmm.mixture.escape import exchanges, moved, proposals
-from daskgmm.mixture.merge import Outlook, look
+from daskgmm.kernels.plan import make_plan
+from daskgmm.kernels.statistics import Statistics
+from daskgmm.kernels.support import support_of, unproven, unsupported
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import make_plan
 from daskgmm.mixture.split import Split, splits
-from daskgmm.mixture.statistics import Statistics
-from daskgmm.mixture.support import support_of, unproven, unsupported
 
 Found = TypeVar("Found")
 

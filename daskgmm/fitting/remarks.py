@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from daskgmm.fitting.joined import Joined
 from daskgmm.fitting.options import FitOptions
+from daskgmm.kernels.support import Support, price, thin_gain, unsupported
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.support import Support, price, thin_gain, unsupported
 
 Floats = NDArray[np.float64]
 

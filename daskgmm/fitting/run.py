@@ -11,18 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from daskgmm.data.cache import plan_keep
-from daskgmm.data.digest import digest
-from daskgmm.data.executor import Executor, current_executor, one_blas_thread
-from daskgmm.data.fingerprint import check_unchanged
-from daskgmm.data.memory import takes_compiled_kernel
-from daskgmm.data.own_memory import check_own_memory
-from daskgmm.data.passes import Passes
-from daskgmm.data.rows import Rows
-from daskgmm.data.source import Source
-from daskgmm.data.survey import Survey, SurveyPass, all_but, sample_threshold
 from daskgmm.errors import ChangedDataError, CollapsedComponentError, DataError, OutputError
-from daskgmm.fitting.checkpoint import Checkpoint, Steps
 from daskgmm.fitting.checks import check_folds, check_shape, check_survey
 from daskgmm.fitting.evaluate import Evaluator, Request, check_counts, check_weight
 from daskgmm.fitting.events import Listener
@@ -35,19 +24,30 @@ from daskgmm.fitting.one_component import of_rows, of_sample
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import far_points, parallel_starts
 from daskgmm.fitting.polishing import Polishing
-from daskgmm.fitting.provenance import provenance
 from daskgmm.fitting.race import Race
 from daskgmm.fitting.remarks import remarks, spikes_of
 from daskgmm.fitting.sample import FEW_ROWS, Sample, race_size, sample_size
 from daskgmm.fitting.start import starts
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.successor import split_starts
-from daskgmm.mixture.folds import Fold, FoldPass
+from daskgmm.kernels.folds import Fold, FoldPass
+from daskgmm.kernels.plan import make_plan, precision_called
+from daskgmm.kernels.statistics import Statistics
+from daskgmm.kernels.support import support_of
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import make_plan, precision_called
 from daskgmm.mixture.row_set import RowSet
-from daskgmm.mixture.statistics import Statistics
-from daskgmm.mixture.support import support_of
+from daskgmm.passes.cache import plan_keep
+from daskgmm.passes.executor import Executor, current_executor, one_blas_thread
+from daskgmm.passes.fingerprint import check_unchanged
+from daskgmm.passes.memory import takes_compiled_kernel
+from daskgmm.passes.own_memory import check_own_memory
+from daskgmm.passes.rows import Rows
+from daskgmm.passes.survey import Survey, SurveyPass, all_but, sample_threshold
+from daskgmm.passes.tree import Passes
+from daskgmm.sources.digest import digest
+from daskgmm.sources.source import Source
+from daskgmm.stores.checkpoint import Checkpoint, Steps
+from daskgmm.stores.provenance import provenance
 
 logger = logging.getLogger("daskgmm")
 

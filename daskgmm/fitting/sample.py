@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.data.array_source import ArraySource
-from daskgmm.data.executor import LocalExecutor
-from daskgmm.data.passes import Passes
-from daskgmm.data.rows import Rows
-from daskgmm.data.survey import Survey, SurveyPass
 from daskgmm.fitting.options import FitOptions
-from daskgmm.mixture.block import tile_length
-from daskgmm.mixture.folds import Fold, row_hash
+from daskgmm.kernels.block import tile_length
+from daskgmm.kernels.folds import Fold, row_hash
 from daskgmm.mixture.row_set import RowSet
+from daskgmm.passes.executor import LocalExecutor
+from daskgmm.passes.rows import Rows
+from daskgmm.passes.survey import Survey, SurveyPass
+from daskgmm.passes.tree import Passes
+from daskgmm.sources.array_source import ArraySource
 
 Floats = NDArray[np.float64]
 

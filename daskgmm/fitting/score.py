@@ -7,21 +7,21 @@ from time import perf_counter
 
 import numpy as np
 
-from daskgmm.data.conventions import check_units
-from daskgmm.data.executor import Executor, current_executor, one_blas_thread
-from daskgmm.data.memory import Need, check_memory, takes_compiled_kernel
-from daskgmm.data.own_memory import check_own_memory
-from daskgmm.data.passes import run_pass
-from daskgmm.data.rows import Rows
-from daskgmm.data.source import Source
-from daskgmm.data.survey import Survey, SurveyPass
 from daskgmm.errors import DataError
 from daskgmm.fitting.checks import check_shape, check_survey
 from daskgmm.fitting.evaluate import check_counts
+from daskgmm.kernels.plan import make_plan
+from daskgmm.kernels.score import ScorePass
 from daskgmm.mixture.criteria import aic, bic
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import make_plan
-from daskgmm.mixture.score import ScorePass
+from daskgmm.passes.executor import Executor, current_executor, one_blas_thread
+from daskgmm.passes.memory import Need, check_memory, takes_compiled_kernel
+from daskgmm.passes.own_memory import check_own_memory
+from daskgmm.passes.rows import Rows
+from daskgmm.passes.survey import Survey, SurveyPass
+from daskgmm.passes.tree import run_pass
+from daskgmm.sources.conventions import check_units
+from daskgmm.sources.source import Source
 
 
 @dataclass(frozen=True)

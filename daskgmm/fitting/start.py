@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from daskgmm.data.forked import forked
 from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting.annealing import PLAIN, SHRUNK, TEMPERED, Schedule
 from daskgmm.fitting.options import FitOptions, Given
-from daskgmm.mixture.mstep import maximise
+from daskgmm.kernels.mstep import maximise
+from daskgmm.kernels.statistics import SMALLEST_COUNT, Moments
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.shape import Shape
-from daskgmm.mixture.statistics import SMALLEST_COUNT, Moments
+from daskgmm.passes.forked import forked
 
 Floats = NDArray[np.float64]
 Members = list[tuple[NDArray[np.int64], Floats]]

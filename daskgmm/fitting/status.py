@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from enum import Enum
 
+from daskgmm.mixture.record import Record
 
-class Status(Enum):
+
+class Status(Record, Enum):
     """How a candidate stands; the value is what result and model file say."""
 
     RUNNING = "running"

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from daskgmm.fitting.evaluate import Evaluator
+from daskgmm.fitting.growth import grown, halved
 from daskgmm.fitting.loop import Candidate, run_em
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import Sample
-from daskgmm.mixture.growth import grown, halved
 from daskgmm.mixture.parameters import Parameters
 
 #: EM steps on the sample, where passes are cheap.

@@ -9,10 +9,7 @@ from numbers import Integral
 
 import numpy as np
 
-from daskgmm.data.executor import Executor
-from daskgmm.data.source import Source
 from daskgmm.errors import CollapsedComponentError, OptionError
-from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.contest import Entry, best_of, name, settled
 from daskgmm.fitting.events import Listener, ignore
@@ -20,8 +17,11 @@ from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.run import Model, Run, running
+from daskgmm.kernels.folds import Fold
 from daskgmm.mixture.criteria import aic, bic, icl, warn_of_small_weight
-from daskgmm.mixture.folds import Fold
+from daskgmm.passes.executor import Executor
+from daskgmm.sources.source import Source
+from daskgmm.stores.checkpoint import Checkpoint
 
 CRITERIA = ("bic", "aic", "icl", "held_out")
 

@@ -104,7 +104,7 @@ class DaskCluster(Place):
                 f"{' and '.join(lacking)} must be given too; got some of the three files of TLS. Name all of them."
             )
         if self.tls_by_options:
-            from daskgmm.cli.tls import check_files
+            from daskgmm.places.tls import check_files
 
             check_files(self.security, "client", by_options=True)
 
@@ -116,7 +116,7 @@ class DaskCluster(Place):
     @property
     def security(self) -> Security:
         """What connections are protected by."""
-        from daskgmm.cli.tls import security_of
+        from daskgmm.places.tls import security_of
 
         return security_of(self.tls_ca_file, self.tls_cert, self.tls_key)
 
@@ -138,8 +138,8 @@ class DaskCluster(Place):
 
     @contextmanager
     def machines(self, n_partitions: int) -> Iterator[Machines]:
-        from daskgmm.cli.cluster import joined, started  # (distributed takes a second: --help needs it not)
-        from daskgmm.data.executor import ClientExecutor, LimitedExecutor
+        from daskgmm.passes.executor import ClientExecutor, LimitedExecutor
+        from daskgmm.places.cluster import joined, started  # (distributed takes a second: --help needs it not)
 
         if n_partitions == 1 and not self.joins:
             yield Machines(LimitedExecutor(self.limit_bytes(1)), 0, "this process")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from daskgmm.data.executor import Executor
+    from daskgmm.passes.executor import Executor
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ import zarr
 from cases import Case, synthetic
 from contenders import scikit_options
 
-from daskgmm.data.executor import LocalExecutor
-from daskgmm.data.fingerprint import fingerprints
-from daskgmm.data.opening import open_source
-from daskgmm.data.rows import Rows
-from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
+from daskgmm.passes.executor import LocalExecutor
+from daskgmm.passes.fingerprint import fingerprints
+from daskgmm.passes.rows import Rows
+from daskgmm.sources.opening import open_source
+from daskgmm.stores.checkpoint import Checkpoint
 
 
 class Timed(Checkpoint):

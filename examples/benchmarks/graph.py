@@ -30,17 +30,17 @@ import psutil
 import zarr
 from distributed import Client, Scheduler, Worker
 
-from daskgmm.data import passes
-from daskgmm.data.cache import Keep
-from daskgmm.data.executor import ClientExecutor, Room
-from daskgmm.data.opening import open_source
-from daskgmm.data.passes import Passes, pass_graph
-from daskgmm.data.rows import Rows
-from daskgmm.data.survey import SurveyPass
-from daskgmm.mixture.estep import EStep
+from daskgmm.kernels.estep import EStep
+from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import make_plan
+from daskgmm.passes import tree as passes
+from daskgmm.passes.cache import Keep
+from daskgmm.passes.executor import ClientExecutor, Room
+from daskgmm.passes.rows import Rows
+from daskgmm.passes.survey import SurveyPass
+from daskgmm.passes.tree import Passes, pass_graph
+from daskgmm.sources.opening import open_source
 
 N_FEATURES = 16
 N_ROWS = 4096 * 1_000_000

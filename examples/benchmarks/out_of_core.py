@@ -40,14 +40,14 @@ import zarr
 from distributed import Client, LocalCluster
 from zarr.codecs import BloscCodec, ZstdCodec
 
-from daskgmm.data.executor import ClientExecutor, one_blas_thread
-from daskgmm.data.opening import open_source
-from daskgmm.data.passes import run_pass
-from daskgmm.data.rows import Cut, Rows, blocks, cuts
-from daskgmm.mixture.estep import EStep, can_compile
+from daskgmm.kernels.estep import EStep, can_compile
+from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import make_plan
+from daskgmm.passes.executor import ClientExecutor, one_blas_thread
+from daskgmm.passes.rows import Cut, Rows, blocks, cuts
+from daskgmm.passes.tree import run_pass
+from daskgmm.sources.opening import open_source
 
 GIB, MIB = 1 << 30, 1 << 20
 CODECS: dict[str, Any] = {

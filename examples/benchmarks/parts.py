@@ -30,12 +30,12 @@ from contenders import n_cores
 from limits import matrix_product
 from threadpoolctl import threadpool_limits
 
-from daskgmm.mixture import compiled
-from daskgmm.mixture.block import Block, Workspace, block_length, tile_length
-from daskgmm.mixture.estep import LONGEST_WHOLE_PHI, PANEL, EStep
+from daskgmm.kernels import compiled
+from daskgmm.kernels.block import Block, Workspace, block_length, tile_length
+from daskgmm.kernels.estep import LONGEST_WHOLE_PHI, PANEL, EStep
+from daskgmm.kernels.plan import Plan, fill_phi, make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import Plan, fill_phi, make_plan
 
 NO_WEIGHTS = np.empty(0)
 

@@ -41,8 +41,8 @@ def rates(rows: Path, options: dict[str, Any], n_rounds: int) -> dict[str, Any]:
     summed.
     """
     from daskgmm import GaussianMixture
-    from daskgmm.data.opening import open_source
-    from daskgmm.data.output import write_predictions
+    from daskgmm.sources.opening import open_source
+    from daskgmm.stores.output import write_predictions
 
     n_rows = zarr.open_array(rows, mode="r").shape[0]
     took: dict[str, list[float]] = {"e_step": [], "written": [], "lazy": []}

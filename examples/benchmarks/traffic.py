@@ -22,18 +22,18 @@ import numpy as np
 import zarr
 from distributed import Client, LocalCluster
 
-from daskgmm.data import passes
-from daskgmm.data.executor import ClientExecutor
-from daskgmm.data.memory import Need
-from daskgmm.data.opening import open_source
-from daskgmm.data.passes import run_pass
-from daskgmm.data.rows import Rows
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
-from daskgmm.mixture.estep import EStep
+from daskgmm.kernels.estep import EStep
+from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import make_plan
+from daskgmm.passes import tree as passes
+from daskgmm.passes.executor import ClientExecutor
+from daskgmm.passes.memory import Need
+from daskgmm.passes.rows import Rows
+from daskgmm.passes.tree import run_pass
+from daskgmm.sources.opening import open_source
 
 GB = 10**9
 #: Decoded GB, features, components, candidates.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
-from daskgmm.data import partition, source
+from daskgmm.sources import partition, source
 from tests.strategies import Case, make_case
 
 KINDS = ("full", "tied", "diag", "spherical")

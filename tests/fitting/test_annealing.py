@@ -8,12 +8,12 @@ import pytest
 from daskgmm import GaussianMixture
 from daskgmm.fitting.annealing import PLAIN, SHRUNK, TEMPERED, Step, annealed
 from daskgmm.fitting.evaluate import Request
+from daskgmm.fitting.merge import has_doubles
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.family import family_called
-from daskgmm.mixture.merge import has_doubles
 from daskgmm.mixture.parameters import Parameters
 from tests import oracle
-from tests.mixture.driving import KINDS, dense_covariances, one_pass, oracle_of, parameters_of, row_set_of, step
+from tests.kernels.driving import KINDS, dense_covariances, one_pass, oracle_of, parameters_of, row_set_of, step
 from tests.strategies import make_case
 
 REG_COVAR = 1e-6

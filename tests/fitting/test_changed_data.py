@@ -14,12 +14,12 @@ import pytest
 import zarr
 
 from daskgmm import GaussianMixture
-from daskgmm.data.executor import LocalExecutor
-from daskgmm.data.opening import open_source
 from daskgmm.errors import DataError
-from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.options import FitOptions
+from daskgmm.passes.executor import LocalExecutor
+from daskgmm.sources.opening import open_source
+from daskgmm.stores.checkpoint import Checkpoint
 from tests.strategies import make_case
 
 X = make_case("full", seed=1, n_rows=4000, n_components=3, n_features=2).X
@@ -28,7 +28,7 @@ X = make_case("full", seed=1, n_rows=4000, n_components=3, n_features=2).X
 @pytest.fixture(autouse=True)
 def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Partitions of 200 rows."""
-    monkeypatch.setattr("daskgmm.data.partition.PARTITION_BYTES", 3200)
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 3200)
 
 
 def fitted(place: Path, *, after: Callable[[int], None], checkpoint: Checkpoint | None = None, **options: Any) -> Fit:

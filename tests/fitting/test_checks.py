@@ -14,8 +14,8 @@ from zarr.storage import MemoryStore
 
 from daskgmm import GaussianMixture, select
 from daskgmm.errors import DataError, InputMissingError
-from tests.data.test_zarr_source import CountingStore
 from tests.fitting.driving import SOURCES, Blocks, as_source, computed, given_start, small_partitions, well_separated
+from tests.sources.test_zarr_source import CountingStore
 
 __all__ = ["small_partitions"]
 

@@ -9,10 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daskgmm.data.array_source import ArraySource
-from daskgmm.data.executor import LocalExecutor
-from daskgmm.data.opening import open_source
-from daskgmm.fitting.checkpoint import Checkpoint
 from daskgmm.fitting.contest import SETTLED, settled
 from daskgmm.fitting.events import ignore
 from daskgmm.fitting.fit import Fit, fit_mixture
@@ -23,9 +19,13 @@ from daskgmm.fitting.status import Status
 from daskgmm.fitting.sweep import Sweep, select_model, selection_models
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.passes.executor import LocalExecutor
+from daskgmm.sources.array_source import ArraySource
+from daskgmm.sources.opening import open_source
+from daskgmm.stores.checkpoint import Checkpoint
 from tests.faults import Torn
 from tests.fitting.driving import KINDS
-from tests.fitting.test_checkpoint import at, bits
+from tests.stores.test_checkpoint import at, bits
 
 #: A step below this leaves 2 n tol = 160 of BIC open.
 OPTIONS = FitOptions(tol=4e-2, n_init=1, escape=False, start_rows=200, seed=1)

@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from daskgmm.data.passes import Passes
-from daskgmm.data.rows import Rows
-from daskgmm.data.survey import SurveyPass, all_but
 from daskgmm.errors import DataError
 from daskgmm.fitting import evaluate
 from daskgmm.fitting.evaluate import Evaluator, Request, check_counts, check_mean, check_responsibilities
-from daskgmm.mixture.block import Block
-from daskgmm.mixture.estep import EStep, can_compile
+from daskgmm.kernels.block import Block
+from daskgmm.kernels.estep import EStep, can_compile
+from daskgmm.kernels.folds import Fold
+from daskgmm.kernels.plan import make_plan, precision_called
+from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.family import family_called
-from daskgmm.mixture.folds import Fold
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import make_plan, precision_called
 from daskgmm.mixture.row_set import RowSet
-from daskgmm.mixture.statistics import Statistics
-from tests.data.test_passes import CountingExecutor, Pieces
+from daskgmm.passes.rows import Rows
+from daskgmm.passes.survey import SurveyPass, all_but
+from daskgmm.passes.tree import Passes
 from tests.fitting.driving import KINDS
-from tests.mixture.driving import parameters_of
+from tests.kernels.driving import parameters_of
+from tests.passes.test_tree import CountingExecutor, Pieces
 from tests.strategies import make_case
 
 X = make_case("full", seed=0, n_rows=400, n_components=3, n_features=3).X

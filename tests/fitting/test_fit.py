@@ -17,7 +17,6 @@ from sklearn import mixture
 from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture
-from daskgmm.data.opening import open_source
 from daskgmm.errors import CollapsedComponentError, DataError, NotFiniteError
 from daskgmm.fitting import evaluate, race
 from daskgmm.fitting.events import PassDone
@@ -25,11 +24,11 @@ from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import N_ROUNDS
 from daskgmm.fitting.status import Status
+from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import make_plan
+from daskgmm.sources.opening import open_source
 from tests import oracle
-from tests.data.test_zarr_source import CountingStore
 from tests.fitting.driving import (
     KINDS,
     PLAIN,
@@ -40,6 +39,7 @@ from tests.fitting.driving import (
     small_partitions,
     well_separated,
 )
+from tests.sources.test_zarr_source import CountingStore
 
 __all__ = ["small_partitions"]
 

@@ -15,13 +15,13 @@ from daskgmm.fitting.evaluate import Request, check_counts
 from daskgmm.fitting.loop import Candidate, run_em
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.status import Status
-from daskgmm.mixture.block import Block
-from daskgmm.mixture.estep import EStep
+from daskgmm.kernels.block import Block
+from daskgmm.kernels.estep import EStep
+from daskgmm.kernels.plan import precision_called
+from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.plan import precision_called
 from daskgmm.mixture.row_set import RowSet
-from daskgmm.mixture.statistics import Statistics
 from tests.fitting.driving import KINDS, well_separated
 
 

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import zarr
 
-from daskgmm.data.memory import peak_worker_bytes
-from daskgmm.data.opening import open_source
-from daskgmm.data.partition import MIB
-from daskgmm.data.rows import Rows
 from daskgmm.errors import MemoryLimitError
 from daskgmm.fitting import need as need_module
 from daskgmm.fitting.evaluate import WAVE_BYTES
 from daskgmm.fitting.need import fit_need, in_waves, is_compiled
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import sample_size
-from tests.data.test_memory import Limited as TasksLimited
+from daskgmm.passes.memory import peak_worker_bytes
+from daskgmm.passes.rows import Rows
+from daskgmm.sources.opening import open_source
+from daskgmm.sources.partition import MIB
 from tests.fitting.driving import KINDS
+from tests.passes.test_memory import Limited as TasksLimited
 
 
 class Limited(TasksLimited):

@@ -11,15 +11,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture
-from daskgmm.data.opening import open_source
-from daskgmm.data.passes import run_pass
-from daskgmm.data.rows import Rows
 from daskgmm.errors import CollapsedComponentError
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import far_points, parallel_starts
+from daskgmm.passes.rows import Rows
+from daskgmm.passes.tree import run_pass
+from daskgmm.sources.opening import open_source
 from tests import oracle
-from tests.data.test_passes import CountingExecutor, Pieces
 from tests.fitting.driving import KINDS
+from tests.passes.test_tree import CountingExecutor, Pieces
 from tests.strategies import make_case
 
 Run = Callable[[Any, str], Any]

@@ -9,10 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daskgmm.data.opening import open_source
-from daskgmm.data.passes import run_pass
-from daskgmm.data.rows import Rows
-from daskgmm.data.survey import SurveyPass, sample_threshold
 from daskgmm.errors import CollapsedComponentError
 from daskgmm.fitting import race as race_module
 from daskgmm.fitting.annealing import PLAIN, SHRUNK
@@ -33,10 +29,14 @@ from daskgmm.fitting.sample import Sample
 from daskgmm.fitting.status import Status
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.passes.rows import Rows
+from daskgmm.passes.survey import SurveyPass, sample_threshold
+from daskgmm.passes.tree import run_pass
+from daskgmm.sources.opening import open_source
 from tests import oracle
-from tests.data.test_passes import CountingExecutor, Pieces
 from tests.fitting.driving import KINDS
-from tests.mixture.driving import oracle_of
+from tests.kernels.driving import oracle_of
+from tests.passes.test_tree import CountingExecutor, Pieces
 
 CENTRES = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
 

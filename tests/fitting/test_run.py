@@ -12,7 +12,6 @@ import pytest
 from distributed import Client
 from numpy.testing import assert_allclose, assert_array_equal
 
-from daskgmm.data.opening import open_source
 from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting import evaluate
 from daskgmm.fitting.events import PassDone, ignore
@@ -22,10 +21,11 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.race import STAGE_PASSES
 from daskgmm.fitting.run import Model, running
 from daskgmm.fitting.status import Status
-from daskgmm.mixture.folds import Fold
+from daskgmm.kernels.folds import Fold
+from daskgmm.sources.opening import open_source
 from tests import oracle
 from tests.fitting.driving import KINDS, as_source, given_start, small_partitions, well_separated
-from tests.mixture.driving import oracle_of
+from tests.kernels.driving import oracle_of
 
 __all__ = ["small_partitions"]
 
@@ -103,7 +103,7 @@ def test_a_distributed_client_gives_the_same_bits(client: Client, tmp_path: Path
 
 
 def _here() -> Any:
-    from daskgmm.data.executor import LocalExecutor
+    from daskgmm.passes.executor import LocalExecutor
 
     return LocalExecutor()
 

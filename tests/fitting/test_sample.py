@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from daskgmm.data.opening import open_source
-from daskgmm.data.passes import run_pass
-from daskgmm.data.rows import Rows
-from daskgmm.data.survey import SurveyPass, sample_threshold
 from daskgmm.fitting import sample as sample_module
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import Sample, race_size, sample_size
-from daskgmm.mixture.estep import EStep
-from daskgmm.mixture.folds import Fold
-from daskgmm.mixture.plan import make_plan
-from tests.data.test_passes import CountingExecutor, Pieces
+from daskgmm.kernels.estep import EStep
+from daskgmm.kernels.folds import Fold
+from daskgmm.kernels.plan import make_plan
+from daskgmm.passes.rows import Rows
+from daskgmm.passes.survey import SurveyPass, sample_threshold
+from daskgmm.passes.tree import run_pass
+from daskgmm.sources.opening import open_source
 from tests.fitting.driving import KINDS, given_start
-from tests.mixture.driving import one_pass, parameters_of, row_set_of
+from tests.kernels.driving import one_pass, parameters_of, row_set_of
+from tests.passes.test_tree import CountingExecutor, Pieces
 from tests.strategies import make_case
 
 X = np.random.default_rng(0).standard_normal((5000, 2))

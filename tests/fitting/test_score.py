@@ -8,11 +8,11 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from daskgmm.data.opening import open_source
 from daskgmm.errors import DataError
 from daskgmm.fitting.score import score_source
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.sources.opening import open_source
 from tests import oracle
 from tests.fitting.driving import KINDS, SOURCES, Blocks, as_source, small_partitions, well_separated
 

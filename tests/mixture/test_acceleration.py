@@ -11,7 +11,7 @@ import pytest
 from daskgmm.errors import CollapsedComponentError, OptionError
 from daskgmm.mixture.acceleration import ACCELERATIONS, Move, accelerator_called
 from daskgmm.mixture.parameters import Parameters
-from tests.mixture.driving import dense_covariances, parameters_of, step
+from tests.kernels.driving import dense_covariances, parameters_of, step
 from tests.strategies import KINDS, make_case
 
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from daskgmm.mixture.chart import Chart
 from daskgmm.mixture.parameters import Parameters
-from tests.mixture.driving import dense_covariances, parameters_of
+from tests.kernels.driving import dense_covariances, parameters_of
 from tests.strategies import KINDS, LAWS, make_case, well_conditioned
 
 every_kind = pytest.mark.parametrize("kind", KINDS)

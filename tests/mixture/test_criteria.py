@@ -7,7 +7,7 @@ from sklearn.mixture import GaussianMixture
 from daskgmm.mixture.criteria import aic, bic, warn_of_small_weight
 from daskgmm.mixture.family import family_called
 from tests import oracle
-from tests.mixture.driving import parameters_of, step
+from tests.kernels.driving import parameters_of, step
 from tests.strategies import KINDS, make_case
 
 

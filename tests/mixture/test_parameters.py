@@ -9,7 +9,7 @@ from daskgmm.errors import CollapsedComponentError, OptionError
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters, check_means, check_precisions, check_weights
 from tests import oracle
-from tests.mixture.driving import parameters_of
+from tests.kernels.driving import parameters_of
 from tests.strategies import KINDS, make_case
 
 

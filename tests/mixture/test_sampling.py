@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from daskgmm.mixture.sampling import sample, sample_blocks
-from tests.mixture.driving import dense_covariances, parameters_of
+from tests.kernels.driving import dense_covariances, parameters_of
 from tests.strategies import KINDS, make_case
 
 

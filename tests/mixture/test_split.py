@@ -8,7 +8,7 @@ from scipy.stats import multivariate_normal
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.split import _Em, _Rows, splits
-from tests.mixture.driving import KINDS
+from tests.kernels.driving import KINDS
 
 REG_COVAR = 1e-3
 SHAPES = {

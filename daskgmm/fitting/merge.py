@@ -1,0 +1,196 @@
+"""One component less: two become one, or one is dropped; what that costs, and whose rows are whose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.errors import CollapsedComponentError
+from daskgmm.kernels.block import Block, Workspace
+from daskgmm.kernels.estep import Densities
+from daskgmm.kernels.plan import DOUBLE, Plan, make_plan
+from daskgmm.kernels.support import Support, leave_out
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.split import Members, mean_row
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+#: A row belongs to a component for its split if its responsibility is at least this.
+SMALLEST_RESP = 0.01
+#: How many others each component may be merged with: the nearest.
+NEAREST = 3
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One component less: i and j become one, or j is dropped where i stays as it is.
+
+    `cost` is the mean log-likelihood that goes with it if the others stay, nats per unit of row weight, and `spread`
+    the standard deviation of what goes with a row (0 for one that is dropped); `covariance` is None where that of i
+    stays.
+    """
+
+    i: int
+    j: int
+    weight: float
+    mean: Floats
+    covariance: Floats | None
+    cost: float
+    spread: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a mixture is on some rows, as moves see it.
+
+    Attributes
+    ----------
+    merges : list of Merge
+    members : list of (rows, resp)
+        Of each component: the rows that belong to it, and their responsibilities.
+    support : Support
+    """
+
+    merges: list[Merge]
+    members: list[Members]
+    support: Support
+
+
+def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
+    """Return the ways to do with one component less, and each component's rows, responsibilities and support.
+
+    Costs some two E-steps.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    X : (n_rows, n_features), float64
+    w : (n_rows,), float64
+        Row weights.
+    """
+    p, pairs = parameters, _close_pairs(parameters)
+    merged = _merged(p, pairs) if len(pairs) else None
+    if merged is None:
+        pairs = pairs[:0]
+    plans = [make_plan(each, origin=mean_row(X, w)) for each in (p, merged) if each is not None]
+    (cost, squares), (lost, resp_sums) = np.zeros((2, len(pairs))), np.zeros((2, p.n_components))
+    members: list[list[Members]] = [[] for _ in range(p.n_components)]
+    work = Workspace()
+    for tile in Block(np.ascontiguousarray(X.T), w, 0).tiles():
+        v = w[tile.first_row : tile.first_row + tile.x.shape[1]]
+        densities = Densities(tile.x, work)
+        log_density = densities.log_density(plans[0], complete=True)
+        left, sums, log_likelihood, _ = leave_out(log_density.copy(), v)
+        lost, resp_sums = lost + left, resp_sums + sums
+        resp = np.exp(np.maximum(log_density - log_likelihood, DOUBLE.smallest_log_resp))
+        for k, r in enumerate(resp):
+            own = np.flatnonzero((r > SMALLEST_RESP) & (v > 0))
+            members[k].append((tile.first_row + own, r[own]))
+        if merged is not None:
+            ratios = _ratios(densities, plans[1], resp, log_likelihood, pairs)
+            logs = np.log(np.maximum(ratios, np.exp(DOUBLE.smallest_log_resp)))
+            cost, squares = cost - logs @ v, squares + np.square(logs) @ v
+    total = float(w.sum())
+    support = Support.of_sums(lost, resp_sums, p, weight=total, n_rows=len(X))
+    merges = [Merge(i, i, p.weights[i], p.means[i], None, float(d)) for i, d in enumerate(support.nats / total)]
+    if merged is not None:
+        for m, (i, j) in enumerate(pairs):
+            covariance = p.shape.component(merged.covariances, m)
+            own_cost, spread = float(cost[m] / total), float(np.sqrt(squares[m] / total))
+            weight = float(merged.weights[m])
+            merges.append(Merge(int(i), int(j), weight, merged.means[m], covariance, own_cost, spread))
+    return Outlook([m for m in merges if np.isfinite(m.cost)], [_joined(parts) for parts in members], support)
+
+
+def without_one(parameters: Parameters, merge: Merge) -> Parameters | None:
+    """Return the mixture of one component less; None where that is singular."""
+    p, kept = parameters, np.arange(parameters.n_components) != merge.j
+    weights, means, covariances = p.weights.copy(), p.means.copy(), p.covariances.copy()
+    weights[merge.i], means[merge.i] = merge.weight, merge.mean
+    if merge.covariance is not None:
+        p.shape.put(covariances, merge.i, merge.covariance)
+    try:
+        return Parameters.from_covariances(p.family, weights, means, covariances).subset(kept)
+    except CollapsedComponentError:
+        return None
+
+
+#: Two components are alike whose means, and covariances, are so near, squared: in units of their covariances, and in
+#: coordinates about one of them (`Family.relative`).
+ALIKE = 1e-2
+
+
+def has_doubles(parameters: Parameters) -> bool:
+    """Return whether two components are alike: a saddle of the likelihood of one less, where EM stays long."""
+    p = parameters
+    near = np.argwhere(np.triu(_distances(p) < ALIKE))
+    if not len(near):
+        return False
+    first, second = (p.shape.subset(p.precisions_cholesky, near[:, i]) for i in (0, 1))
+    chart = p.family.relative(first, second, p.n_features)
+    return bool((np.square(chart).sum(axis=1) < ALIKE).any())
+
+
+def _ratios(densities: Densities, plan: Plan, resp: Floats, log_likelihood: Floats, pairs: Integers) -> Floats:
+    """Return the density of each row with two components as one over what it is, (n_pairs, n_rows).
+
+    Notes
+    -----
+    With r the responsibilities: 1 - r_i - r_j + w p(x) / sum_k w_k p_k(x) where i and j become one of weight w and
+    density p. Exact while the other components stay.
+    """
+    both = densities.log_density(plan, complete=True)
+    ratios = np.exp(np.minimum(both - log_likelihood, -DOUBLE.smallest_log_resp))
+    ratios += np.maximum(1 - resp[pairs[:, 0]] - resp[pairs[:, 1]], 0.0)
+    return ratios
+
+
+def _joined(parts: list[Members]) -> Members:
+    return np.concatenate([rows for rows, _ in parts]), np.concatenate([resp for _, resp in parts])
+
+
+def _close_pairs(parameters: Parameters) -> Integers:
+    """Return each component with the nearest others, (n_pairs, 2): |mu_i - mu_j|^2 in units of S_i plus of S_j."""
+    n_components, distance = parameters.n_components, _distances(parameters)
+    nearest = np.argsort(distance, axis=1, kind="stable")[:, : min(NEAREST, n_components - 1)]
+    pairs = np.stack([np.repeat(np.arange(n_components), nearest.shape[1]), nearest.ravel()], axis=1)
+    return np.unique(np.sort(pairs, axis=1), axis=0)
+
+
+def _distances(parameters: Parameters) -> Floats:
+    """Return |mu_i - mu_j|^2 in units of S_i plus of S_j, (n_components, n_components), infinite on the diagonal."""
+    p, n_components = parameters, parameters.n_components
+    centres = np.ascontiguousarray(p.means.T)
+    z, distance = np.empty_like(centres), np.empty((n_components, n_components))
+    for k in range(n_components):
+        own = p.shape.component(p.precisions_cholesky, k)
+        p.shape.standardise(centres, p.means[k], own, z, np.empty_like(centres))
+        distance[k] = np.einsum("dn,dn->n", z, z)
+    distance += distance.T.copy()
+    np.fill_diagonal(distance, np.inf)
+    return distance
+
+
+def _merged(parameters: Parameters, pairs: Integers) -> Parameters | None:
+    """Return each pair as one component with the weight, mean and covariance of both; None where that is singular.
+
+    A covariance that is common to all components stays as it is.
+    """
+    p = parameters
+    w = np.maximum(p.weights[pairs], 1e-300)
+    total = w.sum(axis=1)
+    share = w / total[:, np.newaxis]
+    difference = p.means[pairs[:, 1]] - p.means[pairs[:, 0]]
+    means = p.means[pairs[:, 0]] + share[:, 1:] * difference
+    between = np.concatenate(
+        [p.shape.of_points(np.outer(d, [-s[1], s[0]]), s) for d, s in zip(difference, share, strict=True)]
+    )
+    covariances = p.shape.joined(p.covariances, pairs, share, between)
+    covariances = p.family.maximise(total, covariances, p.shape.subset(p.covariances, pairs[:, 0]))
+    try:
+        return Parameters.from_covariances(p.family, total, means, covariances)
+    except CollapsedComponentError:
+        return None

@@ -1,0 +1,234 @@
+"""The rows of a fit: a source, its weights and how they are cut; and a partition of them as blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.errors import DataError
+from daskgmm.kernels.block import Block, Workspace, block_length
+from daskgmm.sources.digits import refuse_lost_digits
+from daskgmm.sources.partition import (
+    RUN_BYTES,
+    Edges,
+    edges_in_memory,
+    partition_edges,
+    partitions_per_task,
+    partitions_per_task_here,
+    runs_of,
+)
+from daskgmm.sources.source import Reader, Source
+
+Floats = NDArray[np.float64]
+Check = Literal["scan", "trust"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Everything that a pass goes over.
+
+    Attributes
+    ----------
+    X : Source
+        The rows.
+    weights : Source or None
+        A weight for each row; None means that every row weighs 1.
+    edges : (n_partitions + 1,), int64
+        Rows at which partitions begin, and the end.
+    check : {"scan", "trust"}
+        Whether each block is searched for NaN and infinity, or a survey has found none.
+    prefetch : bool
+        Whether a task reads the next run while it computes (twice the memory for runs).
+    per_task : int
+        Neighbouring partitions that a task does, a power of two; no bits depend on it.
+    """
+
+    X: Source
+    weights: Source | None
+    edges: Edges
+    check: Check = "scan"
+    prefetch: bool = True
+    per_task: int = 1
+
+    @classmethod
+    def plan(cls, X: Source, weights: Source | None) -> Rows:
+        """Return rows cut into partitions; nothing is read."""
+        if weights is not None and (weights.n_rows != X.n_rows or weights.n_features != 1):
+            raise DataError(
+                f"sample_weight must have shape ({X.n_rows},), one weight for each row of {X.label}; got "
+                f"({weights.n_rows}, {weights.n_features}) in {weights.label}. Give one weight per row."
+            )
+        ours, theirs = X.beside.dimension, None if weights is None else weights.beside.dimension
+        if weights is not None and ours is not None and theirs is not None and ours != theirs:
+            raise DataError(
+                f"sample_weight must be along the dimension of the rows of X, {ours!r} in {X.label}; got weights along "
+                f"{theirs!r}. Give the weights of the rows, or correct the name of their dimension."
+            )
+        if X.array is not None:
+            edges = edges_in_memory(X.chunk_edges, row_bytes=X.row_bytes)
+        else:
+            edges = partition_edges(X.chunk_edges, row_bytes=X.row_bytes, travels=X.travels)
+        return cls(X, None if weights is None else weights.rechunked_to(edges), edges)
+
+    @property
+    def n_partitions(self) -> int:
+        return len(self.edges) - 1
+
+    @property
+    def n_bytes(self) -> int:
+        """Decoded bytes of one pass."""
+        return self.X.n_rows * (self.X.row_bytes + (self.weights.row_bytes if self.weights is not None else 0))
+
+    @property
+    def travels(self) -> bool:
+        """Whether passes can run in other processes."""
+        return self.X.travels and (self.weights is None or self.weights.travels)
+
+    @property
+    def n_tasks(self) -> int:
+        return -(-self.n_partitions // self.per_task)
+
+    def in_tasks(self, *, state_bytes: int, n_threads: int | None) -> Rows:
+        """Return the same rows with as many partitions a task as keep states of so many bytes from the network.
+
+        Rows of this process are cut into tasks that are worth the threads' time: states stay where they are. Where only
+        these do (`n_threads` None) a task does one partition; so it does where it holds its blocks until it ends.
+        """
+        n_partitions = self.n_partitions
+        if not all(source.streams for source in (self.X, self.weights) if source is not None):
+            return replace(self, per_task=1)
+        if not self.travels:
+            n = partitions_per_task_here(n_partitions, n_rows=self.X.n_rows, state_bytes=state_bytes)
+            return replace(self, per_task=n)
+        if n_threads is None:
+            return replace(self, per_task=1)
+        mean_bytes = self.X.n_rows * self.X.row_bytes // n_partitions
+        n = partitions_per_task(n_partitions, partition_bytes=mean_bytes, state_bytes=state_bytes, n_threads=n_threads)
+        return replace(self, per_task=n)
+
+    def trusted(self) -> Rows:
+        """Return the same rows for passes after a survey that found every value finite."""
+        return replace(self, check="trust")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a task goes over one of its partitions; travels with the task.
+
+    Attributes
+    ----------
+    index : int
+        Number of the partition.
+    runs : sequence of int
+        Rows at which runs of whole chunks begin, and the end.
+    """
+
+    index: int
+    runs: Sequence[int]
+    n_features: int
+    check: Check
+    prefetch: bool
+
+
+def cuts(rows: Rows) -> list[Cut]:
+    """Return a cut for each partition."""
+    X = rows.X
+    runs = runs_of(X.chunk_edges, rows.edges, row_bytes=X.row_bytes)
+    ahead = rows.prefetch and X.array is None  # where nothing is read
+    return [Cut(i, r, X.n_features, rows.check, ahead) for i, r in enumerate(runs)]
+
+
+def blocks(cut: Cut, reader: Reader, weights: Reader | None) -> Iterator[Block]:
+    """Yield the partition as blocks of `block_length` rows, counted from its first row whatever the runs are.
+
+    Each value is copied once: converted to float64 and transposed into the layout of the kernels. The arrays of a block
+    are buffers, valid until the next block. Peak memory: the runs being read and computed on, and one block.
+    """
+    length, work = block_length(cut.n_features), Workspace()
+    start, stop = cut.runs[0], cut.runs[-1]
+    row_weights = None if weights is None else _Weights(weights, start, stop, length)
+    low, filled = start, 0
+    first_row = start
+    for run in _runs(cut, reader):
+        if cut.check == "scan":
+            refuse_lost_digits(run, first_row=first_row)
+        first_row, taken = first_row + len(run), 0
+        while taken < len(run):
+            size = min(length, stop - low)
+            x = work.get("x", (cut.n_features, size))
+            n = min(size - filled, len(run) - taken)
+            np.copyto(x[:, filled : filled + n], run[taken : taken + n].T, casting="unsafe")
+            taken, filled = taken + n, filled + n
+            if filled == size:
+                w = None if row_weights is None else row_weights.of_block(low, size)
+                yield _checked(Block(x, w, low), cut.check)
+                low, filled = low + size, 0
+
+
+class _Weights:
+    """The row weights of a partition, read 16 MiB at once whatever the runs are: their chunks may be other ones."""
+
+    def __init__(self, reader: Reader, start: int, stop: int, length: int) -> None:
+        self._reader, self._start, self._stop = reader, start, stop
+        self._step = max(1, RUN_BYTES // (8 * length)) * length
+        self._held: NDArray[Any] = np.empty((0, 1))
+
+    def of_block(self, low: int, size: int) -> Floats:
+        """Return the weights of the block of `size` rows from row `low`; blocks are asked for in their order."""
+        inside = (low - self._start) % self._step
+        if inside == 0:
+            high = min(low + self._step, self._stop)
+            self._held = _as_rows(self._reader.read(low, high), low, high, 1)
+        return self._held[inside : inside + size, 0].astype(np.float64)
+
+
+def _checked(block: Block, check: Check) -> Block:
+    """Return the block with its non-finite rows made zeros of weight 0."""
+    # One sum finds any NaN or infinity (it may overflow too: then the search finds none).
+    with np.errstate(over="ignore", invalid="ignore"):
+        if check == "trust" or np.isfinite(block.x.sum()):
+            return block
+    dropped = np.logical_not(np.isfinite(block.x).all(axis=0))
+    if not dropped.any():
+        return block
+    block.x[:, dropped] = 0.0
+    weights = np.ones(block.x.shape[1]) if block.weights is None else block.weights
+    weights[dropped] = 0.0
+    return Block(block.x, weights, block.first_row, dropped)
+
+
+def _runs(cut: Cut, reader: Reader) -> Iterator[NDArray[Any]]:
+    """Yield the rows of each run, reading the next one meanwhile."""
+
+    def read(i: int) -> NDArray[Any]:
+        start, stop = cut.runs[i], cut.runs[i + 1]
+        return _as_rows(reader.read(start, stop), start, stop, cut.n_features)
+
+    n_runs = len(cut.runs) - 1
+    if n_runs == 1 or not cut.prefetch:
+        yield from map(read, range(n_runs))
+        return
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="daskgmm-read") as ahead:
+        coming = ahead.submit(read, 0)
+        for i in range(n_runs):
+            run = coming.result()
+            if i + 1 < n_runs:
+                coming = ahead.submit(read, i + 1)
+            yield run
+            del run
+
+
+def _as_rows(array: NDArray[Any], start: int, stop: int, n_columns: int) -> NDArray[Any]:
+    rows = array if array.ndim == 2 else array.reshape(len(array), -1)
+    if rows.shape != (stop - start, n_columns):
+        raise DataError(
+            f"the input must have {stop - start} rows of {n_columns} columns from row {start}, as its metadata say; "
+            f"got {rows.shape[0]} of {rows.shape[1]}. It changed while it was being read, or a Dask array's "
+            "blocks are not what it declares: check its chunks, or compute and rechunk it."
+        )
+    return rows

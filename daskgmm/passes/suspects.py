@@ -1,0 +1,72 @@
+"""Tasks that workers die at.
+
+A scheduler gives up every task that a worker had in its queue when it died, once that has happened to the task a few
+times (`distributed.scheduler.allowed-failures`): the one that kills its workers, and others that stood behind it. Which
+one it is shows where each runs alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from daskgmm.errors import ClusterError
+from daskgmm.passes.rows import Rows
+
+#: Tasks at most that are tried one by one.
+_MOST_ALONE = 16
+
+logger = logging.getLogger("daskgmm")
+
+
+class WorkersDiedError(ClusterError):
+    """Several workers died, one after the other, that had the same tasks: `keys`, of which one or none is to blame."""
+
+    def __init__(self, keys: Sequence[Any], how: str = "", why: str = "something takes them away") -> None:
+        super().__init__(
+            f"Workers must stay alive; got several that died one after the other {how or f'at the task {keys[0]!r}'}. "
+            f"Most likely they have too little memory, or {why}: give them more, or fewer threads, look at their logs, "
+            "and run the same again; a fit with a checkpoint goes on from it."
+        )
+        self.keys = keys
+
+
+def try_alone(died: WorkersDiedError, rows: Rows, run: Callable[[int], object]) -> WorkersDiedError:
+    """Run the tasks of a pass at which workers died one by one; where all are done, return what else it was.
+
+    Parameters
+    ----------
+    died : WorkersDiedError
+    rows : Rows
+    run : callable
+        Runs a task of the pass, by its number, and nothing beside it.
+
+    Raises
+    ------
+    WorkersDiedError
+        A task that workers die at also where it is alone; with its rows.
+    """
+    numbers = _numbers(died.keys)
+    if not numbers:
+        raise died  # (at a task of a Dask array that is the input: its key says more than we know)
+    where = f"{', '.join(_place(i, rows) for i in numbers[:3])}{', ...' if len(numbers) > 3 else ''} of {rows.X.label}"
+    logger.warning("Workers died one after the other while they had %s to read. Each part runs alone now.", where)
+    for i in numbers[:_MOST_ALONE]:
+        try:
+            run(i)
+        except WorkersDiedError as again:
+            part = f"{_place(i, rows)} of {rows.X.label} (part {i + 1} of {rows.n_tasks} of a pass)"
+            raise WorkersDiedError(again.keys, f"at {part}", "a file there makes a codec crash") from again
+    return WorkersDiedError(died.keys, f"while they had tasks that are done where they run alone: {where}")
+
+
+def _numbers(keys: Sequence[Any]) -> list[int]:
+    """Return the numbers of those tasks that read rows, in order, each once."""
+    found = [key[1] for key in keys if isinstance(key, tuple) and str(key[0]).startswith(("partition-", "fill-"))]
+    return list(dict.fromkeys(found))
+
+
+def _place(i: int, rows: Rows) -> str:
+    first, last = rows.edges[i * rows.per_task], rows.edges[min((i + 1) * rows.per_task, rows.n_partitions)]
+    return f"rows {first} to {last}"

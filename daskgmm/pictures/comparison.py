@@ -1,0 +1,196 @@
+"""What a selection looks like, as text and numbers for a person: no more digits than its figures are known to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from daskgmm.fitting.status import Status
+from daskgmm.fitting.sweep import TURNED, Sweep
+from daskgmm.pictures.report import aligned, formatted
+
+Record = Mapping[str, Any]
+
+
+def selection_table(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return the models of a selection as records: see `Selection.table`."""
+    return [
+        {
+            "n_components": entry.n_components,
+            "covariance_type": entry.covariance_type,
+            "n_free": entry.fit.parameters.n_free,
+            "mean_log_likelihood": float(entry.fit.mean_log_likelihood),
+            "log_likelihood": float(entry.fit.log_likelihood),
+            "aic": float(entry.fit.aic),
+            "bic": float(entry.fit.bic),
+            "icl": float(entry.fit.icl),
+            "held_out": None if entry.held_out is None else float(entry.held_out),
+            "converged": entry.fit.status is Status.CONVERGED,
+            "n_iter": entry.fit.n_iter,
+            "unsupported": len(entry.fit.spikes),
+            "least_support": _finite(entry.fit.support.nats.min()),
+            "reach": _finite(entry.fit.reach),
+            "resolution": _finite(entry.resolution),
+            "tie": bool(entry.tie),
+            "below": entry.below,
+            "chosen": number == sweep.best,
+        }
+        for number, entry in enumerate(sweep.entries)
+    ]
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+#: What `selection_text` takes, by the names that a record has it by.
+COMPARED = ("table", "criterion", "stopped", "collapsed")
+#: Digits behind the point at most: of criteria, and of figures a row.
+MOST, MOST_A_ROW = 2, 8
+#: Columns of a selection: key, heading, and digits behind the point at most, or a format.
+_SHOWN: tuple[tuple[str, str, int | str], ...] = (
+    ("n_components", "components", "d"),
+    ("covariance_type", "covariance", ""),
+    ("n_free", "parameters", ",d"),
+    ("mean_log_likelihood", "mean log-lik.", MOST_A_ROW),
+    ("aic", "AIC", MOST),
+    ("bic", "BIC", MOST),
+    ("icl", "ICL", MOST),
+    ("held_out", "held-out log-lik.", MOST_A_ROW),
+    ("n_iter", "iterations", "d"),
+    ("converged", "converged", ""),
+    ("unsupported", "unsupported", "d"),
+    ("least_support", "least support", ",.1f"),
+)
+
+
+def by_kind(models: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
+    """Return the numbers of components of each kind among (kind, number)."""
+    return {kind: [k for other, k in models if other == kind] for kind in dict.fromkeys(kind for kind, _ in models)}
+
+
+def selection_lines(
+    table: Sequence[Record],
+    criterion: str,
+    stopped: Mapping[str, int],
+    collapsed: Mapping[str, Sequence[int]],
+) -> tuple[list[list[str]], list[str]]:
+    """Return a selection as lines of cells, the first a heading, and what there is to say of the search.
+
+    Parameters
+    ----------
+    table : sequence of mapping
+        See `Selection.table`.
+    stopped : mapping of str to int
+        Kinds whose larger numbers of components were left out, and the largest number that was fitted.
+    collapsed : mapping of str to sequence of int
+        Kinds, and the numbers of components at which one collapsed.
+    """
+    best = next(row for row in table if row["chosen"])
+    heading, most = next((name, most) for key, name, most in _SHOWN if key == criterion)
+    # (A model file of an earlier version tells nothing of support.)
+    columns = [c for c in _SHOWN if c[0] in best and (c[0] != "held_out" or best["held_out"] is not None)]
+    lines = [[*(name for _, name, _ in columns), f"{heading} to best", "resolution", ""]]
+    for row in table:
+        cells = [_cell(row, key, form, criterion) for key, _, form in columns]
+        away = {**row, criterion: row[criterion] - best[criterion]}
+        to_best = "" if row["chosen"] else _cell(away, criterion, most, criterion, sign="+")
+        lines.append([*cells, to_best, formatted(row.get("resolution"), ".2g"), _mark(row)])
+    said = [f"Best by {heading}: {best['n_components']} components, {best['covariance_type']}."]
+    said += [*_level(table, heading), *_below(table)]
+    if stopped:
+        left_out = ", ".join(f"{kind} with more than {k} components" for kind, k in stopped.items())
+        said.append(
+            f"Not fitted: {left_out}. {heading} on the sample was clearly worse than its best at {TURNED} numbers in "
+            "succession. To fit them all the same: --all (stop_early=False)."
+        )
+    if collapsed:
+        lost = ", ".join(f"{kind} with {', '.join(map(str, numbers))}" for kind, numbers in collapsed.items())
+        said.append(
+            f"No model: {lost}. A component collapsed onto rows that span too little. To keep it: a larger --reg-covar "
+            "(reg_covar)."
+        )
+    numbers = [row["n_components"] for row in table if row["covariance_type"] == best["covariance_type"]]
+    if len(numbers) > 1 and best["n_components"] == max(numbers):
+        said.append("That is the largest number of components that was compared: more may be better still.")
+    return lines, said
+
+
+def selection_text(*compared: Any) -> str:
+    """Return the same as lines of text."""
+    lines, said = selection_lines(*compared)
+    return "\n".join([*aligned(lines), *said])
+
+
+def _mark(row: Record) -> str:
+    if row["chosen"]:
+        return "<- best"
+    if row.get("tie"):
+        return "level"
+    return f"below {row['below']}" if row.get("below") else ""
+
+
+def _marked(table: Sequence[Record], key: str) -> str:
+    """Return the models of which a key is set, in words."""
+    return ", ".join(f"{row['covariance_type']} with {row['n_components']}" for row in table if row.get(key))
+
+
+def _level(table: Sequence[Record], heading: str) -> list[str]:
+    """Return what there is to say of models that may still come before the best."""
+    level = _marked(table, "tie")
+    if not level:
+        return []
+    return [
+        f"Level with it: {level}. By so much (resolution) their {heading} may still change. To tell them "
+        "apart: a larger --max-iter (max_iter), or a smaller --tol (tol)."
+    ]
+
+
+def _below(table: Sequence[Record]) -> list[str]:
+    """Return what there is to say of models whose log-likelihood is below a smaller one's."""
+    below = _marked(table, "below")
+    if not below:
+        return []
+    return [
+        f"At a poor optimum: {below}. A model of fewer components has a higher log-likelihood, which at the "
+        "optima cannot be, and splitting it has led no higher. To search on: more --restarts (n_init)."
+    ]
+
+
+# -- figures, to the digits that they are known to ---------------------------------------------------------------------
+
+
+def _cell(row: Record, key: str, form: int | str, criterion: str, *, sign: str = "") -> str:
+    """Return a cell; a figure with the digits that its resolution leaves it, and blanks for those that it has not.
+
+    So the points stay below each other.
+    """
+    if isinstance(form, str):
+        return formatted(row[key], form)
+    if row[key] is None:
+        return ""
+    n_digits = digits(_resolution(row, key, criterion), form)
+    blanks = form - n_digits + (n_digits == 0)
+    return f"{row[key]:{sign},.{n_digits}f}" + " " * blanks
+
+
+def digits(resolution: float | None, most: int) -> int:
+    """Return how many digits behind the point tell apart figures that are so close, `most` at most."""
+    if resolution is None:
+        return 0
+    return most if resolution <= 0 else int(np.clip(np.ceil(-np.log10(resolution)), 0, most))
+
+
+def _resolution(row: Record, key: str, criterion: str) -> float | None:
+    """Return how far a figure may still move; 0 of models that another version wrote, which did not say."""
+    if key == criterion:
+        found: float | None = row.get("resolution", 0.0)
+        return found
+    reach: float | None = row.get("reach", 0.0)
+    if reach is None or key in ("mean_log_likelihood", "held_out"):
+        return reach
+    # (Log-likelihood over mean log-likelihood is the number of rows.)
+    mean = row["mean_log_likelihood"]
+    return 2 * reach * (row["log_likelihood"] / mean if mean else 1.0)

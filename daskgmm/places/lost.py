@@ -1,0 +1,125 @@
+"""Schedulers and workers that are lost while a command runs: noticed, waited for, and told in words."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from distributed import Client
+from distributed.client import FutureCancelledError, FuturesCancelledError
+from distributed.comm.core import CommClosedError
+
+from daskgmm.errors import ClusterError, DaskgmmError
+from daskgmm.places.log import say
+from daskgmm.places.place import Place
+from daskgmm.places.signals import interrupts
+
+Found = TypeVar("Found")
+
+#: What is raised where there is no connection to the scheduler any more.
+_LOST = (FutureCancelledError, FuturesCancelledError, CommClosedError)
+
+#: A connection that holds for less is no good one.
+_QUICK_SECONDS = 10.0
+#: Seconds between two looks at a cluster.
+_ASK_EVERY = 5.0
+
+
+@contextmanager
+def watched(client: Client, patience: float) -> Iterator[None]:
+    """End the block with a ClusterError where there was no worker, or no answer of the scheduler, for so many seconds.
+
+    Dask would wait: another worker may join at any time, and a scheduler that is stopped keeps its connections.
+    """
+    scheduler: Any = client.scheduler
+    over, address, every = threading.Event(), scheduler.address, min(_ASK_EVERY, patience)
+
+    def watch() -> None:
+        without = 0.0
+        while not over.wait(every):
+            try:
+                found = client.sync(scheduler.ncores, workers=None, callback_timeout=patience)
+            except TimeoutError:
+                interrupts.end_with(
+                    ClusterError(
+                        f"The scheduler must answer; got nothing from {address} for {patience:g} s. Look at its log, "
+                        "and run the same command again."
+                    )
+                )
+                return
+            except OSError:
+                continue  # the connection is lost, and whoever waits is told so
+            # (A cluster that adapts stops workers that have nothing to do, and starts some when they have.)
+            wanted = any(future.status == "pending" for future in list(client.futures.values()))
+            without = without + every if wanted and not found else 0.0
+            if without >= patience:
+                interrupts.end_with(
+                    ClusterError(
+                        f"Workers must be there until the end; got none at {address} for {patience:g} s. Look at their "
+                        "logs, start some, and run the same command again; to wait longer: --workers-timeout."
+                    )
+                )
+                return
+
+    thread = threading.Thread(target=watch, name="daskgmm-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def carried_on(place: Place, run: Callable[[Place], Found]) -> Found:
+    """Return what `run` gives; where the scheduler is lost meanwhile, wait for it to come back and run again.
+
+    One that is lost within seconds, three times in succession, is given up.
+
+    Parameters
+    ----------
+    run : callable
+        Goes on from a checkpoint when it is called again.
+    """
+    n_quick = 0
+    while True:
+        began = time.monotonic()
+        try:
+            return run(place)
+        except Exception as error:
+            n_quick = n_quick + 1 if time.monotonic() - began < _QUICK_SECONDS else 0
+            if not (place.joins and place.scheduler_wait > 0 and _is_lost(error)) or n_quick == 3:
+                raise
+            say(
+                f"The scheduler was lost. Waiting up to {place.scheduler_wait:g} s for it and for a worker, to go on "
+                "from the checkpoint (--scheduler-wait).",
+                level=logging.WARNING,
+            )
+            place = replace(place, workers_timeout=place.scheduler_wait)  # type: ignore[type-var]
+
+
+def _is_lost(error: BaseException | None) -> bool:
+    """Return whether an exception means that there is no connection to the scheduler any more."""
+    while error is not None and not isinstance(error, DaskgmmError):  # (those have said what it means)
+        if _says_lost(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _says_lost(error: BaseException) -> bool:
+    # (The last is a plain OSError: from whatever is asked of a scheduler first after it has died.)
+    return isinstance(error, _LOST) or (isinstance(error, OSError) and "trying to connect to" in str(error))
+
+
+def explained(error: BaseException) -> DaskgmmError | None:
+    """Return what an exception of distributed means to a user, or None where it is another one."""
+    if _says_lost(error):
+        return ClusterError(
+            "The scheduler and its workers must stay until the end; the connection to them was lost "
+            f"({type(error).__name__}). Look at the scheduler's log, and run the same command again."
+        )
+    return None

@@ -1,0 +1,140 @@
+"""The one door through which an input becomes a source."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from inspect import signature
+from typing import Any
+
+from daskgmm.errors import OptionError
+from daskgmm.sources.labelled import beside_of, unlabelled
+from daskgmm.sources.registry import Opener, opener_of, suffix_of
+from daskgmm.sources.source import Source, checked_shape
+
+
+def open_source(
+    data: Any,
+    *,
+    array: str | None = None,
+    argument: str = "X",
+    missing_chunks: str | None = None,
+) -> Source:
+    """Return the source of rows that `data` is, its metadata checked; no row is read.
+
+    Parameters
+    ----------
+    data : Source, path, URL, array or data frame
+        A path or URL (``.npy``: memory map; anything else: Zarr), an open `zarr.Array` or `zarr.Group`,
+        a Dask array or data frame, a NumPy array, or what `numpy.asarray` makes numbers of. Of shape
+        (n_rows, n_features) or (n_rows,). And what `register_source` and installed packages add.
+    array : str, optional
+        Name of the array, where `data` is a Zarr group that holds several.
+    argument : str
+        What messages call the input.
+    missing_chunks : {"error", "fill"} or None
+        What is done about rows whose chunk is not in a Zarr store; None takes Dask's configuration.
+
+    Raises
+    ------
+    OptionError
+        What was given is no input of rows, or lacks an option or a package.
+    InputMissingError
+        Nothing is there, or it may not be read.
+    DataError
+        It is there, but no mixture can be fitted to it: shape, dtype, or a damaged file.
+
+    Notes
+    -----
+    A Dask array of unknown chunk sizes is computed once, to count its rows, as soon as their number counts (logged).
+    """
+    if isinstance(data, os.PathLike):
+        data = os.fsdecode(data)
+    if isinstance(data, str) and not data:
+        raise OptionError(f"{argument} must be a path or URL; got an empty string. Name the input.")
+    if isinstance(data, Source):
+        return _checked(_opened(_itself, data, argument, array, missing_chunks), argument)
+    opener = opener_of(data) or (_other_location if isinstance(data, str) else _other_object)
+    return _checked(_opened(opener, data, argument, array, missing_chunks), argument)
+
+
+def _opened(opener: Opener, data: Any, argument: str, array: str | None, missing_chunks: str | None) -> Source:
+    takes = _parameters_of(opener)
+    if array is not None and "array" not in takes:
+        raise OptionError(
+            f"array must be left out where {argument} has no named arrays; got array={array!r} with "
+            f"{data if isinstance(data, str) else type(data).__name__}. Name an array only within a Zarr group."
+        )
+    options = {"argument": argument, "array": array, "missing_chunks": missing_chunks}
+    return opener(data, **{name: value for name, value in options.items() if name in takes})
+
+
+@lru_cache
+def _parameters_of(opener: Opener) -> frozenset[str]:
+    return frozenset([*signature(opener).parameters][1:])
+
+
+def _itself(source: Source) -> Source:
+    return source
+
+
+def _checked(source: Any, argument: str) -> Source:
+    """Return a source whose metadata may be those of rows."""
+    kind = type(source).__name__
+    if not isinstance(source, Source):
+        raise OptionError(f"What opens {argument} must return a daskgmm.Source; got a {kind}. Derive it from that.")
+    if source.blocks is None:  # (a Dask array may not know its rows yet)
+        missing = [name for name in ("label", "n_rows", "n_features", "dtype") if not hasattr(source, name)]
+        if missing:
+            raise OptionError(
+                f"A source must have label, n_rows, n_features and dtype; got a {kind} without {missing[0]}. Set it."
+            )
+        checked_shape((source.n_rows, source.n_features), source.dtype, argument=argument, label=source.label)
+    return source
+
+
+def open_labelled(data: Any, *, argument: str) -> Source:
+    """Return the source of a data frame, a series or an array of xarray."""
+    array, labels = unlabelled(data, argument)
+    source = open_source(array, argument=argument)
+    source.beside, source.column_labels = beside_of(data), labels
+    return source
+
+
+def _other_location(location: str, *, array: str | None, argument: str, missing_chunks: str | None) -> Source:
+    """Return the source at a path or URL whose suffix nobody claims."""
+    suffix = suffix_of(location)
+    if suffix in _CONVERSIONS:
+        raise OptionError(
+            f"{argument} must be a Zarr array or a .npy file where it is a path; got a {suffix} file, {location}. "
+            f"Convert it once: {_CONVERSIONS[suffix]}"
+        )
+    from daskgmm.sources.zarr_source import ZarrSource
+
+    return ZarrSource.from_location(location, array=array, argument=argument, missing_chunks=missing_chunks)
+
+
+def _other_object(data: Any, *, argument: str) -> Source:
+    """Return the source of anything that NumPy makes an array of."""
+    if hasattr(data, "__dask_graph__") and data.__dask_graph__() is not None:
+        raise OptionError(
+            f"{argument} must be an array, a data frame, a path or a URL; got a {type(data).__name__} of Dask. "
+            "Give a Dask array: dask.array.from_delayed and dask.array.stack make one."
+        )
+    from daskgmm.sources.array_source import ArraySource
+
+    return ArraySource(data, argument=argument)
+
+
+_TO_ZARR = '.to_zarr("X.zarr")'
+_CONVERSIONS = {
+    ".npz": 'numpy.save("X.npy", numpy.load("X.npz")["name"]).',
+    ".parquet": f'dask.dataframe.read_parquet("X.parquet").to_dask_array(lengths=True){_TO_ZARR}.',
+    ".mat": 'numpy.save("X.npy", scipy.io.loadmat("X.mat")["name"]).',
+    **{s: f'dask.dataframe.read_csv("X{s}").to_dask_array(lengths=True){_TO_ZARR}.' for s in (".csv", ".tsv", ".txt")},
+    **{
+        s: f'dask.array.from_array(h5py.File("X{s}")["name"]){_TO_ZARR}.'
+        for s in (".h5", ".hdf5", ".hdf", ".nc", ".h5ad")
+    },
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), 'load it where you trust it, then numpy.save("X.npy", X).'),
+}

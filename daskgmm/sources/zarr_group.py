@@ -1,0 +1,121 @@
+"""Which array of a Zarr group is meant: the one that is named, or the only one that it can be; never a guess."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import zarr
+
+from daskgmm.errors import DataError, InputMissingError, OptionError
+from daskgmm.sources.conventions import attributes_of, coordinates, dimension_names
+
+#: Arrays that a message lists at most.
+_LISTED = 64
+
+
+def array_in(
+    node: zarr.Array[Any] | zarr.Group, name: str | None, argument: str, label: str, *, by_path: bool
+) -> zarr.Array[Any]:
+    """Return the array that is meant: `node` itself, the one called `name`, or the only one of its group.
+
+    What a group's consolidated metadata say is taken only where the store cannot tell it otherwise: they may be older
+    than its arrays.
+
+    Parameters
+    ----------
+    by_path : bool
+        Whether the group was given by its path or URL, which `label` is.
+
+    Raises
+    ------
+    OptionError
+        Several arrays may be meant, or the only one describes others.
+    InputMissingError
+        The name is that of no array.
+    DataError
+        The group has none of one or two dimensions.
+    """
+    if isinstance(node, zarr.Array):
+        if name is not None:
+            raise OptionError(
+                f"array must be left out where {argument} is an array itself; got array={name!r} with {label}. "
+                "Leave it out, or give the group."
+            )
+        return node
+    if name is not None:
+        return _named(node, name, argument, label)
+    members = _members(node)
+    usable = [a for a in members if a.ndim in (1, 2) and np.dtype(a.dtype).kind in "biuf"]
+    describing = coordinates(members, attributes_of(node))
+    if len(usable) == 1 and (len(members) == 1 or usable[0].basename not in describing):
+        return usable[0]
+    listed = _listed(members, describing)
+    if not usable:
+        raise DataError(
+            f"{argument} must be, or hold, one array of numbers of one or two dimensions; got a group with none in "
+            f"{label}{listed}. Give the path of the array, or name one deeper in the group."
+        )
+    example = next((a.basename for a in usable if a.basename not in describing), usable[0].basename)
+    option = "--weights-array" if "weight" in argument else "--array"
+    remedy = f"Give one of them: {argument}[{example!r}]."
+    if by_path:
+        remedy = (
+            f"Give the path of one, such as {label}/{example}, or on the command line its name, {option} {example!r}."
+        )
+    raise OptionError(
+        f"{argument} must be one array; got a group of {len(usable)} that it may be in {label}{listed}. {remedy}"
+    )
+
+
+def _named(group: zarr.Group, name: str, argument: str, label: str) -> zarr.Array[Any]:
+    found = None
+    for one in (_unconsolidated(group), group):
+        found = one.get(name) if found is None and one is not None else found
+    if not isinstance(found, zarr.Array):
+        what = "a group" if isinstance(found, zarr.Group) else "nothing"
+        members = _members(group)
+        raise InputMissingError(
+            f"array must name an array of the group that {argument} is; got array={name!r}, which is {what} in "
+            f"{label}{_listed(members, coordinates(members, group.attrs))}. Name an array that is there."
+        )
+    return found
+
+
+def _listed(members: list[zarr.Array[Any]], describing: set[str]) -> str:
+    if not members:
+        return " (no arrays are listed there)"
+    listed = [_described(a, describing) for a in members[:_LISTED]]
+    more = f", and {len(members) - _LISTED} more" if len(members) > _LISTED else ""
+    return f" (it has {', '.join(listed)}{more})"
+
+
+def _described(array: zarr.Array[Any], describing: set[str]) -> str:
+    names = dimension_names(array)
+    # (In quotes, so that nobody takes them for words of the command line.)
+    said = f"{array.basename!r} {array.shape} {array.dtype}"
+    said += f" by {' and '.join(map(repr, names))}" if names else ""
+    return f"{said}: a coordinate" if array.basename in describing else said
+
+
+def _members(group: zarr.Group) -> list[zarr.Array[Any]]:
+    """Return the arrays directly in a group, by name; none where the store cannot list (plain HTTP)."""
+    for one in (_unconsolidated(group), group):
+        try:
+            found = [] if one is None else [array for _, array in sorted(one.arrays(), key=lambda member: member[0])]
+        except Exception:  # noqa: S112
+            # Each kind of storage has its own exception for "cannot list"; the message then says that none is known.
+            continue
+        if found:
+            return found
+    return []
+
+
+def _unconsolidated(group: zarr.Group) -> zarr.Group | None:
+    """Return the same group without its consolidated metadata."""
+    store = group.store_path.store
+    try:
+        return zarr.open_group(store, path=group.path, mode="r" if store.read_only else "r+", use_consolidated=False)
+    except Exception:
+        # (As above: what the store makes of it is told where the group itself is read.)
+        return None

@@ -1,0 +1,315 @@
+"""Where a Zarr array is: small enough to travel to a task, complete enough to open it there, and free of secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import zipfile
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import zarr
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
+
+from daskgmm.errors import DataError, InputMissingError, OptionError
+from daskgmm.sources.credentials import has_secret, refuse_secrets, shown, without_secrets
+from daskgmm.sources.failures import refused, unreachable
+from daskgmm.sources.stamps import file_stamp, last_modified
+
+_PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "http": "aiohttp",
+    "https": "aiohttp",
+}
+#: Files that zarr looks for where a node is opened.
+_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+#: Requests under way at once.
+_AT_ONCE = 64
+# These file systems live in one process, or wrap another one: no URL of theirs opens the same store elsewhere.
+_NOT_BY_URL = frozenset({"memory", "reference", "dir", "zip", "tar"})
+
+
+@dataclass(frozen=True)
+class ZarrLocation:
+    """How to open one node of a Zarr store in any process; credentials come from the environment there.
+
+    Attributes
+    ----------
+    opener : str
+        "local" (a directory), "zip" (a file), "fsspec" or "obstore" (a URL).
+    url : str
+        Absolute path or URL of the store.
+    path : str
+        The node within the store; "" is its root.
+    options : dict
+        Options of the store that are no secrets.
+    """
+
+    opener: str
+    url: str
+    path: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The location in words: path or URL with the node's path, without user, password or signature."""
+        return "/".join(part for part in (shown(self.url), self.path) if part)
+
+    @property
+    def code(self) -> str:
+        """The expression of Python that makes a Dask array of the array that is there."""
+        if self.opener == "zip":
+            store = f"zarr.storage.ZipStore({self.url!r}, mode='r')"
+            return f"dask.array.from_zarr(zarr.open_array({store}, path={self.path!r}, mode='r'))"
+        return f'dask.array.from_zarr("{self.label}")'
+
+    def modified(self) -> str | None:
+        """Return when a local node was last written to, ISO 8601; None at a URL, which is not asked."""
+        place = {"local": os.path.join(self.url, self.path), "zip": self.url}.get(self.opener)
+        return None if place is None else last_modified(place)
+
+    def stamps(self, keys: list[str]) -> list[str]:
+        """Return size and time, or tag, of each key of the store, or of a whole zip file; missing: an empty string."""
+        if self.opener == "local":
+            return [file_stamp(os.path.join(self.url, key)) for key in keys]
+        if self.opener == "zip":
+            return [file_stamp(self.url)]
+        if self.opener == "fsspec":
+            return _tags_by_fsspec(self.url, self.options, keys)
+        store: Any = self.store()
+        return [_tag_by_obstore(store.store, key) for key in keys]
+
+    def store(self) -> Store:
+        """Return the store, opened for reading."""
+        if self.opener == "local":
+            return LocalStore(self.url, read_only=True)
+        if self.opener == "zip":
+            return ZipStore(self.url, mode="r", read_only=True)
+        if self.opener == "fsspec":
+            return FsspecStore.from_url(self.url, storage_options=dict(self.options), read_only=True)
+        from obstore.store import from_url
+
+        options = {k: v for k, v in self.options.items() if k != "client_options"}
+        client: Any = self.options.get("client_options")
+        return ObjectStore(from_url(self.url, config=options, client_options=client), read_only=True)
+
+    def open(self, *, argument: str = "X") -> zarr.Array[Any] | zarr.Group:
+        """Return the array or group that is there.
+
+        Raises
+        ------
+        InputMissingError, OptionError, DataError
+            Nothing is there; a package is missing; what is there is not Zarr.
+        """
+        try:
+            if self.opener == "local":
+                self.stamps([os.path.join(self.path, name) for name in _METADATA])  # (a pipe would never answer)
+            return zarr.open(self.store(), path=self.path, mode="r")
+        except DataError:
+            raise
+        except Exception as error:
+            # One handler for the exceptions of every kind of storage: their classes have no common root.
+            raise self.explained(error, argument) from error
+
+    def explained(self, error: BaseException, argument: str) -> Exception:
+        """Return the error of this package that says what opening or reading met, with a remedy."""
+        where = self.label
+        protocol = urlsplit(self.url).scheme
+        if (missing := missing_package(error, argument, where)) is not None and protocol not in _PACKAGES:
+            return missing
+        if isinstance(error, ImportError) or "Protocol not known" in str(error):
+            package = _PACKAGES.get(protocol, "the fsspec package for it")
+            return OptionError(
+                f"{argument} must be at a URL that the installed packages can open; got {where} ({error}). "
+                f"Install {package} here and on the workers, for example: pip install {package}."
+            )
+        if refused(error) and self.opener in ("local", "zip"):
+            return InputMissingError(
+                f"{argument} must be readable; got {where} ({_brief(error)}). Check its permissions."
+            )
+        if refused(error):
+            return InputMissingError(
+                f"{argument} must be readable; got {where}, to which access was refused ({_brief(error)}). "
+                "Put credentials into the environment here and on the workers: daskgmm sends none with its tasks."
+            )
+        if isinstance(error, FileNotFoundError):
+            return self._missing(argument)
+        if unreachable(error):
+            return InputMissingError(
+                f"{argument} must be reachable; got {where} ({_brief(error)}). Check the address and the network."
+            )
+        return DataError(
+            f"{argument} must be a whole Zarr array or group; got {where} ({_brief(error)}). "
+            "Write it again, or correct its metadata."
+        )
+
+    def _missing(self, argument: str) -> Exception:
+        if self.opener == "zip" and os.path.exists(self.url) and (folders := _nodes_in(self.url)):
+            return DataError(
+                f"{argument} must be a Zarr array or group; got {self.label}, where there is none. The zip file "
+                f"has one in a folder: give the path {os.path.join(self.url, folders[0])}"
+            )
+        if self.opener in ("local", "zip") and os.path.exists(self.url):
+            inside = "" if not self.path else f" at {self.path!r}"
+            return DataError(
+                f"{argument} must be a Zarr array or group, or a .npy file; got {self.url}, which exists but is no "
+                f"Zarr store{inside}. Convert it, for example with dask.array's to_zarr, or give the path of the array."
+            )
+        return InputMissingError(
+            f"{argument} must be an existing Zarr array or group; got {self.label}, where there is none. "
+            "Check the path, and the credentials where it is private."
+        )
+
+
+def _nodes_in(path: str) -> list[str]:
+    """Return the folders of a zip file that are Zarr arrays or groups, the outermost first."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            found = {os.path.dirname(name) for name in file.namelist() if os.path.basename(name) in _METADATA}
+    except (OSError, zipfile.BadZipFile):
+        return []
+    return sorted(found, key=lambda folder: (folder.count("/"), folder))
+
+
+def _tags_by_fsspec(url: str, options: dict[str, Any], keys: list[str]) -> list[str]:
+    """Return what an object store says of each key, many at once where it can."""
+    from fsspec.core import url_to_fs
+
+    system, root = url_to_fs(url, **options)
+    system.invalidate_cache()
+    paths = [f"{root.rstrip('/')}/{key}" for key in keys]
+    if not system.async_impl:
+        return [_tag(_info_or_missing(system, path)) for path in paths]
+    from fsspec.asyn import sync
+
+    async def asked() -> list[Any]:
+        found: list[Any] = []
+        for i in range(0, len(paths), _AT_ONCE):
+            asking = (system._info(path) for path in paths[i : i + _AT_ONCE])
+            found += await asyncio.gather(*asking, return_exceptions=True)
+        return found
+
+    found = sync(system.loop, asked)
+    for answer in found:
+        if isinstance(answer, BaseException) and not isinstance(answer, FileNotFoundError):
+            raise answer
+    return ["" if isinstance(answer, FileNotFoundError) else _tag(answer) for answer in found]
+
+
+def _info_or_missing(system: Any, path: str) -> dict[str, Any]:
+    try:
+        return dict(system.info(path))
+    except FileNotFoundError:
+        return {}
+
+
+def _tag(info: dict[str, Any]) -> str:
+    """Return what tells one version of an object from another, of what its store says."""
+    return " ".join(str(info[name]) for name in ("size", "ETag", "etag", "LastModified", "mtime") if info.get(name))
+
+
+def _tag_by_obstore(store: Any, key: str) -> str:
+    from obstore import head
+
+    try:
+        found = head(store, key)
+    except FileNotFoundError:
+        return ""
+    return f"{found['size']} {found.get('e_tag')} {found.get('last_modified')}"
+
+
+def locate(location: str, *, argument: str = "X") -> ZarrLocation:
+    """Return the location that a path or URL names; nothing is opened."""
+    if location.startswith(("file://", "local://")):
+        location = location.split("://", 1)[1]
+    if "://" not in location and "::" not in location:
+        path = os.path.abspath(os.path.expanduser(location))
+        file, inside = _zip_file(path)
+        return ZarrLocation("local", path) if file is None else ZarrLocation("zip", file, inside)
+    refuse_secrets(location, argument=argument)
+    return ZarrLocation("fsspec", location)
+
+
+def _zip_file(path: str) -> tuple[str | None, str]:
+    """Return the zip file that a path names or leads into, None where there is none, and the path inside."""
+    parts = path.split("/")
+    for i, part in enumerate(parts, 1):
+        file, inside = "/".join(parts[:i]), "/".join(parts[i:])
+        if part.endswith(".zip") and not os.path.isdir(file) and (not inside or os.path.exists(file)):
+            return file, inside
+    return None, ""
+
+
+def location_of(node: zarr.Array[Any] | zarr.Group) -> ZarrLocation | None:
+    """Return the location of an open node, or None where another process could not open its store."""
+    # Exact types: a subclass or wrapper may read in a way of its own, which a plain store would lose.
+    store: Any = node.store_path.store
+    if type(store) is LocalStore:
+        return ZarrLocation("local", os.path.abspath(store.root), node.path)
+    if type(store) is ZipStore:
+        return ZarrLocation("zip", os.path.abspath(store.path), node.path)
+    if type(store) is FsspecStore:
+        return _fsspec_location(store, node.path)
+    if type(store) is ObjectStore:
+        return _obstore_location(store.store, node.path)
+    return None
+
+
+def _fsspec_location(store: Any, path: str) -> ZarrLocation | None:
+    system = getattr(store.fs, "sync_fs", store.fs)
+    protocols = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
+    if protocols & {"file", "local"}:
+        return ZarrLocation("local", os.path.abspath(store.path), path)
+    options = system.storage_options
+    if protocols & _NOT_BY_URL or {"fs", "fo", "target_protocol"} & options.keys():
+        return None
+    url = system.unstrip_protocol(store.path)
+    return None if has_secret(url) else ZarrLocation("fsspec", url, path, without_secrets(options))
+
+
+def _obstore_location(store: Any, path: str) -> ZarrLocation | None:
+    kind = type(store).__name__
+    if kind == "LocalStore":
+        return None if store.prefix is None else ZarrLocation("local", os.path.abspath(store.prefix), path)
+    if kind == "HTTPStore":
+        url, config = store.url, {}
+    elif kind in ("S3Store", "GCSStore", "AzureStore"):
+        config = dict(store.config)
+        scheme = {"S3Store": "s3", "GCSStore": "gs", "AzureStore": "az"}[kind]
+        bucket = config.pop("bucket", None) or config.pop("container_name", "")
+        url = "/".join(part for part in (f"{scheme}://{bucket}", (store.prefix or "").strip("/")) if part)
+    else:
+        return None
+    if has_secret(url):
+        return None
+    if store.client_options:
+        config["client_options"] = dict(store.client_options)
+    return ZarrLocation("obstore", url, path, without_secrets(config))
+
+
+def missing_package(error: BaseException, argument: str, where: str) -> OptionError | None:
+    """Return what to say where a codec or a package is missing in this process, None for any other error."""
+    name = getattr(error, "name", None)
+    codec = "UnknownCodec" in type(error).__name__ or "codec not available" in str(error)
+    if not codec and not (isinstance(error, ImportError) and name):
+        return None
+    needed = "the package that brings this codec" if codec else f"the package that has {name}"
+    return OptionError(
+        f"{argument} must be decoded by packages that are installed; got {where} ({_brief(error)}). It is not damaged: "
+        f"install {needed}, here and on the workers."
+    )
+
+
+def _brief(error: BaseException) -> str:
+    """Return the first line of an error, no longer than a sentence; URLs in it lose their signatures."""
+    line = (str(error).splitlines() or [""])[0][:200]
+    return re.sub(r"(\w+://)(?:[^\s/@]*@)?([^\s?'\"]*)(?:\?[^\s'\"]*)?", r"\1\2", f"{type(error).__name__}: {line}")

@@ -1,0 +1,231 @@
+"""Reads rows of a Zarr array in a task, and notices what is damaged, missing or another one than it was."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from daskgmm.errors import DataError, InputMissingError, MemoryLimitError
+from daskgmm.sources.digest import digest
+from daskgmm.sources.failures import refused, unreachable
+from daskgmm.sources.heap import reused_heap
+from daskgmm.sources.source import Reader
+from daskgmm.sources.stamps import Stamper
+from daskgmm.sources.zarr_location import ZarrLocation, missing_package
+
+
+class ZarrReader(Reader, Stamper):
+    """Reads rows of a Zarr array; pickles to its location, never to the array, its data or its credentials.
+
+    The array is opened at the first read in a process and kept. Safe for threads. The reader of an array that
+    only this process can read has no location, and refuses to be pickled.
+    """
+
+    def __init__(
+        self,
+        location: ZarrLocation | None,
+        label: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        fills: bool = False,
+        *,
+        array: zarr.Array[Any] | None = None,
+    ) -> None:
+        self._location, self._label, self._shape, self._dtype = location, label, shape, dtype
+        self._array, self._fills = array, fills
+        self._lock = threading.Lock()
+
+    def __str__(self) -> str:
+        return self._label
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._location is None:
+            raise TypeError(f"{self._label} can be read in one process only, and does not travel.")
+        return ZarrReader, (self._location, self._label, self._shape, self._dtype, self._fills)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows start to stop, (stop - start, n_features), in the dtype of the store.
+
+        Raises
+        ------
+        DataError
+            A chunk cannot be decoded, or is not there.
+        InputMissingError
+            The store may not be read.
+        """
+        array = self._opened()
+        rows = np.asarray(array[start:stop])
+        if not self._fills:
+            self._refuse_missing(array, rows, start)
+        return rows if rows.ndim == 2 else rows.reshape(-1, 1)
+
+    def form(self) -> str:
+        """Return a checksum of the array's metadata as they are now: dtype, chunks, codecs, fill value."""
+        if self._location is None:
+            return ""
+        found = self._reopened().metadata.to_dict()
+        return digest(json.dumps({k: v for k, v in found.items() if k != "attributes"}, sort_keys=True, default=str))
+
+    def stamp(self, start: int, stop: int) -> list[str]:
+        """Return size and time, or tag, of what is stored of these rows: chunks, or shards of chunks.
+
+        Raises
+        ------
+        DataError
+            One is not there.
+        """
+        if self._location is None:
+            return []
+        array = self._opened()
+        stored = _stored(array, start, stop)
+        found = self._location.stamps([key for _, key in stored])
+        if "" in found and not self._fills:  # (of a store that ends too early not every key is asked for)
+            first = stored[found.index("")][0][0] * (array.shards or array.chunks)[0]
+            raise self._missing(max(first, start), _fill_value(array))
+        return found
+
+    @property
+    def far(self) -> bool:
+        return self._location is not None and self._location.opener in ("fsspec", "obstore")
+
+    def _refuse_missing(self, array: zarr.Array[Any], rows: NDArray[Any], start: int) -> None:
+        """Raise a DataError where a chunk is not in the store, for which zarr gives its fill value without a word.
+
+        No store is asked for a chunk unless all of it has that value: read with another fill value, what is stored is
+        the same and what is missing is not. (All versions of zarr can do that, inside of shards too.)
+        """
+        fill = _fill_value(array)
+        for first, last in _alike(rows, fill, start, array.chunks):
+            found = np.asarray(_filled_with(array, _other_than(fill, array.dtype))[first:last])
+            missing = ~_equal(found, rows[first - start : last - start])
+            if missing.any():
+                row = first + int(np.argmax(missing.reshape(len(missing), -1).any(axis=1)))
+                raise self._missing(row, fill)
+
+    def _missing(self, row: int, fill: Any) -> DataError:
+        return DataError(
+            f"Every chunk must be in the store; got none for row {row} of {self._label}, where zarr would read {fill}. "
+            "Write the rows from there on again. If the writer has left out chunks that hold nothing else, as zarr "
+            "does by default, say so: --missing-chunks fill, in Python "
+            'dask.config.set({"daskgmm.missing-chunks": "fill"}).'
+        )
+
+    def may_pass(self, error: Exception) -> bool:
+        # (What cannot be decoded may have been cut short on its way.)
+        passing = (unreachable(error) or self.far) and not refused(error)
+        passing = passing and not isinstance(error, FileNotFoundError | MemoryError)
+        return passing and missing_package(error, "X", self._label) is None
+
+    def explain(self, error: Exception, start: int, stop: int) -> Exception:
+        if self._location is not None and unreachable(error):
+            return self._location.explained(error, f"Rows {start} to {stop}")
+        missing = missing_package(error, f"Rows {start} to {stop}", self._label)
+        if missing is not None:
+            return missing
+        if isinstance(error, MemoryError):
+            return MemoryLimitError(
+                f"A process must have memory for the chunks that it reads; got none left for rows {start} to {stop} of "
+                f"{self._label} ({error}). Give it more (--memory-limit, ulimit -v), or run fewer at once."
+            )
+        # Parts of shards are asked for as byte ranges; the simplest web servers send the whole file instead.
+        ranges = " (or the server ignores byte ranges, which shards need)" if self._label.startswith("http") else ""
+        where, error, start, stop = self._damaged(error, start, stop)
+        return DataError(
+            f"Rows {start} to {stop} must be readable; got {type(error).__name__} ({error}) from {where}{self._label}. "
+            f"A chunk there is damaged{ranges}: write these rows again."
+        )
+
+    def _damaged(self, error: Exception, start: int, stop: int) -> tuple[str, Exception, int, int]:
+        """Return in words which chunk it is that cannot be decoded, with its own error and rows."""
+        array = self._opened()
+        what, lengths, height = "shard" if array.shards else "chunk", array.shards or array.chunks, array.chunks[0]
+        for place, key in _stored(array, start, stop):
+            first, *rest = (slice(i * n, (i + 1) * n) for i, n in zip(place, lengths, strict=True))
+            for row in range(first.start, min(first.stop, array.shape[0]), height):
+                try:
+                    array[(slice(row, row + height), *rest)]
+                except Exception as own:  # (as above)
+                    if unreachable(own):
+                        return "", error, start, stop
+                    return f"{what} {key} of ", own, row, min(row + height, array.shape[0])
+        return "", error, start, stop  # (all of it can be decoded now)
+
+    def _opened(self) -> zarr.Array[Any]:
+        with self._lock:
+            if self._array is None:
+                self._array = self._reopened()
+            return self._array
+
+    def _reopened(self) -> zarr.Array[Any]:
+        if self._location is None:
+            raise InputMissingError(f"{self._label} must be read in the process that opened it; got another process.")
+        node = self._location.open(argument="X, as a task reads it,")
+        found = (node.shape, np.dtype(node.dtype).str) if isinstance(node, zarr.Array) else ("a group", "")
+        if not isinstance(node, zarr.Array) or found != (self._shape, self._dtype):
+            raise DataError(
+                f"{self._label} must not change during a fit; got shape {found[0]}, dtype {found[1]}, where it had "
+                f"{self._shape}, {self._dtype}. Start again with the new array."
+            )
+        reused_heap.expect(prod(node.chunks) * node.dtype.itemsize)
+        return node
+
+
+def _stored(array: zarr.Array[Any], start: int, stop: int) -> list[tuple[tuple[int, ...], str]]:
+    """Return the chunks, or shards, that hold rows start to stop: where they are in the grid, and their keys."""
+    lengths = array.shards or array.chunks
+    counts = [-(-n // length) for n, length in zip(array.shape[1:], lengths[1:], strict=True)]
+    path, metadata = f"{array.path}/" if array.path else "", array.metadata
+    rows = range(start // lengths[0], -(-stop // lengths[0]))
+    places = [(i, *rest) for i in rows for rest in np.ndindex(*counts)]
+    return [(place, f"{path}{metadata.encode_chunk_key(place)}") for place in places]
+
+
+def _fill_value(array: zarr.Array[Any]) -> Any:
+    """Return what zarr reads where a chunk is missing."""
+    fill = array.metadata.fill_value
+    return np.zeros((), array.dtype)[()] if fill is None else np.asarray(fill, array.dtype)[()]
+
+
+def _other_than(fill: Any, dtype: np.dtype[Any]) -> Any:
+    """Return another value of the dtype."""
+    return np.asarray(0 if fill != 0 else 1, dtype)[()]  # (NaN is not 0 either)
+
+
+def _filled_with(array: zarr.Array[Any], fill: Any) -> zarr.Array[Any]:
+    """Return the same array with another fill value, here and not in the store."""
+    inner = array.async_array
+    return zarr.Array(type(inner)(replace(inner.metadata, fill_value=fill), inner.store_path, config=inner.config))
+
+
+def _equal(a: NDArray[Any], b: Any) -> NDArray[np.bool_]:
+    with np.errstate(invalid="ignore"):
+        result: NDArray[np.bool_] = (a == b) | ((a != a) & (b != b))
+    return result
+
+
+def _alike(rows: NDArray[Any], fill: Any, start: int, chunks: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return the rows [first, last) of each run of chunks that hold the fill value and nothing else."""
+    stop, step = start + len(rows), int(chunks[0])
+    edges = np.unique(np.clip(np.arange(start // step * step, stop + step, step), start, stop))
+    columns = np.arange(0, rows.shape[1], int(chunks[1])) if rows.ndim == 2 else None
+    # One value of each chunk tells nearly always that it is none of these.
+    corners = rows[edges[:-1] - start]
+    suspected = _equal(corners if columns is None else corners[:, columns].T, fill)
+    found: list[tuple[int, int]] = []
+    for i in np.flatnonzero(suspected if columns is None else suspected.any(axis=0)):
+        first, last = int(edges[i]), int(edges[i + 1])
+        part = _equal(rows[first - start : last - start], fill)
+        whole = part.all(axis=0)
+        if not (whole if columns is None else np.logical_and.reduceat(whole, columns).any()):
+            continue
+        if found and found[-1][1] == first:
+            first = found.pop()[0]
+        found.append((first, last))
+    return found

@@ -1,0 +1,27 @@
+"""What the bits of a result depend on beside input and options."""
+
+from __future__ import annotations
+
+import platform
+from functools import lru_cache
+from importlib.metadata import version
+
+import threadpoolctl
+
+from daskgmm.version import __version__
+
+
+@lru_cache(maxsize=1)
+def provenance() -> dict[str, str]:
+    """Return versions, and what computes matrix products: name, version and the processor that it is for."""
+    import scipy.linalg  # noqa: F401  (which has a BLAS of its own)
+
+    blas = [info for info in threadpoolctl.threadpool_info() if info["user_api"] == "blas"]
+    names = {f"{info['internal_api']} {info['version']} {info.get('architecture', '')}".strip() for info in blas}
+    return {
+        "daskgmm": __version__,
+        **{name: version(name) for name in ("numpy", "scipy", "zarr")},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "blas": ", ".join(sorted(names)),
+    }

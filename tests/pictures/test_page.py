@@ -1,0 +1,161 @@
+"""The HTML page of a model: it says what the model holds, and nothing that comes from data is more than text in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from daskgmm import GaussianMixture
+from daskgmm.cli import gmm
+from daskgmm.pictures.page import page
+from daskgmm.stores.model_file import Model, load_model, save_model
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;"
+ELEMENTS = {
+    "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "div", "table", "tr", "th", "td", "meter",
+    "span", "details", "summary", "img",
+}  # fmt: skip
+ATTRIBUTES = {
+    "lang", "charset", "name", "content", "http-equiv", "class", "value", "max", "title", "alt", "src",
+}  # fmt: skip
+
+
+class Read(HTMLParser):
+    """What a browser would see: elements, attributes, sources of pictures, and text."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: set[str] = set()
+        self.attributes: set[str] = set()
+        self.sources: list[str] = []
+        self.texts: list[str] = []
+        self.feed(content)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.sources += [str(value) for name, value in attrs if name == "src"]
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> GaussianMixture:
+    rows = np.random.default_rng(0).normal(size=(400, 3)) * [1, 2, 3]
+    rows[:200] += 9
+    return GaussianMixture(2, random_state=0).fit(rows)
+
+
+def saved(mixture: GaussianMixture, place: Path, **changes: Any) -> Model:
+    """The model file of a mixture, with another record; and the model in it."""
+    mixture.save(place, overwrite=True)
+    model = load_model(place)
+    model = replace(model, record={**model.record, **changes})
+    save_model(model, place, overwrite=True)
+    return model
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(gmm, [str(a) for a in arguments], prog_name="daskgmm")
+
+
+def test_it_says_what_the_model_holds(fitted: GaussianMixture, tmp_path: Path) -> None:
+    read = Read(page(saved(fitted, tmp_path / "m.zarr", feature_names=["x", "y", "z"]), name="m.zarr"))
+    for text in ("m.zarr", "x", "y", "z", f"{fitted.weights_.max():.4f}", "condition", "daskgmm"):
+        assert text in read.texts, text
+    for mean, covariance in zip(fitted.means_, fitted.covariances_, strict=True):
+        assert f"{mean[2]:.4g} ± {covariance[2, 2] ** 0.5:.2g}" in read.texts
+    assert f"Converged after {fitted.n_iter_} iterations." in read.texts
+    (picture,) = read.sources
+    assert picture.startswith("data:image/svg+xml;base64,")
+
+
+def test_a_selection_is_in_it(tmp_path: Path, small_store: Path) -> None:
+    output, place = tmp_path / "m.zarr", tmp_path / "report.html"
+    run("select", small_store, "-k", "1:4", "--covariance", "full,diag", "-o", output, "--workers", 1)
+    done = run("report", output, "-o", place)
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["output"], result["bytes"]) == (str(place), place.stat().st_size)
+    read = Read(place.read_text())
+    assert "Best by BIC: 3 components, diag." in read.texts
+    assert len(read.sources) == 2, "the criterion, and the likelihood by pass"
+    assert "3 components (diag covariances), 2 features, 14 free parameters, fitted to 3,000 rows." in read.texts
+    assert str(small_store) in read.texts
+    again = run("report", output, "-o", place)
+    assert (again.exit_code, "must not exist yet" in again.stderr) == (73, True)
+    assert run("report", output, "-o", place, "--force").exit_code == 0
+
+
+@pytest.mark.parametrize("where", ["names", "input", "options", "provenance", "status", "history", "name"])
+def test_everything_is_escaped(fitted: GaussianMixture, tmp_path: Path, where: str) -> None:
+    """Whatever a record holds is text: no element, no attribute and no source that the page has not by itself."""
+    history = [{**record, "what": HOSTILE, "status": HOSTILE} for record in fitted.history_]
+    record: dict[str, dict[str, Any]] = {
+        "names": {"feature_names": [HOSTILE] * 3},
+        "input": {"input": {"X": {"location": HOSTILE, HOSTILE: HOSTILE, "shape": [HOSTILE]}}},
+        "options": {"options": {HOSTILE: HOSTILE, "seed": HOSTILE}},
+        "provenance": {"provenance": {"python": HOSTILE}},
+        "status": {"result": {"status": HOSTILE, "rows": 5}, "converged": False},
+        "history": {"history": history},
+        "name": {},
+    }
+    model = saved(fitted, tmp_path / "m.zarr", **record[where])
+    content = page(model, name=HOSTILE if where == "name" else "m.zarr")
+    read = Read(content)
+    assert read.elements <= ELEMENTS
+    assert read.attributes <= ATTRIBUTES
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in read.sources)
+    assert "<script" not in content
+    assert where == "status" or any(HOSTILE in text for text in read.texts), "and it is all there"
+    assert "default-src 'none'" in content, "nothing would run even so"
+
+
+RECORDS: list[dict[str, Any]] = [
+    {"history": 3},
+    {"history": [3]},
+    {"history": [{"what": "em", "mean_log_likelihood": "x", "candidate": 0, "pass": []}]},
+    {"result": [1]},
+    {"result": {"rows": "many"}},
+    {"selection": {"table": 3}},
+    {"selection": {"table": [], "criterion": "bic", "stopped": {}, "collapsed": {}}},
+    {"feature_names": 7},
+    {"input": [3]},
+    {"n_iter": {"a": 1}, "result": {"n_iter": []}},
+    {"result": {"aic": 10**400}},
+]
+
+
+@pytest.mark.parametrize("changes", RECORDS, ids=str)
+def test_a_record_of_another_shape_is_bad_data(
+    fitted: GaussianMixture, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Whoever has written it: no command calls it a bug of its own, and none writes half a page."""
+    saved(fitted, tmp_path / "m.zarr", **changes)
+    done = run("report", tmp_path / "m.zarr", "-o", tmp_path / "report.html")
+    assert (done.exit_code, "the model's record must be as daskgmm wrote it" in done.stderr) == (65, True)
+    assert not (tmp_path / "report.html").exists()
+    shown = run("inspect", tmp_path / "m.zarr", "--history")
+    assert shown.exit_code in (0, 65), shown.stderr
+
+
+def test_where_it_cannot_be_written(fitted: GaussianMixture, tmp_path: Path) -> None:
+    saved(fitted, tmp_path / "m.zarr")
+    for place, code, said in (
+        (tmp_path / "none" / "r.html", 73, "must exist"),
+        (tmp_path, 64, "must be a path of a file"),
+        ("s3://bucket/r.html", 64, "must be a path of a file"),
+        (tmp_path / "m.zarr" / "r.html", 64, "must lie outside of MODEL"),
+    ):
+        done = run("report", tmp_path / "m.zarr", "-o", place)
+        assert (done.exit_code, said in done.stderr) == (code, True), done.stderr
+    assert run("report", tmp_path / "none.zarr", "-o", tmp_path / "r.html").exit_code == 66

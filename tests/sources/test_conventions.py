@@ -1,0 +1,223 @@
+"""What stands beside the numbers of a Zarr array or group: read, or refused with what works instead."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+from numpy.testing import assert_array_equal
+
+from daskgmm.errors import DataError, OptionError
+from daskgmm.sources.conventions import packing
+from daskgmm.sources.opening import open_source
+from daskgmm.sources.source import Source
+
+X = np.random.default_rng(0).normal(280, 5, (60, 2))
+
+
+def rows_of(source: Source) -> np.ndarray:
+    graph, _ = source.arguments([(0, source.n_rows)])
+    (node,) = graph.values()
+    return np.asarray(node().read(0, source.n_rows))
+
+
+def refused(place: Any, kind: type[Exception] = DataError, **options: Any) -> str:
+    with pytest.raises(kind) as caught:
+        open_source(place, **options)
+    return str(caught.value)
+
+
+def decoded(message: str, given: Any = None) -> Any:
+    """Return what the code in a message makes of the numbers."""
+    found = re.search(r"Decode them: raw = (.*); rows = (.*); then give rows ", message)
+    assert found is not None, message
+    names = {"dask": dask, "zarr": zarr, "numpy": np, "X": given}
+    return eval(found.group(2), names | {"raw": eval(found.group(1), names)})
+
+
+# -- packed numbers --------------------------------------------------------------------------------------------
+PACKINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "scaled": ("i2", {"scale_factor": 0.01, "add_offset": 273.15, "_FillValue": -32768}),
+    "scale alone": ("i4", {"scale_factor": 0.1}),
+    "offset alone": ("i2", {"add_offset": 200.0}),
+    "unsigned": ("i2", {"_Unsigned": "true", "scale_factor": 0.01, "_FillValue": -1}),
+    "fill value": ("f4", {"_FillValue": -9999.0}),
+    "missing value": ("f8", {"missing_value": 1e20}),
+}
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("what", PACKINGS)
+def test_packed_numbers_are_refused_with_the_code_that_decodes_them(
+    what: str, zarr_format: Any, tmp_path: Path
+) -> None:
+    xarray = pytest.importorskip("xarray", reason="xarray is not installed: the extra 'test'")
+    dtype, attributes = PACKINGS[what]
+    raw = (X * 10).astype(dtype)
+    missing = [attributes[name] for name in ("_FillValue", "missing_value") if name in attributes]
+    raw[[3, 40], 1] = missing[0] if missing else 7
+    xarray.Dataset({"t": (("row", "feature"), raw, attributes)}).to_zarr(
+        tmp_path / "X.zarr", zarr_format=zarr_format, consolidated=False
+    )
+    expected = xarray.open_zarr(tmp_path / "X.zarr", consolidated=False)["t"].values
+    group = zarr.open_group(tmp_path / "X.zarr", mode="r", use_consolidated=False)
+    for given in (tmp_path / "X.zarr" / "t", tmp_path / "X.zarr", group, group["t"]):
+        message = refused(given, array="t" if given is group or given == tmp_path / "X.zarr" else None)
+        assert "X must hold its numbers as they are meant; got packed ones in" in message
+        found = decoded(message).compute()
+        assert_array_equal(found, expected)
+        assert np.isnan(found).sum() == (2 if missing else 0)
+    decoded(message).to_zarr(tmp_path / "decoded.zarr")
+    assert_array_equal(rows_of(open_source(tmp_path / "decoded.zarr")), expected)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_arrays_of_xarray_that_hold_what_they_mean_are_taken(zarr_format: Any, tmp_path: Path) -> None:
+    xarray = pytest.importorskip("xarray", reason="xarray is not installed: the extra 'test'")
+    for name, stored in (("floats", X), ("singles", X.astype("f4")), ("whole", (X * 10).astype("i4"))):
+        values = stored.copy()
+        values[0, 0] = np.nan if name != "whole" else 0
+        xarray.Dataset({"t": (("row", "feature"), values)}).to_zarr(
+            tmp_path / name, zarr_format=zarr_format, consolidated=False
+        )
+        assert_array_equal(rows_of(open_source(tmp_path / name)), values)
+    plain = zarr.create_array(tmp_path / "plain", data=(X * 10).astype("i4"), zarr_format=zarr_format)
+    plain.attrs.update({"scale_factor": 1, "add_offset": 0.0, "units": "K", "_Unsigned": "false"})
+    assert rows_of(open_source(tmp_path / "plain")).shape == X.shape
+
+
+def test_the_fill_value_of_a_root_array_of_format_2(tmp_path: Path) -> None:
+    raw = np.round((X - 273.15) / 0.01).astype("i2")
+    raw[::10, 0] = -32768
+    array = zarr.create_array(tmp_path / "t.zarr", data=raw, chunks=(20, 2), zarr_format=2, fill_value=-32768)
+    array.attrs.update({"scale_factor": 0.01, "add_offset": 273.15, "_ARRAY_DIMENSIONS": ["row", "feature"]})
+    message = refused(tmp_path / "t.zarr")
+    assert "scale_factor 0.01, add_offset 273.15, -32768 for a missing value" in message
+    expected = np.where(raw == -32768, np.nan, raw * 0.01 + 273.15)
+    assert_array_equal(decoded(message).compute(), expected)
+    assert "then give rows (or raw, if numbers are meant as stored)" in message
+    assert open_source(dask.array.from_zarr(tmp_path / "t.zarr")).dtype == np.dtype("i2")
+
+
+def test_packed_numbers_of_one_process_and_of_xarray() -> None:
+    array = zarr.create_array({}, data=(X * 10).astype("i2"), chunks=(20, 2))
+    array.attrs["scale_factor"] = 0.1
+    assert_array_equal(decoded(refused(array), array).compute(), (X * 10).astype("i2") * 0.1)
+    xarray = pytest.importorskip("xarray", reason="xarray is not installed: the extra 'test'")
+    raw = xarray.DataArray((X * 10).astype("i2"), dims=("row", "feature"), attrs={"scale_factor": 0.1}, name="t")
+    assert "got a DataArray of xarray with scale_factor 0.1, which is not decoded" in refused(raw)
+    assert_array_equal(rows_of(open_source(xarray.decode_cf(raw.to_dataset())["t"])), (X * 10).astype("i2") * 0.1)
+
+
+@pytest.mark.parametrize("attributes", [{"scale_factor": "a"}, {"_FillValue": "none"}, {"add_offset": []}])
+def test_attributes_that_are_no_numbers(attributes: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=f"must be numbers; got {next(iter(attributes))}"):
+        packing(attributes, "f8")
+
+
+# -- which array of a group ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_coordinate_is_not_the_only_array_of_a_group(zarr_format: Any, tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "g.zarr", mode="w", zarr_format=zarr_format)
+    for name, values, names in (("cube", np.zeros((4, 3, 2)), ["time", "y", "x"]), ("time", np.arange(4.0), ["time"])):
+        more: dict[str, Any] = {"dimension_names": names} if zarr_format == 3 else {"fill_value": None}
+        array = group.create_array(name, data=values, **more)
+        if zarr_format == 2:
+            array.attrs["_ARRAY_DIMENSIONS"] = names
+    message = refused(tmp_path / "g.zarr", OptionError)
+    listed = "'cube' (4, 3, 2) float64 by 'time' and 'y' and 'x', 'time' (4,) float64 by 'time': a coordinate"
+    assert f"(it has {listed})" in message
+    path = re.findall(r"such as (\S+), or", message)[0]
+    assert_array_equal(rows_of(open_source(path)), np.arange(4.0)[:, np.newaxis])
+    message = refused(group, OptionError)
+    (code,) = re.findall(r"Give one of them: (.*)\.$", message)
+    assert open_source(eval(code, {"X": group})).n_rows == 4
+    alone = zarr.open_group(tmp_path / "alone.zarr", mode="w", zarr_format=3)
+    alone.create_array("time", data=np.arange(4.0), dimension_names=["time"])
+    assert open_source(tmp_path / "alone.zarr").n_rows == 4
+
+
+def test_an_array_that_an_attribute_lists_describes_others(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "g.zarr", mode="w")
+    group.create_array("cube", data=np.zeros((4, 3, 2))).attrs["coordinates"] = "lat"
+    group.create_array("lat", data=np.arange(4.0))
+    assert "'lat' (4,) float64: a coordinate" in refused(tmp_path / "g.zarr", OptionError)
+
+
+def test_paths_lead_into_zip_files(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "data.zarr", mode="w")
+    group.create_array("t", data=X, chunks=(20, 2))
+    group.create_array("u", data=X[:, 0])
+    os.makedirs(tmp_path / "packed")
+    shutil.make_archive(str(tmp_path / "packed" / "inside"), "zip", tmp_path / "data.zarr")
+    shutil.make_archive(str(tmp_path / "packed" / "folder"), "zip", tmp_path, "data.zarr")
+    message = refused(tmp_path / "packed" / "inside.zip", OptionError)
+    path = re.findall(r"such as (\S+), or", message)[0]
+    assert path == f"{tmp_path}/packed/inside.zip/t"
+    assert_array_equal(rows_of(pickle.loads(pickle.dumps(open_source(path)))), X)
+    message = refused(tmp_path / "packed" / "folder.zip")
+    path = re.findall(r"give the path (\S+)$", message)[0]
+    assert path == f"{tmp_path}/packed/folder.zip/data.zarr"
+    assert_array_equal(rows_of(open_source(path, array="t")), X)
+    assert_array_equal(rows_of(open_source(f"{path}/u")), X[:, :1])
+    source: Any = open_source(f"{path}/t")
+    assert_array_equal(eval(source.code, {"dask": dask, "zarr": zarr}).compute(), X)
+
+
+# -- metadata that disagree, codecs that are missing -----------------------------------------------------------
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+def test_consolidated_metadata_older_than_an_array_are_not_believed(tmp_path: Path) -> None:
+    zarr.open_group(tmp_path / "g.zarr", mode="w").create_array("x", data=X[:20], chunks=(10, 2))
+    zarr.consolidate_metadata(tmp_path / "g.zarr")
+    zarr.open_array(tmp_path / "g.zarr" / "x", mode="a").append(X[20:])
+    group = zarr.open_group(tmp_path / "g.zarr", mode="r")
+    for given, name in ((tmp_path / "g.zarr", None), (tmp_path / "g.zarr", "x"), (group, None), (group, "x")):
+        assert_array_equal(rows_of(open_source(given, array=name)), X)
+    stale = group["x"]
+    assert isinstance(stale, zarr.Array)
+    message = refused(stale)
+    assert "got an open array of shape (20, 2), dtype <f8, where" in message
+    path = re.findall(r"Give its path, (\S+), or", message)[0]
+    assert_array_equal(rows_of(open_source(path)), X)
+
+
+class Plain(numcodecs.abc.Codec):  # type: ignore[misc]
+    """A codec of which only this process knows."""
+
+    codec_id = "daskgmm-test-plain"
+
+    def encode(self, buf: Any) -> Any:
+        return buf
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        return buf
+
+
+def test_a_codec_that_is_missing_is_no_damage(tmp_path: Path) -> None:
+    numcodecs.register_codec(Plain)
+    array = zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(20, 2), zarr_format=2, compressors=Plain())
+    assert array.shape == X.shape
+    source = open_source(tmp_path / "X.zarr")
+    assert_array_equal(rows_of(source), X)
+    (tmp_path / "source").write_bytes(pickle.dumps(source.arguments([(0, 60)])[0]))
+    program = (
+        "import pickle, sys\n(node,) = pickle.load(open(sys.argv[1], 'rb')).values()\n"
+        "try: node().read(0, 20)\nexcept Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "source"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("OptionError X, as a task reads it, must be decoded by packages that are installed; ")
+    assert "daskgmm-test-plain" in done.stdout
+    assert "It is not damaged: install the package that brings this codec, here and on the workers." in done.stdout

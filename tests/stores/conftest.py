@@ -1,0 +1,12 @@
+"""The tests of fits run with one BLAS thread from beginning to end, as fits do: on small products two only wait."""
+
+from collections.abc import Iterator
+
+import pytest
+from threadpoolctl import threadpool_limits
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_blas_thread() -> Iterator[None]:
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield

@@ -62,6 +62,10 @@ class ClusterError(DaskgmmError, ConnectionError):
     exit_code = 69
 
 
+class SilentSchedulerError(ClusterError):
+    """A scheduler that does not answer any more (exit code 69)."""
+
+
 class OutputError(DaskgmmError, OSError):
     """An output that cannot be written, or that exists with other contents (exit code 73)."""
 

@@ -53,7 +53,7 @@ from daskgmm.mixture.shapes.full import FULL
 from daskgmm.passes.executor import Executor, LocalExecutor, running_by
 from daskgmm.places.machines import Machines
 from daskgmm.places.place import Place, register_place
-from daskgmm.sources import failures, partition
+from daskgmm.sources import failures, heap, partition
 from daskgmm.sources.opening import open_source
 from daskgmm.stores.checkpoint import Checkpoint
 
@@ -630,6 +630,10 @@ def test_the_function_is_called_by_the_workers(client: Client, toy_file: Path, n
         np.testing.assert_array_equal(fitted(toy_file, **quick).means_, found.means_)
 
 
+def holders_of_the_heap() -> int:
+    return heap.reused_heap._holders
+
+
 @pytest.mark.usefixtures("short_partitions")
 def test_what_cannot_travel_to_the_workers_is_refused_before_it_is_sent(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_rows: GaussianMixture
@@ -651,6 +655,7 @@ def test_what_cannot_travel_to_the_workers_is_refused_before_it_is_sent(
     only_here = ToySource(import_module("only_here").rows)
     with pytest.raises(ClusterError, match=r"installed on the scheduler and all workers; got .*No module named"):
         fitted(only_here)
+    assert client.run(holders_of_the_heap) == dict.fromkeys(client.nthreads(), 0), "settings of workers were left"
     locked.travels = False
     assert fitted(locked).converged_, "computed in this process"
     assert fitted(open_recipe(Recipe(7))).converged_, "the workers are as well as before"

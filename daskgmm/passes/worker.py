@@ -9,9 +9,8 @@ from uuid import uuid4
 
 from distributed import Client, WorkerPlugin
 
-from daskgmm.errors import ClusterError
+from daskgmm.errors import SilentSchedulerError
 from daskgmm.passes.blas import blas_limit
-from daskgmm.passes.suspects import WorkersDiedError
 from daskgmm.sources.heap import reused_heap
 
 
@@ -43,9 +42,7 @@ def limit_workers(client: Client) -> Iterator[None]:
     answers = True
     try:
         yield
-    except WorkersDiedError:
-        raise
-    except ClusterError:  # nobody is there to be asked, and asking might take for ever
+    except SilentSchedulerError:  # nobody is there to be asked, and asking might take for ever
         answers = False
         raise
     finally:

@@ -14,7 +14,7 @@ from distributed import Client
 from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.comm.core import CommClosedError
 
-from daskgmm.errors import ClusterError, DaskgmmError
+from daskgmm.errors import ClusterError, DaskgmmError, SilentSchedulerError
 from daskgmm.places.log import say
 from daskgmm.places.place import Place
 from daskgmm.places.signals import interrupts
@@ -46,7 +46,7 @@ def watched(client: Client, patience: float) -> Iterator[None]:
                 found = client.sync(scheduler.ncores, workers=None, callback_timeout=patience)
             except TimeoutError:
                 interrupts.end_with(
-                    ClusterError(
+                    SilentSchedulerError(
                         f"The scheduler must answer; got nothing from {address} for {patience:g} s. Look at its log, "
                         "and run the same command again."
                     )

@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from daskgmm.version import __version__ as __version__
 
-__all__ = ["Family", "GaussianMixture", "Reader", "Selection", "Source", "register_family", "register_source", "select"]
+__all__ = [
+    "Family",
+    "GaussianMixture",
+    "Prior",
+    "Reader",
+    "Selection",
+    "Source",
+    "register_family",
+    "register_source",
+    "select",
+]
 
 if TYPE_CHECKING:
     from daskgmm.estimator import GaussianMixture
     from daskgmm.mixture.family import Family, register_family
+    from daskgmm.mixture.prior import Prior
     from daskgmm.selection import Selection, select
     from daskgmm.sources.registry import register_source
     from daskgmm.sources.source import Reader, Source
@@ -20,6 +31,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "Family": "daskgmm.mixture.family",
     "GaussianMixture": "daskgmm.estimator",
+    "Prior": "daskgmm.mixture.prior",
     "Reader": "daskgmm.sources.source",
     "Selection": "daskgmm.selection",
     "Source": "daskgmm.sources.source",

@@ -88,6 +88,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         iterations.
     reg_covar : float, default=1e-6
         Added to every variance, in squared units of the data.
+    prior : Prior or None, default=None
+        What is known of the parameters beside the rows: a frozen dataclass of yours, a subclass of `daskgmm.Prior`. The
+        fit then maximises log-likelihood plus the prior's log density. reg_covar is added after it.
     max_iter : int, default=100
         Passes of EM over all rows, at most.
     n_init : int, default=10
@@ -140,7 +143,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     n_iter_ : int
         Iterations of the best restart.
     lower_bound_ : float
-        Mean log-likelihood of a row, nats, of the parameters that went *into* the last iteration, as in scikit-learn.
+        Mean log-likelihood of a row, nats, of the parameters that went *into* the last iteration, as in scikit-learn;
+        with a prior, its log density over the number of rows is in it.
     lower_bounds_ : list of float
     log_likelihood_ : float
         Total log-likelihood, nats, of the *final* parameters, from a closing pass.

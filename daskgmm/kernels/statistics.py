@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.kernels.plan import DOUBLE, Plan
+from daskgmm.mixture.moments import SMALLEST_COUNT, Moments
 from daskgmm.mixture.row_set import RowSet
 
 Floats = NDArray[np.float64]
@@ -113,25 +112,6 @@ class Statistics:
         return self.log_sum + plan.shape.total_common_term(plan.precisions_cholesky, plan.origin, row_set)
 
 
-@dataclass(frozen=True)
-class Moments:
-    """What an M-step works on: counts, means and central second moments in original units.
-
-    Attributes
-    ----------
-    counts : (n_components,), float64
-        Sum of the responsibilities, in units of the mean row weight, plus `SMALLEST_COUNT`.
-    means : (n_components, n_features), float64
-        Responsible means; the plan's own mean where a component has no rows.
-    central : float64
-        Covariances before regularisation, in the plan's shape.
-    """
-
-    counts: Floats
-    means: Floats
-    central: Floats
-
-
 def mean_shift(statistics: Statistics, plan: Plan, row_set: RowSet) -> tuple[Floats, Floats]:
     """Return how far the mean of a pass's rows lies from the row set's, and what rounding is measured by.
 
@@ -170,10 +150,6 @@ def lost_on_the_way(statistics: Statistics, plan: Plan, row_set: RowSet) -> Floa
         own = plan.shape.component(plan.precisions_cholesky, k)
         found += share[k] * plan.shape.lost_on_the_way(own, extent)
     return 8 * DOUBLE.unit_roundoff * found
-
-
-#: scikit-learn adds this to every count; a component with less than this (in rows of mean weight) has no rows.
-SMALLEST_COUNT = 10 * float(np.finfo(np.float64).eps)
 
 
 def moments(statistics: Statistics, plan: Plan, row_set: RowSet | None) -> Moments:

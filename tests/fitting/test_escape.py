@@ -56,7 +56,7 @@ def stuck(kind, X, centres):
 def propose(parameters, X, weights=None, *, n_most=3, reg_covar=REG_COVAR):
     w = np.ones(len(X)) if weights is None else weights
     outlook = look(parameters, X, w)
-    found = splits(parameters, X, w, outlook.members, reg_covar=reg_covar, rng=np.random.default_rng(0))
+    found = splits(parameters, X, w, outlook.members, floor=reg_covar, rng=np.random.default_rng(0))
     return proposals(parameters, outlook, found, n_most=n_most)
 
 
@@ -187,7 +187,7 @@ def exchanged(parameters, X, spikes=None):
     w = np.ones(len(X))
     outlook = look(parameters, X, w)
     found = splits(
-        parameters, X, w, outlook.members, reg_covar=REG_COVAR, rng=np.random.default_rng(0), n_fitted=len(X) // 2
+        parameters, X, w, outlook.members, floor=REG_COVAR, rng=np.random.default_rng(0), n_fitted=len(X) // 2
     )
     spikes = np.zeros(parameters.n_components, dtype=bool) if spikes is None else np.asarray(spikes)
     moves = exchanges(outlook, found, spikes)

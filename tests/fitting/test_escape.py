@@ -239,7 +239,7 @@ def test_a_gain_is_measured_on_rows_that_the_split_was_not_fitted_to():
     one = mixture("full", [1.0], np.zeros((1, 6)), [1.0])
     one, _ = em(X, one, 2)
     members = [(np.arange(400), np.ones(400))]
-    others = {"reg_covar": REG_COVAR, "rng": np.random.default_rng(0)}
+    others = {"floor": REG_COVAR, "rng": np.random.default_rng(0)}
     (same,) = splits(one, X, np.ones(400), members, **others)
     assert same.gain == same.hope > 0.02
     (half,) = splits(one, X, np.ones(400), members, n_fitted=200, **others)

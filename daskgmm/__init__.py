@@ -10,6 +10,7 @@ from daskgmm.version import __version__ as __version__
 __all__ = [
     "Family",
     "GaussianMixture",
+    "Kernel",
     "Prior",
     "Reader",
     "Selection",
@@ -21,6 +22,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from daskgmm.estimator import GaussianMixture
+    from daskgmm.kernels.kernel import Kernel
     from daskgmm.mixture.family import Family, register_family
     from daskgmm.mixture.prior import Prior
     from daskgmm.selection import Selection, select
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "Family": "daskgmm.mixture.family",
     "GaussianMixture": "daskgmm.estimator",
+    "Kernel": "daskgmm.kernels.kernel",
     "Prior": "daskgmm.mixture.prior",
     "Reader": "daskgmm.sources.source",
     "Selection": "daskgmm.selection",

@@ -129,6 +129,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     escape : bool, default=True
         Whether components are split and merged on the sample where that promises a better optimum; nothing is read for
         it. Never where the whole start is given.
+    kernel : {"rule", "phi", "exact"} or Kernel, default="rule"
+        The form of the E-step. The rule takes, for each component, the fastest that is exact. Your own is a frozen
+        dataclass, a subclass of `daskgmm.Kernel`, for the components that it chooses.
     start_rows : int or None
         Rows of the sample at most; None takes as many as a start needs.
 

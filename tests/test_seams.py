@@ -13,7 +13,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -35,7 +35,7 @@ from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from daskgmm import Family, GaussianMixture, Prior, Reader, Source, register_family, register_source, select
+from daskgmm import Family, GaussianMixture, Kernel, Prior, Reader, Source, register_family, register_source, select
 from daskgmm.cli.commands import gmm
 from daskgmm.cli.fit_options import fit_options
 from daskgmm.cli.group import Commands, SectionCommand
@@ -47,7 +47,9 @@ from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.option import Option, declare, declared
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict
-from daskgmm.kernels.plan import make_plan
+from daskgmm.kernels.loops import can_compile
+from daskgmm.kernels.plan import Plan, make_plan
+from daskgmm.kernels.tile import Tile
 from daskgmm.mixture import family as families_of_the_package
 from daskgmm.mixture.acceleration import Accelerator, Advance, Move
 from daskgmm.mixture.family import family_called
@@ -404,6 +406,109 @@ def test_what_is_no_prior_is_refused(rows: np.ndarray) -> None:
     for value in (0.1, SomePasses()):
         with pytest.raises(OptionError, match=r"prior must be None or a Prior; got .*\. Leave it out for maximum like"):
             GaussianMixture(3, prior=value).fit(rows)
+
+
+# -- kernels -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Slow(Kernel):
+    """Full covariances, row by row in plain Python; for the component whose mean has the largest first feature."""
+
+    every: bool = False
+    most_bytes: int = 0
+
+    def chosen(self, parameters: Parameters, origin: Floats) -> NDArray[np.bool_]:
+        return self.every | (np.arange(parameters.n_components) == np.argmax(parameters.means[:, 0]))
+
+    def log_density(self, plan: Plan, own: NDArray[np.int64], tile: Tile, out: NDArray[Any]) -> None:
+        for k in own:
+            factor = plan.precisions_cholesky[k]
+            constant = plan.log_weights[k] + np.log(np.diag(factor)).sum() - len(factor) / 2 * np.log(2 * np.pi)
+            for i, x in enumerate(tile.x.T):
+                z = [sum(factor[d, e] * (x[d] - plan.means[k, d]) for d in range(len(x))) for e in range(len(x))]
+                out[k, i] = constant - sum(value * value for value in z) / 2
+
+    def sums(self, plan: Plan, own: NDArray[np.int64], tile: Tile, resp: NDArray[Any], out: NDArray[Any]) -> None:
+        n = len(tile.x)
+        pairs = [(d, e) for d in range(n) for e in range(d, n)]
+        for k in own:
+            out[k] = 0.0
+            for r, x in zip(resp[k], tile.x.T, strict=True):
+                y = x - plan.means[k]
+                out[k] += r * np.array([*(y[d] * y[e] for d, e in pairs), *y, 1.0])
+
+    def n_bytes(self, shape: Shape, n_components: int, n_features: int) -> int:
+        return self.most_bytes
+
+
+@dataclass(frozen=True)
+class Failing(Slow):
+    """Fails loudly in the first E-step on all rows."""
+
+    def sums(self, plan: Plan, own: NDArray[np.int64], tile: Tile, resp: NDArray[Any], out: NDArray[Any]) -> None:
+        raise FloatingPointError("the toy is broken")
+
+
+SHORT = {"max_iter": 4, "tol": 0, "n_init": 1, "escape": False}
+
+
+@pytest.mark.parametrize("compiled", [False, True] if can_compile() else [False])
+@pytest.mark.parametrize("every", [False, True])
+def test_a_kernel_computes_the_components_that_it_chooses(rows: np.ndarray, *, every: bool, compiled: bool) -> None:
+    X = rows[:400] + 1e4
+    with dask.config.set({"daskgmm.compiled": compiled}):
+        found = quietly_fitted(X, kernel=Slow(every), **SHORT)
+        expected = quietly_fitted(X, kernel="exact", **SHORT)
+    assert_allclose(found.weights_, expected.weights_, rtol=1e-9)
+    assert_allclose(found.means_, expected.means_, rtol=1e-12)
+    assert_allclose(found.covariances_, expected.covariances_, rtol=1e-6)
+    assert_allclose(found.lower_bounds_, expected.lower_bounds_, rtol=1e-9)
+    assert_allclose(found.support_, expected.support_, rtol=1e-6)
+    assert_allclose(found.log_likelihood_, expected.log_likelihood_, rtol=1e-9)
+
+
+def test_a_kernel_works_on_a_cluster_and_its_failure_is_loud(rows: np.ndarray, tmp_path: Path, client: Client) -> None:
+    place = tmp_path / "rows.zarr"
+    zarr.create_array(place, data=rows[:900], chunks=(300, 2))
+    found = quietly_fitted(place, kernel=Slow(), start_rows=60, **SHORT)
+    with running_by(LocalExecutor()):
+        assert_array_equal(found.means_, quietly_fitted(place, kernel=Slow(), start_rows=60, **SHORT).means_)
+        assert_allclose(found.means_, quietly_fitted(place, start_rows=60, **SHORT).means_, rtol=1e-9)
+    given = {**PULLED_START, "kernel": Failing()}
+    with pytest.raises(FloatingPointError, match="the toy is broken"):
+        quietly_fitted(place, **given)
+    found.save(tmp_path / "m.zarr")
+    assert GaussianMixture.load(tmp_path / "m.zarr").kernel == Slow()
+
+
+def test_what_a_kernel_says_that_it_takes_is_believed(rows: np.ndarray, tmp_path: Path, client: Client) -> None:
+    place = tmp_path / "rows.zarr"
+    zarr.create_array(place, data=rows, chunks=(500, 2))
+    for how in (running_by(LocalExecutor()), nullcontext()):
+        with how, pytest.raises(MemoryLimitError, match=r"must fit in .*; got a need of 10737\d{5} MiB"):
+            quietly_fitted(place, kernel=Slow(most_bytes=1 << 50))
+
+
+def test_a_kernel_whose_class_workers_lack_is_refused_before_it_is_sent(
+    rows: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Client
+) -> None:
+    (tmp_path / "own_kernel.py").write_text(
+        "from dataclasses import dataclass\nfrom tests.test_seams import Slow\n@dataclass(frozen=True)\n"
+        "class Mine(Slow):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    place = tmp_path / "rows.zarr"
+    zarr.create_array(place, data=rows, chunks=(500, 2))
+    with pytest.raises(
+        ClusterError, match=r"kernel must be installed on the scheduler and all workers; got .*own_kernel"
+    ):
+        quietly_fitted(place, kernel=import_module("own_kernel").Mine(), **PULLED_START)
+    assert len(client.nthreads()) == 2, "no worker has died of it"
+
+
+def test_what_is_no_kernel_is_refused(rows: np.ndarray) -> None:
+    for value in ("fast", SomePasses(), None):
+        with pytest.raises(OptionError, match="kernel must be one of rule, phi, exact, or a Kernel; got "):
+            GaussianMixture(3, kernel=value).fit(rows)
 
 
 # -- families of covariances -------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.mstep import m_step
 from daskgmm.kernels.plan import Plan, make_plan, precision_called
 from daskgmm.kernels.statistics import Statistics
+from daskgmm.kernels.sums import log_likelihood
 from daskgmm.mixture.acceleration import Accelerator, Advance, Move
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record
@@ -215,7 +216,7 @@ def _advance(candidate: Candidate, statistics: Statistics, plan: Plan, row_set: 
     if not np.isfinite(statistics.values).all():
         return _lost(
             candidate, Status.NOT_FINITE,
-            f"the log-likelihood must be finite; got {statistics.log_likelihood(plan, row_set)} in iteration "
+            f"the log-likelihood must be finite; got {log_likelihood(statistics, plan, row_set)} in iteration "
             f"{candidate.n_iter + 1}. Check the given start, and rescale features beyond 1e150.",
         )  # fmt: skip
     check_responsibilities(statistics, plan)

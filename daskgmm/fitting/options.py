@@ -34,6 +34,13 @@ def _prior_rule(options: FitOptions, value: Any) -> str:
     return "" if value is None or isinstance(value, Prior) else "None or a Prior"
 
 
+def _kernel_rule(options: FitOptions, value: Any) -> str:
+    from daskgmm.kernels.kernel import Kernel
+
+    named = isinstance(value, str) and value in ("rule", "phi", "exact")
+    return "" if named or isinstance(value, Kernel) else "one of rule, phi, exact, or a Kernel"
+
+
 def _start_rows_rule(options: FitOptions, value: Any) -> str:
     number = isinstance(value, Integral) and not isinstance(value, bool)
     enough = value is None or (number and value >= options.n_components)
@@ -76,8 +83,9 @@ class FitOptions(Record):
         start is given.
     start_rows : int or None
         Rows of the sample on which a start is found, at most; None leaves it to the rule.
-    kernel : {"rule", "phi", "exact"}
-        The form of the E-step; anything but the rule is for tests and measurements.
+    kernel : {"rule", "phi", "exact"} or Kernel
+        The form of the E-step; "phi" and "exact" are for tests and measurements. A kernel computes the components that
+        it chooses, and the rule is for the others.
     """
 
     n_components: int = declare(
@@ -192,9 +200,13 @@ class FitOptions(Record):
     weights_init: Any = declare(None, Option(help="Weights of the start."))
     means_init: Any = declare(None, Option(help="Means of the start."))
     precisions_init: Any = declare(None, Option(help="Precisions of the start."))
-    kernel: Literal["rule", "phi", "exact"] = declare(
-        "rule", Option(help="The form of the E-step.", choices=("rule", "phi", "exact"), of_estimator=False)
-    )
+    kernel: str | Record = declare(
+        "rule",
+        Option(
+            help="The form of the E-step.", choices=("rule", "phi", "exact"), types=(Record,), rule=_kernel_rule,
+            remedy="Leave it out for the rule.",
+        ),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for name, (_, option) in declared(type(self)).items():

@@ -224,7 +224,9 @@ class Race:
         """Return the scores of some rows under each mixture, and on demand what its components are worth to them."""
         with rows.passes(self._options) as passes:
             evaluator = Evaluator(passes)
-            requests = [Request(make_plan(p, origin=p.weights @ p.means, compiled=self._compiled)) for p in mixtures]
+            kernel = self._options.kernel
+            plans = [make_plan(p, origin=p.weights @ p.means, kernel=kernel, compiled=self._compiled) for p in mixtures]
+            requests = [Request(plan) for plan in plans]
             found = evaluator.supports(requests) if supports else evaluator.scores(requests)
         self._note(self._fresh(mixtures), len(rows), evaluator.seconds)
         return found

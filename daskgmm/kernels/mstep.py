@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import NotFiniteError
 from daskgmm.kernels.plan import Plan
-from daskgmm.kernels.statistics import Statistics, moments
+from daskgmm.kernels.statistics import Statistics
+from daskgmm.kernels.sums import log_likelihood, moments
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prior import Prior, maximise
 from daskgmm.mixture.row_set import RowSet
@@ -69,7 +70,7 @@ def m_step(
     doi:10.1111/j.2517-6161.1977.tb01600.x). A component without rows keeps its mean and covariance: the M-step says
     nothing about them.
     """
-    objective = statistics.log_likelihood(plan, row_set) / statistics.weight
+    objective = log_likelihood(statistics, plan, row_set) / statistics.weight
     objective += prior.log_density(previous) / statistics.n_rows
     with np.errstate(over="ignore", invalid="ignore"):  # (what comes of it is looked at)
         found = moments(statistics, plan, row_set)

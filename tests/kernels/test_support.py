@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from daskgmm.kernels.estep import can_compile
+from daskgmm.kernels.loops import can_compile
 from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.score import ScorePass, SupportPass
 from daskgmm.kernels.support import Support, price, support_of, thin_gain, unsupported

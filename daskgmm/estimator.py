@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature
 from typing import Any, ClassVar, Self
 
@@ -21,7 +21,7 @@ from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions, from_json
 from daskgmm.fitting.score import Score, score_source
 from daskgmm.fitting.status import Status
-from daskgmm.inputs import opened_rows, opened_weights, printing, seed_of
+from daskgmm.inputs import opened_columns, opened_rows, opened_weights, printing, seed_of
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.kernels.support import Support
 from daskgmm.mixture.criteria import warn_of_small_weight
@@ -197,7 +197,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             cls.__init__ = _constructor(options)  # type: ignore[misc]
 
     # -- fitting ---------------------------------------------------------------------------------------------
-    def fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any = None, *, sample_weight: Any = None, columns: Mapping[str, Any] | None = None
+    ) -> Self:
         """Return the estimator, fitted to all rows of X.
 
         Parameters
@@ -207,6 +209,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         y : ignored
         sample_weight : array, Dask array, Zarr array, path or URL, optional
             (n_rows,), finite and not negative. A whole number means that often the row; 0 means not at all.
+        columns : mapping of str to what X may be, optional
+            What else comes with each row, (n_rows,) or (n_rows, n_columns) numbers, for a `kernel` of yours that knows
+            it by its name.
 
         Raises
         ------
@@ -216,7 +221,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """
         before = self.__dict__.copy()
         try:
-            self._fit(X, sample_weight)
+            self._fit(X, sample_weight, columns)
         except BaseException:
             self.__dict__ = before
             raise
@@ -342,11 +347,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return self.options_type(**options, seed=seed_of(self.random_state))
 
     # -- inside ----------------------------------------------------------------------------------------------
-    def _fit(self, X: Any, sample_weight: Any) -> None:
+    def _fit(self, X: Any, sample_weight: Any, columns: Mapping[str, Any] | None) -> None:
         options, listener = self.fit_options(), printing(self.verbose, self.verbose_interval)
         source, weights = opened_rows(self, X, reset=True), opened_weights(sample_weight)
         warm = self._warm(source.n_features) if self._goes_on() else None
-        self._assign(fit_mixture(source, options, weights=weights, warm=warm, listener=listener))
+        beside = opened_columns(columns)
+        self._assign(fit_mixture(source, options, weights=weights, columns=beside, warm=warm, listener=listener))
         self._fit_options = options.as_json()
 
     def _warm(self, n_features: int) -> tuple[Parameters, float]:

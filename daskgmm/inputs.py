@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
@@ -41,6 +42,11 @@ def opened_rows(estimator: Any, X: Any, *, reset: bool) -> Source:
 def opened_weights(sample_weight: Any) -> Source | None:
     """Return row weights as a source; None where there are none."""
     return None if sample_weight is None else open_source(sample_weight, argument="sample_weight")
+
+
+def opened_columns(columns: Mapping[str, Any] | None) -> dict[str, Source]:
+    """Return what comes with each row as sources, by name."""
+    return {name: open_source(each, argument=f"columns[{name!r}]") for name, each in (columns or {}).items()}
 
 
 def _names(labels: list[Any] | None) -> list[str] | None:

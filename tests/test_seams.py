@@ -24,6 +24,7 @@ from uuid import uuid4
 
 import click
 import dask
+import dask.array
 import numpy as np
 import pytest
 import zarr
@@ -47,6 +48,9 @@ from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.option import Option, declare, declared
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict
+from daskgmm.kernels.block import Block
+from daskgmm.kernels.estep import EStep
+from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.loops import can_compile
 from daskgmm.kernels.plan import Plan, make_plan
 from daskgmm.kernels.tile import Tile
@@ -509,6 +513,99 @@ def test_what_is_no_kernel_is_refused(rows: np.ndarray) -> None:
     for value in ("fast", SomePasses(), None):
         with pytest.raises(OptionError, match="kernel must be one of rule, phi, exact, or a Kernel; got "):
             GaussianMixture(3, kernel=value).fit(rows)
+
+
+# -- columns -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Labelled(Slow):
+    """Rows whose label is that of a component belong to it; those of label -1 to any."""
+
+    def chosen(self, parameters: Parameters, origin: Floats) -> NDArray[np.bool_]:
+        return np.ones(parameters.n_components, dtype=bool)
+
+    def log_density(self, plan: Plan, own: NDArray[np.int64], tile: Tile, out: NDArray[Any]) -> None:
+        super().log_density(plan, own, tile, out)
+        labels = tile.columns["label"]
+        assert labels.dtype == np.int64
+        for k in own:
+            out[k, (labels >= 0) & (labels != k)] = -1e6
+
+
+@pytest.fixture(scope="module")
+def labels(rows: np.ndarray) -> np.ndarray:
+    """A component for each of 600 rows, whatever its place: what comes of another row's label is another mixture."""
+    return (np.arange(600) // 7) % 3
+
+
+def of_labels(X: Floats, labels: NDArray[np.int64]) -> Floats:
+    return np.stack([X[labels == k].mean(axis=0) for k in range(3)])
+
+
+ONE_PASS: dict[str, Any] = {**PULLED_START, "kernel": Labelled(), "max_iter": 1, "tol": 0, "n_init": 1}
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("source", ["array", "zarr", "dask", "npy", "other chunks"])
+def test_a_column_arrives_in_the_kernel_with_its_rows(
+    source: str, rows: np.ndarray, labels: np.ndarray, tmp_path: Path, *, cached: bool
+) -> None:
+    X = rows[:600]
+    chunks = {"zarr": 100, "other chunks": 37}.get(source, 60)
+    inputs: list[Any] = []
+    for name, values in (("x", X), ("label", labels.astype("i2"))):
+        place = tmp_path / f"{name}.zarr"
+        if source == "array":
+            inputs.append(values)
+        elif source == "dask":
+            inputs.append(dask.array.from_array(values, chunks=(75, *values.shape[1:])))
+        elif source == "npy":
+            np.save(tmp_path / f"{name}.npy", values)
+            inputs.append(tmp_path / f"{name}.npy")
+        else:
+            zarr.create_array(place, data=values, chunks=(chunks if name == "label" else 150, *values.shape[1:]))
+            inputs.append(place)
+    found = quietly_fitted_with({"label": inputs[1]}, inputs[0], cache=cached, **{**ONE_PASS, "max_iter": 2})
+    assert_allclose(found.means_, of_labels(X, labels), rtol=1e-9)
+    assert_allclose(found.weights_, np.bincount(labels) / 600)
+
+
+def quietly_fitted_with(columns: dict[str, Any], X: Any, sample_weight: Any = None, **parameters: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = GaussianMixture(3, **({"random_state": 0} | parameters))
+        return model.fit(X, sample_weight=sample_weight, columns=columns)
+
+
+def test_a_column_stays_with_rows_that_are_dropped_weighted_or_sampled(rows: np.ndarray, labels: np.ndarray) -> None:
+    X, weights = rows[:600].copy(), np.linspace(0.5, 2, 600)
+    X[::50] = np.nan
+    kept = ~np.isnan(X[:, 0])
+    found = quietly_fitted_with({"label": labels}, X, weights, non_finite="drop", **ONE_PASS)
+    expected = [np.average(X[kept & (labels == k)], axis=0, weights=weights[kept & (labels == k)]) for k in range(3)]
+    assert_allclose(found.means_, expected, rtol=1e-9)
+    found = quietly_fitted_with({"label": labels}, rows[:600], kernel=Labelled(), start_rows=60, **SHORT)
+    assert_allclose(found.means_, of_labels(rows[:600], labels), rtol=1e-9)
+
+
+def test_a_column_is_cut_by_fold(rows: np.ndarray, labels: np.ndarray) -> None:
+    """Through the pass itself, until a selection takes columns: a fold leaves values where they are."""
+    block = Block(np.ascontiguousarray(rows[:600].T), None, 0, columns={"label": labels})
+    fold = Fold(0, 2, seed=1)
+    own = fold.mask(np.arange(600, dtype=np.uint64))
+    p = quietly_fitted_with({"label": labels}, rows[:600], **ONE_PASS)._parameters()
+    estep = EStep([make_plan(p, origin=np.zeros(2), kernel=Labelled())], [fold])
+    (statistics,) = estep.finish(estep.update(estep.zero(), block))
+    counts = statistics.panel(3)[:, -1]
+    assert_allclose(counts, np.bincount(labels[own]), rtol=1e-9)
+    assert statistics.n_rows == own.sum()
+
+
+def test_columns_that_do_not_fit_the_rows_are_refused(rows: np.ndarray, labels: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"columns must have 3000 rows each, as .* has; got 600 of 'label' in NumPy"):
+        quietly_fitted_with({"label": labels}, rows)
+    with pytest.raises(OptionError, match=r"columns must not be called sample_weight; got one that is\. Give row"):
+        quietly_fitted_with({"sample_weight": labels}, rows[:600])
 
 
 # -- families of covariances -------------------------------------------------------------------------------------------

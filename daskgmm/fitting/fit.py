@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +105,7 @@ def fit_mixture(
     options: FitOptions,
     *,
     weights: Source | None = None,
+    columns: Mapping[str, Source] | None = None,
     warm: tuple[Parameters, float] | None = None,
     executor: Executor | None = None,
     listener: Listener = ignore,
@@ -117,6 +119,8 @@ def fit_mixture(
     options : FitOptions
     weights : Source or None
         Row weights, one for each row of X.
+    columns : mapping of str to Source
+        What else comes with each row, by name, for a kernel that knows it.
     warm : (Parameters, float) or None
         Parameters to go on from, and their lower bound; replaces the start.
     executor : Executor or None
@@ -134,5 +138,7 @@ def fit_mixture(
     from daskgmm.fitting.run import Model, running
 
     models = [Model(options, warm=warm)]
-    with running(models, X, weights=weights, executor=executor, listener=listener, checkpoint=checkpoint) as run:
+    with running(
+        models, X, weights=weights, columns=columns, executor=executor, listener=listener, checkpoint=checkpoint
+    ) as run:
         return run.fits([0])[0]

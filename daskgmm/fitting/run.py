@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -71,17 +71,19 @@ def running(
     executor: Executor | None,
     listener: Listener,
     checkpoint: Checkpoint | None = None,
+    columns: Mapping[str, Source] | None = None,
 ) -> Iterator[Run]:
     """Provide the run of some models over the same rows; what metadata tell is checked before anything is read.
 
     The models' options differ in n_components and covariance_type only. With a checkpoint it goes on from there.
     """
     if executor is None:
-        executor = current_executor(travels=X.travels and (weights is None or weights.travels))
+        every = [X, *([] if weights is None else [weights]), *(columns or {}).values()]
+        executor = current_executor(travels=all(source.travels for source in every))
     for model in models:
         check_shape(X, n_components=model.options.n_components)
         model.options.given(X.n_features)
-    rows, need = in_waves(Rows.plan(X, weights), fit_need([m.options for m in models], X), executor)
+    rows, need = in_waves(Rows.plan(X, weights, columns), fit_need([m.options for m in models], X), executor)
     check_own_memory(rows, need, executor)
     keep = plan_keep(models[0].options.cache, rows, need, executor)
     with one_blas_thread(executor), Passes(rows, executor, keep, checkpoint) as passes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,21 +96,26 @@ class Sample:
     rows : (n,), uint64
         Their numbers in the input.
     seed : int
+    columns : dict of str to (n,) or (n, n_columns), int64 or float64
+        What else comes with each row.
     """
 
     X: Floats
     weights: Floats
     rows: NDArray[np.uint64]
     seed: int
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, survey: Survey, seed: int) -> Sample:
         """Return the sample of a survey, in row order."""
         if len(survey.sample) == 1:  # (as a pass leaves it: no copy more of what may take 64 MiB)
-            return cls(survey.sample[0], survey.sample_weights[0], survey.sample_rows[0], seed)
+            columns: dict[str, NDArray[Any]] = {name: found[0] for name, found in survey.sample_columns.items()}
+            return cls(survey.sample[0], survey.sample_weights[0], survey.sample_rows[0], seed, columns)
         X = np.concatenate([np.empty((0, len(survey.mean))), *survey.sample])
         weights = np.concatenate([np.empty(0), *survey.sample_weights])
-        return cls(X, weights, np.concatenate([np.empty(0, dtype=np.uint64), *survey.sample_rows]), seed)
+        columns = {name: np.concatenate(found) for name, found in survey.sample_columns.items()}
+        return cls(X, weights, np.concatenate([np.empty(0, dtype=np.uint64), *survey.sample_rows]), seed, columns)
 
     def __len__(self) -> int:
         return len(self.X)
@@ -134,7 +140,8 @@ class Sample:
         return self._rows(slice(begin, end))
 
     def _rows(self, chosen: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Sample:
-        return Sample(self.X[chosen], self.weights[chosen], self.rows[chosen], self.seed)
+        columns = {name: values[chosen] for name, values in self.columns.items()}
+        return Sample(self.X[chosen], self.weights[chosen], self.rows[chosen], self.seed, columns)
 
     def passes(self, options: FitOptions) -> Passes:
         """Return passes over the sample, in this process: cut into tasks by its own size and the model's alone."""
@@ -145,7 +152,8 @@ class Sample:
         n_tasks = int(max(1, min(MOST_TASKS, 4 * n * n_values // _TASK_FLOPS, -(-n // length))))
         step = -(-n // (n_tasks * length)) * length if n_tasks > 1 else n
         edges = np.append(np.arange(0, n, step), n).astype(np.int64)
-        return Passes(Rows(ArraySource(self.X), weights, edges, check="trust"), LocalExecutor())
+        columns = {name: ArraySource(values) for name, values in self.columns.items()}
+        return Passes(Rows(ArraySource(self.X), weights, edges, check="trust", columns=columns), LocalExecutor())
 
     def row_set(self, passes: Passes, options: FitOptions) -> RowSet:
         """Return what M-steps need of the sample."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+#: Values beside rows, by name, rows last.
+Columns = Mapping[str, NDArray[np.float64] | NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -20,24 +22,38 @@ class Block:
     Attributes
     ----------
     x : (n_features, n_rows), float64, C order
-        The rows, one per column. Rows that were dropped as non-finite are zeros of weight 0.
+        The rows, one per column. Rows that are not finite are zeros of weight 0.
     weights : (n_rows,), float64, or None
         Row weights; None means that every row weighs 1.
     first_row : int
         Row number of the first row in the whole input.
-    dropped : (n_rows,), bool, or None
+    non_finite : (n_rows,), bool, or None
         Rows that hold a NaN or an infinity; None means none of them.
+    outside : (n_rows,), bool, or None
+        Rows that are not in the fold that the block was cut to, of weight 0; None means none of them.
+    columns : mapping of str to (n_rows,) or (n_columns, n_rows), int64 or float64
+        What else comes with each row, by name, for kernels that know it.
     """
 
     x: Floats
     weights: Floats | None
     first_row: int
-    dropped: NDArray[np.bool_] | None = None
+    non_finite: NDArray[np.bool_] | None = None
+    outside: NDArray[np.bool_] | None = None
+    columns: Columns = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
-        """Number of rows that count: those not dropped."""
-        return int(self.x.shape[1] - (0 if self.dropped is None else np.count_nonzero(self.dropped)))
+        """Number of rows that count: the finite ones of the fold."""
+        left_out = self.left_out
+        return int(self.x.shape[1] - (0 if left_out is None else np.count_nonzero(left_out)))
+
+    @property
+    def left_out(self) -> NDArray[np.bool_] | None:
+        """Rows that do not count, (n_rows,), bool; None means none of them."""
+        if self.non_finite is None or self.outside is None:
+            return self.outside if self.non_finite is None else self.non_finite
+        return self.non_finite | self.outside
 
     @property
     def total_weight(self) -> float:
@@ -54,8 +70,13 @@ class Block:
         for low in range(0, n_rows, length):
             part = slice(low, low + length)
             weights = None if self.weights is None else self.weights[part]
-            dropped = None if self.dropped is None or not self.dropped[part].any() else self.dropped[part]
-            yield Block(self.x[:, part], weights, self.first_row + low, dropped)
+            columns = {name: values[..., part] for name, values in self.columns.items()}
+            left_out = _any(self.non_finite, part), _any(self.outside, part)
+            yield Block(self.x[:, part], weights, self.first_row + low, *left_out, columns)
+
+
+def _any(mask: NDArray[np.bool_] | None, part: slice) -> NDArray[np.bool_] | None:
+    return None if mask is None or not mask[part].any() else mask[part]
 
 
 #: Tiles of a block.

@@ -104,7 +104,7 @@ class EStep(CandidatesPass):
             whole.add(plan, Tile(block.x, work), own, state[0], tiled=True)
             return state
         for tile in block.tiles():
-            densities = Densities(tile.x, work)
+            densities = Densities(tile.x, work, tile.columns)
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
                 whole = one_call(plan)
                 if whole is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,8 +55,8 @@ class Fold(Record):
         n_rows = block.x.shape[1]
         kept = self.mask(np.arange(block.first_row, block.first_row + n_rows, dtype=np.uint64))
         weights = kept.astype(np.float64) if block.weights is None else np.where(kept, block.weights, 0.0)
-        dropped = ~kept if block.dropped is None else ~kept | block.dropped
-        return Block(block.x, weights, block.first_row, dropped)
+        outside = ~kept if block.outside is None else ~kept | block.outside
+        return replace(block, weights=weights, outside=outside)
 
 
 class FoldPass:

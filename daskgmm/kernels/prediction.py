@@ -82,5 +82,5 @@ class Predictor:
             out[...] = score
         elif self.what == "proba":
             np.divide(log_density, total, out=out.T)
-        if block.dropped is not None:
-            out[block.dropped] = -1 if self.what == "label" else np.nan
+        if block.non_finite is not None:
+            out[block.non_finite] = -1 if self.what == "label" else np.nan

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.kernels.block import Workspace
+from daskgmm.kernels.block import Columns, Workspace
 from daskgmm.kernels.plan import Plan, fill_phi
 from daskgmm.mixture.shapes.shape import Shape
 
@@ -23,14 +23,16 @@ class Tile:
         The rows.
     work : Workspace
         Buffers by name, which live from tile to tile.
+    columns : mapping of str to (n_rows,) or (n_columns, n_rows), int64 or float64
+        What else comes with each row, by name.
     keeps : bool
         Whether sums follow the log-densities: a kernel may keep what both need.
     complete : bool
         Whether log-densities must have the term that a tied mixture has in common; responsibilities do not need it.
     """
 
-    def __init__(self, x: Floats, work: Workspace) -> None:
-        self.x, self.work = x, work
+    def __init__(self, x: Floats, work: Workspace, columns: Columns | None = None) -> None:
+        self.x, self.work, self.columns = x, work, columns or {}
         self.keeps = self.complete = False
         self._phi: NDArray[Any] | None = None
         self._phi_of: tuple[Shape, str, bytes] | None = None

@@ -34,15 +34,15 @@ class Keep:
         What a task takes at peak, which a process must have free for each of its threads.
     own : Room
         The process where tasks run outside a worker; a worker knows its own limit.
-    weights : bool
-        Whether row weights are kept too.
+    beside : tuple of str
+        What is kept too of that which comes with each row.
     token : str
         Names what belongs together and goes together.
     """
 
     task_bytes: int
     own: Room
-    weights: bool
+    beside: tuple[str, ...]
     token: str = field(default_factory=lambda: uuid4().hex)
 
     def allowance(self) -> int:
@@ -65,7 +65,7 @@ def plan_keep(cache: Cache, rows: Rows, need: Need, executor: Executor) -> Keep 
         if cache is True:
             logger.info("No row is kept: half of a worker's memory limit is less than what its tasks take.")
         return None
-    return Keep(task_bytes, rooms[0], rows.weights is not None and rows.weights.decodes)
+    return Keep(task_bytes, rooms[0], tuple(name for name, each in rows.beside.items() if each.decodes))
 
 
 def room_bytes(room: Room, task_bytes: int) -> int:

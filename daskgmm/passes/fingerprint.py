@@ -29,14 +29,14 @@ def fingerprints(rows: Rows, executor: Executor) -> list[str]:
     Only metadata are asked for. A folder of this machine is asked here (7 s for a million files): copies of it on other
     machines may have times of their own. A store at a URL is asked by tasks.
     """
-    found = [source.stamper() for source in (rows.X, rows.weights) if source is not None]
+    found = [source.stamper() for source in rows.sources]
     stampers = [stamper for stamper in found if stamper is not None]
     if not stampers:
         return []
     edges, n = rows.edges.tolist(), rows.n_partitions
     if not any(stamper.far for stamper in stampers):
         return _stamped(stampers, edges)
-    check_travel((rows.X, rows.weights), executor)
+    check_travel(rows.sources, executor)
     bounds = np.linspace(0, n, min(n, _MOST_TASKS) + 1).astype(int).tolist()
     name = f"fingerprint-{uuid4().hex}"
     graph: dict[Any, Any] = {f"{name}-files": DataNode(f"{name}-files", stampers)}

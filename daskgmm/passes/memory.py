@@ -86,8 +86,7 @@ def peak_worker_bytes(rows: Rows, need: Need) -> int:
 def peak_task_bytes(rows: Rows, need: Need) -> int:
     """Return the bytes that one task takes at peak; `peak_worker_bytes` without the interpreter."""
     total = _read_bytes(rows.X, rows) + need.extra_bytes + (COMPILED_BYTES if need.compiled else 0)
-    if rows.weights is not None:
-        total += _weight_bytes(rows.weights, rows)
+    total += sum(_bytes_beside(each, rows) for each in rows.beside.values())
     total += kernel_bytes(need.shape, need.n_components, rows.X.n_features)
     return total + need.n_candidates * _candidate_bytes(rows, need.shape, need.n_components)
 
@@ -143,9 +142,8 @@ def check_machine(needed: int, X: Source, *, what: str = "A task", remedy: str =
 
 
 def _longest_chunks(rows: Rows) -> Source:
-    """Return the rows' source or that of their weights, whichever has the larger chunks."""
-    sources = [rows.X] if rows.weights is None else [rows.X, rows.weights]
-    return max(sources, key=lambda source: source.chunk_bytes)
+    """Return the source with the largest chunks, of the rows and of what comes with them."""
+    return max(rows.sources, key=lambda source: source.chunk_bytes)
 
 
 def _read_bytes(source: Source, rows: Rows) -> int:
@@ -157,10 +155,10 @@ def _read_bytes(source: Source, rows: Rows) -> int:
     return source.read_bytes(min(2 * run, total) if rows.prefetch else run)
 
 
-def _weight_bytes(weights: Source, rows: Rows) -> int:
-    """Return the bytes of the row weights that a task holds at once; they are not read ahead."""
-    held = int(np.diff(rows.edges).max()) * weights.row_bytes
-    return weights.read_bytes(max(min(held, RUN_BYTES), weights.chunk_bytes) if weights.streams else held)
+def _bytes_beside(column: Source, rows: Rows) -> int:
+    """Return the bytes of what comes with the rows that a task holds at once; it is not read ahead."""
+    held = int(np.diff(rows.edges).max()) * column.row_bytes
+    return column.read_bytes(max(min(held, RUN_BYTES), column.chunk_bytes) if column.streams else held)
 
 
 def kernel_bytes(shape: Shape, n_components: int, n_features: int) -> int:

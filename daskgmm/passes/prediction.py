@@ -72,7 +72,7 @@ def _widest(X: NDArray[Any] | Source | da.Array, predictor: Predictor) -> int:
 def _predict(cut: Cut, reader: Reader, predictor: Predictor, non_finite: str, out: NDArray[Any]) -> None:
     """Write the prediction for the rows of one partition."""
     start, work = cut.runs[0], Workspace()
-    for block in blocks(cut, reader, None):
+    for block in blocks(cut, reader):
         refuse_dropped(block, non_finite)
         low = block.first_row - start
         predictor.predict(block, out[low : low + block.x.shape[1]], work)
@@ -80,8 +80,8 @@ def _predict(cut: Cut, reader: Reader, predictor: Predictor, non_finite: str, ou
 
 def refuse_dropped(block: Block, non_finite: str) -> None:
     """Raise a DataError for rows with NaN or infinity, unless they are to be dropped."""
-    if block.dropped is not None and non_finite == "error":
-        row = block.first_row + int(np.argmax(block.dropped))
+    if block.non_finite is not None and non_finite == "error":
+        row = block.first_row + int(np.argmax(block.non_finite))
         raise DataError(
             f"X must be finite; got NaN or infinity in row {row}, where counting begins with 0. Predict with "
             "non_finite='drop' (--non-finite drop): such rows get the label -1, or NaN."

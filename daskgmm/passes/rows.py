@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.errors import DataError
+from daskgmm.errors import DataError, OptionError
 from daskgmm.kernels.block import Block, Workspace, block_length
 from daskgmm.sources.digits import refuse_lost_digits
 from daskgmm.sources.partition import (
@@ -26,6 +26,8 @@ from daskgmm.sources.source import Reader, Source
 
 Floats = NDArray[np.float64]
 Check = Literal["scan", "trust"]
+#: The name of the row weights among what comes with each row.
+WEIGHT = "sample_weight"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Rows:
         Whether a task reads the next run while it computes (twice the memory for runs).
     per_task : int
         Neighbouring partitions that a task does, a power of two; no bits depend on it.
+    columns : mapping of str to Source
+        What else comes with each row, by name, for kernels that know it.
     """
 
     X: Source
@@ -54,10 +58,19 @@ class Rows:
     check: Check = "scan"
     prefetch: bool = True
     per_task: int = 1
+    columns: Mapping[str, Source] = field(default_factory=dict)
 
     @classmethod
-    def plan(cls, X: Source, weights: Source | None) -> Rows:
+    def plan(cls, X: Source, weights: Source | None, columns: Mapping[str, Source] | None = None) -> Rows:
         """Return rows cut into partitions; nothing is read."""
+        if WEIGHT in (columns or {}):
+            raise OptionError(f"columns must not be called {WEIGHT}; got one that is. Give row weights by {WEIGHT}=.")
+        for name, column in (columns or {}).items():
+            if column.n_rows != X.n_rows:
+                raise DataError(
+                    f"columns must have {X.n_rows} rows each, as {X.label} has; got {column.n_rows} of {name!r} in "
+                    f"{column.label}. Give a value for each row."
+                )
         if weights is not None and (weights.n_rows != X.n_rows or weights.n_features != 1):
             raise DataError(
                 f"sample_weight must have shape ({X.n_rows},), one weight for each row of {X.label}; got "
@@ -73,7 +86,17 @@ class Rows:
             edges = edges_in_memory(X.chunk_edges, row_bytes=X.row_bytes)
         else:
             edges = partition_edges(X.chunk_edges, row_bytes=X.row_bytes, travels=X.travels)
-        return cls(X, None if weights is None else weights.rechunked_to(edges), edges)
+        cut = {name: column.rechunked_to(edges) for name, column in (columns or {}).items()}
+        return cls(X, None if weights is None else weights.rechunked_to(edges), edges, columns=cut)
+
+    @property
+    def beside(self) -> dict[str, Source]:
+        """What comes with each row, by name: its weight, where there are weights, and the columns."""
+        return {**({} if self.weights is None else {WEIGHT: self.weights}), **self.columns}
+
+    @property
+    def sources(self) -> list[Source]:
+        return [self.X, *self.beside.values()]
 
     @property
     def n_partitions(self) -> int:
@@ -82,12 +105,12 @@ class Rows:
     @property
     def n_bytes(self) -> int:
         """Decoded bytes of one pass."""
-        return self.X.n_rows * (self.X.row_bytes + (self.weights.row_bytes if self.weights is not None else 0))
+        return self.X.n_rows * sum(source.row_bytes for source in self.sources)
 
     @property
     def travels(self) -> bool:
         """Whether passes can run in other processes."""
-        return self.X.travels and (self.weights is None or self.weights.travels)
+        return all(source.travels for source in self.sources)
 
     @property
     def n_tasks(self) -> int:
@@ -100,7 +123,7 @@ class Rows:
         these do (`n_threads` None) a task does one partition; so it does where it holds its blocks until it ends.
         """
         n_partitions = self.n_partitions
-        if not all(source.streams for source in (self.X, self.weights) if source is not None):
+        if not all(source.streams for source in self.sources):
             return replace(self, per_task=1)
         if not self.travels:
             n = partitions_per_task_here(n_partitions, n_rows=self.X.n_rows, state_bytes=state_bytes)
@@ -143,15 +166,23 @@ def cuts(rows: Rows) -> list[Cut]:
     return [Cut(i, r, X.n_features, rows.check, ahead) for i, r in enumerate(runs)]
 
 
-def blocks(cut: Cut, reader: Reader, weights: Reader | None) -> Iterator[Block]:
+def blocks(cut: Cut, reader: Reader, beside: Mapping[str, Reader] | None = None) -> Iterator[Block]:
     """Yield the partition as blocks of `block_length` rows, counted from its first row whatever the runs are.
 
     Each value is copied once: converted to float64 and transposed into the layout of the kernels. The arrays of a block
     are buffers, valid until the next block. Peak memory: the runs being read and computed on, and one block.
+
+    Parameters
+    ----------
+    reader : Reader
+        Of the rows.
+    beside : mapping of str to Reader
+        Of what comes with each row; row weights have the name WEIGHT.
     """
     length, work = block_length(cut.n_features), Workspace()
     start, stop = cut.runs[0], cut.runs[-1]
-    row_weights = None if weights is None else _Weights(weights, start, stop, length)
+    held = {name: _Beside(each, start, stop, length) for name, each in (beside or {}).items()}
+    row_weights = held.pop(WEIGHT, None)
     low, filled = start, 0
     first_row = start
     for run in _runs(cut, reader):
@@ -165,26 +196,36 @@ def blocks(cut: Cut, reader: Reader, weights: Reader | None) -> Iterator[Block]:
             np.copyto(x[:, filled : filled + n], run[taken : taken + n].T, casting="unsafe")
             taken, filled = taken + n, filled + n
             if filled == size:
-                w = None if row_weights is None else row_weights.of_block(low, size)
-                yield _checked(Block(x, w, low), cut.check)
+                w = None if row_weights is None else row_weights.weights(low, size)
+                columns = {name: each.of_block(low, size) for name, each in held.items()}
+                yield _checked(Block(x, w, low, columns=columns), cut.check)
                 low, filled = low + size, 0
 
 
-class _Weights:
-    """The row weights of a partition, read 16 MiB at once whatever the runs are: their chunks may be other ones."""
+class _Beside:
+    """A column of a partition, read 16 MiB at once whatever the runs are: its chunks may be other ones."""
 
     def __init__(self, reader: Reader, start: int, stop: int, length: int) -> None:
         self._reader, self._start, self._stop = reader, start, stop
         self._step = max(1, RUN_BYTES // (8 * length)) * length
         self._held: NDArray[Any] = np.empty((0, 1))
 
-    def of_block(self, low: int, size: int) -> Floats:
+    def weights(self, low: int, size: int) -> Floats:
         """Return the weights of the block of `size` rows from row `low`; blocks are asked for in their order."""
+        return self._rows(low, size, n_columns=1)[:, 0].astype(np.float64)
+
+    def of_block(self, low: int, size: int) -> NDArray[Any]:
+        """Return the values of the block, (size,) or (n_columns, size): whole numbers as int64, others as float64."""
+        found = self._rows(low, size)
+        values = np.ascontiguousarray(found.T, dtype=np.int64 if found.dtype.kind in "biu" else np.float64)
+        return values[0] if len(values) == 1 else values
+
+    def _rows(self, low: int, size: int, n_columns: int | None = None) -> NDArray[Any]:
         inside = (low - self._start) % self._step
         if inside == 0:
             high = min(low + self._step, self._stop)
-            self._held = _as_rows(self._reader.read(low, high), low, high, 1)
-        return self._held[inside : inside + size, 0].astype(np.float64)
+            self._held = _as_rows(self._reader.read(low, high), low, high, n_columns)
+        return self._held[inside : inside + size]
 
 
 def _checked(block: Block, check: Check) -> Block:
@@ -193,13 +234,13 @@ def _checked(block: Block, check: Check) -> Block:
     with np.errstate(over="ignore", invalid="ignore"):
         if check == "trust" or np.isfinite(block.x.sum()):
             return block
-    dropped = np.logical_not(np.isfinite(block.x).all(axis=0))
-    if not dropped.any():
+    non_finite = np.logical_not(np.isfinite(block.x).all(axis=0))
+    if not non_finite.any():
         return block
-    block.x[:, dropped] = 0.0
+    block.x[:, non_finite] = 0.0
     weights = np.ones(block.x.shape[1]) if block.weights is None else block.weights
-    weights[dropped] = 0.0
-    return Block(block.x, weights, block.first_row, dropped)
+    weights[non_finite] = 0.0
+    return replace(block, weights=weights, non_finite=non_finite)
 
 
 def _runs(cut: Cut, reader: Reader) -> Iterator[NDArray[Any]]:
@@ -223,8 +264,9 @@ def _runs(cut: Cut, reader: Reader) -> Iterator[NDArray[Any]]:
             del run
 
 
-def _as_rows(array: NDArray[Any], start: int, stop: int, n_columns: int) -> NDArray[Any]:
+def _as_rows(array: NDArray[Any], start: int, stop: int, n_columns: int | None) -> NDArray[Any]:
     rows = array if array.ndim == 2 else array.reshape(len(array), -1)
+    n_columns = rows.shape[1] if n_columns is None else n_columns
     if rows.shape != (stop - start, n_columns):
         raise DataError(
             f"the input must have {stop - start} rows of {n_columns} columns from row {start}, as its metadata say; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import local
 
@@ -15,6 +15,7 @@ from daskgmm.mixture.record import Record
 from daskgmm.mixture.row_set import RowSet
 
 Floats = NDArray[np.float64]
+Pieces = tuple[Floats | NDArray[np.int64], ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Survey(Record):
         Weights that are negative or not finite, and the row number of the first, or -1.
     sample, sample_weights, sample_rows : tuple of (n, n_features), (n,), float64, and (n,), uint64
         The seeded sample in row order, in pieces, with weights and row numbers; rows of weight zero are left out.
+    sample_columns : dict of str to tuple of (n,) or (n, n_columns), int64 or float64
+        What else comes with the sampled rows.
     folds : tuple of Survey
         What is known of each fold's rows; no samples.
     n_weighted : int
@@ -55,6 +58,7 @@ class Survey(Record):
     sample_rows: tuple[NDArray[np.uint64], ...]
     folds: tuple[Survey, ...] = ()
     n_weighted: int = 0
+    sample_columns: dict[str, Pieces] = field(default_factory=dict)
 
     @property
     def row_set(self) -> RowSet:
@@ -120,6 +124,7 @@ class SurveyPass:
             sample=(np.concatenate(state.sample),),
             sample_weights=(np.concatenate(state.sample_weights),),
             sample_rows=(np.concatenate(state.sample_rows),),
+            sample_columns={name: _joined(pieces) for name, pieces in state.sample_columns.items()},
         )
 
     def collected(self, state: Survey) -> Survey:
@@ -152,30 +157,36 @@ class SurveyPass:
             state.sample_rows + other.sample_rows,
             tuple(self.merge(a, b) for a, b in zip(state.folds, other.folds, strict=True)),
             state.n_weighted + other.n_weighted,
+            {
+                name: state.sample_columns.get(name, ()) + other.sample_columns.get(name, ())
+                for name in {**state.sample_columns, **other.sample_columns}
+            },
         )
 
     def _folds(self, block: Block) -> tuple[Survey, ...]:
         """Return what is known of each fold's rows of the block, gathered so that each row is looked at once."""
         of_row = fold_of(_row_numbers(block), self.n_folds, self.seed)
-        kept = np.ones(len(of_row), dtype=bool) if block.dropped is None else ~block.dropped
+        kept = _counted(block)
         found = []
         for fold in range(self.n_folds):
             chosen = np.flatnonzero(kept & (of_row == fold))
             weights = None if block.weights is None else block.weights[chosen]
             rows = Block(np.ascontiguousarray(block.x[:, chosen]), weights, block.first_row)
             survey = self._survey(rows) if len(chosen) else self._empty()
-            found.append(replace(survey, sample=(), sample_weights=(), sample_rows=()))
+            found.append(replace(survey, sample=(), sample_weights=(), sample_rows=(), sample_columns={}))
         return tuple(found)
 
     def _survey(self, block: Block) -> Survey:
         x, weights = block.x, block.weights
-        kept = np.ones(x.shape[1], dtype=bool) if block.dropped is None else ~block.dropped
+        kept = _counted(block)
+        n_dropped = 0 if block.non_finite is None else int(block.non_finite.sum())
         bad = np.zeros_like(kept) if weights is None else kept & ~(np.isfinite(weights) & (weights >= 0))
-        n_rows, lost = int(kept.sum()), _first_true(~kept, block.first_row)
+        n_rows = int(kept.sum())
+        lost = -1 if block.non_finite is None else _first_true(block.non_finite, block.first_row)
         if not n_rows or bad.any():
             empty = self._empty()
             return Survey(
-                n_rows, block.x.shape[1] - n_rows, lost, *_between(empty), int(bad.sum()),
+                n_rows, n_dropped, lost, *_between(empty), int(bad.sum()),
                 _first_true(bad, block.first_row), (), (), (),
             )  # fmt: skip
         # Rows are measured from one of them before their mean is taken: a constant feature then has it exactly.
@@ -199,9 +210,10 @@ class SurveyPass:
         chosen = self._chosen(block) & weighted_rows
         finite = x if kept.all() else x[:, kept]
         return Survey(
-            n_rows, x.shape[1] - n_rows, lost, total, first[:, 0] + shift, finite.min(axis=1), finite.max(axis=1),
+            n_rows, n_dropped, lost, total, first[:, 0] + shift, finite.min(axis=1), finite.max(axis=1),
             scatter, 0, -1, (np.ascontiguousarray(x[:, chosen].T),), (w[chosen],), (_row_numbers(block)[chosen],),
             n_weighted=int(weighted_rows.sum()),
+            sample_columns={name: (values[..., chosen].T,) for name, values in block.columns.items()},
         )  # fmt: skip
 
     def _chosen(self, block: Block) -> NDArray[np.bool_]:
@@ -224,6 +236,15 @@ def sample_threshold(n_rows: int, n_sample: int) -> int:
     if n_sample >= n_rows:
         return (1 << 64) - 1
     return (n_sample * (1 << 64)) // n_rows - 1
+
+
+def _joined(pieces: Pieces) -> Pieces:
+    return (np.concatenate(pieces),)  # type: ignore[return-value]  # (pieces of one column have one dtype)
+
+
+def _counted(block: Block) -> NDArray[np.bool_]:
+    left_out = block.left_out
+    return np.ones(block.x.shape[1], dtype=bool) if left_out is None else ~left_out
 
 
 def _row_numbers(block: Block) -> NDArray[np.uint64]:

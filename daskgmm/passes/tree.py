@@ -101,14 +101,14 @@ class Memory(Protocol):
 
 @dataclass(frozen=True)
 class Filled:
-    """What stays on a worker: the readers of a task with the rows that they keep. (Weights of a Dask array do not.)"""
+    """What stays on a worker: the readers of a task with what they keep; what comes of a Dask array does not stay."""
 
     x: KeptReader
-    w: KeptReader | None
+    beside: dict[str, KeptReader]
     partial: Partial[Any]
 
     def __sizeof__(self) -> int:
-        return object.__sizeof__(self) + sum(reader.bytes_kept for reader in (self.x, self.w) if reader is not None)
+        return object.__sizeof__(self) + sum(reader.bytes_kept for reader in (self.x, *self.beside.values()))
 
 
 def run_pass(work: Pass[State], rows: Rows, executor: Executor, *, name: str) -> State:
@@ -177,7 +177,8 @@ class Passes:
         elif alone:
             partial = self._here(work, *direct[0])
         else:
-            items = [(work, own, x, w) for own, (x, w) in zip(_cuts_of_tasks(rows), direct, strict=True)]
+            names = tuple(rows.beside)
+            items = [(work, own, names, *each) for own, each in zip(_cuts_of_tasks(rows), direct, strict=True)]
             partial = tree_sum(work, self._executor.map(_stream, items))
         if self._keep is not None and not self.bytes_read:
             logger.info("%s stay in memory for the later passes.", _share(partial.bytes_kept, self.rows.n_bytes))
@@ -201,14 +202,14 @@ class Passes:
         """Raise a DataError where what is stored has changed meanwhile."""
         check_unchanged(self.files, fingerprints(self.rows, self._executor), self.rows, checkpoint=checkpoint)
 
-    def _here(self, work: Pass[State], x: Any, w: Any) -> Partial[State]:
+    def _here(self, work: Pass[State], *readers: Any) -> Partial[State]:
         """Return the partial of the only task, computed without a graph."""
-        all_cuts = tuple(cuts(self.rows))
+        all_cuts, names = tuple(cuts(self.rows)), tuple(self.rows.beside)
         if self._direct is not None:
-            return _again(work, all_cuts, self._direct, None, self._keep)
+            return _again(work, all_cuts, self._keep, names, self._direct, *(None for _ in names))
         if self._keep is None:
-            return _stream(work, all_cuts, x, w)
-        self._direct = _fill(work, all_cuts, x, w, self._keep)
+            return _stream(work, all_cuts, names, *readers)
+        self._direct = _fill(work, all_cuts, self._keep, names, *readers)
         return self._direct.partial
 
     def _not_seen(self, carried: Iterable[Any]) -> list[Any]:
@@ -220,7 +221,7 @@ class Passes:
     def _graph(self, work: Pass[State], name: str) -> Partial[State]:
         """Return the partial of all rows; where workers died for no fault of a task, it goes on."""
         if not self._has_travelled and self.rows.travels:
-            check_travel((self.rows.X, self.rows.weights), self._executor)
+            check_travel(self.rows.sources, self._executor)
             self._has_travelled = True
         if self.rows.travels:
             check_arrival("kernel", self._not_seen(getattr(work, "carried", ())), self._executor)
@@ -317,19 +318,20 @@ def pass_graph(
     while not isinstance(work, CollectingPass) and -(-rows.n_tasks // size) > most:
         size *= 2
     level: list[Any] = []
-    for i, (own, (x, w)) in enumerate(zip(_cuts_of_tasks(rows), _arguments(rows, graph, filled), strict=True)):
+    names = tuple(rows.beside)
+    for i, (own, each) in enumerate(zip(_cuts_of_tasks(rows), _arguments(rows, graph, filled), strict=True)):
         if i // size in known:
             level.append(None)
             continue
         key = f"partition-{name}", i
         if filled is not None:
-            graph[key] = Task(key, _again, TaskRef(pass_key), own, x, w, keep)
+            graph[key] = Task(key, _again, TaskRef(pass_key), own, keep, names, *each)
         elif keep is not None:
             fill = (f"fill-{name}", i)
-            graph[fill] = Task(fill, _fill, TaskRef(pass_key), own, x, w, keep)
+            graph[fill] = Task(fill, _fill, TaskRef(pass_key), own, keep, names, *each)
             graph[key] = Task(key, _partial, TaskRef(fill))
         else:
-            graph[key] = Task(key, _stream, TaskRef(pass_key), own, x, w)
+            graph[key] = Task(key, _stream, TaskRef(pass_key), own, names, *each)
         level.append(key)
     d = 0
     while size > 1:
@@ -376,19 +378,20 @@ def _add_merge(graph: dict[Any, Any], pass_key: str, inputs: list[Any], key: Any
     return key
 
 
-def _arguments(rows: Rows, graph: dict[Any, Any], filled: Sequence[Any] | None = None) -> list[tuple[Any, Any]]:
-    """Return for each task what it needs to read rows and weights, adding their nodes to the graph."""
+def _arguments(rows: Rows, graph: dict[Any, Any], filled: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+    """Return for each task what it needs to read rows, and what comes with them, adding their nodes to the graph."""
     edges = [*rows.edges[: -1 : rows.per_task].tolist(), int(rows.edges[-1])]
     bounds = list(pairwise(edges))
-    xs: Sequence[Any] = [TaskRef(key) for key in filled or ()]
+    found: list[Sequence[Any]] = [[TaskRef(key) for key in filled or ()]]
     if filled is None:
-        nodes, xs = rows.X.arguments(bounds)
+        nodes, found[0] = rows.X.arguments(bounds)
         graph.update(nodes)
-    ws: Sequence[Any] = [None] * len(bounds)
-    if rows.weights is not None and (filled is None or not rows.weights.streams):
-        nodes, ws = rows.weights.arguments(bounds)
-        graph.update(nodes)
-    return list(zip(xs, ws, strict=True))
+    for source in rows.beside.values():
+        found.append([None] * len(bounds))
+        if filled is None or not source.streams:
+            nodes, found[-1] = source.arguments(bounds)
+            graph.update(nodes)
+    return list(zip(*found, strict=True))
 
 
 def _cuts_of_tasks(rows: Rows) -> list[tuple[Cut, ...]]:
@@ -397,60 +400,65 @@ def _cuts_of_tasks(rows: Rows) -> list[tuple[Cut, ...]]:
     return [tuple(found[i : i + n]) for i in range(0, len(found), n)]
 
 
-def _direct_arguments(rows: Rows) -> list[tuple[Any, Any]] | None:
+def _direct_arguments(rows: Rows) -> list[tuple[Any, ...]] | None:
     """Return each task's readers where no graph is needed to have them."""
     graph: dict[Any, Any] = {}
     found: list[Any] = []
-    for pair in _arguments(rows, graph):
-        nodes = [graph.get(each.key) if isinstance(each, TaskRef) else each for each in pair]
+    for own in _arguments(rows, graph):
+        nodes = [graph.get(each.key) if isinstance(each, TaskRef) else each for each in own]
         if not all(node is None or isinstance(node, DataNode) for node in nodes):
             return None
         found.append(tuple(None if node is None else node.value for node in nodes))
     return found
 
 
-def _stream(work: Pass[State], own: Sequence[Cut], x: Any, w: Any) -> Partial[State]:
-    """Return the partial of a task's partitions, read from the source."""
+def _stream(work: Pass[State], own: Sequence[Cut], names: Sequence[str], x: Any, *beside: Any) -> Partial[State]:
+    """Return the partial of a task's partitions, read from the sources: the rows', and those of what has `names`."""
     start = own[0].runs[0]
-    weights = None if w is None else KeptReader(as_reader(w, start))
-    return _reduced(work, own, KeptReader(as_reader(x, start)), weights)
+    readers = {name: KeptReader(as_reader(each, start)) for name, each in zip(names, beside, strict=True)}
+    return _reduced(work, own, KeptReader(as_reader(x, start)), readers)
 
 
-def _fill(work: Pass[Any], own: Sequence[Cut], x: Any, w: Any, keep: Keep) -> Filled:
+def _fill(work: Pass[Any], own: Sequence[Cut], keep: Keep, names: Sequence[str], x: Any, *beside: Any) -> Filled:
     """Return the same with the readers, which keep the rows."""
     start = own[0].runs[0]
-    rows, weights = KeptReader(as_reader(x, start), keep.token), None
+    rows = KeptReader(as_reader(x, start), keep.token)
     rows.allowance = keep.allowance()
-    if w is not None:
-        weights = KeptReader(as_reader(w, start), keep.token)
-        weights.allowance = rows.allowance if keep.weights else 0
+    readers = {name: KeptReader(as_reader(each, start), keep.token) for name, each in zip(names, beside, strict=True)}
+    for name, reader in readers.items():
+        reader.allowance = rows.allowance if name in keep.beside else 0
     try:
-        partial = _reduced(work, own, rows, weights)
+        partial = _reduced(work, own, rows, readers)
     except BaseException:
-        for reader in (rows, weights):
-            if reader is not None:
-                reader.drop()
+        for reader in (rows, *readers.values()):
+            reader.drop()
         raise
-    return Filled(rows, None if isinstance(w, list) else weights, partial)
+    stay = {name: readers[name] for name, each in zip(names, beside, strict=True) if not isinstance(each, list)}
+    return Filled(rows, stay, partial)
 
 
-def _again(work: Pass[State], own: Sequence[Cut], filled: Filled, w: Any, keep: Keep | None) -> Partial[State]:
-    """Return the partial of a task's partitions from what was kept of them, and the rest from the source."""
-    allowance = 0 if keep is None else keep.allowance()
-    filled.x.allowance = allowance
-    if filled.w is not None and keep is not None:
-        filled.w.allowance = allowance if keep.weights else 0
-    weights = filled.w if w is None else KeptReader(as_reader(w, own[0].runs[0]))
-    return _reduced(work, own, filled.x, weights)
+def _again(
+    work: Pass[State], own: Sequence[Cut], keep: Keep | None, names: Sequence[str], filled: Filled, *beside: Any
+) -> Partial[State]:
+    """Return the partial of a task's partitions from what was kept of them, and the rest from the sources."""
+    filled.x.allowance = allowance = 0 if keep is None else keep.allowance()
+    readers = dict(filled.beside)
+    if keep is not None:
+        for name, reader in readers.items():
+            reader.allowance = allowance if name in keep.beside else 0
+    for name, each in zip(names, beside, strict=True):
+        if each is not None:
+            readers[name] = KeptReader(as_reader(each, own[0].runs[0]))
+    return _reduced(work, own, filled.x, readers)
 
 
-def _reduced(work: Pass[State], own: Sequence[Cut], x: KeptReader, w: KeptReader | None) -> Partial[State]:
-    readers = [x] if w is None else [x, w]
+def _reduced(work: Pass[State], own: Sequence[Cut], x: KeptReader, beside: Mapping[str, KeptReader]) -> Partial[State]:
+    readers = [x, *beside.values()]
     read, repeated = _counts(readers)
     # (Held already, but by a worker of a scheduler that was started again since the fit began.)
     try:
         with blas_limit.held():
-            state = tree_sum(work, (Partial(_partition(work, cut, x, w), 0, 0) for cut in own)).state
+            state = tree_sum(work, (Partial(_partition(work, cut, x, beside), 0, 0) for cut in own)).state
     except DaskgmmError as error:
         # Not every cause can be sent (one of zarr cannot): it would arrive in place of the error that explains it.
         error.__cause__ = error.__context__ = None
@@ -464,11 +472,11 @@ def _counts(readers: Sequence[KeptReader]) -> tuple[int, int]:
     return sum(reader.bytes_read for reader in readers), sum(reader.n_repeats for reader in readers)
 
 
-def _partition(work: Pass[State], cut: Cut, x: KeptReader, w: KeptReader | None) -> State:
+def _partition(work: Pass[State], cut: Cut, x: KeptReader, beside: Mapping[str, KeptReader]) -> State:
     if cut.prefetch and x.keeps(cut.runs):
         cut = replace(cut, prefetch=False)  # a thread that reads ahead would have nothing to do
     state = work.zero()
-    for block in blocks(cut, x, w):
+    for block in blocks(cut, x, beside):
         state = work.update(state, block)
     return work.finish(state)
 

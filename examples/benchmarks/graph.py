@@ -165,7 +165,7 @@ def measured(
         with Passes(rows, executor) as streamed:
             run("survey", streamed, survey)
             run("E-step", streamed, work)
-        with Passes(rows, executor, Keep(0, Room(0, 1), False)) as kept:
+        with Passes(rows, executor, Keep(0, Room(0, 1), ())) as kept:
             run("survey that keeps", kept, survey)
             run("E-step on kept", kept, work)
     return {

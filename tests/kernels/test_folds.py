@@ -97,7 +97,7 @@ def test_a_block_of_a_fold_counts_its_rows_alone(held_out: bool, weighted: bool,
     assert own.first_row == first
     assert_array_equal(own.weights, [(1.0 if weights is None else weights[i]) * inside[i] for i in range(n)])
     counted = inside if dropped is None else inside & ~dropped
-    assert_array_equal(~own.dropped, counted)
+    assert_array_equal(~own.left_out, counted)
     assert own.n_rows == counted.sum() > 0
     assert own.total_weight == pytest.approx(np.sum((np.ones(n) if weights is None else weights)[inside]), rel=1e-13)
     assert_array_equal(x, before[0])

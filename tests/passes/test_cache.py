@@ -30,7 +30,7 @@ from daskgmm.mixture.family import family_called
 from daskgmm.passes.cache import Keep, KeptReader, budget, drop_kept, kept_worker_bytes, plan_keep, room_bytes
 from daskgmm.passes.executor import ClientExecutor, LocalExecutor, Room
 from daskgmm.passes.memory import INTERPRETER_BYTES, Need, peak_task_bytes
-from daskgmm.passes.rows import Rows
+from daskgmm.passes.rows import WEIGHT, Rows
 from daskgmm.passes.tree import Passes
 from daskgmm.sources.opening import open_source
 from daskgmm.sources.zarr_source import ZarrReader
@@ -135,7 +135,7 @@ def test_a_reader_travels_empty(store: Path) -> None:
 
 
 def test_all_rows_of_a_fit_go_at_once_whoever_refers_to_them() -> None:
-    keeps = [Keep(0, Room(GIB, 1), False) for _ in range(2)]
+    keeps = [Keep(0, Room(GIB, 1), ()) for _ in range(2)]
     readers = [KeptReader(Counted(), keep.token) for keep in keeps]
     for reader in readers:
         reader.allowance = budget.n_bytes + 10_000
@@ -205,7 +205,7 @@ def test_only_what_must_be_decoded_is_kept(store: Path) -> None:
         rows = Rows.plan(open_source(store), None if weights is None else open_source(weights))
         keep = plan_keep(True, rows, NEED, executor)
         assert keep is not None
-        assert keep.weights is kept
+        assert (WEIGHT in keep.beside) is kept
 
 
 @pytest.mark.parametrize(("scheduler", "kept"), [("threads", True), ("synchronous", True), ("processes", False)])
@@ -440,7 +440,7 @@ def test_an_error_releases_what_workers_keep(own_cluster: tuple[Client, Path], s
     with pytest.raises(DataError, match="row 30000"):
         fitted(store, cache=True)
     rows = Rows.plan(open_source(store), None)
-    with pytest.raises(BrokenError), Passes(rows, ClientExecutor(client), Keep(0, Room(GIB, 1), False)) as passes:
+    with pytest.raises(BrokenError), Passes(rows, ClientExecutor(client), Keep(0, Room(GIB, 1), ())) as passes:
         passes.run(BreaksAtRow(30_000), name="breaks")
     assert gone(client)
     del caught

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from daskgmm.errors import DataError
 from daskgmm.kernels.block import Block
-from daskgmm.passes.rows import Check, Cut, Rows, blocks, cuts
+from daskgmm.passes.rows import WEIGHT, Check, Cut, Rows, blocks, cuts
 from daskgmm.sources.opening import open_source
 from tests.sources.test_sources import DTYPES, numbers
 from tests.strategies import LAWS
@@ -56,7 +56,7 @@ def copied(found: Any) -> list[Block]:
     return [
         replace(
             b, x=b.x.copy(), weights=None if b.weights is None else b.weights.copy(),
-            dropped=None if b.dropped is None else b.dropped.copy(),
+            non_finite=None if b.non_finite is None else b.non_finite.copy(),
         )
         for b in found
     ]  # fmt: skip
@@ -96,7 +96,7 @@ def test_block_boundaries_are_counted_from_the_partitions_start(
     start: int, stop: int, expected: list[int], step: int
 ) -> None:
     runs = [*range(start, stop, max(step, (stop - start) // 50)), stop]
-    found = copied(blocks(cut_of(runs), FakeReader(X), None))
+    found = copied(blocks(cut_of(runs), FakeReader(X)))
     assert [b.first_row for b in found] + [found[-1].first_row + found[-1].x.shape[1]] == expected
     np.testing.assert_array_equal(rows_of(found), X[start:stop])
 
@@ -111,31 +111,31 @@ def test_any_runs_give_the_same_blocks(inner: set[int], prefetch: bool, weighted
     X = rng.standard_normal((10_000, 2)).astype("f4")
     X[rng.integers(0, 10_000, 3), rng.integers(0, 2, 3)] = [np.nan, np.inf, -np.inf]
     weights = FakeReader(rng.uniform(0, 2, 10_000)) if weighted else None
-    expected = copied(blocks(cut_of([0, 10_000], prefetch=False), FakeReader(X), weights))
-    found = copied(blocks(cut_of([0, *sorted(inner), 10_000], prefetch=prefetch), FakeReader(X), weights))
+    expected = copied(blocks(cut_of([0, 10_000], prefetch=False), FakeReader(X), {WEIGHT: weights}))
+    found = copied(blocks(cut_of([0, *sorted(inner), 10_000], prefetch=prefetch), FakeReader(X), {WEIGHT: weights}))
     same(found, expected)
 
 
 @pytest.mark.parametrize("n_features", [1, 3, 40])
 def test_blocks_are_in_the_layout_of_the_kernels(n_features: int) -> None:
     X = np.random.default_rng(1).standard_normal((5000, n_features))
-    for block in blocks(cut_of([0, 2000, 5000], n_features=n_features), FakeReader(X), FakeReader(X[:, 0])):
+    for block in blocks(cut_of([0, 2000, 5000], n_features=n_features), FakeReader(X), {WEIGHT: FakeReader(X[:, 0])}):
         assert block.x.dtype == np.float64
         assert block.x.flags.c_contiguous
         assert block.x.shape == (n_features, len(block.weights))
         assert block.weights.dtype == np.float64
         assert block.x.shape[1] <= LENGTH
         assert block.n_rows == block.x.shape[1]
-        assert block.dropped is None
+        assert block.non_finite is None
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_any_dtype_and_order_give_the_same_bits(dtype: str, order: Any) -> None:
     values = numbers(dtype, (9000, 3))
-    expected = copied(blocks(cut_of([0, 9000], n_features=3), FakeReader(values.astype("f8")), None))
+    expected = copied(blocks(cut_of([0, 9000], n_features=3), FakeReader(values.astype("f8"))))
     stored = np.asarray(values, order=order)
-    same(copied(blocks(cut_of([0, 2500, 9000], n_features=3), FakeReader(stored), None)), expected)
+    same(copied(blocks(cut_of([0, 2500, 9000], n_features=3), FakeReader(stored))), expected)
 
 
 def test_values_are_converted_exactly() -> None:
@@ -143,16 +143,16 @@ def test_values_are_converted_exactly() -> None:
     for dtype in ("f2", ">f2", "f4", "i4", "u4", "f8"):
         info = np.finfo(dtype) if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
         values = np.array([[info.max, info.min, 1]], dtype=dtype)
-        (block,) = blocks(cut_of([0, 1], n_features=3), FakeReader(values), None)
+        (block,) = blocks(cut_of([0, 1], n_features=3), FakeReader(values))
         assert block.x[:, 0].tolist() == [float(info.max), float(info.min), 1.0]
 
 
 def test_strided_and_one_dimensional_rows() -> None:
     same(
-        copied(blocks(cut_of([0, 10_000]), FakeReader(X[::3]), None)),
-        copied(blocks(cut_of([0, 10_000]), FakeReader(X[::3].copy()), None)),
+        copied(blocks(cut_of([0, 10_000]), FakeReader(X[::3]))),
+        copied(blocks(cut_of([0, 10_000]), FakeReader(X[::3].copy()))),
     )
-    (block,) = blocks(cut_of([0, 7], n_features=1), FakeReader(np.arange(7)), None)
+    (block,) = blocks(cut_of([0, 7], n_features=1), FakeReader(np.arange(7)))
     np.testing.assert_array_equal(block.x, [np.arange(7.0)])
 
 
@@ -160,7 +160,7 @@ def test_strided_and_one_dimensional_rows() -> None:
 @pytest.mark.parametrize("shape", [(10_000,), (10_000, 1)])
 def test_weights_of_any_dtype_go_with_their_rows(dtype: str, shape: tuple[int, ...]) -> None:
     weights = (np.arange(10_000) % 2).astype(dtype)
-    found = copied(blocks(cut_of([100, 3000, 9000]), FakeReader(X), FakeReader(weights.reshape(shape))))
+    found = copied(blocks(cut_of([100, 3000, 9000]), FakeReader(X), {WEIGHT: FakeReader(weights.reshape(shape))}))
     np.testing.assert_array_equal(np.concatenate([b.weights for b in found]), weights[100:9000].astype("f8"))
     assert sum(b.total_weight for b in found) == 4450
 
@@ -168,8 +168,8 @@ def test_weights_of_any_dtype_go_with_their_rows(dtype: str, shape: tuple[int, .
 def test_non_finite_rows_become_zeros_of_weight_zero() -> None:
     X = np.ones((9000, 2))
     X[[5, 4095, 4096, 8999], [0, 1, 0, 1]] = [np.nan, np.inf, -np.inf, np.nan]
-    found = copied(blocks(cut_of([0, 9000]), FakeReader(X), None))
-    dropped = np.concatenate([np.zeros(b.x.shape[1], bool) if b.dropped is None else b.dropped for b in found])
+    found = copied(blocks(cut_of([0, 9000]), FakeReader(X)))
+    dropped = np.concatenate([np.zeros(b.x.shape[1], bool) if b.non_finite is None else b.non_finite for b in found])
     assert np.flatnonzero(dropped).tolist() == [5, 4095, 4096, 8999]
     assert [b.n_rows for b in found] == [4094, 4095, 807]
     assert [b.total_weight for b in found] == [4094, 4095, 807]
@@ -182,7 +182,7 @@ def test_non_finite_rows_lose_their_own_weights_only() -> None:
     X[10, 0] = np.nan
     weights = np.arange(9000.0)
     for _ in range(2):  # a block's buffers are used again, and what is stored is left alone
-        found = copied(blocks(cut_of([0, 9000]), FakeReader(X), FakeReader(weights)))
+        found = copied(blocks(cut_of([0, 9000]), FakeReader(X), {WEIGHT: FakeReader(weights)}))
         assert found[0].weights[10] == 0
         assert found[0].total_weight == weights[:4096].sum() - 10
         assert found[1].total_weight == weights[4096:8192].sum()
@@ -193,30 +193,30 @@ def test_non_finite_rows_lose_their_own_weights_only() -> None:
 def test_rows_are_not_searched_after_a_survey_found_them_finite() -> None:
     X = np.ones((10, 2))
     X[3, 1] = np.nan
-    (block,) = blocks(cut_of([0, 10], check="trust"), FakeReader(X), None)
-    assert block.dropped is None
+    (block,) = blocks(cut_of([0, 10], check="trust"), FakeReader(X))
+    assert block.non_finite is None
     assert np.isnan(block.x[1, 3])
 
 
 @pytest.mark.parametrize("value", [1e308, -1e308, np.finfo("f8").max])
 def test_a_sum_that_overflows_is_no_nan(value: float) -> None:
     X = np.full((5000, 2), value)
-    for block in blocks(cut_of([0, 5000]), FakeReader(X), None):
-        assert block.dropped is None
+    for block in blocks(cut_of([0, 5000]), FakeReader(X)):
+        assert block.non_finite is None
         assert (block.x == value).all()
     X[0] = [np.finfo("f8").max, 1]
     X[7] = [-np.inf, 1]  # infinities that cancel to NaN, in a sum that overflows
     X[8] = [np.inf, 1]
-    found = copied(blocks(cut_of([0, 5000]), FakeReader(X), None))
-    assert np.flatnonzero(found[0].dropped).tolist() == [7, 8]
-    assert found[1].dropped is None
+    found = copied(blocks(cut_of([0, 5000]), FakeReader(X)))
+    assert np.flatnonzero(found[0].non_finite).tolist() == [7, 8]
+    assert found[1].non_finite is None
 
 
 def test_prefetch_reads_in_another_thread_and_one_run_ahead() -> None:
     reader = FakeReader(X)
     runs = [0, 5000, 10_000, 15_000, 20_000]
     seen = []
-    for block in blocks(cut_of(runs), reader, None):
+    for block in blocks(cut_of(runs), reader):
         deadline = time.monotonic() + 10
         ahead = min(-(-(block.first_row + block.x.shape[1]) // 5000) + 1, 4)
         while len(reader.reads) < ahead and time.monotonic() < deadline:
@@ -232,8 +232,8 @@ def test_prefetch_reads_in_another_thread_and_one_run_ahead() -> None:
 @pytest.mark.parametrize("prefetch", [True, False])
 def test_without_prefetch_or_with_one_run_no_thread_is_started(runs: list[int], prefetch: bool) -> None:
     reader = FakeReader(X)
-    found = copied(blocks(cut_of(runs, prefetch=prefetch), reader, None))
-    same(found, copied(blocks(cut_of(runs, prefetch=not prefetch), FakeReader(X), None)))
+    found = copied(blocks(cut_of(runs, prefetch=prefetch), reader))
+    same(found, copied(blocks(cut_of(runs, prefetch=not prefetch), FakeReader(X))))
     own = threading.current_thread().name
     assert {name for *_, name in reader.reads} == ({"daskgmm-read_0"} if prefetch and len(runs) > 2 else {own})
 
@@ -251,7 +251,7 @@ def test_errors_of_a_reader_come_through(prefetch: bool, row: int, of: str) -> N
 
 
 def test_a_consumer_that_stops_leaves_no_thread() -> None:
-    taken = blocks(cut_of([0, 5000, 10_000, 15_000]), FakeReader(X), None)
+    taken = blocks(cut_of([0, 5000, 10_000, 15_000]), FakeReader(X))
     next(taken)
     taken.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("daskgmm-read")]
@@ -262,7 +262,7 @@ def test_a_reader_that_returns_other_rows_is_noticed() -> None:
         "the input must have 5000 rows of 2 columns from row 28000, as its metadata say; got 2000 of 2. It changed"
     )
     with pytest.raises(DataError, match=message):
-        list(blocks(cut_of([28_000, 33_000]), FakeReader(X), None))
+        list(blocks(cut_of([28_000, 33_000]), FakeReader(X)))
 
 
 # -- the rows of a fit -------------------------------------------------------------------------------------------
@@ -329,4 +329,4 @@ def test_chunks_make_no_difference_within_a_partition(layout: dict[str, Any]) ->
     (cut,) = cuts(Rows.plan(source, None))
     graph, _ = source.arguments([(0, len(X))])
     (node,) = graph.values()
-    same(copied(blocks(cut, node(), None)), copied(blocks(cut_of([0, 30_000]), FakeReader(X), None)))
+    same(copied(blocks(cut, node(), None)), copied(blocks(cut_of([0, 30_000]), FakeReader(X))))

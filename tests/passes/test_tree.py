@@ -246,7 +246,7 @@ def test_passes_of_the_same_name_on_one_cluster_are_not_mistaken_for_each_other(
         zarr.create_array(tmp_path / str(value), data=np.full((30, 1), value), chunks=(10, 1))
         return Rows(open_source(tmp_path / str(value)), None, np.array([0, 10, 20, 30]))
 
-    executor, keep = ClientExecutor(client), Keep(0, Room(0, 1), False)
+    executor, keep = ClientExecutor(client), Keep(0, Room(0, 1), ())
     with Passes(rows_of(1.0), executor, keep) as first, Passes(rows_of(2.0), executor, keep) as second:
         assert first.run(Rounded(), name="p") == 30
         assert second.run(Rounded(), name="p") == 60

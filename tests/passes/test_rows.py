@@ -67,7 +67,7 @@ def same(left: list[Block], right: list[Block]) -> None:
     for a, b in zip(left, right, strict=True):
         assert a.first_row == b.first_row
         np.testing.assert_array_equal(a.x, b.x, strict=True)
-        for name in "weights", "dropped":
+        for name in "weights", "non_finite":
             ours, theirs = getattr(a, name), getattr(b, name)
             assert (ours is None) == (theirs is None)
             if ours is not None:
@@ -110,9 +110,9 @@ def test_any_runs_give_the_same_blocks(inner: set[int], prefetch: bool, weighted
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((10_000, 2)).astype("f4")
     X[rng.integers(0, 10_000, 3), rng.integers(0, 2, 3)] = [np.nan, np.inf, -np.inf]
-    weights = FakeReader(rng.uniform(0, 2, 10_000)) if weighted else None
-    expected = copied(blocks(cut_of([0, 10_000], prefetch=False), FakeReader(X), {WEIGHT: weights}))
-    found = copied(blocks(cut_of([0, *sorted(inner), 10_000], prefetch=prefetch), FakeReader(X), {WEIGHT: weights}))
+    beside = {WEIGHT: FakeReader(rng.uniform(0, 2, 10_000))} if weighted else {}
+    expected = copied(blocks(cut_of([0, 10_000], prefetch=False), FakeReader(X), beside))
+    found = copied(blocks(cut_of([0, *sorted(inner), 10_000], prefetch=prefetch), FakeReader(X), beside))
     same(found, expected)
 
 

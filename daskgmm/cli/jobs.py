@@ -35,7 +35,6 @@ from daskgmm.fitting.status import Status
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.passes.rows import Rows
-from daskgmm.pictures.page import page
 from daskgmm.pictures.report import condition_numbers
 from daskgmm.places.log import say
 from daskgmm.places.lost import carried_on
@@ -241,6 +240,8 @@ def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | Non
 
 def report(model: str, output: str, *, force: bool) -> Result:
     """Return the result of writing what a model file says as an HTML page, which is then at `output`."""
+    from daskgmm.pictures.page import page  # (and with it Jinja2, which no other command needs)
+
     check_place(output, inputs={"MODEL": model})
     if "://" in output or os.path.isdir(output):
         raise OptionError(f"--output must be a path of a file; got {output}. Name another place, such as report.html.")

@@ -24,6 +24,7 @@ from daskgmm.fitting.status import Status
 from daskgmm.inputs import opened_rows, opened_weights, printing, seed_of
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.kernels.support import Support
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.family import family_of
 from daskgmm.mixture.parameters import Parameters, parameters_of
@@ -39,8 +40,6 @@ from daskgmm.stores.model_file import (
     support_record,
 )
 from daskgmm.stores.provenance import provenance
-
-Floats = NDArray[np.float64]
 
 #: What a model file says of a fit; a mixture that was set by hand has none of it.
 _OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_passes_", "n_dropped_", "history_")

@@ -18,7 +18,6 @@ from daskgmm.fitting.merge import Merge, Outlook
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.split import Split
 
-Floats = NDArray[np.float64]
 Move = tuple[Split, Merge]
 
 #: A single move is proposed where its cost is less than the gain of the split on the rows that it was fitted to; where

@@ -12,10 +12,10 @@ from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.estep import Densities
 from daskgmm.kernels.plan import DOUBLE, Plan, make_plan
 from daskgmm.kernels.support import Support, leave_out
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.split import Members, mean_row
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 #: A row belongs to a component for its split if its responsibility is at least this.

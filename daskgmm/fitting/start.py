@@ -15,11 +15,11 @@ from daskgmm.fitting.annealing import PLAIN, SHRUNK, TEMPERED, Schedule
 from daskgmm.fitting.options import FitOptions, Given
 from daskgmm.kernels.mstep import maximise
 from daskgmm.kernels.statistics import SMALLEST_COUNT, Moments
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.passes.forked import forked
 
-Floats = NDArray[np.float64]
 Members = list[tuple[NDArray[np.int64], Floats]]
 
 

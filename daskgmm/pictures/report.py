@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.fitting.history import COLUMNS
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
-
-Floats = NDArray[np.float64]
 
 #: Lines and columns of the table at most; the JSON has them all.
 _ROWS, _COLUMNS = 20, 5

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 from zarr.codecs import BytesCodec
 from zarr.core.sync import sync
 
@@ -25,6 +24,7 @@ from daskgmm.errors import (
     OutputError,
 )
 from daskgmm.kernels.support import Support
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import Family, family_called, family_names
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.shape import Shape
@@ -33,8 +33,6 @@ from daskgmm.sources.failures import refused, unreachable
 from daskgmm.sources.stamps import file_stamp
 from daskgmm.stores.storage import of_a_store, plain_path, remedy
 from daskgmm.stores.writing import whole_or_nothing
-
-Floats = NDArray[np.float64]
 
 FORMAT = "daskgmm-model"
 #: 2: arrays are stored as they are, so that none can grow when it is read.

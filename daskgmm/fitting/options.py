@@ -11,13 +11,9 @@ from daskgmm.fitting.stopping import StoppingRule, Tolerance
 from daskgmm.mixture.record import Record, record_called, record_name
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from daskgmm.mixture.acceleration import Accelerator
+    from daskgmm.mixture.arrays import Floats
     from daskgmm.mixture.family import Family
-
-    Floats = NDArray[np.float64]
 
 
 def _acceleration_rule(options: FitOptions, value: Any) -> str:

@@ -23,9 +23,8 @@ from daskgmm.kernels.plan import DOUBLE, Plan, fill_phi
 from daskgmm.kernels.stack import GROUP, PARTS, Stack
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.kernels.support import leave_out
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.shapes.shape import Shape
-
-Floats = NDArray[np.float64]
 
 #: Up to so many features (64 of the data, full) Phi is kept whole, and shared; above, the compiled kernel makes panels.
 LONGEST_WHOLE_PHI = 2304

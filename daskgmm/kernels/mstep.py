@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.errors import NotFiniteError
 from daskgmm.kernels.plan import Plan
 from daskgmm.kernels.statistics import SMALLEST_COUNT, Moments, Statistics, moments
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import Family
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.row_set import RowSet
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.kernels.stack import Stack
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.shape import Shape
 
-Floats = NDArray[np.float64]
 Kernel = Literal["rule", "phi", "exact"]
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.kernels.plan import DOUBLE, Plan
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.row_set import RowSet
-
-Floats = NDArray[np.float64]
 
 
 class Statistics:

@@ -17,7 +17,15 @@ import click
 from daskgmm.cli import group
 from daskgmm.cli.fit_commands import fit, select
 from daskgmm.cli.group import Commands
-from daskgmm.cli.options import checkpoint_option, cluster_options, force_option, input_options, log_options, option
+from daskgmm.cli.options import (
+    checkpoint_option,
+    cluster_options,
+    force_option,
+    input_options,
+    log_options,
+    option,
+    output_option,
+)
 from daskgmm.places.signals import ENDING
 
 #: Seconds that Python has to end in after an error; one that comes by a signal has to end within 10.
@@ -67,14 +75,7 @@ gmm.add_command(select)
     "in nats.",
 )
 @input_options(weights=False)
-@option(
-    "-o",
-    "--output",
-    required=True,
-    section="Output",
-    metavar="ARRAY",
-    help="Where to write the Zarr array, such as labels.zarr.",
-)
+@output_option("ARRAY", "the Zarr array, such as labels.zarr")
 @checkpoint_option
 @force_option
 @cluster_options
@@ -129,14 +130,7 @@ def score(*, model: str, data: Any, cluster: Any) -> dict[str, Any]:
     metavar="N",
     help="Seed: the same one draws the same rows.",
 )
-@option(
-    "-o",
-    "--output",
-    required=True,
-    section="Output",
-    metavar="ARRAY",
-    help="Where to write the rows as a Zarr array, such as sample.zarr.",
-)
+@output_option("ARRAY", "the rows as a Zarr array, such as sample.zarr")
 @option(
     "--labels", section="Output", metavar="ARRAY", help="Where to write the component of each row, as a Zarr array."
 )
@@ -188,14 +182,7 @@ def inspect(*, model: str, history: bool) -> dict[str, Any]:
 
 @gmm.command(short_help="Write what a model holds as a page for a browser.")
 @click.argument("model")
-@option(
-    "-o",
-    "--output",
-    required=True,
-    section="Output",
-    metavar="FILE",
-    help="Where to write the page, such as report.html.",
-)
+@output_option("FILE", "the page, such as report.html")
 @force_option
 @log_options
 def report(*, model: str, output: str, force: bool) -> dict[str, Any]:

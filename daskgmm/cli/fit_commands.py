@@ -9,9 +9,17 @@ from typing import Any
 
 import click
 
-from daskgmm.cli.fit_options import Kind, Kinds, Numbers, fit_options, model_output
+from daskgmm.cli.fit_options import Kind, Kinds, Numbers, fit_options
 from daskgmm.cli.group import SectionCommand
-from daskgmm.cli.options import checkpoint_option, cluster_options, force_option, input_options, log_options, option
+from daskgmm.cli.options import (
+    checkpoint_option,
+    cluster_options,
+    force_option,
+    input_options,
+    log_options,
+    option,
+    output_option,
+)
 
 
 @click.command(cls=SectionCommand, short_help="Fit a mixture to rows, and write the model.")
@@ -36,7 +44,7 @@ from daskgmm.cli.options import checkpoint_option, cluster_options, force_option
 )
 @fit_options
 @input_options(weights=True)
-@model_output
+@output_option("MODEL", "the model, such as model.zarr")
 @checkpoint_option
 @force_option
 @cluster_options
@@ -116,7 +124,7 @@ def fit(
 )
 @fit_options
 @input_options(weights=True)
-@model_output
+@output_option("MODEL", "the model, such as model.zarr")
 @option("--table", section="Output", metavar="FILE", help="Where to write the table, as .csv or .json.")
 @option("--plot", section="Output", metavar="FILE", help="Where to draw the criterion, as .png, .pdf or .svg.")
 @checkpoint_option

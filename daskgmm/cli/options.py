@@ -231,6 +231,11 @@ def with_options(run: Callable[..., Any], options: list[Callable[..., Any]]) -> 
     return run
 
 
+def output_option(metavar: str, what: str) -> Callable[[Command], Command]:
+    """Return the decorator that declares where a command writes its result."""
+    return option("-o", "--output", required=True, section="Output", metavar=metavar, help=f"Where to write {what}.")
+
+
 checkpoint_option = option(
     "--checkpoint-every",
     type=click.FloatRange(min=0, max=1e9),

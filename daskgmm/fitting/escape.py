@@ -65,9 +65,7 @@ def moved(parameters: Parameters, moves: Sequence[Move]) -> Parameters | None:
     weights, means, covariances = p.weights.copy(), p.means.copy(), p.covariances.copy()
     for split, merge in moves:
         halves, whole = split.halves, p.weights[split.k]
-        weights[merge.i], means[merge.i] = merge.weight, merge.mean
-        if merge.covariance is not None:
-            p.shape.put(covariances, merge.i, merge.covariance)
+        merge.write(p.shape, weights, means, covariances)
         for slot, half in ((split.k, 0), (merge.j, 1)):
             weights[slot], means[slot] = whole * halves.weights[half], halves.means[half]
             p.shape.put(covariances, slot, p.shape.component(halves.covariances, half))

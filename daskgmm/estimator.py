@@ -28,6 +28,7 @@ from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.family import family_of
 from daskgmm.mixture.parameters import Parameters, parameters_of
+from daskgmm.mixture.record import finite_or_none
 from daskgmm.mixture.sampling import sample
 from daskgmm.passes.executor import one_blas_thread
 from daskgmm.passes.prediction import predict_array, predict_blocks, predict_source
@@ -265,7 +266,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             **{name.rstrip("_"): getattr(self, name) for name in _OF_A_FIT if hasattr(self, name)},
             **(support_record(Support(self.support_, self.counts_)) if hasattr(self, "support_") else {}),
             "remarks": list(getattr(self, "_remarks", ())),
-            "lower_bound": _or_none(getattr(self, "lower_bound_", -np.inf)),
+            "lower_bound": finite_or_none(getattr(self, "lower_bound_", -np.inf)),
             "provenance": provenance(),
         }
         save_model(Model(self._parameters(), record), path, overwrite=overwrite)
@@ -431,7 +432,3 @@ def warn_of(remarks: Sequence[str], *, stacklevel: int) -> None:
     """Warn, once, of all that a person should know of a fit."""
     if remarks:
         warnings.warn(" ".join(remarks), FitWarning, stacklevel=stacklevel + 1)
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from daskgmm.cli.outputs import (
     check_place,
     checkpoint_of,
@@ -34,6 +32,7 @@ from daskgmm.fitting.score import check_features, score_source, scoring_need
 from daskgmm.fitting.status import Status
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.criteria import warn_of_small_weight
+from daskgmm.mixture.record import finite_or_none
 from daskgmm.passes.rows import Rows
 from daskgmm.pictures.report import condition_numbers
 from daskgmm.places.log import say
@@ -345,7 +344,7 @@ def model_record(done: Fit, now: Result, found: Result) -> Result:
         **now,
         "result": found,
         "converged": done.status is Status.CONVERGED,
-        "lower_bound": done.lower_bound if np.isfinite(done.lower_bound) else None,
+        "lower_bound": finite_or_none(done.lower_bound),
         "lower_bounds": list(done.lower_bounds),
         "log_likelihood": done.log_likelihood,
         "n_iter": done.n_iter,

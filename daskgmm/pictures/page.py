@@ -13,9 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from daskgmm.errors import OptionError
 from daskgmm.fitting.status import Status
+from daskgmm.mixture.record import finite_or_none
 from daskgmm.pictures.comparison import COMPARED, selection_lines
 from daskgmm.pictures.plot import history_picture, picture
-from daskgmm.pictures.report import component_order, condition_numbers, finite_or_none, formatted, history_lines
+from daskgmm.pictures.report import component_order, condition_numbers, formatted, history_lines
 from daskgmm.stores.model_file import Model, support_in
 
 #: Features whose means have a column, components and records that have a line, at most; `inspect` has all as JSON.

@@ -86,11 +86,6 @@ def directions(parameters: Parameters, k: int) -> tuple[Floats, Floats]:
     return deviations, vectors
 
 
-def finite_or_none(value: float) -> float | None:
-    """Return a number as JSON has it."""
-    return float(value) if np.isfinite(value) else None
-
-
 def condition_numbers(parameters: Parameters) -> Floats:
     """Return the largest over the smallest eigenvalue of each component's covariance, (n_components,), float64."""
     unit = np.eye(parameters.n_features)

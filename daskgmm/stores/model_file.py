@@ -27,6 +27,7 @@ from daskgmm.kernels.support import Support
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import Family, family_called, family_names
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.record import finite_or_none
 from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.sources.credentials import refuse_secrets, shown
 from daskgmm.sources.failures import refused, unreachable
@@ -148,7 +149,7 @@ def as_written(place: str, *, what: str = "model", remedy: str = "Fit it again."
 def support_record(support: Support) -> dict[str, list[float | None]]:
     """Return what each component is worth as JSON values; what is not finite becomes null."""
     return {
-        name: [float(value) if np.isfinite(value) else None for value in values]
+        name: [finite_or_none(value) for value in values]
         for name, values in (("support", support.nats), ("counts", support.counts))
     }
 

@@ -21,8 +21,8 @@ import pytest
 from tests import chaos
 from tests.chaos import checksum
 from tests.clusters import OwnCluster, certified, free_port
+from tests.groups import two_groups
 from tests.sockets import certified_context, listening, spoken
-from tests.stores import two_groups
 
 #: What a cluster and its clients are told of failures.
 FAST = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}

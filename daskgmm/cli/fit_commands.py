@@ -64,9 +64,9 @@ def fit(
       daskgmm fit data.zarr -k 8 -o model.zarr --covariance diag --restarts 10 --memory-limit 2GiB
       daskgmm fit s3://bucket/data.zarr -k 8 -o model.zarr --scheduler tcp://10.0.0.5:8786
 
-    Prints one line a pass, then the result as JSON. Exit code 3 says that it is written but has not converged. After
-    each pass the state is kept beside the model, in MODEL.checkpoint, until the model is complete: where the command is
-    cut short, the same command goes on from there, to the same bits.
+    Prints one line a pass, then the result as JSON. Exit code 3: the model is written, but has not converged. Progress
+    is saved after each pass beside the model, in MODEL.checkpoint, until the model is complete. If the command is
+    interrupted, run it again: it goes on from there, to the same bits.
     """
     from daskgmm.cli import jobs
     from daskgmm.fitting.options import FitOptions
@@ -113,14 +113,16 @@ def fit(
     show_default="5 for held-out, else 0",
     section="Comparison",
     metavar="N",
-    help="Fit each model also without each of so many equal parts of the rows, in the same passes, and judge it there.",
+    help="Number of cross-validation folds. Each model is also fitted with each fold left out, in the same passes, and "
+    "scored on that fold.",
 )
 @option(
     "--all",
     "fit_all",
     is_flag=True,
     section="Comparison",
-    help="Fit all numbers of components, also where the criterion has clearly turned (as --init k-means|| does).",
+    help="Fit all numbers of components. By default numbers beyond a clear turn of the criterion are left out (but not "
+    "with --init k-means||).",
 )
 @fit_options
 @input_options(weights=True)
@@ -138,8 +140,8 @@ def select(
 ) -> dict[str, Any]:  # fmt: skip
     """Fit mixtures of several sizes and kinds to all rows of INPUT, and write the best of them.
 
-    All of them share each pass over the data, so that ten take about as many passes as one. INPUT is as for daskgmm
-    fit; so is the model.
+    All models share each pass over the data, so ten models need about as many passes as one. INPUT and the model file
+    are as for daskgmm fit.
 
     \b
     Examples:
@@ -147,8 +149,8 @@ def select(
       daskgmm select data.zarr -k 2,4,8,16 --covariance full,diag -o model.zarr --plot bic.png --table bic.csv
       daskgmm select data.zarr -k 1:20 --criterion held-out -o model.zarr
 
-    Prints one line a pass and a table of the models, then the result as JSON. Exit code 3 says that the best of them is
-    written but has not converged. Where the command is cut short, the same command goes on, as daskgmm fit does.
+    Prints one line a pass and a table of the models, then the result as JSON. Exit code 3: the best model is written,
+    but has not converged. If the command is interrupted, run it again: it goes on where it was.
     """
     from daskgmm.cli.selecting import Comparison, select
     from daskgmm.fitting.options import FitOptions

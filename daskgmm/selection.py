@@ -141,7 +141,7 @@ def select(
     sample_weight : array, Dask array, Zarr array, path or URL, optional
         (n_rows,); criteria count the sum of the weights as rows.
     **parameters
-        Of each model, as for `GaussianMixture`: tol, reg_covar, random_state and so on. A converged fit knows its
+        Of each model, as for `GaussianMixture`: tol, max_iter, random_state and so on. A converged fit knows its
         criterion to about 2 n_rows tol. So models that may still be the best go on, up to max_iter passes, until theirs
         is known to 0.1. Models that are closer than that are marked as level.
     verbose : int, default=0

@@ -71,8 +71,8 @@ gmm.add_command(select)
     default="label",
     show_default=True,
     section="Prediction",
-    help="The most probable component (int32); the probability of each component (rows x components); the log-density "
-    "in nats.",
+    help="label: the most probable component (int32). proba: the probability of each component (rows x components). "
+    "score: the log-density in nats.",
 )
 @input_options(weights=False)
 @output_option("ARRAY", "the Zarr array, such as labels.zarr")

@@ -94,8 +94,8 @@ def fit(
     show_default=True,
     section="Mixture",
     metavar="KINDS",
-    help="Kinds to compare, of full (a full matrix each), tied (one for all), diag (axis-parallel), spherical (one "
-    "variance each): full,diag.",
+    help="Kinds to compare, such as full,diag: full (a full matrix each), tied (one for all), diag (axis-parallel), "
+    "spherical (one variance each).",
 )
 @option(
     "--criterion",
@@ -103,8 +103,8 @@ def fit(
     default="bic",
     show_default=True,
     section="Comparison",
-    help="BIC asks for the number of Gaussians, ICL for that of separate groups, AIC and the log-likelihood of "
-    "held-out rows for the best density.",
+    help="What to compare models by. BIC finds the number of Gaussians, ICL the number of separate groups; AIC and the "
+    "log-likelihood of held-out rows find the best density.",
 )
 @option(
     "--folds",

@@ -140,8 +140,8 @@ def _level(table: Sequence[Record], heading: str) -> list[str]:
     if not level:
         return []
     return [
-        f"Level with it: {level}. By so much (resolution) their {heading} may still change. To tell them "
-        "apart: a larger --max-iter (max_iter), or a smaller --tol (tol)."
+        f"Level with it: {level}. Their {heading} may still change by the resolution. To tell them apart: a larger "
+        "--max-iter (max_iter), or a smaller --tol (tol)."
     ]
 
 
@@ -151,8 +151,8 @@ def _below(table: Sequence[Record]) -> list[str]:
     if not below:
         return []
     return [
-        f"At a poor optimum: {below}. A model of fewer components has a higher log-likelihood, which at the "
-        "optima cannot be, and splitting it has led no higher. To search on: more --restarts (n_init)."
+        f"At a poor optimum: {below}. A model of fewer components has a higher log-likelihood, which is impossible "
+        "at the best optima, and splitting that model led no higher. To search on: more --restarts (n_init)."
     ]
 
 

@@ -24,9 +24,11 @@ from daskgmm.fitting.status import Status
 from daskgmm.inputs import opened_columns, opened_rows, opened_weights, printing, seed_of
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.kernels.support import Support
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.family import family_of
 from daskgmm.mixture.parameters import Parameters, parameters_of
+from daskgmm.mixture.record import finite_or_none
 from daskgmm.mixture.sampling import sample
 from daskgmm.passes.executor import one_blas_thread
 from daskgmm.passes.prediction import predict_array, predict_blocks, predict_source
@@ -39,8 +41,6 @@ from daskgmm.stores.model_file import (
     support_record,
 )
 from daskgmm.stores.provenance import provenance
-
-Floats = NDArray[np.float64]
 
 #: What a model file says of a fit; a mixture that was set by hand has none of it.
 _OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_passes_", "n_dropped_", "history_")
@@ -82,7 +82,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     n_components : int, default=1
     covariance_type : {"full", "tied", "diag", "spherical"} or Family, default="full"
-        Another family by an object of a class derived from `daskgmm.Family`, or by its name where it is registered.
+        A family of your own is an object of a subclass of `daskgmm.Family`, or its name if it is registered.
     tol : float, default=1e-3
         The fit has converged when the mean log-likelihood of a row changes by less, nats. With 0 it takes `max_iter`
         iterations.
@@ -94,14 +94,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     max_iter : int, default=100
         Passes of EM over all rows, at most.
     n_init : int, default=10
-        Restarts. They compete on the sample, fewer and fewer on more and more rows; the best goes on to all rows. A
-        start that is another one again (k-means often finds the same groups) makes room for rows drawn at random.
-        Where the sample is not all rows, and init_params is "kmeans", two in five are started, of several kinds: moves
-        of components do more there for the same time.
+        Restarts. They compete on the sample, round by round fewer of them on more rows; the best goes on to all rows. A
+        start that repeats another one (k-means often finds the same groups) is replaced by rows drawn at random. Where
+        the sample is not all rows, and init_params is "kmeans", two in five are started, of several kinds: there splits
+        and merges of components gain more in the same time.
     init_params : {"kmeans", "k-means++", "random", "random_from_data", "k-means||"}, default="kmeans"
-        How a start is found, on a seeded sample of the rows (all of them where they are few). "k-means||" takes six
-        passes over all rows instead, and finds small groups far from the others, which a sample would miss; its
-        restarts share the passes that follow, the worse half of them retired every four.
+        How to find a start, on a seeded sample of the rows (all of them where they are few). "k-means||" takes six
+        passes over all rows instead, and finds small groups far from the others, which a sample would miss. Its
+        restarts share the passes that follow; every four passes the worse half of them retires.
     weights_init : (n_components,), means_init : (n_components, n_features), precisions_init : array-like or None
         Initial parameters that replace those of the start.
     random_state : int, RandomState or None
@@ -113,22 +113,22 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     non_finite : {"error", "drop"}, default="error"
         What to do with rows that hold a NaN or an infinity. Dropped rows are predicted as -1 or NaN.
     precision : {"double", "single"}, default="double"
-        Arithmetic of the large matrix products. "single" is about 1.8 times faster and good to 1e-3 nats a row in the
-        log-density; components for which it is not, and the final log-likelihood, are computed in double precision.
+        Precision of the large matrix products. "single" is about 1.8 times faster, and good to 1e-3 nats a row in the
+        log-density. Components for which it is not, and the final log-likelihood, are computed in double precision.
     cache : {"auto", True, False}, default="auto"
-        Whether rows of a Zarr array stay in memory, decoded, after the first pass: if all of them fit in half of the
-        workers' memory limits; as many as fit; or none. Later passes read the rest. The result has the same bits.
-        (A Dask array is yours to persist.)
+        Whether rows of a Zarr array stay in memory, decoded, after the first pass. "auto": if all of them fit in half
+        of the workers' memory limits. True: as many as fit; later passes read the rest. False: none. The result has
+        the same bits. (A Dask array is yours to persist.)
     acceleration : {"squarem", None} or Accelerator, default="squarem"
-        SQUAREM reaches the same optimum in fewer passes: it extrapolates EM, and goes back where that does not pay.
-        None is plain EM, whose iterates are scikit-learn's. Your own is a frozen dataclass, a subclass of
-        `daskgmm.mixture.acceleration.Accelerator`.
+        SQUAREM reaches the same optimum in fewer passes: it extrapolates EM, and steps back if the log-likelihood
+        falls. None is plain EM, with scikit-learn's iterates. An accelerator of your own is a frozen dataclass, a
+        subclass of `daskgmm.mixture.acceleration.Accelerator`.
     stopping : StoppingRule or None, default=None
-        When a fit ends, where `tol` does not say what you want: a frozen dataclass of yours, a subclass of
-        `daskgmm.fitting.stopping.StoppingRule`, which is asked after each pass over all rows.
+        When a fit ends, instead of `tol`: a frozen dataclass of yours, a subclass of
+        `daskgmm.fitting.stopping.StoppingRule`. It is asked after each pass over all rows.
     escape : bool, default=True
-        Whether components are split and merged on the sample where that promises a better optimum; nothing is read for
-        it. Never where the whole start is given.
+        Whether to search for a better optimum by splitting and merging components on the sample, without reading
+        anything. It is not done if the whole start is given.
     kernel : {"rule", "phi", "exact"} or Kernel, default="rule"
         The form of the E-step. The rule takes, for each component, the fastest that is exact. Your own is a frozen
         dataclass, a subclass of `daskgmm.Kernel`, for the components that it chooses.
@@ -157,9 +157,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     n_dropped_ : int
         Rows dropped as non-finite.
     support_ : (n_components,), float64
-        What the rows' log-likelihood loses where a component is left out and the others stay as they are, nats.
-        Infinite for one component alone. A component is worth its numbers where this is at least half of them times the
-        logarithm of the number of rows: what BIC asks for.
+        How far the log-likelihood of the rows falls without each component, nats; the others stay as they are.
+        Infinite for a single component. BIC asks for at least half a component's parameters times the logarithm of the
+        number of rows.
     counts_ : (n_components,), float64
         Rows of each component: the sum of its responsibilities, in units of the mean row weight.
     history_ : list of dict
@@ -278,7 +278,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             **{name.rstrip("_"): getattr(self, name) for name in _OF_A_FIT if hasattr(self, name)},
             **(support_record(Support(self.support_, self.counts_)) if hasattr(self, "support_") else {}),
             "remarks": list(getattr(self, "_remarks", ())),
-            "lower_bound": _or_none(getattr(self, "lower_bound_", -np.inf)),
+            "lower_bound": finite_or_none(getattr(self, "lower_bound_", -np.inf)),
             "provenance": provenance(),
         }
         save_model(Model(self._parameters(), record), path, overwrite=overwrite)
@@ -445,7 +445,3 @@ def warn_of(remarks: Sequence[str], *, stacklevel: int) -> None:
     """Warn, once, of all that a person should know of a fit."""
     if remarks:
         warnings.warn(" ".join(remarks), FitWarning, stacklevel=stacklevel + 1)
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from daskgmm.errors import OptionError
 from daskgmm.estimator import GaussianMixture, fitted, warn_of, warn_unless_converged
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
+from daskgmm.fitting.sweep import Sweep, n_folds_of, select_model, selection_models
 from daskgmm.inputs import opened_rows, opened_weights, printing
 from daskgmm.mixture.family import Family, family_of
 from daskgmm.pictures.comparison import by_kind, selection_table, selection_text
@@ -37,10 +37,9 @@ class Selection:
         criterion then moves, in its units; None where nobody knows), tie (whether the model may still come before the
         best), below (a smaller number of components whose log-likelihood is higher, at optima impossible; or None).
     estimators : list of GaussianMixture
-        The fitted models, in the order of the table. Each is, bit for bit, what `GaussianMixture(...).fit(X)` with the
-        same parameters gives, or, where its place was open, what comes further along the same iterations: its
-        lower_bounds_ begin with those of that fit. (A model that was searched again from a smaller one is neither.)
-        n_passes_ counts the passes that all of them shared.
+        The fitted models, in the order of the table. Each has the bits of `GaussianMixture(...).fit(X)` with the same
+        parameters, or of further iterations of it: its lower_bounds_ begin with those of that fit. (The exception is a
+        model that was searched again from a smaller one.) n_passes_ counts the passes that all of them shared.
     criterion : str
     stopped : dict of str to int
         Kinds whose larger numbers of components were left out, and the largest number that was fitted.
@@ -120,8 +119,8 @@ def select(
 ) -> Selection:
     """Return the models of every number of components and covariance kind, and which of them is best.
 
-    All models share every pass over the data: reading it for ten of them takes as long as for the one that converges
-    last. (Only the six passes of a start by "k-means||" are each model's own, and each fold's.)
+    All models share every pass over the data, so ten models need about as many passes as the slowest of them alone.
+    (Only the six passes of a start by "k-means||" are not shared: each model and each fold has its own.)
 
     Parameters
     ----------
@@ -133,17 +132,18 @@ def select(
         What is compared. BIC asks for the number of Gaussians, ICL (BIC - 2 sum log max_k r_k, r the responsibilities)
         for that of separate groups, AIC and the log-likelihood of held-out rows for the best density.
     n_folds : int or None
-        Each model is fitted, in the same passes, to what each of so many parts of the rows (about equal: by a hash of
-        the row number) leaves too, and judged on the part. None: 5 where the criterion is "held_out", else 0, for none.
+        Number of cross-validation folds. Each model is also fitted with each fold left out, in the same passes, and
+        scored on that fold. (A hash of the row number assigns folds of about equal size.) None: 5 where the criterion
+        is "held_out", else 0, for no cross-validation.
     stop_early : bool, default=True
-        Whether larger numbers of components are left out once the criterion has clearly turned on the sample. (Starts
-        by "k-means||" have none: all numbers are fitted.)
+        Whether to leave out larger numbers of components once the criterion has clearly turned on the sample. (Starts
+        by "k-means||" have no sample: all numbers are fitted.)
     sample_weight : array, Dask array, Zarr array, path or URL, optional
         (n_rows,); criteria count the sum of the weights as rows.
     **parameters
-        Of each model, as for `GaussianMixture`: tol, max_iter, random_state and so on. A criterion is known to about
-        2 n_rows tol when a fit has converged: so models whose place is still open go on, up to max_iter passes, until
-        that is 0.1. Those that are closer then are said to be level.
+        Of each model, as for `GaussianMixture`: tol, max_iter, random_state and so on. A converged fit knows its
+        criterion to about 2 n_rows tol. So models that may still be the best go on, up to max_iter passes, until theirs
+        is known to 0.1. Models that are closer than that are marked as level.
     verbose : int, default=0
         1 prints a line every ten passes, 2 for each pass.
 
@@ -172,7 +172,7 @@ def select(
     if not isinstance(stop_early, bool):
         raise OptionError(f"stop_early must be True or False; got {stop_early!r}.")
     options, listener = like.fit_options(), printing(verbose, like.verbose_interval)
-    folds = folds_needed(criterion) if n_folds is None else n_folds
+    folds = n_folds_of(criterion) if n_folds is None else n_folds
     asked: dict[str, Any] = {
         "n_components": numbers,
         "covariance_types": [family_of(family).name for family in families],

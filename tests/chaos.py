@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from tests.clusters import OwnCluster, free_port
-from tests.stores import two_groups
+from tests.groups import two_groups
 
 #: Runs of each kind in the full set.
 RUNS = {"worker": 30, "plugin": 20, "scheduler": 10, "driver": 20, "stopped": 8, "stopped for good": 2, "link": 5}

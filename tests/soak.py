@@ -26,7 +26,7 @@ from sklearn.exceptions import ConvergenceWarning
 from daskgmm import GaussianMixture
 from tests.chaos import worker_processes
 from tests.clusters import OwnCluster, free_port
-from tests.stores import two_groups
+from tests.groups import two_groups
 
 #: Seconds between two looks, and between two killed workers.
 LOOK_EVERY, KILL_EVERY = 5.0, 30.0

@@ -34,7 +34,7 @@ from daskgmm.places.signals import Interrupted, interrupts
 from daskgmm.stores.checkpoint import Checkpoint
 from daskgmm.stores.output import ATTRIBUTE
 from tests.clusters import LOCAL, OwnCluster, free_port
-from tests.stores import two_groups
+from tests.groups import two_groups
 
 # Without a dashboard its port is still served, by default 8787, which another cluster may have.
 COMMANDS = ("fit", "select", "predict", "score", "sample", "inspect", "report", "demo")

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from tests.clusters import certified
+from tests.groups import two_groups
 from tests.sockets import certified_context, let_in_unencrypted, listening, spoken
-from tests.stores import two_groups
 
 
 @pytest.fixture(scope="module")

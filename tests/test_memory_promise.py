@@ -30,7 +30,7 @@ from daskgmm.passes.own_memory import check_own_memory, peak_own_bytes
 from daskgmm.passes.rows import Rows
 from daskgmm.places.dask_cluster import DaskCluster
 from daskgmm.sources.opening import open_source
-from tests.stores import two_groups
+from tests.groups import two_groups
 
 PYTHON = """
 import sys, warnings

@@ -1,4 +1,4 @@
-"""The command line: `commands` says what there is, `jobs` does it."""
+"""The command line: `commands` declares it, `jobs` does the work."""
 
 from daskgmm.cli.commands import gmm, main
 

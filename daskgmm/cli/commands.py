@@ -17,7 +17,15 @@ import click
 from daskgmm.cli import group
 from daskgmm.cli.fit_commands import fit, select
 from daskgmm.cli.group import Commands
-from daskgmm.cli.options import checkpoint_option, cluster_options, force_option, input_options, log_options, option
+from daskgmm.cli.options import (
+    checkpoint_option,
+    cluster_options,
+    force_option,
+    input_options,
+    log_options,
+    option,
+    output_option,
+)
 from daskgmm.places.signals import ENDING
 
 #: Seconds that Python has to end in after an error; one that comes by a signal has to end within 10.
@@ -42,7 +50,7 @@ def gmm() -> None:
     If you do not know how many Gaussians, compare:
       daskgmm select data.zarr --components 1:20 --output model.zarr --plot criterion.png
 
-    The result is one JSON object on stdout; the log goes to stderr. A command that is complete already does nothing.
+    The result is one JSON object on stdout; the log goes to stderr. Run again, a command that is complete does nothing.
 
     \b
     Exit codes: 0 done, 3 done but not converged, 64 wrong usage, 65 bad data, 66 input missing,
@@ -63,18 +71,11 @@ gmm.add_command(select)
     default="label",
     show_default=True,
     section="Prediction",
-    help="The most probable component (int32); the probability of each component (rows x components); the log-density "
-    "in nats.",
+    help="label: the most probable component (int32). proba: the probability of each component (rows x components). "
+    "score: the log-density in nats.",
 )
 @input_options(weights=False)
-@option(
-    "-o",
-    "--output",
-    required=True,
-    section="Output",
-    metavar="ARRAY",
-    help="Where to write the Zarr array, such as labels.zarr.",
-)
+@output_option("ARRAY", "the Zarr array, such as labels.zarr")
 @checkpoint_option
 @force_option
 @cluster_options
@@ -82,12 +83,13 @@ gmm.add_command(select)
 def predict(
     *, model: str, what: Any, data: Any, output: str, checkpoint_every: float, force: bool, cluster: Any
 ) -> dict[str, Any]:
-    """Write what a MODEL says of each row of INPUT, as a Zarr array in the same order.
+    """Write label, probabilities or log-density of each row of INPUT under a MODEL, as a Zarr array in the same order.
 
     With --non-finite drop, rows that hold a NaN or an infinity get the label -1, or NaN.
 
-    What is written stands in ARRAY.unfinished-... until it is whole (at a URL in its place, its attribute "complete"
-    false), with what is done of it in ARRAY.checkpoint: where the command is interrupted, the same one goes on.
+    The array is written to ARRAY.unfinished-... and renamed when it is whole. (At a URL it is written in place, with
+    the attribute "complete" false until then.) Progress is saved in ARRAY.checkpoint. If the command is interrupted,
+    run it again: it goes on where it was.
 
     \b
     Examples:
@@ -129,14 +131,7 @@ def score(*, model: str, data: Any, cluster: Any) -> dict[str, Any]:
     metavar="N",
     help="Seed: the same one draws the same rows.",
 )
-@option(
-    "-o",
-    "--output",
-    required=True,
-    section="Output",
-    metavar="ARRAY",
-    help="Where to write the rows as a Zarr array, such as sample.zarr.",
-)
+@output_option("ARRAY", "the rows as a Zarr array, such as sample.zarr")
 @option(
     "--labels", section="Output", metavar="ARRAY", help="Where to write the component of each row, as a Zarr array."
 )
@@ -188,20 +183,13 @@ def inspect(*, model: str, history: bool) -> dict[str, Any]:
 
 @gmm.command(short_help="Write what a model holds as a page for a browser.")
 @click.argument("model")
-@option(
-    "-o",
-    "--output",
-    required=True,
-    section="Output",
-    metavar="FILE",
-    help="Where to write the page, such as report.html.",
-)
+@output_option("FILE", "the page, such as report.html")
 @force_option
 @log_options
 def report(*, model: str, output: str, force: bool) -> dict[str, Any]:
     """Write what a MODEL holds, how it was fitted and from what, as one HTML page to look at, print or send.
 
-    The page needs nothing else: no network, and no program runs in it. Its pictures need matplotlib.
+    The page is one file: it loads nothing and runs no program. Its pictures need matplotlib.
 
     \b
     Example:
@@ -235,10 +223,10 @@ def report(*, model: str, output: str, force: bool) -> dict[str, Any]:
 @option(
     "--height",
     type=click.IntRange(min=24),
-    default=None,
+    show_default="all",
     section="Demo",
     metavar="PIXELS",
-    help="Take only so many lines of each photograph, for a quicker demo.",
+    help="Lines of each photograph to use; fewer make a quicker demo.",
 )
 @option(
     "--tol",
@@ -269,9 +257,9 @@ def report(*, model: str, output: str, force: bool) -> dict[str, Any]:
 def demo(*, output_dir: str, components: int, **options: Any) -> dict[str, Any]:
     """Fit a mixture to patches of real photographs, and draw what it found. Nothing is downloaded.
 
-    From two photographs that scikit-learn ships it makes a Zarr store of half a million overlapping patches, fits a
-    mixture with less memory than they would need at once, predicts, and draws a picture. It shows the commands that
-    it runs, so that you can repeat them by hand. A minute or two on two cores.
+    It cuts two photographs that scikit-learn ships into half a million overlapping patches in a Zarr store, fits a
+    mixture in less memory than the patches take, predicts, and draws a picture. It prints the commands that it runs,
+    so that you can repeat them. It takes a minute or two on two cores.
 
     \b
     Example:

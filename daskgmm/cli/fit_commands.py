@@ -9,9 +9,17 @@ from typing import Any
 
 import click
 
-from daskgmm.cli.fit_options import Kind, Kinds, Numbers, fit_options, model_output
+from daskgmm.cli.fit_options import Kind, Kinds, Numbers, fit_options
 from daskgmm.cli.group import SectionCommand
-from daskgmm.cli.options import checkpoint_option, cluster_options, force_option, input_options, log_options, option
+from daskgmm.cli.options import (
+    checkpoint_option,
+    cluster_options,
+    force_option,
+    input_options,
+    log_options,
+    option,
+    output_option,
+)
 
 
 @click.command(cls=SectionCommand, short_help="Fit a mixture to rows, and write the model.")
@@ -36,7 +44,7 @@ from daskgmm.cli.options import checkpoint_option, cluster_options, force_option
 )
 @fit_options
 @input_options(weights=True)
-@model_output
+@output_option("MODEL", "the model, such as model.zarr")
 @checkpoint_option
 @force_option
 @cluster_options
@@ -56,9 +64,9 @@ def fit(
       daskgmm fit data.zarr -k 8 -o model.zarr --covariance diag --restarts 10 --memory-limit 2GiB
       daskgmm fit s3://bucket/data.zarr -k 8 -o model.zarr --scheduler tcp://10.0.0.5:8786
 
-    Prints one line a pass, then the result as JSON. Exit code 3 says that it is written but has not converged. After
-    each pass the state is kept beside the model, in MODEL.checkpoint, until the model is complete: where the command is
-    cut short, the same command goes on from there, to the same bits.
+    Prints one line a pass, then the result as JSON. Exit code 3: the model is written, but has not converged. Progress
+    is saved after each pass beside the model, in MODEL.checkpoint, until the model is complete. If the command is
+    interrupted, run it again: it goes on from there, to the same bits.
     """
     from daskgmm.cli import jobs
     from daskgmm.fitting.options import FitOptions
@@ -86,8 +94,8 @@ def fit(
     show_default=True,
     section="Mixture",
     metavar="KINDS",
-    help="Kinds to compare, of full (a full matrix each), tied (one for all), diag (axis-parallel), spherical (one "
-    "variance each): full,diag.",
+    help="Kinds to compare, such as full,diag: full (a full matrix each), tied (one for all), diag (axis-parallel), "
+    "spherical (one variance each).",
 )
 @option(
     "--criterion",
@@ -95,8 +103,8 @@ def fit(
     default="bic",
     show_default=True,
     section="Comparison",
-    help="BIC asks for the number of Gaussians, ICL for that of separate groups, AIC and the log-likelihood of "
-    "held-out rows for the best density.",
+    help="What to compare models by. BIC finds the number of Gaussians, ICL the number of separate groups; AIC and the "
+    "log-likelihood of held-out rows find the best density.",
 )
 @option(
     "--folds",
@@ -105,18 +113,20 @@ def fit(
     show_default="5 for held-out, else 0",
     section="Comparison",
     metavar="N",
-    help="Fit each model also without each of so many equal parts of the rows, in the same passes, and judge it there.",
+    help="Number of cross-validation folds. Each model is also fitted with each fold left out, in the same passes, and "
+    "scored on that fold.",
 )
 @option(
     "--all",
     "fit_all",
     is_flag=True,
     section="Comparison",
-    help="Fit all numbers of components, also where the criterion has clearly turned (as --init k-means|| does).",
+    help="Fit all numbers of components. By default numbers beyond a clear turn of the criterion are left out (but not "
+    "with --init k-means||).",
 )
 @fit_options
 @input_options(weights=True)
-@model_output
+@output_option("MODEL", "the model, such as model.zarr")
 @option("--table", section="Output", metavar="FILE", help="Where to write the table, as .csv or .json.")
 @option("--plot", section="Output", metavar="FILE", help="Where to draw the criterion, as .png, .pdf or .svg.")
 @checkpoint_option
@@ -130,8 +140,8 @@ def select(
 ) -> dict[str, Any]:  # fmt: skip
     """Fit mixtures of several sizes and kinds to all rows of INPUT, and write the best of them.
 
-    All of them share each pass over the data, so that ten take about as many passes as one. INPUT is as for daskgmm
-    fit; so is the model.
+    All models share each pass over the data, so ten models need about as many passes as one. INPUT and the model file
+    are as for daskgmm fit.
 
     \b
     Examples:
@@ -139,8 +149,8 @@ def select(
       daskgmm select data.zarr -k 2,4,8,16 --covariance full,diag -o model.zarr --plot bic.png --table bic.csv
       daskgmm select data.zarr -k 1:20 --criterion held-out -o model.zarr
 
-    Prints one line a pass and a table of the models, then the result as JSON. Exit code 3 says that the best of them is
-    written but has not converged. Where the command is cut short, the same command goes on, as daskgmm fit does.
+    Prints one line a pass and a table of the models, then the result as JSON. Exit code 3: the best model is written,
+    but has not converged. If the command is interrupted, run it again: it goes on where it was.
     """
     from daskgmm.cli.selecting import Comparison, select
     from daskgmm.fitting.options import FitOptions

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daskgmm.cli.options import declared_option, option, typed_value, with_options
+from daskgmm.cli.options import declared_option, typed_value, with_options
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions
 
@@ -83,13 +83,3 @@ def fit_options(command: Callable[..., Any], *, of: type[FitOptions] = FitOption
 
 #: Options of a fit that each command declares in its own way.
 _OF_A_MODEL = ("n_components", "covariance_type")
-
-
-model_output = option(
-    "-o",
-    "--output",
-    required=True,
-    section="Output",
-    metavar="MODEL",
-    help="Where to write the model, such as model.zarr.",
-)

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from daskgmm.cli.outputs import (
     check_place,
     checkpoint_of,
@@ -34,8 +32,8 @@ from daskgmm.fitting.score import check_features, score_source, scoring_need
 from daskgmm.fitting.status import Status
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.criteria import warn_of_small_weight
+from daskgmm.mixture.record import finite_or_none
 from daskgmm.passes.rows import Rows
-from daskgmm.pictures.page import page
 from daskgmm.pictures.report import condition_numbers
 from daskgmm.places.log import say
 from daskgmm.places.lost import carried_on
@@ -241,6 +239,8 @@ def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | Non
 
 def report(model: str, output: str, *, force: bool) -> Result:
     """Return the result of writing what a model file says as an HTML page, which is then at `output`."""
+    from daskgmm.pictures.page import page  # (and with it Jinja2, which no other command needs)
+
     check_place(output, inputs={"MODEL": model})
     if "://" in output or os.path.isdir(output):
         raise OptionError(f"--output must be a path of a file; got {output}. Name another place, such as report.html.")
@@ -344,7 +344,7 @@ def model_record(done: Fit, now: Result, found: Result) -> Result:
         **now,
         "result": found,
         "converged": done.status is Status.CONVERGED,
-        "lower_bound": done.lower_bound if np.isfinite(done.lower_bound) else None,
+        "lower_bound": finite_or_none(done.lower_bound),
         "lower_bounds": list(done.lower_bounds),
         "log_likelihood": done.log_likelihood,
         "n_iter": done.n_iter,

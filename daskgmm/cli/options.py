@@ -116,8 +116,8 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
                 default="error",
                 show_default=True,
                 section="Input",
-                help="What to do about a chunk that is not in a Zarr store: stop, or take the array's fill value "
-                "where the writer has left out chunks that hold nothing else.",
+                help="What to do about a chunk that is missing from a Zarr store. error: stop. fill: read the array's "
+                "fill value, for writers that leave out chunks of nothing else.",
             ),
             option(
                 "--non-finite",
@@ -125,7 +125,7 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
                 default="error",
                 show_default=True,
                 section="Input",
-                help="What to do with rows that hold a NaN or an infinity: stop, or leave them out.",
+                help="What to do with rows that hold a NaN or an infinity. error: stop. drop: leave them out.",
             ),
         ]
         return with_options(run, options)
@@ -206,7 +206,7 @@ def log_options(command: Callable[..., Any]) -> Any:
                 expose_value=False,
                 callback=apply_config,
                 section=section,
-                help="Options as lines of a TOML file, such as restarts = 3; what is typed comes first.",
+                help="Read options from a TOML file, with lines such as restarts = 3. Typed options take precedence.",
             ),
             option(
                 "--log-format",
@@ -215,7 +215,7 @@ def log_options(command: Callable[..., Any]) -> Any:
                 show_default=True,
                 expose_value=False,
                 section=section,
-                help="How to log to stderr: for people, or one JSON object a line.",
+                help="Format of the log on stderr. text: for people. json: one JSON object a line.",
             ),
             option(
                 "--debug", is_flag=True, expose_value=False, section=section, help="Show the traceback of an error."
@@ -231,6 +231,11 @@ def with_options(run: Callable[..., Any], options: list[Callable[..., Any]]) -> 
     return run
 
 
+def output_option(metavar: str, what: str) -> Callable[[Command], Command]:
+    """Return the decorator that declares where a command writes its result."""
+    return option("-o", "--output", required=True, section="Output", metavar=metavar, help=f"Where to write {what}.")
+
+
 checkpoint_option = option(
     "--checkpoint-every",
     type=click.FloatRange(min=0, max=1e9),
@@ -238,11 +243,11 @@ checkpoint_option = option(
     show_default=True,
     metavar="SECONDS",
     section="Output",
-    help="How often to keep what is done of a long pass.",
+    help="How often to save the progress of a long pass.",
 )
 force_option = option(
     "--force",
     is_flag=True,
     section="Output",
-    help="Replace what stands at the output, and start again where a checkpoint of other work is.",
+    help="Replace an existing output, and discard a checkpoint of other work.",
 )

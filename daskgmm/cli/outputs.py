@@ -1,4 +1,4 @@
-"""What stands where a command is to write: whether it may, and whether the work is done already."""
+"""The output of a command, before it works: may it be written, and is the same work done already."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from daskgmm.cli.terminal import strict_json
 from daskgmm.errors import OptionError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.sweep import Sweep, folds_needed, select_model, selection_models
+from daskgmm.fitting.sweep import Sweep, n_folds_of, select_model, selection_models
 from daskgmm.pictures.comparison import COMPARED, by_kind, selection_table, selection_text
 from daskgmm.pictures.plot import check_matplotlib, picture
 from daskgmm.places.log import say
@@ -68,7 +68,7 @@ class Comparison:
             "n_components": self.n_components,
             "covariance_types": self.covariance_types,
             "criterion": criterion,
-            "n_folds": folds_needed(criterion) if self.folds is None else self.folds,
+            "n_folds": n_folds_of(criterion) if self.folds is None else self.folds,
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def select(
     stored = finished_fit(output, now, force=force)
     if stored is not None:
         remove_checkpoint(output)
-        return _again(skipped(stored, output), files)
+        return _repeat(skipped(stored, output), files)
     if not force:
         files.refuse_existing()
     check_shape(X, n_components=max(comparison.n_components))
@@ -187,7 +187,7 @@ def _save(sweep: Sweep, comparison: Comparison, now: Result, found: Result, *, o
     save_model(Model(fit.parameters, record), found["output"], overwrite=overwrite)
 
 
-def _again(stored: Result, files: Files) -> Result:
+def _repeat(stored: Result, files: Files) -> Result:
     """Return a stored result; table and plot are written where they are not there, for nothing is read for them."""
     with as_written(stored["output"]):
         say(selection_text(*(stored[name] for name in COMPARED)))

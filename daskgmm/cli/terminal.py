@@ -1,4 +1,4 @@
-"""How the program speaks: its log on stderr as text or JSON lines, one JSON object on stdout."""
+"""What a command writes: its log on stderr as text or JSON lines, one JSON object on stdout."""
 
 from __future__ import annotations
 

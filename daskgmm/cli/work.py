@@ -1,4 +1,4 @@
-"""The rows of a command and the machines it runs them on: memory promised before, resources told after."""
+"""The rows of a command and the machines for its passes: memory stated before, resources measured after."""
 
 from __future__ import annotations
 

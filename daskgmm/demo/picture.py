@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.demo.photographs import Photograph
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.pictures.report import directions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Floats = NDArray[np.float64]
 
 #: Components and directions of each in the picture at most.
 _TILES, _DIRECTIONS = 20, 5

@@ -18,7 +18,6 @@ from daskgmm.fitting.merge import Merge, Outlook
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.split import Split
 
-Floats = NDArray[np.float64]
 Move = tuple[Split, Merge]
 
 #: A single move is proposed where its cost is less than the gain of the split on the rows that it was fitted to; where
@@ -66,9 +65,7 @@ def moved(parameters: Parameters, moves: Sequence[Move]) -> Parameters | None:
     weights, means, covariances = p.weights.copy(), p.means.copy(), p.covariances.copy()
     for split, merge in moves:
         halves, whole = split.halves, p.weights[split.k]
-        weights[merge.i], means[merge.i] = merge.weight, merge.mean
-        if merge.covariance is not None:
-            p.shape.put(covariances, merge.i, merge.covariance)
+        merge.write(p.shape, weights, means, covariances)
         for slot, half in ((split.k, 0), (merge.j, 1)):
             weights[slot], means[slot] = whole * halves.weights[half], halves.means[half]
             p.shape.put(covariances, slot, p.shape.component(halves.covariances, half))

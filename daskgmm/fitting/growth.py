@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.errors import CollapsedComponentError
 from daskgmm.fitting.merge import look
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.split import Random, splits
-
-Floats = NDArray[np.float64]
 
 #: Each further pair of halves is closer, so that no two components are alike: EM would keep them so.
 CLOSER = 0.7

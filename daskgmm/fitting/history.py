@@ -10,6 +10,7 @@ import numpy as np
 from daskgmm.fitting.events import Listener, PassDone
 from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.status import Status
+from daskgmm.mixture.record import finite_or_none
 
 #: The keys of a record, in order.
 COLUMNS = (
@@ -96,7 +97,7 @@ class History:
         left = max((c.options.max_iter - c.n_passes for c in running), default=0) + 1
         self._tell(
             "em", seconds, shown.lower_bound if shown.lower_bounds else None,
-            change=_finite(shown.change), n_running=len(running), remaining_seconds=left * seconds,
+            change=finite_or_none(shown.change), n_running=len(running), remaining_seconds=left * seconds,
         )  # fmt: skip
 
     def retired(self, found: Iterable[tuple[int, Candidate]]) -> None:
@@ -117,7 +118,7 @@ class History:
         best = -np.inf
         for model, candidate, mean_log_likelihood in found:
             record = self._record("closing", candidate, self._n_rows, seconds, self._n_bytes)
-            record |= {"mean_log_likelihood": _finite(mean_log_likelihood), "change": None, "step": None}
+            record |= {"mean_log_likelihood": finite_or_none(mean_log_likelihood), "change": None, "step": None}
             self.of_model[model].append(record)
             best = max(best, mean_log_likelihood)
         self._tell("closing", seconds, best)
@@ -126,7 +127,14 @@ class History:
         values: tuple[Any, ...] = (None,) * 6
         if c is not None:
             status = c.status.value
-            values = c.index, _finite(c.objective), _finite(c.change), _finite(c.step), c.accepted, status
+            values = (
+                c.index,
+                finite_or_none(c.objective),
+                finite_or_none(c.change),
+                finite_or_none(c.step),
+                c.accepted,
+                status,
+            )
         return dict(zip(COLUMNS, (self.n_passes, what, *values, rows, seconds, n_bytes), strict=True))
 
     def _tell(self, what: str, seconds: float, mean_log_likelihood: float | None = None, **others: Any) -> None:
@@ -137,7 +145,3 @@ class History:
 
 def _is_record(found: dict[str, Any]) -> bool:
     return set(found) == set(COLUMNS) and all(isinstance(v, str | int | float | None) for v in found.values())
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Two components that the rows may not tell apart: one of them would do."""
+"""Pairs of components that the rows may not tell apart: one component in their place would do."""
 
 from __future__ import annotations
 

@@ -12,10 +12,11 @@ from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.estep import Densities
 from daskgmm.kernels.plan import DOUBLE, Plan, make_plan
 from daskgmm.kernels.support import Support, leave_out
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.mixture.split import Members, mean_row
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 #: A row belongs to a component for its split if its responsibility is at least this.
@@ -40,6 +41,12 @@ class Merge:
     covariance: Floats | None
     cost: float
     spread: float = 0.0
+
+    def write(self, shape: Shape, weights: Floats, means: Floats, covariances: Floats) -> None:
+        """Write the one component into the place of i; that of j is left as it is."""
+        weights[self.i], means[self.i] = self.weight, self.mean
+        if self.covariance is not None:
+            shape.put(covariances, self.i, self.covariance)
 
 
 @dataclass(frozen=True)
@@ -109,9 +116,7 @@ def without_one(parameters: Parameters, merge: Merge) -> Parameters | None:
     """Return the mixture of one component less; None where that is singular."""
     p, kept = parameters, np.arange(parameters.n_components) != merge.j
     weights, means, covariances = p.weights.copy(), p.means.copy(), p.covariances.copy()
-    weights[merge.i], means[merge.i] = merge.weight, merge.mean
-    if merge.covariance is not None:
-        p.shape.put(covariances, merge.i, merge.covariance)
+    merge.write(p.shape, weights, means, covariances)
     try:
         return Parameters.from_covariances(p.family, weights, means, covariances).subset(kept)
     except CollapsedComponentError:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.start import moments_of
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prior import maximise
 from daskgmm.mixture.row_set import RowSet
-
-Floats = NDArray[np.float64]
 
 
 def of_rows(row_set: RowSet, options: FitOptions) -> Parameters:

@@ -11,14 +11,10 @@ from daskgmm.fitting.stopping import StoppingRule, Tolerance
 from daskgmm.mixture.record import Record, record_called, record_name
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from daskgmm.mixture.acceleration import Accelerator
+    from daskgmm.mixture.arrays import Floats
     from daskgmm.mixture.family import Family
     from daskgmm.mixture.prior import Prior
-
-    Floats = NDArray[np.float64]
 
 
 def _acceleration_rule(options: FitOptions, value: Any) -> str:
@@ -116,8 +112,8 @@ class FitOptions(Record):
     tol: float = declare(
         1e-3,
         Option(
-            help="Converged when the mean log-likelihood of a row changes by less. With 0, --max-iter iterations are "
-            "made.",
+            help="The fit has converged when the mean log-likelihood of a row changes by less. 0: always do --max-iter "
+            "iterations.",
             flag="--tol", metavar="NATS", number=float,
         ),
     )  # fmt: skip
@@ -137,8 +133,8 @@ class FitOptions(Record):
     init_params: str = declare(
         "kmeans",
         Option(
-            help="How a start is found: on a sample of the rows, or, by k-means||, in six passes over all of them, "
-            "which finds small far groups that a sample would miss.",
+            help="How to find a start. k-means|| takes six passes over all rows, and finds small groups far from the "
+            "others; the other ways use a sample of the rows, which would miss such groups.",
             flag="--init", choices=("kmeans", "k-means++", "random", "random_from_data", "k-means||"),
         ),
     )  # fmt: skip
@@ -160,8 +156,8 @@ class FitOptions(Record):
     escape: bool = declare(
         True,
         Option(
-            help="Do not split and merge components on the sample in search of a better optimum.", flag="--no-escape",
-            choices=(True, False), must_be="True or False",
+            help="Do not search for a better optimum by splitting and merging components on the sample.",
+            flag="--no-escape", choices=(True, False), must_be="True or False",
         ),
     )  # fmt: skip
     acceleration: str | Record | None = declare(
@@ -181,14 +177,15 @@ class FitOptions(Record):
     precision: str = declare(
         "double",
         Option(
-            help="Arithmetic of the large products: single is faster, and good to 1e-3 nats a row.",
+            help="Precision of the large matrix products. single is faster, and good to 1e-3 nats a row.",
             flag="--precision", choices=("double", "single"),
         ),
     )  # fmt: skip
     cache: Literal["auto"] | bool = declare(
         "auto",
         Option(
-            help="Keep decoded rows in memory after the first pass: all, if half of it suffices; as many as fit; none.",
+            help="Keep decoded rows in memory after the first pass. auto: if all fit in half of the workers' memory. "
+            "yes: as many as fit. no: none.",
             flag="--cache", choices=("auto", True, False), words={True: "yes", False: "no"},
             must_be="'auto', True or False", remedy="Leave it out for 'auto'.",
         ),

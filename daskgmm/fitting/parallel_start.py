@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.start import Members, moments_of, regular_starts, spread_of
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.moments import Moments
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.far_rows import Centres, FarRows, FarRowsPass, Nearest, NearestPass
 from daskgmm.passes.forked import forked
-
-Floats = NDArray[np.float64]
 
 #: Passes that take rows, and how many times n_components rows each takes.
 N_ROUNDS, OVERSAMPLING = 5, 2

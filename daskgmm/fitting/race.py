@@ -105,7 +105,8 @@ class Race:
         tol, max_iter = min(options.tol, SAMPLE_TOL), max(options.max_iter, FINAL_PASSES)
         self._options = replace(options, tol=tol, max_iter=max_iter, stopping=None)
         self._whole, self._n_all = whole, n_all
-        # (What is to be judged on rows that it has not seen must not have seen them before it is split, either.)
+        # (Splits and merges are judged on these last rows. The mixture that they change must not have been fitted to
+        # them either, or the comparison is biased.)
         n = len(self._sample)
         self._n_seen = n - n // 4 if options.escape and not whole else n
         n_features = sample.X.shape[1]

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.fitting.joined import Joined
 from daskgmm.fitting.options import FitOptions
 from daskgmm.kernels.support import Support, price, thin_gain, unsupported
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
-
-Floats = NDArray[np.float64]
 
 #: Share of a variance that reg_covar may be, and that it is of the unit variance that its default is meant for.
 LARGE_SHARE, USUAL_SHARE = 0.01, 1e-6

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from daskgmm.fitting.options import FitOptions
 from daskgmm.kernels.block import tile_length
 from daskgmm.kernels.folds import Fold, row_hash
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.row_set import RowSet
 from daskgmm.passes.executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import Survey, SurveyPass
 from daskgmm.passes.tree import Passes
 from daskgmm.sources.array_source import ArraySource
-
-Floats = NDArray[np.float64]
 
 #: Decoded bytes (float64) of the sample at most: it is gathered in one process.
 SAMPLE_BYTES = 64 << 20

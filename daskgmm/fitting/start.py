@@ -13,13 +13,13 @@ from threadpoolctl import threadpool_limits
 from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting.annealing import PLAIN, SHRUNK, TEMPERED, Schedule
 from daskgmm.fitting.options import FitOptions, Given
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.moments import SMALLEST_COUNT, Moments
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prior import Shrinkage, Together, maximise
 from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.passes.forked import forked
 
-Floats = NDArray[np.float64]
 Members = list[tuple[NDArray[np.int64], Floats]]
 
 

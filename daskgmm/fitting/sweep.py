@@ -133,7 +133,7 @@ def _all_collapsed(failures: Sequence[CollapsedComponentError], n_models: int) -
     )
 
 
-def folds_needed(criterion: str) -> int:
+def n_folds_of(criterion: str) -> int:
     """Return the number of folds where the user named none."""
     return 5 if criterion == "held_out" else 0
 

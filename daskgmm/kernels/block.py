@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from daskgmm.mixture.arrays import Floats
+
 #: Values beside rows, by name, rows last.
 Columns = Mapping[str, NDArray[np.float64] | NDArray[np.int64]]
 

@@ -17,7 +17,8 @@ from numba import njit, types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from daskgmm.mixture.arrays import Floats
+
 #: float64 or float32, all of one call alike.
 Reals = NDArray[Any]
 

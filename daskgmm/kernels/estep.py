@@ -21,8 +21,7 @@ from daskgmm.kernels.plan import DOUBLE, Plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.kernels.support import leave_out
 from daskgmm.kernels.tile import Tile
-
-Floats = NDArray[np.float64]
+from daskgmm.mixture.arrays import Floats
 
 _NO_WEIGHTS = np.empty(0)
 

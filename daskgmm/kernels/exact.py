@@ -15,8 +15,7 @@ from daskgmm.kernels.loops import loops
 from daskgmm.kernels.plan import Plan
 from daskgmm.kernels.stack import GROUP, PARTS, Stack
 from daskgmm.kernels.tile import Tile
-
-Floats = NDArray[np.float64]
+from daskgmm.mixture.arrays import Floats
 
 #: Up to such a part of a tile's rows it pays to gather those that count for a component.
 FEW_ROWS = 0.7

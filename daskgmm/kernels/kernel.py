@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from daskgmm.kernels.plan import Plan
 from daskgmm.kernels.tile import Tile
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record
 from daskgmm.mixture.shapes.shape import Shape
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.errors import NotFiniteError
 from daskgmm.kernels.plan import Plan
@@ -14,8 +13,6 @@ from daskgmm.kernels.sums import log_likelihood, moments
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prior import Prior, maximise
 from daskgmm.mixture.row_set import RowSet
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

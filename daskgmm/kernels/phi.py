@@ -14,8 +14,7 @@ from daskgmm.kernels.loops import loops
 from daskgmm.kernels.plan import DOUBLE, Plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.kernels.tile import Tile
-
-Floats = NDArray[np.float64]
+from daskgmm.mixture.arrays import Floats
 
 #: Up to so many features (64 of the data, full) Phi is kept whole, and shared; above, the compiled kernel makes panels.
 LONGEST_WHOLE_PHI = 2304

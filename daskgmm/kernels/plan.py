@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.shape import Shape
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.kernels.block import Block
 from daskgmm.kernels.estep import CandidatesPass, Densities, rows_of_each
 from daskgmm.kernels.plan import Plan
 from daskgmm.kernels.statistics import Statistics
-
-Floats = NDArray[np.float64]
+from daskgmm.mixture.arrays import Floats
 
 
 class ScorePass(CandidatesPass):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from daskgmm.mixture.arrays import Floats
 
 #: Parts that the features are cut into.
 PARTS = 4

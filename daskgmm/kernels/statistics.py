@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.kernels.plan import Plan
-
-Floats = NDArray[np.float64]
+from daskgmm.mixture.arrays import Floats
 
 
 class Statistics:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.kernels.forms import forms
 from daskgmm.kernels.kernel import component_variances
 from daskgmm.kernels.plan import DOUBLE, Plan
 from daskgmm.kernels.statistics import Statistics
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.moments import SMALLEST_COUNT, Moments
 from daskgmm.mixture.row_set import RowSet
-
-Floats = NDArray[np.float64]
 
 
 def log_likelihood(statistics: Statistics, plan: Plan, row_set: RowSet | None) -> float:

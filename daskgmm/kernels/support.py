@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 
 from daskgmm.kernels.plan import DOUBLE
 from daskgmm.kernels.statistics import Statistics
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
-
-Floats = NDArray[np.float64]
 
 #: Rows whose 1 - r, each at least 1/2, may be multiplied without underflow before one logarithm is taken of them all.
 _RUN = 512

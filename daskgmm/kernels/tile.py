@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.kernels.block import Columns, Workspace
 from daskgmm.kernels.plan import Plan, fill_phi
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.shapes.shape import Shape
-
-Floats = NDArray[np.float64]
 
 
 class Tile:

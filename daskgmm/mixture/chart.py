@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -22,17 +22,13 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 
-import numpy as np
-from numpy.typing import NDArray
-
 from daskgmm.errors import OptionError
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.shapes.diagonal import DIAGONAL
 from daskgmm.mixture.shapes.full import FULL
 from daskgmm.mixture.shapes.pooled import POOLED
 from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.mixture.shapes.spherical import SPHERICAL
-
-Floats = NDArray[np.float64]
 
 
 class Family(ABC):

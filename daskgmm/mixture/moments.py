@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from daskgmm.mixture.arrays import Floats
 
 #: scikit-learn adds this to every count; a component with less than this (in rows of mean weight) has no rows.
 SMALLEST_COUNT = 10 * float(np.finfo(np.float64).eps)

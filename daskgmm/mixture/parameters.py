@@ -7,14 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.errors import OptionError
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import Family
 from daskgmm.mixture.record import Record
 from daskgmm.mixture.shapes.shape import Shape
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

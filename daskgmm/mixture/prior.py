@@ -23,16 +23,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import Family
 from daskgmm.mixture.moments import SMALLEST_COUNT, Moments
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record
 from daskgmm.mixture.shapes.shape import Shape
-
-Floats = NDArray[np.float64]
 
 
 class Prior(Record, ABC):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class Record:
     """Base of the frozen dataclasses that the state of a fit is made of.
@@ -27,3 +29,8 @@ def record_name(cls: type[Record]) -> str:
 def record_called(name: str) -> type[Record] | None:
     """Return the class of records of this name; None where none is defined."""
     return _records.get(name)
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a number as JSON has it: None for what is not finite."""
+    return float(value) if math.isfinite(value) else None

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 
-Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 

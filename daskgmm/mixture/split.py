@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import CollapsedComponentError
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.shape import Shape
 
-Floats = NDArray[np.float64]
 Members = tuple[NDArray[np.int64], Floats]
 Random = np.random.Generator | np.random.RandomState
 

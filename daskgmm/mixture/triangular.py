@@ -11,10 +11,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cython_blas
 
-Floats = NDArray[np.float64]
+from daskgmm.mixture.arrays import Floats
 
 
 def multiply_triangular(upper: Floats, x: Floats) -> None:

@@ -118,7 +118,7 @@ class LocalExecutor(Executor):
         places: Places | None = None,
         on_done: OnDone | None = None,
     ) -> list[Any]:
-        return _computed_here(_local_scheduler(travels), graph, keys, on_done)
+        return _compute_here(_local_scheduler(travels), graph, keys, on_done)
 
     def is_here(self, *, travels: bool) -> bool:
         return _is_here(_local_scheduler(travels))
@@ -161,7 +161,7 @@ class ClientExecutor(Executor):
         on_done: OnDone | None = None,
     ) -> list[Any]:
         if not travels:
-            return _computed_here(threaded.get, graph, keys, on_done)
+            return _compute_here(threaded.get, graph, keys, on_done)
         with annotate(workers=_Places(places), allow_other_workers=True) if places else nullcontext():
             futures = self.client.get(graph, keys, retries=RETRIES, sync=False)
         return self._gathered(graph, futures, on_done)
@@ -366,9 +366,7 @@ def _local_scheduler(travels: bool) -> Callable[..., Any]:
     return run
 
 
-def _computed_here(
-    run: Callable[..., Any], graph: dict[Any, Any], keys: list[Any], on_done: OnDone | None
-) -> list[Any]:
+def _compute_here(run: Callable[..., Any], graph: dict[Any, Any], keys: list[Any], on_done: OnDone | None) -> list[Any]:
     with _pool_of_a_call(run) as options:
         if on_done is None:
             return list(run(graph, keys, **options))
@@ -379,12 +377,12 @@ def _computed_here(
             return values
         numbers = {key: i for i, key in enumerate(keys)}
 
-        def told(key: Any, value: Any, *_: Any) -> None:
+        def tell(key: Any, value: Any, *_: Any) -> None:
             if key in numbers:
                 on_done(numbers[key], value)
 
         # (For this call alone: `with Callback(...)` is for the calls of all threads.)
-        callbacks = [*Callback.active, (None, None, None, told, None)]
+        callbacks = [*Callback.active, (None, None, None, tell, None)]
         return list(run(graph, keys, callbacks=callbacks, **options))
 
 

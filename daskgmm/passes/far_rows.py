@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from daskgmm.kernels.block import Block
 from daskgmm.kernels.folds import row_hash
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.record import Record
 
-Floats = NDArray[np.float64]
 Rows = NDArray[np.uint64]
 
 #: Distances, or values, that are computed at once, at most about; they stay in the cache (1 MiB).

@@ -1,4 +1,4 @@
-"""Whether stored rows are still what they were: by sizes and times of the files or objects that hold them."""
+"""Whether stored rows have changed during a fit, by the stamps of the files or objects that hold them."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, OptionError
 from daskgmm.kernels.block import Block, Workspace, block_length
+from daskgmm.mixture.arrays import Floats
 from daskgmm.sources.digits import refuse_lost_digits
 from daskgmm.sources.partition import (
     RUN_BYTES,
@@ -24,7 +25,6 @@ from daskgmm.sources.partition import (
 )
 from daskgmm.sources.source import Reader, Source
 
-Floats = NDArray[np.float64]
 Check = Literal["scan", "trust"]
 #: The name of the row weights among what comes with each row.
 WEIGHT = "sample_weight"

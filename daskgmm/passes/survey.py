@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.folds import fold_of, row_hash
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.record import Record
 from daskgmm.mixture.row_set import RowSet
 
-Floats = NDArray[np.float64]
 Pieces = tuple[Floats | NDArray[np.int64], ...]
 
 

@@ -1,8 +1,8 @@
 """Tasks that workers die at.
 
-A scheduler gives up every task that a worker had in its queue when it died, once that has happened to the task a few
-times (`distributed.scheduler.allowed-failures`): the one that kills its workers, and others that stood behind it. Which
-one it is shows where each runs alone.
+A scheduler gives a task up when workers that had it in their queues have died a few times
+(`distributed.scheduler.allowed-failures`). That is the task that kills workers, or one that was waiting behind it. To
+find out which, each of them runs alone.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ logger = logging.getLogger("daskgmm")
 class WorkersDiedError(ClusterError):
     """Several workers died, one after the other, that had the same tasks: `keys`, of which one or none is to blame."""
 
-    def __init__(self, keys: Sequence[Any], how: str = "", why: str = "something takes them away") -> None:
+    def __init__(self, keys: Sequence[Any], how: str = "", why: str = "something outside kills them") -> None:
         super().__init__(
-            f"Workers must stay alive; got several that died one after the other {how or f'at the task {keys[0]!r}'}. "
-            f"Most likely they have too little memory, or {why}: give them more, or fewer threads, look at their logs, "
-            "and run the same again; a fit with a checkpoint goes on from it."
+            f"Workers must stay alive; got several that died {how or f'while running the task {keys[0]!r}'}. "
+            f"Likely they have too little memory, or {why}. Give them more memory or fewer threads, look at their "
+            "logs, and run the same command again; a fit with a checkpoint goes on from it."
         )
         self.keys = keys
 
 
 def try_alone(died: WorkersDiedError, rows: Rows, run: Callable[[int], object]) -> WorkersDiedError:
-    """Run the tasks of a pass at which workers died one by one; where all are done, return what else it was.
+    """Run the tasks of a pass at which workers died one by one; where all succeed, return the error that says so.
 
     Parameters
     ----------
@@ -45,20 +45,20 @@ def try_alone(died: WorkersDiedError, rows: Rows, run: Callable[[int], object]) 
     Raises
     ------
     WorkersDiedError
-        A task that workers die at also where it is alone; with its rows.
+        Workers die at a task that runs alone too; the error names its rows.
     """
     numbers = _numbers(died.keys)
     if not numbers:
         raise died  # (at a task of a Dask array that is the input: its key says more than we know)
     where = f"{', '.join(_place(i, rows) for i in numbers[:3])}{', ...' if len(numbers) > 3 else ''} of {rows.X.label}"
-    logger.warning("Workers died one after the other while they had %s to read. Each part runs alone now.", where)
+    logger.warning("Several workers died while running tasks for %s. Each task is now retried alone.", where)
     for i in numbers[:_MOST_ALONE]:
         try:
             run(i)
         except WorkersDiedError as again:
             part = f"{_place(i, rows)} of {rows.X.label} (part {i + 1} of {rows.n_tasks} of a pass)"
-            raise WorkersDiedError(again.keys, f"at {part}", "a file there makes a codec crash") from again
-    return WorkersDiedError(died.keys, f"while they had tasks that are done where they run alone: {where}")
+            raise WorkersDiedError(again.keys, f"at {part}", "a damaged file there crashes a codec") from again
+    return WorkersDiedError(died.keys, f"while running tasks for {where}; each task succeeds when run alone")
 
 
 def _numbers(keys: Sequence[Any]) -> list[int]:

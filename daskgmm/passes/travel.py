@@ -1,4 +1,4 @@
-"""Whether what passes need arrives on the workers, asked before they have work: one dies of what does not."""
+"""Whether workers can load what passes need (readers, kernels): asked first, for one dies of what it cannot load."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """A pass: a monoid run over the partitions, merged by a tree in the graph.
 
-The tree is binary, by partition index: neighbours in pairs, level by level, a last one without a neighbour is carried
-up. A task does some neighbouring partitions, a merge task some levels, so that where the work is cut decides no bits:
-the result is the same for any number of workers, any scheduler and any failure. Only states travel along the edges of
-the graph, never rows.
+The tree is binary and fixed by partition index: states are added in pairs of neighbours, level by level, and a last one
+without a neighbour is carried up. Each task reduces neighbouring partitions, and each merge task several levels of the
+tree. The additions are ordered by partition index, so how they are grouped into tasks never changes the result: it has
+the same bits for any number of workers, any scheduler and any failure. Only states travel along the edges of the graph,
+never rows.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ from daskgmm.sources.source import as_reader
 
 State = TypeVar("State")
 
-#: Parts of a pass at most that are remembered one by one where it may be cut short, and half as many at least.
+#: Subtrees at most whose results a checkpoint keeps one by one; a pass of more tasks has at least half as many. More
+#: would cost more states in memory and in the checkpoint, fewer would lose more work where a pass is interrupted.
 MOST_ROOTS = 64
 
-#: How often a pass is begun at most where workers die at tasks that alone do no harm.
+#: How often a pass is begun at most where workers die although each task succeeds alone: then something outside kills
+#: them, and going on would never end.
 MOST_TRIES = 3
 
 logger = logging.getLogger("daskgmm")
@@ -169,6 +172,8 @@ class Passes:
     def run(self, work: Pass[State], *, name: str) -> State:
         """Return the state of all rows after one pass; `name` says what it is for."""
         rows = self.rows
+        # Three ways to the same bits: a single task is called, threads of this process share out several, and all else
+        # is a graph. (A cache and a checkpoint refer to tasks by their keys, so they need one.)
         alone = rows.n_partitions == 1 or (rows.n_tasks == 1 and not rows.travels)
         streams = self._keep is None and self._memory is None and self._executor.is_here(travels=rows.travels)
         direct = _direct_arguments(rows) if alone or streams else None
@@ -206,7 +211,7 @@ class Passes:
         """Return the partial of the only task, computed without a graph."""
         all_cuts, names = tuple(cuts(self.rows)), tuple(self.rows.beside)
         if self._direct is not None:
-            return _again(work, all_cuts, self._keep, names, self._direct, *(None for _ in names))
+            return _reuse(work, all_cuts, self._keep, names, self._direct, *(None for _ in names))
         if self._keep is None:
             return _stream(work, all_cuts, names, *readers)
         self._direct = _fill(work, all_cuts, self._keep, names, *readers)
@@ -225,9 +230,11 @@ class Passes:
             self._has_travelled = True
         if self.rows.travels:
             check_arrival("kernel", self._not_seen(getattr(work, "carried", ())), self._executor)
+        # A scheduler blames every task that stood in the queue of a dead worker. So those that it names run alone. That
+        # either finds the rows that kill a worker (an error), or shows that none does: then the pass runs again.
         for _ in range(MOST_TRIES):
             try:
-                return self._remembered(work, name)
+                return self._resume(work, name)
             except WorkersDiedError as died:
                 error = try_alone(died, self.rows, lambda i: self._alone(work, name, i))
         raise error
@@ -235,24 +242,26 @@ class Passes:
     def _alone(self, work: Pass[State], name: str, i: int) -> None:
         """Run a task of a pass with nothing beside it."""
         n = self.rows.n_tasks
-        others = set(range(n)) - {i}
+        others = set(range(n)) - {i}  # (as if known, so that the graph has this task and nothing else)
         graph, roots = pass_graph(work, self.rows, name=f"{name}-alone-{uuid4().hex}", known=others, most=n)
         self._executor.compute(graph, [roots[i]], travels=self.rows.travels)
 
-    def _remembered(self, work: Pass[State], name: str) -> Partial[State]:
+    def _resume(self, work: Pass[State], name: str) -> Partial[State]:
         """Return the partial of all rows; what is done of it survives where it is cut short."""
         if self._memory is None:
-            return tree_sum(work, self._computed(work, name, {}, None))
+            return tree_sum(work, self._compute(work, name, {}, None))
+        # The key is made of what decides the result: what is computed, how rows are cut, and what the files were. So
+        # parts of another pass, or of data that have changed since, are never taken for this one's.
         memory, key = self._memory, digest((work, self.rows.n_partitions, self.rows.per_task, self.files))
         known = memory.known(key)
         try:
-            return tree_sum(work, self._computed(work, name, known, lambda i, partial: memory.add(key, i, partial)))
+            return tree_sum(work, self._compute(work, name, known, lambda i, partial: memory.add(key, i, partial)))
         except BaseException:
             with suppress(OutputError):  # (why the pass was cut short is what counts)
                 memory.flush()
             raise
 
-    def _computed(
+    def _compute(
         self, work: Pass[State], name: str, known: Mapping[int, Partial[State]], on_done: OnDone | None
     ) -> list[Partial[State]]:
         """Return the partials whose sum is the result, in order, of which some are known."""
@@ -274,6 +283,7 @@ class Passes:
         if not keys:
             found = []
         elif self._held is not None and self._filled is not None:
+            # Tasks go where their rows are: a scheduler that moved one would move the rows with it.
             graph |= self._held.nodes()
             where = self._held.places()
             places = {(f"partition-{name}", i): where.get(key, ()) for i, key in enumerate(self._filled)}
@@ -314,6 +324,7 @@ def pass_graph(
     """
     pass_key = f"{name}-pass"
     graph: dict[Any, Any] = {pass_key: DataNode(pass_key, work)}
+    # Subtrees are of 2^n tasks, so that adding the roots in order gives the tree's own sum, bit for bit.
     size = 1  # of a root's subtree, in tasks
     while not isinstance(work, CollectingPass) and -(-rows.n_tasks // size) > most:
         size *= 2
@@ -325,7 +336,7 @@ def pass_graph(
             continue
         key = f"partition-{name}", i
         if filled is not None:
-            graph[key] = Task(key, _again, TaskRef(pass_key), own, keep, names, *each)
+            graph[key] = Task(key, _reuse, TaskRef(pass_key), own, keep, names, *each)
         elif keep is not None:
             fill = (f"fill-{name}", i)
             graph[fill] = Task(fill, _fill, TaskRef(pass_key), own, keep, names, *each)
@@ -351,20 +362,24 @@ def _share(n_bytes: int, of_bytes: int) -> str:
 
 
 def tree_sum(work: Pass[State], partials: Iterable[Partial[State]]) -> Partial[State]:
-    """Return the sum of neighbours of one level of the tree, in order; holds one partial a level at once."""
+    """Return the sum of neighbours of one level of the tree, in order; holds one partial a level at once.
+
+    Like a binary counter: two of the same level make one of the next. So partials can be added as they come, in order,
+    and the sum has the bits of the whole tree without its partials in memory.
+    """
     waiting: list[tuple[int, Partial[State]]] = []
     for total in partials:
         level = 0
         while waiting and waiting[-1][0] == level:
-            total, level = _added(work, waiting.pop()[1], total), level + 1
+            total, level = _add(work, waiting.pop()[1], total), level + 1
         waiting.append((level, total))
     total = waiting.pop()[1]
     while waiting:
-        total = _added(work, waiting.pop()[1], total)
+        total = _add(work, waiting.pop()[1], total)
     return total
 
 
-def _added(work: Pass[State], left: Partial[State], right: Partial[State]) -> Partial[State]:
+def _add(work: Pass[State], left: Partial[State], right: Partial[State]) -> Partial[State]:
     state = work.merge(left.state, right.state)
     bytes_read, bytes_kept = left.bytes_read + right.bytes_read, left.bytes_kept + right.bytes_kept
     return Partial(state, bytes_read, bytes_kept, left.n_repeats + right.n_repeats)
@@ -416,7 +431,7 @@ def _stream(work: Pass[State], own: Sequence[Cut], names: Sequence[str], x: Any,
     """Return the partial of a task's partitions, read from the sources: the rows', and those of what has `names`."""
     start = own[0].runs[0]
     readers = {name: KeptReader(as_reader(each, start)) for name, each in zip(names, beside, strict=True)}
-    return _reduced(work, own, KeptReader(as_reader(x, start)), readers)
+    return _reduce(work, own, KeptReader(as_reader(x, start)), readers)
 
 
 def _fill(work: Pass[Any], own: Sequence[Cut], keep: Keep, names: Sequence[str], x: Any, *beside: Any) -> Filled:
@@ -428,7 +443,7 @@ def _fill(work: Pass[Any], own: Sequence[Cut], keep: Keep, names: Sequence[str],
     for name, reader in readers.items():
         reader.allowance = rows.allowance if name in keep.beside else 0
     try:
-        partial = _reduced(work, own, rows, readers)
+        partial = _reduce(work, own, rows, readers)
     except BaseException:
         for reader in (rows, *readers.values()):
             reader.drop()
@@ -437,10 +452,11 @@ def _fill(work: Pass[Any], own: Sequence[Cut], keep: Keep, names: Sequence[str],
     return Filled(rows, stay, partial)
 
 
-def _again(
+def _reuse(
     work: Pass[State], own: Sequence[Cut], keep: Keep | None, names: Sequence[str], filled: Filled, *beside: Any
 ) -> Partial[State]:
     """Return the partial of a task's partitions from what was kept of them, and the rest from the sources."""
+    # (The allowance is this process's: the kept rows may have moved to a worker with another limit.)
     filled.x.allowance = allowance = 0 if keep is None else keep.allowance()
     readers = dict(filled.beside)
     if keep is not None:
@@ -449,10 +465,11 @@ def _again(
     for name, each in zip(names, beside, strict=True):
         if each is not None:
             readers[name] = KeptReader(as_reader(each, own[0].runs[0]))
-    return _reduced(work, own, filled.x, readers)
+    return _reduce(work, own, filled.x, readers)
 
 
-def _reduced(work: Pass[State], own: Sequence[Cut], x: KeptReader, beside: Mapping[str, KeptReader]) -> Partial[State]:
+def _reduce(work: Pass[State], own: Sequence[Cut], x: KeptReader, beside: Mapping[str, KeptReader]) -> Partial[State]:
+    """Return the partial of a task's partitions: their tree, below the task's own node."""
     readers = [x, *beside.values()]
     read, repeated = _counts(readers)
     # (Held already, but by a worker of a scheduler that was started again since the fit began.)

@@ -9,6 +9,7 @@ import numpy as np
 
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.sweep import TURNED, Sweep
+from daskgmm.mixture.record import finite_or_none
 from daskgmm.pictures.report import aligned, formatted
 
 Record = Mapping[str, Any]
@@ -30,19 +31,15 @@ def selection_table(sweep: Sweep) -> list[dict[str, Any]]:
             "converged": entry.fit.status is Status.CONVERGED,
             "n_iter": entry.fit.n_iter,
             "unsupported": len(entry.fit.spikes),
-            "least_support": _finite(entry.fit.support.nats.min()),
-            "reach": _finite(entry.fit.reach),
-            "resolution": _finite(entry.resolution),
+            "least_support": finite_or_none(entry.fit.support.nats.min()),
+            "reach": finite_or_none(entry.fit.reach),
+            "resolution": finite_or_none(entry.resolution),
             "tie": bool(entry.tie),
             "below": entry.below,
             "chosen": number == sweep.best,
         }
         for number, entry in enumerate(sweep.entries)
     ]
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 #: What `selection_text` takes, by the names that a record has it by.
@@ -143,8 +140,8 @@ def _level(table: Sequence[Record], heading: str) -> list[str]:
     if not level:
         return []
     return [
-        f"Level with it: {level}. By so much (resolution) their {heading} may still change. To tell them "
-        "apart: a larger --max-iter (max_iter), or a smaller --tol (tol)."
+        f"Level with it: {level}. Their {heading} may still change by the resolution. To tell them apart: a larger "
+        "--max-iter (max_iter), or a smaller --tol (tol)."
     ]
 
 
@@ -154,8 +151,8 @@ def _below(table: Sequence[Record]) -> list[str]:
     if not below:
         return []
     return [
-        f"At a poor optimum: {below}. A model of fewer components has a higher log-likelihood, which at the "
-        "optima cannot be, and splitting it has led no higher. To search on: more --restarts (n_init)."
+        f"At a poor optimum: {below}. A model of fewer components has a higher log-likelihood, which is impossible "
+        "at the best optima, and splitting that model led no higher. To search on: more --restarts (n_init)."
     ]
 
 

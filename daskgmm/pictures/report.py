@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daskgmm.fitting.history import COLUMNS
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
-
-Floats = NDArray[np.float64]
 
 #: Lines and columns of the table at most; the JSON has them all.
 _ROWS, _COLUMNS = 20, 5
@@ -86,11 +84,6 @@ def directions(parameters: Parameters, k: int) -> tuple[Floats, Floats]:
     root = parameters.shape.scale_noise(np.eye(parameters.n_features), parameters.covariances, k)
     _, deviations, vectors = np.linalg.svd(root)
     return deviations, vectors
-
-
-def finite_or_none(value: float) -> float | None:
-    """Return a number as JSON has it."""
-    return float(value) if np.isfinite(value) else None
 
 
 def condition_numbers(parameters: Parameters) -> Floats:

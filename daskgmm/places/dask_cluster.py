@@ -68,20 +68,20 @@ class DaskCluster(Place):
         None, "--scheduler", "Running Dask scheduler to use, such as tcp://10.0.0.5:8786.", metavar="ADDRESS"
     )
     scheduler_file: str | None = _option(
-        None, "--scheduler-file", "The same, by the JSON file that the scheduler wrote.", metavar="FILE"
+        None, "--scheduler-file", "Running Dask scheduler to use, by the JSON file that it wrote.", metavar="FILE"
     )
     workers_timeout: float = _option(
         60.0, "--workers-timeout",
-        "How long to wait for the scheduler and its first worker, also where all workers are lost later.",
+        "How long to wait for the scheduler and its first worker, at the start or when all workers are lost.",
         metavar="SECONDS", number=float, above_least=True,
     )  # fmt: skip
     scheduler_wait: float = _option(
-        60.0, "--scheduler-wait", "How long a fit waits for a scheduler that was lost, to go on; 0 ends at once.",
+        60.0, "--scheduler-wait", "How long a fit waits for a lost scheduler to come back. 0: end at once.",
         metavar="SECONDS", number=float,
     )  # fmt: skip
     tls_ca_file: str | None = _option(
         None, "--tls-ca-file",
-        "Authority (PEM) whose certificates scheduler, workers and this command must have.", metavar="FILE",
+        "Certificate authority (PEM) of the scheduler, the workers and this command.", metavar="FILE",
     )  # fmt: skip
     tls_cert: str | None = _option(None, "--tls-cert", "Certificate of this command (PEM).", metavar="FILE")
     tls_key: str | None = _option(None, "--tls-key", "Its key (PEM).", metavar="FILE")

@@ -1,4 +1,4 @@
-"""Schedulers and workers that are lost while a command runs: noticed, waited for, and told in words."""
+"""Schedulers and workers that are lost while a command runs: how that is noticed, waited for and reported."""
 
 from __future__ import annotations
 

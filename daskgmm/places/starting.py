@@ -1,4 +1,9 @@
-"""The start of worker processes of this machine: it has an end, whatever they do."""
+"""The start of worker processes on this machine, with a deadline: Dask itself waits for one that hangs for ever.
+
+(Measured with distributed 2026.8: it waits without end for a worker that hangs while it starts. Its death_timeout ends
+that with an AssertionError, leaves processes behind, and knows nothing of Control-C. At the floor, 2026.1.1, a worker
+that dies while it starts is started again without end.)
+"""
 
 from __future__ import annotations
 

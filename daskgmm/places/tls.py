@@ -1,4 +1,4 @@
-"""TLS of a cluster, by the options or by Dask's own configuration: what is wrong with it is said before it is used."""
+"""TLS of a cluster, by the options or by Dask's own configuration, checked before it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads that fail: which errors may pass, how often something is asked again, and what is said where it is in vain."""
+"""Reads that fail: which errors may pass, how often a read is retried, and the error in the end."""
 
 from __future__ import annotations
 

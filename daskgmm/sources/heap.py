@@ -1,4 +1,4 @@
-"""Memory that a worker reads into again and again, where its nanny has malloc give it back at once."""
+"""Freed memory that a worker uses again for the next chunk, although its nanny has malloc return it at once."""
 
 from __future__ import annotations
 

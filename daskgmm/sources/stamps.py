@@ -1,4 +1,4 @@
-"""Whether stored rows are still what they were: size and time of each file, or the tag of each object."""
+"""Whether stored rows have changed: size and time of each file, or the tag of each object."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ from daskgmm.sources.zarr_location import ZarrLocation, missing_package
 class ZarrReader(Reader, Stamper):
     """Reads rows of a Zarr array; pickles to its location, never to the array, its data or its credentials.
 
-    The array is opened at the first read in a process and kept. Safe for threads. The reader of an array that
-    only this process can read has no location, and refuses to be pickled.
+    The array is opened at the first read in a process and kept. Safe for threads. The reader of an array that only this
+    process can read (a store in memory) has no location, and refuses to be pickled.
     """
 
     def __init__(
@@ -40,12 +40,14 @@ class ZarrReader(Reader, Stamper):
     ) -> None:
         self._location, self._label, self._shape, self._dtype = location, label, shape, dtype
         self._array, self._fills = array, fills
+        # (One thread reads ahead while another computes: the first of them to come opens the array, once.)
         self._lock = threading.Lock()
 
     def __str__(self) -> str:
         return self._label
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # A zarr.Array would take its store with it: all data of one in memory, all credentials of one at a URL.
         if self._location is None:
             raise TypeError(f"{self._label} can be read in one process only, and does not travel.")
         return ZarrReader, (self._location, self._label, self._shape, self._dtype, self._fills)
@@ -70,6 +72,7 @@ class ZarrReader(Reader, Stamper):
         """Return a checksum of the array's metadata as they are now: dtype, chunks, codecs, fill value."""
         if self._location is None:
             return ""
+        # (Opened anew: the array that is kept has the metadata of when it was opened.)
         found = self._reopened().metadata.to_dict()
         return digest(json.dumps({k: v for k, v in found.items() if k != "attributes"}, sort_keys=True, default=str))
 
@@ -118,7 +121,8 @@ class ZarrReader(Reader, Stamper):
         )
 
     def may_pass(self, error: Exception) -> bool:
-        # (What cannot be decoded may have been cut short on its way.)
+        # A network makes any error of a read one that may pass: what cannot be decoded may have been cut short on its
+        # way. On a local disk only what the system reports (a device, a mount that is gone) may, not damaged bytes.
         passing = (unreachable(error) or self.far) and not refused(error)
         passing = passing and not isinstance(error, FileNotFoundError | MemoryError)
         return passing and missing_package(error, "X", self._label) is None
@@ -144,6 +148,7 @@ class ZarrReader(Reader, Stamper):
 
     def _damaged(self, error: Exception, start: int, stop: int) -> tuple[str, Exception, int, int]:
         """Return in words which chunk it is that cannot be decoded, with its own error and rows."""
+        # (zarr says which codec failed, not where; a person has to know which chunk to write again.)
         array = self._opened()
         what, lengths, height = "shard" if array.shards else "chunk", array.shards or array.chunks, array.chunks[0]
         for place, key in _stored(array, start, stop):
@@ -151,7 +156,7 @@ class ZarrReader(Reader, Stamper):
             for row in range(first.start, min(first.stop, array.shape[0]), height):
                 try:
                     array[(slice(row, row + height), *rest)]
-                except Exception as own:  # (as above)
+                except Exception as own:  # (a codec raises what it likes)
                     if unreachable(own):
                         return "", error, start, stop
                     return f"{what} {key} of ", own, row, min(row + height, array.shape[0])

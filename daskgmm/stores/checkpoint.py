@@ -94,10 +94,9 @@ class Checkpoint:
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
-        """Say what it means where what the block goes on from is whole, by its checksums, and yet another thing.
+        """Report a checkpoint whose checksums are right but whose contents are not what this version writes.
 
-        (It cannot be told from a bug of this project where that goes on from a whole one: the cause is kept. What goes
-        on from nothing raises what it raises.)
+        A bug in what the block does looks the same, so the cause is kept. Where nothing is resumed, exceptions pass.
         """
         try:
             yield

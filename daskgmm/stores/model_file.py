@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 from zarr.codecs import BytesCodec
 from zarr.core.sync import sync
 
@@ -25,16 +24,16 @@ from daskgmm.errors import (
     OutputError,
 )
 from daskgmm.kernels.support import Support
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import Family, family_called, family_names
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.record import finite_or_none
 from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.sources.credentials import refuse_secrets, shown
 from daskgmm.sources.failures import refused, unreachable
 from daskgmm.sources.stamps import file_stamp
 from daskgmm.stores.storage import of_a_store, plain_path, remedy
 from daskgmm.stores.writing import whole_or_nothing
-
-Floats = NDArray[np.float64]
 
 FORMAT = "daskgmm-model"
 #: 2: arrays are stored as they are, so that none can grow when it is read.
@@ -150,7 +149,7 @@ def as_written(place: str, *, what: str = "model", remedy: str = "Fit it again."
 def support_record(support: Support) -> dict[str, list[float | None]]:
     """Return what each component is worth as JSON values; what is not finite becomes null."""
     return {
-        name: [float(value) if np.isfinite(value) else None for value in values]
+        name: [finite_or_none(value) for value in values]
         for name, values in (("support", support.nats), ("counts", support.counts))
     }
 

@@ -1,4 +1,4 @@
-"""What the bits of a result depend on beside input and options."""
+"""Versions, processor and BLAS: what the bits of a result depend on beside input and options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How every output comes to its place: whole and durable, or not at all."""
+"""Writing an output: it is at its place whole and durable, or not at all."""
 
 from __future__ import annotations
 

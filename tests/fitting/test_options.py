@@ -63,7 +63,7 @@ def test_an_unknown_option_is_refused_before_anything_is_read(name: str, value: 
 
 
 def test_an_unknown_kernel_is_refused() -> None:
-    with pytest.raises(OptionError, match="kernel must be one of rule, phi, exact; got 'fast'"):
+    with pytest.raises(OptionError, match="kernel must be one of rule, phi, exact, or a Kernel; got 'fast'"):
         FitOptions(kernel="fast")  # type: ignore[arg-type]
 
 

@@ -243,8 +243,8 @@ def test_without_prefetch_or_with_one_run_no_thread_is_started(runs: list[int], 
 @pytest.mark.parametrize("of", ["rows", "weights"])
 def test_errors_of_a_reader_come_through(prefetch: bool, row: int, of: str) -> None:
     bad, good = FakeReader(X, fails_at=row), FakeReader(X)
-    X_reader, weights = (bad, None) if of == "rows" else (good, bad)
-    taken = blocks(cut_of([0, 5000, 10_000, 15_000], prefetch=prefetch), X_reader, weights)
+    X_reader, beside = (bad, {}) if of == "rows" else (good, {WEIGHT: bad})
+    taken = blocks(cut_of([0, 5000, 10_000, 15_000], prefetch=prefetch), X_reader, beside)
     with pytest.raises(DataError, match=f"^row {row} cannot be read$"):
         list(taken)
     assert not [t for t in threading.enumerate() if t.name.startswith("daskgmm-read")]

@@ -50,7 +50,7 @@ def test_text_says_what_is_known() -> None:
     points = {len(line[bic]) - len(line[bic].rstrip()) for line in lines if "." not in line[bic]}
     assert points == {3}, "points are below each other"
     text = " ".join(said)
-    assert "Level with it: full with 3. By so much (resolution) their BIC may still change." in text
+    assert "Level with it: full with 3. Their BIC may still change by the resolution." in text
     assert "At a poor optimum: full with 4. A model of fewer components has a higher log-likelihood" in text
 
 

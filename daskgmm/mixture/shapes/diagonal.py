@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import OptionError
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.shapes.shape import LOG_2PI, Shape, collapsed
 from daskgmm.mixture.shapes.thin import gain, still
-
-Floats = NDArray[np.float64]
 
 
 class Diagonal(Shape):

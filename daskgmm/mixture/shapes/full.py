@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import OptionError
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.shapes.matrices import (
     covariance_of,
     flat_triangle,
@@ -17,8 +18,6 @@ from daskgmm.mixture.shapes.matrices import (
 from daskgmm.mixture.shapes.shape import LOG_2PI, Shape
 from daskgmm.mixture.shapes.thin import ROUNDOFF, gain, still, varying
 from daskgmm.mixture.triangular import gram, multiply_triangular
-
-Floats = NDArray[np.float64]
 
 #: From this many features on, triangular products (half the flops) beat general ones (measured).
 TRIANGULAR_FROM = 32

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtri, dtrtrs
 
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.shapes.shape import collapsed
-
-Floats = NDArray[np.float64]
 
 
 @cache

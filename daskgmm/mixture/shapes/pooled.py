@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.shapes.full import Full, check_precision
 from daskgmm.mixture.shapes.matrices import covariance_of, precision_cholesky_of
-
-Floats = NDArray[np.float64]
 
 
 class Pooled(Full):

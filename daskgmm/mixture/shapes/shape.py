@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import CollapsedComponentError
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.row_set import RowSet
 
-Floats = NDArray[np.float64]
 LOG_2PI = float(np.log(2 * np.pi))
 
 

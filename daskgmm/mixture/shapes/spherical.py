@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.shapes.diagonal import Diagonal
 from daskgmm.mixture.shapes.shape import LOG_2PI
-
-Floats = NDArray[np.float64]
 
 
 class Spherical(Diagonal):

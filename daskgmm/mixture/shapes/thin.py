@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from daskgmm.mixture.arrays import Floats
+
 ROUNDOFF = float(np.finfo(np.float64).eps)
 
 #: Variance in units of the floor below which rows are alike. (Smooth parts of photographs, 7,700 of 40,000 rows,

@@ -1,15 +1,93 @@
 """All errors that daskgmm raises, in one tree; each is also a built-in, and carries its exit code. And a warning.
 
-A message reads "<argument> must <requirement>; got <value> <where>. <One remedy>."
+A message reads "<argument> must <requirement>; got <got>. <remedy>". An error carries these four apart, and each interface
+words them: names of options and arguments stand between backticks, as in "Decrease `n_components`.", where Python says
+the name, and the command line its flag.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+def worded(text: str, words: Mapping[str, str] | None = None) -> str:
+    """Return a text in an interface's words: what it calls the names between backticks, the others as they are."""
+    parts = text.split("`")
+    parts[1::2] = [(words or {}).get(name, name) for name in parts[1::2]]
+    return "".join(parts).replace(_BACKTICK, "`")
+
+
+def verbatim(data: object) -> str:
+    """Return what a user gave (a path, a label, the name of a column) as a piece of a text that holds no names."""
+    return str(data).replace("`", _BACKTICK)
+
+
+#: What stands for a backtick of the user's in a text.
+_BACKTICK = "\0"
+
 
 class DaskgmmError(Exception):
-    """Root of the errors that daskgmm raises. `exit_code` is what the command line returns."""
+    """Root of the errors that daskgmm raises: "<argument> must <requirement>; got <got>. <remedy>".
+
+    Parameters
+    ----------
+    argument, requirement : str
+        What is wrong, and what it must be. Names stand between backticks; what a user gave goes through `verbatim`.
+    got : str
+        What was found, as it is: nothing in it is taken for a name.
+    remedy : str
+        Whole sentences, with names as above.
+    text : str
+        Instead of these, whole sentences of another form, with names as above.
+
+    Attributes
+    ----------
+    exit_code : int
+        What the command line returns.
+    """
 
     exit_code = 70
+
+    def __init__(
+        self, argument: str = "", requirement: str = "", got: str = "", remedy: str = "", *, text: str = ""
+    ) -> None:
+        self._fields = {"argument": argument, "requirement": requirement, "got": got, "remedy": remedy, "text": text}
+        super().__init__(self.worded())
+
+    @property
+    def argument(self) -> str:
+        """What is wrong."""
+        return self._fields["argument"]
+
+    @property
+    def requirement(self) -> str:
+        """What it must be."""
+        return self._fields["requirement"]
+
+    @property
+    def got(self) -> str:
+        """What it is."""
+        return self._fields["got"]
+
+    @property
+    def remedy(self) -> str:
+        """What to do."""
+        return self._fields["remedy"]
+
+    def worded(self, words: Mapping[str, str] | None = None) -> str:
+        """Return the message in an interface's words for names of options and arguments; without these in Python's."""
+        argument, requirement, got, remedy, text = self._fields.values()
+        if requirement:
+            text = f"{argument} must {requirement}; got {verbatim(got)}.{remedy and f' {remedy}'}"
+        return worded(text or argument, words)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # (Classes of the operating system's errors would be made of the message alone.)
+        return _again, (type(self), self._fields), self.__dict__
+
+
+def _again(error: type[DaskgmmError], fields: Mapping[str, str]) -> DaskgmmError:
+    return error(**fields)
 
 
 class OptionError(DaskgmmError, ValueError):
@@ -51,10 +129,6 @@ class InputMissingError(DaskgmmError, FileNotFoundError):
 
     exit_code = 66
 
-    def __str__(self) -> str:
-        # OSError formats its arguments in its own way; these carry one finished sentence.
-        return str(self.args[0]) if self.args else ""
-
 
 class ClusterError(DaskgmmError, ConnectionError):
     """No scheduler, or no workers in time (exit code 69)."""
@@ -73,7 +147,21 @@ class OutputError(DaskgmmError, OSError):
 
 
 class FitWarning(UserWarning):
-    """What a person should know of a fit that is done: see `daskgmm.fitting.remarks`."""
+    """What a person should know of a fit that is done: see `daskgmm.fitting.remarks`.
+
+    Parameters
+    ----------
+    text : str
+        Whole sentences; names of options and arguments stand between backticks.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(worded(text))
+        self.text = text
+
+    def worded(self, words: Mapping[str, str]) -> str:
+        """Return the sentences in an interface's words."""
+        return worded(self.text, words)
 
 
 #: What comes of reading a record that is not what this project writes: it lacks a name, or has another type or size.

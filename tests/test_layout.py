@@ -54,7 +54,7 @@ def imports_point_down(tree: ast.Module, path: Path) -> Iterator[str]:
     for name, line in imports_of(tree):
         head, _, rest = name.partition(".")
         if head != "daskgmm":
-            if own == "errors" and name != "__future__":
+            if own == "errors" and head not in sys.stdlib_module_names:
                 yield f"{line}: errors imports {name}"
             elif head == "numba" and path == WHERE_LOOPS_ARE_COMPILED:
                 continue

@@ -1,14 +1,15 @@
 """All errors that daskgmm raises, in one tree; each is also a built-in, and carries its exit code. And a warning.
 
-A message reads "<argument> must <requirement>; got <got>. <remedy>". An error carries these four apart, and each interface
-words them: names of options and arguments stand between backticks, as in "Decrease `n_components`.", where Python says
-the name, and the command line its flag.
+A message reads "<argument> must <requirement>; got <got>. <remedy>". An error carries these four apart, and each
+interface words them: names of options and arguments stand between backticks, as in "Decrease `n_components`.", where
+Python says the name, and the command line its flag.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
 
 def worded(text: str, words: Mapping[str, str] | None = None) -> str:
     """Return a text in an interface's words: what it calls the names between backticks, the others as they are."""
@@ -33,12 +34,12 @@ class DaskgmmError(Exception):
     ----------
     argument, requirement : str
         What is wrong, and what it must be. Names stand between backticks; what a user gave goes through `verbatim`.
-    got : str
-        What was found, as it is: nothing in it is taken for a name.
+    got : object
+        What was found; of its text nothing is taken for a name.
     remedy : str
         Whole sentences, with names as above.
     text : str
-        Instead of these, whole sentences of another form, with names as above.
+        Instead of these, whole sentences of another form, with names as above; it is then the argument.
 
     Attributes
     ----------
@@ -49,45 +50,42 @@ class DaskgmmError(Exception):
     exit_code = 70
 
     def __init__(
-        self, argument: str = "", requirement: str = "", got: str = "", remedy: str = "", *, text: str = ""
+        self, argument: str = "", requirement: str = "", got: object = "", remedy: str = "", *, text: str = ""
     ) -> None:
-        self._fields = {"argument": argument, "requirement": requirement, "got": got, "remedy": remedy, "text": text}
+        self._fields = (argument or text, requirement, str(got), remedy)
         super().__init__(self.worded())
 
     @property
+    def fields(self) -> tuple[str, str, str, str]:
+        """Argument, requirement, got and remedy: of these another error like it can be made."""
+        return self._fields
+
+    @property
     def argument(self) -> str:
-        """What is wrong."""
-        return self._fields["argument"]
+        return self._fields[0]
 
     @property
     def requirement(self) -> str:
-        """What it must be."""
-        return self._fields["requirement"]
+        return self._fields[1]
 
     @property
     def got(self) -> str:
-        """What it is."""
-        return self._fields["got"]
+        return self._fields[2]
 
     @property
     def remedy(self) -> str:
-        """What to do."""
-        return self._fields["remedy"]
+        return self._fields[3]
 
     def worded(self, words: Mapping[str, str] | None = None) -> str:
         """Return the message in an interface's words for names of options and arguments; without these in Python's."""
-        argument, requirement, got, remedy, text = self._fields.values()
-        if requirement:
-            text = f"{argument} must {requirement}; got {verbatim(got)}.{remedy and f' {remedy}'}"
-        return worded(text or argument, words)
+        argument, requirement, got, remedy = self._fields
+        if not requirement:
+            return worded(argument, words)
+        return worded(f"{argument} must {requirement}; got {verbatim(got)}.{remedy and f' {remedy}'}", words)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # (Classes of the operating system's errors would be made of the message alone.)
-        return _again, (type(self), self._fields), self.__dict__
-
-
-def _again(error: type[DaskgmmError], fields: Mapping[str, str]) -> DaskgmmError:
-    return error(**fields)
+        # (Errors of the operating system would otherwise be made again of the message alone.)
+        return type(self), self._fields, self.__dict__
 
 
 class OptionError(DaskgmmError, ValueError):

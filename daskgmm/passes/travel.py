@@ -31,14 +31,18 @@ def check_travel(sources: Iterable[Source | None], executor: Executor) -> None:
             dumps(strange)
         except Exception as error:
             raise OptionError(
-                f"What reads X must be able to travel to the workers; got {kinds}, which cannot ({error}). Let it hold "
-                "names, and open what they name where it reads; or set travels = False in its source."
+                "What reads `X`",
+                "be able to travel to the workers",
+                f"{kinds}, which cannot ({error})",
+                "Let it hold names, and open what they name where it reads; or set travels = False in its source.",
             ) from error
         try:
             executor.client.run_on_scheduler(id, strange)
             executor.client.run(id, strange)
         except Exception as error:
             raise ClusterError(
-                f"What reads X must be installed on the scheduler and all workers; got {error} for {kinds}. Install it "
-                "there, or send its file: client.upload_file."
+                "What reads `X`",
+                "be installed on the scheduler and all workers",
+                f"{error} for {kinds}",
+                "Install it there, or send its file: client.upload_file.",
             ) from error

@@ -1,4 +1,4 @@
-"""All errors that daskgmm raises, in one tree; each is also a built-in, and carries its exit code. And a warning.
+"""All errors that daskgmm raises, in one tree; each is also a built-in, and carries its exit code. And the warnings.
 
 A message reads "<argument> must <requirement>; got <got>. <remedy>". An error carries these four apart, and each
 interface words them: names of options and arguments stand between backticks, as in "Decrease `n_components`.", where
@@ -144,8 +144,8 @@ class OutputError(DaskgmmError, OSError):
     exit_code = 73
 
 
-class FitWarning(UserWarning):
-    """What a person should know of a fit that is done: see `daskgmm.fitting.remarks`.
+class DaskgmmWarning(UserWarning):
+    """Root of the warnings that daskgmm raises.
 
     Parameters
     ----------
@@ -160,6 +160,10 @@ class FitWarning(UserWarning):
     def worded(self, words: Mapping[str, str]) -> str:
         """Return the sentences in an interface's words."""
         return worded(self.text, words)
+
+
+class FitWarning(DaskgmmWarning):
+    """What a person should know of a fit that is done: see `daskgmm.fitting.remarks`."""
 
 
 #: What comes of reading a record that is not what this project writes: it lacks a name, or has another type or size.

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from daskgmm.errors import FitWarning, OutputError
+from daskgmm.errors import DaskgmmWarning, OutputError
 from daskgmm.fitting.option import flags
 from daskgmm.fitting.options import FitOptions
 from daskgmm.places.dask_cluster import DaskCluster
@@ -123,7 +123,7 @@ def _warner() -> Callable[..., None]:
     before = set()
 
     def warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        said = message.worded(command_line_words()) if isinstance(message, FitWarning) else str(message)
+        said = message.worded(command_line_words()) if isinstance(message, DaskgmmWarning) else str(message)
         text = " ".join(said.split())
         if (category, text) not in before:
             before.add((category, text))

@@ -68,7 +68,7 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
         raise DataError(
             "`sample_weight`",
             f"sum to between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}, and less where `X` is large",
-            f"{survey.weight:.6g} for {survey.n_weighted} rows of positive weight and values of X up to {largest:.3g}",
+            f"{survey.weight:.6g} for {survey.n_weighted} rows of positive weight and values up to {largest:.3g}",
             "Divide `sample_weight` by its mean.",
         )
 

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from daskgmm.errors import FitWarning
+from daskgmm.errors import DaskgmmWarning
 
 
 def aic(log_likelihood: float, n_free: int) -> float:
@@ -51,4 +51,4 @@ def warn_of_small_weight(weight: float, n_weighted: int, *, stacklevel: int = 2)
             f"{n_weighted} rows of positive weight, so that they choose wrongly. Multiply `sample_weight` by n / sum = "
             f"{n_weighted / weight:.6g} to compare models."
         )
-        warnings.warn(FitWarning(remark), stacklevel=stacklevel + 1)
+        warnings.warn(DaskgmmWarning(remark), stacklevel=stacklevel + 1)

@@ -210,7 +210,7 @@ class ClientExecutor(Executor):
         except KilledWorker as error:
             states = self.client.sync(self.client.scheduler.get_task_status, keys=list(graph))
             others = [key for key in graph if states[key] == "erred" and key != error.task]
-            raise WorkersDiedError([error.task, *others]) from error
+            raise WorkersDiedError.at([error.task, *others]) from error
         finally:
             for future in futures:
                 future.release()

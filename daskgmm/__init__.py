@@ -7,11 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from daskgmm.version import __version__ as __version__
 
-__all__ = ["Family", "GaussianMixture", "Reader", "Selection", "Source", "register_family", "register_source", "select"]
+__all__ = [
+    "Family",
+    "GaussianMixture",
+    "Kernel",
+    "Prior",
+    "Reader",
+    "Selection",
+    "Source",
+    "register_family",
+    "register_source",
+    "select",
+]
 
 if TYPE_CHECKING:
     from daskgmm.estimator import GaussianMixture
+    from daskgmm.kernels.kernel import Kernel
     from daskgmm.mixture.family import Family, register_family
+    from daskgmm.mixture.prior import Prior
     from daskgmm.selection import Selection, select
     from daskgmm.sources.registry import register_source
     from daskgmm.sources.source import Reader, Source
@@ -20,6 +33,8 @@ if TYPE_CHECKING:
 _PLACES = {
     "Family": "daskgmm.mixture.family",
     "GaussianMixture": "daskgmm.estimator",
+    "Kernel": "daskgmm.kernels.kernel",
+    "Prior": "daskgmm.mixture.prior",
     "Reader": "daskgmm.sources.source",
     "Selection": "daskgmm.selection",
     "Source": "daskgmm.sources.source",

@@ -88,6 +88,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         iterations.
     reg_covar : float, default=1e-6
         Added to every variance, in squared units of the data.
+    prior : Prior or None, default=None
+        What is known of the parameters beside the rows: a frozen dataclass of yours, a subclass of `daskgmm.Prior`. The
+        fit then maximises log-likelihood plus the prior's log density. reg_covar is added after it.
     max_iter : int, default=100
         Passes of EM over all rows, at most.
     n_init : int, default=10
@@ -126,6 +129,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     escape : bool, default=True
         Whether components are split and merged on the sample where that promises a better optimum; nothing is read for
         it. Never where the whole start is given.
+    kernel : {"rule", "phi", "exact"} or Kernel, default="rule"
+        The form of the E-step. The rule takes, for each component, the fastest that is exact. Your own is a frozen
+        dataclass, a subclass of `daskgmm.Kernel`, for the components that it chooses.
     start_rows : int or None
         Rows of the sample at most; None takes as many as a start needs.
 
@@ -140,7 +146,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     n_iter_ : int
         Iterations of the best restart.
     lower_bound_ : float
-        Mean log-likelihood of a row, nats, of the parameters that went *into* the last iteration, as in scikit-learn.
+        Mean log-likelihood of a row, nats, of the parameters that went *into* the last iteration, as in scikit-learn;
+        with a prior, its log density over the number of rows is in it.
     lower_bounds_ : list of float
     log_likelihood_ : float
         Total log-likelihood, nats, of the *final* parameters, from a closing pass.

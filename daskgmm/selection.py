@@ -141,7 +141,7 @@ def select(
     sample_weight : array, Dask array, Zarr array, path or URL, optional
         (n_rows,); criteria count the sum of the weights as rows.
     **parameters
-        Of each model, as for `GaussianMixture`: tol, reg_covar, random_state and so on. A criterion is known to about
+        Of each model, as for `GaussianMixture`: tol, max_iter, random_state and so on. A criterion is known to about
         2 n_rows tol when a fit has converged: so models whose place is still open go on, up to max_iter passes, until
         that is 0.1. Those that are closer then are said to be level.
     verbose : int, default=0

@@ -246,6 +246,12 @@ def test_no_circle_stands_in_a_room(room: str) -> None:
     assert len(list(TopologicalSorter(graph).static_order())) >= len(graph) > 10  # (a CycleError names a circle)
 
 
+def test_reg_covar_is_known_to_few() -> None:
+    """Its option, its prior, and messages that name it as a remedy; all else sees a prior, and the floor of one."""
+    named = [path for path in MODULES if "reg_covar" in path.read_text(encoding="utf-8")]
+    assert len(named) <= 8, named
+
+
 def test_workers_need_no_scikit_learn() -> None:
     """What a worker imports for a pass: without scikit-learn it is a second and some 100 MB less, in each process."""
     program = """

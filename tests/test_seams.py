@@ -14,7 +14,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -31,10 +31,12 @@ import zarr
 from click.testing import CliRunner, Result
 from distributed import Client
 from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from daskgmm import Family, GaussianMixture, Reader, Source, register_family, register_source, select
+from daskgmm import Family, GaussianMixture, Kernel, Prior, Reader, Source, register_family, register_source, select
 from daskgmm.cli.commands import gmm
 from daskgmm.cli.fit_options import fit_options
 from daskgmm.cli.group import Commands, SectionCommand
@@ -56,11 +58,16 @@ from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.option import Option, declare, declared
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict
-from daskgmm.kernels.plan import make_plan
+from daskgmm.kernels.loops import can_compile
+from daskgmm.kernels.plan import Plan, make_plan
+from daskgmm.kernels.tile import Tile
 from daskgmm.mixture import family as families_of_the_package
 from daskgmm.mixture.acceleration import Accelerator, Advance, Move
+from daskgmm.mixture.family import family_called
+from daskgmm.mixture.moments import Moments
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.full import FULL
+from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.passes.executor import Executor, LocalExecutor, running_by
 from daskgmm.pictures.comparison import selection_lines
 from daskgmm.places.machines import Machines
@@ -70,6 +77,7 @@ from daskgmm.sources.opening import open_source
 from daskgmm.stores.checkpoint import Checkpoint
 
 SEED = 20261127
+Floats = NDArray[np.float64]
 
 
 @pytest.fixture(autouse=True)
@@ -257,6 +265,15 @@ def test_rules_and_accelerators_survive_a_checkpoint(toy: str, rows: np.ndarray,
     place = tmp_path / "rows.zarr"
     zarr.create_array(place, data=rows, chunks=(500, 2))
     options = FitOptions(3, n_init=2, tol=0, **TOYS[toy])
+    for ends_after in (3, 4):
+        undisturbed, again = went_on(place, options, tmp_path, ends_after=ends_after)
+        assert again.lower_bounds == undisturbed.lower_bounds
+        assert (again.status, again.n_passes) == (undisturbed.status, undisturbed.n_passes)
+        assert_array_equal(again.parameters.means, undisturbed.parameters.means)
+
+
+def went_on(place: Path, options: FitOptions, folder: Path, *, ends_after: int) -> tuple[Fit, Fit]:
+    """Return a fit, and one that was cut short after so many passes and went on from its checkpoint."""
 
     def fit(checkpoint: Checkpoint | None, ends_after: int = 99) -> Fit:
         def listener(event: PassDone) -> None:
@@ -265,16 +282,11 @@ def test_rules_and_accelerators_survive_a_checkpoint(toy: str, rows: np.ndarray,
 
         return fit_mixture(open_source(place), options, listener=listener, checkpoint=checkpoint)
 
-    undisturbed = fit(None)
-    for ends_after in (3, 4):
-        checkpoint = Checkpoint.at(str(tmp_path / f"c{ends_after}"), every=0)
-        checkpoint.begin({"toy": toy})
-        with pytest.raises(KeyboardInterrupt):
-            fit(checkpoint, ends_after)
-        again = fit(Checkpoint.at(str(tmp_path / f"c{ends_after}"), every=0))
-        assert again.lower_bounds == undisturbed.lower_bounds
-        assert (again.status, again.n_passes) == (undisturbed.status, undisturbed.n_passes)
-        assert_array_equal(again.parameters.means, undisturbed.parameters.means)
+    checkpoint = Checkpoint.at(str(folder / f"c{ends_after}"), every=0)
+    checkpoint.begin({"of": "a toy"})
+    with pytest.raises(KeyboardInterrupt):
+        fit(checkpoint, ends_after)
+    return fit(None), fit(Checkpoint.at(str(folder / f"c{ends_after}"), every=0))
 
 
 def test_what_is_no_rule_and_no_accelerator_is_refused(rows: np.ndarray) -> None:
@@ -282,6 +294,228 @@ def test_what_is_no_rule_and_no_accelerator_is_refused(rows: np.ndarray) -> None
         GaussianMixture(3, stopping=3).fit(rows)
     with pytest.raises(OptionError, match=r"acceleration must be one of None, squarem, or an Accelerator; got Some"):
         GaussianMixture(3, acceleration=SomePasses()).fit(rows)
+
+
+# -- priors ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Pulled(Prior):
+    """Means are N(point, I / strength): each component is pulled to a point of its own."""
+
+    points: Floats
+    strength: float
+
+    def moments(self, rows: Moments, shape: Shape, previous: Floats) -> Moments:
+        # (The mean is the best for the covariance before, and the covariance the best for that mean: still an ascent.)
+        precisions = shape.precisions(shape.precisions_cholesky(previous))
+        own = rows.counts[:, np.newaxis, np.newaxis] * precisions
+        pulls = np.einsum("kij,kj->ki", own, rows.means) + self.strength * self.points
+        means = np.linalg.solve(own + self.strength * np.eye(len(own[0])), pulls[..., np.newaxis])[..., 0]
+        return Moments(rows.counts, means, shape.shifted(rows.counts, rows.central, means - rows.means))
+
+    def log_density(self, parameters: Parameters) -> float:
+        return -0.5 * self.strength * float(np.square(parameters.means - self.points).sum())
+
+    def scaled(self, share: float) -> Pulled:
+        return Pulled(self.points, self.strength * share)
+
+
+POINTS = np.array([[1.0, 1.0], [5.0, 1.0], [0.0, 5.0]])
+PULLED_START: dict[str, Any] = {
+    "weights_init": np.full(3, 1 / 3), "means_init": POINTS, "precisions_init": np.stack([np.eye(2)] * 3),
+}  # fmt: skip
+
+
+def em_with_pulled_means(X: Floats, strength: float, reg_covar: float, n_iter: int) -> tuple[Floats, Floats, Floats]:
+    """Return weights, means and covariances after EM in plain loops, by another formula than the toy's."""
+    weights, means, covariances = np.full(3, 1 / 3), POINTS.copy(), np.stack([np.eye(2)] * 3)
+    for _ in range(n_iter):
+        density = np.stack(
+            [w * multivariate_normal(m, c).pdf(X) for w, m, c in zip(weights, means, covariances, strict=True)]
+        )
+        resp = density / density.sum(axis=0)
+        for k in range(3):
+            n = resp[k].sum()
+            # A Gaussian prior times the likelihood of the mean of n rows.
+            around = np.linalg.inv(np.linalg.inv(covariances[k] / n) + strength * np.eye(2))
+            means[k] = around @ (n * np.linalg.inv(covariances[k]) @ (resp[k] @ X / n) + strength * POINTS[k])
+            y = X - means[k]
+            covariances[k] = (resp[k] * y.T) @ y / n + reg_covar * np.eye(2)
+            weights[k] = n / len(X)
+    return weights, means, covariances
+
+
+@pytest.mark.parametrize("strength", [1e-9, 50.0, 1e7])
+def test_a_prior_changes_the_m_step(rows: np.ndarray, strength: float) -> None:
+    how = {**PULLED_START, "acceleration": None, "max_iter": 25, "tol": 0, "reg_covar": 0.01}
+    found = quietly_fitted(rows, prior=Pulled(POINTS, strength), **how)
+    weights, means, covariances = em_with_pulled_means(rows, strength, 0.01, 25)
+    assert_allclose(found.weights_, weights, rtol=1e-9)
+    assert_allclose(found.means_, means, rtol=1e-9, atol=1e-9)
+    assert_allclose(found.covariances_, covariances, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("acceleration", [None, "squarem"])
+def test_the_objective_is_the_likelihood_and_the_priors_density_and_never_falls(
+    rows: np.ndarray, acceleration: str | None
+) -> None:
+    prior = Pulled(POINTS, 300.0)
+    how = {**PULLED_START, "acceleration": acceleration, "reg_covar": 0, "tol": 1e-12, "max_iter": 300}
+    found = quietly_fitted(rows, prior=prior, **how)
+    assert found.converged_
+    assert (np.diff(found.lower_bounds_) > -1e-12).all()
+    of_prior = -0.5 * 300 * np.square(found.means_ - POINTS).sum()
+    assert found.lower_bound_ == pytest.approx(found.score(rows) + of_prior / len(rows), abs=1e-9)
+    assert found.log_likelihood_ == pytest.approx(len(rows) * found.score(rows))
+    weighted = GaussianMixture(3, prior=prior, **how).fit(rows, sample_weight=np.full(len(rows), 2.5))
+    assert_allclose(weighted.means_, found.means_, err_msg="the prior is held against rows of the mean weight")
+    free = quietly_fitted(rows, **how)
+    assert found.score(rows) < free.score(rows) - 1e-4, "the prior costs likelihood"
+
+
+def test_a_start_is_found_under_the_prior_as_strong_as_on_all_rows(rows: np.ndarray) -> None:
+    X = np.concatenate([rows] * 30) + np.random.default_rng(1).standard_normal((90_000, 2))
+    prior = Pulled(np.zeros((3, 2)), 3e4)
+    found = GaussianMixture(3, prior=prior, random_state=0, n_init=4, tol=1e-6, max_iter=300).fit(X)
+    assert np.abs(found.means_).max() < 1
+    # (A prior that the sample does not scale begins 0.009 lower, and takes 16 iterations.)
+    assert found.lower_bounds_[0] > found.lower_bound_ - 5e-4
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+def test_central_moments_about_other_means(kind: str, rows: np.ndarray) -> None:
+    counts, shifts = np.array([700.0, 300.0]), np.array([[1.0, -2.0], [0.5, 3.0]])
+    shape = family_called(kind).shape
+    none = np.zeros(shape.array_shape(2, 2))
+    outer = shifts[:, :, np.newaxis] * shifts[:, np.newaxis]
+    tied, spherical = 0.7 * outer[0] + 0.3 * outer[1], (shifts**2).mean(axis=1)
+    expected = {"full": outer, "tied": tied, "diag": shifts**2, "spherical": spherical}
+    assert_allclose(shape.shifted(counts, none, shifts), expected[kind])
+
+
+def test_a_prior_works_on_a_cluster_and_after_a_checkpoint(rows: np.ndarray, tmp_path: Path, client: Client) -> None:
+    place = tmp_path / "rows.zarr"
+    zarr.create_array(place, data=rows, chunks=(500, 2))
+    prior = Pulled(POINTS, 40.0)
+    found = quietly_fitted(place, prior=prior)
+    with running_by(LocalExecutor()):
+        assert_array_equal(found.means_, quietly_fitted(place, prior=prior).means_)
+    found.save(tmp_path / "m.zarr")
+    loaded = GaussianMixture.load(tmp_path / "m.zarr").prior
+    assert (loaded.strength, loaded.points.tolist()) == (40.0, POINTS.tolist())
+    undisturbed, again = went_on(
+        place, FitOptions(3, n_init=2, tol=0, max_iter=12, prior=prior), tmp_path, ends_after=4
+    )
+    assert again.lower_bounds == undisturbed.lower_bounds
+    assert_array_equal(again.parameters.means, undisturbed.parameters.means)
+
+
+def test_what_is_no_prior_is_refused(rows: np.ndarray) -> None:
+    for value in (0.1, SomePasses()):
+        with pytest.raises(OptionError, match=r"prior must be None or a Prior; got .*\. Leave it out for maximum like"):
+            GaussianMixture(3, prior=value).fit(rows)
+
+
+# -- kernels -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Slow(Kernel):
+    """Full covariances, row by row in plain Python; for the component whose mean has the largest first feature."""
+
+    every: bool = False
+    most_bytes: int = 0
+
+    def chosen(self, parameters: Parameters, origin: Floats) -> NDArray[np.bool_]:
+        return self.every | (np.arange(parameters.n_components) == np.argmax(parameters.means[:, 0]))
+
+    def log_density(self, plan: Plan, own: NDArray[np.int64], tile: Tile, out: NDArray[Any]) -> None:
+        for k in own:
+            factor = plan.precisions_cholesky[k]
+            constant = plan.log_weights[k] + np.log(np.diag(factor)).sum() - len(factor) / 2 * np.log(2 * np.pi)
+            for i, x in enumerate(tile.x.T):
+                z = [sum(factor[d, e] * (x[d] - plan.means[k, d]) for d in range(len(x))) for e in range(len(x))]
+                out[k, i] = constant - sum(value * value for value in z) / 2
+
+    def sums(self, plan: Plan, own: NDArray[np.int64], tile: Tile, resp: NDArray[Any], out: NDArray[Any]) -> None:
+        n = len(tile.x)
+        pairs = [(d, e) for d in range(n) for e in range(d, n)]
+        for k in own:
+            out[k] = 0.0
+            for r, x in zip(resp[k], tile.x.T, strict=True):
+                y = x - plan.means[k]
+                out[k] += r * np.array([*(y[d] * y[e] for d, e in pairs), *y, 1.0])
+
+    def n_bytes(self, shape: Shape, n_components: int, n_features: int) -> int:
+        return self.most_bytes
+
+
+@dataclass(frozen=True)
+class Failing(Slow):
+    """Fails loudly in the first E-step on all rows."""
+
+    def sums(self, plan: Plan, own: NDArray[np.int64], tile: Tile, resp: NDArray[Any], out: NDArray[Any]) -> None:
+        raise FloatingPointError("the toy is broken")
+
+
+SHORT = {"max_iter": 4, "tol": 0, "n_init": 1, "escape": False}
+
+
+@pytest.mark.parametrize("compiled", [False, True] if can_compile() else [False])
+@pytest.mark.parametrize("every", [False, True])
+def test_a_kernel_computes_the_components_that_it_chooses(rows: np.ndarray, *, every: bool, compiled: bool) -> None:
+    X = rows[:400] + 1e4
+    with dask.config.set({"daskgmm.compiled": compiled}):
+        found = quietly_fitted(X, kernel=Slow(every), **SHORT)
+        expected = quietly_fitted(X, kernel="exact", **SHORT)
+    assert_allclose(found.weights_, expected.weights_, rtol=1e-9)
+    assert_allclose(found.means_, expected.means_, rtol=1e-12)
+    assert_allclose(found.covariances_, expected.covariances_, rtol=1e-6)
+    assert_allclose(found.lower_bounds_, expected.lower_bounds_, rtol=1e-9)
+    assert_allclose(found.support_, expected.support_, rtol=1e-6)
+    assert_allclose(found.log_likelihood_, expected.log_likelihood_, rtol=1e-9)
+
+
+def test_a_kernel_works_on_a_cluster_and_its_failure_is_loud(rows: np.ndarray, tmp_path: Path, client: Client) -> None:
+    place = tmp_path / "rows.zarr"
+    zarr.create_array(place, data=rows[:900], chunks=(300, 2))
+    found = quietly_fitted(place, kernel=Slow(), start_rows=60, **SHORT)
+    with running_by(LocalExecutor()):
+        assert_array_equal(found.means_, quietly_fitted(place, kernel=Slow(), start_rows=60, **SHORT).means_)
+        assert_allclose(found.means_, quietly_fitted(place, start_rows=60, **SHORT).means_, rtol=1e-9)
+    given = {**PULLED_START, "kernel": Failing()}
+    with pytest.raises(FloatingPointError, match="the toy is broken"):
+        quietly_fitted(place, **given)
+    found.save(tmp_path / "m.zarr")
+    assert GaussianMixture.load(tmp_path / "m.zarr").kernel == Slow()
+
+
+def test_what_a_kernel_says_that_it_takes_is_believed(rows: np.ndarray, tmp_path: Path, client: Client) -> None:
+    place = tmp_path / "rows.zarr"
+    zarr.create_array(place, data=rows, chunks=(500, 2))
+    for how in (running_by(LocalExecutor()), nullcontext()):
+        with how, pytest.raises(MemoryLimitError, match=r"must fit in .*; got a need of 10737\d{5} MiB"):
+            quietly_fitted(place, kernel=Slow(most_bytes=1 << 50))
+
+
+def test_a_kernel_whose_class_workers_lack_is_refused_before_it_is_sent(
+    rows: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Client
+) -> None:
+    (tmp_path / "own_kernel.py").write_text(
+        "from dataclasses import dataclass\nfrom tests.test_seams import Slow\n@dataclass(frozen=True)\n"
+        "class Mine(Slow):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    place = tmp_path / "rows.zarr"
+    zarr.create_array(place, data=rows, chunks=(500, 2))
+    with pytest.raises(
+        ClusterError, match=r"kernel must be installed on the scheduler and all workers; got .*own_kernel"
+    ):
+        quietly_fitted(place, kernel=import_module("own_kernel").Mine(), **PULLED_START)
+    assert len(client.nthreads()) == 2, "no worker has died of it"
+
+
+def test_what_is_no_kernel_is_refused(rows: np.ndarray) -> None:
+    for value in ("fast", SomePasses(), None):
+        with pytest.raises(OptionError, match="kernel must be one of rule, phi, exact, or a Kernel; got "):
+            GaussianMixture(3, kernel=value).fit(rows)
 
 
 # -- families of covariances -------------------------------------------------------------------------------------------

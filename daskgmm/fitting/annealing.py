@@ -18,6 +18,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.kernels.mstep import m_step
 from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.prior import Shrinkage, Together
 from daskgmm.mixture.row_set import RowSet
 
 
@@ -82,10 +83,10 @@ def annealed(
         plans = [make_plan(p, origin=row_set.mean, kernel=options.kernel, compiled=compiled) for p in tempered]
         found = evaluate([Request(plan) for plan in plans])
         for i, p, plan, statistics in zip(running, tempered, plans, found, strict=True):
-            shrinkage = max(least, starts[i][1][turn].share * unit)
+            shrinkage = Shrinkage(max(least, starts[i][1][turn].share * unit))
             try:
                 current[i] = m_step(
-                    statistics, plan, previous=p, reg_covar=options.reg_covar, row_set=row_set, shrinkage=shrinkage
+                    statistics, plan, previous=p, prior=Together((shrinkage, options.whole_prior)), row_set=row_set
                 ).parameters
             except (CollapsedComponentError, NotFiniteError):
                 del current[i]

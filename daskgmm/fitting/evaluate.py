@@ -14,7 +14,8 @@ from daskgmm.kernels.estep import EStep
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.plan import Plan
 from daskgmm.kernels.score import ScorePass, SupportPass
-from daskgmm.kernels.statistics import Statistics, lost_on_the_way, mean_shift
+from daskgmm.kernels.statistics import Statistics
+from daskgmm.kernels.sums import lost_on_the_way, mean_shift
 from daskgmm.mixture.row_set import RowSet
 from daskgmm.passes.tree import Passes
 

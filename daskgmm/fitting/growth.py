@@ -17,7 +17,7 @@ CLOSER = 0.7
 
 
 def grown(
-    parameters: Parameters, X: Floats, weights: Floats, *, n_components: int, reg_covar: float, rng: Random
+    parameters: Parameters, X: Floats, weights: Floats, *, n_components: int, floor: float, rng: Random
 ) -> Parameters | None:
     """Return a mixture of so many components, of which each further one is the split that gains most; None without.
 
@@ -30,14 +30,14 @@ def grown(
     X : (n_rows, n_features), float64
     weights : (n_rows,), float64
         Row weights.
-    reg_covar : float
-        Added to every variance, in original units squared.
+    floor : float
+        What the prior adds to every variance, in squared units.
     rng : Generator or RandomState
         Draws rows where a component has many.
     """
     while parameters.n_components < n_components:
         members = look(parameters, X, weights).members
-        found = splits(parameters, X, weights, members, reg_covar=reg_covar, rng=rng)
+        found = splits(parameters, X, weights, members, floor=floor, rng=rng)
         if not found:
             return None
         split = max(found, key=lambda s: s.gain)

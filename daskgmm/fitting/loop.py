@@ -16,6 +16,7 @@ from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.mstep import m_step
 from daskgmm.kernels.plan import Plan, make_plan, precision_called
 from daskgmm.kernels.statistics import Statistics
+from daskgmm.kernels.sums import log_likelihood
 from daskgmm.mixture.acceleration import Accelerator, Advance, Move
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record
@@ -43,7 +44,8 @@ class Candidate(Record):
     fold : Fold or None
         The rows that it is fitted to; None means all.
     lower_bounds : tuple of float
-        Mean log-likelihood, nats, of the parameters that went into each iteration.
+        Objective, nats a row, of the parameters that went into each iteration: the mean log-likelihood, and what the
+        prior adds.
     change : float
         Change of the lower bound in the last iteration that was a plain EM step, nats.
     best : (float, Parameters) or None
@@ -53,12 +55,10 @@ class Candidate(Record):
     n_passes : int
         E-steps so far, those of rejected points included; max_iter bounds them.
     step, objective, accepted : float, float, bool
-        Of the last pass: the step length that led to its point (1 for an EM step), the mean log-likelihood that it
-        found, nats, and whether the point was accepted.
+        Of the last pass: the step length that led to its point (1 for an EM step), the objective that it found,
+        nats, and whether the point was accepted.
     compiled : bool
         Whether the compiled kernel does what it can.
-    shrinkage : float
-        Rows of the covariance within all components that each M-step adds to every component; 0 but on a sample.
     rule : StoppingRule or None
         When it ends; None before that of the options was first asked.
     n_judged : int
@@ -80,7 +80,6 @@ class Candidate(Record):
     objective: float = np.nan
     accepted: bool = True
     compiled: bool = False
-    shrinkage: float = 0.0
     rule: StoppingRule | None = None
     n_judged: int = 0
     status: Status = Status.RUNNING
@@ -96,13 +95,11 @@ class Candidate(Record):
         fold: Fold | None = None,
         previous: float = -np.inf,
         compiled: bool = False,
-        shrinkage: float = 0.0,
     ) -> Candidate:
         """Return a candidate before its first pass."""
         move = Move(parameters, False, 1.0)
         return cls(
-            index, options, move, parameters, options.accelerator, fold, previous=previous,
-            compiled=compiled, shrinkage=shrinkage,
+            index, options, move, parameters, options.accelerator, fold, previous=previous, compiled=compiled,
         )  # fmt: skip
 
     def going_on(self, tol: float) -> Candidate:
@@ -222,17 +219,14 @@ def _advance(candidate: Candidate, statistics: Statistics, plan: Plan, row_set: 
             NotFiniteError(
                 "the log-likelihood",
                 "be finite",
-                f"{statistics.log_likelihood(plan, row_set)} in iteration {candidate.n_iter + 1}",
+                f"{log_likelihood(statistics, plan, row_set)} in iteration {candidate.n_iter + 1}",
                 "Check the given start, and rescale features beyond 1e150.",
             ),
         )  # fmt: skip
     check_responsibilities(statistics, plan)
     check_mean(statistics, plan, row_set)
     try:
-        step = m_step(
-            statistics, plan, previous=move.parameters, reg_covar=options.reg_covar, row_set=row_set,
-            shrinkage=candidate.shrinkage,
-        )  # fmt: skip
+        step = m_step(statistics, plan, previous=move.parameters, prior=options.whole_prior, row_set=row_set)
     except CollapsedComponentError as error:
         return _lost(candidate, Status.COLLAPSED, error)
     except NotFiniteError as error:

@@ -15,6 +15,7 @@ from daskgmm.fitting.parallel_start import N_ROUNDS, OVERSAMPLING
 from daskgmm.fitting.race import ESCAPE_MOVES
 from daskgmm.fitting.sample import MOST_TASKS, sample_size
 from daskgmm.fitting.start import ways
+from daskgmm.kernels.kernel import Kernel
 from daskgmm.passes.executor import Executor
 from daskgmm.passes.far_rows import DISTANCES
 from daskgmm.passes.memory import Need, check_memory, kernel_bytes, takes_compiled_kernel
@@ -35,10 +36,16 @@ def fit_need(models: Sequence[FitOptions], X: Source) -> Need:
     largest = models[sizes.index(max(sizes))]
     total = sum(size * (o.n_init if o.starts_on_all_rows else 1) for o, size in zip(models, sizes, strict=True))
     n_candidates = min(-(-total // max(sizes)), max(1, WAVE_BYTES // (8 * max(sizes))))
-    beside = max(_start_bytes(o, X) for o in models)
+    beside = max(_start_bytes(o, X) + _kernel_bytes(o, n_features) for o in models)
     n_components = max(o.n_components for o in models)
     compiled = any(is_compiled(o, X) for o in models)
     return Need(largest.family.shape, n_components, n_candidates, beside, compiled, _own_bytes(models, X))
+
+
+def _kernel_bytes(options: FitOptions, n_features: int) -> int:
+    """Return the bytes that a kernel of the user's takes in a task, by what it says."""
+    kernel = options.kernel
+    return kernel.n_bytes(options.family.shape, options.n_components, n_features) if isinstance(kernel, Kernel) else 0
 
 
 def _own_bytes(models: Sequence[FitOptions], X: Source) -> int:

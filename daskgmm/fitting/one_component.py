@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.start import moments_of
-from daskgmm.kernels.mstep import maximise
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.prior import maximise
 from daskgmm.mixture.row_set import RowSet
 
 Floats = NDArray[np.float64]
@@ -30,4 +30,4 @@ def of_sample(X: Floats, weights: Floats, options: FitOptions) -> Parameters:
 def _component(X: Floats, weights: Floats, options: FitOptions, *, within: Floats | None = None) -> Parameters:
     every = [(np.arange(len(X)), weights)]
     found = moments_of(X, every, options.family.shape, np.random.RandomState(0), within=within)
-    return maximise(found, options.family, previous=found.central, reg_covar=options.reg_covar)
+    return maximise(found, options.family, previous=found.central, prior=options.whole_prior)

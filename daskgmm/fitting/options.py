@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from daskgmm.fitting.option import Option, declare, declared
 from daskgmm.fitting.stopping import StoppingRule, Tolerance
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from daskgmm.mixture.acceleration import Accelerator
     from daskgmm.mixture.family import Family
+    from daskgmm.mixture.prior import Prior
 
     Floats = NDArray[np.float64]
 
@@ -25,6 +26,19 @@ def _acceleration_rule(options: FitOptions, value: Any) -> str:
 
     wrong = isinstance(value, Record) and not isinstance(value, Accelerator)
     return "one of None, squarem, or an Accelerator" if wrong else ""
+
+
+def _prior_rule(options: FitOptions, value: Any) -> str:
+    from daskgmm.mixture.prior import Prior
+
+    return "" if value is None or isinstance(value, Prior) else "None or a Prior"
+
+
+def _kernel_rule(options: FitOptions, value: Any) -> str:
+    from daskgmm.kernels.kernel import Kernel
+
+    named = isinstance(value, str) and value in ("rule", "phi", "exact")
+    return "" if named or isinstance(value, Kernel) else "one of rule, phi, exact, or a Kernel"
 
 
 def _start_rows_rule(options: FitOptions, value: Any) -> str:
@@ -58,6 +72,8 @@ class FitOptions(Record):
     cache : {"auto", True, False}
         Whether rows that must be decoded stay in memory after the first pass: where all of them fit in half of the
         memory limits, as many as fit, or none. It changes no bits.
+    prior : Prior or None
+        What is known of the parameters beside the rows; None for maximum likelihood. reg_covar comes after it.
     acceleration : {"squarem", None} or Accelerator
         How EM is sped up on the way to its fixed point; None is plain EM.
     stopping : StoppingRule or None
@@ -67,8 +83,9 @@ class FitOptions(Record):
         start is given.
     start_rows : int or None
         Rows of the sample on which a start is found, at most; None leaves it to the rule.
-    kernel : {"rule", "phi", "exact"}
-        The form of the E-step; anything but the rule is for tests and measurements.
+    kernel : {"rule", "phi", "exact"} or Kernel
+        The form of the E-step; "phi" and "exact" are for tests and measurements. A kernel computes the components that
+        it chooses, and the rule is for the others.
     """
 
     n_components: int = declare(
@@ -87,6 +104,13 @@ class FitOptions(Record):
         Option(
             help="Added to every variance, in squared units of the data.", flag="--reg-covar", section="Mixture",
             metavar="FLOAT", number=float,
+        ),
+    )  # fmt: skip
+    prior: Record | None = declare(
+        None,
+        Option(
+            help="What is known of the parameters beforehand.", choices=(None,), types=(Record,),
+            must_be="None or a Prior", rule=_prior_rule, remedy="Leave it out for maximum likelihood.",
         ),
     )  # fmt: skip
     tol: float = declare(
@@ -176,9 +200,13 @@ class FitOptions(Record):
     weights_init: Any = declare(None, Option(help="Weights of the start."))
     means_init: Any = declare(None, Option(help="Means of the start."))
     precisions_init: Any = declare(None, Option(help="Precisions of the start."))
-    kernel: Literal["rule", "phi", "exact"] = declare(
-        "rule", Option(help="The form of the E-step.", choices=("rule", "phi", "exact"), of_estimator=False)
-    )
+    kernel: str | Record = declare(
+        "rule",
+        Option(
+            help="The form of the E-step.", choices=("rule", "phi", "exact"), types=(Record,), rule=_kernel_rule,
+            remedy="Leave it out for the rule.",
+        ),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for name, (_, option) in declared(type(self)).items():
@@ -203,6 +231,18 @@ class FitOptions(Record):
         return given if isinstance(given, Accelerator) else accelerator_called(given)  # type: ignore[arg-type]
 
     @property
+    def whole_prior(self) -> Prior:
+        """What M-steps add to the rows: the prior, and reg_covar."""
+        from daskgmm.mixture.prior import Ridge, Together
+
+        ridge = Ridge(self.reg_covar)
+        return ridge if self.prior is None else Together((self.prior, ridge))  # type: ignore[arg-type]
+
+    def on_sample(self, share: float) -> FitOptions:
+        """Return the options for a sample of so many of all rows: the prior weighs as much against them."""
+        return self if self.prior is None else replace(self, prior=self.prior.scaled(share))  # type: ignore[attr-defined]
+
+    @property
     def rule(self) -> StoppingRule:
         """The rule to stop by, in its first state."""
         return self.stopping or Tolerance(self.tol)
@@ -225,7 +265,7 @@ class FitOptions(Record):
     @property
     def is_closed_form(self) -> bool:
         """Whether one E-step from anywhere ends at the optimum: one component, whose responsibilities are all 1."""
-        return self.n_components == 1 and self.max_iter > 0 and not self.any_given
+        return self.n_components == 1 and self.max_iter > 0 and not self.any_given and self.prior is None
 
     def given(self, n_features: int) -> Given:
         """Return the given initial parameters, checked against the number of features."""
@@ -257,13 +297,29 @@ class Given:
 def from_json(value: Any) -> Any:
     """Return the value of an option that `as_json` wrote: a record where its class is defined here, or as it stands."""
     cls = record_called(value["class"]) if isinstance(value, dict) and isinstance(value.get("class"), str) else None
-    return value if cls is None else cls(**{name: from_json(v) for name, v in value.items() if name != "class"})
+    if cls is None:
+        return value
+    hints = get_type_hints(cls)
+    return cls(**{name: _field(v, hints.get(name)) for name, v in value.items() if name != "class"})
+
+
+def _field(value: Any, hint: Any) -> Any:
+    """Return a field of a record: a list of JSON's as a tuple where the field's annotation says so, or as an array."""
+    if not isinstance(value, list):
+        return from_json(value)
+    if get_origin(hint) is tuple:
+        return tuple(_field(item, get_args(hint)[0]) for item in value)
+    import numpy as np
+
+    return np.asarray(value, dtype=np.float64)
 
 
 def _json_value(value: Any) -> Any:
     if isinstance(value, Record):
         found = {f.name: _json_value(getattr(value, f.name)) for f in fields(value)}  # type: ignore[arg-type]
         return {"class": record_name(type(value)), **found}
+    if isinstance(value, tuple) and any(isinstance(item, Record) for item in value):
+        return [_json_value(item) for item in value]
     if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, Integral):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.start import Members, moments_of, regular_starts, spread_of
-from daskgmm.kernels.statistics import Moments
+from daskgmm.mixture.moments import Moments
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.far_rows import Centres, FarRows, FarRowsPass, Nearest, NearestPass
 from daskgmm.passes.forked import forked
@@ -94,7 +94,7 @@ def parallel_starts(
         points, weights, spread = np.tile(points, (n, 1)), np.tile(weights / n, n), np.tile(spread, (n, 1))
     rng = np.random.RandomState(options.seed)
     whole = spread_of(points, weights, shape, options.n_components, within=spread)
-    fallback = shape.regularise(whole, options.reg_covar)
+    fallback = shape.regularise(whole, options.whole_prior.floor)
     found = _moments(points, weights, spread, options, n_starts, rng)
     return regular_starts(found, given, options, fallback=fallback)
 

@@ -23,6 +23,7 @@ from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.kernels.support import support_of, unproven, unsupported
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.prior import Shrinkage, Together
 from daskgmm.mixture.split import Split, splits
 
 Found = TypeVar("Found")
@@ -140,7 +141,7 @@ class Race:
 
     def _starts(self, rows: Sample) -> list[Parameters]:
         """Return the restarts' mixtures, all of them different, after their first EM steps."""
-        options = self._options
+        options = self._options.on_sample(len(rows) / self._n_all)
         several = len(self._sample) >= FEW
         found = starts_by(
             ways(options, few_rows=self._whole), rows.X, rows.weights, options,
@@ -185,18 +186,22 @@ class Race:
             return 0.0
         return SHRINKAGE * (self._options.family.least_rows(self._sample.X.shape[1]) - 1)
 
+    def _on(self, n_rows: int) -> FitOptions:
+        """Return the options of EM on so many rows: the prior weighs as much as on all, and covariances are shrunk."""
+        options, shrinkage = self._options.on_sample(n_rows / self._n_all), self._shrinkage(n_rows)
+        if not shrinkage:
+            return options
+        priors = [Shrinkage(shrinkage), *([] if options.prior is None else [options.prior])]
+        return replace(options, prior=Together(tuple(priors)))  # type: ignore[arg-type]
+
     def _em(self, candidates: Sequence[Candidate], size: int, n_passes: int) -> list[Candidate]:
         """Return the candidates after EM on the first rows of the sample, from their parameters."""
         rows = self._all.part(0, size)
         with rows.passes(self._options) as passes:
             evaluator = Evaluator(passes)
             row_sets: RowSets = {None: rows.row_set(passes, self._options)}
-            fresh = [
-                Candidate.start(
-                    c.index, c.parameters, self._options, compiled=self._compiled, shrinkage=self._shrinkage(size)
-                )
-                for c in candidates
-            ]
+            options = self._on(size)
+            fresh = [Candidate.start(c.index, c.parameters, options, compiled=self._compiled) for c in candidates]
             return run_em(
                 fresh, evaluator.statistics, row_sets, n_passes=n_passes,
                 after_pass=lambda found: self._note(_latest(found), size, evaluator.seconds),
@@ -219,7 +224,9 @@ class Race:
         """Return the scores of some rows under each mixture, and on demand what its components are worth to them."""
         with rows.passes(self._options) as passes:
             evaluator = Evaluator(passes)
-            requests = [Request(make_plan(p, origin=p.weights @ p.means, compiled=self._compiled)) for p in mixtures]
+            kernel = self._options.kernel
+            plans = [make_plan(p, origin=p.weights @ p.means, kernel=kernel, compiled=self._compiled) for p in mixtures]
+            requests = [Request(plan) for plan in plans]
             found = evaluator.supports(requests) if supports else evaluator.scores(requests)
         self._note(self._fresh(mixtures), len(rows), evaluator.seconds)
         return found
@@ -227,7 +234,7 @@ class Race:
     def _spikes(self, p: Parameters, seen: Statistics, unseen: Statistics | None) -> NDArray[np.bool_]:
         """Return which components the rows, on which the mixture was fitted, and others do not support."""
         own = support_of(seen, p, n_rows=seen.n_rows)  # (no row of a sample has the weight zero)
-        found = unsupported(p, own, reg_covar=self._options.reg_covar, n_rows=self._n_all)
+        found = unsupported(p, own, floor=self._options.whole_prior.floor, n_rows=self._n_all)
         if unseen is None:
             return found
         return found | unproven(p, own, support_of(unseen, p, n_rows=unseen.n_rows), n_rows=self._n_all)
@@ -311,7 +318,7 @@ class Race:
             rows = self._sample
             outlook = look(p, rows.X, rows.weights)
             found = splits(
-                p, rows.X, rows.weights, outlook.members, reg_covar=self._options.reg_covar,
+                p, rows.X, rows.weights, outlook.members, floor=self._options.whole_prior.floor,
                 rng=np.random.RandomState(self._options.seed), n_fitted=n_fitted,
             )  # fmt: skip
             self._last = p, n_fitted, outlook, found

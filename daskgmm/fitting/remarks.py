@@ -23,7 +23,7 @@ _LISTED = 5
 
 def spikes_of(parameters: Parameters, support: Support, options: FitOptions, *, n_rows: int) -> tuple[int, ...]:
     """Return the numbers of the components that the rows do not support."""
-    found = unsupported(parameters, support, reg_covar=options.reg_covar, n_rows=n_rows)
+    found = unsupported(parameters, support, floor=options.whole_prior.floor, n_rows=n_rows)
     return tuple(int(k) for k in np.flatnonzero(found))
 
 
@@ -51,7 +51,7 @@ def remarks(
     few = [k for k in spikes if support.counts[k] < p.family.least_rows(p.n_features)]
     alike, weak = [], []
     if not too_large:
-        alike = [int(k) for k in np.flatnonzero(thin_gain(p, options.reg_covar) > 0) if k not in few]
+        alike = [int(k) for k in np.flatnonzero(thin_gain(p, options.whole_prior.floor) > 0) if k not in few]
         weak = [k for k in spikes if k not in few and k not in alike]
     too_weak = [*_of_few(p, support, few), *_of_weak(p, support, weak, n_rows)]
     too_many = [" ".join([*too_weak, _fewer(p)])] if too_weak else []

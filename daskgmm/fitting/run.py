@@ -213,7 +213,9 @@ class Run:
         options, compiled = model.options, is_compiled(model.options, X)
 
         def starts() -> list[Parameters]:
-            return split_starts(smaller, self._sample_of(i), options, compiled=compiled)
+            sample = self._sample_of(i)
+            share = len(sample) / self._n_weighted(self._models[i].fold)
+            return split_starts(smaller, sample, options.on_sample(share), compiled=compiled)
 
         found = self._once(f"again-{i}", starts)
         finer = replace(options, tol=min(options.tol, tol))
@@ -355,7 +357,7 @@ class Run:
         held_out = [(chosen[j], folds[j]) for j in outside]
         merged = [(pair.parameters, best[j].fold) for j, pair in joined.items()]
         scores, n_passes = self._scored(own + held_out + merged, name)
-        # Only where reg_covar makes EM no ascent can the last step of an accelerated fit be worse than one before.
+        # Only where a ridge makes EM no ascent can the last step of an accelerated fit be worse than one before.
         worse = [j for j, c in enumerate(best) if _has_fallen(c, scores[j])]
         if worse:
             for j in worse:
@@ -471,7 +473,7 @@ class Run:
         options, n_weighted = self._models[i].options, self._n_weighted(best.fold)
         support = support_of(score, parameters, n_rows=n_weighted)
         # (The one E-step of a closed form tells the likelihood of a start that is none of EM's.)
-        bounds = (score.log_sum / score.weight,) if best.is_closed_form else best.lower_bounds
+        bounds = (_objective(parameters, score, options),) if best.is_closed_form else best.lower_bounds
         # (One that goes on to a smaller tol, and no further than max_iter, has converged as it was asked to.)
         tol, steps = self._models[i].options.tol, np.abs(np.diff(best.lower_bounds[-2:]))
         went_on = best.options.tol < tol and len(steps) == 1 and steps[0] < tol
@@ -516,9 +518,14 @@ def _seen(candidate: Candidate) -> tuple[float, Parameters]:
 
 def _has_fallen(candidate: Candidate, score: Statistics) -> bool:
     """Return whether an accelerated candidate has seen a better mixture than the one that it ended with."""
-    mean = score.log_sum / score.weight
-    slack = max(1e-9 * abs(mean), precision_called(candidate.options.precision).tolerance)
-    return candidate.options.acceleration is not None and _seen(candidate)[0] > mean + slack
+    objective = _objective(candidate.parameters, score, candidate.options)
+    slack = max(1e-9 * abs(objective), precision_called(candidate.options.precision).tolerance)
+    return candidate.options.acceleration is not None and _seen(candidate)[0] > objective + slack
+
+
+def _objective(parameters: Parameters, score: Statistics, options: FitOptions) -> float:
+    """Return what EM raises, nats a row, of parameters that a closing pass has scored."""
+    return score.log_sum / score.weight + options.whole_prior.log_density(parameters) / score.n_rows
 
 
 def _needed(found: Fit | CollapsedComponentError) -> Fit:

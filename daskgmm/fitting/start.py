@@ -13,9 +13,9 @@ from threadpoolctl import threadpool_limits
 from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting.annealing import PLAIN, SHRUNK, TEMPERED, Schedule
 from daskgmm.fitting.options import FitOptions, Given
-from daskgmm.kernels.mstep import maximise
-from daskgmm.kernels.statistics import SMALLEST_COUNT, Moments
+from daskgmm.mixture.moments import SMALLEST_COUNT, Moments
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.prior import Shrinkage, Together, maximise
 from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.passes.forked import forked
 
@@ -119,7 +119,7 @@ def starts_by(
         )
     given, k = options.given(X.shape[1]), options.n_components
     whole = spread_of(X, weights, options.family.shape, k)
-    fallback = options.family.shape.regularise(whole, options.reg_covar)
+    fallback = options.family.shape.regularise(whole, options.whole_prior.floor)
     axes = _Whitened(X, weights)
     found: list[tuple[Parameters, Schedule]] = []
     collapsed: CollapsedComponentError | None = None
@@ -301,5 +301,6 @@ def _parameters(
         return Parameters(family, np.asarray(weights), np.asarray(means), covariances, cholesky)
     if found is None or fallback is None:
         raise ValueError("precisions must be given where there is no sample; got None.")
-    start = maximise(found, family, previous=fallback, reg_covar=options.reg_covar, shrinkage=shrinkage)
+    prior = Together((Shrinkage(shrinkage), options.whole_prior))
+    start = maximise(found, family, previous=fallback, prior=prior)
     return replace(start, weights=np.asarray(weights), means=np.asarray(means))

@@ -26,7 +26,7 @@ class Pass:
     n_passes, n_iter : int
         Passes so far, and those of them whose points were accepted: the iterations.
     lower_bound : float
-        Mean log-likelihood of a row, nats, of the parameters that went into the last iteration.
+        Mean log-likelihood of a row, nats, and what the prior adds, of what went into the last iteration.
     change : float
         How far that is above the one before, nats; NaN after an extrapolation, whose change is no measure of what EM
         still has to gain.

@@ -27,7 +27,7 @@ def split_starts(smaller: Parameters, sample: Sample, options: FitOptions, *, co
     found = [halved(smaller, n_components=k)]
     if len(sample) >= k:
         rng = np.random.RandomState(options.seed)
-        split = grown(smaller, sample.X, sample.weights, n_components=k, reg_covar=options.reg_covar, rng=rng)
+        split = grown(smaller, sample.X, sample.weights, n_components=k, floor=options.whole_prior.floor, rng=rng)
         if split is not None:
             found.insert(0, _settled(split, sample, options, compiled=compiled))
     return [p for p in found if p is not None]

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import NotFiniteError
 from daskgmm.kernels.plan import Plan
-from daskgmm.kernels.statistics import SMALLEST_COUNT, Moments, Statistics, moments
-from daskgmm.mixture.family import Family
+from daskgmm.kernels.statistics import Statistics
+from daskgmm.kernels.sums import log_likelihood, moments
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.prior import Prior, maximise
 from daskgmm.mixture.row_set import RowSet
 
 Floats = NDArray[np.float64]
@@ -24,10 +25,10 @@ class MStep:
     Attributes
     ----------
     parameters : Parameters
-        The parameters that maximise the expected complete-data log-likelihood, regularised.
+        The parameters that maximise the expected complete-data log-likelihood and the log density of the prior.
     objective : float
-        Mean log-likelihood per unit of row weight of the parameters that went *into* the E-step, nats.
-        (A prior will add its log density here: the loop compares objectives and nothing else.)
+        Of the parameters that went *into* the E-step, nats: the mean log-likelihood per unit of row weight, and the log
+        density of the prior a row. The loop compares objectives and nothing else.
     """
 
     parameters: Parameters
@@ -39,9 +40,8 @@ def m_step(
     plan: Plan,
     *,
     previous: Parameters,
-    reg_covar: float,
+    prior: Prior,
     row_set: RowSet | None,
-    shrinkage: float = 0.0,
 ) -> MStep:
     """Return new parameters and the objective of the previous ones.
 
@@ -53,10 +53,7 @@ def m_step(
         How they were computed, made from `previous`.
     previous : Parameters
         The parameters that went into the E-step.
-    reg_covar : float
-        Added to every variance, in original units squared, as scikit-learn does.
-    shrinkage : float
-        Rows of the covariance within all components that are added to each, on a sample; 0 is EM.
+    prior : Prior
     row_set : RowSet or None
         Weight, mean and scatter of the same rows; needed for tied covariances.
 
@@ -73,7 +70,8 @@ def m_step(
     doi:10.1111/j.2517-6161.1977.tb01600.x). A component without rows keeps its mean and covariance: the M-step says
     nothing about them.
     """
-    objective = statistics.log_likelihood(plan, row_set) / statistics.weight
+    objective = log_likelihood(statistics, plan, row_set) / statistics.weight
+    objective += prior.log_density(previous) / statistics.n_rows
     with np.errstate(over="ignore", invalid="ignore"):  # (what comes of it is looked at)
         found = moments(statistics, plan, row_set)
     if not (np.isfinite(objective) and np.isfinite(found.means).all() and np.isfinite(found.central).all()):
@@ -83,20 +81,5 @@ def m_step(
             f"others, at a mean log-likelihood of {objective:.6g}",
             "Check the given start, and rescale features beyond 1e150.",
         )
-    parameters = maximise(
-        found, previous.family, previous=previous.covariances, reg_covar=reg_covar, shrinkage=shrinkage
-    )
+    parameters = maximise(found, previous.family, previous=previous.covariances, prior=prior)
     return MStep(parameters, objective)
-
-
-def maximise(
-    found: Moments, family: Family, *, previous: Floats, reg_covar: float, shrinkage: float = 0.0
-) -> Parameters:
-    """Return the parameters that these moments give; components without rows keep the covariances `previous`."""
-    shape = family.shape
-    central = shape.regularise(shape.shrink(found.counts, found.central, shrinkage), reg_covar)
-    covariances = family.maximise(found.counts, central, previous)
-    empty = found.counts < 2 * SMALLEST_COUNT
-    if empty.any():
-        covariances = shape.chosen(~empty, covariances, previous)
-    return Parameters.from_covariances(family, found.counts / found.counts.sum(), found.means, covariances)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.kernels.stack import Stack
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.shape import Shape
 
 Floats = NDArray[np.float64]
-Kernel = Literal["rule", "phi", "exact"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,9 @@ class Plan:
         Otherwise the total comes from the scatter of the row set, which is free, and exact to u s'|Sigma^-1|s only.
     precision : Precision
     compiled : bool
-        Whether the compiled kernel does what it can. It is decided once for a candidate: last bits depend on it.
+        Whether compiled loops do what they can. It is decided once for a candidate: last bits depend on it.
+    given : (Kernel, (n_components,) bool) or None
+        A kernel that the user has given, and the components that it computes; they count as exact.
     """
 
     shape: Shape
@@ -101,6 +101,7 @@ class Plan:
     common_by_row: bool = False
     precision: Precision = DOUBLE
     compiled: bool = False
+    given: tuple[Any, NDArray[np.bool_]] | None = None
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # Half of a precision Cholesky is zeros; workers derive the rest themselves, once per process.
@@ -109,7 +110,7 @@ class Plan:
             _unpack,
             (
                 self.shape, self.log_weights, self.means, packed, self.origin, self.exact, self.stacked,
-                self.common_by_row, self.precision.name, self.compiled,
+                self.common_by_row, self.precision.name, self.compiled, self.given,
             ),
         )  # fmt: skip
 
@@ -118,42 +119,14 @@ class Plan:
         return int(self.means.shape[0])
 
     @cached_property
-    def by_phi(self) -> NDArray[np.bool_]:
-        """Components computed by Phi, (n_components,), bool."""
-        return ~self.exact
-
-    @cached_property
-    def any_phi(self) -> bool:
-        """Whether any component is computed by Phi."""
-        return bool(self.by_phi.any())
-
-    @cached_property
-    def exact_components(self) -> tuple[int, ...]:
-        """Numbers of the components in the exact form."""
-        return tuple(int(k) for k in np.flatnonzero(self.exact))
-
-    @cached_property
-    def stack(self) -> Stack | None:
-        """The stacked components' factors, if there are any."""
-        factors = self.shape.factors(self.precisions_cholesky)
-        if factors is None or not self.stacked.any():
-            return None
-        return Stack.of(self.stacked, self.means, factors, self.origin, self.log_constants)
-
-    @cached_property
-    def alone(self) -> tuple[int, ...]:
-        """Numbers of the components in the exact form, each by a product of its own."""
-        return tuple(int(k) for k in np.flatnonzero(self.exact & ~self.stacked))
+    def derived(self) -> dict[str, Any]:
+        """What kernels derive from the plan, by name: once for each process and pass."""
+        return {}
 
     @cached_property
     def weightless(self) -> tuple[int, ...]:
         """Numbers of the components of weight zero."""
         return tuple(int(k) for k in np.flatnonzero(~np.isfinite(self.log_weights)))
-
-    @cached_property
-    def mostly_phi(self) -> bool:
-        """Whether the products with Phi run over all components, also the exact ones, whose rows are then replaced."""
-        return 2 * int(self.exact.sum()) <= self.n_components
 
     @property
     def cost(self) -> float:
@@ -163,7 +136,8 @@ class Plan:
         13 for the first, with which a block no longer is one call.
         """
         n_exact = int(self.exact.sum())
-        n_phi = self.n_components if self.mostly_phi else self.n_components - n_exact
+        # (Products by Phi go over all components unless most of them are exact.)
+        n_phi = self.n_components if 2 * n_exact <= self.n_components else self.n_components - n_exact
         return n_phi * self.precision.cost + 3 * n_exact + 5 * bool(n_exact)
 
     @cached_property
@@ -198,26 +172,23 @@ class Plan:
         """The same, (n_phi, n_components), C order, as the compiled kernel takes them."""
         return np.ascontiguousarray(self.natural_parameters.T)
 
-    @cached_property
-    def one_call(self) -> bool:
-        """Whether the compiled kernel can do a block by itself: all components by Phi, nothing to add by row."""
-        return not (self.exact_components or self.weightless or self.common_by_row)
-
 
 def _unpack(
     shape: Shape, log_weights: Floats, means: Floats, packed: Floats, origin: Floats, exact: Any, stacked: Any,
-    common_by_row: bool, precision: str, compiled: bool,
+    common_by_row: bool, precision: str, compiled: bool, given: Any,
 ) -> Plan:  # fmt: skip
     precisions_cholesky = shape.unpack(packed, means.shape[1])
     found = precision_called(precision)
-    return Plan(shape, log_weights, means, precisions_cholesky, origin, exact, stacked, common_by_row, found, compiled)
+    return Plan(
+        shape, log_weights, means, precisions_cholesky, origin, exact, stacked, common_by_row, found, compiled, given
+    )
 
 
 def make_plan(
     parameters: Parameters,
     *,
     origin: Floats,
-    kernel: Kernel = "rule",
+    kernel: Any = "rule",
     precision: Precision = DOUBLE,
     compiled: bool = False,
 ) -> Plan:
@@ -229,13 +200,18 @@ def make_plan(
     origin : (n_features,), float64
         The first choice of an origin: the mean of the rows. Another one is taken only where it lets more components go
         by Phi. (It must not depend on other candidates, or a candidate's bits would.)
-    kernel : {"rule", "phi", "exact"}
-        "phi" and "exact" force one form, for tests and measurements.
+    kernel : {"rule", "phi", "exact"} or Kernel
+        "phi" and "exact" force one form, for tests and measurements. A kernel that is given computes the components
+        that it chooses, and the rule says how the others are.
     precision : Precision
         Of the components by Phi: single is taken where that is faster than all that double can do by Phi.
     compiled : bool
         Whether the compiled kernel does what it can.
     """
+    if not isinstance(kernel, str):
+        plan = make_plan(parameters, origin=origin, precision=precision, compiled=compiled)
+        chosen = parameters.shape.by_one_form(np.asarray(kernel.chosen(parameters, plan.origin), dtype=bool))
+        return replace(plan, exact=plan.exact | chosen, stacked=plan.stacked & ~chosen, given=(kernel, chosen))
     if kernel != "rule":
         forced = np.full(parameters.n_components, kernel == "exact")
         return _plan(parameters, origin, forced, precision, compiled)

@@ -1,7 +1,7 @@
 """What a component is worth: the log-likelihood that goes with it, and whether that pays for its numbers.
 
-A component that sits on a handful of rows, or on rows that are alike, raises the likelihood as far as reg_covar lets
-it, and says nothing of the rows to come: a *spike*. Its *support* tells it from a component that the rows need:
+A component that sits on a handful of rows, or on rows that are alike, raises the likelihood as far as the floor of
+variances lets it, and says nothing of the rows to come: a *spike*. Its *support* tells it from one that the rows need:
 
     Delta_k = - sum_i w_i log(1 - r_ik) + n log(1 - pi_k),  nats,
 
@@ -9,7 +9,7 @@ what the log-likelihood loses where component k is left out, the others stay as 
 by their sum. n is the sum of the row weights. A component is supported if Delta_k, in units of the mean row weight, is
 at least p_k log(N) / 2 (p_k its own free parameters, N the number of rows: what BIC asks for them; the scale of the
 weights decides nothing), and if it has more rows than its shape needs. Where in most directions it has no variance but
-reg_covar, a point mass, what it owes to them does not count: that tells how small reg_covar is, and not how well the
+the floor, a point mass, what it owes to them does not count: that tells how small the floor is, and not how well the
 component describes the rows. (Some directions are no reason: of edges and planes in pictures, smooth but for rounding,
 components of a quarter of the rows are made, and rows held out agree.)
 """
@@ -90,22 +90,22 @@ def price(parameters: Parameters, n_rows: int) -> float:
     return 0.5 * parameters.family.n_own(parameters.n_features) * float(np.log(n_rows))
 
 
-def unsupported(parameters: Parameters, support: Support, *, reg_covar: float, n_rows: int) -> NDArray[np.bool_]:
+def unsupported(parameters: Parameters, support: Support, *, floor: float, n_rows: int) -> NDArray[np.bool_]:
     """Return which components are spikes, (n_components,), bool.
 
     Parameters
     ----------
     support : Support
         On all rows, or on a sample of them.
-    reg_covar : float
-        What was added to every variance, in original units squared.
+    floor : float
+        What the prior adds to every variance, in squared units.
     n_rows : int
         Number of all rows.
     """
     if parameters.n_components == 1:
         return np.zeros(1, dtype=bool)
     few = support.counts < parameters.family.least_rows(parameters.n_features)
-    return few | support.is_below(parameters, n_rows, owed=thin_gain(parameters, reg_covar))
+    return few | support.is_below(parameters, n_rows, owed=thin_gain(parameters, floor))
 
 
 #: A component with so many times the rows that its shape needs is judged by these rows alone.
@@ -129,13 +129,13 @@ def unproven(parameters: Parameters, support: Support, elsewhere: Support, *, n_
     return np.asarray(few & elsewhere.is_below(parameters, n_rows), dtype=bool)
 
 
-def thin_gain(parameters: Parameters, reg_covar: float) -> Floats:
+def thin_gain(parameters: Parameters, floor: float) -> Floats:
     """Return what each component gains a row from being a point mass, (n_components,), nats: 0 where it is none.
 
     Directions in which the rows as a whole have no variance of their own do not count. The covariance of all rows is
     that of the mixture, as it is at a fixed point of EM.
     """
-    return parameters.shape.thin_gain(parameters.covariances, parameters.weights, parameters.means, reg_covar)
+    return parameters.shape.thin_gain(parameters.covariances, parameters.weights, parameters.means, floor)
 
 
 def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats, Floats]:

@@ -122,7 +122,7 @@ class Squarem(Accelerator):
     def reject(self, point: Move) -> Advance:
         if not point.extrapolated or self.fallback is None:
             raise ValueError("point must be extrapolated; got an EM step. End the fit there.")
-        # `before` is forgotten: where EM is no ascent (reg_covar is large) leaps fail, and this loses a pass in three
+        # `before` is forgotten: where EM is no ascent (under a large ridge) leaps fail, and this loses a pass in three
         # only. With the leap from theta1, theta2 and theta3 it is a pass in two, and elsewhere nothing is gained.
         state = replace(self, longest=point.step, before=None)
         return Advance(state, _em_step(self.fallback), accepted=False)

@@ -50,7 +50,7 @@ def splits(
     w: Floats,
     members: list[Members],
     *,
-    reg_covar: float,
+    floor: float,
     rng: Random,
     n_fitted: int | None = None,
 ) -> list[Split]:
@@ -67,8 +67,8 @@ def splits(
         Row weights.
     members : list of (rows, resp)
         Of each component: its rows, and their responsibilities.
-    reg_covar : float
-        Added to every variance, in original units squared.
+    floor : float
+        What the prior adds to every variance, in squared units; of the prior nothing else counts here.
     rng : Generator or RandomState
         Draws rows where a component has more than a split is fitted to.
     n_fitted : int or None
@@ -94,7 +94,7 @@ def splits(
         if n_fitted is not None:
             others = slice(n_seen, min(len(rows), n_seen + most))
             judged = _Rows(X[rows[others]], w[rows[others]] * resp[others], parameters.means[k])
-        split = _best_split(parameters, k, fitted, judged, reg_covar=reg_covar, least=least / (mass * share))
+        split = _best_split(parameters, k, fitted, judged, floor=floor, least=least / (mass * share))
         if split is not None:
             scale = mass / w.sum()
             found.append(replace(split, gain=split.gain * scale, hope=split.hope * scale))
@@ -102,11 +102,11 @@ def splits(
 
 
 def _best_split(
-    parameters: Parameters, k: int, rows: _Rows, judged: _Rows, *, reg_covar: float, least: float
+    parameters: Parameters, k: int, rows: _Rows, judged: _Rows, *, floor: float, least: float
 ) -> Split | None:
     """Return the best split of component k, its gain per unit of weight; no half has a share below `least`."""
     one = replace(parameters.subset([k]), weights=np.ones(1))
-    em = _Em(one, reg_covar, least)
+    em = _Em(one, floor, least)
     found: list[tuple[float, _Pairs]] = []
     sides = np.stack(list(_partitions(rows.X, rows.v)))
     at_once = max(1, _AT_ONCE // (2 * rows.X.size))
@@ -121,7 +121,7 @@ def _best_split(
     if not len(best.weights):
         return None
     halves = em.mixture(best)
-    if _is_thin(halves, reg_covar) and not _is_thin(one, reg_covar):
+    if _is_thin(halves, floor) and not _is_thin(one, floor):
         return None
     gain = hope = em.scores(rows, best)[0] - em.score_of_one(rows)
     if judged is not rows:
@@ -174,8 +174,8 @@ class _Pairs(NamedTuple):
 class _Em:
     """EM with two components on the rows of one, from several starts at once. A common covariance stays as it is."""
 
-    def __init__(self, one: Parameters, reg_covar: float, least: float) -> None:
-        self._one, self._shape, self._reg_covar, self._least = one, one.shape, reg_covar, least
+    def __init__(self, one: Parameters, floor: float, least: float) -> None:
+        self._one, self._shape, self._floor, self._least = one, one.shape, floor, least
 
     def of_sides(self, rows: _Rows, sides: NDArray[np.bool_]) -> _Pairs:
         """Return the M-steps for rows that belong to one half or the other, (n_pairs, n_rows)."""
@@ -243,7 +243,7 @@ class _Em:
         if rows.shrinkage:
             for pair, n_rows in pairs:
                 central[pair] = shape.shrink(n_rows, central[pair], rows.shrinkage)
-        covariances, previous = shape.regularise(central, self._reg_covar), shape.subset(one.covariances, [0, 0])
+        covariances, previous = shape.regularise(central, self._floor), shape.subset(one.covariances, [0, 0])
         for pair, n_rows in pairs:
             covariances[pair] = one.family.maximise(n_rows, covariances[pair], previous)
         cholesky, regular = _factored(shape, covariances)
@@ -287,15 +287,15 @@ def _signed(vector: Floats) -> Floats:
     return vector if vector[np.argmax(np.abs(vector))] > 0 else -vector
 
 
-def _is_thin(parameters: Parameters, reg_covar: float) -> bool:
-    """Return whether in some direction more of a component's variance is reg_covar than comes from rows.
+def _is_thin(parameters: Parameters, floor: float) -> bool:
+    """Return whether in some direction more of a component's variance is the floor than comes from rows.
 
     Rows of few distinct values make such components (29 of 50 irises of one species have petals 0.2 wide): their
     likelihood is high, and says nothing.
     """
     shape = parameters.shape
     try:
-        shape.precisions_cholesky(shape.regularise(parameters.covariances, -2 * reg_covar))
+        shape.precisions_cholesky(shape.regularise(parameters.covariances, -2 * floor))
     except CollapsedComponentError:
         return True
     return False

@@ -9,7 +9,7 @@ import numpy as np
 
 from daskgmm.errors import MemoryLimitError, verbatim
 from daskgmm.kernels.block import block_length, tile_length
-from daskgmm.kernels.estep import can_compile
+from daskgmm.kernels.loops import can_compile
 from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.passes.executor import Executor
 from daskgmm.passes.rows import Rows

@@ -1,4 +1,4 @@
-"""Whether what reads the rows arrives on the workers, asked before they have work: one dies of what does not."""
+"""Whether what passes need arrives on the workers, asked before they have work: one dies of what does not."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from daskgmm.sources.source import Source
 
 
 def check_travel(sources: Iterable[Source | None], executor: Executor) -> None:
-    """Raise an error that says what to do where scheduler or workers cannot have the readers of some sources.
+    """Raise an error that says what to do where scheduler or workers cannot have the readers of some sources."""
+    streams = [source for source in sources if source is not None and source.travels and source.streams]
+    check_arrival("What reads `X`", [thing for s in streams for thing in (s.reader(), s.stamper())], executor)
+
+
+def check_arrival(what: str, things: Iterable[Any], executor: Executor) -> None:
+    """Raise an error that says what to do where scheduler or workers cannot have some things.
 
     What daskgmm brings itself is wherever daskgmm is, and nobody is asked for it.
     """
-    streams = [source for source in sources if source is not None and source.travels and source.streams]
-    things: list[Any] = [thing for source in streams for thing in (source.reader(), source.stamper())]
     strange = [one for one in things if one is not None and type(one).__module__.partition(".")[0] != "daskgmm"]
     if not strange or not isinstance(executor, ClientExecutor):
         return
@@ -31,7 +35,7 @@ def check_travel(sources: Iterable[Source | None], executor: Executor) -> None:
             dumps(strange)
         except Exception as error:
             raise OptionError(
-                "What reads `X`",
+                what,
                 "be able to travel to the workers",
                 f"{kinds}, which cannot ({error})",
                 "Let it hold names, and open what they name where it reads; or set travels = False in its source.",
@@ -41,7 +45,7 @@ def check_travel(sources: Iterable[Source | None], executor: Executor) -> None:
             executor.client.run(id, strange)
         except Exception as error:
             raise ClusterError(
-                "What reads `X`",
+                what,
                 "be installed on the scheduler and all workers",
                 f"{error} for {kinds}",
                 "Install it there, or send its file: client.upload_file.",

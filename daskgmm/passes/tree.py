@@ -30,7 +30,7 @@ from daskgmm.passes.executor import Executor, Held, OnDone
 from daskgmm.passes.fingerprint import check_unchanged, fingerprints
 from daskgmm.passes.rows import Cut, Rows, blocks, cuts
 from daskgmm.passes.suspects import WorkersDiedError, try_alone
-from daskgmm.passes.travel import check_travel
+from daskgmm.passes.travel import check_arrival, check_travel
 from daskgmm.sources.digest import digest
 from daskgmm.sources.partition import FAN_IN
 from daskgmm.sources.source import as_reader
@@ -154,6 +154,7 @@ class Passes:
         self._held: Held | None = None
         self._filled: list[Any] | None = None
         self._has_travelled = False
+        self._carried: list[Any] = []
         self.bytes_read = self.bytes_kept = self.n_repeats = 0
 
     def __enter__(self) -> Passes:
@@ -210,11 +211,19 @@ class Passes:
         self._direct = _fill(work, all_cuts, x, w, self._keep)
         return self._direct.partial
 
+    def _not_seen(self, carried: Iterable[Any]) -> list[Any]:
+        """Return what a pass carries that none before it has carried."""
+        found = [one for one in carried if one not in self._carried]
+        self._carried += found
+        return found
+
     def _graph(self, work: Pass[State], name: str) -> Partial[State]:
         """Return the partial of all rows; where workers died for no fault of a task, it goes on."""
         if not self._has_travelled and self.rows.travels:
             check_travel((self.rows.X, self.rows.weights), self._executor)
             self._has_travelled = True
+        if self.rows.travels:
+            check_arrival("kernel", self._not_seen(getattr(work, "carried", ())), self._executor)
         for _ in range(MOST_TRIES):
             try:
                 return self._remembered(work, name)

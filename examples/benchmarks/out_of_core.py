@@ -40,7 +40,8 @@ import zarr
 from distributed import Client, LocalCluster
 from zarr.codecs import BloscCodec, ZstdCodec
 
-from daskgmm.kernels.estep import EStep, can_compile
+from daskgmm.kernels.estep import EStep
+from daskgmm.kernels.loops import can_compile
 from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters

@@ -32,7 +32,8 @@ from threadpoolctl import threadpool_limits
 
 from daskgmm.kernels import compiled
 from daskgmm.kernels.block import Block, Workspace, block_length, tile_length
-from daskgmm.kernels.estep import LONGEST_WHOLE_PHI, PANEL, EStep
+from daskgmm.kernels.estep import EStep
+from daskgmm.kernels.phi import LONGEST_WHOLE_PHI, PANEL
 from daskgmm.kernels.plan import Plan, fill_phi, make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters

@@ -56,7 +56,7 @@ def stuck(kind, X, centres):
 def propose(parameters, X, weights=None, *, n_most=3, reg_covar=REG_COVAR):
     w = np.ones(len(X)) if weights is None else weights
     outlook = look(parameters, X, w)
-    found = splits(parameters, X, w, outlook.members, reg_covar=reg_covar, rng=np.random.default_rng(0))
+    found = splits(parameters, X, w, outlook.members, floor=reg_covar, rng=np.random.default_rng(0))
     return proposals(parameters, outlook, found, n_most=n_most)
 
 
@@ -187,7 +187,7 @@ def exchanged(parameters, X, spikes=None):
     w = np.ones(len(X))
     outlook = look(parameters, X, w)
     found = splits(
-        parameters, X, w, outlook.members, reg_covar=REG_COVAR, rng=np.random.default_rng(0), n_fitted=len(X) // 2
+        parameters, X, w, outlook.members, floor=REG_COVAR, rng=np.random.default_rng(0), n_fitted=len(X) // 2
     )
     spikes = np.zeros(parameters.n_components, dtype=bool) if spikes is None else np.asarray(spikes)
     moves = exchanges(outlook, found, spikes)
@@ -239,7 +239,7 @@ def test_a_gain_is_measured_on_rows_that_the_split_was_not_fitted_to():
     one = mixture("full", [1.0], np.zeros((1, 6)), [1.0])
     one, _ = em(X, one, 2)
     members = [(np.arange(400), np.ones(400))]
-    others = {"reg_covar": REG_COVAR, "rng": np.random.default_rng(0)}
+    others = {"floor": REG_COVAR, "rng": np.random.default_rng(0)}
     (same,) = splits(one, X, np.ones(400), members, **others)
     assert same.gain == same.hope > 0.02
     (half,) = splits(one, X, np.ones(400), members, n_fitted=200, **others)

@@ -15,8 +15,9 @@ from daskgmm.errors import DataError
 from daskgmm.fitting import evaluate
 from daskgmm.fitting.evaluate import Evaluator, Request, check_counts, check_mean, check_responsibilities
 from daskgmm.kernels.block import Block
-from daskgmm.kernels.estep import EStep, can_compile
+from daskgmm.kernels.estep import EStep
 from daskgmm.kernels.folds import Fold
+from daskgmm.kernels.loops import can_compile
 from daskgmm.kernels.plan import make_plan, precision_called
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.family import family_called

@@ -43,7 +43,7 @@ def test_splits_are_where_the_rows_are_two_groups(kind: str) -> None:
     one = {"full": [whole], "tied": whole, "diag": [np.diag(whole)], "spherical": [np.trace(whole) / 3]}[kind]
     start = Parameters.from_covariances(small.family, np.ones(1), X.mean(axis=0)[np.newaxis], np.asarray(one))
     rng = np.random.default_rng(0)
-    found = grown(start, X, np.ones(len(X)), n_components=3, reg_covar=1e-6, rng=rng)
+    found = grown(start, X, np.ones(len(X)), n_components=3, floor=1e-6, rng=rng)
     assert found is not None
     assert found.n_components == 3
     assert found.weights.sum() == pytest.approx(1, rel=1e-12)
@@ -53,4 +53,4 @@ def test_splits_are_where_the_rows_are_two_groups(kind: str) -> None:
 def test_too_few_rows_have_no_split() -> None:
     small, X = two_groups("full", n_rows=20)
     rng = np.random.default_rng(0)
-    assert grown(small, X[:9], np.ones(9), n_components=3, reg_covar=1e-6, rng=rng) is None
+    assert grown(small, X[:9], np.ones(9), n_components=3, floor=1e-6, rng=rng) is None

@@ -16,6 +16,7 @@ from daskgmm.kernels.plan import Plan, make_plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.prior import Ridge
 from daskgmm.mixture.row_set import RowSet
 from tests import oracle
 from tests.strategies import Case
@@ -83,7 +84,7 @@ def step(
     row_set = row_set_of(X, row_weights)
     plan = make_plan(parameters, origin=row_set.mean, kernel=kernel)
     (statistics,) = one_pass(X, [plan], row_weights, cuts)
-    return m_step(statistics, plan, previous=parameters, reg_covar=reg_covar, row_set=row_set)
+    return m_step(statistics, plan, previous=parameters, prior=Ridge(reg_covar), row_set=row_set)
 
 
 def dense_covariances(parameters: Parameters) -> Any:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from daskgmm.kernels.block import Block
-from daskgmm.kernels.estep import EStep, can_compile, rows_of_each
+from daskgmm.kernels.estep import EStep, rows_of_each
 from daskgmm.kernels.folds import Fold, FoldPass, fold_of, row_hash
+from daskgmm.kernels.loops import can_compile
 from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.score import ScorePass
 from tests import oracle

@@ -10,6 +10,7 @@ from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.prior import Ridge
 from tests.kernels.driving import KERNELS, dense_covariances, one_pass, parameters_of, row_set_of, step
 from tests.strategies import KINDS, LAWS, cases, cuts, integer_weights, make_case, real_weights
 
@@ -216,7 +217,7 @@ def test_a_step_matches_the_moments_of_the_data(kind, data):
     row_set = row_set_of(case.X, w)
     plan = make_plan(parameters_of(case), origin=row_set.mean, kernel=kernel)
     (statistics,) = one_pass(case.X, [plan], w)
-    new = m_step(statistics, plan, previous=parameters_of(case), reg_covar=1e-2, row_set=row_set).parameters
+    new = m_step(statistics, plan, previous=parameters_of(case), prior=Ridge(1e-2), row_set=row_set).parameters
     # (A component of hardly any rows has lost them from its weight: 10 eps of a row.)
     np.testing.assert_allclose(new.weights @ new.means, row_set.mean, atol=1e-11)
     offsets = new.means - row_set.mean

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from daskgmm.kernels.estep import can_compile
+from daskgmm.kernels.loops import can_compile
 from daskgmm.kernels.plan import Plan, make_plan
 from daskgmm.kernels.score import ScorePass
 from daskgmm.kernels.statistics import Statistics

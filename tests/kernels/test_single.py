@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from daskgmm.kernels.block import Workspace
-from daskgmm.kernels.estep import Densities, can_compile
+from daskgmm.kernels.estep import Densities
+from daskgmm.kernels.loops import can_compile
 from daskgmm.kernels.mstep import m_step
 from daskgmm.kernels.plan import DOUBLE, SAFETY, SINGLE, flagged_components, make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.prior import Ridge
 from tests import oracle
 from tests.kernels.driving import one_pass, oracle_of, parameters_of, row_set_of
 from tests.strategies import KINDS, make_case
@@ -34,12 +36,12 @@ def test_a_step_is_near_the_oracles(kind, compiled):
     case = make_case(kind, seed=2, n_rows=3000, n_components=3, n_features=6)
     parameters, row_set = parameters_of(case), row_set_of(case.X)
     plan = make_plan(parameters, origin=row_set.mean, precision=SINGLE)
-    assert plan.by_phi.any()
+    assert not plan.exact.all()
     (statistics,) = one_pass(case.X, [plan], cuts=[0, 1000, 3000], compiled=compiled)
     assert statistics.values.dtype == np.float64
     # (Sums of responsibilities in float32, over 2,000 rows each.)
     assert statistics.panel(3)[:, -1].sum() == pytest.approx(3000, rel=1e-5)
-    step = m_step(statistics, plan, previous=parameters, reg_covar=0.0, row_set=row_set)
+    step = m_step(statistics, plan, previous=parameters, prior=Ridge(0.0), row_set=row_set)
     expected = oracle.em_step(kind, case.X, oracle_of(parameters))
     assert step.objective == pytest.approx(float(expected.log_likelihood) / 3000, abs=1e-4)
     np.testing.assert_allclose(step.parameters.means, expected.means.astype(float), atol=1e-4)
@@ -60,7 +62,7 @@ def test_components_for_which_it_is_not_good_enough_are_computed_in_double(kind)
     assert plan.precision is DOUBLE
     assert not plan.exact.any(), "double can do by Phi what single cannot"
     (statistics,) = one_pass(X, [plan])
-    step = m_step(statistics, plan, previous=parameters, reg_covar=0.0, row_set=row_set)
+    step = m_step(statistics, plan, previous=parameters, prior=Ridge(0.0), row_set=row_set)
     expected = oracle.em_step(kind, X, oracle_of(parameters))
     np.testing.assert_allclose(step.parameters.means, expected.means.astype(float), atol=2e-3)
     np.testing.assert_allclose(step.parameters.covariances, expected.covariances.astype(float), atol=2e-2)
@@ -79,7 +81,7 @@ def test_single_is_taken_where_it_is_faster(n_far, precision):
     assert plan.precision is precision
     if precision is SINGLE:
         assert plan.exact.sum() == min(n_far, 40 - n_far), "where more are far, the origin is there"
-        assert not flagged_components(parameters, plan.origin, SINGLE)[plan.by_phi].any()
+        assert not flagged_components(parameters, plan.origin, SINGLE)[~plan.exact].any()
     else:
         assert not plan.exact.any()
 
@@ -96,7 +98,7 @@ def test_a_component_that_shrinks_in_one_step_keeps_a_positive_variance(kind):
     for _ in range(4):
         plan = make_plan(parameters, origin=row_set.mean, precision=SINGLE)
         (statistics,) = one_pass(X, [plan])
-        parameters = m_step(statistics, plan, previous=parameters, reg_covar=0.0, row_set=row_set).parameters
+        parameters = m_step(statistics, plan, previous=parameters, prior=Ridge(0.0), row_set=row_set).parameters
     variances = kinds.shape.variances(parameters.covariances)
     np.testing.assert_allclose(variances, 1e-8, rtol=0.15)
 

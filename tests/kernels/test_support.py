@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from daskgmm.kernels.estep import can_compile
+from daskgmm.kernels.loops import can_compile
 from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.score import ScorePass, SupportPass
 from daskgmm.kernels.support import Support, price, support_of, thin_gain, unsupported
@@ -183,7 +183,7 @@ def test_one_component_alone_has_infinite_support(weights: Any, compiled: bool) 
     found = support(X, p, weights, [0, 2, 4], compiled=compiled)
     assert found.nats.tolist() == [np.inf]
     assert_allclose(found.counts, [4.0 if weights is None else 3.0], rtol=1e-14)
-    assert not unsupported(p, found, reg_covar=1e-6, n_rows=4).any()
+    assert not unsupported(p, found, floor=1e-6, n_rows=4).any()
 
 
 @compiled_or_not
@@ -195,7 +195,7 @@ def test_a_component_without_weight_is_worth_nothing_and_leaves_the_other_alone(
     found = support(X, p, w, [0, 1000, 3000], compiled=compiled)
     assert found.nats.tolist() == [np.inf, 0.0]
     assert_allclose(found.counts, [3000.0, 0.0], rtol=1e-14)
-    assert unsupported(p, found, reg_covar=1e-6, n_rows=3000).tolist() == [False, True]
+    assert unsupported(p, found, floor=1e-6, n_rows=3000).tolist() == [False, True]
     three = mixture([[0.0], [3.0], [1.0]], weights=[0.5, 0.0, 0.5])
     (a, b, c), alone = support(X, three, w, compiled=compiled).nats, mixture([[0.0], [1.0]])
     assert_allclose([a, c], expected(X, alone)[0], rtol=1e-10)
@@ -208,10 +208,10 @@ def test_a_component_must_be_worth_its_numbers_and_have_rows() -> None:
     cost = price(p, 1000)
     assert cost == pytest.approx(0.5 * 6 * np.log(1000), rel=1e-14)
     found = Support(np.array([cost * 1.01, cost * 0.99, 1e6, 1e6]), np.array([300.0, 695.0, 2.9, 3.1]))
-    assert unsupported(p, found, reg_covar=1e-6, n_rows=1000).tolist() == [False, True, True, False]
+    assert unsupported(p, found, floor=1e-6, n_rows=1000).tolist() == [False, True, True, False]
     # Of a sample, what a tenth of all rows lose stands for ten times as much.
     tenth = Support(found.nats / 10, found.counts / 10)
-    assert unsupported(p, tenth, reg_covar=1e-6, n_rows=1000).tolist()[:2] == [False, True]
+    assert unsupported(p, tenth, floor=1e-6, n_rows=1000).tolist()[:2] == [False, True]
 
 
 @pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
@@ -226,9 +226,9 @@ def test_a_point_mass_is_told_by_what_reg_covar_gives_it(kind: str) -> None:
     assert gain[0] == 0
     assert gain[1] == pytest.approx(0.5 * np.log(whole / 1.001e-6).sum(), rel=1e-9)
     own = Support(np.array([1e4, 300 * gain[1] + 0.5 * price(p, 3000)]), np.array([2700.0, 300.0]))
-    assert unsupported(p, own, reg_covar=reg_covar, n_rows=3000).tolist() == [False, True]
+    assert unsupported(p, own, floor=reg_covar, n_rows=3000).tolist() == [False, True]
     more = Support(own.nats + price(p, 3000), own.counts)
-    assert not unsupported(p, more, reg_covar=reg_covar, n_rows=3000).any()
+    assert not unsupported(p, more, floor=reg_covar, n_rows=3000).any()
 
 
 # -- reg_covar against the rows ------------------------------------------------------------------------------------

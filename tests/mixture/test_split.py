@@ -93,9 +93,9 @@ def test_a_component_without_rows_beyond_those_that_it_is_fitted_to_gains_nothin
     members = [(np.arange(300), np.ones(300))]
     for n_fitted in (300, 400):
         (found,) = splits(
-            one, X, np.ones(300), members, reg_covar=REG_COVAR, rng=np.random.default_rng(0), n_fitted=n_fitted
+            one, X, np.ones(300), members, floor=REG_COVAR, rng=np.random.default_rng(0), n_fitted=n_fitted
         )
         assert found.gain == 0
         assert found.hope > 0.1
     nobody = [(np.arange(0), np.ones(0))]
-    assert splits(one, X, np.ones(300), nobody, reg_covar=REG_COVAR, rng=np.random.default_rng(0)) == []
+    assert splits(one, X, np.ones(300), nobody, floor=REG_COVAR, rng=np.random.default_rng(0)) == []

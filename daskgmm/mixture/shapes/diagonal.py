@@ -26,15 +26,15 @@ class Diagonal(Shape):
     def least_rows(self, n_features: int) -> int:
         return 3
 
-    def thin_gain(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
+    def thin_gain(self, covariances: Floats, weights: Floats, means: Floats, floor: float) -> Floats:
         own = np.broadcast_to(self.variances(covariances), means.shape)
         whole = weights @ (own + (means - weights @ means) ** 2)
-        return gain(own, np.where(whole > 2 * reg_covar, whole, 0.0), reg_covar)
+        return gain(own, np.where(whole > 2 * floor, whole, 0.0), floor)
 
-    def least_variances(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
+    def least_variances(self, covariances: Floats, weights: Floats, means: Floats, floor: float) -> Floats:
         own = np.broadcast_to(self.variances(covariances), means.shape)
-        whole = weights @ (own + (means - weights @ means) ** 2) - reg_covar
-        least: Floats = np.where(whole > still(means, reg_covar), own, np.inf).min(axis=1) - reg_covar
+        whole = weights @ (own + (means - weights @ means) ** 2) - floor
+        least: Floats = np.where(whole > still(means, floor), own, np.inf).min(axis=1) - floor
         return least
 
     def precisions_cholesky(self, covariances: Floats) -> Floats:
@@ -139,8 +139,8 @@ class Diagonal(Shape):
     def add_variances(self, covariances: Floats, variances: Floats) -> Floats:
         return covariances + variances
 
-    def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
-        return covariances + reg_covar
+    def regularise(self, covariances: Floats, floor: float) -> Floats:
+        return covariances + floor
 
     def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
         result: Floats = noise * np.sqrt(covariances[k])

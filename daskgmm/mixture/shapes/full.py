@@ -195,31 +195,31 @@ class Full(Shape):
     def add_variances(self, covariances: Floats, variances: Floats) -> Floats:
         return covariances + np.eye(covariances.shape[-1]) * variances[..., np.newaxis, :]
 
-    def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
-        return covariances + reg_covar * np.eye(covariances.shape[-1])
+    def regularise(self, covariances: Floats, floor: float) -> Floats:
+        return covariances + floor * np.eye(covariances.shape[-1])
 
-    def thin_gain(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
+    def thin_gain(self, covariances: Floats, weights: Floats, means: Floats, floor: float) -> Floats:
         offsets = means - weights @ means
         whole = np.tensordot(weights, covariances, axes=1) + (weights * offsets.T) @ offsets
         values, vectors = np.linalg.eigh(whole)
-        axes = vectors[:, values > 2 * reg_covar]
+        axes = vectors[:, values > 2 * floor]
         if not axes.shape[1]:
             return np.zeros(len(means))
         own, directions = np.linalg.eigh(axes.T @ covariances @ axes)
         there = np.einsum("kij,kij->kj", directions, (axes.T @ whole @ axes) @ directions)
-        return gain(own, there, reg_covar)
+        return gain(own, there, floor)
 
-    def least_variances(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
+    def least_variances(self, covariances: Floats, weights: Floats, means: Floats, floor: float) -> Floats:
         n_components, n_features = means.shape
         covariances = np.broadcast_to(covariances, (n_components, n_features, n_features))
         offsets = means - weights @ means
         whole = np.tensordot(weights, covariances, axes=1) + (weights * offsets.T) @ offsets
-        axes = varying(whole - reg_covar * np.eye(n_features), still(means, reg_covar), reg_covar)
+        axes = varying(whole - floor * np.eye(n_features), still(means, floor), floor)
         if not axes.shape[1]:
             return np.full(n_components, np.inf)
         own = np.linalg.eigvalsh(axes.T @ covariances @ axes)
-        hidden = 4 * n_features * ROUNDOFF * own[:, -1] > reg_covar
-        return np.where(hidden, np.inf, own[:, 0] - reg_covar)
+        hidden = 4 * n_features * ROUNDOFF * own[:, -1] > floor
+        return np.where(hidden, np.inf, own[:, 0] - floor)
 
     def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
         result: Floats = noise @ np.linalg.cholesky(covariances[k]).T

@@ -57,10 +57,14 @@ class Pooled(Full):
     def shrink(self, counts: Floats, central: Floats, n_rows: float) -> Floats:
         return central
 
+    def shifted(self, counts: Floats, central: Floats, shifts: Floats) -> Floats:
+        moved: Floats = central + (shifts.T * (counts / counts.sum())) @ shifts
+        return moved
+
     def weighted_covariances(self, x: Floats, resp: Floats, means: Floats) -> Floats | None:
         return None
 
-    def thin_gain(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
+    def thin_gain(self, covariances: Floats, weights: Floats, means: Floats, floor: float) -> Floats:
         return np.zeros(len(means))  # what is thin is everybody's
 
     def phi_pays(self, n_phi: int, n_features: int) -> bool:

@@ -292,6 +292,12 @@ class Shape(ABC):
         shrunk: Floats = own * central + (1 - own) * within
         return shrunk
 
+    def shifted(self, counts: Floats, central: Floats, shifts: Floats) -> Floats:
+        """Return central moments about means that lie `shifts`, (n_components, n_features), from the rows' own."""
+        squares = [self.of_points(shift[:, np.newaxis], np.ones(1)) for shift in shifts]
+        moved: Floats = central + np.concatenate(squares)
+        return moved
+
     # -- variances -------------------------------------------------------------------------------------------
     @abstractmethod
     def variances(self, covariances: Floats) -> Floats:
@@ -302,23 +308,23 @@ class Shape(ABC):
         """Return the covariances with (n_components, n_features) variances added."""
 
     @abstractmethod
-    def regularise(self, covariances: Floats, reg_covar: float) -> Floats:
-        """Return the covariances with reg_covar added to every variance (original units)."""
+    def regularise(self, covariances: Floats, floor: float) -> Floats:
+        """Return the covariances with `floor` added to every variance, in squared units."""
 
     @abstractmethod
-    def thin_gain(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
-        """Return what each component gains a row, nats, from having no variance but reg_covar in most directions.
+    def thin_gain(self, covariances: Floats, weights: Floats, means: Floats, floor: float) -> Floats:
+        """Return what each component gains a row, nats, from having only the floor as variance in most directions.
 
         Half the logarithm of the variance of the mixture there over its own, summed over these directions,
-        (n_components,); those in which the mixture as a whole is mostly reg_covar too do not count.
+        (n_components,); those in which the mixture as a whole is mostly that too do not count.
         """
 
     @abstractmethod
-    def least_variances(self, covariances: Floats, weights: Floats, means: Floats, reg_covar: float) -> Floats:
-        """Return each component's smallest variance in any direction, less reg_covar, (n_components,).
+    def least_variances(self, covariances: Floats, weights: Floats, means: Floats, floor: float) -> Floats:
+        """Return each component's smallest variance in any direction, less the floor, (n_components,).
 
         Directions in which the mixture as a whole has no variance of its own do not count: those of features that are
-        constant or collinear. Infinite where none is left, or rounding hides reg_covar.
+        constant or collinear. Infinite where none is left, or rounding hides the floor.
         """
 
     @abstractmethod

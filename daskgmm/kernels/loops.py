@@ -1,0 +1,27 @@
+"""Whether the compiled loops can be used here, and the module that has them, which imports numba."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from types import ModuleType
+
+from daskgmm.errors import ClusterError
+
+
+def can_compile() -> bool:
+    """Return whether the compiled loops can be used in this process: whether numba is installed."""
+    return find_spec("numba") is not None
+
+
+def loops() -> ModuleType:
+    """Return the module of the compiled loops; a ClusterError where numba is missing."""
+    try:
+        from daskgmm.kernels import compiled
+    except ImportError as error:
+        raise ClusterError(
+            "Workers",
+            "have numba where the process that starts the fit has it",
+            error,
+            "Install daskgmm[compiled] there too, or switch the compiled kernel off: DASK_DASKGMM__COMPILED=False.",
+        ) from error
+    return compiled

@@ -15,8 +15,6 @@ from daskgmm.places.place import Place
 if TYPE_CHECKING:
     from distributed.security import Security
 
-_SECTION = "Where to run (without --scheduler: a cluster on this machine, for this command)"
-
 
 def _bytes(text: str) -> int:
     """Return a number of bytes that was typed with its unit; a ValueError where it is none."""
@@ -32,7 +30,13 @@ def _bytes(text: str) -> int:
 
 
 def _option(default: Any, flag: str, help: str, **others: Any) -> Any:
-    return declare(default, Option(help=help, flag=flag, section=_SECTION, **others))
+    return declare(
+        default,
+        Option(
+            help=help, flag=flag,
+            section="Where to run (without --scheduler: a cluster on this machine, for this command)", **others,
+        ),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,91 @@
-"""All errors that daskgmm raises, in one tree; each is also a built-in, and carries its exit code. And a warning.
+"""All errors that daskgmm raises, in one tree; each is also a built-in, and carries its exit code. And the warnings.
 
-A message reads "<argument> must <requirement>; got <value> <where>. <One remedy>."
+A message reads "<argument> must <requirement>; got <got>. <remedy>". An error carries these four apart, and each
+interface words them: names of options and arguments stand between backticks, as in "Decrease `n_components`.", where
+Python says the name, and the command line its flag.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+
+def worded(text: str, words: Mapping[str, str] | None = None) -> str:
+    """Return a text in an interface's words: what it calls the names between backticks, the others as they are."""
+    parts = text.split("`")
+    parts[1::2] = [(words or {}).get(name, name) for name in parts[1::2]]
+    return "".join(parts).replace(_BACKTICK, "`")
+
+
+def verbatim(data: object) -> str:
+    """Return what a user gave (a path, a label, the name of a column) as a piece of a text that holds no names."""
+    return str(data).replace("`", _BACKTICK)
+
+
+#: What stands for a backtick of the user's in a text.
+_BACKTICK = "\0"
+
 
 class DaskgmmError(Exception):
-    """Root of the errors that daskgmm raises. `exit_code` is what the command line returns."""
+    """Root of the errors that daskgmm raises: "<argument> must <requirement>; got <got>. <remedy>".
+
+    Parameters
+    ----------
+    argument, requirement : str
+        What is wrong, and what it must be. Names stand between backticks; what a user gave goes through `verbatim`.
+    got : object
+        What was found; of its text nothing is taken for a name.
+    remedy : str
+        Whole sentences, with names as above.
+    text : str
+        Instead of these, whole sentences of another form, with names as above; it is then the argument.
+
+    Attributes
+    ----------
+    exit_code : int
+        What the command line returns.
+    """
 
     exit_code = 70
+
+    def __init__(
+        self, argument: str = "", requirement: str = "", got: object = "", remedy: str = "", *, text: str = ""
+    ) -> None:
+        self._fields = (argument or text, requirement, str(got), remedy)
+        super().__init__(self.worded())
+
+    @property
+    def fields(self) -> tuple[str, str, str, str]:
+        """Argument, requirement, got and remedy: of these another error like it can be made."""
+        return self._fields
+
+    @property
+    def argument(self) -> str:
+        return self._fields[0]
+
+    @property
+    def requirement(self) -> str:
+        return self._fields[1]
+
+    @property
+    def got(self) -> str:
+        return self._fields[2]
+
+    @property
+    def remedy(self) -> str:
+        return self._fields[3]
+
+    def worded(self, words: Mapping[str, str] | None = None) -> str:
+        """Return the message in an interface's words for names of options and arguments; without these in Python's."""
+        argument, requirement, got, remedy = self._fields
+        if not requirement:
+            return worded(argument, words)
+        return worded(f"{argument} must {requirement}; got {verbatim(got)}.{remedy and f' {remedy}'}", words)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # (Errors of the operating system would otherwise be made again of the message alone.)
+        return type(self), self._fields, self.__dict__
 
 
 class OptionError(DaskgmmError, ValueError):
@@ -51,10 +127,6 @@ class InputMissingError(DaskgmmError, FileNotFoundError):
 
     exit_code = 66
 
-    def __str__(self) -> str:
-        # OSError formats its arguments in its own way; these carry one finished sentence.
-        return str(self.args[0]) if self.args else ""
-
 
 class ClusterError(DaskgmmError, ConnectionError):
     """No scheduler, or no workers in time (exit code 69)."""
@@ -72,7 +144,25 @@ class OutputError(DaskgmmError, OSError):
     exit_code = 73
 
 
-class FitWarning(UserWarning):
+class DaskgmmWarning(UserWarning):
+    """Root of the warnings that daskgmm raises.
+
+    Parameters
+    ----------
+    text : str
+        Whole sentences; names of options and arguments stand between backticks.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(worded(text))
+        self.text = text
+
+    def worded(self, words: Mapping[str, str]) -> str:
+        """Return the sentences in an interface's words."""
+        return worded(self.text, words)
+
+
+class FitWarning(DaskgmmWarning):
     """What a person should know of a fit that is done: see `daskgmm.fitting.remarks`."""
 
 

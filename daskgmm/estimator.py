@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from daskgmm.errors import FitWarning, OptionError
+from daskgmm.errors import FitWarning, OptionError, worded
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions, from_json
@@ -263,7 +263,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Return rows of the mixture, (n_samples, n_features) float64, and their components, (n_samples,) int64."""
         check_is_fitted(self, "means_")
         if n_samples < 1:
-            raise OptionError(f"n_samples must be at least 1; got {n_samples}. Ask for one row or more.")
+            raise OptionError("`n_samples`", "be at least 1", n_samples, "Ask for one row or more.")
         return sample(self._parameters(), n_samples, check_random_state(self.random_state))
 
     # -- elsewhere -------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             "units": getattr(self, "units_in_", None),
             **{name.rstrip("_"): getattr(self, name) for name in _OF_A_FIT if hasattr(self, name)},
             **(support_record(Support(self.support_, self.counts_)) if hasattr(self, "support_") else {}),
-            "remarks": list(getattr(self, "_remarks", ())),
+            "remarks": list(map(worded, getattr(self, "_remarks", ()))),
             "lower_bound": finite_or_none(getattr(self, "lower_bound_", -np.inf)),
             "provenance": provenance(),
         }
@@ -360,9 +360,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         asked = family_of(self.covariance_type).name
         if (p.family.name, *p.means.shape) != (asked, self.n_components, n_features):
             raise OptionError(
-                "warm_start must go on from a mixture of the same shape; got one of "
-                f"{p.n_components} {p.family.name} components in {p.n_features} features for {self.n_components} "
-                f"{asked} components in {n_features}. Set warm_start=False to start anew."
+                "`warm_start`",
+                "go on from a mixture of the same shape",
+                f"one of {p.n_components} {p.family.name} components in {p.n_features} features for "
+                f"{self.n_components} {asked} components in {n_features}",
+                "Set `warm_start=False` to start anew.",
             )
         return p, float(self.lower_bound_)
 
@@ -444,4 +446,4 @@ def warn_unless_converged(status: Status, n_iter: int, *, stacklevel: int) -> No
 def warn_of(remarks: Sequence[str], *, stacklevel: int) -> None:
     """Warn, once, of all that a person should know of a fit."""
     if remarks:
-        warnings.warn(" ".join(remarks), FitWarning, stacklevel=stacklevel + 1)
+        warnings.warn(FitWarning(" ".join(remarks)), stacklevel=stacklevel + 1)

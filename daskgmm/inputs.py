@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_random_state
 
-from daskgmm.errors import DataError, OptionError
+from daskgmm.errors import DataError, OptionError, verbatim
 from daskgmm.fitting.events import HEADER, Listener, PassDone, ignore
 from daskgmm.sources.conventions import check_units
 from daskgmm.sources.opening import open_source
@@ -54,9 +54,11 @@ def _names(labels: list[Any] | None) -> list[str] | None:
     named = [isinstance(label, str) for label in labels or ()]
     if any(named) and not all(named):
         raise DataError(
-            "Columns of X must have names that are all text, or none; got labels of several types, such as "
-            f"{labels[named.index(True)]!r} and {labels[named.index(False)]!r}. "  # type: ignore[index]
-            "Make them text: X.columns = X.columns.astype(str)."
+            "Columns of `X`",
+            "have names that are all text, or none",
+            f"labels of several types, such as {labels[named.index(True)]!r} "  # type: ignore[index]
+            f"and {labels[named.index(False)]!r}",  # type: ignore[index]
+            "Make them text: X.columns = X.columns.astype(str).",
         )
     return labels if any(named) else None
 
@@ -83,7 +85,9 @@ def _check_names(estimator: Any, names: list[str] | None) -> None:
             said += "\n- ".join([f"Feature names {what}:", *found[:5], *(["..."] if len(found) > 5 else [])]) + "\n"
     if not unseen and not missing:
         said += "Feature names must be in the same order as they were in fit.\n"
-    raise DataError(f"{said}Select the same columns in the same order: X[list(mixture.feature_names_in_)].")
+    raise DataError(
+        text=f"{verbatim(said)}Select the same columns in the same order: X[list(mixture.feature_names_in_)]."
+    )
 
 
 def _check_number(estimator: Any, n_features: int, X: Any) -> None:
@@ -95,7 +99,7 @@ def _check_number(estimator: Any, n_features: int, X: Any) -> None:
     if n_features == 1 and not isinstance(X, str | os.PathLike | Source) and np.ndim(X) == 1:
         remedy = "Reshape your data: one row is numpy.asarray(X).reshape(1, -1)."
     who = type(estimator).__name__
-    raise DataError(f"X has {n_features} features, but {who} is expecting {fitted} features as input. {remedy}")
+    raise DataError(text=f"`X` has {n_features} features, but {who} is expecting {fitted} features as input. {remedy}")
 
 
 def seed_of(random_state: Any) -> int:
@@ -108,7 +112,7 @@ def printing(verbose: Any, interval: Any) -> Listener:
     """Return a listener that prints passes: none, one in `interval` or, where `verbose` is 2 or more, each."""
     for name, value, least in (("verbose", verbose, 0), ("verbose_interval", interval, 1)):
         if not isinstance(value, Integral) or value < least:
-            raise OptionError(f"{name} must be an integer of at least {least}; got {value!r}.")
+            raise OptionError(f"`{name}`", f"be an integer of at least {least}", repr(value))
     return _Printer(1 if verbose > 1 else int(interval)) if verbose else ignore
 
 

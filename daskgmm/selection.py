@@ -170,7 +170,7 @@ def select(
         raise TypeError("select() got an unexpected keyword argument 'warm_start'")
     like = GaussianMixture(**parameters, verbose=verbose)
     if not isinstance(stop_early, bool):
-        raise OptionError(f"stop_early must be True or False; got {stop_early!r}.")
+        raise OptionError("`stop_early`", "be True or False", repr(stop_early))
     options, listener = like.fit_options(), printing(verbose, like.verbose_interval)
     folds = n_folds_of(criterion) if n_folds is None else n_folds
     asked: dict[str, Any] = {
@@ -194,12 +194,12 @@ def _numbers(n_components: Any) -> list[Any]:
     if isinstance(n_components, Integral):
         return [n_components]
     if isinstance(n_components, str) or not isinstance(n_components, Iterable):
-        raise OptionError(f"n_components must be an integer or several; got {n_components!r}. Give range(1, 11).")
+        raise OptionError("`n_components`", "be an integer or several", repr(n_components), "Give range(1, 11).")
     # (Numbers of NumPy become plain ones.)
     numbers = list(n_components)
     for k in numbers:
         if not isinstance(k, Integral) or isinstance(k, bool):
-            raise OptionError(f"n_components must be an integer of at least 1; got {k!r}.")
+            raise OptionError("`n_components`", "be an integer of at least 1", repr(k))
     return [int(k) for k in numbers]
 
 

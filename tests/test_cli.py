@@ -25,7 +25,7 @@ from daskgmm import GaussianMixture
 from daskgmm.cli import gmm, jobs
 from daskgmm.cli.group import outcome
 from daskgmm.cli.outputs import differences
-from daskgmm.cli.terminal import in_words_of_the_command_line, strict_json
+from daskgmm.cli.terminal import strict_json
 from daskgmm.errors import ClusterError, DataError, OutputError
 from daskgmm.passes.tree import Partial
 from daskgmm.places import lost
@@ -757,20 +757,6 @@ def test_json_has_no_numbers_that_are_none() -> None:
     assert strict_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": (1, None)}) == (
         '{"a": null, "b": [null, 1.5], "c": [1, null]}'
     )
-
-
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        ("X must have n_components = 8 rows.", "INPUT must have --components = 8 rows."),
-        ("Decrease n_components.", "Decrease --components."),
-        ("got /data/n_components.zarr", "got /data/n_components.zarr"),
-        ("numpy.save('X.npy', X)", "numpy.save('X.npy', X)"),
-        ("with non_finite='drop'", "with non_finite='drop'"),
-    ],
-)
-def test_messages_speak_of_what_was_typed(message: str, expected: str) -> None:
-    assert in_words_of_the_command_line(message) == expected
 
 
 @pytest.mark.parametrize(

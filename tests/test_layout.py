@@ -25,6 +25,9 @@ OF_COVARIANCES = re.compile("covarian|precision|cholesky|central|factor")
 #: Folders in which no file imports another that, by whatever way, imports it.
 WITHOUT_CIRCLES = ["mixture"]
 WORDS_NOT_USED = {"gamma", "nll", "loss", "losses", "batch", "batches"}
+#: Rooms whose messages name flags, and what one looks like.
+NAME_FLAGS = {"cli", "demo"}
+FLAG = re.compile(r"(?<![\w-])(?<!dask scheduler )(?<!dask worker )--[a-z][a-z-]*")
 
 Rule = Callable[[ast.Module, Path], Iterator[str]]
 
@@ -54,7 +57,7 @@ def imports_point_down(tree: ast.Module, path: Path) -> Iterator[str]:
     for name, line in imports_of(tree):
         head, _, rest = name.partition(".")
         if head != "daskgmm":
-            if own == "errors" and name != "__future__":
+            if own == "errors" and head not in sys.stdlib_module_names:
                 yield f"{line}: errors imports {name}"
             elif head == "numba" and path == WHERE_LOOPS_ARE_COMPILED:
                 continue
@@ -148,6 +151,54 @@ def words_are_the_projects_own(tree: ast.Module, path: Path) -> Iterator[str]:
             yield f"{node.lineno}: {name}"
 
 
+def text_of(node: ast.AST) -> str:
+    """What stands in a string, with a mark for each value of an f-string."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(part) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def flags_are_named_by_the_command_line_alone(tree: ast.Module, path: Path) -> Iterator[str]:
+    """Messages name options as they are declared; what a person types for them, the command line says.
+
+    (Docstrings and declarations may name flags, and so may commands of Dask's that a person runs.)
+    """
+    if path.parts[0] in NAME_FLAGS:
+        return
+    free: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            free.add(node.value)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"Option", "_option"}:
+            free.update(ast.walk(node))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant | ast.JoinedStr) and node not in free and FLAG.search(text_of(node)):
+            yield f"{node.lineno}: {FLAG.findall(text_of(node))}"
+
+
+def errors_are_made_of_their_fields(tree: ast.Module, path: Path) -> Iterator[str]:
+    """No error of ours is made of a finished sentence, but by `text`, and that only where it has another form."""
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "daskgmm.errors"
+        for alias in node.names
+        if alias.name.endswith("Error")
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        if called not in ours and re.fullmatch(r"errors\.\w+Error", called) is None:
+            continue
+        fields = [*node.args, *(keyword for keyword in node.keywords if keyword.arg != "text")]
+        if len(fields) == 1 and not isinstance(fields[0], ast.Starred):
+            yield f"{node.lineno}: {called} of a sentence"
+        for keyword in node.keywords:
+            if keyword.arg == "text" and re.search(" must .*; got ", text_of(keyword.value), re.DOTALL):
+                yield f"{node.lineno}: {called} of a text that has the usual form"
+
+
 RULES: list[Rule] = [
     imports_point_down,
     kinds_are_not_told_apart,
@@ -155,7 +206,12 @@ RULES: list[Rule] = [
     sources_are_told_apart_in_their_own_files,
     nothing_dangerous_is_called,
     words_are_the_projects_own,
+    flags_are_named_by_the_command_line_alone,
+    errors_are_made_of_their_fields,
 ]
+
+
+IMPORTED = "from daskgmm.errors import DataError\n"
 
 
 @pytest.mark.parametrize("path", [path.relative_to(PACKAGE) for path in MODULES], ids=str)
@@ -196,6 +252,19 @@ def test_module_keeps_the_rule(rule: Rule, path: Path) -> None:
         (words_are_the_projects_own, "kernels/estep.py", "def f(batch_size): pass"),
         (words_are_the_projects_own, "kernels/estep.py", "class Loss: pass"),
         (words_are_the_projects_own, "kernels/estep.py", "self.nll_ = 0"),
+        (flags_are_named_by_the_command_line_alone, "stores/output.py", "hint = 'Use --force.'"),
+        (flags_are_named_by_the_command_line_alone, "places/lost.py", "raise ClusterError(f'{x} (--scheduler-wait)')"),
+        (flags_are_named_by_the_command_line_alone, "pictures/page.py", "name = {'key': '--tls-key'}"),
+        (flags_are_named_by_the_command_line_alone, "selection.py", "say(f'{a} more --restarts ' f'{b}')"),
+        (errors_are_made_of_their_fields, "passes/rows.py", f"{IMPORTED}raise DataError('X must be 1; got 2.')"),
+        (errors_are_made_of_their_fields, "passes/rows.py", f"{IMPORTED}raise DataError(f'X must be {{1}}; got 2.')"),
+        (errors_are_made_of_their_fields, "passes/rows.py", f"{IMPORTED}raise DataError(message) from error"),
+        (
+            errors_are_made_of_their_fields,
+            "passes/rows.py",
+            f"{IMPORTED}DataError(text=f'X must be 1; got {{2}}.')",
+        ),
+        (errors_are_made_of_their_fields, "cli/work.py", "from daskgmm import errors\nerrors.DataError('X is bad.')"),
     ],
 )
 def test_rule_notices(rule: Rule, path: str, source: str) -> None:
@@ -228,6 +297,20 @@ def test_rule_notices(rule: Rule, path: str, source: str) -> None:
         ),
         (sources_are_told_apart_in_their_own_files, "sources/dask_source.py", "isinstance(x, DaskSource)"),
         (words_are_the_projects_own, "kernels/estep.py", "scipy.special.gammaln(x); random.gamma(2.0)"),
+        (flags_are_named_by_the_command_line_alone, "cli/outputs.py", "hint = 'Use --force.'"),
+        (flags_are_named_by_the_command_line_alone, "demo/demo.py", "shared = ['--force']"),
+        (flags_are_named_by_the_command_line_alone, "fitting/options.py", "declare(0, Option(flag='--tol', help='a'))"),
+        (flags_are_named_by_the_command_line_alone, "places/mine.py", "_option(None, '--queue', 'Where to wait.')"),
+        (flags_are_named_by_the_command_line_alone, "mixture/family.py", "def f():\n    'Known to `--covariance`.'"),
+        (
+            flags_are_named_by_the_command_line_alone,
+            "places/cluster.py",
+            "say(f'dask worker --nthreads 1; a -- {x}')",
+        ),
+        (errors_are_made_of_their_fields, "passes/rows.py", f"{IMPORTED}raise DataError('`X`', 'be 1', 2, 'Set it.')"),
+        (errors_are_made_of_their_fields, "passes/rows.py", f"{IMPORTED}raise DataError(text=f'{{who}} is too old.')"),
+        (errors_are_made_of_their_fields, "passes/rows.py", f"{IMPORTED}raise DataError(*error.fields)"),
+        (errors_are_made_of_their_fields, "passes/rows.py", "raise ValueError('of no user')"),
     ],
 )
 def test_rule_allows(rule: Rule, path: str, source: str) -> None:

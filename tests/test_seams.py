@@ -5,6 +5,7 @@ The package is not touched, and knows nothing of these toys. Each works in this 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -41,8 +42,18 @@ from daskgmm.cli.commands import gmm
 from daskgmm.cli.fit_options import fit_options
 from daskgmm.cli.group import Commands, SectionCommand
 from daskgmm.cli.options import log_options
-from daskgmm.cli.terminal import in_words_of_the_command_line
-from daskgmm.errors import ClusterError, DataError, InputMissingError, MemoryLimitError, OptionError
+from daskgmm.cli.terminal import command_line_words
+from daskgmm.errors import (
+    ClusterError,
+    DaskgmmError,
+    DaskgmmWarning,
+    DataError,
+    FitWarning,
+    InputMissingError,
+    MemoryLimitError,
+    OptionError,
+    verbatim,
+)
 from daskgmm.fitting.events import PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
 from daskgmm.fitting.option import Option, declare, declared
@@ -62,6 +73,7 @@ from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.full import FULL
 from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.passes.executor import Executor, LocalExecutor, running_by
+from daskgmm.pictures.comparison import selection_lines
 from daskgmm.places.machines import Machines
 from daskgmm.places.place import Place, register_place
 from daskgmm.sources import failures, heap, partition
@@ -174,11 +186,6 @@ def test_each_option_is_described_where_people_look() -> None:
     text = GaussianMixture.__doc__ or ""
     named = [name for name, (_, option) in declared(FitOptions).items() if option.of_estimator]
     assert [name for name in named if not re.search(rf"\b{name} : ", text)] == []
-
-
-def test_a_message_names_an_option_as_each_interface_does() -> None:
-    message = "toy_share must be smaller. Decrease toy_share or tol."
-    assert in_words_of_the_command_line(message) == "--toy must be smaller. Decrease --toy or --tol."
 
 
 # -- stopping rules and accelerators -----------------------------------------------------------------------------------
@@ -1182,3 +1189,152 @@ def test_the_options_of_a_place_are_options_of_commands(rows: np.ndarray, tmp_pa
     assert "Passes must run in one place; got options of several, --loop among them." in wrong.stderr
     with pytest.raises(OptionError, match=r"The options of a place must be its own; got --loop, which another has\."):
         register_place("other", LoopPlace)
+
+
+# -- errors: they carry argument, requirement, got and remedy apart, and each interface words them ---------------------
+@dataclass(frozen=True)
+class Particular(Reader):
+    """Refuses what it is asked for, as a source does whose rows are wrong."""
+
+    path: str
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        raise DataError(
+            "`X`", "hold toys", f"`n_components` in {self.path}", f"Decrease `n_components`, or {verbatim(self.path)}."
+        )
+
+
+class ParticularSource(Source):
+    n_rows, n_features, dtype, chunk_rows = 300, 2, np.dtype("f8"), 50
+
+    def __init__(self, path: str) -> None:
+        self.label = self.path = self._path = path
+
+    def reader(self) -> Reader:
+        return Particular(self._path)
+
+
+@pytest.fixture
+def wrong_rows(tmp_path: Path) -> str:
+    """A file whose name looks like names of the package: between words, between backticks, and with half of one."""
+    register_source(".wrong", ParticularSource)
+    folder = tmp_path / "X tol `X`"
+    folder.mkdir()
+    (folder / "`n_init` max_iter`.wrong").touch()
+    return str(folder / "`n_init` max_iter`.wrong")
+
+
+def test_an_error_is_worded_by_each_interface_from_the_same_fields(wrong_rows: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        GaussianMixture(2, n_init=1).fit(wrong_rows)
+    error = refused.value
+    assert str(error) == (
+        f"X must hold toys; got `n_components` in {wrong_rows}. Decrease n_components, or {wrong_rows}."
+    )
+    assert (error.argument, error.requirement) == ("`X`", "hold toys")
+    assert error.got == f"`n_components` in {wrong_rows}"
+    assert error.worded({"n_components": "the number"}).endswith(f". Decrease the number, or {wrong_rows}.")
+    done = call("fit", wrong_rows, "-k", 2, "-o", tmp_path / "m.zarr")
+    assert done.exit_code == 65
+    assert (
+        f"error: INPUT must hold toys; got `n_components` in {wrong_rows}. Decrease --components, or {wrong_rows}.\n"
+    ) in done.stderr
+
+
+@pytest.mark.usefixtures("short_partitions")
+def test_the_fields_of_an_error_come_back_from_a_worker(client: Client, wrong_rows: str) -> None:
+    with pytest.raises(DataError, match="X must hold toys; got `n_components` in ") as refused:
+        GaussianMixture(2, n_init=1).fit(wrong_rows)
+    assert refused.value.fields[0] == "`X`"
+    assert refused.value.fields[3] == f"Decrease `n_components`, or {verbatim(wrong_rows)}."
+
+
+def classes_below(root: type[DaskgmmError]) -> Iterator[type[DaskgmmError]]:
+    yield root
+    for cls in root.__subclasses__():
+        yield from classes_below(cls)
+
+
+@pytest.mark.parametrize("cls", sorted(set(classes_below(DaskgmmError)), key=str), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])
+def test_an_error_is_whole_after_a_journey(again: Callable[[Any], Any], cls: type[DaskgmmError]) -> None:
+    for fields in (("`X`", "be `tol`", "`X` 3", "Set `tol`."), ("Leave `X` out.",)):
+        error = cls(*fields)
+        error.add_note("seen")
+        found = again(error)
+        assert type(found) is cls
+        assert (found.fields, str(found), found.args) == (error.fields, str(error), error.args)
+        assert (found.exit_code, found.__notes__) == (cls.exit_code, ["seen"])
+    with pytest.raises(AttributeError):
+        found.remedy = "None."
+
+
+def test_a_message_leaves_out_what_there_is_not() -> None:
+    assert str(DataError("`X`", "be `tol`", ("`X`", 3))) == "X must be tol; got ('`X`', 3)."
+    assert DataError(text="Leave `X` out.").worded({"X": "rows"}) == "Leave rows out."
+
+
+@dataclass(frozen=True)
+class TimidOptions(FitOptions):
+    """An option whose own check needs another one."""
+
+    courage: int = declare(
+        0,
+        Option(
+            help="Less than there are components.", flag="--brave", number=int, remedy="Increase `n_components`.",
+            rule=lambda options, value: "" if value < options.n_components else "less than `n_components`",
+        ),
+    )  # fmt: skip
+
+
+@click.command(cls=SectionCommand)
+@partial(fit_options, of=TimidOptions)
+@log_options
+def dare(*, how: dict[str, Any]) -> dict[str, Any]:
+    """Check the options."""
+    return {"command": "dare", "courage": TimidOptions(**how).courage}
+
+
+def test_the_check_of_an_option_is_worded_by_each_interface() -> None:
+    with pytest.raises(OptionError) as refused:
+        TimidOptions(n_components=2, courage=2)
+    assert str(refused.value) == "courage must be less than n_components; got 2. Increase n_components."
+    timid = Commands("timid")
+    timid.add_command(dare)
+    done = CliRunner().invoke(timid, ["dare", "--brave", "7"])
+    assert done.exit_code == 64
+    assert "error: --brave must be less than --components; got 7. Increase --components.\n" in done.stderr
+
+
+@pytest.mark.filterwarnings("always")
+def test_warnings_are_worded_by_each_interface(rows: np.ndarray, tmp_path: Path) -> None:
+    weights = np.full(len(rows), 1e-3)
+    np.save(tmp_path / "rows.npy", rows)
+    np.save(tmp_path / "weights.npy", weights)
+    fitted_once = GaussianMixture(1).fit(rows, sample_weight=weights)
+    small = "BIC, AIC and ICL take the sum of {} for the number of rows; got 3 for 3000 rows"
+    with pytest.warns(DaskgmmWarning, match=small.format("sample_weight")):
+        fitted_once.bic(rows, sample_weight=weights)
+    inputs = (tmp_path / "rows.npy", "--weights", tmp_path / "weights.npy")
+    said = call("fit", *inputs, "-k", 3, "--max-iter", 1, "--restarts", 1, "-o", tmp_path / "m.zarr").stderr
+    assert f"warning: {small.format('--weights')}" in said
+    assert "Increase --max-iter or --tol, or try another start." in said
+    alike = np.repeat(rows[:3], 100, axis=0)
+    with pytest.warns(FitWarning, match="no variance but reg_covar, .* the weight 0 by sample_weight"):
+        GaussianMixture(3, n_init=1, random_state=0).fit(alike)
+    np.save(tmp_path / "alike.npy", alike)
+    said = call("fit", tmp_path / "alike.npy", "-k", 3, "--restarts", 1, "-o", tmp_path / "alike.zarr").stderr
+    assert re.search("no variance but --reg-covar, .* the weight 0 by --weights", said)
+    remarks = json.loads(call("inspect", tmp_path / "alike.zarr").stdout)["remarks"]
+    assert "no variance but reg_covar" in remarks[0]  # (a file is read by both)
+
+
+def test_what_a_selection_says_is_worded_by_each_interface(rows: np.ndarray) -> None:
+    table = select(rows[:300], n_components=(1, 2), random_state=0, n_init=1).table
+    compared: Any = (table, "bic", {"full": 2}, {"diag": [3]})
+    in_python = " ".join(selection_lines(*compared)[1])
+    assert "To fit them all the same: stop_early=False. No model: " in in_python
+    assert "To keep it: a larger reg_covar." in in_python
+    typed = " ".join(selection_lines(*compared, words=command_line_words())[1])
+    assert "To fit them all the same: --all. No model: " in typed
+    assert "To keep it: a larger --reg-covar." in typed

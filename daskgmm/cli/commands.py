@@ -162,7 +162,7 @@ def inspect(*, model: str, history: bool) -> dict[str, Any]:
       daskgmm inspect model.zarr --history
     """
     from daskgmm.cli import jobs
-    from daskgmm.cli.terminal import strict_json
+    from daskgmm.cli.terminal import command_line_words, strict_json
     from daskgmm.pictures.comparison import COMPARED, selection_text
     from daskgmm.pictures.report import component_table, history_text
     from daskgmm.places.log import say
@@ -173,7 +173,8 @@ def inspect(*, model: str, history: bool) -> dict[str, Any]:
         strict_json(result)  # (before anything is said: what is nested too deeply cannot be written either)
         texts = [component_table(result)]
         if result["selection"]:
-            texts.append(selection_text(*(result["selection"][name] for name in COMPARED)))
+            compared = [result["selection"][name] for name in COMPARED]
+            texts.append(selection_text(*compared, words=command_line_words()))
         if history:
             texts.append(history_text(result["history"]) if result["history"] else "The model holds no history.")
     for text in texts:

@@ -29,15 +29,17 @@ def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) 
     try:
         found = tomllib.loads(Path(place).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputMissingError(f"--config must name a file; got {place} ({error.strerror}). Name another.") from error
+        raise InputMissingError("--config", "name a file", f"{place} ({error.strerror})", "Name another.") from error
     except ValueError as error:
-        raise OptionError(f"--config must be TOML; got {place}: {error}. Write lines such as restarts = 3.") from error
+        raise OptionError("--config", "be TOML", f"{place}: {error}", "Write lines such as restarts = 3.") from error
     command, commands = ctx.command.name or "", _commands(ctx)
     tables = {key: value for key, value in found.items() if isinstance(value, dict)}
     if strange := [name for name in tables if name not in commands]:
         raise OptionError(
-            f"--config must have tables of commands alone; got [{strange[0]}] in {place}. There are "
-            f"{', '.join(commands)}."
+            "--config",
+            "have tables of commands alone",
+            f"[{strange[0]}] in {place}",
+            f"There are {', '.join(commands)}.",
         )
     general, special = {key: value for key, value in found.items() if key not in tables}, tables.get(command, {})
     own = general | special
@@ -51,8 +53,10 @@ def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) 
     of_others = {name.removeprefix("--") for other in commands.values() for p in other.params for name in p.opts}
     if unknown := [key for key in own if key not in known and (key in special or key not in of_others)]:
         raise OptionError(
-            f"--config must name options of daskgmm {command}; got {unknown[0]} in {place}. There are "
-            f"{', '.join(sorted(known))}."
+            "--config",
+            f"name options of daskgmm {command}",
+            f"{unknown[0]} in {place}",
+            f"There are {', '.join(sorted(known))}.",
         )
     ctx.default_map = {str(known[key].name): _text(value) for key, value in own.items() if key in known}
 

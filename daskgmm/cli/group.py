@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from daskgmm.cli.terminal import in_words_of_the_command_line, log_on_stderr
+from daskgmm.cli.terminal import command_line_words, log_on_stderr
 from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError, OptionError
 from daskgmm.passes.addresses import address_limit
 from daskgmm.places.log import say
@@ -107,7 +107,7 @@ def _attended() -> Iterator[None]:
         short = None if isinstance(error, click.exceptions.Exit) else _shortage(error)
         if short is None:
             raise
-        say(str(short), level=logging.ERROR, exit_code=short.exit_code)
+        say(short.worded(command_line_words()), level=logging.ERROR, exit_code=short.exit_code)
         raise click.exceptions.Exit(short.exit_code) from error
 
 
@@ -125,7 +125,7 @@ def outcome(error: BaseException, *, debug: bool = False) -> tuple[int, str]:
             "Run the same command again: fit, select and predict go on where they were."
         )
     if known is not None:
-        return known.exit_code, in_words_of_the_command_line(str(known))
+        return known.exit_code, known.worded(command_line_words())
     hint = "" if debug else " Run it again with --debug for the traceback, and"
     line = (str(error).splitlines() or [""])[0]
     return EXIT_BUG, f"This is a bug of daskgmm: {type(error).__name__}: {line}.{hint or ' Please'} report it."
@@ -147,8 +147,11 @@ def _known(error: BaseException) -> DaskgmmError | None:
     except Exception as broken:
         line = (str(broken).splitlines() or [""])[0].rstrip(" :,")
         return OptionError(
-            f"Dask must be one that can be imported; got {type(broken).__name__}: {line}. Look at its configuration: "
-            "files such as ~/.config/dask/*.yaml, or variables of the environment that begin with DASK_."
+            "Dask",
+            "be one that can be imported",
+            f"{type(broken).__name__}: {line}",
+            "Look at its configuration: files such as ~/.config/dask/*.yaml, or variables of the environment "
+            "that begin with DASK_.",
         )
     return explained(error)
 
@@ -169,8 +172,11 @@ def _shortage(error: BaseException) -> MemoryLimitError | None:
         ):
             line = (text.splitlines() or [""])[0] or type(found).__name__
             return MemoryLimitError(
-                f"Memory must suffice, and threads; got {line}. Raise the limit of this process (ulimit -v or "
-                "-u, or the job's), or use fewer workers, smaller chunks or fewer components."
+                "Memory",
+                "suffice, and threads",
+                line,
+                "Raise the limit of this process (ulimit -v or -u, or the job's), or use fewer workers, smaller "
+                "chunks or fewer components.",
             )
         found = found.__cause__ or found.__context__
     return None
@@ -188,8 +194,10 @@ def _check_addresses() -> None:
     limit = address_limit()
     if limit is not None and limit < _LEAST_ADDRESSES:
         raise MemoryLimitError(
-            f"Memory must suffice for Python and its libraries, {_LEAST_ADDRESSES >> 20} MiB of addresses; got a limit "
-            f"of {limit >> 20} MiB for this process (ulimit -v, or the job's). Raise it."
+            "Memory",
+            f"suffice for Python and its libraries, {_LEAST_ADDRESSES >> 20} MiB of addresses",
+            f"a limit of {limit >> 20} MiB for this process (ulimit -v, or the job's)",
+            "Raise it.",
         )
 
 

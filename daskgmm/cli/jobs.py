@@ -20,9 +20,9 @@ from daskgmm.cli.outputs import (
     remove_checkpoint,
     write_file,
 )
-from daskgmm.cli.terminal import in_words_of_the_command_line
+from daskgmm.cli.terminal import command_line_words
 from daskgmm.cli.work import Work
-from daskgmm.errors import DataError, OptionError
+from daskgmm.errors import DataError, OptionError, worded
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
@@ -65,10 +65,10 @@ class Input:
     def open(self) -> tuple[Source, Source | None]:
         """Return the sources of the rows and of the weights; their metadata are checked, no row is read."""
         missing = self.missing_chunks
-        X = open_source(self.location, array=self.array, argument="INPUT", missing_chunks=missing)
+        X = open_source(self.location, array=self.array, missing_chunks=missing)
         if self.weights is None:
             return X, None
-        return X, open_source(self.weights, array=self.weights_array, argument="--weights", missing_chunks=missing)
+        return X, open_source(self.weights, array=self.weights_array, argument="sample_weight", missing_chunks=missing)
 
 
 def fit(
@@ -243,7 +243,7 @@ def report(model: str, output: str, *, force: bool) -> Result:
 
     check_place(output, inputs={"MODEL": model})
     if "://" in output or os.path.isdir(output):
-        raise OptionError(f"--output must be a path of a file; got {output}. Name another place, such as report.html.")
+        raise OptionError("--output", "be a path of a file", output, "Name another place, such as report.html.")
     if not force:
         refuse_existing(output)
     loaded = load_model(model)
@@ -326,16 +326,16 @@ def fit_result(done: Fit) -> Result:
         "weight": done.weight,
         **support_record(done.support),
         "unsupported": list(done.spikes),
-        "remarks": list(done.remarks),
+        "remarks": list(map(worded, done.remarks)),
     }
 
 
 def say_remarks(done: Fit) -> None:
     """Log warnings, with remedies, where a fit has not converged, or holds what a person should know."""
     if done.remarks:
-        say(in_words_of_the_command_line(" ".join(done.remarks)), level=logging.WARNING)
+        say(worded(" ".join(done.remarks), command_line_words()), level=logging.WARNING)
     if done.status is not Status.CONVERGED:  # (last, as the reason of the exit code)
-        say(in_words_of_the_command_line(done.status.sentence), level=logging.WARNING)
+        say(done.status.worded(command_line_words()), level=logging.WARNING)
 
 
 def model_record(done: Fit, now: Result, found: Result) -> Result:
@@ -351,7 +351,7 @@ def model_record(done: Fit, now: Result, found: Result) -> Result:
         "n_passes": done.n_passes,
         "n_dropped": done.n_dropped,
         **support_record(done.support),
-        "remarks": list(done.remarks),
+        "remarks": list(map(worded, done.remarks)),
         "history": list(done.history),
         "provenance": provenance(),
     }

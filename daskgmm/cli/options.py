@@ -147,8 +147,10 @@ def cluster_options(command: Callable[..., Any]) -> Any:
         if len(others) > 1 or (others and usual != DaskCluster()):
             chosen = [min(flags(type(place)).values()) for place in others]
             raise OptionError(
-                f"Passes must run in one place; got options of several, {', '.join(chosen)} among them. Leave those of "
-                "the others out."
+                "Passes",
+                "run in one place",
+                f"options of several, {', '.join(chosen)} among them",
+                "Leave those of the others out.",
             )
         return command(*args, cluster=others[0] if others else usual, **given)
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from daskgmm.cli.terminal import strict_json
-from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
+from daskgmm.cli.terminal import command_line_words, strict_json
+from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionError, OutputError, verbatim
 from daskgmm.fitting.option import flags
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.parameters import Parameters
@@ -43,28 +43,31 @@ def check_place(output: str, *, inputs: Mapping[str, str], option: str = "--outp
         Its folder is not there, or may not be written.
     """
     if not output.strip():
-        raise OptionError(f"{option} must name a place; got nothing. Name one, such as model.zarr.")
+        raise OptionError(option, "name a place", "nothing", "Name one, such as model.zarr.")
     refuse_secrets(output, argument=option)
     place = _resolved(output)
     for name, location in inputs.items():
         if place == _resolved(location) or place.startswith(_resolved(location) + "/"):
-            raise OptionError(f"{option} must lie outside of {name}; got {output}. Name another place.")
+            raise OptionError(option, f"lie outside of {name}", output, "Name another place.")
     if "://" in output:
         return
     folder = os.path.dirname(place)
     if not os.path.isdir(folder):
         raise OutputError(
-            f"The folder of {option} must exist; got {folder}, which does not. Make it: mkdir -p {folder}"
+            f"The folder of {option}",
+            "exist",
+            f"{folder}, which does not",
+            f"Make it: mkdir -p {verbatim(folder)}",
         )
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"The folder of {option} must be writable; got {folder}, which is not. Choose another place.")
+        raise OutputError(f"The folder of {option}", "be writable", f"{folder}, which is not", "Choose another place.")
     probe = unfinished_place(place, f"probe{os.getpid()}")
     try:
         # Permissions do not tell everything: quotas, network file systems, /proc.
         os.mkdir(probe)
         os.rmdir(probe)
     except OSError as error:
-        raise OutputError(f"{option} must be writable; got {error}. Choose another place.") from error
+        raise OutputError(option, "be writable", error, "Choose another place.") from error
 
 
 def group_around(place: str) -> str:
@@ -81,7 +84,10 @@ def refuse_existing(output: str, *, option: str = "--output") -> None:
     """Raise an OutputError where something stands at a local place."""
     if os.path.lexists(output):
         raise OutputError(
-            f"{option} must not exist yet; got {output}, which does. Use --force to replace it, or choose another."
+            option,
+            "not exist yet",
+            f"{output}, which does",
+            "Use --force to replace it, or choose another.",
         )
 
 
@@ -116,28 +122,32 @@ def finished_fit(output: str, now: Mapping[str, Any], *, force: bool) -> dict[st
             return _result_of(record, output, now)
     except InputMissingError as error:
         if "://" in output and not isinstance(error.__cause__, FileNotFoundError):
-            raise OutputError(f"--output must be reachable, to see what is there; got this: {error}") from error
+            raise OutputError("--output", "be reachable, to see what is there", _this(error)) from error
         if storage_at(output).names() if "://" in output else os.path.lexists(output):
             raise _occupied(output, "a model") from error
         return None
     except DataError as error:
         if not is_model(output):
             raise _occupied(output, "a model") from error
-        raise OutputError(f"--output must be free, or hold a whole model; got this: {error} Use --force.") from error
+        raise OutputError("--output", "be free, or hold a whole model", _this(error), "Use --force.") from error
 
 
 def _result_of(record: Mapping[str, Any], output: str, now: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result in the record of a model; an OutputError where it is of another fit."""
     if "result" not in record:
         raise OutputError(
-            f"--output must be free, or hold a model of the same fit; got {output}, a model that was saved from "
-            "Python. Use --force to replace it, or choose another --output."
+            "--output",
+            "be free, or hold a model of the same fit",
+            f"{output}, a model that was saved from Python",
+            "Use --force to replace it, or choose another --output.",
         )
     command = record["result"].get("command")
     if command != now["command"]:
         raise OutputError(
-            f"--output must be free, or hold the same work; got {output}, a model that daskgmm {command} wrote. "
-            "Use --force to replace it, or choose another --output."
+            "--output",
+            "be free, or hold the same work",
+            f"{output}, a model that daskgmm {command} wrote",
+            "Use --force to replace it, or choose another --output.",
         )
     # (A selection notes what was asked beside the options of the model that it chose.)
     options = record.get("selection", {}).get("asked", record.get("options"))
@@ -186,8 +196,10 @@ def _checkpoint(place: str, asked: dict[str, Any], *, force: bool, every: float)
                 found = differences(_untimed(checkpoint.record), _untimed(asked))
             if found:
                 raise OutputError(
-                    f"the checkpoint of --output must be of the same work; got {place}, where {'; '.join(found)}. Use "
-                    "--force to start again without it, or choose another --output."
+                    "the checkpoint of --output",
+                    "be of the same work",
+                    f"{place}, where {'; '.join(found)}",
+                    "Use --force to start again without it, or choose another --output.",
                 )
     except (OutputError, DataError):
         if not force:
@@ -237,7 +249,7 @@ def finished_array(
             _refuse_differences(output, {k: record.get(k) for k in now}, now, option=option)
             return _readable(record.get("result", {}))
     except DataError as error:
-        raise OutputError(f"{option} must be free, or hold a whole array; got this: {error}") from error
+        raise OutputError(option, "be free, or hold a whole array", _this(error)) from error
 
 
 def checksum(parameters: Parameters) -> str:
@@ -274,9 +286,16 @@ def _refuse_differences(output: str, stored: Any, now: Any, *, option: str = "--
     found = differences(stored, json.loads(strict_json(now)))
     if found:
         raise OutputError(
-            f"{option} must be free, or hold the same work; got {output}, where {'; '.join(found)}. "
-            f"Use --force to replace it, or choose another {option}."
+            option,
+            "be free, or hold the same work",
+            f"{output}, where {'; '.join(found)}",
+            f"Use --force to replace it, or choose another {option}.",
         )
+
+
+def _this(error: DaskgmmError) -> str:
+    """Return an error as what was got."""
+    return f"this: {error.worded(command_line_words()).removesuffix('.')}"
 
 
 def _shown(name: str) -> str:
@@ -298,7 +317,10 @@ def _brief(value: Any) -> str:
 
 def _occupied(output: str, wanted: str, option: str = "--output") -> OutputError:
     return OutputError(
-        f"{option} must be free, or hold {wanted}; got something else at {output}. Choose another place, or remove it."
+        option,
+        f"be free, or hold {wanted}",
+        f"something else at {output}",
+        "Choose another place, or remove it.",
     )
 
 

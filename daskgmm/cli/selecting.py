@@ -22,7 +22,7 @@ from daskgmm.cli.jobs import (
     skipped,
 )
 from daskgmm.cli.outputs import check_place, checkpoint_of, finished_fit, refuse_existing, remove_checkpoint, write_file
-from daskgmm.cli.terminal import strict_json
+from daskgmm.cli.terminal import command_line_words, strict_json
 from daskgmm.errors import OptionError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.options import FitOptions
@@ -97,7 +97,7 @@ class Files:
             if place is None:
                 continue
             if os.path.splitext(place)[1].lower() not in ends or "://" in place:
-                raise OptionError(f"{name} must be a path that ends with {' or '.join(ends)}; got {place}. Rename it.")
+                raise OptionError(name, f"be a path that ends with {' or '.join(ends)}", place, "Rename it.")
             check_place(place, inputs=others, option=name)
             others[name] = place
         if self.plot is not None:
@@ -169,7 +169,7 @@ def select(
         return sweep, found
 
     sweep, found = carried_on(cluster, run)
-    say(selection_text(*(found[name] for name in COMPARED)))
+    say(selection_text(*(found[name] for name in COMPARED), words=command_line_words()))
     say_remarks(sweep.entries[sweep.best].fit)
     files.write(found, replace=force)
     return {**found, "table_output": table, "plot_output": plot, "skipped": False}
@@ -190,7 +190,7 @@ def _save(sweep: Sweep, comparison: Comparison, now: Result, found: Result, *, o
 def _repeat(stored: Result, files: Files) -> Result:
     """Return a stored result; table and plot are written where they are not there, for nothing is read for them."""
     with as_written(stored["output"]):
-        say(selection_text(*(stored[name] for name in COMPARED)))
+        say(selection_text(*(stored[name] for name in COMPARED), words=command_line_words()))
         files.write(stored, replace=False)
     return {**stored, "table_output": files.table, "plot_output": files.plot}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -13,17 +12,28 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from daskgmm.errors import OutputError
+from daskgmm.errors import DaskgmmWarning, OutputError
 from daskgmm.fitting.option import flags
 from daskgmm.fitting.options import FitOptions
+from daskgmm.places.dask_cluster import DaskCluster
 from daskgmm.places.log import HEARD, logger, quiet, say
+from daskgmm.places.place import registered_places
 
-#: What messages of the library call things that are no options of a fit, and what a person on the command line does.
+#: What messages of the library name that no option declares, and what a person types for it.
 _WORDS = {
-    "n_folds": "--folds",
-    "held_out": "held-out",
-    "sample_weight": "--weights",
     "X": "INPUT",
+    "X, as a task reads it,": "INPUT, as a task reads it,",
+    "array": "--array",
+    "sample_weight": "--weights",
+    "sample_weight's array": "--weights-array",
+    "missing_chunks": "--missing-chunks",
+    'dask.config.set({"daskgmm.missing-chunks": "fill"})': "--missing-chunks fill",
+    "non_finite='drop'": "--non-finite drop",
+    "criterion": "--criterion",
+    "held_out": "held-out",
+    "n_folds": "--folds",
+    "stop_early=False": "--all",
+    "overwrite=True": "--force",
 }
 
 
@@ -44,17 +54,19 @@ def write_result(result: Mapping[str, Any]) -> None:
             with suppress(OSError):
                 sys.stdout.close()  # what it still holds must not fail again at the end
         raise OutputError(
-            f"stdout must take the result; got {error}. The work itself is done and written: run the same command "
-            "again, which says its result without doing it again."
+            "stdout",
+            "take the result",
+            error,
+            "The work itself is done and written: run the same command again, which says its result without "
+            "doing it again.",
         ) from error
 
 
-def in_words_of_the_command_line(message: str) -> str:
-    """Return a message of the library with the names of options and arguments that a person typed."""
-    words = {name: flag for name, flag in flags(FitOptions).items() if flag != f"--no-{name}"} | _WORDS
-    # Whole words alone: not part of a path, a file name, a quotation or a call.
-    whole = rf"(?<![\w/.'\"(-])({'|'.join(map(re.escape, words))})(?![\w/'\"=()]|\.\w)"
-    return re.sub(whole, lambda match: words[match.group(1)], message)
+def command_line_words() -> dict[str, str]:
+    """Return what a person types for each option and argument that messages name (`daskgmm.errors`)."""
+    places = registered_places().values()
+    own = [flags(FitOptions), flags(DaskCluster), *map(flags, places)]
+    return {name: flag for options in own for name, flag in options.items() if flag != f"--no-{name}"} | _WORDS
 
 
 @contextmanager
@@ -108,12 +120,13 @@ def _warner() -> Callable[..., None]:
 
     (k-means says of every restart that rows are alike.)
     """
-    said = set()
+    before = set()
 
     def warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        text = in_words_of_the_command_line(" ".join(str(message).split()))
-        if (category, text) not in said:
-            said.add((category, text))
+        said = message.worded(command_line_words()) if isinstance(message, DaskgmmWarning) else str(message)
+        text = " ".join(said.split())
+        if (category, text) not in before:
+            before.add((category, text))
             say(text, level=logging.WARNING, category=category.__name__)
 
     return warning

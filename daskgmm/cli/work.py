@@ -64,8 +64,9 @@ class Work:
                 if not self.cluster.joins:
                     raise
                 # (Its workers run already, with limits of their own.)
-                joined = str(error).replace(" (--memory-limit)", " where they are started (dask worker --memory-limit)")
-                raise MemoryLimitError(joined.replace("--memory-limit must", "A worker's memory must")) from error
+                there = "where they are started (dask worker --memory-limit)"
+                remedy = error.remedy.replace("(`memory_limit`)", there)
+                raise MemoryLimitError(error.argument, error.requirement, error.got, remedy) from error
             if self.cluster.joins:
                 check_own_memory(work.rows, work.need, where.executor)
             stated = work._stated() + kept_worker_bytes(self.cache, work.rows, work.need, where.executor)
@@ -94,8 +95,10 @@ class Work:
             stated = work._stated()
         if limit is not None and limit < stated:
             raise MemoryLimitError(
-                f"--memory-limit must be at least the {_size(stated)} that the work takes; got {_size(limit)}. "
-                "Give more memory."
+                "A worker's memory" if self.cluster.joins else "`memory_limit`",
+                f"be at least the {_size(stated)} that the work takes",
+                _size(limit),
+                "Give more memory.",
             )
         return work
 

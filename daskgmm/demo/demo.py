@@ -89,7 +89,7 @@ def run_demo(demo: Demo) -> dict[str, Any]:
         _store(photographs, demo)
     except OSError as error:
         raise OutputError(
-            f"--output-dir must be writable; got {error} for {demo.folder}. Choose another place."
+            "--output-dir", "be writable", f"{error} for {demo.folder}", "Choose another place."
         ) from error
     _compare(photographs, demo)
     results = [_run(command) for command in demo.commands()]
@@ -116,8 +116,10 @@ def _check_packages() -> None:
         import PIL  # noqa: F401
     except ImportError as error:
         raise OptionError(
-            f"daskgmm demo must have matplotlib and pillow to read photographs and to draw; got {error}. "
-            'Install them: pip install "daskgmm[demo]".'
+            "daskgmm demo",
+            "have matplotlib and pillow to read photographs and to draw",
+            error,
+            'Install them: pip install "daskgmm[demo]".',
         ) from error
 
 
@@ -167,7 +169,7 @@ def _stored(place: str) -> Any:
         # Whatever something that is no Zarr array makes Zarr raise.
         record = None
     if record is None:
-        raise OutputError(f"--output-dir must not hold other things called patches.zarr; got {place}. Choose another.")
+        raise OutputError("--output-dir", "not hold other things called patches.zarr", place, "Choose another.")
     return record
 
 

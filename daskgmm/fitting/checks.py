@@ -16,11 +16,13 @@ LEAST_WEIGHT, MOST_WEIGHT = 1e-150, 1e150
 def check_shape(X: Source, *, n_components: int) -> None:
     """Raise a DataError where the metadata of the input tell that it cannot be fitted."""
     if X.n_rows < 1 or X.n_features < 1:
-        raise DataError(f"X must have rows and features; got shape ({X.n_rows}, {X.n_features}) in {X.label}.")
+        raise DataError("`X`", "have rows and features", f"shape ({X.n_rows}, {X.n_features}) in {X.label}")
     if X.n_rows < n_components:
         raise DataError(
-            f"X must have at least n_components = {n_components} rows; got {X.n_rows} in {X.label}. "
-            "Decrease n_components."
+            "`X`",
+            f"have at least `n_components` = {n_components} rows",
+            f"{X.n_rows} in {X.label}",
+            "Decrease `n_components`.",
         )
 
 
@@ -29,36 +31,45 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
     label = rows.X.label
     if survey.n_dropped and non_finite == "error":
         raise DataError(
-            f"X must be finite; got {survey.n_dropped} rows with NaN or infinity in {label}, the first in partition "
-            f"{_partition_of(survey.first_dropped, rows)}, row {survey.first_dropped}. Drop them with "
-            "non_finite='drop' (--non-finite drop), or fill them in."
+            "`X`",
+            "be finite",
+            f"{survey.n_dropped} rows with NaN or infinity in {label}, the first in partition "
+            f"{_partition_of(survey.first_dropped, rows)}, row {survey.first_dropped}",
+            "Drop them with `non_finite='drop'`, or fill them in.",
         )
     if survey.n_bad_weights and rows.weights is not None:
         raise DataError(
-            f"sample_weight must be finite and not negative; got {survey.n_bad_weights} other values in "
-            f"{rows.weights.label}, the first in partition {_partition_of(survey.first_bad_weight, rows)}, row "
-            f"{survey.first_bad_weight}. Give unwanted rows the weight 0."
+            "`sample_weight`",
+            "be finite and not negative",
+            f"{survey.n_bad_weights} other values in {rows.weights.label}, the first in partition "
+            f"{_partition_of(survey.first_bad_weight, rows)}, row {survey.first_bad_weight}",
+            "Give unwanted rows the weight 0.",
         )
     if survey.n_rows < n_components:
         raise DataError(
-            f"X must have at least n_components = {n_components} finite rows; got {survey.n_rows} in {label} "
-            f"({survey.n_dropped} dropped). Decrease n_components, or check the input."
+            "`X`",
+            f"have at least `n_components` = {n_components} finite rows",
+            f"{survey.n_rows} in {label} ({survey.n_dropped} dropped)",
+            "Decrease `n_components`, or check the input.",
         )
     if not survey.weight > 0:
         raise DataError(
-            f"sample_weight must not be zero for all rows; got a sum of {survey.weight:.6g} over {survey.n_rows} rows. "
-            "Give some rows a weight."
+            "`sample_weight`",
+            "not be zero for all rows",
+            f"a sum of {survey.weight:.6g} over {survey.n_rows} rows",
+            "Give some rows a weight.",
         )
     largest = max(float(np.abs(survey.minimum).max()), float(np.abs(survey.maximum).max()))
     if largest > 1e150:
-        raise DataError(f"X must lie within 1e150, or squares overflow; got {largest:.3g} in {label}. Rescale X.")
+        raise DataError("`X`", "lie within 1e150, or squares overflow", f"{largest:.3g} in {label}", "Rescale `X`.")
     # (Sums of weights times squares must be numbers too, and no denormal ones. A number for each row is always right.)
     beyond = survey.weight > survey.n_rows and survey.weight * max(1.0, largest * largest) > 1e300
     if beyond or not LEAST_WEIGHT <= survey.weight <= MOST_WEIGHT:
         raise DataError(
-            f"sample_weight must sum to between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}, and less where X is large; got "
-            f"{survey.weight:.6g} for {survey.n_weighted} rows of positive weight and values of X up to {largest:.3g}. "
-            "Divide sample_weight by its mean."
+            "`sample_weight`",
+            f"sum to between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}, and less where `X` is large",
+            f"{survey.weight:.6g} for {survey.n_weighted} rows of positive weight and values up to {largest:.3g}",
+            "Divide `sample_weight` by its mean.",
         )
 
 
@@ -68,9 +79,11 @@ def check_folds(survey: Survey, *, n_components: int) -> None:
         others = survey.n_rows - fold.n_rows
         if not fold.weight > 0 or others < n_components:
             raise DataError(
-                f"n_folds must leave rows that weigh in each fold, and n_components = {n_components} rows outside of "
-                f"it; got {fold.n_rows} rows of weight {fold.weight:.6g} in fold {i} of {len(survey.folds)}, and "
-                f"{others} outside. Decrease n_folds, or take more rows."
+                "`n_folds`",
+                f"leave rows that weigh in each fold, and `n_components` = {n_components} rows outside of it",
+                f"{fold.n_rows} rows of weight {fold.weight:.6g} in fold {i} of {len(survey.folds)}, and {others} "
+                "outside",
+                "Decrease `n_folds`, or take more rows.",
             )
 
 

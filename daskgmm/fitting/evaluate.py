@@ -110,9 +110,11 @@ def check_counts(statistics: Statistics, row_set: RowSet, tolerance: float = 1e-
     """Raise a ChangedDataError unless a pass counted the rows, and the weight, that the survey found."""
     if statistics.n_rows != row_set.n_rows or not abs(statistics.weight - row_set.weight) <= tolerance * row_set.weight:
         raise ChangedDataError(
-            f"the input must stay the same during a fit; got {statistics.n_rows} rows of weight "
-            f"{statistics.weight:.12g} in a pass, and {row_set.n_rows} of weight {row_set.weight:.12g} in the survey. "
-            "Fit a copy that nobody writes to."
+            "the input",
+            "stay the same during a fit",
+            f"{statistics.n_rows} rows of weight {statistics.weight:.12g} in a pass, and {row_set.n_rows} of "
+            f"weight {row_set.weight:.12g} in the survey",
+            "Fit a copy that nobody writes to.",
         )
 
 
@@ -120,8 +122,10 @@ def check_weight(weight: float, row_set: RowSet, tolerance: float = 1e-9) -> Non
     """Raise a ChangedDataError unless a pass that has no candidate summed the weight that the survey found."""
     if not abs(weight - row_set.weight) <= tolerance * row_set.weight:
         raise ChangedDataError(
-            f"the input must stay the same during a fit; got rows of weight {weight:.12g} in a pass, and of weight "
-            f"{row_set.weight:.12g} in the survey. Fit a copy that nobody writes to."
+            "the input",
+            "stay the same during a fit",
+            f"rows of weight {weight:.12g} in a pass, and of weight {row_set.weight:.12g} in the survey",
+            "Fit a copy that nobody writes to.",
         )
 
 
@@ -130,9 +134,10 @@ def check_responsibilities(statistics: Statistics, plan: Plan) -> None:
     total, weight = float(statistics.panel(plan.n_components)[:, -1].sum()), statistics.weight
     if not abs(total - weight) <= plan.precision.count_tolerance * weight:
         raise DaskgmmError(
-            f"the responsibilities of a pass must sum to the weight of its rows; got {total:.12g} for a weight of "
-            f"{weight:.12g} in {plan.precision.name} precision. Some worker computes wrongly: run it again from the "
-            "start, on other machines if it happens again."
+            "the responsibilities of a pass",
+            "sum to the weight of its rows",
+            f"{total:.12g} for a weight of {weight:.12g} in {plan.precision.name} precision",
+            "Some worker computes wrongly: run it again from the start, on other machines if it happens again.",
         )
 
 
@@ -153,7 +158,8 @@ def check_mean(statistics: Statistics, plan: Plan, row_set: RowSet) -> None:
         j = int(np.argmax(wrong))
         known = row_set.mean[j]
         raise ChangedDataError(
-            f"the input must stay the same during a fit; got a mean of {known + shift[j]:.12g} for feature {j} in a "
-            f"pass, and of {known:.12g} in the survey. Fit a copy that nobody writes to: of a Dask array that comes "
-            "out otherwise each time, X.persist()."
+            "the input",
+            "stay the same during a fit",
+            f"a mean of {known + shift[j]:.12g} for feature {j} in a pass, and of {known:.12g} in the survey",
+            "Fit a copy that nobody writes to: of a Dask array that comes out otherwise each time, X.persist().",
         )

@@ -83,7 +83,7 @@ class Candidate(Record):
     rule: StoppingRule | None = None
     n_judged: int = 0
     status: Status = Status.RUNNING
-    error: str = ""
+    error: tuple[str, ...] = ()
 
     @classmethod
     def start(
@@ -144,7 +144,7 @@ class Candidate(Record):
 
     def failure(self) -> DataError:
         """Return the error that says why the candidate is lost."""
-        return (CollapsedComponentError if self.status is Status.COLLAPSED else NotFiniteError)(self.error)
+        return (CollapsedComponentError if self.status is Status.COLLAPSED else NotFiniteError)(*self.error)
 
     def plan(self, row_set: RowSet) -> Plan:
         """Return how the next pass computes it."""
@@ -216,17 +216,21 @@ def _advance(candidate: Candidate, statistics: Statistics, plan: Plan, row_set: 
     if not np.isfinite(statistics.values).all():
         return _lost(
             candidate, Status.NOT_FINITE,
-            f"the log-likelihood must be finite; got {log_likelihood(statistics, plan, row_set)} in iteration "
-            f"{candidate.n_iter + 1}. Check the given start, and rescale features beyond 1e150.",
+            NotFiniteError(
+                "the log-likelihood",
+                "be finite",
+                f"{log_likelihood(statistics, plan, row_set)} in iteration {candidate.n_iter + 1}",
+                "Check the given start, and rescale features beyond 1e150.",
+            ),
         )  # fmt: skip
     check_responsibilities(statistics, plan)
     check_mean(statistics, plan, row_set)
     try:
         step = m_step(statistics, plan, previous=move.parameters, prior=options.whole_prior, row_set=row_set)
     except CollapsedComponentError as error:
-        return _lost(candidate, Status.COLLAPSED, str(error))
+        return _lost(candidate, Status.COLLAPSED, error)
     except NotFiniteError as error:
-        return _lost(candidate, Status.NOT_FINITE, str(error))
+        return _lost(candidate, Status.NOT_FINITE, error)
     candidate = replace(candidate, objective=step.objective)
     advance = candidate.accelerator.advance(move, step.objective, step.parameters)
     if not advance.accepted:
@@ -243,11 +247,11 @@ def _advance(candidate: Candidate, statistics: Statistics, plan: Plan, row_set: 
     return _moved(candidate, advance)
 
 
-def _lost(candidate: Candidate, status: Status, error: str) -> Candidate:
+def _lost(candidate: Candidate, status: Status, error: DataError) -> Candidate:
     """Return the candidate after a pass that came to nothing: it goes on from before a leap, or is lost."""
     if candidate.move.extrapolated:
         return _moved(candidate, candidate.accelerator.reject(candidate.move))
-    return replace(candidate, status=status, error=error)
+    return replace(candidate, status=status, error=error.fields)
 
 
 def _moved(candidate: Candidate, found: Advance) -> Candidate:

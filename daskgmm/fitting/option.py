@@ -84,7 +84,7 @@ class Option:
         if not said and not self._allows(value):
             said = self.must_be or self._allowed
         if said:
-            raise OptionError(f"{name} must be {said}; got {value!r}.{self.remedy and f' {self.remedy}'}")
+            raise OptionError(f"`{name}`", f"be {said}", repr(value), self.remedy)
 
     def typed(self, value: Any) -> Any:
         """Return the choice that a word stands for, or the value itself."""

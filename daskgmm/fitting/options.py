@@ -171,7 +171,7 @@ class FitOptions(Record):
         None,
         Option(
             help="When a fit ends, on all rows.", choices=(None,), types=(StoppingRule,),
-            must_be="None or a StoppingRule", remedy="Leave it out for tol.",
+            must_be="None or a StoppingRule", remedy="Leave it out for `tol`.",
         ),
     )  # fmt: skip
     precision: str = declare(

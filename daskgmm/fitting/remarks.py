@@ -30,6 +30,8 @@ def remarks(
 ) -> tuple[str, ...]:
     """Return a sentence or two on each thing that is wrong with a fit, with its remedy; none where nothing is.
 
+    Names of options stand between backticks (`daskgmm.errors`).
+
     Parameters
     ----------
     support : Support
@@ -95,8 +97,8 @@ def _of_alike(p: Parameters, support: Support, alike: Sequence[int]) -> Iterator
         each = _listed([f"component {k}: {support.counts[k]:,.0f} rows near {_place(p.means[k])}" for k in alike], "; ")
         yield (
             f"{_holds(alike, p.n_components)} rows that are alike ({each}): in most directions there is no variance "
-            "but reg_covar, and the likelihood tells how small that is. Leave repeated rows out, or give them the "
-            "weight 0 by sample_weight."
+            "but `reg_covar`, and the likelihood tells how small that is. Leave repeated rows out, or give them the "
+            "weight 0 by `sample_weight`."
         )
 
 
@@ -113,9 +115,9 @@ def _of_reg_covar(p: Parameters, options: FitOptions) -> list[str]:
         return []
     better = 10.0 ** np.floor(np.log10(USUAL_SHARE * usual))
     return [
-        f"reg_covar = {reg_covar:g} is more than {LARGE_SHARE:.0%} of the variance of {large.sum()} of {len(large)} "
-        f"components in some direction, where the rows themselves have some {usual:.2g}: the fit shows reg_covar more "
-        f"than the rows. Take reg_covar {better:.0e}, or rescale the features to variances near 1."
+        f"`reg_covar` = {reg_covar:g} is more than {LARGE_SHARE:.0%} of the variance of {large.sum()} of {len(large)} "
+        f"components in some direction, where the rows themselves have some {usual:.2g}: the fit shows `reg_covar` "
+        f"more than the rows. Take `reg_covar` {better:.0e}, or rescale the features to variances near 1."
     ]
 
 
@@ -124,7 +126,7 @@ def _fewer(p: Parameters) -> str:
     diagonal = family_called("diag")
     fewer = "Fit fewer components (select compares numbers of them)"
     if diagonal.n_own(p.n_features) < p.family.n_own(p.n_features):
-        return f"{fewer}, or covariance_type {diagonal.name}."
+        return f"{fewer}, or `covariance_type` {diagonal.name}."
     return f"{fewer}."
 
 

@@ -433,8 +433,10 @@ class Run:
             return
         if spent["cut"] != self._cut:
             raise OutputError(
-                f"the checkpoint must have partitions as they are now; got others in {checkpoint.place}: another "
-                "version of daskgmm, or of the input's chunks, wrote it. Remove it to start again."
+                "the checkpoint",
+                "have partitions as they are now",
+                f"others in {checkpoint.place}: another version of daskgmm, or of the input's chunks, wrote it",
+                "Remove it to start again.",
             )
         self._history.restore(spent["history"])
         changed = [f"{name} {spent['by'].get(name)}, now {now}" for name, now in provenance().items()

@@ -101,13 +101,17 @@ def score_source(
         check_counts(found, surveyed.row_set)
     if not found.weight > 0:
         raise DataError(
-            f"X must have rows that count; got {X.n_rows} rows in {X.label}, all of them dropped as non-finite or of "
-            "weight 0. Score other rows."
+            "`X`",
+            "have rows that count",
+            f"{X.n_rows} rows in {X.label}, all of them dropped as non-finite or of weight 0",
+            "Score other rows.",
         )
     if not np.isfinite(found.log_sum):
         raise DataError(
-            f"X must lie within 1e150, or squares overflow; got a log-likelihood of {found.log_sum} in {X.label}. "
-            "Rescale or drop the rows beyond."
+            "`X`",
+            "lie within 1e150, or squares overflow",
+            f"a log-likelihood of {found.log_sum} in {X.label}",
+            "Rescale or drop the rows beyond.",
         )
     n_passes = X.n_counting_passes + 1 + (weights is not None)
     return Score(
@@ -134,8 +138,10 @@ def check_features(X: Source, parameters: Parameters, *, units: object = None) -
     check_units(units, X.beside, X.label)
     if X.n_features != parameters.n_features:
         raise DataError(
-            f"X must have the {parameters.n_features} features that the mixture was fitted to; got {X.n_features} in "
-            f"{X.label}. Select the same columns in the same order."
+            "`X`",
+            f"have the {parameters.n_features} features that the mixture was fitted to",
+            f"{X.n_features} in {X.label}",
+            "Select the same columns in the same order.",
         )
 
 

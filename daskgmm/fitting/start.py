@@ -105,14 +105,17 @@ def starts_by(
     """
     if len(X) < options.n_components and options.start_rows is not None:
         raise DataError(
-            f"start_rows must give a sample of at least n_components = {options.n_components} rows; got {len(X)} rows "
-            f"for start_rows={options.start_rows}. Take start_rows of {10 * options.n_components} or more, or leave it "
-            "out."
+            "`start_rows`",
+            f"give a sample of at least `n_components` = {options.n_components} rows",
+            f"{len(X)} rows for start_rows={options.start_rows}",
+            f"Take `start_rows` of {10 * options.n_components} or more, or leave it out.",
         )
     if len(X) < options.n_components:
         raise DataError(
-            f"the input must have at least n_components = {options.n_components} rows of positive weight; got "
-            f"{len(X)}. Decrease n_components or check sample_weight."
+            "the input",
+            f"have at least `n_components` = {options.n_components} rows of positive weight",
+            len(X),
+            "Decrease `n_components` or check `sample_weight`.",
         )
     given, k = options.given(X.shape[1]), options.n_components
     whole = spread_of(X, weights, options.family.shape, k)

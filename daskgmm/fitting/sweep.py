@@ -127,9 +127,11 @@ def _all_collapsed(failures: Sequence[CollapsedComponentError], n_models: int) -
     if n_models == 1:
         return failures[0]
     return CollapsedComponentError(
-        "a model of the selection must keep all its components; got one that collapsed in each of "
-        f"{n_models} models: its covariance is singular (single or duplicate rows, or a constant feature). "
-        "Increase reg_covar, or rescale or drop the features that hardly vary."
+        "a model of the selection",
+        "keep all its components",
+        f"one that collapsed in each of {n_models} models: its covariance is singular (single or duplicate rows, "
+        "or a constant feature)",
+        "Increase `reg_covar`, or rescale or drop the features that hardly vary.",
     )
 
 
@@ -160,22 +162,22 @@ def selection_models(
 
 def _check(options: FitOptions, numbers: Sequence[int], kinds: Sequence[str], criterion: str, n_folds: int) -> None:
     if not numbers or not kinds:
-        raise OptionError("n_components and covariance_type must name at least one model; got none. Give a range.")
+        raise OptionError("`n_components` and `covariance_type`", "name at least one model", "none", "Give a range.")
     if len(set(kinds)) < len(kinds):
-        raise OptionError(f"covariance_type must name each kind once; got {', '.join(kinds)}. Leave the others out.")
+        raise OptionError("`covariance_type`", "name each kind once", ", ".join(kinds), "Leave the others out.")
     if criterion not in CRITERIA:
-        raise OptionError(f"criterion must be one of {', '.join(CRITERIA)}; got {criterion!r}.")
+        raise OptionError("`criterion`", f"be one of {', '.join(CRITERIA)}", repr(criterion))
     if not isinstance(n_folds, Integral) or isinstance(n_folds, bool):
-        raise OptionError(f"n_folds must be an integer; got {n_folds!r}. Take 5.")
+        raise OptionError("`n_folds`", "be an integer", repr(n_folds), "Take 5.")
     if criterion == "held_out" and n_folds < 2:
-        raise OptionError(f"n_folds must be at least 2 for the criterion held_out; got {n_folds}. Take 5.")
+        raise OptionError("`n_folds`", "be at least 2 for the criterion `held_out`", n_folds, "Take 5.")
     if n_folds > MOST_FOLDS:
-        raise OptionError(f"n_folds must be at most {MOST_FOLDS}; got {n_folds}. Take 5 or 10.")
+        raise OptionError("`n_folds`", f"be at most {MOST_FOLDS}", n_folds, "Take 5 or 10.")
     if n_folds < 0 or n_folds == 1:
-        raise OptionError(f"n_folds must be 0 or at least 2; got {n_folds}. Take 5.")
+        raise OptionError("`n_folds`", "be 0 or at least 2", n_folds, "Take 5.")
     given = [name for name in ("weights_init", "means_init", "precisions_init") if getattr(options, name) is not None]
     if given:
-        raise OptionError(f"{given[0]} must be left out of a selection; got one. It fits one model only: use fit.")
+        raise OptionError(f"`{given[0]}`", "be left out of a selection", "one", "It fits one model only: use fit.")
 
 
 @dataclass(frozen=True)

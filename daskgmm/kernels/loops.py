@@ -19,7 +19,9 @@ def loops() -> ModuleType:
         from daskgmm.kernels import compiled
     except ImportError as error:
         raise ClusterError(
-            f"Workers must have numba where the process that starts the fit has it; got {error}. Install "
-            "daskgmm[compiled] there too, or switch the compiled kernel off: DASK_DASKGMM__COMPILED=False."
+            "Workers",
+            "have numba where the process that starts the fit has it",
+            error,
+            "Install daskgmm[compiled] there too, or switch the compiled kernel off: DASK_DASKGMM__COMPILED=False.",
         ) from error
     return compiled

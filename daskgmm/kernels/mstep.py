@@ -73,8 +73,10 @@ def m_step(
         found = moments(statistics, plan, row_set)
     if not (np.isfinite(objective) and np.isfinite(found.means).all() and np.isfinite(found.central).all()):
         raise NotFiniteError(
-            f"means and covariances must be finite; got others, at a mean log-likelihood of {objective:.6g}. Check the "
-            "given start, and rescale features beyond 1e150."
+            "means and covariances",
+            "be finite",
+            f"others, at a mean log-likelihood of {objective:.6g}",
+            "Check the given start, and rescale features beyond 1e150.",
         )
     parameters = maximise(found, previous.family, previous=previous.covariances, prior=prior)
     return MStep(parameters, objective)

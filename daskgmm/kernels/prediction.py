@@ -75,8 +75,10 @@ class Predictor:
                 score, total = softmax(log_density, work.get("sum", (block.x.shape[1],)))
         if not np.isfinite(score).all():
             raise DataError(
-                f"X must lie within 1e150, or squares overflow; got {np.abs(block.x).max():.3g} near row "
-                f"{block.first_row}. Rescale or drop such rows."
+                "`X`",
+                "lie within 1e150, or squares overflow",
+                f"{np.abs(block.x).max():.3g} near row {block.first_row}",
+                "Rescale or drop such rows.",
             )
         if self.what == "score":
             out[...] = score

@@ -157,5 +157,5 @@ ACCELERATIONS: dict[str | None, Callable[[], Accelerator]] = {None: Plain, "squa
 def accelerator_called(name: str | None) -> Accelerator:
     """Return the accelerator of this name in its first state; None is plain EM."""
     if name not in ACCELERATIONS:
-        raise OptionError(f"acceleration must be None or {' or '.join(n for n in ACCELERATIONS if n)}; got {name!r}.")
+        raise OptionError("`acceleration`", f"be None or {' or '.join(n for n in ACCELERATIONS if n)}", repr(name))
     return ACCELERATIONS[name]()

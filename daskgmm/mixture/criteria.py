@@ -6,6 +6,8 @@ import warnings
 
 import numpy as np
 
+from daskgmm.errors import DaskgmmWarning
+
 
 def aic(log_likelihood: float, n_free: int) -> float:
     """Return Akaike's criterion, -2 log L + 2 p (Akaike 1974, doi:10.1109/TAC.1974.1100705), nats doubled."""
@@ -44,10 +46,9 @@ def warn_of_small_weight(weight: float, n_weighted: int, *, stacklevel: int = 2)
         Rows of positive weight.
     """
     if weight < n_weighted * (1 - 1e-9):
-        warnings.warn(
-            f"BIC, AIC and ICL take the sum of sample_weight for the number of rows; got {weight:.6g} for {n_weighted} "
-            f"rows of positive weight, so that they choose wrongly. Multiply sample_weight by n / sum = "
-            f"{n_weighted / weight:.6g} to compare models.",
-            UserWarning,
-            stacklevel=stacklevel + 1,
+        remark = (
+            f"BIC, AIC and ICL take the sum of `sample_weight` for the number of rows; got {weight:.6g} for "
+            f"{n_weighted} rows of positive weight, so that they choose wrongly. Multiply `sample_weight` by n / sum = "
+            f"{n_weighted / weight:.6g} to compare models."
         )
+        warnings.warn(DaskgmmWarning(remark), stacklevel=stacklevel + 1)

@@ -140,12 +140,12 @@ def register_family(family: Family) -> None:
         An object of a class that derives from `daskgmm.Family`.
     """
     if not isinstance(family, Family):
-        raise OptionError(f"family must be an object of a class derived from daskgmm.Family; got {family!r}.")
+        raise OptionError("family", "be an object of a class derived from daskgmm.Family", repr(family))
     name = family.name
     if not re.fullmatch(r"[\w.-]+", name):
-        raise OptionError(f"name of a family must be letters, digits, '.', '-' and '_'; got {name!r}.")
+        raise OptionError("name of a family", "be letters, digits, '.', '-' and '_'", repr(name))
     if name in _OWN and _FAMILIES[name] is not family:
-        raise OptionError(f"name of a family must not be that of one of daskgmm's own; got {name!r}. Choose another.")
+        raise OptionError("name of a family", "not be that of one of daskgmm's own", repr(name), "Choose another.")
     _FAMILIES[name] = family
 
 
@@ -159,8 +159,10 @@ def family_called(name: str) -> Family:
     family = _FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
         raise OptionError(
-            f"covariance_type must be one of {', '.join(_FAMILIES)}; got {name!r}. Register another family first: "
-            "daskgmm.register_family."
+            "`covariance_type`",
+            f"be one of {', '.join(_FAMILIES)}",
+            repr(name),
+            "Register another family first: daskgmm.register_family.",
         )
     return family
 

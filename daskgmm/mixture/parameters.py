@@ -108,9 +108,9 @@ def parameters_of(
     """
     given = np.shape(means)
     if len(given) != 2:
-        raise OptionError(f"means_ must have shape (n_components, n_features); got {given}. Set a row a component.")
+        raise OptionError("`means_`", "have shape (n_components, n_features)", given, "Set a row a component.")
     if covariances is None and precisions_cholesky is None:
-        raise OptionError("covariances_ or precisions_cholesky_ must be set beside means_; got neither. Set one.")
+        raise OptionError("`covariances_` or `precisions_cholesky_`", "be set beside `means_`", "neither", "Set one.")
     (k, d), shape = given, family.shape
     weights, means = _as_floats(weights, "weights_", (k,)), _as_floats(means, "means_", given)
     if covariances is not None:
@@ -128,11 +128,13 @@ def check_weights(weights: Any, n_components: int) -> Floats:
     result = _as_floats(weights, "weights_init", (n_components,))
     if (result < 0).any() or (result > 1).any():
         raise OptionError(
-            f"weights_init must lie between 0 and 1; got {result.min():.6g} to {result.max():.6g}. "
-            "Divide the weights by their sum."
+            "`weights_init`",
+            "lie between 0 and 1",
+            f"{result.min():.6g} to {result.max():.6g}",
+            "Divide the weights by their sum.",
         )
     if not np.isclose(result.sum(), 1.0, rtol=0, atol=1e-6):
-        raise OptionError(f"weights_init must sum to 1; got {result.sum():.10g}. Divide the weights by their sum.")
+        raise OptionError("`weights_init`", "sum to 1", f"{result.sum():.10g}", "Divide the weights by their sum.")
     return result
 
 
@@ -151,8 +153,10 @@ def check_precisions(precisions: Any, family: Family, n_components: int, n_featu
     rounding = 1e-9 * float(np.nanmax(np.abs(covariances)))
     if not np.allclose(nearest, covariances, rtol=1e-6, atol=rounding, equal_nan=True):
         raise OptionError(
-            f"precisions_init must be the precisions of {family.name} covariances; got others. Leave it out, or take "
-            "those of a fit with this covariance_type."
+            "`precisions_init`",
+            f"be the precisions of {family.name} covariances",
+            "others",
+            "Leave it out, or take those of a fit with this `covariance_type`.",
         )
     return result
 
@@ -161,14 +165,14 @@ def _as_floats(values: Any, name: str, shape: tuple[int, ...]) -> Floats:
     try:
         result = np.array(values).astype(np.float64, casting="same_kind")
     except (TypeError, ValueError) as error:
-        raise OptionError(f"{name} must be an array of real numbers; got {type(values).__name__}.") from error
+        raise OptionError(f"`{name}`", "be an array of real numbers", type(values).__name__) from error
     if result.shape != shape:
         raise OptionError(
-            f"{name} must have shape {shape}; got {result.shape}. "
-            "The shape follows n_components, the number of features and covariance_type."
+            f"`{name}`",
+            f"have shape {shape}",
+            result.shape,
+            "The shape follows `n_components`, the number of features and `covariance_type`.",
         )
     if not np.isfinite(result).all():
-        raise OptionError(
-            f"{name} must be finite; got {np.count_nonzero(~np.isfinite(result))} NaN or infinite values."
-        )
+        raise OptionError(f"`{name}`", "be finite", f"{np.count_nonzero(~np.isfinite(result))} NaN or infinite values")
     return result

@@ -99,8 +99,10 @@ def _take_buffers() -> None:
         mmap.mmap(-1, _BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except (OSError, MemoryError) as error:
         raise MemoryLimitError(
-            f"Memory must suffice for the buffers of BLAS, {_BUFFER_BYTES >> 20} MiB; got less below the limit of this "
-            f"process, {limit >> 20} MiB (ulimit -v, or the job's). Raise it."
+            "Memory",
+            f"suffice for the buffers of BLAS, {_BUFFER_BYTES >> 20} MiB",
+            f"less below the limit of this process, {limit >> 20} MiB (ulimit -v, or the job's)",
+            "Raise it.",
         ) from error
     square = np.ones((256, 256))
     dgemm(1.0, square, square @ square)

@@ -20,7 +20,7 @@ from dask.local import get_sync
 from dask.system import CPU_COUNT
 from dask.task_spec import DataNode
 
-from daskgmm.errors import ClusterError, OptionError
+from daskgmm.errors import ClusterError, OptionError, verbatim
 from daskgmm.passes.blas import blas_limit
 from daskgmm.passes.suspects import WorkersDiedError
 
@@ -202,14 +202,15 @@ class ClientExecutor(Executor):
             if "lost dependencies" not in str(error):
                 raise
             raise ClusterError(
-                "X must stay on the workers until the end; got blocks that were lost with one, and that nothing can "
-                "compute again: they were scattered. Make X anew of what can be read again, a path or a Dask array of "
-                "it, persisted or not."
+                "`X`",
+                "stay on the workers until the end",
+                "blocks that were lost with one, and that nothing can compute again: they were scattered",
+                "Make `X` anew of what can be read again, a path or a Dask array of it, persisted or not.",
             ) from error
         except KilledWorker as error:
             states = self.client.sync(self.client.scheduler.get_task_status, keys=list(graph))
             others = [key for key in graph if states[key] == "erred" and key != error.task]
-            raise WorkersDiedError([error.task, *others]) from error
+            raise WorkersDiedError.at([error.task, *others]) from error
         finally:
             for future in futures:
                 future.release()
@@ -321,8 +322,10 @@ def current_executor(*, travels: bool) -> Executor:
         if "asynchronous" not in str(error):
             raise
         raise OptionError(
-            "the current client must not be asynchronous where its event loop runs; got one that is. Call from a "
-            "thread, in which it may wait: await asyncio.to_thread(mixture.fit, X)."
+            "the current client",
+            "not be asynchronous where its event loop runs",
+            "one that is",
+            "Call from a thread, in which it may wait: await asyncio.to_thread(mixture.fit, X).",
         ) from error
     client = getattr(scheduler, "__self__", None)
     if client is None or not hasattr(client, "scheduler_info"):
@@ -330,8 +333,11 @@ def current_executor(*, travels: bool) -> Executor:
     timeout = float(dask.config.get("daskgmm.workers-timeout", 60.0))
     if travels and not workers_asked_for(client, timeout):
         raise ClusterError(
-            f"the cluster at {client.scheduler.address} must have workers; got none in {timeout:g} s. Start some, or "
-            'let it adapt: cluster.adapt(minimum=1). To wait longer: dask.config.set({"daskgmm.workers-timeout": 600}).'
+            f"the cluster at {verbatim(client.scheduler.address)}",
+            "have workers",
+            f"none in {timeout:g} s",
+            "Start some, or let it adapt: cluster.adapt(minimum=1). To wait longer: "
+            'dask.config.set({"daskgmm.workers-timeout": 600}).',
         )
     return ClientExecutor(client)
 

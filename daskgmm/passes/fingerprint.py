@@ -12,7 +12,7 @@ from uuid import uuid4
 import numpy as np
 from dask.task_spec import DataNode, Task, TaskRef
 
-from daskgmm.errors import DataError
+from daskgmm.errors import DataError, verbatim
 from daskgmm.passes.executor import Executor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.travel import check_travel
@@ -60,11 +60,13 @@ def check_unchanged(before: Sequence[str], now: Sequence[str], rows: Rows, *, ch
         when, then = "than when this began", "Run the same again, which reads all that is there then"
         if checkpoint is not None:
             when = "than when the checkpoint was written"
-            then = f"Bring them back with their times, or remove {checkpoint} and run the same command again"
+            then = f"Bring them back with their times, or remove {verbatim(checkpoint)} and run the same command again"
         raise DataError(
-            f"X must stay as it is while it is read; got other files for rows {rows.edges[first]} to "
-            f"{rows.edges[first + 1]} of {rows.X.label} {when}: partition {first}{more}, of {rows.n_partitions}. "
-            f"{then}."
+            "`X`",
+            "stay as it is while it is read",
+            f"other files for rows {rows.edges[first]} to {rows.edges[first + 1]} of {rows.X.label} {when}: "
+            f"partition {first}{more}, of {rows.n_partitions}",
+            f"{then}.",
         )
 
 

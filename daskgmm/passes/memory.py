@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import dask
 import numpy as np
 
-from daskgmm.errors import MemoryLimitError
+from daskgmm.errors import MemoryLimitError, verbatim
 from daskgmm.kernels.block import block_length, tile_length
 from daskgmm.kernels.loops import can_compile
 from daskgmm.mixture.shapes.shape import Shape
@@ -109,17 +109,19 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
     needed = peak_worker_bytes(frugal, need)
     if needed <= limit:
         return frugal
-    remedy = "Give workers more memory (--memory-limit), or decrease n_components."
+    remedy = "Give workers more memory (`memory_limit`), or decrease `n_components`."
     long = _longest_chunks(rows)
     # Chunks below a run's bytes save nothing: a task reads several of them at once.
     saved = long.read_bytes(long.chunk_bytes) - long.read_bytes(RUN_BYTES)
     if long.chunk_bytes > RUN_BYTES and needed - saved <= limit:
         n_rows = max(1, RUN_BYTES // long.row_bytes)
         chunks = f"({n_rows}, {long.n_features})" if long.n_features > 1 else f"{{0: {n_rows}}}"
-        remedy = f"Give workers more memory (--memory-limit), or {long.rechunking(chunks)}"
+        remedy = f"Give workers more memory (`memory_limit`), or {verbatim(long.rechunking(chunks))}"
     raise MemoryLimitError(
-        f"A task must fit in a worker's memory, {mib(limit)} a task; got a need of {mib(needed)} for chunks of "
-        f"{mib(long.chunk_bytes)} in {long.label}. {remedy}"
+        "A task",
+        f"fit in a worker's memory, {mib(limit)} a task",
+        f"a need of {mib(needed)} for chunks of {mib(long.chunk_bytes)} in {long.label}",
+        remedy,
     )
 
 
@@ -127,7 +129,7 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
 _NO_QUESTION_BYTES = 1 << 30
 
 
-def check_machine(needed: int, X: Source, *, what: str = "A task", remedy: str = "Decrease n_components") -> None:
+def check_machine(needed: int, X: Source, *, what: str = "A task", remedy: str = "Decrease `n_components`") -> None:
     """Raise a MemoryLimitError where what runs on this machine would take more memory than it has."""
     if needed <= _NO_QUESTION_BYTES:
         return
@@ -135,9 +137,10 @@ def check_machine(needed: int, X: Source, *, what: str = "A task", remedy: str =
 
     if needed > MEMORY_LIMIT:
         raise MemoryLimitError(
-            f"{what} must fit in the memory of this machine, {mib(MEMORY_LIMIT)}; got a need of {mib(needed)} for "
-            f"{X.n_features} features in {X.label}. {remedy} or the features, or take another "
-            "covariance_type."
+            what,
+            f"fit in the memory of this machine, {mib(MEMORY_LIMIT)}",
+            f"a need of {mib(needed)} for {X.n_features} features in {X.label}",
+            f"{remedy} or the features, or take another `covariance_type`.",
         )
 
 

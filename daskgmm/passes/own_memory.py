@@ -61,7 +61,7 @@ def check_own_memory(rows: Rows, need: Need, executor: Executor, *, n_workers: i
     needed = peak_own_bytes(frugal, need, driving=driving)
     if n_workers:
         needed += n_workers * peak_worker_bytes(frugal, need)
-        what, remedy = f"This process and {n_workers} workers", "Take fewer workers, decrease n_components, n_init"
+        what, remedy = f"This process and {n_workers} workers", "Take fewer workers, decrease `n_components`, `n_init`"
     else:
-        what, remedy = "This process", "Decrease n_components, n_init"
+        what, remedy = "This process", "Decrease `n_components`, `n_init`"
     check_machine(needed, rows.X, what=what, remedy=remedy)

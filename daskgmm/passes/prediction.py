@@ -83,8 +83,10 @@ def refuse_dropped(block: Block, non_finite: str) -> None:
     if block.non_finite is not None and non_finite == "error":
         row = block.first_row + int(np.argmax(block.non_finite))
         raise DataError(
-            f"X must be finite; got NaN or infinity in row {row}, where counting begins with 0. Predict with "
-            "non_finite='drop' (--non-finite drop): such rows get the label -1, or NaN."
+            "`X`",
+            "be finite",
+            f"NaN or infinity in row {row}, where counting begins with 0",
+            "Predict with `non_finite='drop'`: such rows get the label -1, or NaN.",
         )
 
 
@@ -123,8 +125,10 @@ def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Ar
     executor = current_executor(travels=X.travels)
     if not X.travels and isinstance(executor, ClientExecutor):
         raise OptionError(
-            f"X must be readable by the workers of the current client; got {X.label}, which only this process can "
-            "read. Predict on dask.array.from_array(X), or store X at a path or URL."
+            "`X`",
+            "be readable by the workers of the current client",
+            f"{X.label}, which only this process can read",
+            "Predict on dask.array.from_array(X), or store `X` at a path or URL.",
         )
     check_travel([X], executor)
     rows, predictor = Rows.plan(X, None), with_kernel(predictor, X.n_rows)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.errors import DataError, OptionError
+from daskgmm.errors import DataError, OptionError, verbatim
 from daskgmm.kernels.block import Block, Workspace, block_length
 from daskgmm.mixture.arrays import Floats
 from daskgmm.sources.digits import refuse_lost_digits
@@ -64,23 +64,29 @@ class Rows:
     def plan(cls, X: Source, weights: Source | None, columns: Mapping[str, Source] | None = None) -> Rows:
         """Return rows cut into partitions; nothing is read."""
         if WEIGHT in (columns or {}):
-            raise OptionError(f"columns must not be called {WEIGHT}; got one that is. Give row weights by {WEIGHT}=.")
+            raise OptionError("columns", f"not be called {WEIGHT}", "one that is", f"Give row weights by `{WEIGHT}`.")
         for name, column in (columns or {}).items():
             if column.n_rows != X.n_rows:
                 raise DataError(
-                    f"columns must have {X.n_rows} rows each, as {X.label} has; got {column.n_rows} of {name!r} in "
-                    f"{column.label}. Give a value for each row."
+                    "columns",
+                    f"have {X.n_rows} rows each, as {verbatim(X.label)} has",
+                    f"{column.n_rows} of {name!r} in {column.label}",
+                    "Give a value for each row.",
                 )
         if weights is not None and (weights.n_rows != X.n_rows or weights.n_features != 1):
             raise DataError(
-                f"sample_weight must have shape ({X.n_rows},), one weight for each row of {X.label}; got "
-                f"({weights.n_rows}, {weights.n_features}) in {weights.label}. Give one weight per row."
+                "`sample_weight`",
+                f"have shape ({X.n_rows},), one weight for each row of {verbatim(X.label)}",
+                f"({weights.n_rows}, {weights.n_features}) in {weights.label}",
+                "Give one weight per row.",
             )
         ours, theirs = X.beside.dimension, None if weights is None else weights.beside.dimension
         if weights is not None and ours is not None and theirs is not None and ours != theirs:
             raise DataError(
-                f"sample_weight must be along the dimension of the rows of X, {ours!r} in {X.label}; got weights along "
-                f"{theirs!r}. Give the weights of the rows, or correct the name of their dimension."
+                "`sample_weight`",
+                f"be along the dimension of the rows of `X`, {verbatim(repr(ours))} in {verbatim(X.label)}",
+                f"weights along {theirs!r}",
+                "Give the weights of the rows, or correct the name of their dimension.",
             )
         if X.array is not None:
             edges = edges_in_memory(X.chunk_edges, row_bytes=X.row_bytes)
@@ -269,8 +275,10 @@ def _as_rows(array: NDArray[Any], start: int, stop: int, n_columns: int | None) 
     n_columns = rows.shape[1] if n_columns is None else n_columns
     if rows.shape != (stop - start, n_columns):
         raise DataError(
-            f"the input must have {stop - start} rows of {n_columns} columns from row {start}, as its metadata say; "
-            f"got {rows.shape[0]} of {rows.shape[1]}. It changed while it was being read, or a Dask array's "
-            "blocks are not what it declares: check its chunks, or compute and rechunk it."
+            "the input",
+            f"have {stop - start} rows of {n_columns} columns from row {start}, as its metadata say",
+            f"{rows.shape[0]} of {rows.shape[1]}",
+            "It changed while it was being read, or a Dask array's blocks are not what it declares: check its "
+            "chunks, or compute and rechunk it.",
         )
     return rows

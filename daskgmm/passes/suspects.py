@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from daskgmm.errors import ClusterError
 from daskgmm.passes.rows import Rows
@@ -23,13 +23,20 @@ logger = logging.getLogger("daskgmm")
 class WorkersDiedError(ClusterError):
     """Several workers died, one after the other, that had the same tasks: `keys`, of which one or none is to blame."""
 
-    def __init__(self, keys: Sequence[Any], how: str = "", why: str = "something outside kills them") -> None:
-        super().__init__(
-            f"Workers must stay alive; got several that died {how or f'while running the task {keys[0]!r}'}. "
+    keys: Sequence[Any] = ()
+
+    @classmethod
+    def at(cls, keys: Sequence[Any], how: str = "", why: str = "something outside kills them") -> Self:
+        """Return the error that says how workers died, and what it may come of beside a lack of memory."""
+        found = cls(
+            "Workers",
+            "stay alive",
+            f"several that died {how or f'while running the task {keys[0]!r}'}",
             f"Likely they have too little memory, or {why}. Give them more memory or fewer threads, look at their "
-            "logs, and run the same command again; a fit with a checkpoint goes on from it."
+            "logs, and run the same command again; a fit with a checkpoint goes on from it.",
         )
-        self.keys = keys
+        found.keys = keys
+        return found
 
 
 def try_alone(died: WorkersDiedError, rows: Rows, run: Callable[[int], object]) -> WorkersDiedError:
@@ -57,8 +64,8 @@ def try_alone(died: WorkersDiedError, rows: Rows, run: Callable[[int], object]) 
             run(i)
         except WorkersDiedError as again:
             part = f"{_place(i, rows)} of {rows.X.label} (part {i + 1} of {rows.n_tasks} of a pass)"
-            raise WorkersDiedError(again.keys, f"at {part}", "a damaged file there crashes a codec") from again
-    return WorkersDiedError(died.keys, f"while running tasks for {where}; each task succeeds when run alone")
+            raise WorkersDiedError.at(again.keys, f"at {part}", "a damaged file there crashes a codec") from again
+    return WorkersDiedError.at(died.keys, f"while running tasks for {where}; each task succeeds when run alone")
 
 
 def _numbers(keys: Sequence[Any]) -> list[int]:

@@ -14,7 +14,7 @@ from daskgmm.sources.source import Source
 def check_travel(sources: Iterable[Source | None], executor: Executor) -> None:
     """Raise an error that says what to do where scheduler or workers cannot have the readers of some sources."""
     streams = [source for source in sources if source is not None and source.travels and source.streams]
-    check_arrival("What reads X", [thing for s in streams for thing in (s.reader(), s.stamper())], executor)
+    check_arrival("What reads `X`", [thing for s in streams for thing in (s.reader(), s.stamper())], executor)
 
 
 def check_arrival(what: str, things: Iterable[Any], executor: Executor) -> None:
@@ -35,14 +35,18 @@ def check_arrival(what: str, things: Iterable[Any], executor: Executor) -> None:
             dumps(strange)
         except Exception as error:
             raise OptionError(
-                f"{what} must be able to travel to the workers; got {kinds}, which cannot ({error}). Let it hold "
-                "names, and open what they name where it reads; or set travels = False in its source."
+                what,
+                "be able to travel to the workers",
+                f"{kinds}, which cannot ({error})",
+                "Let it hold names, and open what they name where it reads; or set travels = False in its source.",
             ) from error
         try:
             executor.client.run_on_scheduler(id, strange)
             executor.client.run(id, strange)
         except Exception as error:
             raise ClusterError(
-                f"{what} must be installed on the scheduler and all workers; got {error} for {kinds}. Install it "
-                "there, or send its file: client.upload_file."
+                what,
+                "be installed on the scheduler and all workers",
+                f"{error} for {kinds}",
+                "Install it there, or send its file: client.upload_file.",
             ) from error

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from daskgmm.errors import worded
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.sweep import TURNED, Sweep
 from daskgmm.mixture.record import finite_or_none
@@ -73,6 +74,8 @@ def selection_lines(
     criterion: str,
     stopped: Mapping[str, int],
     collapsed: Mapping[str, Sequence[int]],
+    *,
+    words: Mapping[str, str] | None = None,
 ) -> tuple[list[list[str]], list[str]]:
     """Return a selection as lines of cells, the first a heading, and what there is to say of the search.
 
@@ -84,6 +87,8 @@ def selection_lines(
         Kinds whose larger numbers of components were left out, and the largest number that was fitted.
     collapsed : mapping of str to sequence of int
         Kinds, and the numbers of components at which one collapsed.
+    words : mapping of str to str or None
+        What an interface calls options; None in Python.
     """
     best = next(row for row in table if row["chosen"])
     heading, most = next((name, most) for key, name, most in _SHOWN if key == criterion)
@@ -101,23 +106,22 @@ def selection_lines(
         left_out = ", ".join(f"{kind} with more than {k} components" for kind, k in stopped.items())
         said.append(
             f"Not fitted: {left_out}. {heading} on the sample was clearly worse than its best at {TURNED} numbers in "
-            "succession. To fit them all the same: --all (stop_early=False)."
+            "succession. To fit them all the same: `stop_early=False`."
         )
     if collapsed:
         lost = ", ".join(f"{kind} with {', '.join(map(str, numbers))}" for kind, numbers in collapsed.items())
         said.append(
-            f"No model: {lost}. A component collapsed onto rows that span too little. To keep it: a larger --reg-covar "
-            "(reg_covar)."
+            f"No model: {lost}. A component collapsed onto rows that span too little. To keep it: a larger `reg_covar`."
         )
     numbers = [row["n_components"] for row in table if row["covariance_type"] == best["covariance_type"]]
     if len(numbers) > 1 and best["n_components"] == max(numbers):
         said.append("That is the largest number of components that was compared: more may be better still.")
-    return lines, said
+    return lines, [worded(sentence, words) for sentence in said]
 
 
-def selection_text(*compared: Any) -> str:
+def selection_text(*compared: Any, words: Mapping[str, str] | None = None) -> str:
     """Return the same as lines of text."""
-    lines, said = selection_lines(*compared)
+    lines, said = selection_lines(*compared, words=words)
     return "\n".join([*aligned(lines), *said])
 
 
@@ -141,7 +145,7 @@ def _level(table: Sequence[Record], heading: str) -> list[str]:
         return []
     return [
         f"Level with it: {level}. Their {heading} may still change by the resolution. To tell them apart: a larger "
-        "--max-iter (max_iter), or a smaller --tol (tol)."
+        "`max_iter`, or a smaller `tol`."
     ]
 
 
@@ -152,7 +156,7 @@ def _below(table: Sequence[Record]) -> list[str]:
         return []
     return [
         f"At a poor optimum: {below}. A model of fewer components has a higher log-likelihood, which is impossible "
-        "at the best optima, and splitting that model led no higher. To search on: more --restarts (n_init)."
+        "at the best optima, and splitting that model led no higher. To search on: more `n_init`."
     ]
 
 

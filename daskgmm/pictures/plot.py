@@ -31,9 +31,7 @@ def check_matplotlib(what: str) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise OptionError(
-            f'{what} must have matplotlib; got {error}. Install it: pip install "daskgmm[plot]"'
-        ) from error
+        raise OptionError(what, "have matplotlib", error, 'Install it: pip install "daskgmm[plot]"') from error
 
 
 def plot_selection(
@@ -151,5 +149,5 @@ def _write(figure: Any, path: str) -> None:
         figure.savefig(path)
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"The picture's place must be writable, and end like .png; got {error} for {path}. Choose another."
+            "The picture's place", "be writable, and end like .png", f"{error} for {path}", "Choose another."
         ) from error

@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 from distributed.comm.addressing import get_address_host_port
 from distributed.security import Security
 
-from daskgmm.errors import ClusterError, OptionError
+from daskgmm.errors import ClusterError, OptionError, verbatim
 from daskgmm.passes.executor import workers_asked_for
 from daskgmm.places.log import quiet
 from daskgmm.places.lost import watched
@@ -113,7 +113,7 @@ def _connected(
                 raise ValueError("ports are 1 to 65535")
         except ValueError as error:
             raise OptionError(
-                f"--scheduler must be an address such as tcp://10.0.0.5:8786; got {address!r} ({error})."
+                "`scheduler`", "be an address such as tcp://10.0.0.5:8786", f"{address!r} ({error})"
             ) from error
         check_address(security, address, by_options=by_options)
         left = max(0.1, deadline - time.monotonic())
@@ -124,9 +124,11 @@ def _connected(
                 time.sleep(0.2)
                 continue
             raise ClusterError(
-                f"The scheduler must answer within {timeout:g} s; got nothing from {address}. Check that it runs, and "
-                "that its address and port are right and reachable from here; one with TLS wants --tls-ca-file, "
-                "--tls-cert and --tls-key."
+                "The scheduler",
+                f"answer within {timeout:g} s",
+                f"nothing from {address}",
+                "Check that it runs, and that its address and port are right and reachable from here; one with "
+                "TLS wants `tls_ca_file`, `tls_cert` and `tls_key`.",
             ) from error
 
 
@@ -166,8 +168,10 @@ def _wait_for_workers(client: Client, n_workers: int, left: float, timeout: floa
         pass
     found = len(client.nthreads())
     raise ClusterError(
-        f"At least {n_workers} workers must join within {timeout:.0f} s; got {found} at {address}. Start workers "
-        "(dask worker ADDRESS), look at their logs, or wait longer (--workers-timeout)."
+        f"At least {n_workers} workers",
+        f"join within {timeout:.0f} s",
+        f"{found} at {address}",
+        "Start workers (dask worker ADDRESS), look at their logs, or wait longer (`workers_timeout`).",
     )
 
 
@@ -181,13 +185,17 @@ def _check_versions(client: Client, address: str) -> None:
             continue  # (it is just being lost)
         if isinstance(version, BaseException):
             raise ClusterError(
-                f"Workers must have daskgmm installed; got {type(version).__name__}: {version} from {worker} of "
-                f"{address}. Install daskgmm {__version__}, and what it needs, where they run."
+                "Workers",
+                "have daskgmm installed",
+                f"{type(version).__name__}: {version} from {worker} of {address}",
+                f"Install daskgmm {__version__}, and what it needs, where they run.",
             )
         if version != __version__:
             raise ClusterError(
-                f"Workers must run the daskgmm of this process, {__version__}; got {version} from {worker} of "
-                f"{address}. Install the same version on both sides."
+                "Workers",
+                f"run the daskgmm of this process, {__version__}",
+                f"{version} from {worker} of {address}",
+                "Install the same version on both sides.",
             )
 
 
@@ -198,12 +206,14 @@ def _address_in(path: str, deadline: float, timeout: float) -> str:
         if not os.path.exists(path):
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"--scheduler-file must appear within {timeout:g} s; got nothing at {path}. Start the scheduler "
-                    f"with dask scheduler --scheduler-file {path}, or correct the path."
+                    "`scheduler_file`",
+                    f"appear within {timeout:g} s",
+                    f"nothing at {path}",
+                    f"Start the scheduler with dask scheduler --scheduler-file {verbatim(path)}, or correct the path.",
                 )
             half_written = min(deadline, time.monotonic() + _WRITTEN_WITHIN)
         elif not os.path.isfile(path):  # (a pipe might be waited for, for ever)
-            raise OptionError(f"--scheduler-file must be a file; got {path}, which is none. Correct the path.")
+            raise OptionError("`scheduler_file`", "be a file", f"{path}, which is none", "Correct the path.")
         else:
             try:
                 with open(path, encoding="utf-8") as file:
@@ -211,7 +221,9 @@ def _address_in(path: str, deadline: float, timeout: float) -> str:
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 if not isinstance(error, OSError | ValueError) or time.monotonic() > half_written:
                     raise OptionError(
-                        "--scheduler-file must be the JSON that dask scheduler --scheduler-file writes; got "
-                        f"{error!r} for {path}. Correct the path."
+                        "`scheduler_file`",
+                        "be the JSON that dask scheduler --scheduler-file writes",
+                        f"{error!r} for {path}",
+                        "Correct the path.",
                     ) from error
         time.sleep(0.1)

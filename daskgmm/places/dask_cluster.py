@@ -15,8 +15,6 @@ from daskgmm.places.place import Place
 if TYPE_CHECKING:
     from distributed.security import Security
 
-_SECTION = "Where to run (without --scheduler: a cluster on this machine, for this command)"
-
 
 def _bytes(text: str) -> int:
     """Return a number of bytes that was typed with its unit; a ValueError where it is none."""
@@ -32,7 +30,13 @@ def _bytes(text: str) -> int:
 
 
 def _option(default: Any, flag: str, help: str, **others: Any) -> Any:
-    return declare(default, Option(help=help, flag=flag, section=_SECTION, **others))
+    return declare(
+        default,
+        Option(
+            help=help, flag=flag,
+            section="Where to run (without --scheduler: a cluster on this machine, for this command)", **others,
+        ),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,21 +91,23 @@ class DaskCluster(Place):
     tls_key: str | None = _option(None, "--tls-key", "Its key (PEM).", metavar="FILE")
 
     def __post_init__(self) -> None:
-        given = [f"--{n.replace('_', '-')}" for n in ("scheduler", "scheduler_file") if getattr(self, n) is not None]
-        local = [f"--{n.replace('_', '-')}" for n in ("workers", "memory_limit") if getattr(self, n) is not None]
+        given = [f"`{n}`" for n in ("scheduler", "scheduler_file") if getattr(self, n) is not None]
+        local = [f"`{n}`" for n in ("workers", "memory_limit") if getattr(self, n) is not None]
         if len(given) > 1:
-            raise OptionError(f"Only one scheduler can be joined; got {' and '.join(given)}. Leave one of them out.")
+            raise OptionError(
+                text=f"Only one scheduler can be joined; got {' and '.join(given)}. Leave one of them out."
+            )
         if given and local:
             raise OptionError(
-                f"{' and '.join(local)} must be left out with {given[0]}, whose workers run already with limits of "
-                "their own. They are for a local cluster."
+                text=f"{' and '.join(local)} must be left out with {given[0]}, whose workers run already with limits "
+                "of their own. They are for a local cluster."
             )
 
-        files = {f"--{n.replace('_', '-')}": getattr(self, n) for n in ("tls_ca_file", "tls_cert", "tls_key")}
+        files = {f"`{n}`": getattr(self, n) for n in ("tls_ca_file", "tls_cert", "tls_key")}
         lacking = [name for name, file in files.items() if file is None]
         if 0 < len(lacking) < len(files):
             raise OptionError(
-                f"{' and '.join(lacking)} must be given too; got some of the three files of TLS. Name all of them."
+                " and ".join(lacking), "be given too", "some of the three files of TLS", "Name all of them."
             )
         if self.tls_by_options:
             from daskgmm.places.tls import check_files

@@ -47,8 +47,10 @@ def watched(client: Client, patience: float) -> Iterator[None]:
             except TimeoutError:
                 interrupts.end_with(
                     SilentSchedulerError(
-                        f"The scheduler must answer; got nothing from {address} for {patience:g} s. Look at its log, "
-                        "and run the same command again."
+                        "The scheduler",
+                        "answer",
+                        f"nothing from {address} for {patience:g} s",
+                        "Look at its log, and run the same command again.",
                     )
                 )
                 return
@@ -60,8 +62,11 @@ def watched(client: Client, patience: float) -> Iterator[None]:
             if without >= patience:
                 interrupts.end_with(
                     ClusterError(
-                        f"Workers must be there until the end; got none at {address} for {patience:g} s. Look at their "
-                        "logs, start some, and run the same command again; to wait longer: --workers-timeout."
+                        "Workers",
+                        "be there until the end",
+                        f"none at {address} for {patience:g} s",
+                        "Look at their logs, start some, and run the same command again; to wait longer: "
+                        "`workers_timeout`.",
                     )
                 )
                 return
@@ -95,7 +100,7 @@ def carried_on(place: Place, run: Callable[[Place], Found]) -> Found:
                 raise
             say(
                 f"The scheduler was lost. Waiting up to {place.scheduler_wait:g} s for it and for a worker, to go on "
-                "from the checkpoint (--scheduler-wait).",
+                "from the checkpoint ({flags(type(place)).get('scheduler_wait', 'scheduler_wait')}).",
                 level=logging.WARNING,
             )
             place = replace(place, workers_timeout=place.scheduler_wait)  # type: ignore[type-var]
@@ -119,7 +124,7 @@ def explained(error: BaseException) -> DaskgmmError | None:
     """Return what an exception of distributed means to a user, or None where it is another one."""
     if _says_lost(error):
         return ClusterError(
-            "The scheduler and its workers must stay until the end; the connection to them was lost "
+            text="The scheduler and its workers must stay until the end; the connection to them was lost "
             f"({type(error).__name__}). Look at the scheduler's log, and run the same command again."
         )
     return None

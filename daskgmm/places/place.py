@@ -51,7 +51,7 @@ def register_place(name: str, place: type[Place]) -> None:
     """Make a place known by a name, in this process; one that was registered under the name before is replaced."""
     others = {flag for known, other in _places.items() if known != name for flag in flags(other).values()}
     if taken := others.intersection(flags(place).values()):
-        raise OptionError(f"The options of a place must be its own; got {min(taken)}, which another has. Rename it.")
+        raise OptionError("The options of a place", "be its own", f"{min(taken)}, which another has", "Rename it.")
     _places[name] = place
 
 

@@ -56,15 +56,18 @@ def started_within(timeout: float) -> Iterator[None]:
     except RuntimeError as error:
         if "failed to start" not in str(error):
             raise
-        raise (ClusterError(_late(timeout)) if late.is_set() else _ended(error)) from error
+        raise (_late(timeout) if late.is_set() else _ended(error)) from error
     finally:
         over.set()
 
 
-def _late(timeout: float) -> str:
-    return (
-        f"Worker processes must start within {timeout:g} s; got some that had not. See whether "
-        f"{sys.executable} -c 'import daskgmm' hangs or the machine is busy, or wait longer (--workers-timeout)."
+def _late(timeout: float) -> ClusterError:
+    return ClusterError(
+        "Worker processes",
+        f"start within {timeout:g} s",
+        "some that had not",
+        "See whether "
+        f"{sys.executable} -c 'import daskgmm' hangs or the machine is busy, or wait longer (`workers_timeout`).",
     )
 
 
@@ -73,19 +76,26 @@ def _ended(error: BaseException) -> ClusterError | OptionError:
         error = error.__cause__
     if isinstance(error, ssl.SSLError):
         return OptionError(
-            "The certificate of --tls-cert, or of Dask's configuration, must be a valid one of the authority; got "
-            f"{error}. Name a certificate and the file of its own authority (--tls-ca-file)."
+            "The certificate of `tls_cert`, or of Dask's configuration,",
+            "be a valid one of the authority",
+            error,
+            "Name a certificate and the file of its own authority (`tls_ca_file`).",
         )
     if isinstance(error, LookupError | TypeError | ValueError):
         return _misconfigured(error)
     return ClusterError(
-        f"Worker processes must start; got one that ended before it had ({error}). Look at what it wrote above, at "
-        f"Dask's configuration, and whether {sys.executable} -c 'import daskgmm' works."
+        "Worker processes",
+        "start",
+        f"one that ended before it had ({error})",
+        f"Look at what it wrote above, at Dask's configuration, and whether {sys.executable} -c 'import daskgmm' "
+        "works.",
     )
 
 
 def _misconfigured(error: BaseException) -> OptionError:
     return OptionError(
-        f"A cluster must start with Dask's configuration as it is; got {type(error).__name__}: {error!s:.80}. Correct "
-        "it: files such as ~/.config/dask/*.yaml, or variables of the environment that begin with DASK_."
+        "A cluster",
+        "start with Dask's configuration as it is",
+        f"{type(error).__name__}: {error!s:.80}",
+        "Correct it: files such as ~/.config/dask/*.yaml, or variables of the environment that begin with DASK_.",
     )

@@ -16,7 +16,7 @@ from daskgmm.errors import OptionError
 #: Schemes of addresses whose connections are encrypted.
 _ENCRYPTED = ("tls", "wss")
 #: What names each file.
-_OPTIONS = {"ca_file": "--tls-ca-file", "cert": "--tls-cert", "key": "--tls-key"}
+_OPTIONS = {"ca_file": "`tls_ca_file`", "cert": "`tls_cert`", "key": "`tls_key`"}
 _CONFIGURATION = {"ca_file": "distributed.comm.tls.ca-file"} | {
     what: f"distributed.comm.tls.{{}}.{what}" for what in ("cert", "key")
 }
@@ -32,7 +32,7 @@ def security_of(ca_file: str | None, cert: str | None, key: str | None) -> Secur
     try:
         return Security(**files)
     except ValueError as error:
-        raise OptionError(f"Dask's configuration of TLS must be valid; got {error}. Correct it.") from error
+        raise OptionError("Dask's configuration of TLS", "be valid", error, "Correct it.") from error
 
 
 def check_files(security: Security, *roles: str, by_options: bool) -> None:
@@ -51,8 +51,10 @@ def check_files(security: Security, *roles: str, by_options: bool) -> None:
         lacking = [name[what] for what in ("ca_file", "cert") if not files[what]]
         if lacking and security.require_encryption:
             raise OptionError(
-                f"{' and '.join(lacking)} must be set too, as distributed.comm.require-encryption is; got nothing in "
-                "Dask's configuration. Name the files there, or by --tls-ca-file, --tls-cert and --tls-key."
+                " and ".join(lacking),
+                "be set too, as distributed.comm.require-encryption is",
+                "nothing in Dask's configuration",
+                "Name the files there, or by `tls_ca_file`, `tls_cert` and `tls_key`.",
             )
         given = {what: files[what] for what in name if files[what]}
         if lacking or any("\n" in file for file in given.values()):
@@ -60,25 +62,26 @@ def check_files(security: Security, *roles: str, by_options: bool) -> None:
 
         for what, file in given.items():
             if not os.path.isfile(file):
-                raise OptionError(f"{name[what]} must be a file; got {file}, which is none. Correct the path.")
-        with _told(f"{name['ca_file']} must be certificates in PEM; got {given['ca_file']}"):
+                raise OptionError(name[what], "be a file", f"{file}, which is none", "Correct the path.")
+        with _refused(name["ca_file"], "be certificates in PEM", given["ca_file"]):
             context = ssl.create_default_context(cafile=given["ca_file"])
         pair = [name[what] for what in ("cert", "key") if what in given]
-        with _told(f"{' and '.join(pair)} must be a certificate and its own key in PEM, without a password; got "
-                   f"{' and '.join(given[what] for what in ('cert', 'key') if what in given)}"):  # fmt: skip
+        found = " and ".join(given[what] for what in ("cert", "key") if what in given)
+        with _refused(" and ".join(pair), "be a certificate and its own key in PEM, without a password", found):
             # (Without a password given, OpenSSL asks for it on the terminal, and so does each worker.)
             context.load_cert_chain(given["cert"], given.get("key"), password="")
         if files["ciphers"]:
-            with _told(f"distributed.comm.tls.ciphers must be ciphers that OpenSSL has; got {files['ciphers']}"):
+            with _refused("distributed.comm.tls.ciphers", "be ciphers that OpenSSL has", files["ciphers"]):
                 context.set_ciphers(files["ciphers"])
 
 
 @contextmanager
-def _told(message: str) -> Iterator[None]:
+def _refused(argument: str, requirement: str, got: str) -> Iterator[None]:
+    """Raise an OptionError where OpenSSL refuses what the block gives it."""
     try:
         yield
     except (OSError, ValueError) as error:
-        raise OptionError(f"{message} ({error}). Correct it.") from error
+        raise OptionError(argument, requirement, f"{got} ({error})", "Correct it.") from error
 
 
 def check_address(security: Security, address: str, *, by_options: bool) -> None:
@@ -86,9 +89,11 @@ def check_address(security: Security, address: str, *, by_options: bool) -> None
     encrypted = parse_address(address)[0] in _ENCRYPTED
     if encrypted and security.get_connection_args("client")["ssl_context"] is None:
         raise OptionError(
-            f"--tls-ca-file, --tls-cert and --tls-key must be given for a scheduler with TLS; got none of them for "
-            f"{address}. Name the files, or set them in Dask's configuration."
+            "`tls_ca_file`, `tls_cert` and `tls_key`",
+            "be given for a scheduler with TLS",
+            f"none of them for {address}",
+            "Name the files, or set them in Dask's configuration.",
         )
     if security.require_encryption and not encrypted:
-        what = "--tls-ca-file" if by_options else "distributed.comm.require-encryption (Dask's configuration)"
-        raise OptionError(f"The scheduler must be one with TLS, tls://...; got {address}. Leave {what} out.")
+        what = "`tls_ca_file`" if by_options else "distributed.comm.require-encryption (Dask's configuration)"
+        raise OptionError("The scheduler", "be one with TLS, tls://...", address, f"Leave {what} out.")

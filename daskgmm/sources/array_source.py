@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.errors import DataError, InputMissingError, NotNumbersError, OptionError
+from daskgmm.errors import DataError, InputMissingError, NotNumbersError, OptionError, verbatim
 from daskgmm.kernels.block import tile_length
 from daskgmm.sources.partition import is_cut_finely
 from daskgmm.sources.source import Reader, Source, checked_shape, plain_rows
@@ -68,32 +68,44 @@ def as_array(data: Any, argument: str) -> NDArray[Any]:
     kind = type(data).__name__
     if hasattr(data, "toarray") or hasattr(data, "todense"):
         raise OptionError(
-            f"{argument} must be dense; got the sparse {kind}. Where it fits in memory, convert it with "
-            f"{argument}.{'toarray' if hasattr(data, 'toarray') else 'todense'}()."
+            f"`{argument}`",
+            "be dense",
+            f"the sparse {kind}",
+            "Where it fits in memory, convert it with "
+            f"{argument}.{'toarray' if hasattr(data, 'toarray') else 'todense'}().",
         )
     if isinstance(data, np.ma.MaskedArray):
         raise DataError(
-            f"{argument} must not be a masked array; got a {kind}, whose mask would be lost. "
-            f"Fill it with NaN: numpy.ma.filled({argument}.astype('float64'), numpy.nan)."
+            f"`{argument}`",
+            "not be a masked array",
+            f"a {kind}, whose mask would be lost",
+            f"Fill it with NaN: numpy.ma.filled({argument}.astype('float64'), numpy.nan).",
         )
     if (hasattr(data, "unit") and hasattr(data, "to_value")) or (hasattr(data, "units") and hasattr(data, "magnitude")):
         raise DataError(
-            f"{argument} must be plain numbers; got a {kind} with a unit, which would be lost. Convert it to the unit "
-            f"that you want, and give its numbers, {argument}.{'to_value()' if hasattr(data, 'unit') else 'magnitude'}."
+            f"`{argument}`",
+            "be plain numbers",
+            f"a {kind} with a unit, which would be lost",
+            "Convert it to the unit that you want, and give its numbers, "
+            f"{argument}.{'to_value()' if hasattr(data, 'unit') else 'magnitude'}.",
         )
     try:
         array = np.asarray(data)
     except (TypeError, ValueError) as error:
         raise OptionError(
-            f"{argument} must be an array, a data frame, a path or a URL; got a {kind} that is no array ({error}). "
-            "Give rows of equal length."
+            f"`{argument}`",
+            "be an array, a data frame, a path or a URL",
+            f"a {kind} that is no array ({error})",
+            "Give rows of equal length.",
         ) from error
     if array.dtype.kind != "O":
         return array
     if array.ndim == 0:
         raise OptionError(
-            f"{argument} must be an array, a data frame, a path or a URL; got a {kind}. "
-            "Give its array, or the path of a Zarr array or .npy file."
+            f"`{argument}`",
+            "be an array, a data frame, a path or a URL",
+            f"a {kind}",
+            "Give its array, or the path of a Zarr array or .npy file.",
         )
     return _of_objects(array, argument)
 
@@ -111,8 +123,10 @@ def _of_objects(array: NDArray[Any], argument: str) -> NDArray[Any]:
         ) from error
     if lost is not None:
         raise DataError(
-            f"{argument} must hold whole numbers of at most 2^53, which float64 can hold; got {lost}, which would be "
-            f"taken for {int(float(lost))}. Subtract a whole number first, or round it yourself with float()."
+            f"`{argument}`",
+            "hold whole numbers of at most 2^53, which float64 can hold",
+            f"{lost}, which would be taken for {int(float(lost))}",
+            "Subtract a whole number first, or round it yourself with float().",
         )
     return found
 
@@ -135,8 +149,10 @@ class NpySource(Source):
         path = os.fspath(path).removeprefix("file://")
         if "://" in path:
             raise OptionError(
-                f"{argument} must be a path where it is a .npy file; got the URL {path}. "
-                "Download it, or convert it to Zarr, which is read by URL."
+                f"`{argument}`",
+                "be a path where it is a .npy file",
+                f"the URL {path}",
+                "Download it, or convert it to Zarr, which is read by URL.",
             )
         self.label = self.path = os.path.abspath(os.path.expanduser(path))
         array = _map_file(self.label, argument)
@@ -167,8 +183,10 @@ class NpyReader(Reader):
         array = _map_file(self.path, "X")
         if array.shape != self.shape or array.dtype.str != self.dtype:
             raise DataError(
-                f"{self.path} must not change during a fit; got shape {array.shape}, dtype {array.dtype.str}, where "
-                f"it had {self.shape}, {self.dtype}. Start again with the new file."
+                verbatim(self.path),
+                "not change during a fit",
+                f"shape {array.shape}, dtype {array.dtype.str}, where it had {self.shape}, {self.dtype}",
+                "Start again with the new file.",
             )
         return plain_rows(array[start:stop])
 
@@ -180,12 +198,12 @@ def _map_file(path: str, argument: str) -> NDArray[Any]:
         return np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-any-return,unused-ignore]
     except FileNotFoundError as error:
         raise InputMissingError(
-            f"{argument} must be an existing file; got {path}, which is not there. Check the path."
+            f"`{argument}`", "be an existing file", f"{path}, which is not there", "Check the path."
         ) from error
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "See whether it can be copied to another disk.")
         raise InputMissingError(
-            f"{argument} must be a readable file; got {path} ({error.strerror or error}). {remedy}"
+            f"`{argument}`", "be a readable file", f"{path} ({error.strerror or error})", remedy
         ) from error
     except (DataError, MemoryError):
         raise
@@ -193,11 +211,14 @@ def _map_file(path: str, argument: str) -> NDArray[Any]:
         # Whatever a damaged header makes NumPy and Python's tokenizer raise.
         if "Python objects" in str(error):
             raise DataError(
-                f"{argument} must be a .npy file of numbers; got {path}, which holds Python objects. Where you trust "
-                f"it, convert it: numpy.save('X.npy', numpy.load({path!r}, allow_pickle=True).astype('float64'))"
+                f"`{argument}`",
+                "be a .npy file of numbers",
+                f"{path}, which holds Python objects",
+                f"Where you trust it, convert it: numpy.save('X.npy', numpy.load({verbatim(repr(path))}, "
+                "allow_pickle=True).astype('float64'))",
             ) from error
         raise DataError(
-            f"{argument} must be a whole .npy file of numbers; got {path} ({error}). Write it again with numpy.save."
+            f"`{argument}`", "be a whole .npy file of numbers", f"{path} ({error})", "Write it again with numpy.save."
         ) from error
 
 

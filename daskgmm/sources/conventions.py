@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from daskgmm.errors import DataError
+from daskgmm.errors import DataError, verbatim
 
 #: Names of the dimensions of an array of format 2, where xarray keeps them.
 DIMENSIONS = "_ARRAY_DIMENSIONS"
@@ -47,8 +47,10 @@ class Beside:
         """Raise a DataError for times as numbers since a date, which only their units tell; `numbers` gives those."""
         if self.units is not None and re.search(r"\bsince\b", self.units, re.IGNORECASE):
             raise DataError(
-                f"{argument} must hold numbers that mean what they are; got times in {self.units!r} in {where}. If "
-                f"these numbers are meant, give them without their units: {numbers}."
+                f"`{argument}`",
+                "hold numbers that mean what they are",
+                f"times in {self.units!r} in {where}",
+                f"If these numbers are meant, give them without their units: {verbatim(numbers)}.",
             )
 
 
@@ -56,8 +58,10 @@ def check_units(units: object, now: Beside, where: str) -> None:
     """Raise a DataError for rows in other units than a mixture was fitted to; units that are not said are the same."""
     if units is not None and now.units is not None and now.units != units:
         raise DataError(
-            f"X must have the units that the mixture was fitted to, {units}; got {now.units} in {where}. Convert it, "
-            "or write its attribute units as the mixture has them."
+            "`X`",
+            f"have the units that the mixture was fitted to, {verbatim(units)}",
+            f"{now.units} in {where}",
+            "Convert it, or write its attribute units as the mixture has them.",
         )
 
 
@@ -110,8 +114,10 @@ def attributes_of(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
         return dict(node.attrs)
     except (TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"The attributes of a Zarr node must be a JSON object; got another thing in {node.store_path}: {error}. "
-            "Write it anew, or bring its attributes (zarr.json, .zattrs) back from a copy."
+            "The attributes of a Zarr node",
+            "be a JSON object",
+            f"another thing in {node.store_path}: {error}",
+            "Write it anew, or bring its attributes (zarr.json, .zattrs) back from a copy.",
         ) from error
 
 
@@ -126,7 +132,7 @@ def packing(attributes: Mapping[Any, Any], dtype: Any) -> Packing | None:
     except (ValueError, TypeError, IndexError, OverflowError, struct.error) as error:
         shown = ", ".join(f"{name} {attributes[name]!r}" for name in _NUMBERS if name in attributes)
         raise DataError(
-            f"Attributes that say how numbers are packed must be numbers; got {shown} ({error}). Correct them."
+            "Attributes that say how numbers are packed", "be numbers", f"{shown} ({error})", "Correct them."
         ) from error
     unsigned = str(attributes.get("_Unsigned", dtype.kind == "u")).lower() == "true"
     stored_as = None

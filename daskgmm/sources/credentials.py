@@ -24,14 +24,17 @@ def refuse_secrets(location: str, *, argument: str) -> None:
     """Raise an OptionError where a URL, or a part of a chain of URLs, bears a password or a signature."""
     if has_password(location):
         raise OptionError(
-            f"{argument} must be a URL without a password, which would travel with every task and stand in logs; got "
-            f"{shown(location)}. Put the credentials into the environment of this process and of the workers."
+            f"`{argument}`",
+            "be a URL without a password, which would travel with every task and stand in logs",
+            shown(location),
+            "Put the credentials into the environment of this process and of the workers.",
         )
     if _has_signature(location):
         raise OptionError(
-            f"{argument} must be a URL without a signature or token, which would travel with every task and stand in "
-            f"logs; got {shown(location)}. Put credentials into the environment of this process and of the workers, "
-            "and give the URL without them."
+            f"`{argument}`",
+            "be a URL without a signature or token, which would travel with every task and stand in logs",
+            shown(location),
+            "Put credentials into the environment of this process and of the workers, and give the URL without them.",
         )
 
 

@@ -13,7 +13,7 @@ from dask.core import get_dependencies
 from dask.task_spec import List, TaskRef
 from numpy.typing import NDArray
 
-from daskgmm.errors import DataError
+from daskgmm.errors import DataError, verbatim
 from daskgmm.sources.source import Source, checked_shape
 
 logger = logging.getLogger("daskgmm")
@@ -88,8 +88,10 @@ class DaskSource(Source):
             return self
         if edges[0] != 0 or edges[-1] != self.n_rows or np.any(np.diff(edges) <= 0):
             raise DataError(
-                f"Edges must increase from 0 to the {self.n_rows} rows of the {self.label}; got edges from {edges[0]} "
-                f"to {edges[-1]}. Give inputs of equal length."
+                "Edges",
+                f"increase from 0 to the {self.n_rows} rows of the {verbatim(self.label)}",
+                f"edges from {edges[0]} to {edges[-1]}",
+                "Give inputs of equal length.",
             )
         source = object.__new__(DaskSource)
         source.__dict__.update(self.__dict__)
@@ -119,8 +121,10 @@ def checked_array(array: Any, argument: str) -> int:
     """
     if any(math.isnan(n) for n in array.shape[1:]):
         raise DataError(
-            f"{argument} must have a known number of features; got shape {array.shape} in a Dask array. "
-            "Call its compute_chunk_sizes() first."
+            f"`{argument}`",
+            "have a known number of features",
+            f"shape {array.shape} in a Dask array",
+            "Call its compute_chunk_sizes() first.",
         )
     shape = tuple(1 if math.isnan(n) else int(n) for n in array.shape)
     return checked_shape(shape, np.dtype(array.dtype), argument=argument, label="Dask array")[1]

@@ -42,10 +42,11 @@ def refuse_lost_digits(whole: NDArray[Any], *, first_row: int | None, argument: 
         where = f"row {first_row + int(place[0])}, {where}"
     value = int(whole[place])
     raise DataError(
-        f"{argument} must hold whole numbers of at most 2^53, which float64 can hold; got {value} in "
-        f"{where}, which would be taken for {int(float(value))}. Subtract "
-        f"a whole number first ({argument} - {argument}.min(axis=0)), or round it yourself "
-        f"({argument}.astype('float64'))."
+        f"`{argument}`",
+        "hold whole numbers of at most 2^53, which float64 can hold",
+        f"{value} in {where}, which would be taken for {int(float(value))}",
+        f"Subtract a whole number first ({argument} - {argument}.min(axis=0)), or round it yourself "
+        f"({argument}.astype('float64')).",
     )
 
 

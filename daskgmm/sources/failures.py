@@ -45,8 +45,10 @@ class Fallible:
         if not (isinstance(error, OSError) or unreachable(error)):
             return error
         return InputMissingError(
-            f"Rows {start} to {stop} must be readable; got {type(error).__name__} ({error}) from {self}. Check path, "
-            "permissions, disk and network, here and on the workers."
+            f"Rows {start} to {stop}",
+            "be readable",
+            f"{type(error).__name__} ({error}) from {self}",
+            "Check path, permissions, disk and network, here and on the workers.",
         )
 
 

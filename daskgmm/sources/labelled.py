@@ -60,13 +60,18 @@ def _of_xarray(data: Any, argument: str) -> tuple[Any, list[Any] | None]:
     kind = type(data).__name__
     if not hasattr(data, "dims") or not hasattr(data, "data") or not hasattr(data, "dtype"):
         raise OptionError(
-            f"{argument} must be one array; got a {kind} of xarray. Give one of its arrays, {argument}['name'], or "
-            f"several as columns: {argument}[['a', 'b']].to_dataarray('feature').T"
+            f"`{argument}`",
+            "be one array",
+            f"a {kind} of xarray",
+            f"Give one of its arrays, {argument}['name'], or several as columns: {argument}[['a', "
+            "'b']].to_dataarray('feature').T",
         )
     if found := packing(data.attrs, data.dtype):
         raise DataError(
-            f"{argument} must hold its numbers as they are meant; got a {kind} of xarray with {found.said}, which is "
-            "not decoded. Open it with mask_and_scale=True, or decode it: xarray.decode_cf(dataset)."
+            f"`{argument}`",
+            "hold its numbers as they are meant",
+            f"a {kind} of xarray with {found.said}, which is not decoded",
+            "Open it with mask_and_scale=True, or decode it: xarray.decode_cf(dataset).",
         )
     beside_of(data).refuse_times(argument, f"a {kind} of xarray", f"{argument}.data")
     labels = None
@@ -85,8 +90,10 @@ def _of_frame(frame: Any, argument: str) -> NDArray[Any]:
             array = np.asarray(frame.to_numpy(dtype="float64", na_value=np.nan))
         except (TypeError, ValueError) as error:
             raise DataError(
-                f"{argument} must hold real numbers in every column; got another value in a column of objects of a "
-                f"data frame ({error}). Drop or encode that column."
+                f"`{argument}`",
+                "hold real numbers in every column",
+                f"another value in a column of objects of a data frame ({error})",
+                "Drop or encode that column.",
             ) from error
     if array.dtype.kind == "f":
         _refuse_lost_digits(frame, argument)
@@ -116,8 +123,10 @@ def _check_columns(frame: Any, argument: str) -> None:
         # Columns of Python objects may be numbers; categories, text and nested values are objects of another dtype.
         if getattr(dtype, "kind", None) not in (*"biuf", None) and dtype != np.dtype(object):
             raise DataError(
-                f"{argument} must hold real numbers in every column; got dtype {dtype} in column {name!r} of a data "
-                "frame. Drop or encode that column."
+                f"`{argument}`",
+                "hold real numbers in every column",
+                f"dtype {dtype} in column {name!r} of a data frame",
+                "Drop or encode that column.",
             )
 
 

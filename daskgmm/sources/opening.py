@@ -51,7 +51,7 @@ def open_source(
     if isinstance(data, os.PathLike):
         data = os.fsdecode(data)
     if isinstance(data, str) and not data:
-        raise OptionError(f"{argument} must be a path or URL; got an empty string. Name the input.")
+        raise OptionError(f"`{argument}`", "be a path or URL", "an empty string", "Name the input.")
     if isinstance(data, Source):
         return _checked(_opened(_itself, data, argument, array, missing_chunks), argument)
     opener = opener_of(data) or (_other_location if isinstance(data, str) else _other_object)
@@ -62,8 +62,10 @@ def _opened(opener: Opener, data: Any, argument: str, array: str | None, missing
     takes = _parameters_of(opener)
     if array is not None and "array" not in takes:
         raise OptionError(
-            f"array must be left out where {argument} has no named arrays; got array={array!r} with "
-            f"{data if isinstance(data, str) else type(data).__name__}. Name an array only within a Zarr group."
+            "`array`",
+            f"be left out where `{argument}` has no named arrays",
+            f"array={array!r} with {data if isinstance(data, str) else type(data).__name__}",
+            "Name an array only within a Zarr group.",
         )
     options = {"argument": argument, "array": array, "missing_chunks": missing_chunks}
     return opener(data, **{name: value for name, value in options.items() if name in takes})
@@ -82,12 +84,12 @@ def _checked(source: Any, argument: str) -> Source:
     """Return a source whose metadata may be those of rows."""
     kind = type(source).__name__
     if not isinstance(source, Source):
-        raise OptionError(f"What opens {argument} must return a daskgmm.Source; got a {kind}. Derive it from that.")
+        raise OptionError(f"What opens `{argument}`", "return a daskgmm.Source", f"a {kind}", "Derive it from that.")
     if source.blocks is None:  # (a Dask array may not know its rows yet)
         missing = [name for name in ("label", "n_rows", "n_features", "dtype") if not hasattr(source, name)]
         if missing:
             raise OptionError(
-                f"A source must have label, n_rows, n_features and dtype; got a {kind} without {missing[0]}. Set it."
+                "A source", "have label, n_rows, n_features and dtype", f"a {kind} without {missing[0]}", "Set it."
             )
         checked_shape((source.n_rows, source.n_features), source.dtype, argument=argument, label=source.label)
     return source
@@ -106,8 +108,10 @@ def _other_location(location: str, *, array: str | None, argument: str, missing_
     suffix = suffix_of(location)
     if suffix in _CONVERSIONS:
         raise OptionError(
-            f"{argument} must be a Zarr array or a .npy file where it is a path; got a {suffix} file, {location}. "
-            f"Convert it once: {_CONVERSIONS[suffix]}"
+            f"`{argument}`",
+            "be a Zarr array or a .npy file where it is a path",
+            f"a {suffix} file, {location}",
+            f"Convert it once: {_CONVERSIONS[suffix]}",
         )
     from daskgmm.sources.zarr_source import ZarrSource
 
@@ -118,8 +122,10 @@ def _other_object(data: Any, *, argument: str) -> Source:
     """Return the source of anything that NumPy makes an array of."""
     if hasattr(data, "__dask_graph__") and data.__dask_graph__() is not None:
         raise OptionError(
-            f"{argument} must be an array, a data frame, a path or a URL; got a {type(data).__name__} of Dask. "
-            "Give a Dask array: dask.array.from_delayed and dask.array.stack make one."
+            f"`{argument}`",
+            "be an array, a data frame, a path or a URL",
+            f"a {type(data).__name__} of Dask",
+            "Give a Dask array: dask.array.from_delayed and dask.array.stack make one.",
         )
     from daskgmm.sources.array_source import ArraySource
 

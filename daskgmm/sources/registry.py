@@ -13,7 +13,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from daskgmm.errors import OptionError
+from daskgmm.errors import OptionError, verbatim
 from daskgmm.sources.labelled import is_labelled
 from daskgmm.sources.source import Source
 
@@ -67,11 +67,12 @@ def register_source(claim: str | type | Question, opener: Opener) -> None:
         claim = f"{claim.__module__}.{claim.__qualname__}"
     if isinstance(claim, str) and re.fullmatch(r"\.[^./]+|[^./].*\.[^.]+", claim) is None:
         raise OptionError(
-            "claim must be a suffix with its dot, such as '.h5', or a type with its package, such as 'h5py.Dataset'; "
-            f"got {claim!r}."
+            "claim",
+            "be a suffix with its dot, such as '.h5', or a type with its package, such as 'h5py.Dataset'",
+            repr(claim),
         )
     if not callable(opener):
-        raise OptionError(f"opener must be a function or a class that returns a daskgmm.Source; got {opener!r}.")
+        raise OptionError("opener", "be a function or a class that returns a daskgmm.Source", repr(opener))
     claim = claim.lower() if isinstance(claim, str) and claim.startswith(".") else claim
     _registered.pop(claim, None)
     _registered[claim] = opener
@@ -88,8 +89,10 @@ def opener_of(data: Any) -> Opener | None:
         opener = found.load()
     except (ImportError, AttributeError) as error:
         raise OptionError(
-            f"What opens {found.name!r} must be installed whole; got {error} from the entry point {found.value!r} of "
-            f"group {GROUP}. Install its package again, or uninstall it."
+            f"What opens {verbatim(repr(found.name))}",
+            "be installed whole",
+            f"{error} from the entry point {found.value!r} of group {GROUP}",
+            "Install its package again, or uninstall it.",
         ) from error
     return opener
 

@@ -169,7 +169,7 @@ def as_reader(argument: Any, start: int) -> Reader:
         return _BlocksReader(argument, start)
     if not isinstance(argument, Reader):
         raise OptionError(
-            f"What reader() of a source returns must be a daskgmm.Reader; got a {type(argument).__name__}. Derive it."
+            "What reader() of a source returns", "be a daskgmm.Reader", f"a {type(argument).__name__}", "Derive it."
         )
     return _PatientReader(argument)
 
@@ -193,8 +193,10 @@ class _BlocksReader(Reader):
         widths = sorted({b.shape[1] for b in self._blocks})
         if len(widths) > 1:
             raise DataError(
-                f"The blocks of a Dask array must have the features that it declares; got blocks of {widths[0]} and of "
-                f"{widths[-1]}. Correct what makes them."
+                "The blocks of a Dask array",
+                "have the features that it declares",
+                f"blocks of {widths[0]} and of {widths[-1]}",
+                "Correct what makes them.",
             )
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -211,8 +213,10 @@ class _BlocksReader(Reader):
 def other_length(low: int, high: int, start: int, stop: int) -> DataError:
     """Return the error of blocks that are longer or shorter than a Dask array declares."""
     return DataError(
-        f"The blocks of a Dask array must have the lengths that its chunks say; got rows {low} to {high} for rows "
-        f"{start} to {stop}. Correct its chunks with compute_chunk_sizes()."
+        "The blocks of a Dask array",
+        "have the lengths that its chunks say",
+        f"rows {low} to {high} for rows {start} to {stop}",
+        "Correct its chunks with compute_chunk_sizes().",
     )
 
 
@@ -226,27 +230,35 @@ def plain_rows(block: Any) -> NDArray[Any]:
     """
     if isinstance(block, np.ma.MaskedArray):
         raise DataError(
-            "Blocks of a Dask array must not be masked arrays; got one, and its mask would be lost. "
-            "Fill it with NaN: dask.array.ma.filled(X.astype('float64'), numpy.nan)."
+            "Blocks of a Dask array",
+            "not be masked arrays",
+            "one, and its mask would be lost",
+            "Fill it with NaN: dask.array.ma.filled(X.astype('float64'), numpy.nan).",
         )
     if hasattr(block, "toarray") or hasattr(block, "todense"):
         dense = "toarray" if hasattr(block, "toarray") else "todense"
         raise DataError(
-            f"Blocks of a Dask array must be dense; got the sparse {type(block).__name__}. Convert them where they fit "
-            f"in memory: X.map_blocks(lambda block: block.{dense}(), dtype=X.dtype)."
+            "Blocks of a Dask array",
+            "be dense",
+            f"the sparse {type(block).__name__}",
+            f"Convert them where they fit in memory: X.map_blocks(lambda block: block.{dense}(), dtype=X.dtype).",
         )
     try:
         array = np.asarray(block)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"Blocks of a Dask array must be arrays of NumPy; got a {type(block).__name__} ({error}). Convert them "
-            "with X.map_blocks."
+            "Blocks of a Dask array",
+            "be arrays of NumPy",
+            f"a {type(block).__name__} ({error})",
+            "Convert them with X.map_blocks.",
         ) from error
     check_dtype(array.dtype, argument="X", label="a block of a Dask array")
     if array.ndim not in (1, 2):
         raise DataError(
-            f"Blocks of a Dask array must have the dimensions that it declares; got a block of shape {array.shape}. "
-            "Correct what makes them."
+            "Blocks of a Dask array",
+            "have the dimensions that it declares",
+            f"a block of shape {array.shape}",
+            "Correct what makes them.",
         )
     return array if array.ndim == 2 else array.reshape(-1, 1)
 
@@ -261,8 +273,10 @@ def check_dtype(dtype: np.dtype[Any], *, argument: str, label: str) -> None:
         "m": f"Give seconds: ({argument} / numpy.timedelta64(1, 's')).",
     }.get(dtype.kind, f"Convert it first, for example with {argument}.astype('float64').")
     raise DataError(
-        f"{argument} must hold real numbers (boolean, integer, or float of at most 64 bits); got dtype {dtype} in "
-        f"{label}. {remedy}"
+        f"`{argument}`",
+        "hold real numbers (boolean, integer, or float of at most 64 bits)",
+        f"dtype {dtype} in {label}",
+        remedy,
     )
 
 
@@ -277,20 +291,24 @@ def checked_shape(shape: tuple[int, ...], dtype: np.dtype[Any], *, argument: str
     """
     if len(shape) not in (1, 2):
         raise DataError(
-            f"{argument} must have shape (n_rows, n_features) or (n_rows,); got {len(shape)} dimensions, "
-            f"shape {tuple(shape)}, in {label}. Reshape it to two dimensions, rows first."
+            f"`{argument}`",
+            "have shape (n_rows, n_features) or (n_rows,)",
+            f"{len(shape)} dimensions, shape {tuple(shape)}, in {label}",
+            "Reshape it to two dimensions, rows first.",
         )
     n_rows, n_features = shape[0], shape[1] if len(shape) == 2 else 1
     if n_rows == 0 or n_features == 0:
         # (The words of scikit-learn, which its checks of an estimator look for.)
         none = f" (0 feature(s) (shape={tuple(shape)}) while a minimum of 1 is required)" if n_rows else ""
         raise DataError(
-            f"{argument} must have at least one row and one feature; got shape {tuple(shape)} in {label}{none}. "
-            "Check how it was written or selected."
+            f"`{argument}`",
+            "have at least one row and one feature",
+            f"shape {tuple(shape)} in {label}{none}",
+            "Check how it was written or selected.",
         )
     if n_rows * n_features >= 2**63:
         raise DataError(
-            f"{argument} must have fewer than 2^63 values; got shape {tuple(shape)} in {label}. Correct its metadata."
+            f"`{argument}`", "have fewer than 2^63 values", f"shape {tuple(shape)} in {label}", "Correct its metadata."
         )
     check_dtype(dtype, argument=argument, label=label)
     return int(n_rows), int(n_features)

@@ -55,7 +55,7 @@ def file_stamp(path: str) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return ""
     if not stat.S_ISREG(found.st_mode):
-        raise DataError(f"What is read must be a file; got {path}, which is none. Put a file there, or remove it.")
+        raise DataError("What is read", "be a file", f"{path}, which is none", "Put a file there, or remove it.")
     return f"{found.st_size} {found.st_mtime_ns}"
 
 

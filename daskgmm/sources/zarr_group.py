@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from daskgmm.errors import DataError, InputMissingError, OptionError
+from daskgmm.errors import DataError, InputMissingError, OptionError, verbatim
 from daskgmm.sources.conventions import attributes_of, coordinates, dimension_names
 
 #: Arrays that a message lists at most.
@@ -39,8 +39,10 @@ def array_in(
     if isinstance(node, zarr.Array):
         if name is not None:
             raise OptionError(
-                f"array must be left out where {argument} is an array itself; got array={name!r} with {label}. "
-                "Leave it out, or give the group."
+                "`array`",
+                f"be left out where `{argument}` is an array itself",
+                f"array={name!r} with {label}",
+                "Leave it out, or give the group.",
             )
         return node
     if name is not None:
@@ -53,18 +55,19 @@ def array_in(
     listed = _listed(members, describing)
     if not usable:
         raise DataError(
-            f"{argument} must be, or hold, one array of numbers of one or two dimensions; got a group with none in "
-            f"{label}{listed}. Give the path of the array, or name one deeper in the group."
+            f"`{argument}`",
+            "be, or hold, one array of numbers of one or two dimensions",
+            f"a group with none in {label}{listed}",
+            "Give the path of the array, or name one deeper in the group.",
         )
     example = next((a.basename for a in usable if a.basename not in describing), usable[0].basename)
-    option = "--weights-array" if "weight" in argument else "--array"
-    remedy = f"Give one of them: {argument}[{example!r}]."
+    option = "sample_weight's array" if "weight" in argument else "array"
+    remedy = f"Give one of them: {argument}[{verbatim(repr(example))}]."
     if by_path:
-        remedy = (
-            f"Give the path of one, such as {label}/{example}, or on the command line its name, {option} {example!r}."
-        )
+        path, name = verbatim(f"{label}/{example}"), verbatim(repr(example))
+        remedy = f"Give the path of one, such as {path}, or its name, `{option}` {name}."
     raise OptionError(
-        f"{argument} must be one array; got a group of {len(usable)} that it may be in {label}{listed}. {remedy}"
+        f"`{argument}`", "be one array", f"a group of {len(usable)} that it may be in {label}{listed}", remedy
     )
 
 
@@ -76,8 +79,10 @@ def _named(group: zarr.Group, name: str, argument: str, label: str) -> zarr.Arra
         what = "a group" if isinstance(found, zarr.Group) else "nothing"
         members = _members(group)
         raise InputMissingError(
-            f"array must name an array of the group that {argument} is; got array={name!r}, which is {what} in "
-            f"{label}{_listed(members, coordinates(members, group.attrs))}. Name an array that is there."
+            "`array`",
+            f"name an array of the group that `{argument}` is",
+            f"array={name!r}, which is {what} in {label}{_listed(members, coordinates(members, group.attrs))}",
+            "Name an array that is there.",
         )
     return found
 

@@ -14,7 +14,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
 
-from daskgmm.errors import DataError, InputMissingError, OptionError
+from daskgmm.errors import DataError, InputMissingError, OptionError, verbatim
 from daskgmm.sources.credentials import has_secret, refuse_secrets, shown, without_secrets
 from daskgmm.sources.failures import refused, unreachable
 from daskgmm.sources.stamps import file_stamp, last_modified
@@ -129,44 +129,56 @@ class ZarrLocation:
         if isinstance(error, ImportError) or "Protocol not known" in str(error):
             package = _PACKAGES.get(protocol, "the fsspec package for it")
             return OptionError(
-                f"{argument} must be at a URL that the installed packages can open; got {where} ({error}). "
-                f"Install {package} here and on the workers, for example: pip install {package}."
+                f"`{argument}`",
+                "be at a URL that the installed packages can open",
+                f"{where} ({error})",
+                f"Install {package} here and on the workers, for example: pip install {package}.",
             )
         if refused(error) and self.opener in ("local", "zip"):
             return InputMissingError(
-                f"{argument} must be readable; got {where} ({_brief(error)}). Check its permissions."
+                f"`{argument}`", "be readable", f"{where} ({_brief(error)})", "Check its permissions."
             )
         if refused(error):
             return InputMissingError(
-                f"{argument} must be readable; got {where}, to which access was refused ({_brief(error)}). "
-                "Put credentials into the environment here and on the workers: daskgmm sends none with its tasks."
+                f"`{argument}`",
+                "be readable",
+                f"{where}, to which access was refused ({_brief(error)})",
+                "Put credentials into the environment here and on the workers: daskgmm sends none with its tasks.",
             )
         if isinstance(error, FileNotFoundError):
             return self._missing(argument)
         if unreachable(error):
             return InputMissingError(
-                f"{argument} must be reachable; got {where} ({_brief(error)}). Check the address and the network."
+                f"`{argument}`", "be reachable", f"{where} ({_brief(error)})", "Check the address and the network."
             )
         return DataError(
-            f"{argument} must be a whole Zarr array or group; got {where} ({_brief(error)}). "
-            "Write it again, or correct its metadata."
+            f"`{argument}`",
+            "be a whole Zarr array or group",
+            f"{where} ({_brief(error)})",
+            "Write it again, or correct its metadata.",
         )
 
     def _missing(self, argument: str) -> Exception:
         if self.opener == "zip" and os.path.exists(self.url) and (folders := _nodes_in(self.url)):
             return DataError(
-                f"{argument} must be a Zarr array or group; got {self.label}, where there is none. The zip file "
-                f"has one in a folder: give the path {os.path.join(self.url, folders[0])}"
+                f"`{argument}`",
+                "be a Zarr array or group",
+                f"{self.label}, where there is none",
+                f"The zip file has one in a folder: give the path {verbatim(os.path.join(self.url, folders[0]))}",
             )
         if self.opener in ("local", "zip") and os.path.exists(self.url):
             inside = "" if not self.path else f" at {self.path!r}"
             return DataError(
-                f"{argument} must be a Zarr array or group, or a .npy file; got {self.url}, which exists but is no "
-                f"Zarr store{inside}. Convert it, for example with dask.array's to_zarr, or give the path of the array."
+                f"`{argument}`",
+                "be a Zarr array or group, or a .npy file",
+                f"{self.url}, which exists but is no Zarr store{inside}",
+                "Convert it, for example with dask.array's to_zarr, or give the path of the array.",
             )
         return InputMissingError(
-            f"{argument} must be an existing Zarr array or group; got {self.label}, where there is none. "
-            "Check the path, and the credentials where it is private."
+            f"`{argument}`",
+            "be an existing Zarr array or group",
+            f"{self.label}, where there is none",
+            "Check the path, and the credentials where it is private.",
         )
 
 
@@ -304,8 +316,10 @@ def missing_package(error: BaseException, argument: str, where: str) -> OptionEr
         return None
     needed = "the package that brings this codec" if codec else f"the package that has {name}"
     return OptionError(
-        f"{argument} must be decoded by packages that are installed; got {where} ({_brief(error)}). It is not damaged: "
-        f"install {needed}, here and on the workers."
+        f"`{argument}`",
+        "be decoded by packages that are installed",
+        f"{where} ({_brief(error)})",
+        f"It is not damaged: install {verbatim(needed)}, here and on the workers.",
     )
 
 

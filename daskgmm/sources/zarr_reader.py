@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from daskgmm.errors import DataError, InputMissingError, MemoryLimitError
+from daskgmm.errors import DataError, InputMissingError, MemoryLimitError, verbatim
 from daskgmm.sources.digest import digest
 from daskgmm.sources.failures import refused, unreachable
 from daskgmm.sources.heap import reused_heap
@@ -114,10 +114,12 @@ class ZarrReader(Reader, Stamper):
 
     def _missing(self, row: int, fill: Any) -> DataError:
         return DataError(
-            f"Every chunk must be in the store; got none for row {row} of {self._label}, where zarr would read {fill}. "
-            "Write the rows from there on again. If the writer has left out chunks that hold nothing else, as zarr "
-            "does by default, say so: --missing-chunks fill, in Python "
-            'dask.config.set({"daskgmm.missing-chunks": "fill"}).'
+            "Every chunk",
+            "be in the store",
+            f"none for row {row} of {self._label}, where zarr would read {fill}",
+            "Write the rows from there on again. If the writer has left out chunks that hold nothing else, as "
+            "zarr does by default, say so: "
+            '`dask.config.set({"daskgmm.missing-chunks": "fill"})`.',
         )
 
     def may_pass(self, error: Exception) -> bool:
@@ -135,15 +137,19 @@ class ZarrReader(Reader, Stamper):
             return missing
         if isinstance(error, MemoryError):
             return MemoryLimitError(
-                f"A process must have memory for the chunks that it reads; got none left for rows {start} to {stop} of "
-                f"{self._label} ({error}). Give it more (--memory-limit, ulimit -v), or run fewer at once."
+                "A process",
+                "have memory for the chunks that it reads",
+                f"none left for rows {start} to {stop} of {self._label} ({error})",
+                "Give it more (`memory_limit`, ulimit -v), or run fewer at once.",
             )
         # Parts of shards are asked for as byte ranges; the simplest web servers send the whole file instead.
         ranges = " (or the server ignores byte ranges, which shards need)" if self._label.startswith("http") else ""
         where, error, start, stop = self._damaged(error, start, stop)
         return DataError(
-            f"Rows {start} to {stop} must be readable; got {type(error).__name__} ({error}) from {where}{self._label}. "
-            f"A chunk there is damaged{ranges}: write these rows again."
+            f"Rows {start} to {stop}",
+            "be readable",
+            f"{type(error).__name__} ({error}) from {where}{self._label}",
+            f"A chunk there is damaged{ranges}: write these rows again.",
         )
 
     def _damaged(self, error: Exception, start: int, stop: int) -> tuple[str, Exception, int, int]:
@@ -170,13 +176,15 @@ class ZarrReader(Reader, Stamper):
 
     def _reopened(self) -> zarr.Array[Any]:
         if self._location is None:
-            raise InputMissingError(f"{self._label} must be read in the process that opened it; got another process.")
+            raise InputMissingError(verbatim(self._label), "be read in the process that opened it", "another process")
         node = self._location.open(argument="X, as a task reads it,")
         found = (node.shape, np.dtype(node.dtype).str) if isinstance(node, zarr.Array) else ("a group", "")
         if not isinstance(node, zarr.Array) or found != (self._shape, self._dtype):
             raise DataError(
-                f"{self._label} must not change during a fit; got shape {found[0]}, dtype {found[1]}, where it had "
-                f"{self._shape}, {self._dtype}. Start again with the new array."
+                verbatim(self._label),
+                "not change during a fit",
+                f"shape {found[0]}, dtype {found[1]}, where it had {self._shape}, {self._dtype}",
+                "Start again with the new array.",
             )
         reused_heap.expect(prod(node.chunks) * node.dtype.itemsize)
         return node

@@ -8,7 +8,7 @@ import dask
 import numpy as np
 import zarr
 
-from daskgmm.errors import DataError, OptionError
+from daskgmm.errors import DataError, OptionError, verbatim
 from daskgmm.sources.conventions import Beside, attributes_of, dimension_names, packing_of
 from daskgmm.sources.credentials import shown
 from daskgmm.sources.source import Source, checked_shape
@@ -139,9 +139,11 @@ def _refuse_packed(array: zarr.Array[Any], code: str, argument: str, label: str)
     found = packing_of(array)
     if found is not None:
         raise DataError(
-            f"{argument} must hold its numbers as they are meant; got packed ones in {label}: {found.said}. Decode "
-            f"them: raw = {code}; rows = {found.decoded('raw')}; then give rows (or raw, if "
-            "numbers are meant as stored), or the path to which rows.to_zarr('decoded.zarr') writes them."
+            f"`{argument}`",
+            "hold its numbers as they are meant",
+            f"packed ones in {label}: {found.said}",
+            f"Decode them: raw = {verbatim(code)}; rows = {found.decoded('raw')}; then give rows (or raw, if numbers "
+            "are meant as stored), or the path to which rows.to_zarr('decoded.zarr') writes them.",
         )
 
 
@@ -155,16 +157,18 @@ def _refuse_older(array: zarr.Array[Any], argument: str, label: str) -> None:
     then, now = ((a.shape, np.dtype(a.dtype).str) for a in (array, stored))
     if now != then:
         raise DataError(
-            f"{argument} must be as it is stored; got an open array of shape {then[0]}, dtype {then[1]}, where {label} "
-            f"has shape {now[0]}, dtype {now[1]}: it was opened before, or by consolidated metadata of its group that "
-            f"are older. Give its path, {label}, or open it by that."
+            f"`{argument}`",
+            "be as it is stored",
+            f"an open array of shape {then[0]}, dtype {then[1]}, where {label} has shape {now[0]}, dtype "
+            f"{now[1]}: it was opened before, or by consolidated metadata of its group that are older",
+            f"Give its path, {verbatim(label)}, or open it by that.",
         )
 
 
 def _checked(missing_chunks: str | None) -> str:
     asked = dask.config.get("daskgmm.missing-chunks", "error") if missing_chunks is None else missing_chunks
     if asked not in MISSING_CHUNKS:
-        raise OptionError(f"missing_chunks must be one of {', '.join(MISSING_CHUNKS)}; got {asked!r}.")
+        raise OptionError("`missing_chunks`", f"be one of {', '.join(MISSING_CHUNKS)}", repr(asked))
     return str(asked)
 
 
@@ -178,7 +182,9 @@ def _readable_chunks(array: zarr.Array[Any], argument: str, label: str) -> tuple
         chunks = array.chunks
     except NotImplementedError as error:
         raise DataError(
-            f"{argument} must have chunks of one size; got a grid of several sizes in {label}. "
-            "Rechunk it to regular chunks."
+            f"`{argument}`",
+            "have chunks of one size",
+            f"a grid of several sizes in {label}",
+            "Rechunk it to regular chunks.",
         ) from error
     return max(1, int(chunks[0])), max(1, int(chunks[1])) if len(chunks) == 2 else 1

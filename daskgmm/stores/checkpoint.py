@@ -104,8 +104,10 @@ class Checkpoint:
             if isinstance(error, DaskgmmError) or not self._goes_on:
                 raise
             raise DataError(
-                f"the checkpoint must be as daskgmm wrote it; got {type(error).__name__}: {error!s:.100} going on from "
-                f"{self.place}. Remove it to start again, or bring it back from a copy."
+                "the checkpoint",
+                "be as daskgmm wrote it",
+                f"{type(error).__name__}: {error!s:.100} going on from {self.place}",
+                "Remove it to start again, or bring it back from a copy.",
             ) from error
 
     def get(self, name: str) -> Any:
@@ -295,8 +297,10 @@ def _latest(storage: Storage) -> tuple[int, dict[str, Any] | None, dict[str, dic
             raise ValueError("its manifest is none")
         if found["format_version"] != FORMAT_VERSION:
             raise OutputError(
-                f"the checkpoint must have format version {FORMAT_VERSION}; got {found['format_version']!r:.40} in "
-                f"{storage.place}. Go on with the version of daskgmm that wrote it, or start again (--force)."
+                "the checkpoint",
+                f"have format version {FORMAT_VERSION}",
+                f"{found['format_version']!r:.40} in {storage.place}",
+                "Go on with the version of daskgmm that wrote it, or start again (`overwrite=True`).",
             )
         slots = {
             name: {"sha256": _hexadecimal(slot["sha256"]), "bytes": int(slot["bytes"])}
@@ -314,8 +318,10 @@ def _refuse_others(storage: Storage) -> None:
     others = [name for name in storage.names() if not name.startswith((_MANIFEST, _PART))]
     if others:
         raise OutputError(
-            f"the checkpoint's place must be free; got {storage.place} with {others[0]} in it. Move that away, or "
-            "choose another output."
+            "the checkpoint's place",
+            "be free",
+            f"{storage.place} with {others[0]} in it",
+            "Move that away, or choose another output.",
         )
 
 
@@ -338,13 +344,17 @@ def _hexadecimal(text: str) -> str:
 
 def _of_another(place: str, who: str = "") -> OutputError:
     return OutputError(
-        f"the checkpoint must be written by one process alone; got one that {who or 'another process'} writes to, "
-        f"{place}. Wait for that one to end, or stop it, and run the same command again."
+        "the checkpoint",
+        "be written by one process alone",
+        f"one that {who or 'another process'} writes to, {place}",
+        "Wait for that one to end, or stop it, and run the same command again.",
     )
 
 
 def _damaged(place: str, what: str) -> DataError:
     return DataError(
-        f"the checkpoint must be whole; got a damaged one in {place}: {what}. Start again without it (--force, or "
-        "remove it), or bring it back from a copy."
+        "the checkpoint",
+        "be whole",
+        f"a damaged one in {place}: {what}",
+        "Start again without it (`overwrite=True`, or remove it), or bring it back from a copy.",
     )

@@ -63,7 +63,7 @@ def decode(content: bytes) -> Any:
             raise ValueError(f"{len(content)} bytes instead of {at}")
         return _value(head["value"], arrays)
     except UNLIKE_WRITTEN as error:
-        raise DataError(f"a record must be as it was written; got {type(error).__name__}: {error}.") from error
+        raise DataError("a record", "be as it was written", f"{type(error).__name__}: {error}") from error
 
 
 class _Arrays:

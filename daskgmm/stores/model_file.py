@@ -81,10 +81,10 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         return
     place = os.path.abspath(place)
     if os.path.exists(place) and not (overwrite and is_model(place)):
-        hint = "Choose another path, or save with overwrite=True (--force)."
+        hint = "Choose another path, or save with `overwrite=True`."
         if overwrite:
             hint = "It is no model: choose another path, or remove it."
-        raise OutputError(f"the output must not exist yet; got {place}, which does. {hint}")
+        raise OutputError("the output", "not exist yet", f"{place}, which does", hint)
     with whole_or_nothing(place) as beside:
         _write(zarr.open_group(beside, mode="w", zarr_format=3), model)
 
@@ -104,15 +104,19 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     attributes: dict[str, Any] = dict(group.attrs)
     if attributes.get("format") == UNFINISHED:
         raise DataError(
-            f"the model must be whole; got one that is unfinished at {place}, of a process that still writes it or was "
-            "cut short. Run the command that writes it again."
+            "the model",
+            "be whole",
+            f"one that is unfinished at {place}, of a process that still writes it or was cut short",
+            "Run the command that writes it again.",
         )
     if attributes.get("format") != FORMAT:
-        raise DataError(f"the model must be a daskgmm model file; got another Zarr group at {place}. Check the path.")
+        raise DataError("the model", "be a daskgmm model file", f"another Zarr group at {place}", "Check the path.")
     if attributes.get("format_version") != FORMAT_VERSION:
         raise DataError(
-            f"the model must be of format version {FORMAT_VERSION}; got {attributes.get('format_version')!r} in "
-            f"{place}. Read it with the version of daskgmm that wrote it, or fit it again."
+            "the model",
+            f"be of format version {FORMAT_VERSION}",
+            f"{attributes.get('format_version')!r} in {place}",
+            "Read it with the version of daskgmm that wrote it, or fit it again.",
         )
     try:
         family = _family(attributes["covariance_type"], place)
@@ -128,7 +132,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     except UNLIKE_WRITTEN as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"the model must be whole; got {error!r} reading {place}. Fit it again.") from error
+        raise DataError("the model", "be whole", f"{error!r} reading {place}", "Fit it again.") from error
     return Model(Parameters(family, **arrays), record)
 
 
@@ -141,8 +145,10 @@ def as_written(place: str, *, what: str = "model", remedy: str = "Fit it again."
         if isinstance(error, DaskgmmError):
             raise
         raise DataError(
-            f"the {what}'s record must be as daskgmm wrote it; got {type(error).__name__}: {error!s:.100} reading "
-            f"{shown(place)}. {remedy}"
+            f"the {what}'s record",
+            "be as daskgmm wrote it",
+            f"{type(error).__name__}: {error!s:.100} reading {shown(place)}",
+            remedy,
         ) from error
 
 
@@ -179,8 +185,10 @@ def _family(name: Any, place: str) -> Family:
         return family_called(name)
     except OptionError as error:
         raise DataError(
-            f"the model's covariance_type must be one of {', '.join(family_names())}; got {name!r:.40} in {place}. "
-            "Register its family first (daskgmm.register_family)."
+            "the model's covariance_type",
+            f"be one of {', '.join(family_names())}",
+            f"{name!r:.40} in {place}",
+            "Register its family first (daskgmm.register_family).",
         ) from error
 
 
@@ -231,15 +239,19 @@ def _write_remote(model: Model, url: str, *, overwrite: bool) -> None:
         _write(_unfinished_group(url, overwrite=overwrite), model)
     except FileExistsError as error:
         raise OutputError(
-            f"the output must not exist yet; got {shown(url)}, which does. Choose another, or use "
-            "overwrite=True (--force)."
+            "the output",
+            "not exist yet",
+            f"{shown(url)}, which does",
+            "Choose another, or use `overwrite=True`.",
         ) from error
     except Exception as error:
         if not of_a_store(error):
             raise
         raise OutputError(
-            f"the output must be writable; got {error} for {shown(url)}. To go on, {remedy(error)}, and run the same "
-            "again, or choose another place."
+            "the output",
+            "be writable",
+            f"{error} for {shown(url)}",
+            f"To go on, {remedy(error)}, and run the same again, or choose another place.",
         ) from error
 
 
@@ -268,26 +280,30 @@ def _open(place: str) -> zarr.Group:
         raise
     except FileNotFoundError as error:
         what = "something else" if "://" not in place and os.path.exists(place) else "nothing"
-        raise InputMissingError(f"the model must be a Zarr group; got {what} at {label}. Check the path.") from error
+        raise InputMissingError("the model", "be a Zarr group", f"{what} at {label}", "Check the path.") from error
     except zarr.errors.ContainsArrayError as error:
-        raise DataError(f"the model must be a model file; got a Zarr array at {label}. Check the path.") from error
+        raise DataError("the model", "be a model file", f"a Zarr array at {label}", "Check the path.") from error
     except Exception as error:
         if "://" in place and (refused(error) or unreachable(error)):
             raise InputMissingError(
-                f"the model must be reachable; got {error} for {label}. Check the address, the network and the "
-                "credentials."
+                "the model",
+                "be reachable",
+                f"{error} for {label}",
+                "Check the address, the network and the credentials.",
             ) from error
         if isinstance(error, PermissionError):
             raise _unreadable(error, label) from error
         # Whatever a damaged metadata file makes Zarr raise.
-        raise DataError(f"the model must be readable; got {error!r} for {label}. Check the path.") from error
+        raise DataError("the model", "be readable", f"{error!r} for {label}", "Check the path.") from error
 
 
 def _unreadable(error: PermissionError, place: str) -> InputMissingError:
     what = error.filename if isinstance(error.filename, str) else place
     return InputMissingError(
-        f"the model must be readable; got {error.strerror or error} for {what}. Give the user who runs this the "
-        "right to read it, or run it as its owner."
+        "the model",
+        "be readable",
+        f"{error.strerror or error} for {what}",
+        "Give the user who runs this the right to read it, or run it as its owner.",
     )
 
 
@@ -312,7 +328,7 @@ def _read(group: zarr.Group, name: str, shape: tuple[int, ...], checksum: Any, p
     array = group[name]
     if not isinstance(array, zarr.Array) or array.shape != shape or array.dtype != np.dtype("f8"):
         found = f"{array.shape}, {array.dtype}," if isinstance(array, zarr.Array) else "a group"
-        raise DataError(f"the model's {name} must have shape {shape}, float64; got {found} in {place}. Fit it again.")
+        raise DataError(f"the model's {name}", f"have shape {shape}, float64", f"{found} in {place}", "Fit it again.")
     try:
         n_bytes = _stored_bytes(array)
         if n_bytes != array.nbytes:
@@ -322,9 +338,9 @@ def _read(group: zarr.Group, name: str, shape: tuple[int, ...], checksum: Any, p
         raise
     except Exception as error:
         # Whatever a damaged chunk makes its store raise.
-        raise DataError(f"the model's {name} must be readable; got {error!r} in {place}. Fit it again.") from error
+        raise DataError(f"the model's {name}", "be readable", f"{error!r} in {place}", "Fit it again.") from error
     if hashlib.sha256(values.tobytes()).hexdigest() != checksum:
-        raise DataError(f"the model's {name} must match its checksum; got a damaged array in {place}. Fit it again.")
+        raise DataError(f"the model's {name}", "match its checksum", f"a damaged array in {place}", "Fit it again.")
     return values
 
 

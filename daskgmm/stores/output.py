@@ -147,8 +147,10 @@ def check_all_rows(X: Source, n_rows: int) -> None:
     """Raise a DataError unless a pass counted the rows of the input."""
     if n_rows != X.n_rows:
         raise DataError(
-            f"every row must be counted once in a pass; got {n_rows} of {X.n_rows} rows of {X.label}. Start again, on "
-            "a copy that nobody writes to."
+            "every row",
+            "be counted once in a pass",
+            f"{n_rows} of {X.n_rows} rows of {X.label}",
+            "Start again, on a copy that nobody writes to.",
         )
 
 
@@ -184,8 +186,10 @@ def prediction_record(output: str) -> dict[str, Any] | None:
     except Exception as error:
         if "://" in output and (refused(error) or unreachable(error)):
             raise OutputError(
-                f"the output must be reachable, to see what is there; got {error} for {shown(output)}. Check the "
-                "address, the network and the credentials."
+                "the output",
+                "be reachable, to see what is there",
+                f"{error} for {shown(output)}",
+                "Check the address, the network and the credentials.",
             ) from error
         # Whatever a file that is no Zarr array makes Zarr raise.
         raise _other(output) from error
@@ -264,8 +268,10 @@ class WritePass:
             array = zarr.open_array(self._place, mode="r+").with_config(WHOLE)
             if _token_of(array) != self._token:
                 raise OutputError(
-                    f"the output must be written by one process alone; got another that writes to {self._place}. Stop "
-                    "one of them, and run the other again."
+                    "the output",
+                    "be written by one process alone",
+                    f"another that writes to {self._place}",
+                    "Stop one of them, and run the other again.",
                 )
             array[state.first_row : stop] = state.held[: state.filled]
             if "://" not in self._place:
@@ -379,5 +385,5 @@ def _aligned(rows: Rows) -> Rows:
 
 def _other(output: str) -> OutputError:
     return OutputError(
-        f"the output must be free, or hold predictions of daskgmm; got something else at {output}. Choose another path."
+        "the output", "be free, or hold predictions of daskgmm", f"something else at {output}", "Choose another path."
     )

@@ -77,7 +77,7 @@ class _Folder:
     def names(self) -> list[str]:
         if os.path.isfile(self.place):
             raise OutputError(
-                f"the checkpoint's place must be free; got a file at {self.place}. Remove it, or choose another output."
+                "the checkpoint's place", "be free", f"a file at {self.place}", "Remove it, or choose another output."
             )
         try:
             with _readable(self.place):
@@ -185,8 +185,10 @@ def _check_size(place: str, n_bytes: int | None, most_bytes: int) -> None:
     """Raise a DataError where a file is larger than what was written; a store that does not tell has None."""
     if n_bytes is not None and n_bytes > most_bytes:
         raise DataError(
-            f"a file of the checkpoint must have at most {most_bytes} bytes; got {n_bytes} in {place}. Remove the "
-            "checkpoint to start again."
+            "a file of the checkpoint",
+            f"have at most {most_bytes} bytes",
+            f"{n_bytes} in {place}",
+            "Remove the checkpoint to start again.",
         )
 
 
@@ -194,9 +196,11 @@ def _explained(place: str) -> AbstractContextManager[None]:
     """Say what it means that a checkpoint cannot be written; a file that is there already is for the caller."""
     return _told(
         FileExistsError,
-        lambda error: (
-            f"the checkpoint must be writable; got {error} for {shown(place)}. What was written before "
-            f"stands: {remedy(error)}, and run the same command again."
+        lambda error: OutputError(
+            "the checkpoint",
+            "be writable",
+            f"{error} for {shown(place)}",
+            f"What was written before stands: {remedy(error)}, and run the same command again.",
         ),
     )
 
@@ -204,18 +208,20 @@ def _explained(place: str) -> AbstractContextManager[None]:
 def _readable(place: str) -> AbstractContextManager[None]:
     """Say what it means that a checkpoint cannot be read; a file that is not there is for the caller."""
 
-    def message(error: Exception) -> str:
+    def unreadable(error: Exception) -> OutputError:
         restore = "Restore the permission" if isinstance(error, OSError) else remedy(error).capitalize()
-        return (
-            f"the checkpoint must be readable; got {error} for {shown(place)}. {restore}, and run the same command "
-            "again, or choose another output."
+        return OutputError(
+            "the checkpoint",
+            "be readable",
+            f"{error} for {shown(place)}",
+            f"{restore}, and run the same command again, or choose another output.",
         )
 
-    return _told(FileNotFoundError, message)
+    return _told(FileNotFoundError, unreadable)
 
 
 @contextmanager
-def _told(lets: type[OSError], message: Callable[[Exception], str]) -> Iterator[None]:
+def _told(lets: type[OSError], meaning: Callable[[Exception], OutputError]) -> Iterator[None]:
     try:
         yield
     except lets:
@@ -223,7 +229,7 @@ def _told(lets: type[OSError], message: Callable[[Exception], str]) -> Iterator[
     except Exception as error:
         if not of_a_store(error):
             raise
-        raise OutputError(message(error)) from error
+        raise meaning(error) from error
 
 
 def of_a_store(error: BaseException) -> bool:

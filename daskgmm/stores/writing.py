@@ -76,8 +76,11 @@ def explained(output: str) -> Iterator[None]:
         if not of_a_store(error):
             raise
         raise OutputError(
-            f"the output must be writable; got {error} for {shown(output)}. To go on, {remedy(error)}, and "
-            "run the same again (fit, select and predict go on where they were), or choose another place."
+            "the output",
+            "be writable",
+            f"{error} for {shown(output)}",
+            f"To go on, {remedy(error)}, and run the same again (fit, select and predict go on where "
+            "they were), or choose another place.",
         ) from error
 
 

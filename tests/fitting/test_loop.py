@@ -119,7 +119,7 @@ def test_a_collapsed_candidate_ends_and_the_others_go_on() -> None:
     end = passes.run([bad, spherical([[-1, 0], [1, 0]], [400, 400], index=2)], tol=1e-6, reg_covar=0)
     assert end[0].status is Status.COLLAPSED
     assert end[0].n_iter < end[1].n_iter
-    assert "component 1" in end[0].error
+    assert "component 1" in str(end[0].failure())
     assert np.isfinite(end[0].parameters.covariances).all()
     assert "Decrease n_components, increase reg_covar, or rescale or drop" in Status.COLLAPSED.sentence
     (regularised,) = passes.run([good], tol=1e-6, reg_covar=1e-3)
@@ -217,8 +217,8 @@ def test_a_candidate_that_is_not_finite_ends_and_the_others_go_on(spoil: Any, wh
 
     lost, end = run_em(start, spoiled, {None: passes.row_set}, after_pass=lambda found: None)
     assert (lost.status, lost.n_iter, lost.n_passes) == (Status.NOT_FINITE, n_passes - 1, n_passes)
-    assert lost.error.startswith(f"{what} must be finite; got ")
-    assert lost.error.endswith(". Check the given start, and rescale features beyond 1e150.")
+    assert str(lost.failure()).startswith(f"{what} must be finite; got ")
+    assert str(lost.failure()).endswith(". Check the given start, and rescale features beyond 1e150.")
     assert type(lost.failure()) is NotFiniteError
     assert np.isfinite(lost.parameters.covariances).all()
     (alone,) = passes.run([good], tol=1e-6)

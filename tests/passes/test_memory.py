@@ -197,7 +197,7 @@ def test_message_has_both_numbers_and_the_chunk(tmp_path: Path) -> None:
     need = peak_worker_bytes(replace(rows, prefetch=False), Need(DIAG, 4)) / MIB
     assert said(caught).startswith(
         f"A task must fit in a worker's memory, 400 MiB a task; got a need of {need:.0f} MiB for chunks of 128 MiB in "
-        f"{tmp_path}/X.zarr. Give workers more memory (--memory-limit), or rechunk: "
+        f"{tmp_path}/X.zarr. Give workers more memory (memory_limit), or rechunk: "
     )
 
 
@@ -256,7 +256,7 @@ def test_rechunking_is_not_advised_where_it_does_not_help(tmp_path: Path, chunk_
         check_memory(rows, Need(DIAG, 4), Limited(INTERPRETER_BYTES + BUSY_BYTES + 40 * MIB))
     assert said(caught).endswith(
         f"for chunks of {rows.X.chunk_bytes / MIB:.0f} MiB in {tmp_path}/X.zarr. "
-        "Give workers more memory (--memory-limit), or decrease n_components."
+        "Give workers more memory (memory_limit), or decrease n_components."
     )
 
 

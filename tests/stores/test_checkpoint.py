@@ -326,7 +326,7 @@ def test_mutilations_are_a_clean_error(tmp_path: Path) -> None:
         if how == "removed" and name.startswith("manifest"):
             assert at(tmp_path)[0].get("a") is None, "no checkpoint"
         else:
-            with pytest.raises(DataError, match="the checkpoint must be whole; got a damaged one in .*--force"):
+            with pytest.raises(DataError, match="the checkpoint must be whole; got a damaged one in .*overwrite=True"):
                 read_all(tmp_path)
         (place / name).write_bytes(whole[name])
     read_all(tmp_path)
@@ -362,7 +362,7 @@ def test_parts_that_have_grown_are_not_read(tmp_path: Path) -> None:
     for name in os.listdir(place):
         if name.startswith("part"):
             os.truncate(place / name, 1 << 40)  # (sparse: it takes no disk)
-    with pytest.raises(DataError, match="must have at most .* bytes; got 1099511627776 in .*--force"):
+    with pytest.raises(DataError, match="must have at most .* bytes; got 1099511627776 in .*overwrite=True"):
         at(tmp_path)[0].get("a")
 
 
@@ -374,7 +374,7 @@ def test_a_pipe_is_not_waited_for(of: str, tmp_path: Path) -> None:
         path.unlink()
         os.mkfifo(path)
     with pytest.raises(
-        DataError, match="the checkpoint must be whole; .* must be a file; got .*, which is none.*--force"
+        DataError, match="the checkpoint must be whole; .* must be a file; got .*, which is none.*overwrite=True"
     ):
         read_all(tmp_path)
     Checkpoint.remove(str(place))
@@ -451,7 +451,7 @@ def test_a_bug_of_a_fit_that_goes_on_from_nothing_is_called_so(
 def test_another_version_and_other_files_are_refused(tmp_path: Path) -> None:
     place = put_something(tmp_path)
     rewritten(place, format_version=4)
-    with pytest.raises(OutputError, match="must have format version 3; got 4 in .*Go on with the version .*--force"):
+    with pytest.raises(OutputError, match="must have format version 3; got 4 in .*Go on with .*overwrite=True"):
         at(tmp_path)
     (place / "mine.txt").write_text("")
     with pytest.raises(OutputError, match=r"the checkpoint's place must be free; got .* with mine.txt in it"):

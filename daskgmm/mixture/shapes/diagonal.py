@@ -45,7 +45,7 @@ class Diagonal(Shape):
     def check_precisions(self, precisions: Floats) -> None:
         if (precisions <= 0).any():
             raise OptionError(
-                f"precisions_init must be positive; got {precisions.min():.6g}. A precision is one over a variance."
+                "`precisions_init`", "be positive", f"{precisions.min():.6g}", "A precision is one over a variance."
             )
 
     def cholesky_of_precisions(self, precisions: Floats) -> Floats:

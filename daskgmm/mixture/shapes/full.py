@@ -228,14 +228,16 @@ class Full(Shape):
 def check_precision(precision: Floats, where: str) -> None:
     """Raise an OptionError unless a matrix is symmetric and positive definite."""
     if not np.allclose(precision, precision.T, rtol=1e-7, atol=0):
-        raise OptionError(f"precisions_init{where} must be symmetric; got a matrix that is not. Use (A + A.T) / 2.")
+        raise OptionError(f"`precisions_init`{where}", "be symmetric", "a matrix that is not", "Use (A + A.T) / 2.")
     try:
         np.linalg.cholesky(precision)
     except np.linalg.LinAlgError:
         smallest = np.linalg.eigvalsh(precision)[0]
         raise OptionError(
-            f"precisions_init{where} must be positive definite; got a smallest eigenvalue of {smallest:.6g}. "
-            "Invert covariance matrices of full rank."
+            f"`precisions_init`{where}",
+            "be positive definite",
+            f"a smallest eigenvalue of {smallest:.6g}",
+            "Invert covariance matrices of full rank.",
         ) from None
 
 

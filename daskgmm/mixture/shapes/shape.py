@@ -335,9 +335,10 @@ class Shape(ABC):
 def collapsed(who: str) -> CollapsedComponentError:
     """Return the error that says that a covariance is singular."""
     return CollapsedComponentError(
-        f"the covariance of {who} must be positive definite; got a singular one (single or duplicate rows, or a "
-        "constant feature). Decrease n_components, increase reg_covar, or rescale or drop the features that hardly "
-        "vary."
+        f"the covariance of {who}",
+        "be positive definite",
+        "a singular one (single or duplicate rows, or a constant feature)",
+        "Decrease `n_components`, increase `reg_covar`, or rescale or drop the features that hardly vary.",
     )
 
 

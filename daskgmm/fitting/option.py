@@ -49,7 +49,8 @@ class Option:
     remedy : str
         What to do about another value.
     rule : callable or None
-        Gets all options and any value. Returns what the value must be where it is not, else "".
+        Gets all options and any value. Returns what the value must be where it is not, else "". Here, in `must_be` and
+        in `remedy` names of options stand between backticks (`daskgmm.errors`).
     of_estimator : bool
         Whether it is a parameter of the estimator.
     """

@@ -40,7 +40,7 @@ def _kernel_rule(options: FitOptions, value: Any) -> str:
 def _start_rows_rule(options: FitOptions, value: Any) -> str:
     number = isinstance(value, Integral) and not isinstance(value, bool)
     enough = value is None or (number and value >= options.n_components)
-    return "" if enough else f"an integer of at least n_components = {options.n_components}"
+    return "" if enough else f"an integer of at least `n_components` = {options.n_components}"
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from daskgmm.errors import FitWarning, OptionError, worded
-from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions, from_json
+from daskgmm.fitting.result import Fit
 from daskgmm.fitting.score import Score, score_source
 from daskgmm.fitting.status import Status
 from daskgmm.inputs import opened_columns, opened_rows, opened_weights, printing, seed_of

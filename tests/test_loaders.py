@@ -30,8 +30,9 @@ from daskgmm.cli import jobs
 from daskgmm.cli.outputs import finished_array, finished_fit
 from daskgmm.cli.terminal import strict_json
 from daskgmm.errors import DaskgmmError
-from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.result import Fit
 from daskgmm.passes.executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import Partial

@@ -25,11 +25,12 @@ from zarr.storage import MemoryStore, WrapperStore
 
 from daskgmm import GaussianMixture
 from daskgmm.fitting.events import ignore
-from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.loop import Candidate
+from daskgmm.fitting.model import Model
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.run import Model, running
+from daskgmm.fitting.result import Fit
+from daskgmm.fitting.run import running
 from daskgmm.fitting.status import Status
 from daskgmm.kernels.estep import EStep
 from daskgmm.kernels.plan import make_plan

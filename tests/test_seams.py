@@ -55,9 +55,10 @@ from daskgmm.errors import (
     verbatim,
 )
 from daskgmm.fitting.events import PassDone
-from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.option import Option, declare, declared
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.result import Fit
 from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict
 from daskgmm.kernels.block import Block
 from daskgmm.kernels.estep import EStep

@@ -25,9 +25,10 @@ from daskgmm.cli.work import Work
 from daskgmm.errors import DataError, OptionError, worded
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
-from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.result import Fit
 from daskgmm.fitting.score import check_features, score_source, scoring_need
 from daskgmm.fitting.status import Status
 from daskgmm.kernels.prediction import Predictor, What

@@ -13,9 +13,10 @@ from itertools import groupby
 
 import numpy as np
 
-from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.loop import Candidate
-from daskgmm.fitting.run import Model, Run
+from daskgmm.fitting.model import Model
+from daskgmm.fitting.result import Fit
+from daskgmm.fitting.run import Run
 
 #: Contenders go on until 2 n tol is this, in units of the criterion: differences below 2 are "not worth more than a
 #: bare mention" (Kass and Raftery 1995, doi:10.1080/01621459.1995.10476572).

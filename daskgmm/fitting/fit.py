@@ -1,103 +1,18 @@
-"""A fit: what it is asked, what it needs, and what it gives."""
+"""A fit of one mixture to all rows of a source."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from daskgmm.fitting.events import Listener, ignore
+from daskgmm.fitting.model import Model
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.status import Status
-from daskgmm.kernels.support import Support
-from daskgmm.mixture.criteria import aic, bic, icl
+from daskgmm.fitting.result import Fit
+from daskgmm.fitting.run import running
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.executor import Executor
 from daskgmm.sources.source import Source
 from daskgmm.stores.checkpoint import Checkpoint
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A finished fit.
-
-    Attributes
-    ----------
-    parameters : Parameters
-    status : Status
-    lower_bounds : tuple of float
-        Mean log-likelihood of the parameters that went into each iteration, nats.
-    lower_bound : float
-        The last of these: scikit-learn's lower_bound_.
-    log_likelihood : float
-        Total log-likelihood of the *final* parameters, nats, from the closing pass.
-    log_largest : float
-        Sum over rows of the logarithm of the largest responsibility, nats: what tells ICL from BIC.
-    held_out : (float, float) or None
-        Log-likelihood, nats, and weight of the rows of its fold, to which it was not fitted.
-    n_rows, n_dropped : int
-        Rows that counted, and rows dropped as non-finite.
-    weight, n_weighted : float, int
-        Sum of the row weights, and rows of positive weight.
-    n_passes : int
-        Sweeps over the data, survey and closing pass included, and the one that counted the rows of a Dask array.
-    bytes_read : int
-        Decoded bytes that came from the source in all of them; what was kept after the first is read once.
-    cached_bytes : int
-        Decoded bytes that stayed in memory for the later passes.
-    support : Support
-        What each component is worth on the rows of the fit, nats, and how many of them it has.
-    spikes : tuple of int
-        Numbers of the components that these rows do not support.
-    remarks : tuple of str
-        What a person should know of the fit, with remedies: see `remarks`.
-    history : tuple of dict
-        One record a pass and candidate, also of passes over the sample: see `History`.
-    reach : float
-        How far the mean log-likelihood may still rise, nats per unit of row weight; infinite where nobody knows.
-    """
-
-    parameters: Parameters
-    status: Status
-    lower_bounds: tuple[float, ...]
-    lower_bound: float
-    log_likelihood: float
-    log_largest: float
-    held_out: tuple[float, float] | None
-    n_rows: int
-    n_dropped: int
-    weight: float
-    n_passes: int
-    bytes_read: int
-    cached_bytes: int
-    seconds: float
-    support: Support
-    spikes: tuple[int, ...]
-    remarks: tuple[str, ...]
-    history: tuple[dict[str, Any], ...]
-    reach: float
-    n_weighted: int
-
-    @property
-    def mean_log_likelihood(self) -> float:
-        """Mean log-likelihood of the final parameters per unit of row weight, nats."""
-        return self.log_likelihood / self.weight
-
-    @property
-    def n_iter(self) -> int:
-        return len(self.lower_bounds)
-
-    @property
-    def aic(self) -> float:
-        return aic(self.log_likelihood, self.parameters.n_free)
-
-    @property
-    def bic(self) -> float:
-        return bic(self.log_likelihood, self.parameters.n_free, self.weight)
-
-    @property
-    def icl(self) -> float:
-        return icl(self.log_likelihood, self.parameters.n_free, self.weight, self.log_largest)
 
 
 def fit_mixture(
@@ -135,8 +50,6 @@ def fit_mixture(
     DataError, OptionError, MemoryLimitError, CollapsedComponentError
         Before anything is read where metadata tell it.
     """
-    from daskgmm.fitting.run import Model, running
-
     models = [Model(options, warm=warm)]
     with running(
         models, X, weights=weights, columns=columns, executor=executor, listener=listener, checkpoint=checkpoint

@@ -13,10 +13,11 @@ from daskgmm.errors import CollapsedComponentError, OptionError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.contest import Entry, best_of, name, settled
 from daskgmm.fitting.events import Listener, ignore
-from daskgmm.fitting.fit import Fit
 from daskgmm.fitting.loop import Candidate
+from daskgmm.fitting.model import Model
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.run import Model, Run, running
+from daskgmm.fitting.result import Fit
+from daskgmm.fitting.run import Run, running
 from daskgmm.kernels.folds import Fold
 from daskgmm.mixture.criteria import aic, bic, icl, warn_of_small_weight
 from daskgmm.passes.executor import Executor
@@ -206,7 +207,7 @@ def _started(
                 started[i] = found = _start(run, i)
                 if models[i].fold is None and judged and not models[i].options.starts_on_all_rows:
                     estimates.append(_estimate(run, i, found, criterion))
-            if _has_turned(estimates, run.survey.weight):
+            if _has_turned(estimates, run.known.survey.weight):
                 stopped[kind] = k
     return started, {kind: k for kind, k in stopped.items() if k < max(m.options.n_components for m in models)}
 
@@ -226,7 +227,7 @@ def _estimate(run: Run, i: int, candidates: list[Candidate] | CollapsedComponent
     """
     if isinstance(candidates, CollapsedComponentError):
         return _Estimate(np.inf, 0, 1)
-    parameters, weight = candidates[0].parameters, run.survey.weight
+    parameters, weight = candidates[0].parameters, run.known.survey.weight
     found, n_free = run.sample_score(i, parameters), parameters.n_free
     elsewhere = found.log_sum / found.weight - n_free / (2 * found.n_rows)
     if criterion == "held_out":

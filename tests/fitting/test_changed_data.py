@@ -15,8 +15,9 @@ import zarr
 
 from daskgmm import GaussianMixture
 from daskgmm.errors import DataError
-from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.result import Fit
 from daskgmm.passes.executor import LocalExecutor
 from daskgmm.sources.opening import open_source
 from daskgmm.stores.checkpoint import Checkpoint

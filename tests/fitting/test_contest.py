@@ -11,9 +11,10 @@ import pytest
 
 from daskgmm.fitting.contest import SETTLED, settled
 from daskgmm.fitting.events import ignore
-from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import Run, running
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.sweep import Sweep, select_model, selection_models

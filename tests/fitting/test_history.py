@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from daskgmm.fitting.events import PassDone
-from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.history import COLUMNS
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.race import STAGE_PASSES
+from daskgmm.fitting.result import Fit
 from daskgmm.fitting.status import Status
 from daskgmm.sources.opening import open_source
 from tests.fitting.driving import KINDS, Blocks, given_start, well_separated

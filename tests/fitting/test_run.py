@@ -15,11 +15,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting import evaluate
 from daskgmm.fitting.events import PassDone, ignore
-from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.history import COLUMNS
+from daskgmm.fitting.model import Model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.race import STAGE_PASSES
-from daskgmm.fitting.run import Model, running
+from daskgmm.fitting.result import Fit
+from daskgmm.fitting.run import running
 from daskgmm.fitting.status import Status
 from daskgmm.kernels.folds import Fold
 from daskgmm.sources.opening import open_source

@@ -23,8 +23,9 @@ from distributed import Client, LocalCluster
 
 from daskgmm.errors import DataError
 from daskgmm.fitting.events import PassDone
-from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.result import Fit
 from daskgmm.kernels.block import Block
 from daskgmm.mixture.family import family_called
 from daskgmm.passes.cache import Keep, KeptReader, budget, drop_kept, kept_worker_bytes, plan_keep, room_bytes

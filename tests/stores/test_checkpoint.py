@@ -19,9 +19,10 @@ import zarr
 from distributed import Client
 
 from daskgmm.errors import DataError, OutputError
-from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.race import Race
+from daskgmm.fitting.result import Fit
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.sweep import Sweep, select_model
 from daskgmm.kernels.statistics import Statistics

@@ -1,0 +1,164 @@
+"""The last stage of a fit: the closing pass, which scores what EM has ended with, and what there is to say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from daskgmm.fitting.evaluate import Request, check_counts
+from daskgmm.fitting.joined import Joined, suspect
+from daskgmm.fitting.loop import Candidate
+from daskgmm.fitting.model import Model
+from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.progress import Progress
+from daskgmm.fitting.remarks import remarks, spikes_of
+from daskgmm.fitting.result import Fit
+from daskgmm.fitting.sample import FEW_ROWS
+from daskgmm.fitting.status import Status
+from daskgmm.fitting.surveyed import Surveyed
+from daskgmm.kernels.folds import Fold
+from daskgmm.kernels.plan import make_plan, precision_called
+from daskgmm.kernels.statistics import Statistics
+from daskgmm.kernels.support import support_of
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.passes.survey import sample_threshold
+
+
+class Closing:
+    """Makes fits of the best candidates of some models."""
+
+    def __init__(self, progress: Progress, known: Surveyed, models: Sequence[Model]) -> None:
+        self._progress, self._known, self._models = progress, known, models
+
+    def fits(self, which: Sequence[int], best: Sequence[Candidate], name: str) -> list[Fit]:
+        """Return the fits of the models' best candidates, scored on their own rows, and on their fold, in one pass."""
+        chosen = [c.parameters for c in best]
+        folds = [None if c.fold is None else replace(c.fold, held_out=True) for c in best]
+        outside = [j for j, fold in enumerate(folds) if fold is not None]
+        own = [(c.parameters, c.fold) for c in best]
+        suspects = {j: self._suspect(i, chosen[j]) for j, i in enumerate(which)}
+        joined = {j: pair for j, pair in suspects.items() if pair is not None}
+        held_out = [(chosen[j], folds[j]) for j in outside]
+        merged = [(pair.parameters, best[j].fold) for j, pair in joined.items()]
+        scores, n_passes = self._scored(own + held_out + merged, name)
+        # Only where a ridge makes EM no ascent can the last step of an accelerated fit be worse than one before.
+        worse = [j for j, c in enumerate(best) if _has_fallen(c, scores[j])]
+        if worse:
+            for j in worse:
+                chosen[j] = _seen(best[j])[1]
+            better = [j for j in outside if j in worse]
+            again = [(chosen[j], best[j].fold) for j in worse] + [(chosen[j], folds[j]) for j in better]
+            places = worse + [len(best) + outside.index(j) for j in better]
+            found, n_more = self._scored(again, f"{name} again")
+            n_passes += n_more
+            for place, score in zip(places, found, strict=True):
+                scores[place] = score
+        self._progress.check_files()
+        held = dict(zip(outside, scores[len(best) :], strict=False))
+        for j, score in zip(joined, scores[len(best) + len(outside) :], strict=True):
+            joined[j] = replace(joined[j], nats=np.inf if j in worse else scores[j].log_sum - score.log_sum)
+        means = [s.log_sum / s.weight for s in scores]
+        self._progress.history.closed(
+            name, n_passes, self._progress.evaluator.seconds, zip(which, best, means, strict=False)
+        )
+        return [
+            self._fit(i, c, chosen[j], scores[j], held.get(j), joined.get(j))
+            for j, (i, c) in enumerate(zip(which, best, strict=True))
+        ]
+
+    def _suspect(self, i: int, parameters: Parameters) -> Joined | None:
+        """Return a model's mixture with two components as one, where they may be; as few rows of the sample tell."""
+        options, weight = self._models[i].options, self._known.row_sets[self._models[i].fold].weight
+        if options.start_is_given or options.is_closed_form:
+            return None
+        few = sample_threshold(self._known.X.n_rows, FEW_ROWS)
+        return suspect(parameters, self._known.sample_of(self._models[i]).within(few), weight=weight)
+
+    def _scored(self, mixtures: Sequence[tuple[Parameters, Fold | None]], name: str) -> tuple[list[Statistics], int]:
+        """Return the scores of some mixtures, each on its rows, and the number of passes that they took.
+
+        They tell what each component is worth too.
+        """
+        kernel = self._models[0].options.kernel
+        plans = [
+            make_plan(p, origin=self._known.row_sets[fold].mean, kernel=kernel, compiled=self._known.is_compiled(p))
+            for p, fold in mixtures
+        ]
+        requests = [Request(plan, fold) for plan, (_, fold) in zip(plans, mixtures, strict=True)]
+
+        def run() -> tuple[list[Statistics], int]:
+            before = self._progress.evaluator.n_passes
+            found = self._progress.evaluator.supports(requests)
+            return found, self._progress.evaluator.n_passes - before
+
+        scores, n_passes = self._progress.once(name, run)
+        for request, score in zip(requests, scores, strict=True):
+            check_counts(score, self._known.row_sets[request.fold])
+        return scores, n_passes
+
+    def _fit(
+        self, i: int, best: Candidate, parameters: Parameters, score: Statistics, held_out: Statistics | None,
+        joined: Joined | None,
+    ) -> Fit:  # fmt: skip
+        options, n_weighted = self._models[i].options, self._known.n_weighted(best.fold)
+        support = support_of(score, parameters, n_rows=n_weighted)
+        # (The one E-step of a closed form tells the likelihood of a start that is none of EM's.)
+        bounds = (_objective(parameters, score, options),) if best.is_closed_form else best.lower_bounds
+        # (One that goes on to a smaller tol, and no further than max_iter, has converged as it was asked to.)
+        tol, steps = self._models[i].options.tol, np.abs(np.diff(best.lower_bounds[-2:]))
+        went_on = best.options.tol < tol and len(steps) == 1 and steps[0] < tol
+        return up_to_date(
+            Fit(
+                parameters=parameters,
+                status=Status.CONVERGED if went_on else best.status,
+                lower_bounds=bounds,
+                lower_bound=bounds[-1] if bounds else best.lower_bound,
+                log_likelihood=score.log_sum,
+                log_largest=score.log_largest,
+                held_out=None if held_out is None else (held_out.log_sum, held_out.weight),
+                n_rows=score.n_rows,
+                n_dropped=self._known.survey.n_dropped,
+                weight=score.weight,
+                n_passes=0,
+                bytes_read=0,
+                cached_bytes=0,
+                seconds=0.0,
+                history=tuple(self._progress.history.of_model[i]),
+                reach=best.reach,
+                n_weighted=n_weighted,
+                support=support,
+                spikes=spikes_of(parameters, support, options, n_rows=n_weighted),
+                remarks=remarks(parameters, support, options, n_rows=n_weighted, joined=joined),
+            ),
+            self._progress,
+        )
+
+
+def up_to_date(fit: Fit, progress: Progress) -> Fit:
+    """Return a fit with what all models have taken until now."""
+    rows = progress.passes.rows
+    return replace(
+        fit,
+        n_passes=progress.history.n_passes,
+        bytes_read=progress.passes.bytes_read + rows.X.n_counting_passes * rows.n_bytes,
+        cached_bytes=progress.passes.bytes_kept,
+        seconds=progress.seconds,
+    )
+
+
+def _seen(candidate: Candidate) -> tuple[float, Parameters]:
+    return (-np.inf, candidate.parameters) if candidate.best is None else candidate.best
+
+
+def _has_fallen(candidate: Candidate, score: Statistics) -> bool:
+    """Return whether an accelerated candidate has seen a better mixture than the one that it ended with."""
+    objective = _objective(candidate.parameters, score, candidate.options)
+    slack = max(1e-9 * abs(objective), precision_called(candidate.options.precision).tolerance)
+    return candidate.options.acceleration is not None and _seen(candidate)[0] > objective + slack
+
+
+def _objective(parameters: Parameters, score: Statistics, options: FitOptions) -> float:
+    """Return what EM raises, nats a row, of parameters that a closing pass has scored."""
+    return score.log_sum / score.weight + options.whole_prior.log_density(parameters) / score.n_rows

@@ -1,0 +1,95 @@
+"""The first stage of a fit: the survey, and what all later ones know of the rows by it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from daskgmm.fitting.checks import check_folds, check_survey
+from daskgmm.fitting.model import Model
+from daskgmm.fitting.progress import Progress
+from daskgmm.fitting.sample import Sample, sample_size
+from daskgmm.kernels.folds import Fold
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.row_set import RowSet
+from daskgmm.passes.memory import takes_compiled_kernel
+from daskgmm.passes.survey import Survey, SurveyPass, all_but, sample_threshold
+from daskgmm.sources.source import Source
+
+logger = logging.getLogger("daskgmm")
+
+#: Differences from the mean beyond which single precision is not taken: a sum of squares overflows at 1e38.
+FARTHEST_SINGLE = 1e15
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What is known of the rows.
+
+    Attributes
+    ----------
+    X : Source
+    work : SurveyPass
+    survey : Survey
+    sample : Sample
+        Of the largest size that a model asks for.
+    row_sets : dict of Fold or None to RowSet
+        Of all rows, of those of each fold, and of those outside of it.
+    """
+
+    X: Source
+    work: SurveyPass
+    survey: Survey
+    sample: Sample
+    row_sets: dict[Fold | None, RowSet]
+
+    def n_weighted(self, fold: Fold | None) -> int:
+        """Return the rows of positive weight of all, or of those outside of a fold."""
+        return (self.survey if fold is None else all_but(self.work, self.survey, fold.index)).n_weighted
+
+    def sample_of(self, model: Model) -> Sample:
+        """Return the sample that a model starts on: the same whatever other models there are."""
+        threshold = sample_threshold(self.X.n_rows, sample_size(model.options, self.X.n_rows, self.X.n_features))
+        return self.sample.within(threshold).outside(model.fold)
+
+    def is_compiled(self, p: Parameters) -> bool:
+        """Return whether passes that score a mixture use the compiled kernel."""
+        return p.n_components > 1 and takes_compiled_kernel(self.X.n_rows, p.shape, p.n_components, p.n_features)
+
+
+def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surveyed:
+    """Return what a survey finds of the rows, of which each is then known to be finite, or left out."""
+    rows, options = progress.passes.rows, models[0].options
+    n_rows, n_features = rows.X.n_rows, rows.X.n_features
+    searched = [m.options for m in models if m.warm is None and not m.options.is_closed_form]
+    sizes = [0, *(sample_size(o, n_rows, n_features) for o in searched)]
+    threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
+    scatter = any(m.options.family.shape.leaves_common_term() for m in models)
+    work = SurveyPass(n_features, scatter, options.seed, threshold, n_folds)
+    largest = max(m.options.n_components for m in models)
+
+    def run() -> Survey:
+        found: Survey = progress.read("survey", work, range(len(models)))
+        check_survey(found, rows, n_components=largest, non_finite=options.non_finite)
+        check_folds(found, n_components=largest)
+        return found
+
+    # (What is stored is noted before anything is read.)
+    survey: Survey = progress.once("survey", run, files=progress.passes.files)
+    if survey.n_dropped == 0:
+        progress.passes.rows = rows.trusted()
+    row_sets: dict[Fold | None, RowSet] = {None: survey.row_set}
+    for fold in {m.fold for m in models if m.fold is not None}:
+        row_sets[fold] = all_but(work, survey, fold.index).row_set
+        row_sets[replace(fold, held_out=True)] = survey.folds[fold.index].row_set
+    return Surveyed(rows.X, work, survey, Sample.of(survey, options.seed), row_sets)
+
+
+def precise_enough(models: Sequence[Model], survey: Survey) -> tuple[Model, ...]:
+    """Return the models, in double precision where the squares of values would overflow in single."""
+    reach = float(max((survey.maximum - survey.mean).max(), (survey.mean - survey.minimum).max()))
+    if models[0].options.precision != "single" or reach <= FARTHEST_SINGLE:
+        return tuple(models)
+    logger.warning("Values are too far apart for single precision, whose squares overflow: double is taken.")
+    return tuple(replace(m, options=replace(m.options, precision="double")) for m in models)

@@ -27,7 +27,7 @@ from daskgmm.cli.group import outcome
 from daskgmm.cli.outputs import differences
 from daskgmm.cli.terminal import strict_json
 from daskgmm.errors import ClusterError, DataError, OutputError
-from daskgmm.passes.tree import Partial
+from daskgmm.passes.task import Partial
 from daskgmm.places import lost
 from daskgmm.places.machines import peak_bytes
 from daskgmm.places.signals import Interrupted, interrupts

@@ -18,8 +18,8 @@ LAYERS = ["version", "errors", "mixture", "kernels", "sources", "passes", "store
 #: What is only mathematics, and what a worker imports for a pass.
 MATHEMATICS, ON_WORKERS = {"mixture", "kernels"}, {"mixture", "kernels", "sources", "passes"}
 KINDS = {"full", "tied", "diag", "spherical"}
-#: The one module that may import numba, and is itself imported only where numba is installed.
-WHERE_LOOPS_ARE_COMPILED = Path("kernels/compiled.py")
+#: The modules that may import numba, and are themselves imported only where numba is installed.
+WHERE_LOOPS_ARE_COMPILED = {Path("kernels/compiled.py"), Path("kernels/compiled_softmax.py")}
 SHAPES = Path("mixture/shapes")
 OF_COVARIANCES = re.compile("covarian|precision|cholesky|central|factor")
 #: Folders in which no file imports another that, by whatever way, imports it.
@@ -59,7 +59,7 @@ def imports_point_down(tree: ast.Module, path: Path) -> Iterator[str]:
         if head != "daskgmm":
             if own == "errors" and head not in sys.stdlib_module_names:
                 yield f"{line}: errors imports {name}"
-            elif head == "numba" and path == WHERE_LOOPS_ARE_COMPILED:
+            elif head == "numba" and path in WHERE_LOOPS_ARE_COMPILED:
                 continue
             elif own in MATHEMATICS and head not in {"numpy", "scipy", *sys.stdlib_module_names}:
                 yield f"{line}: {own} imports {name}, and is mathematics alone"

@@ -35,7 +35,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.passes.executor import LocalExecutor
 from daskgmm.passes.rows import Rows
-from daskgmm.passes.tree import Partial
+from daskgmm.passes.task import Partial
 from daskgmm.pictures.comparison import COMPARED, selection_text
 from daskgmm.pictures.page import page
 from daskgmm.pictures.report import component_table, history_text

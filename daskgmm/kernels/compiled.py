@@ -13,279 +13,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 from numpy.typing import NDArray
 
+from daskgmm.kernels.compiled_softmax import STRIP, SUMS, compiled, softmax
 from daskgmm.mixture.arrays import Floats
 
 #: float64 or float32, all of one call alike.
 Reals = NDArray[Any]
 
-#: Rows that pass through the loops at once: they stay in the first-level cache.
-STRIP = 512
+
 #: Up to so many numbers in Phi (4 of the data, full) plain loops beat BLAS, by up to 3 times for the sums.
 SMALL_PHI = 16
-
-_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
-#: Sums in an order that vector code can take; it is the same in each run on a machine.
-_SUMS: dict[str, Any] = {"fastmath": {"contract", "reassoc"}, "error_model": "numpy"}
-
-
-def _compile(function: Any) -> Any:
-    try:
-        return njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # nowhere to keep the result: each process compiles anew, some seconds
-        return njit(**_OPTIONS)(function)
-
-
-def _exp(x: Any) -> Any:
-    """Return exp(x) for x in [-100, 0] (float32: [-60, 0]) to one unit in the last place, as vector code."""
-    raise NotImplementedError
-
-
-# x = k log 2 + r. Adding 1.5 * 2^52 rounds to the integer k, which is then also in the low bits of the sum. exp(r) is
-# 1 + r + r^2 q(r), q of degree 9 through the Chebyshev nodes of |r| <= log(2) / 2 (to 2e-17), in pairs (Estrin 1960):
-# few steps wait for the one before. (float32: the coefficients of Cephes, to r^7.)
-_MAGIC, _MAGIC_SINGLE = 6755399441055744.0, np.float32(12582912.0)
-_LOG2E, _LOG2E_SINGLE = 1.4426950408889634, np.float32(1.44269504)
-_LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
-_LN2_HIGH_SINGLE, _LN2_LOW_SINGLE = np.float32(0.693359375), np.float32(-2.12194440e-4)
-_D0, _D1, _D2 = 0.5000000000000001, 0.16666666666666669, 0.041666666666624164
-_D3, _D4, _D5 = 0.008333333333330065, 0.001388888891719689, 0.00019841269863040675
-_D6, _D7 = 2.480152132210459e-05, 2.7557268480106926e-06
-_D8, _D9 = 2.762007600563138e-07, 2.5100375929185925e-08
-_ONE_SINGLE = np.float32(1.0)
-_C2, _C3, _C4 = np.float32(0.50000001201), np.float32(0.16666665459), np.float32(0.041665795894)
-_C5, _C6, _C7 = np.float32(0.0083334519073), np.float32(0.0013981999507), np.float32(0.00019875691500)
-
-
-def _exp_double(x: Any) -> Any:
-    t = x * _LOG2E + _MAGIC
-    k = t - _MAGIC
-    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
-    r2 = r * r
-    r4 = r2 * r2
-    low = (_D0 + _D1 * r) + r2 * (_D2 + _D3 * r)
-    high = (_D4 + _D5 * r) + r2 * (_D6 + _D7 * r)
-    p = 1.0 + (r + r2 * (low + r4 * (high + r4 * (_D8 + _D9 * r))))
-    exponent = (np.float64(t).view(np.int64) << np.int64(52)) + (np.int64(1023) << np.int64(52))
-    return p * np.int64(exponent).view(np.float64)
-
-
-def _exp_single(x: Any) -> Any:
-    t = x * _LOG2E_SINGLE + _MAGIC_SINGLE
-    k = t - _MAGIC_SINGLE
-    r = (x - k * _LN2_HIGH_SINGLE) - k * _LN2_LOW_SINGLE
-    p = _C7
-    p = p * r + _C6
-    p = p * r + _C5
-    p = p * r + _C4
-    p = p * r + _C3
-    p = p * r + _C2
-    p = (p * r) * r + r + _ONE_SINGLE
-    exponent = np.int32((np.float32(t).view(np.int32) << 23) + (127 << 23))
-    return p * exponent.view(np.float32)
-
-
-@overload(_exp, inline="always")
-def _exp_by_type(x: Any) -> Any:
-    return _exp_single if x == types.float32 else _exp_double
-
-
-@njit(inline="always")
-def _log(x: float) -> float:
-    """Return log(x) for a normal x > 0, as vector code: the method of FreeBSD's e_log.c (Sun Microsystems 1993)."""
-    shift = np.int64(0x3FF00000 - 0x3FE6A09E) << np.int64(32)
-    bits = np.float64(x).view(np.int64) + shift
-    k = np.float64((bits >> np.int64(52)) - np.int64(1023))
-    mantissa = (bits & np.int64(0x000FFFFFFFFFFFFF)) + (np.int64(0x3FE6A09E) << np.int64(32))
-    f = np.int64(mantissa).view(np.float64) - 1.0
-    s = f / (2.0 + f)
-    z = s * s
-    w = z * z
-    odd = w * (0.3999999999940941908 + w * (0.2222219843214978396 + w * 0.1531383769920937332))
-    even = w * (0.2857142874366239149 + w * (0.1818357216161805012 + w * 0.1479819860511658591))
-    r = z * (0.6666666666666735130 + even) + odd
-    half = 0.5 * f * f
-    return s * (half + r) + k * _LN2_LOW - half + f + k * _LN2_HIGH
-
-
-@_compile
-def softmax(density: Reals, weights: Floats, log_likelihood: Floats, scratch: Reals, smallest: Any) -> None:
-    """Turn log-densities into responsibilities times row weights, in place.
-
-    Parameters
-    ----------
-    density : (n_components, n_rows), float64 or float32
-        Log of weight times density. Responsibilities below exp(smallest) become exact zeros.
-    weights : (n_rows,), float64; (0,) where every row weighs 1
-    log_likelihood : (n_rows,), float64
-        Written: log-sum-exp of each row, nats.
-    scratch : (2, n_rows), dtype of density
-    smallest : scalar, dtype of density
-        Log of the smallest responsibility.
-    """
-    n_components, n_rows = density.shape
-    for low in range(0, n_rows, STRIP):
-        highest, total = scratch[0, low : low + STRIP], scratch[1, low : low + STRIP]
-        out = log_likelihood[low : low + STRIP]
-        n = len(out)
-        first = density[0, low : low + STRIP]
-        for i in range(n):
-            highest[i] = first[i]
-            total[i] = 0
-        for k in range(1, n_components):
-            row = density[k, low : low + STRIP]
-            for i in range(n):
-                highest[i] = row[i] if row[i] > highest[i] else highest[i]
-        for k in range(n_components):
-            row = density[k, low : low + STRIP]
-            for i in range(n):
-                below = row[i] - highest[i]
-                value = _exp(smallest if below <= smallest else below)
-                # Exact zeros, and no denormals, which made a pass 10 to 100 times slower; a NaN stays one.
-                row[i] = 0 if below <= smallest else value
-                total[i] += row[i]
-        for i in range(n):
-            # (The bits of a NaN have a logarithm; the difference makes it a NaN again.)
-            out[i] = np.float64(highest[i]) + _log(np.float64(total[i])) + np.float64(total[i] - total[i])
-            total[i] = 1 / total[i]
-        if len(weights):
-            w = weights[low : low + STRIP]
-            for i in range(n):
-                total[i] *= w[i]
-        for k in range(n_components):
-            row = density[k, low : low + STRIP]
-            for i in range(n):
-                row[i] *= total[i]
-
-
-@njit(**_SUMS)
-def _sum(values: Reals) -> float:
-    total = 0.0
-    for i in range(len(values)):
-        total += values[i]
-    return total
-
-
-@njit(**_SUMS)
-def _dot(values: Reals, weights: Floats) -> float:
-    total = 0.0
-    for i in range(len(values)):
-        total += values[i] * weights[i]
-    return total
-
-
-@njit(**_SUMS)
-def _product_of_rests(values: Reals) -> float:
-    """Return the product of 1 - r of a strip, r at most 1/2: no less than 2^-STRIP."""
-    product = 1.0
-    for i in range(len(values)):
-        product *= 1.0 - values[i]
-    return product
-
-
-@_compile
-def leave_out(
-    density: Floats,
-    weights: Floats,
-    log_likelihood: Floats,
-    log_largest: Floats,
-    scratch: Floats,
-    top: NDArray[np.int64],
-    smallest: float,
-    lost: Floats,
-    resp_sums: Floats,
-) -> None:
-    """Do what `support.leave_out` does, strip by strip.
-
-    Parameters
-    ----------
-    density : (n_components, n_rows), float64
-        Log of weight times density; overwritten.
-    weights : (n_rows,), float64; (0,) where every row weighs 1
-    log_likelihood, log_largest : (n_rows,), float64
-        Written.
-    scratch, top : (3, n_rows), float64; (n_rows,), int64
-        Buffers.
-    smallest : float
-        Log of the smallest responsibility.
-    lost, resp_sums : (n_components,), float64
-        Written.
-    """
-    n_components, n_rows = density.shape
-    for k in range(n_components):
-        lost[k] = 0
-        resp_sums[k] = 0
-    for low in range(0, n_rows, STRIP):
-        highest, base = scratch[0, low : low + STRIP], scratch[1, low : low + STRIP]
-        rest, at = scratch[2, low : low + STRIP], top[low : low + STRIP]
-        out, sure, w = log_likelihood[low : low + STRIP], log_largest[low : low + STRIP], weights[low : low + STRIP]
-        n = len(highest)
-        for i in range(len(w)):
-            if w[i] == 0:  # (such a row may have no density that is a number)
-                for k in range(n_components):
-                    density[k, low + i] = 0
-        for i in range(n):
-            highest[i] = -np.inf
-            base[i] = -np.inf
-            rest[i] = 0
-            at[i] = 0
-        for k in range(n_components):
-            row = density[k, low : low + STRIP]
-            for i in range(n):
-                value = row[i]
-                is_top = value > highest[i]
-                lower = highest[i] if is_top else value
-                base[i] = lower if lower > base[i] else base[i]
-                at[i] = k if is_top else at[i]
-                highest[i] = value if is_top else highest[i]
-        for i in range(n):
-            base[i] = base[i] if base[i] > -np.inf else 0.0
-        for k in range(n_components):
-            row = density[k, low : low + STRIP]
-            for i in range(n):
-                below = row[i] - base[i]
-                below = below if below < 0.0 else 0.0
-                value = _exp(smallest if below <= smallest else below)
-                value = 0.0 if below <= smallest else value
-                row[i] = 0.0 if at[i] == k else value
-                rest[i] += row[i]
-        for i in range(n):
-            # Of the others, and of the largest: log(e^a + e^b) = max + log(1 + e^-|a - b|).
-            others = base[i] + _log(rest[i] if rest[i] > 0 else 1.0)
-            apart = others - highest[i] if rest[i] > 0 else -np.inf
-            away = -apart if apart > 0 else apart
-            ratio = _exp(smallest if away <= smallest else away)
-            ratio = 0.0 if away <= smallest else ratio
-            both = _log(1.0 + ratio)
-            sure[i] = (-apart if apart > 0 else 0.0) - both
-            out[i] = highest[i] - sure[i]
-            of_others = 1.0 / (1.0 + ratio) if apart > 0 else ratio / (1.0 + ratio)
-            base[i] = (apart if apart < 0 else 0.0) - both if rest[i] > 0 else 0.0  # log of 1 - r of the largest
-            highest[i] = ratio / (1.0 + ratio) if apart > 0 else 1.0 / (1.0 + ratio)
-            rest[i] = of_others / (rest[i] if rest[i] > 0 else 1.0)
-        for k in range(n_components):
-            row = density[k, low : low + STRIP]
-            for i in range(n):
-                row[i] *= rest[i]
-            if len(w):
-                resp_sums[k] += _dot(row, w)
-                for i in range(n):
-                    row[i] = _log(1.0 - row[i])
-                lost[k] -= _dot(row, w)
-            else:
-                resp_sums[k] += _sum(row)
-                lost[k] -= np.log(_product_of_rests(row))
-        if len(w):
-            for i in range(n):
-                resp_sums[at[i]] += w[i] * highest[i]
-                lost[at[i]] -= w[i] * base[i]
-        else:
-            for i in range(n):
-                resp_sums[at[i]] += highest[i]
-                lost[at[i]] -= base[i]
 
 
 @njit(inline="always")
@@ -313,7 +52,7 @@ def _fill(x: Floats, origin: Floats, products: NDArray[np.int64], shifted: Reals
                 row[i] = 1
 
 
-@_compile
+@compiled
 def add(total: Floats, correction: Floats, values: Reals) -> None:
     """Add values to total, all (n,), compensated: `Statistics.add` in one sweep, from float32 too."""
     for i in range(len(total)):
@@ -323,7 +62,7 @@ def add(total: Floats, correction: Floats, values: Reals) -> None:
         total[i] = new
 
 
-@njit(**_SUMS)
+@njit(**SUMS)
 def _add_squares(z: Floats, first: int, height: int, out: Floats) -> None:
     """Add the squares of z's rows from `first` on to out, (n_rows,)."""
     for d in range(first, first + height):
@@ -332,7 +71,7 @@ def _add_squares(z: Floats, first: int, height: int, out: Floats) -> None:
             out[i] += row[i] * row[i]
 
 
-@_compile
+@compiled
 def stacked_density(
     shifted: Floats,
     first: Floats,
@@ -367,7 +106,7 @@ def stacked_density(
 FEW_FOR_LOOPS = 16
 
 
-@_compile
+@compiled
 def exact_sums(
     z: Floats,
     height: int,
@@ -421,7 +160,7 @@ def exact_sums(
             begin += n_features - d
 
 
-@njit(**_SUMS)
+@njit(**SUMS)
 def _small_density(eta: Reals, phi: Reals, density: Reals) -> None:
     """Write eta' Phi to density, four features at a time; the last feature is 1."""
     (n_phi, n_components), n_rows = eta.shape, phi.shape[1]
@@ -446,7 +185,7 @@ def _small_density(eta: Reals, phi: Reals, density: Reals) -> None:
                 f += 1
 
 
-@njit(**_SUMS)
+@njit(**SUMS)
 def _small_sums(resp: Reals, phi: Reals, sums: Reals) -> None:
     """Write resp Phi' to sums, four features at a time; the last feature is 1."""
     (n_components, n_rows), n_phi = resp.shape, len(phi)
@@ -482,7 +221,7 @@ def _small_sums(resp: Reals, phi: Reals, sums: Reals) -> None:
             out[n_phi - 1] += p
 
 
-@_compile
+@compiled
 def log_density(
     x: Floats,
     origin: Floats,
@@ -514,7 +253,7 @@ def log_density(
                     row[i] += other[i]
 
 
-@_compile
+@compiled
 def label(density: Reals, highest: Reals, out: NDArray[np.int64]) -> None:
     """Write the number of the largest of each column, (n_rows,), the first of equal ones; `highest` is a buffer."""
     n_components, n_rows = density.shape
@@ -532,7 +271,7 @@ def label(density: Reals, highest: Reals, out: NDArray[np.int64]) -> None:
                 best[i] = max(row[i], best[i])
 
 
-@njit(**_SUMS)
+@njit(**SUMS)
 def _add_totals(log_likelihood: Floats, weights: Floats, total: Floats, correction: Floats) -> None:
     """Add the weighted sum of the log-likelihoods, and that of the row weights, to total, (2,), compensated."""
     log_sum, weight = 0.0, 0.0
@@ -551,7 +290,7 @@ def _add_totals(log_likelihood: Floats, weights: Floats, total: Floats, correcti
         total[i] = new
 
 
-@_compile
+@compiled
 def add_tile(
     x: Floats,
     origin: Floats,
@@ -611,7 +350,7 @@ def add_tile(
     _add_totals(log_likelihood, weights, total[-3:-1], correction[-3:-1])
 
 
-@_compile
+@compiled
 def add_block(
     x: Floats,
     length: int,

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 from daskgmm.errors import UNLIKE_WRITTEN, DaskgmmError, DataError, OutputError
-from daskgmm.passes.tree import Partial
+from daskgmm.passes.task import Partial
 from daskgmm.stores.encoding import decode, encode
 from daskgmm.stores.holding import HeldError
 from daskgmm.stores.storage import Storage, storage_at

@@ -27,7 +27,7 @@ from daskgmm.fitting.status import Status
 from daskgmm.fitting.sweep import Sweep, select_model
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.passes.executor import ClientExecutor, LocalExecutor
-from daskgmm.passes.tree import Partial
+from daskgmm.passes.task import Partial
 from daskgmm.sources.opening import open_source
 from daskgmm.stores.checkpoint import Checkpoint
 from daskgmm.stores.encoding import encode

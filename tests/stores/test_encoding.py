@@ -21,7 +21,7 @@ from daskgmm.fitting.status import Status
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.passes.survey import SurveyPass
-from daskgmm.passes.tree import Partial
+from daskgmm.passes.task import Partial
 from daskgmm.sources.digest import digest
 from daskgmm.stores.encoding import decode, encode
 from tests.fitting.driving import KINDS

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from inspect import Parameter, Signature
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, DensityMixin, clone
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from daskgmm.errors import FitWarning, OptionError, worded
+from daskgmm.errors import OptionError, worded
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions, from_json
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.score import Score, score_source
 from daskgmm.fitting.status import Status
-from daskgmm.inputs import opened_columns, opened_rows, opened_weights, printing, seed_of
+from daskgmm.inputs import (
+    constructor,
+    opened_columns,
+    opened_rows,
+    opened_weights,
+    printing,
+    seed_of,
+    warn_of,
+    warn_unless_converged,
+)
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.kernels.support import Support
 from daskgmm.mixture.arrays import Floats
@@ -31,44 +37,13 @@ from daskgmm.mixture.family import family_of
 from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.record import finite_or_none
 from daskgmm.mixture.sampling import sample
-from daskgmm.passes.executor import one_blas_thread
+from daskgmm.passes.current import one_blas_thread
 from daskgmm.passes.prediction import predict_array, predict_blocks, predict_source
-from daskgmm.stores.model_file import (
-    Model,
-    as_written,
-    load_model,
-    save_model,
-    support_in,
-    support_record,
-)
+from daskgmm.stores.model_file import Model, as_written, load_model, save_model, support_in, support_record
 from daskgmm.stores.provenance import provenance
 
 #: What a model file says of a fit; a mixture that was set by hand has none of it.
 _OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_passes_", "n_dropped_", "history_")
-
-
-#: Parameters of the estimator that are no options of a fit, and their defaults.
-_OWN = {"random_state": None, "warm_start": False, "verbose": 0, "verbose_interval": 10}
-
-
-def _constructor(options: type[FitOptions]) -> Callable[..., None]:
-    """Return the constructor of an estimator whose parameters are some options of a fit, and its own."""
-    defaults = {name: f.default for name, (f, option) in declared(options).items() if option.of_estimator} | _OWN
-    first, *others = (Parameter(name, Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items())
-    own = [Parameter("self", Parameter.POSITIONAL_OR_KEYWORD), first.replace(kind=Parameter.POSITIONAL_OR_KEYWORD)]
-    signature = Signature([*own, *others])
-
-    def construct(self: Any, *args: Any, **parameters: Any) -> None:
-        try:
-            given = signature.bind(self, *args, **parameters)
-        except TypeError as error:
-            raise TypeError(f"{type(self).__name__}() {error}") from None
-        given.apply_defaults()
-        for name in defaults:
-            setattr(self, name, given.arguments[name])
-
-    construct.__name__, construct.__signature__ = "__init__", signature  # type: ignore[attr-defined]
-    return construct
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -188,14 +163,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     #: Which options its parameters are.
     options_type: ClassVar[type[FitOptions]] = FitOptions
 
-    __init__ = _constructor(FitOptions)
+    __init__ = constructor(FitOptions)
 
     def __init_subclass__(cls, *, options: type[FitOptions] | None = None, **keywords: Any) -> None:
         """Give a class of other options their parameters."""
         super().__init_subclass__(**keywords)
         if options is not None:
             cls.options_type = options
-            cls.__init__ = _constructor(options)  # type: ignore[misc]
+            cls.__init__ = constructor(options)  # type: ignore[misc]
 
     # -- fitting ---------------------------------------------------------------------------------------------
     def fit(
@@ -315,9 +290,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         estimator.lower_bound_ = -np.inf if lower_bound is None else float(lower_bound)
         estimator.lower_bounds_ = [float(value) for value in record.get("lower_bounds", [])]
         estimator.log_likelihood_ = float(record.get("log_likelihood", np.nan))
-        estimator.n_iter_ = int(record.get("n_iter", 0))
-        estimator.n_passes_ = int(record.get("n_passes", 0))
-        estimator.n_dropped_ = int(record.get("n_dropped", 0))
+        for name in ("n_iter", "n_passes", "n_dropped"):
+            setattr(estimator, f"{name}_", int(record.get(name, 0)))
         found = support_in(record, p.n_components)
         estimator.support_, estimator.counts_ = found.nats, found.counts
         estimator._remarks = tuple(str(one) for one in record.get("remarks", []))
@@ -424,27 +398,3 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.precisions_cholesky_ = p.precisions_cholesky
         self.precisions_ = p.shape.precisions(p.precisions_cholesky)
         self.n_features_in_ = p.n_features
-
-
-def fitted(like: GaussianMixture, fit: Fit, options: FitOptions) -> GaussianMixture:
-    """Return an estimator of the parameters of another one, and of the kind and size of a fit, with that fit."""
-    found: GaussianMixture = clone(like)
-    found.set_params(n_components=options.n_components, covariance_type=options.covariance_type)
-    for name in ("feature_names_in_", "units_in_"):
-        if hasattr(like, name):
-            setattr(found, name, getattr(like, name))
-    found._assign(fit)
-    found._fit_options = options.as_json()
-    return found
-
-
-def warn_unless_converged(status: Status, n_iter: int, *, stacklevel: int) -> None:
-    """Warn, as scikit-learn does, of a fit that has not converged."""
-    if status is not Status.CONVERGED:
-        warnings.warn(f"{status.sentence} (n_iter={n_iter})", ConvergenceWarning, stacklevel=stacklevel + 1)
-
-
-def warn_of(remarks: Sequence[str], *, stacklevel: int) -> None:
-    """Warn, once, of all that a person should know of a fit."""
-    if remarks:
-        warnings.warn(FitWarning(" ".join(remarks)), stacklevel=stacklevel + 1)

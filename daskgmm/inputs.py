@@ -1,18 +1,23 @@
-"""What a fit, a selection and a prediction share in Python: rows and weights as sources, the seed, printed passes."""
+"""What estimators, `select` and predictions share: parameters, rows and weights as sources, the seed, warnings."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, Signature
 from numbers import Integral
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from daskgmm.errors import DataError, OptionError, verbatim
+from daskgmm.errors import DataError, FitWarning, OptionError, verbatim
 from daskgmm.fitting.events import HEADER, Listener, PassDone, ignore
+from daskgmm.fitting.option import declared
+from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.status import Status
 from daskgmm.sources.conventions import check_units
 from daskgmm.sources.opening import open_source
 from daskgmm.sources.source import Source
@@ -126,3 +131,39 @@ class _Printer:
     def __call__(self, event: PassDone) -> None:
         if event.what != "em" or not event.n_running or (event.number - 1) % self._interval == 0:
             print(event.line())
+
+
+#: Parameters of an estimator that are no options of a fit, and their defaults.
+_OWN = {"random_state": None, "warm_start": False, "verbose": 0, "verbose_interval": 10}
+
+
+def constructor(options: type[FitOptions]) -> Callable[..., None]:
+    """Return the constructor of an estimator whose parameters are some options of a fit, and its own."""
+    defaults = {name: f.default for name, (f, option) in declared(options).items() if option.of_estimator} | _OWN
+    first, *others = (Parameter(name, Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items())
+    own = [Parameter("self", Parameter.POSITIONAL_OR_KEYWORD), first.replace(kind=Parameter.POSITIONAL_OR_KEYWORD)]
+    signature = Signature([*own, *others])
+
+    def construct(self: Any, *args: Any, **parameters: Any) -> None:
+        try:
+            given = signature.bind(self, *args, **parameters)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}() {error}") from None
+        given.apply_defaults()
+        for name in defaults:
+            setattr(self, name, given.arguments[name])
+
+    construct.__name__, construct.__signature__ = "__init__", signature  # type: ignore[attr-defined]
+    return construct
+
+
+def warn_unless_converged(status: Status, n_iter: int, *, stacklevel: int) -> None:
+    """Warn, as scikit-learn does, of a fit that has not converged."""
+    if status is not Status.CONVERGED:
+        warnings.warn(f"{status.sentence} (n_iter={n_iter})", ConvergenceWarning, stacklevel=stacklevel + 1)
+
+
+def warn_of(remarks: Sequence[str], *, stacklevel: int) -> None:
+    """Warn, once, of all that a person should know of a fit."""
+    if remarks:
+        warnings.warn(FitWarning(" ".join(remarks)), stacklevel=stacklevel + 1)

@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+from sklearn.base import clone
+
 from daskgmm.errors import OptionError
-from daskgmm.estimator import GaussianMixture, fitted, warn_of, warn_unless_converged
+from daskgmm.estimator import GaussianMixture
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.result import Fit
 from daskgmm.fitting.sweep import Sweep, n_folds_of, select_model, selection_models
-from daskgmm.inputs import opened_rows, opened_weights, printing
+from daskgmm.inputs import opened_rows, opened_weights, printing, warn_of, warn_unless_converged
 from daskgmm.mixture.family import Family, family_of
 from daskgmm.pictures.comparison import by_kind, selection_table, selection_text
 
@@ -205,7 +208,7 @@ def _numbers(n_components: Any) -> list[Any]:
 
 def _selection(sweep: Sweep, like: GaussianMixture, options: FitOptions) -> Selection:
     estimators = [
-        fitted(like, e.fit, replace(options, n_components=e.n_components, covariance_type=e.covariance_type))
+        estimator_of(like, e.fit, replace(options, n_components=e.n_components, covariance_type=e.covariance_type))
         for e in sweep.entries
     ]
     return Selection(
@@ -218,3 +221,15 @@ def _selection(sweep: Sweep, like: GaussianMixture, options: FitOptions) -> Sele
         bytes_read=sweep.bytes_read,
         seconds=sweep.seconds,
     )
+
+
+def estimator_of(like: GaussianMixture, fit: Fit, options: FitOptions) -> GaussianMixture:
+    """Return an estimator of the parameters of another one, and of the kind and size of a fit, with that fit."""
+    found: GaussianMixture = clone(like)
+    found.set_params(n_components=options.n_components, covariance_type=options.covariance_type)
+    for name in ("feature_names_in_", "units_in_"):
+        if hasattr(like, name):
+            setattr(found, name, getattr(like, name))
+    found._assign(fit)
+    found._fit_options = options.as_json()
+    return found

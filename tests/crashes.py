@@ -21,7 +21,7 @@ from typing import Any
 import dask
 
 from daskgmm.cli import gmm, jobs, selecting, work  # noqa: F401 (imported before a fork)
-from daskgmm.passes.executor import LimitedExecutor
+from daskgmm.passes.local_executor import LimitedExecutor
 from daskgmm.places.dask_cluster import DaskCluster
 from daskgmm.places.machines import Machines
 from daskgmm.sources import partition

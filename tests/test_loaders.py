@@ -33,7 +33,7 @@ from daskgmm.errors import DaskgmmError
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
-from daskgmm.passes.executor import LocalExecutor
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.task import Partial
 from daskgmm.pictures.comparison import COMPARED, selection_text

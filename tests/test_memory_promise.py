@@ -24,7 +24,7 @@ from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.family import family_called
 from daskgmm.passes import memory as memory_module
-from daskgmm.passes.executor import LocalExecutor
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.memory import MIB, Need
 from daskgmm.passes.own_memory import check_own_memory, peak_own_bytes
 from daskgmm.passes.rows import Rows

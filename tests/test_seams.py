@@ -73,7 +73,9 @@ from daskgmm.mixture.moments import Moments
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.full import FULL
 from daskgmm.mixture.shapes.shape import Shape
-from daskgmm.passes.executor import Executor, LocalExecutor, running_by
+from daskgmm.passes.current import running_by
+from daskgmm.passes.executor import Executor
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.pictures.comparison import selection_lines
 from daskgmm.places.machines import Machines
 from daskgmm.places.place import Place, register_place

@@ -10,7 +10,8 @@ from typing import Any
 
 from daskgmm.errors import MemoryLimitError
 from daskgmm.passes.cache import Cache, kept_worker_bytes
-from daskgmm.passes.executor import Executor, LimitedExecutor
+from daskgmm.passes.executor import Executor
+from daskgmm.passes.local_executor import LimitedExecutor
 from daskgmm.passes.memory import MIB, Need, check_memory, peak_worker_bytes
 from daskgmm.passes.own_memory import check_own_memory, peak_own_bytes
 from daskgmm.passes.rows import Rows

@@ -26,7 +26,8 @@ from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.cache import plan_keep
-from daskgmm.passes.executor import Executor, current_executor, one_blas_thread
+from daskgmm.passes.current import current_executor, one_blas_thread
+from daskgmm.passes.executor import Executor
 from daskgmm.passes.own_memory import check_own_memory
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import Passes

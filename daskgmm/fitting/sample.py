@@ -13,7 +13,7 @@ from daskgmm.kernels.block import tile_length
 from daskgmm.kernels.folds import Fold, row_hash
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.row_set import RowSet
-from daskgmm.passes.executor import LocalExecutor
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import Survey, SurveyPass
 from daskgmm.passes.tree import Passes

@@ -14,7 +14,8 @@ from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.score import ScorePass
 from daskgmm.mixture.criteria import aic, bic
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.passes.executor import Executor, current_executor, one_blas_thread
+from daskgmm.passes.current import current_executor, one_blas_thread
+from daskgmm.passes.executor import Executor
 from daskgmm.passes.memory import Need, check_memory, takes_compiled_kernel
 from daskgmm.passes.own_memory import check_own_memory
 from daskgmm.passes.rows import Rows

@@ -16,12 +16,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from daskgmm.kernels.compiled_softmax import STRIP, SUMS, compiled, softmax
+from daskgmm.kernels.compiled_softmax import STRIP, SUMS, Reals, compiled
+from daskgmm.kernels.compiled_softmax import leave_out as leave_out
+from daskgmm.kernels.compiled_softmax import softmax as softmax
 from daskgmm.mixture.arrays import Floats
-
-#: float64 or float32, all of one call alike.
-Reals = NDArray[Any]
-
 
 #: Up to so many numbers in Phi (4 of the data, full) plain loops beat BLAS, by up to 3 times for the sums.
 SMALL_PHI = 16

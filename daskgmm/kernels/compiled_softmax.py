@@ -9,8 +9,10 @@ from numba import njit, types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from daskgmm.kernels.compiled import Reals
 from daskgmm.mixture.arrays import Floats
+
+#: float64 or float32, all of one call alike.
+Reals = NDArray[Any]
 
 #: Rows that pass through the loops at once: they stay in the first-level cache.
 STRIP = 512

@@ -19,7 +19,8 @@ from daskgmm.errors import DataError, OptionError
 from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.prediction import Predictor
 from daskgmm.passes.blas import blas_limit
-from daskgmm.passes.executor import ClientExecutor, current_executor
+from daskgmm.passes.client_executor import ClientExecutor
+from daskgmm.passes.current import current_executor
 from daskgmm.passes.memory import Need, check_machine, kernel_bytes, takes_compiled_kernel
 from daskgmm.passes.own_memory import check_own_memory
 from daskgmm.passes.rows import Cut, Rows, blocks, cuts

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from daskgmm.errors import ClusterError, OptionError
-from daskgmm.passes.executor import ClientExecutor, Executor
+from daskgmm.passes.client_executor import ClientExecutor
+from daskgmm.passes.executor import Executor
 from daskgmm.sources.source import Source
 
 

@@ -16,7 +16,7 @@ from distributed.comm.addressing import get_address_host_port
 from distributed.security import Security
 
 from daskgmm.errors import ClusterError, OptionError, verbatim
-from daskgmm.passes.executor import workers_asked_for
+from daskgmm.passes.client_executor import workers_asked_for
 from daskgmm.places.log import quiet
 from daskgmm.places.lost import watched
 from daskgmm.places.signals import interrupts

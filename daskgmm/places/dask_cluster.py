@@ -144,7 +144,8 @@ class DaskCluster(Place):
 
     @contextmanager
     def machines(self, n_partitions: int) -> Iterator[Machines]:
-        from daskgmm.passes.executor import ClientExecutor, LimitedExecutor
+        from daskgmm.passes.client_executor import ClientExecutor
+        from daskgmm.passes.local_executor import LimitedExecutor
         from daskgmm.places.cluster import joined, started  # (distributed takes a second: --help needs it not)
 
         if n_partitions == 1 and not self.joins:

@@ -24,7 +24,8 @@ from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record
-from daskgmm.passes.executor import Executor, current_executor, one_blas_thread
+from daskgmm.passes.current import current_executor, one_blas_thread
+from daskgmm.passes.executor import Executor
 from daskgmm.passes.memory import Need, check_memory
 from daskgmm.passes.own_memory import check_own_memory
 from daskgmm.passes.prediction import refuse_dropped, with_kernel

@@ -21,8 +21,8 @@ from contenders import scikit_options
 
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
-from daskgmm.passes.executor import LocalExecutor
 from daskgmm.passes.fingerprint import fingerprints
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.sources.opening import open_source
 from daskgmm.stores.checkpoint import Checkpoint

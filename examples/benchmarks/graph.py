@@ -36,7 +36,8 @@ from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes import tree as passes
 from daskgmm.passes.cache import Keep
-from daskgmm.passes.executor import ClientExecutor, Room
+from daskgmm.passes.client_executor import ClientExecutor
+from daskgmm.passes.executor import Room
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import SurveyPass
 from daskgmm.passes.tree import Passes, pass_graph

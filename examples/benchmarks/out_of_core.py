@@ -45,7 +45,8 @@ from daskgmm.kernels.loops import can_compile
 from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.passes.executor import ClientExecutor, one_blas_thread
+from daskgmm.passes.client_executor import ClientExecutor
+from daskgmm.passes.current import one_blas_thread
 from daskgmm.passes.rows import Cut, Rows, blocks, cuts
 from daskgmm.passes.tree import run_pass
 from daskgmm.sources.opening import open_source

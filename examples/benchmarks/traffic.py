@@ -29,7 +29,7 @@ from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes import tree as passes
-from daskgmm.passes.executor import ClientExecutor
+from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.memory import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import run_pass

@@ -18,7 +18,7 @@ from daskgmm.errors import DataError
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
-from daskgmm.passes.executor import LocalExecutor
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.sources.opening import open_source
 from daskgmm.stores.checkpoint import Checkpoint
 from tests.strategies import make_case

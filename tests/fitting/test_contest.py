@@ -20,7 +20,7 @@ from daskgmm.fitting.status import Status
 from daskgmm.fitting.sweep import Sweep, select_model, selection_models
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.passes.executor import LocalExecutor
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.sources.array_source import ArraySource
 from daskgmm.sources.opening import open_source
 from daskgmm.stores.checkpoint import Checkpoint

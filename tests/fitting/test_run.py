@@ -105,7 +105,7 @@ def test_a_distributed_client_gives_the_same_bits(client: Client, tmp_path: Path
 
 
 def _here() -> Any:
-    from daskgmm.passes.executor import LocalExecutor
+    from daskgmm.passes.local_executor import LocalExecutor
 
     return LocalExecutor()
 

@@ -29,7 +29,9 @@ from daskgmm.fitting.result import Fit
 from daskgmm.kernels.block import Block
 from daskgmm.mixture.family import family_called
 from daskgmm.passes.cache import Keep, KeptReader, budget, drop_kept, kept_worker_bytes, plan_keep, room_bytes
-from daskgmm.passes.executor import ClientExecutor, LocalExecutor, Room
+from daskgmm.passes.client_executor import ClientExecutor
+from daskgmm.passes.executor import Room
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.memory import INTERPRETER_BYTES, Need, peak_task_bytes
 from daskgmm.passes.rows import WEIGHT, Rows
 from daskgmm.passes.tree import Passes

@@ -28,7 +28,9 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.score import score_source
 from daskgmm.kernels.prediction import Predictor
 from daskgmm.passes.blas import BlasLimit
-from daskgmm.passes.executor import ClientExecutor, LocalExecutor, current_executor, one_blas_thread
+from daskgmm.passes.client_executor import ClientExecutor
+from daskgmm.passes.current import current_executor, one_blas_thread
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.prediction import predict_blocks, predict_source
 from daskgmm.sources.opening import open_source
 from daskgmm.stores.output import write_predictions

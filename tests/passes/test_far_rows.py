@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daskgmm.kernels.block import Block
-from daskgmm.passes.executor import ClientExecutor, LocalExecutor
+from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.far_rows import Centres, FarRows, FarRowsPass, Nearest, NearestPass, uniform
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import run_pass
 from daskgmm.sources.opening import open_source

@@ -13,8 +13,8 @@ import pytest
 import zarr
 
 from daskgmm.errors import DataError
-from daskgmm.passes.executor import LocalExecutor
 from daskgmm.passes.fingerprint import check_unchanged, fingerprints
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.sources.opening import open_source
 from tests.strategies import make_case

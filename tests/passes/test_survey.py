@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from daskgmm.kernels.block import Block
 from daskgmm.kernels.folds import fold_of, row_hash
-from daskgmm.passes.executor import ClientExecutor, LocalExecutor
+from daskgmm.passes.client_executor import ClientExecutor
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import Survey, SurveyPass, all_but, sample_threshold
 from daskgmm.passes.tree import run_pass

@@ -23,7 +23,10 @@ from daskgmm.kernels.estep import EStep
 from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.sums import log_likelihood
 from daskgmm.passes.cache import Keep
-from daskgmm.passes.executor import ClientExecutor, LocalExecutor, Room, one_blas_thread
+from daskgmm.passes.client_executor import ClientExecutor
+from daskgmm.passes.current import one_blas_thread
+from daskgmm.passes.executor import Room
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import MOST_ROOTS, Passes, pass_graph, run_pass
 from daskgmm.sources.array_source import ArraySource

@@ -10,7 +10,8 @@ import pytest
 import zarr
 from distributed import Client
 
-from daskgmm.passes.executor import ClientExecutor, one_blas_thread
+from daskgmm.passes.client_executor import ClientExecutor
+from daskgmm.passes.current import one_blas_thread
 from daskgmm.sources import heap
 from daskgmm.sources.heap import ReusedHeap
 from daskgmm.sources.opening import open_source

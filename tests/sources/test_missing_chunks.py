@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 from daskgmm.errors import DataError, OptionError
-from daskgmm.passes.executor import LocalExecutor
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import SurveyPass
 from daskgmm.passes.tree import run_pass

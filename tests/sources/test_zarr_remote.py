@@ -22,7 +22,7 @@ from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
 from daskgmm.errors import DataError, InputMissingError, OptionError
-from daskgmm.passes.executor import LocalExecutor
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import SurveyPass
 from daskgmm.passes.tree import Passes

@@ -20,7 +20,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
 
 from daskgmm.errors import DataError, InputMissingError, OptionError
-from daskgmm.passes.executor import ClientExecutor
+from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import SurveyPass
 from daskgmm.passes.tree import run_pass

@@ -26,7 +26,8 @@ from daskgmm.fitting.result import Fit
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.sweep import Sweep, select_model
 from daskgmm.kernels.statistics import Statistics
-from daskgmm.passes.executor import ClientExecutor, LocalExecutor
+from daskgmm.passes.client_executor import ClientExecutor
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.task import Partial
 from daskgmm.sources.opening import open_source
 from daskgmm.stores.checkpoint import Checkpoint

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from daskgmm.errors import DataError, MemoryLimitError, OutputError
 from daskgmm.kernels.prediction import Predictor
-from daskgmm.passes.executor import LocalExecutor
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import run_pass
 from daskgmm.sources.opening import open_source

@@ -1,0 +1,152 @@
+"""Graphs on the workers of a `distributed` client."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from dask import threaded
+from dask.base import annotate
+
+from daskgmm.errors import ClusterError
+from daskgmm.passes.executor import Executor, Held, OnDone, Places, Room, own_room
+from daskgmm.passes.local_executor import compute_here, out_of_the_way, runs_here
+from daskgmm.passes.suspects import WorkersDiedError
+
+#: Attempts beyond the first that a task gets where it fails (a store that hiccups, not bad data).
+RETRIES = 2
+
+
+class ClientExecutor(Executor):
+    """The workers of a distributed client."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def compute(
+        self,
+        graph: dict[Any, Any],
+        keys: list[Any],
+        *,
+        travels: bool,
+        places: Places | None = None,
+        on_done: OnDone | None = None,
+    ) -> list[Any]:
+        if not travels:
+            return compute_here(threaded.get, graph, keys, on_done)
+        with annotate(workers=_Places(places), allow_other_workers=True) if places else nullcontext():
+            futures = self.client.get(graph, keys, retries=RETRIES, sync=False)
+        return self._gathered(graph, futures, on_done)
+
+    def hold(
+        self, graph: dict[Any, Any], keys: list[Any], held: list[Any], *, travels: bool, on_done: OnDone | None = None
+    ) -> tuple[list[Any], Held]:
+        if not travels:
+            return super().hold(graph, keys, held, travels=False, on_done=on_done)
+        futures = self.client.get(graph, keys + held, retries=RETRIES, sync=False)
+        kept = HeldFutures(self.client, futures[len(keys) :])
+        try:
+            return self._gathered(graph, futures[: len(keys)], on_done), kept
+        except BaseException:
+            kept.release()
+            raise
+
+    @out_of_the_way()
+    def _gathered(self, graph: dict[Any, Any], futures: list[Any], on_done: OnDone | None) -> list[Any]:
+        """Return the values of a graph's futures, which are released then; each is told of when it comes."""
+        from distributed.client import FutureCancelledError, FuturesCancelledError
+        from distributed.scheduler import KilledWorker
+
+        try:
+            if on_done is None:
+                return list(self.client.gather(futures))
+            from distributed import as_completed
+
+            numbers, values = {future.key: i for i, future in enumerate(futures)}, [None] * len(futures)
+            with self.client.as_current():
+                for future, value in as_completed(futures, with_results=True):
+                    if isinstance(value, BaseException):  # so comes what was cancelled: the scheduler is lost
+                        raise value
+                    values[numbers[future.key]] = value
+                    on_done(numbers[future.key], value)
+            return values
+        except (FutureCancelledError, FuturesCancelledError) as error:
+            if "lost dependencies" not in str(error):
+                raise
+            raise ClusterError(
+                "`X`",
+                "stay on the workers until the end",
+                "blocks that were lost with one, and that nothing can compute again: they were scattered",
+                "Make `X` anew of what can be read again, a path or a Dask array of it, persisted or not.",
+            ) from error
+        except KilledWorker as error:
+            states = self.client.sync(self.client.scheduler.get_task_status, keys=list(graph))
+            others = [key for key in graph if states[key] == "erred" and key != error.task]
+            raise WorkersDiedError.at([error.task, *others]) from error
+        finally:
+            for future in futures:
+                future.release()
+
+    def is_here(self, *, travels: bool) -> bool:
+        return not travels and runs_here(threaded.get)
+
+    def memory_limit(self) -> int | None:
+        limits = [room.limit_bytes // room.n_threads for room in self.rooms(travels=True)]
+        return min(limits, default=None)
+
+    def n_threads(self) -> int | None:
+        return int(sum(self.client.nthreads().values()))
+
+    def limit_blas(self) -> AbstractContextManager[Any]:
+        from daskgmm.passes.worker import limit_workers
+
+        return limit_workers(self.client)
+
+    def rooms(self, *, travels: bool) -> list[Room]:
+        if not travels:
+            return own_room(None)
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return [Room(w["memory_limit"], w["nthreads"]) for w in workers if w["memory_limit"]]
+
+
+class HeldFutures:
+    """Results on workers: the scheduler computes again what is lost with one of them, and nothing else."""
+
+    def __init__(self, client: Any, futures: list[Any]) -> None:
+        self._client, self._futures = client, futures
+
+    def nodes(self) -> dict[Any, Any]:
+        return {}  # a scheduler knows the keys of its futures
+
+    def places(self) -> Places:
+        found: Places = self._client.who_has(self._futures)
+        return found
+
+    def release(self) -> None:
+        for future in self._futures:
+            future.release()
+        self._futures = []
+
+
+class _Places:
+    """The workers of each task, as an annotation: distributed calls it with the key."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = dict(places)
+
+    def __call__(self, key: Any) -> list[str]:
+        return list(self._places.get(key, ()))
+
+
+def workers_asked_for(client: Any, timeout: float) -> bool:
+    """Return whether a cluster has a worker within so many seconds; one that adapts starts workers for tasks alone."""
+    if client.nthreads():
+        return True
+    task = client.submit(int, pure=False)
+    try:
+        client.wait_for_workers(1, timeout=timeout)
+    except TimeoutError:
+        return bool(client.nthreads())
+    finally:
+        task.release()
+    return True

@@ -250,7 +250,7 @@ def report(model: str, output: str, *, force: bool) -> Result:
     loaded = load_model(model)
     with as_written(model):
         # (Names of files need not be UTF-8: bytes that are none are shown by their numbers.)
-        content = page(loaded, name=shown(model)).encode(errors="backslashreplace")
+        content = page(loaded, name=shown(model), words=command_line_words()).encode(errors="backslashreplace")
     write_file(output, content)
     return {"command": "report", "status": "done", "model": shown(model), "output": output, "bytes": len(content)}
 

@@ -27,7 +27,7 @@ _TEMPLATES = Environment(
 )
 
 
-def page(model: Model, *, name: str) -> str:
+def page(model: Model, *, name: str, words: Mapping[str, str] | None = None) -> str:
     """Return a model, how it was fitted and from what, as an HTML document.
 
     Parameters
@@ -35,13 +35,15 @@ def page(model: Model, *, name: str) -> str:
     model : Model
     name : str
         What the page calls it: its path or URL.
+    words : mapping of str to str, optional
+        What an interface calls the options that remedies name; without, they have their names in Python.
     """
     record = model.record
     return _TEMPLATES.get_template("page.html").render(
         name=name,
         **_summary(model),
         components=_components(model),
-        selection=_selection(record.get("selection")),
+        selection=_selection(record.get("selection"), words),
         history=_history(record.get("history") or []),
         origin=_origin(record),
     )
@@ -104,10 +106,10 @@ def _components(model: Model) -> dict[str, Any]:
     return {"note": " ".join(said), "heading": heading, "rows": rows}
 
 
-def _selection(selection: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _selection(selection: Mapping[str, Any] | None, words: Mapping[str, str] | None) -> dict[str, Any] | None:
     if not selection:
         return None
-    (heading, *rows), said = selection_lines(*(selection[name] for name in COMPARED))
+    (heading, *rows), said = selection_lines(*(selection[name] for name in COMPARED), words=words)
     best = next(i for i, row in enumerate(selection["table"]) if row["chosen"])
     drawn = _drawn(lambda: picture(selection["table"], selection["criterion"], form="svg"))
     return {"said": said, "drawn": drawn, "heading": heading, "rows": rows, "best": best}

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture
 from daskgmm.errors import CollapsedComponentError, DataError
-from daskgmm.fitting import run, sample
+from daskgmm.fitting import beginning, sample
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import sample_size
 from daskgmm.fitting.start import starts
@@ -182,7 +182,7 @@ def test_the_sample_is_the_same_rows_whatever_the_chunks(
         taken.append(rows)
         return starts(rows, weights, options, **others)
 
-    monkeypatch.setattr(run, "starts", noting)
+    monkeypatch.setattr(beginning, "starts", noting)
     rows = np.random.default_rng(3).standard_normal((2000, 2))
     options = {"n_components": 2, "max_iter": 0}
     for seed in (0, 0, 1):

@@ -472,7 +472,7 @@ def test_other_versions_are_told(
     with pytest.raises(KeyboardInterrupt):
         small_fit(store, checkpoint, executor=Slot(12))
     now = provenance()
-    monkeypatch.setattr("daskgmm.fitting.run.provenance", lambda: {**now, "numpy": "9.9"})
+    monkeypatch.setattr("daskgmm.fitting.progress.provenance", lambda: {**now, "numpy": "9.9"})
     checkpoint, _ = at(tmp_path)
     small_fit(store, checkpoint)
     assert f"/c was written by numpy {now['numpy']}, now 9.9: last bits may differ." in caplog.text

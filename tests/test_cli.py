@@ -120,6 +120,7 @@ def test_fit_writes_a_model_and_one_json_object(tmp_path: Path, small_store: Pat
     assert result["aic"] == pytest.approx(sklearn.aic(small_rows), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_fit_runs_on_local_processes_within_what_it_said(tmp_path: Path, large_store: Path) -> None:
     done = run("fit", large_store, "-k", 2, "-o", tmp_path / "m.zarr", "--workers", 2, "--memory-limit", "450MiB")
     result = strict(done.stdout)

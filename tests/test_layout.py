@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -28,6 +29,12 @@ WORDS_NOT_USED = {"gamma", "nll", "loss", "losses", "batch", "batches"}
 #: Rooms whose messages name flags, and what one looks like.
 NAME_FLAGS = {"cli", "demo"}
 FLAG = re.compile(r"(?<![\w-])(?<!dask scheduler )(?<!dask worker )--[a-z][a-z-]*")
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse((PACKAGE / path).read_text(encoding="utf-8"))
+
 
 Rule = Callable[[ast.Module, Path], Iterator[str]]
 
@@ -217,7 +224,7 @@ IMPORTED = "from daskgmm.errors import DataError\n"
 @pytest.mark.parametrize("path", [path.relative_to(PACKAGE) for path in MODULES], ids=str)
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_module_keeps_the_rule(rule: Rule, path: Path) -> None:
-    tree = ast.parse((PACKAGE / path).read_text(encoding="utf-8"))
+    tree = parsed(path)
     assert [f"daskgmm/{path}:{what}" for what in rule(tree, path)] == []
 
 

@@ -163,6 +163,7 @@ def test_a_callback_of_dask_sees_the_tasks_of_a_pass() -> None:
     assert sum(key[0].startswith("partition-p") for key in seen if isinstance(key, tuple)) == 5
 
 
+@pytest.mark.slow
 def test_the_tree_of_a_thousand_partitions() -> None:
     for n_partitions in 64, 65, 511, 513, 1000:
         expected = pairs(list(range(0, 10 * n_partitions, 10)))
@@ -263,6 +264,7 @@ def test_what_is_collected_goes_to_the_driver_and_no_worker() -> None:
     assert len(graph) == 2 + 70, "the pass, the reader and the partitions"
 
 
+@pytest.mark.slow
 def test_every_scheduler_adds_in_the_same_order(client: Client, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 4_000)
     X = np.random.default_rng(0).standard_normal((10_000, 4)) * np.logspace(-3, 3, 10_000)[:, np.newaxis]

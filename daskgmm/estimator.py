@@ -131,7 +131,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         anything. It is not done if the whole start is given.
     kernel : {"rule", "phi", "exact"} or Kernel, default="rule"
         The form of the E-step. The rule takes, for each component, the fastest that is exact. Your own is a frozen
-        dataclass, a subclass of `daskgmm.Kernel`, for the components that it chooses.
+        dataclass, a subclass of `daskgmm.Kernel`, for the components that it chooses; `predict` and `score` take the
+        rule's.
     start_rows : int or None
         Rows of the sample at most; None takes as many as a start needs.
 

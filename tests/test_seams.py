@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -489,6 +489,22 @@ def test_a_kernel_works_on_a_cluster_and_its_failure_is_loud(rows: np.ndarray, t
         quietly_fitted(place, **given)
     found.save(tmp_path / "m.zarr")
     assert GaussianMixture.load(tmp_path / "m.zarr").kernel == Slow()
+
+
+@dataclass(frozen=True)
+class WithArray(Slow):
+    """Holds an array, which has no equality of its own."""
+
+    scales: Floats = field(default_factory=lambda: np.ones(3))
+
+
+def test_a_kernel_goes_on_from_a_checkpoint(rows: np.ndarray, tmp_path: Path) -> None:
+    place = tmp_path / "rows.zarr"
+    zarr.create_array(place, data=rows[:900], chunks=(100, 2))
+    options = FitOptions(3, n_init=1, tol=0, max_iter=5, escape=False, start_rows=60, kernel=WithArray())
+    undisturbed, again = went_on(place, options, tmp_path, ends_after=4)
+    assert again.lower_bounds == undisturbed.lower_bounds
+    assert_array_equal(again.parameters.means, undisturbed.parameters.means)
 
 
 def test_what_a_kernel_says_that_it_takes_is_believed(rows: np.ndarray, tmp_path: Path, client: Client) -> None:

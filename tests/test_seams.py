@@ -56,10 +56,11 @@ from daskgmm.errors import (
 )
 from daskgmm.fitting.events import PassDone
 from daskgmm.fitting.fit import Fit, fit_mixture
+from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.option import Option, declare, declared
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict
-from daskgmm.kernels.block import Block
+from daskgmm.kernels.block import Block, block_length
 from daskgmm.kernels.estep import EStep
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.loops import can_compile
@@ -73,6 +74,8 @@ from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.full import FULL
 from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.passes.executor import Executor, LocalExecutor, running_by
+from daskgmm.passes.memory import peak_task_bytes
+from daskgmm.passes.rows import Rows
 from daskgmm.pictures.comparison import selection_lines
 from daskgmm.places.machines import Machines
 from daskgmm.places.place import Place, register_place
@@ -622,6 +625,17 @@ def test_a_column_is_cut_by_fold(rows: np.ndarray, labels: np.ndarray) -> None:
     counts = statistics.panel(3)[:, -1]
     assert_allclose(counts, np.bincount(labels[own]), rtol=1e-9)
     assert statistics.n_rows == own.sum()
+
+
+def test_columns_are_in_the_promise_of_memory(rows: np.ndarray) -> None:
+    """Those of a block and of the sample: 200 numbers a row beside two are most of what a fit takes."""
+    X, wide = open_source(rows), open_source(np.zeros((3000, 200)))
+    options = [FitOptions(3)]
+    alone, beside = fit_need(options, X), fit_need(options, X, n_columns=200)
+    assert beside.own_bytes - alone.own_bytes == 2 * 8 * 200 * 3000
+    without, with_columns = Rows.plan(X, None), Rows.plan(X, None, {"wide": wide})
+    grown = peak_task_bytes(with_columns, beside) - peak_task_bytes(without, alone)
+    assert grown >= 8 * 200 * (3000 + block_length(2))
 
 
 def test_columns_that_do_not_fit_the_rows_are_refused(rows: np.ndarray, labels: np.ndarray) -> None:

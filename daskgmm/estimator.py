@@ -107,7 +107,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         anything. It is not done if the whole start is given.
     kernel : {"rule", "phi", "exact"} or Kernel, default="rule"
         The form of the E-step. The rule takes, for each component, the fastest that is exact. Your own is a frozen
-        dataclass, a subclass of `daskgmm.Kernel`, for the components that it chooses.
+        dataclass, a subclass of `daskgmm.Kernel`, for the components that it chooses; `predict` and `score` take the
+        rule's.
     start_rows : int or None
         Rows of the sample at most; None takes as many as a start needs.
 
@@ -325,7 +326,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _fit(self, X: Any, sample_weight: Any, columns: Mapping[str, Any] | None) -> None:
         options, listener = self.fit_options(), printing(self.verbose, self.verbose_interval)
         source, weights = opened_rows(self, X, reset=True), opened_weights(sample_weight)
-        warm = self._warm(source.n_features) if self._goes_on() else None
+        goes_on = bool(self.warm_start) and hasattr(self, "converged_")
+        warm = self._warm(source.n_features) if goes_on else None
         beside = opened_columns(columns)
         self._assign(fit_mixture(source, options, weights=weights, columns=beside, warm=warm, listener=listener))
         self._fit_options = options.as_json()
@@ -342,9 +344,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 "Set `warm_start=False` to start anew.",
             )
         return p, float(self.lower_bound_)
-
-    def _goes_on(self) -> bool:
-        return bool(self.warm_start) and hasattr(self, "converged_")
 
     def _predict(self, X: Any, what: What) -> Any:
         check_is_fitted(self, "means_")

@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -56,11 +56,12 @@ from daskgmm.errors import (
 )
 from daskgmm.fitting.events import PassDone
 from daskgmm.fitting.fit import fit_mixture
+from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.option import Option, declare, declared
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict
-from daskgmm.kernels.block import Block
+from daskgmm.kernels.block import Block, block_length
 from daskgmm.kernels.estep import EStep
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.loops import can_compile
@@ -76,6 +77,8 @@ from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.passes.current import running_by
 from daskgmm.passes.executor import Executor
 from daskgmm.passes.local_executor import LocalExecutor
+from daskgmm.passes.memory import peak_task_bytes
+from daskgmm.passes.rows import Rows
 from daskgmm.pictures.comparison import selection_lines
 from daskgmm.places.machines import Machines
 from daskgmm.places.place import Place, register_place
@@ -494,6 +497,22 @@ def test_a_kernel_works_on_a_cluster_and_its_failure_is_loud(rows: np.ndarray, t
     assert GaussianMixture.load(tmp_path / "m.zarr").kernel == Slow()
 
 
+@dataclass(frozen=True)
+class WithArray(Slow):
+    """Holds an array, which has no equality of its own."""
+
+    scales: Floats = field(default_factory=lambda: np.ones(3))
+
+
+def test_a_kernel_goes_on_from_a_checkpoint(rows: np.ndarray, tmp_path: Path) -> None:
+    place = tmp_path / "rows.zarr"
+    zarr.create_array(place, data=rows[:900], chunks=(100, 2))
+    options = FitOptions(3, n_init=1, tol=0, max_iter=5, escape=False, start_rows=60, kernel=WithArray())
+    undisturbed, again = went_on(place, options, tmp_path, ends_after=4)
+    assert again.lower_bounds == undisturbed.lower_bounds
+    assert_array_equal(again.parameters.means, undisturbed.parameters.means)
+
+
 def test_what_a_kernel_says_that_it_takes_is_believed(rows: np.ndarray, tmp_path: Path, client: Client) -> None:
     place = tmp_path / "rows.zarr"
     zarr.create_array(place, data=rows, chunks=(500, 2))
@@ -609,6 +628,17 @@ def test_a_column_is_cut_by_fold(rows: np.ndarray, labels: np.ndarray) -> None:
     counts = statistics.panel(3)[:, -1]
     assert_allclose(counts, np.bincount(labels[own]), rtol=1e-9)
     assert statistics.n_rows == own.sum()
+
+
+def test_columns_are_in_the_promise_of_memory(rows: np.ndarray) -> None:
+    """Those of a block and of the sample: 200 numbers a row beside two are most of what a fit takes."""
+    X, wide = open_source(rows), open_source(np.zeros((3000, 200)))
+    options = [FitOptions(3)]
+    alone, beside = fit_need(options, X), fit_need(options, X, n_columns=200)
+    assert beside.own_bytes - alone.own_bytes == 2 * 8 * 200 * 3000
+    without, with_columns = Rows.plan(X, None), Rows.plan(X, None, {"wide": wide})
+    grown = peak_task_bytes(with_columns, beside) - peak_task_bytes(without, alone)
+    assert grown >= 8 * 200 * (3000 + block_length(2))
 
 
 def test_columns_that_do_not_fit_the_rows_are_refused(rows: np.ndarray, labels: np.ndarray) -> None:

@@ -26,20 +26,22 @@ from daskgmm.sources.source import Source
 KEPT_FACTOR = 1.5
 
 
-def fit_need(models: Sequence[FitOptions], X: Source) -> Need:
+def fit_need(models: Sequence[FitOptions], X: Source, *, n_columns: int = 0) -> Need:
     """Return what the fits of some models in the same passes need beside the rows.
 
-    It is stated as for candidates that are all as large as the largest.
+    It is stated as for candidates that are all as large as the largest. `n_columns` numbers come with each row.
     """
     n_features = X.n_features
     sizes = [o.n_components * o.family.shape.n_statistics(n_features, exact=True) for o in models]
     largest = models[sizes.index(max(sizes))]
     total = sum(size * (o.n_init if o.starts_on_all_rows else 1) for o, size in zip(models, sizes, strict=True))
     n_candidates = min(-(-total // max(sizes)), max(1, WAVE_BYTES // (8 * max(sizes))))
-    beside = max(_start_bytes(o, X) + _kernel_bytes(o, n_features) for o in models)
+    of_columns = 8 * n_columns * max(sample_size(o, X.n_rows, n_features) for o in models)
+    beside = max(_start_bytes(o, X) + _kernel_bytes(o, n_features) for o in models) + of_columns
     n_components = max(o.n_components for o in models)
     compiled = any(is_compiled(o, X) for o in models)
-    return Need(largest.family.shape, n_components, n_candidates, beside, compiled, _own_bytes(models, X))
+    own = _own_bytes(models, X) + 2 * of_columns  # (the race has the sample in another order)
+    return Need(largest.family.shape, n_components, n_candidates, beside, compiled, own)
 
 
 def _kernel_bytes(options: FitOptions, n_features: int) -> int:

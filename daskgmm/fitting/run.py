@@ -57,7 +57,9 @@ def running(
     for model in models:
         check_shape(X, n_components=model.options.n_components)
         model.options.given(X.n_features)
-    rows, need = in_waves(Rows.plan(X, weights, columns), fit_need([m.options for m in models], X), executor)
+    rows = Rows.plan(X, weights, columns)
+    n_columns = sum(column.n_features for column in rows.columns.values())
+    rows, need = in_waves(rows, fit_need([m.options for m in models], X, n_columns=n_columns), executor)
     check_own_memory(rows, need, executor)
     keep = plan_keep(models[0].options.cache, rows, need, executor)
     with one_blas_thread(executor), Passes(rows, executor, keep, checkpoint) as passes:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.kernels.plan import Plan
+from daskgmm.kernels.plan import DOUBLE, Plan
 from daskgmm.kernels.tile import Tile
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
@@ -85,7 +85,7 @@ class Kernel(Record, ABC):
 
     def unit_roundoff(self, plan: Plan) -> float:
         """Return the unit roundoff of the sums' products."""
-        return 2.0**-53
+        return DOUBLE.unit_roundoff
 
     def lost(self, plan: Plan, k: int, extent: Floats) -> Floats:
         """Return u^-1 times what rounding makes of offsets of this extent, (n_features,), before they are summed."""

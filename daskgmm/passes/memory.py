@@ -87,6 +87,7 @@ def peak_task_bytes(rows: Rows, need: Need) -> int:
     """Return the bytes that one task takes at peak; `peak_worker_bytes` without the interpreter."""
     total = _read_bytes(rows.X, rows) + need.extra_bytes + (COMPILED_BYTES if need.compiled else 0)
     total += sum(_bytes_beside(each, rows) for each in rows.beside.values())
+    total += 8 * block_length(rows.X.n_features) * sum(column.n_features for column in rows.columns.values())
     total += kernel_bytes(need.shape, need.n_components, rows.X.n_features)
     return total + need.n_candidates * _candidate_bytes(rows, need.shape, need.n_components)
 

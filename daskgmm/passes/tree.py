@@ -112,7 +112,7 @@ class Passes:
         self._held: Held | None = None
         self._filled: list[Any] | None = None
         self._has_travelled = False
-        self._carried: list[Any] = []
+        self._carried: set[type[Any]] = set()
         self.bytes_read = self.bytes_kept = self.n_repeats = 0
 
     def __enter__(self) -> Passes:
@@ -173,9 +173,9 @@ class Passes:
         return self._direct.partial
 
     def _not_seen(self, carried: Iterable[Any]) -> list[Any]:
-        """Return what a pass carries that none before it has carried."""
-        found = [one for one in carried if one not in self._carried]
-        self._carried += found
+        """Return what a pass carries of a class that none before it has carried."""
+        found = [one for one in carried if type(one) not in self._carried]
+        self._carried |= set(map(type, found))
         return found
 
     def _graph(self, work: Pass[State], name: str) -> Partial[State]:

@@ -25,11 +25,12 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.family import family_called
 from daskgmm.passes import memory as memory_module
 from daskgmm.passes.local_executor import LocalExecutor
-from daskgmm.passes.memory import MIB, Need
-from daskgmm.passes.own_memory import check_own_memory, peak_own_bytes
+from daskgmm.passes.memory import check_own_memory, peak_own_bytes
+from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.places.dask_cluster import DaskCluster
 from daskgmm.sources.opening import open_source
+from daskgmm.sources.partition import MIB
 from tests.groups import two_groups
 
 PYTHON = """

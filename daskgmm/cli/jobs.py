@@ -112,10 +112,7 @@ def fit(
 
 def fitting_work(models: Sequence[FitOptions], X: Source, weights: Source | None, cluster: Place) -> Work:
     """Return the work of fitting some models in the same passes."""
-    need = fit_need(models, X)
-    # (As many partitions a task as states ask for: the most memory. The fit takes fewer where threads are many.)
-    rows = Rows.plan(X, weights).in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=1)
-    return Work(rows, need, cluster, cache=models[0].cache)
+    return Work(Rows.plan(X, weights), fit_need(models, X), cluster, cache=models[0].cache)
 
 
 def predict(
@@ -182,9 +179,7 @@ def score(model: str, data: Input, *, cluster: Place) -> Result:
     parameters = fitted.parameters
     X, weights = data.open()
     check_features(X, parameters, units=fitted.record.get("units"))
-    need = scoring_need(parameters, X)
-    rows = Rows.plan(X, weights).in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=1)
-    with Work(rows, need, cluster).on_machines(began) as running:
+    with Work(Rows.plan(X, weights), scoring_need(parameters, X), cluster).on_machines(began) as running:
         found = score_source(parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor)
         resources = running.resources(found.bytes_read)
     warn_of_small_weight(found.weight, found.n_weighted)

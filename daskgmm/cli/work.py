@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -12,12 +12,13 @@ from daskgmm.errors import MemoryLimitError
 from daskgmm.passes.cache import Cache, kept_worker_bytes
 from daskgmm.passes.executor import Executor
 from daskgmm.passes.local_executor import LimitedExecutor
-from daskgmm.passes.memory import MIB, Need, check_memory, peak_worker_bytes
-from daskgmm.passes.own_memory import check_own_memory, peak_own_bytes
+from daskgmm.passes.memory import memory_limit, peak_own_bytes, promised, stated_bytes
+from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.places.log import say
 from daskgmm.places.machines import Machines, peak_bytes
 from daskgmm.places.place import Place
+from daskgmm.sources.partition import MIB
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,13 @@ class Work:
         n_partitions = self.rows.n_partitions
         alone = n_partitions == 1
         if not self.cluster.joins:
-            before = LimitedExecutor(self.cluster.limit_bytes(n_partitions))
-            work = self._checked(before)
             n_local = 0 if alone else self.cluster.n_processes(n_partitions)
-            check_own_memory(work.rows, work.need, before, n_workers=n_local)
+            before = LimitedExecutor(self.cluster.limit_bytes(n_partitions), n_threads=n_local or None)
+            promised(self.rows, self.need, before, n_workers=n_local)
         say(self._found())
         with self.cluster.machines(n_partitions) as where:
             try:
-                work = self._checked(where.executor)
+                rows, need = promised(self.rows, self.need, where.executor)
             except MemoryLimitError as error:
                 if not self.cluster.joins:
                     raise
@@ -68,52 +68,17 @@ class Work:
                 there = "where they are started (dask worker --memory-limit)"
                 remedy = error.remedy.replace("(`memory_limit`)", there)
                 raise MemoryLimitError(error.argument, error.requirement, error.got, remedy) from error
-            if self.cluster.joins:
-                check_own_memory(work.rows, work.need, where.executor)
-            stated = work._stated() + kept_worker_bytes(self.cache, work.rows, work.need, where.executor)
-            limit = where.executor.memory_limit()
+            stated = stated_bytes(rows, need) + kept_worker_bytes(self.cache, rows, need, where.executor)
+            limit = memory_limit(rows, where.executor)
             against = f", of its limit of {_size(limit)}" if limit else ""
             place = "this process (one partition) with" if alone else f"{where.where}, each with"
-            own = stated if alone else peak_own_bytes(work.rows, work.need, driving=True)
+            own = stated if alone else peak_own_bytes(rows, need, driving=True)
             beside = "" if alone else f", and at most {_size(own)} in this process"
             say(
                 f"Running in {place} at most {_size(stated)} of memory{against}{beside}.",
                 stated_peak_bytes=stated, stated_driver_bytes=own,
             )  # fmt: skip
             yield Running(where, stated, own, n_partitions, began)
-
-    def _checked(self, executor: Executor) -> Work:
-        """Return the work as the workers' memory allows: in waves of fewer candidates, or without prefetch."""
-        try:
-            work = replace(self, rows=check_memory(self.rows, self.need, executor))
-        except MemoryLimitError:
-            if self.need.n_candidates == 1 or self.rows.n_partitions == 1:
-                raise
-            return self._halved()._checked(executor)
-        stated, limit = work._stated(), executor.memory_limit()
-        if limit is not None and limit < stated and work.rows.prefetch:
-            work = replace(work, rows=replace(work.rows, prefetch=False))
-            stated = work._stated()
-        if limit is not None and limit < stated:
-            raise MemoryLimitError(
-                "A worker's memory" if self.cluster.joins else "`memory_limit`",
-                f"be at least the {_size(stated)} that the work takes",
-                _size(limit),
-                "Give more memory.",
-            )
-        return work
-
-    def _halved(self) -> Work:
-        """Return the work in waves of half as many candidates."""
-        need = replace(self.need, n_candidates=self.need.n_candidates // 2)
-        rows = self.rows.in_tasks(state_bytes=need.state_bytes(self.rows.X.n_features), n_threads=1)
-        return replace(self, rows=rows, need=need)
-
-    def _stated(self) -> int:
-        """Return the bytes that a process of the work takes at peak."""
-        if self.rows.n_partitions == 1:
-            return peak_own_bytes(self.rows, self.need, driving=False)
-        return peak_worker_bytes(self.rows, self.need)
 
     def _found(self) -> str:
         X, n_chunks, n_partitions = self.rows.X, len(self.rows.X.chunk_edges) - 1, self.rows.n_partitions

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
 
 from dask.system import CPU_COUNT
 
-from daskgmm.errors import MemoryLimitError
 from daskgmm.fitting.evaluate import WAVE_BYTES
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import N_ROUNDS, OVERSAMPLING
@@ -16,10 +14,9 @@ from daskgmm.fitting.race import ESCAPE_MOVES
 from daskgmm.fitting.sample import MOST_TASKS, sample_size
 from daskgmm.fitting.start import ways
 from daskgmm.kernels.kernel import Kernel
-from daskgmm.passes.executor import Executor
+from daskgmm.kernels.tile import buffer_bytes
 from daskgmm.passes.far_rows import DISTANCES
-from daskgmm.passes.memory import Need, check_memory, kernel_bytes, takes_compiled_kernel
-from daskgmm.passes.rows import Rows
+from daskgmm.passes.need import Need, takes_compiled_kernel
 from daskgmm.sources.source import Source
 
 #: The allocator keeps what the threads of a race have let go, in pieces.
@@ -85,7 +82,7 @@ def _race_bytes(options: FitOptions, X: Source) -> int:
     k_means = 3 * ordered if whole else ordered
     n_raced = max(len(ways(options, few_rows=whole)), ESCAPE_MOVES if options.escape else 1)
     sums = 8 * k * shape.n_statistics(d, exact=True) * (MOST_TASKS + 2 * n_threads)
-    raced = n_raced * (_candidate_bytes(options, X) + sums) + n_threads * kernel_bytes(shape, k, d)
+    raced = n_raced * (_candidate_bytes(options, X) + sums) + n_threads * buffer_bytes(shape, k, d)
     return ordered + max(k_means, int(KEPT_FACTOR * raced) + 16 * k * n_rows)
 
 
@@ -106,15 +103,3 @@ def is_compiled(options: FitOptions, X: Source) -> bool:
     return not options.is_closed_form and takes_compiled_kernel(
         X.n_rows, options.family.shape, options.n_components, X.n_features
     )
-
-
-def in_waves(rows: Rows, need: Need, executor: Executor) -> tuple[Rows, Need]:
-    """Return the rows as tasks, and the need of a wave: as many candidates in a pass as the workers' memory allows."""
-    while True:
-        cut = rows.in_tasks(state_bytes=need.state_bytes(rows.X.n_features), n_threads=executor.n_threads())
-        try:
-            return check_memory(cut, need, executor), need
-        except MemoryLimitError:
-            if need.n_candidates == 1:
-                raise
-        need = replace(need, n_candidates=need.n_candidates // 2)

@@ -16,8 +16,8 @@ from daskgmm.mixture.criteria import aic, bic
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.current import current_executor, one_blas_thread
 from daskgmm.passes.executor import Executor
-from daskgmm.passes.memory import Need, check_memory, takes_compiled_kernel
-from daskgmm.passes.own_memory import check_own_memory
+from daskgmm.passes.memory import promised
+from daskgmm.passes.need import Need, takes_compiled_kernel
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import Survey, SurveyPass
 from daskgmm.passes.tree import run_pass
@@ -87,11 +87,7 @@ def score_source(
         executor = current_executor(travels=X.travels and (weights is None or weights.travels))
     check_features(X, parameters)
     check_shape(X, n_components=1)
-    rows = Rows.plan(X, weights)
-    need = scoring_need(parameters, X)
-    rows = rows.in_tasks(state_bytes=need.state_bytes(X.n_features), n_threads=executor.n_threads())
-    rows = check_memory(rows, need, executor)
-    check_own_memory(rows, need, executor)
+    rows, need = promised(Rows.plan(X, weights), scoring_need(parameters, X), executor)
     with one_blas_thread(executor):
         surveyed = None if weights is None else _survey(rows, executor, non_finite)
         plan = make_plan(parameters, origin=parameters.weights @ parameters.means, compiled=need.compiled)

@@ -13,7 +13,7 @@ from daskgmm.fitting.sample import Sample, sample_size
 from daskgmm.kernels.folds import Fold
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.row_set import RowSet
-from daskgmm.passes.memory import takes_compiled_kernel
+from daskgmm.passes.need import takes_compiled_kernel
 from daskgmm.passes.survey import Survey, SurveyPass, all_but, sample_threshold
 from daskgmm.sources.source import Source
 

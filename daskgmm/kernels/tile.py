@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from daskgmm.kernels.block import Columns, Workspace
+from daskgmm.kernels.block import Columns, Workspace, block_length, tile_length
 from daskgmm.kernels.plan import Plan, fill_phi
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.shapes.shape import Shape
@@ -51,3 +51,9 @@ class Tile:
             n_phi = plan.shape.n_statistics(n_features, exact=False)
             self._phi, self._phi_of = self.work.get("phi", (n_phi, n_rows), plan.precision.dtype), key
         return self._phi, fill
+
+
+def buffer_bytes(shape: Shape, n_components: int, n_features: int) -> int:
+    """Return the bytes of an E-step's buffers, which candidates share, with all components in the exact form."""
+    columns = shape.n_statistics(n_features, exact=False) + 2 * n_components + (n_components + 4) * n_features + 8
+    return 8 * (tile_length(n_features) * columns + block_length(n_features) * (n_features + 1))

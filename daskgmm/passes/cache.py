@@ -14,7 +14,8 @@ from uuid import uuid4
 from numpy.typing import NDArray
 
 from daskgmm.passes.executor import Executor, Room
-from daskgmm.passes.memory import INTERPRETER_BYTES, Need, peak_task_bytes
+from daskgmm.passes.memory import INTERPRETER_BYTES, peak_task_bytes
+from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.sources.failures import repeats
 from daskgmm.sources.source import Reader

@@ -56,13 +56,16 @@ def out_of_the_way() -> Iterator[None]:
 
 
 class LimitedExecutor(LocalExecutor):
-    """Dask's scheduler in this process, with a limit on the memory that a task may take."""
+    """Dask's scheduler in this process, or workers that are not started yet, with a limit on the memory of a task."""
 
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
+    def __init__(self, limit: int | None, *, n_threads: int | None = None) -> None:
+        self._limit, self._n_threads = limit, n_threads
 
     def memory_limit(self) -> int | None:
         return self._limit
+
+    def n_threads(self) -> int | None:
+        return self._n_threads
 
 
 def _local_scheduler(travels: bool) -> Callable[..., Any]:

@@ -1,76 +1,143 @@
-"""How many bytes a task takes at peak, stated before anything runs, and held against the workers' limit."""
+"""The promise of memory: what a pass takes at peak, in a worker and in this process, held against what there is.
+
+It is arithmetic on what others say of themselves, before anything is read: sources (`read_bytes`, `chunk_bytes`),
+kernels (`buffer_bytes`, `Kernel.n_bytes`), and each pass (`Need`). `promised` is the one door for passes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from importlib.util import find_spec
 
-import dask
 import numpy as np
+from dask.system import CPU_COUNT
 
 from daskgmm.errors import MemoryLimitError, verbatim
-from daskgmm.kernels.block import block_length, tile_length
-from daskgmm.kernels.loops import can_compile
+from daskgmm.kernels.block import block_length
+from daskgmm.kernels.loops import COMPILED_BYTES
+from daskgmm.kernels.tile import buffer_bytes
 from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.passes.executor import Executor
+from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
-from daskgmm.sources.partition import FAN_IN, RUN_BYTES
+from daskgmm.sources.partition import FAN_IN, MIB, MOST_ROOTS, RUN_BYTES
 from daskgmm.sources.source import Source
 
-MIB = 1 << 20
 #: A worker process before its first task: Python, distributed, NumPy, SciPy and Zarr (measured: 95 to 125 MiB).
 INTERPRETER_BYTES = 144 * MIB
 #: What a worker takes beyond all that is counted where others are busy on its machine: messages wait, and the allocator
 #: keeps more pieces (measured: up to 12 MiB, over 4 GiB of rows read ahead).
 BUSY_BYTES = 32 * MIB
-#: Rows times components times numbers of Phi from which on the compiled kernel is taken: 100,000 rows of two features
-#: with eight components. numba's start, half a second once a process, is worth more than a first fit gains there, and
-#: less than what all later ones do.
-COMPILED_FROM = 4_000_000
-#: What numba takes in each process (measured: 102 MiB; 139 while it compiles, the first time on a machine).
-COMPILED_BYTES = 144 * MIB
+#: What the process of a fit has loaded beyond a worker: scikit-learn's k-means (measured: 170 MiB in all); and what
+#: scikit-learn and Dask's arrays load where it is there: pandas, with pyarrow, and xarray (measured: 74 MiB).
+START_BYTES, PANDAS_BYTES = 36 * MIB, 76 * MIB
+#: A client, and the scheduler of a local cluster; and what both hold of a task.
+DRIVER_BYTES, TASK_BYTES = 40 * MIB, 20 << 10
+#: Below this no machine is asked for its memory, which takes 0.4 s to import.
+_NO_QUESTION_BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
-class Need:
-    """What a pass needs beside its rows.
+def promised(rows: Rows, need: Need, executor: Executor, *, n_workers: int = 0) -> tuple[Rows, Need]:
+    """Return the rows as tasks, and what these need, as memory allows.
 
-    Attributes
-    ----------
-    shape, n_components : Shape, int
-        Of a candidate.
-    n_candidates : int
-        Candidates that share a pass.
-    extra_bytes : int
-        Bytes that a worker holds beside: pieces of a sample, a chunk of predictions.
-    own_bytes : int
-        Bytes that the process holds which begins the passes: the sample, and what is begun on it.
-    compiled : bool
-        Whether the pass uses the compiled kernel.
+    All candidates go in one pass, and rows are read ahead, where that fits; else nothing is read ahead; else candidates
+    go in waves of half as many. `n_workers` are those that run on this machine too.
+
+    Raises
+    ------
+    MemoryLimitError
+        Where not even one candidate fits. Nothing has been read.
     """
+    while True:
+        state_bytes = need.state_bytes(rows.X.n_features)
+        cut = rows if need.by_partition else rows.in_tasks(state_bytes=state_bytes, n_threads=executor.n_threads())
+        try:
+            cut = check_memory(cut, need, executor)
+        except MemoryLimitError:
+            if need.n_candidates == 1:
+                raise
+            need = replace(need, n_candidates=need.n_candidates // 2)
+        else:
+            check_own_memory(cut, need, executor, n_workers=n_workers)
+            return cut, need
 
-    shape: Shape
-    n_components: int
-    n_candidates: int = 1
-    extra_bytes: int = 0
-    compiled: bool = False
-    own_bytes: int = 0
 
-    def state_bytes(self, n_features: int) -> int:
-        """Return the bytes of the states of all candidates, in either form."""
-        return self.n_candidates * 8 * (self.n_components * self.shape.n_statistics(n_features, exact=True) + 3)
+def stated_bytes(rows: Rows, need: Need) -> int:
+    """Return the bytes that a process with a share of the tasks takes at peak: this one does a single partition."""
+    if rows.n_partitions == 1:
+        return peak_own_bytes(rows, need, driving=False)
+    return peak_worker_bytes(rows, need)
 
 
-def takes_compiled_kernel(n_rows: float, shape: Shape, n_components: int, n_features: int) -> bool:
-    """Return whether passes use the compiled kernel: a function of data, model and configuration.
+def memory_limit(rows: Rows, executor: Executor) -> int | None:
+    """Return the bytes that a task may take; None where no worker does it: rows of this process, or one partition."""
+    in_this_process = not rows.travels or (rows.n_partitions == 1 and executor.n_threads() is not None)
+    return None if in_this_process else executor.memory_limit()
 
-    Dask's configuration "daskgmm.compiled" (DASK_DASKGMM__COMPILED in the environment) forces it on or off. A number of
-    rows that is not known, NaN, counts as large.
+
+def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
+    """Return the rows as a worker's memory allows: without prefetch where that is what fits.
+
+    Raises
+    ------
+    MemoryLimitError
+        Where a task does not fit even so; the message has the command that rechunks.
     """
-    wanted = dask.config.get("daskgmm.compiled", None)
-    if wanted is not None:
-        return bool(wanted)
-    n_values = n_rows * n_components * shape.n_statistics(n_features, exact=False)
-    return not n_values < COMPILED_FROM and can_compile()
+    frugal, limit = replace(rows, prefetch=False), memory_limit(rows, executor)
+    needed = peak_worker_bytes(frugal, need)
+    if limit is None:
+        check_machine(needed, rows.X)
+        return rows
+    for found in rows, frugal:
+        if stated_bytes(found, need) <= limit:
+            return found
+    if needed <= limit:
+        own = mib(stated_bytes(frugal, need))
+        raise MemoryLimitError("`memory_limit`", f"be at least the {own} that the work takes", mib(limit), "Give more.")
+    remedy = "Give workers more memory (`memory_limit`), or decrease `n_components`."
+    long = _longest_chunks(rows)
+    # Chunks below a run's bytes save nothing: a task reads several of them at once.
+    saved = long.read_bytes(long.chunk_bytes) - long.read_bytes(RUN_BYTES)
+    if long.chunk_bytes > RUN_BYTES and needed - saved <= limit:
+        n_rows = max(1, RUN_BYTES // long.row_bytes)
+        chunks = f"({n_rows}, {long.n_features})" if long.n_features > 1 else f"{{0: {n_rows}}}"
+        remedy = f"Give workers more memory (`memory_limit`), or {verbatim(long.rechunking(chunks))}"
+    raise MemoryLimitError(
+        "A task",
+        f"fit in a worker's memory, {mib(limit)} a task",
+        f"a need of {mib(needed)} for chunks of {mib(long.chunk_bytes)} in {long.label}",
+        remedy,
+    )
+
+
+def check_own_memory(rows: Rows, need: Need, executor: Executor, *, n_workers: int = 0) -> None:
+    """Raise a MemoryLimitError where this process would take more memory than the machine has.
+
+    `n_workers` are those that run on this machine too.
+    """
+    frugal, driving = replace(rows, prefetch=False), n_workers > 0 or drives(rows, executor)
+    needed = peak_own_bytes(frugal, need, driving=driving)
+    if n_workers:
+        needed += n_workers * peak_worker_bytes(frugal, need)
+        what, remedy = f"This process and {n_workers} workers", "Take fewer workers, decrease `n_components`, `n_init`"
+    else:
+        what, remedy = "This process", "Decrease `n_components`, `n_init`"
+    check_machine(needed, rows.X, what=what, remedy=remedy)
+
+
+def check_machine(needed: int, X: Source, *, what: str = "A task", remedy: str = "Decrease `n_components`") -> None:
+    """Raise a MemoryLimitError where what runs on this machine would take more memory than it has."""
+    if needed <= _NO_QUESTION_BYTES:
+        return
+    from distributed.system import MEMORY_LIMIT
+
+    if needed > MEMORY_LIMIT:
+        raise MemoryLimitError(
+            what,
+            f"fit in the memory of this machine, {mib(MEMORY_LIMIT)}",
+            f"a need of {mib(needed)} for {X.n_features} features in {X.label}",
+            f"{remedy} or the features, or take another `covariance_type`.",
+        )
 
 
 def peak_worker_bytes(rows: Rows, need: Need) -> int:
@@ -88,61 +155,33 @@ def peak_task_bytes(rows: Rows, need: Need) -> int:
     total = _read_bytes(rows.X, rows) + need.extra_bytes + (COMPILED_BYTES if need.compiled else 0)
     total += sum(_bytes_beside(each, rows) for each in rows.beside.values())
     total += 8 * block_length(rows.X.n_features) * sum(column.n_features for column in rows.columns.values())
-    total += kernel_bytes(need.shape, need.n_components, rows.X.n_features)
+    total += buffer_bytes(need.shape, need.n_components, rows.X.n_features)
     return total + need.n_candidates * _candidate_bytes(rows, need.shape, need.n_components)
 
 
-def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
-    """Return the rows as a worker's memory allows: without prefetch where that is what fits.
+def drives(rows: Rows, executor: Executor) -> bool:
+    """Return whether workers do the tasks. (Of one partition there is no graph, and no worker.)"""
+    return rows.travels and rows.n_partitions > 1 and executor.n_threads() is not None
 
-    Raises
-    ------
-    MemoryLimitError
-        Where a task does not fit even so; the message has the command that rechunks.
+
+def peak_own_bytes(rows: Rows, need: Need, *, driving: bool) -> int:
+    """Return the bytes that this process takes at peak, interpreter included.
+
+    The sum of: the interpreter and what it has loaded; the sample and what is begun on it (`Need.own_bytes`); and the
+    tasks that run here at once, or, where workers do them, the states that come in and what is kept of each task.
     """
-    limit = executor.memory_limit() if rows.travels else None
-    if limit is None:
-        check_machine(peak_worker_bytes(replace(rows, prefetch=False), need), rows.X)
-        return rows
-    if peak_worker_bytes(rows, need) <= limit:
-        return rows
-    frugal = replace(rows, prefetch=False)
-    needed = peak_worker_bytes(frugal, need)
-    if needed <= limit:
-        return frugal
-    remedy = "Give workers more memory (`memory_limit`), or decrease `n_components`."
-    long = _longest_chunks(rows)
-    # Chunks below a run's bytes save nothing: a task reads several of them at once.
-    saved = long.read_bytes(long.chunk_bytes) - long.read_bytes(RUN_BYTES)
-    if long.chunk_bytes > RUN_BYTES and needed - saved <= limit:
-        n_rows = max(1, RUN_BYTES // long.row_bytes)
-        chunks = f"({n_rows}, {long.n_features})" if long.n_features > 1 else f"{{0: {n_rows}}}"
-        remedy = f"Give workers more memory (`memory_limit`), or {verbatim(long.rechunking(chunks))}"
-    raise MemoryLimitError(
-        "A task",
-        f"fit in a worker's memory, {mib(limit)} a task",
-        f"a need of {mib(needed)} for chunks of {mib(long.chunk_bytes)} in {long.label}",
-        remedy,
-    )
-
-
-#: Below this no machine is asked for its memory, which takes 0.4 s to import.
-_NO_QUESTION_BYTES = 1 << 30
-
-
-def check_machine(needed: int, X: Source, *, what: str = "A task", remedy: str = "Decrease `n_components`") -> None:
-    """Raise a MemoryLimitError where what runs on this machine would take more memory than it has."""
-    if needed <= _NO_QUESTION_BYTES:
-        return
-    from distributed.system import MEMORY_LIMIT
-
-    if needed > MEMORY_LIMIT:
-        raise MemoryLimitError(
-            what,
-            f"fit in the memory of this machine, {mib(MEMORY_LIMIT)}",
-            f"a need of {mib(needed)} for {X.n_features} features in {X.label}",
-            f"{remedy} or the features, or take another `covariance_type`.",
-        )
+    loaded = INTERPRETER_BYTES + (START_BYTES if need.own_bytes else 0)
+    loaded += PANDAS_BYTES if find_spec("pandas") else 0
+    if driving:
+        states = 2 * min(MOST_ROOTS, rows.n_tasks) * need.state_bytes(rows.X.n_features)
+        compiled = COMPILED_BYTES if need.compiled and need.own_bytes else 0
+        # (Pieces of the sample come as messages, and are put together.)
+        arriving = 2 * need.extra_bytes if need.own_bytes else 0
+        return loaded + DRIVER_BYTES + compiled + need.own_bytes + arriving + states + TASK_BYTES * rows.n_partitions
+    n_threads = min(CPU_COUNT, rows.n_tasks)
+    task = peak_task_bytes(rows, replace(need, extra_bytes=0, compiled=False))
+    beside = max(need.own_bytes, n_threads * need.extra_bytes)
+    return loaded + (COMPILED_BYTES if need.compiled else 0) + n_threads * task + beside
 
 
 def _longest_chunks(rows: Rows) -> Source:
@@ -163,12 +202,6 @@ def _bytes_beside(column: Source, rows: Rows) -> int:
     """Return the bytes of what comes with the rows that a task holds at once; it is not read ahead."""
     held = int(np.diff(rows.edges).max()) * column.row_bytes
     return column.read_bytes(max(min(held, RUN_BYTES), column.chunk_bytes) if column.streams else held)
-
-
-def kernel_bytes(shape: Shape, n_components: int, n_features: int) -> int:
-    """Return the bytes of an E-step's buffers, which candidates share, with all components in the exact form."""
-    columns = shape.n_statistics(n_features, exact=False) + 2 * n_components + (n_components + 4) * n_features + 8
-    return 8 * (tile_length(n_features) * columns + block_length(n_features) * (n_features + 1))
 
 
 def _candidate_bytes(rows: Rows, shape: Shape, n_components: int) -> int:

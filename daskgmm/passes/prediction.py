@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from daskgmm.errors import DataError, OptionError
 from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.prediction import Predictor
+from daskgmm.kernels.tile import buffer_bytes
 from daskgmm.passes.blas import blas_limit
 from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.current import current_executor
-from daskgmm.passes.memory import Need, check_machine, kernel_bytes, takes_compiled_kernel
-from daskgmm.passes.own_memory import check_own_memory
+from daskgmm.passes.memory import check_machine, check_own_memory
+from daskgmm.passes.need import Need, takes_compiled_kernel
 from daskgmm.passes.rows import Cut, Rows, blocks, cuts
 from daskgmm.passes.travel import check_travel
 from daskgmm.sources.array_source import ArraySource
@@ -38,7 +39,7 @@ def predict_array(X: NDArray[Any], predictor: Predictor, *, non_finite: str) -> 
     """
     predictor, n_rows, X = with_kernel(predictor, len(X)), len(X), plain_rows(X)
     plan = predictor.plan
-    needed = predictor.n_bytes(n_rows) + CPU_COUNT * kernel_bytes(plan.shape, plan.n_components, X.shape[1])
+    needed = predictor.n_bytes(n_rows) + CPU_COUNT * buffer_bytes(plan.shape, plan.n_components, X.shape[1])
     check_machine(needed, ArraySource(X), what="The prediction", remedy="Predict fewer rows at once")
     result, reader = predictor.empty(n_rows), as_reader([X], 0)
     # (Edges that lie on those of blocks.)

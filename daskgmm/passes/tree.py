@@ -41,12 +41,7 @@ from daskgmm.passes.task import (
 )
 from daskgmm.passes.travel import check_arrival, check_travel
 from daskgmm.sources.digest import digest
-from daskgmm.sources.partition import FAN_IN
-
-#: Subtrees at most whose results a checkpoint keeps one by one; a pass of more tasks has at least half as many. More
-#: would cost more states in memory and in the checkpoint, fewer would lose more work where a pass is interrupted.
-MOST_ROOTS = 64
-
+from daskgmm.sources.partition import FAN_IN, MOST_ROOTS
 
 #: How often a pass is begun at most where workers die although each task succeeds alone: then something outside kills
 #: them, and going on would never end.

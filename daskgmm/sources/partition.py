@@ -36,6 +36,9 @@ RUN_BYTES = 16 * MIB
 FIRST_RUN = 16
 #: States that one merge task adds up: three levels of the binary tree, which alone decides the bits of a sum.
 FAN_IN = 8
+#: Subtrees at most whose results a checkpoint keeps one by one; a pass of more tasks has at least half as many. More
+#: would cost more states in memory and in the checkpoint, fewer would lose more work where a pass is interrupted.
+MOST_ROOTS = 64
 
 
 def partition_edges(chunk_edges: Edges, *, row_bytes: int, travels: bool) -> Edges:

@@ -26,8 +26,8 @@ from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record
 from daskgmm.passes.current import current_executor, one_blas_thread
 from daskgmm.passes.executor import Executor
-from daskgmm.passes.memory import Need, check_memory
-from daskgmm.passes.own_memory import check_own_memory
+from daskgmm.passes.memory import promised
+from daskgmm.passes.need import Need
 from daskgmm.passes.prediction import refuse_dropped, with_kernel
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import Memory, Passes
@@ -117,9 +117,7 @@ def write_predictions(
     if executor is None:
         executor = current_executor(travels=X.travels)
     predictor = Predictor.of(parameters, what)
-    rows, need = plan_predictions(predictor, X)
-    rows = check_memory(rows, need, executor)
-    check_own_memory(rows, need, executor)
+    rows, _ = promised(*plan_predictions(predictor, X), executor)
     try:
         with explained(output):
             array, token = _array(output, predictor, rows, saved)
@@ -160,10 +158,8 @@ def plan_predictions(predictor: Predictor, X: Source) -> tuple[Rows, Need]:
     rows = _aligned(Rows.plan(X, None))
     # A task holds the chunk being filled, and its encoded bytes while it is written.
     held = 2 * _chunk_rows(predictor, rows) * _stored_row_bytes(predictor)
-    plan = predictor.plan
-    return rows, Need(
-        plan.shape, plan.n_components, extra_bytes=held, compiled=with_kernel(predictor, X.n_rows).plan.compiled
-    )
+    plan = with_kernel(predictor, X.n_rows).plan
+    return rows, Need(plan.shape, plan.n_components, extra_bytes=held, compiled=plan.compiled, by_partition=True)
 
 
 def prediction_record(output: str) -> dict[str, Any] | None:

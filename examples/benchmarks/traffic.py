@@ -30,7 +30,7 @@ from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes import tree as passes
 from daskgmm.passes.client_executor import ClientExecutor
-from daskgmm.passes.memory import Need
+from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import run_pass
 from daskgmm.sources.opening import open_source

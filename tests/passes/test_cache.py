@@ -32,7 +32,8 @@ from daskgmm.passes.cache import Keep, KeptReader, budget, drop_kept, kept_worke
 from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.executor import Room
 from daskgmm.passes.local_executor import LocalExecutor
-from daskgmm.passes.memory import INTERPRETER_BYTES, Need, peak_task_bytes
+from daskgmm.passes.memory import INTERPRETER_BYTES, peak_task_bytes
+from daskgmm.passes.need import Need
 from daskgmm.passes.rows import WEIGHT, Rows
 from daskgmm.passes.tree import Passes
 from daskgmm.sources.opening import open_source

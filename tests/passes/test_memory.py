@@ -21,11 +21,11 @@ from daskgmm.mixture.family import family_called
 from daskgmm.passes.memory import (
     BUSY_BYTES,
     INTERPRETER_BYTES,
-    Need,
     check_memory,
     peak_task_bytes,
     peak_worker_bytes,
 )  # fmt: skip
+from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.sources.opening import open_source
 from daskgmm.sources.partition import MIB, RUN_BYTES
@@ -44,6 +44,9 @@ class Limited:
 
     def memory_limit(self) -> int | None:
         return self.limit
+
+    def n_threads(self) -> int:
+        return 2
 
     def compute(self, graph: Any, keys: Any, *, travels: bool, on_done: Any = None) -> Any:
         raise AssertionError("nothing is computed")
@@ -201,11 +204,11 @@ def test_message_has_both_numbers_and_the_chunk(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("chunks", [(60_000, 100), (60_000, 1)])
+@pytest.mark.parametrize("chunks", [(60_000, 100), (60_000, 25)])
 def test_the_command_of_the_message_works(tmp_path: Path, chunks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is run as it stands, and what it makes has the same rows and fits."""
     monkeypatch.chdir(tmp_path)
-    X = np.arange(6_000_000, dtype="f4").reshape(60_000, 100)
+    X = np.arange(18_000_000, dtype="f4").reshape(180_000, 100)  # (two partitions: one is done in this process)
     zarr.create_array("X.zarr", data=X, chunks=chunks)
     rows = Rows.plan(open_source("X.zarr"), None)
     assert rows.X.chunk_bytes == 24e6
@@ -224,15 +227,15 @@ def test_the_command_works_for_an_array_of_a_group_and_for_weights(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     group = zarr.create_group("data.zarr")
-    group.create_array("rows", shape=(4 * MIB, 1), chunks=(MIB, 1), dtype="f4")
-    group.create_array("weights", shape=(4 * MIB,), chunks=(4 * MIB,), dtype="f8")[...] = 2.0
+    group.create_array("rows", shape=(17 * MIB, 1), chunks=(MIB, 1), dtype="f4")
+    group.create_array("weights", shape=(17 * MIB,), chunks=(4 * MIB,), dtype="f8")[...] = 2.0
     X, weights = (open_source("data.zarr", array=name) for name in ("rows", "weights"))
     fits = Limited(INTERPRETER_BYTES + BUSY_BYTES + 110 * MIB)
     with pytest.raises(MemoryLimitError, match="for chunks of 32 MiB in .*data.zarr/weights. ") as caught:
         check_memory(Rows.plan(X, weights), Need(DIAG, 4), fits)
     exec(said(caught).partition("or rechunk: ")[2], {"dask": dask})
     again = open_source("rechunked.zarr")
-    assert (again.n_rows, again.n_features, again.chunk_bytes) == (4 * MIB, 1, RUN_BYTES)
+    assert (again.n_rows, again.n_features, again.chunk_bytes) == (17 * MIB, 1, RUN_BYTES)
     assert check_memory(Rows.plan(X, again), Need(DIAG, 4), fits)
     assert (zarr.open_array("rechunked.zarr")[-5:] == 2).all()
 

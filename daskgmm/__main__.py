@@ -1,6 +1,6 @@
 """`python -m daskgmm` is `daskgmm`."""
 
-from daskgmm.cli import main
+from daskgmm.cli.commands import main
 
 if __name__ == "__main__":
     main()

@@ -20,7 +20,8 @@ from typing import Any
 
 import dask
 
-from daskgmm.cli import gmm, jobs, selecting, work  # noqa: F401 (imported before a fork)
+from daskgmm.cli import jobs, selecting, work  # noqa: F401 (imported before a fork)
+from daskgmm.cli.commands import gmm
 from daskgmm.passes.local_executor import LimitedExecutor
 from daskgmm.places.dask_cluster import DaskCluster
 from daskgmm.places.machines import Machines

@@ -22,7 +22,8 @@ from distributed import LocalCluster
 from distributed.client import FutureCancelledError
 
 from daskgmm import GaussianMixture
-from daskgmm.cli import gmm, jobs
+from daskgmm.cli import jobs
+from daskgmm.cli.commands import gmm
 from daskgmm.cli.group import outcome
 from daskgmm.cli.outputs import differences
 from daskgmm.cli.terminal import strict_json
@@ -811,7 +812,7 @@ class Half:
         if name == "dask.utils":
             signal.raise_signal(signal.SIGTERM)
 sys.meta_path.insert(0, Half())
-from daskgmm.cli import main
+from daskgmm.cli.commands import main
 main()
 """
 

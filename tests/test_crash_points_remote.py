@@ -12,7 +12,7 @@ import zarr
 from click.testing import CliRunner, Result
 from fsspec.implementations.memory import MemoryFileSystem
 
-from daskgmm.cli import gmm
+from daskgmm.cli.commands import gmm
 from daskgmm.cli.outputs import checksum
 from daskgmm.errors import DataError, InputMissingError
 from daskgmm.stores.model_file import is_unfinished, load_model

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from daskgmm import GaussianMixture
-from daskgmm.cli import gmm
+from daskgmm.cli.commands import gmm
 from daskgmm.demo.demo import Demo
 from daskgmm.demo.photographs import SIDE, load_photographs
 from daskgmm.pictures.report import directions

@@ -21,7 +21,7 @@ import pytest
 import zarr
 
 from daskgmm import GaussianMixture
-from daskgmm.cli import gmm
+from daskgmm.cli.commands import gmm
 
 DASKGMM, FIT = f"{shlex.quote(sys.executable)} -m daskgmm", "fit x.npy --restarts 1 -o m.zarr"
 #: Root reads and writes what it likes, but for this.
@@ -29,7 +29,7 @@ AS_OTHERS = "setpriv --bounding-set=-dac_override,-dac_read_search " if os.geteu
 #: What ends a command: Control-C, and what terminals and batch systems send.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 #: A process that meets a bug.
-BUGGY = "from daskgmm.cli import jobs, main\ndel jobs.fit_mixture\nmain()"
+BUGGY = "from daskgmm.cli import jobs\nfrom daskgmm.cli.commands import main\ndel jobs.fit_mixture\nmain()"
 
 #: What is typed, its exit code, and its last line on stderr.
 WAYS: dict[str, tuple[str, int, str]] = {
@@ -180,7 +180,7 @@ def test_buffers_of_blas_without_room_are_not_waited_for() -> None:
 SLOW = """
 import asyncio, sys, threading
 from zarr.storage import LocalStore
-from daskgmm.cli import main
+from daskgmm.cli.commands import main
 async def get(self, key, *args, real=LocalStore.get, **options):
     if key.startswith("c/"):
         print("reading", file=sys.stderr, flush=True)

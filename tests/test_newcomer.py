@@ -16,7 +16,7 @@ from distributed import Client
 from threadpoolctl import threadpool_info
 
 from daskgmm import GaussianMixture
-from daskgmm.cli import gmm
+from daskgmm.cli.commands import gmm
 from daskgmm.errors import DataError, OptionError, OutputError
 from daskgmm.stores.writing import whole_or_nothing
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from daskgmm import GaussianMixture
-from daskgmm.cli import gmm
+from daskgmm.cli.commands import gmm
 from daskgmm.pictures.page import page
 from daskgmm.stores.model_file import Model, load_model, save_model
 

@@ -15,7 +15,7 @@ import zarr
 from click.testing import CliRunner
 
 from daskgmm import GaussianMixture
-from daskgmm.cli import gmm
+from daskgmm.cli.commands import gmm
 from daskgmm.errors import OptionError
 from daskgmm.sources.credentials import has_secret, refuse_secrets, shown, without_secrets
 from daskgmm.sources.zarr_location import locate, location_of

@@ -134,7 +134,8 @@ def test_a_flaky_server_is_asked_again(
     """One that answers 503, cuts a chunk short, closes the connection, and is slow; then it does as it should."""
     pytest.importorskip("aiohttp", reason="http needs fsspec and aiohttp: the extra 'http'")
     monkeypatch.setattr(failures, "RETRY_SECONDS", (0.0, 0.0, 0.0, 0.0))
-    written(tmp_path / "X.zarr", compressors=Crc32cCodec(), **LAYOUTS["rows"])
+    # (One chunk: of several, a request that was given up could take the trouble that is meant for the next pass.)
+    written(tmp_path / "X.zarr", compressors=Crc32cCodec())
     troubles: list[str] = []
 
     class Flaky(SimpleHTTPRequestHandler):
@@ -172,7 +173,7 @@ def test_a_flaky_server_is_asked_again(
         counted = [record.message for record in caplog.records if "failed and were repeated" in record.message]
         assert [f"1 in this pass, {i} so far." in message for i, message in enumerate(counted, 1)] == [True, True]
         troubles[:] = ["cut short"] * 100
-        with pytest.raises(DataError, match=r"Rows 0 to 7 must be readable; got .* from chunk c/0/0 of"):
+        with pytest.raises(DataError, match=r"Rows 0 to 100 must be readable; got .* from chunk c/0/0 of"):
             reader.read(0, 20)
         assert 80 < len(troubles) <= 94, "five attempts, a look at which chunk it is, and no more"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from daskgmm.version import __version__ as __version__
 
 __all__ = [
+    "Accelerator",
     "Family",
     "GaussianMixture",
     "Kernel",
@@ -15,6 +16,8 @@ __all__ = [
     "Reader",
     "Selection",
     "Source",
+    "StoppingRule",
+    "Verdict",
     "register_family",
     "register_source",
     "select",
@@ -22,7 +25,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from daskgmm.estimator import GaussianMixture
+    from daskgmm.fitting.stopping import StoppingRule, Verdict
     from daskgmm.kernels.kernel import Kernel
+    from daskgmm.mixture.acceleration import Accelerator
     from daskgmm.mixture.family import Family, register_family
     from daskgmm.mixture.prior import Prior
     from daskgmm.selection import Selection, select
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 
 # Workers import nothing above daskgmm.passes: scikit-learn costs 100 MB and a second.
 _PLACES = {
+    "Accelerator": "daskgmm.mixture.acceleration",
     "Family": "daskgmm.mixture.family",
     "GaussianMixture": "daskgmm.estimator",
     "Kernel": "daskgmm.kernels.kernel",
@@ -38,6 +44,8 @@ _PLACES = {
     "Reader": "daskgmm.sources.source",
     "Selection": "daskgmm.selection",
     "Source": "daskgmm.sources.source",
+    "StoppingRule": "daskgmm.fitting.stopping",
+    "Verdict": "daskgmm.fitting.stopping",
     "register_family": "daskgmm.mixture.family",
     "register_source": "daskgmm.sources.registry",
     "select": "daskgmm.selection",

@@ -12,6 +12,7 @@ import pickle
 import re
 import subprocess
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -304,6 +305,82 @@ def test_what_is_no_rule_and_no_accelerator_is_refused(rows: np.ndarray) -> None
         GaussianMixture(3, stopping=3).fit(rows)
     with pytest.raises(OptionError, match=r"acceleration must be one of None, squarem, or an Accelerator; got Some"):
         GaussianMixture(3, acceleration=SomePasses()).fit(rows)
+    with pytest.raises(OptionError, match=r"stopping must be an object; got the class SomePasses\. Give an object"):
+        GaussianMixture(3, stopping=SomePasses).fit(rows)
+
+
+class Verbose(StoppingRule):
+    """Forgets the rule, or the verdict."""
+
+    def __init__(self, says: Any = None) -> None:
+        self.says = says
+
+    def after(self, seen: Pass) -> Any:
+        return self.says
+
+
+@dataclass(frozen=True)
+class Frozen(Verbose):
+    says: Any = None
+
+
+def test_a_rule_that_is_not_as_it_must_be_is_refused(rows: np.ndarray) -> None:
+    with pytest.raises(OptionError, match=r"stopping must be of a frozen dataclass, whose .*; got a Verbose\. Dec"):
+        GaussianMixture(3, stopping=Verbose()).fit(rows)
+    for says in (Verdict.STOP, (Frozen(), True), None):
+        with pytest.raises(OptionError, match=r"what Frozen.after returns must be the next rule and a Verdict; got "):
+            GaussianMixture(3, stopping=Frozen(says)).fit(rows)
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(("module", "name"), [("fitting.stopping", "Patient"), ("mixture.family", "Floor")])
+def test_the_example_of_a_docstring_works(module: str, name: str, rows: np.ndarray) -> None:
+    """What it shows is run as it stands, after the imports that a reader would write."""
+    text = import_module(f"daskgmm.{module}").__doc__ or ""
+    example = textwrap.dedent("\n".join(line for line in text.splitlines() if line.startswith("    ")))
+    names: dict[str, Any] = {"__name__": __name__}
+    exec("import math\nimport daskgmm\nimport numpy as np\nfrom dataclasses import dataclass\n"
+         "from daskgmm import StoppingRule, Verdict\n" + example, names)  # fmt: skip
+    if name == "Floor":
+        found = GaussianMixture(3, covariance_type=names[name](), random_state=0).fit(rows / 10)
+        assert found.converged_
+        assert_array_equal(found.covariances_, 1.0)
+        return
+    found = GaussianMixture(3, stopping=names[name](), random_state=0, max_iter=500).fit(rows)
+    assert found.converged_
+    gains = np.diff(found.lower_bounds_)
+    assert (gains[-4:] < 1e-4).all()
+    assert not any((gains[i : i + 5] < 1e-4).all() for i in range(len(gains) - 5))
+
+
+def test_a_model_whose_rule_is_not_defined_here_says_so(rows: np.ndarray, tmp_path: Path) -> None:
+    quietly_fitted(rows, stopping=SomePasses(5)).save(tmp_path / "m.zarr")
+    program = f"""
+import numpy as np
+from daskgmm import GaussianMixture
+found = GaussianMixture.load({os.fspath(tmp_path / "m.zarr")!r})
+print(found.predict(np.zeros((1, 2))))
+try:
+    found.fit(np.ones((9, 2)))
+except ValueError as error:
+    print(error)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert re.search(
+        r"^\[\d\]\nstopping must be of a class that is defined here; got the \S+:SomePasses of a model", said
+    )
+
+
+def test_a_checkpoint_that_was_not_begun_goes_on(rows: np.ndarray, tmp_path: Path) -> None:
+    place = tmp_path / "rows.zarr"
+    zarr.create_array(place, data=rows, chunks=(500, 2))
+    options = FitOptions(3, n_init=2, seed=0, tol=1e-3)
+    done = [fit_mixture(open_source(place), options, checkpoint=Checkpoint.at(str(tmp_path / "c"))) for _ in range(2)]
+    assert done[0].lower_bounds == done[1].lower_bounds
+    with pytest.raises(DataError, match=r"as daskgmm wrote it; .*Give the options that it was begun with, remove it"):
+        fit_mixture(open_source(place), replace(options, n_components=4), checkpoint=Checkpoint.at(str(tmp_path / "c")))
 
 
 # -- priors ------------------------------------------------------------------------------------------------------------
@@ -798,6 +875,64 @@ def test_what_cannot_be_a_family_is_refused() -> None:
     for name, said in (("full", "must not be that of one of daskgmm's own"), ("a,b", "must be letters, digits")):
         with pytest.raises(OptionError, match=said):
             register_family(type("Other", (Toy,), {"name": name})())
+    nameless = type("Nameless", (Family,), {"n_parameters": Toy.n_parameters, "name": "nameless"})
+    with pytest.raises(OptionError, match=r"a family must have a name and a shape; got Nameless\(\)\. Set name"):
+        register_family(nameless())
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_family_that_is_wrong_is_told_by_its_name(rows: np.ndarray) -> None:
+    with pytest.raises(OptionError, match=r"covariance_type must be an object; got the class Toy\. Give an object"):
+        GaussianMixture(3, covariance_type=Toy).fit(rows)
+
+    def wrong(*, maximise: Any) -> Family:
+        family: Family = type("Wrong", (Toy,), {"name": "wrong", "maximise": maximise})()
+        return family
+
+    for family, said in (
+        (wrong(maximise=lambda *a: a[2][0]), r"be finite, of shape \(\d, 2, 2\); got shape \(2, 2\), 0 numbers not"),
+        (wrong(maximise=lambda *a: a[2] * np.nan), r"be finite, .* numbers not finite\. Correct Wrong\.maximise\."),
+    ):
+        with pytest.raises(OptionError, match=said):
+            GaussianMixture(3, covariance_type=family, random_state=0).fit(rows)
+
+
+class Scaled(Family):
+    """All covariances are one matrix, each times a number of its own; a line in the coordinates of FULL leaves it."""
+
+    name, shape = "scaled", FULL
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components - 1 + n_features * (n_features + 1) // 2
+
+    def maximise(self, counts: Any, central: Any, previous: Any) -> Any:
+        n_features = central.shape[-1]
+        scales = np.exp(np.linalg.slogdet(previous)[1] / n_features)
+        for _ in range(5):
+            common = np.einsum("k,kij->ij", counts / counts.sum() / scales, central)
+            scales = np.einsum("ij,kji->k", np.linalg.inv(common), central) / n_features
+        return scales[:, np.newaxis, np.newaxis] * common
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_leap_stays_in_the_family(seed: int) -> None:
+    """It has no coordinates of its own, and each point of the fit is a member: no likelihood is beyond its reach."""
+    random = np.random.default_rng(SEED)
+    groups = [
+        random.standard_normal((1000, 3)) * s + m for s, m in (([1, 1, 3], 0), ([3, 1, 0.5], 1), ([0.5, 2, 2], 2))
+    ]
+    rows = np.concatenate(groups)
+    start = rows[np.random.default_rng(seed).choice(3000, 3, replace=False)]
+    found = GaussianMixture(
+        3, covariance_type=Scaled(), means_init=start, weights_init=np.full(3, 1 / 3), precisions_init=[np.eye(3)] * 3,
+        escape=False, tol=1e-9, max_iter=3000, random_state=0,
+    ).fit(rows)  # fmt: skip
+    relative = found.covariances_ / np.linalg.det(found.covariances_)[:, np.newaxis, np.newaxis] ** (1 / 3)
+    assert_allclose(relative - relative[0], 0, atol=1e-12)
+    assert found.converged_
+    assert (np.diff(found.lower_bounds_) > -1e-10).all()
+    assert any(r["step"] > 1 for r in found.history_ if r["what"] == "em"), "nothing leapt"
 
 
 @pytest.mark.usefixtures("toys")
@@ -828,10 +963,10 @@ def test_a_family_whose_m_step_needs_the_parameters_before(acceleration: str | N
     ).fit(rows)  # fmt: skip
     assert own.converged_
     assert (np.diff(own.lower_bounds_) >= -1e-12).all()
+    # The axes are still those of the start: so are spherical or diagonal covariances of rows that are turned back.
+    kept = turn.T @ own.covariances_ @ turn
+    assert_allclose(kept[:, 0, 1], 0, atol=1e-9)
     if acceleration is None:
-        # The axes are still those of the start: so are spherical or diagonal covariances of rows that are turned back.
-        kept = turn.T @ own.covariances_ @ turn
-        assert_allclose(kept[:, 0, 1], 0, atol=1e-9)
         diagonal = GaussianMixture(
             2, covariance_type="diag", acceleration=None, tol=1e-8, max_iter=300, reg_covar=0.0,
             weights_init=[0.5, 0.5], means_init=np.array([[0.0, 0.0], [-2.0, 3.5]]) @ turn,
@@ -1144,6 +1279,20 @@ def test_sources_that_are_none_are_refused(toy_file: Path) -> None:
     source.reader = lambda: partial(computed_rows, 7)
     with pytest.raises(OptionError, match=r"must be a daskgmm\.Reader; got a partial\."):
         fitted(source)
+    source = ToySource(partial(computed_rows, 7))
+    source.dtype = "f8"
+    with pytest.raises(OptionError, match=r"dtype of a source must be a numpy\.dtype; got 'f8'\."):
+        fitted(source)
+
+
+def not_a_number(start: int, stop: int) -> np.ndarray:
+    return np.array([[float("oops")] * 2])
+
+
+def test_an_error_of_a_reader_says_which_rows_it_was_at() -> None:
+    with pytest.raises(ValueError, match="oops") as caught:
+        fitted(ToySource(not_a_number))
+    assert re.fullmatch(r"\(while rows \d+ to \d+ were read by ToyReader\)", caught.value.__notes__[0])
 
 
 # -- places ------------------------------------------------------------------------------------------------------------

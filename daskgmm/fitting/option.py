@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from daskgmm.errors import OptionError
+from daskgmm.mixture.record import Record, is_frozen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,22 @@ class Option:
     def check(self, name: str, options: Any) -> None:
         """Raise an OptionError unless the option of this name is what it must be, given all options."""
         value = getattr(options, name)
+        if isinstance(value, type) and issubclass(value, Record):
+            raise OptionError(f"`{name}`", "be an object", f"the class {value.__name__}", "Give an object of it.")
+        if isinstance(value, Record) and not is_frozen(type(value)):
+            raise OptionError(
+                f"`{name}`",
+                "be of a frozen dataclass, whose fields a checkpoint and a model file hold",
+                f"a {type(value).__name__}",
+                "Decorate its class: @dataclass(frozen=True).",
+            )
+        if isinstance(value, Mapping) and "class" in value:
+            raise OptionError(
+                f"`{name}`",
+                "be of a class that is defined here",
+                f"the {value['class']} of a model file",
+                "Import its module before the model is loaded.",
+            )
         said = "" if self.rule is None else self.rule(options, value)
         if not said and not self._allows(value):
             said = self.must_be or self._allowed

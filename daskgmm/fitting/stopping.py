@@ -1,4 +1,20 @@
-"""When the EM of a candidate ends: a rule, asked after each of its passes."""
+"""When the EM of a candidate ends: a rule, asked after each of its passes.
+
+To add one, derive from `StoppingRule`, and give an object of the class to `GaussianMixture(stopping=...)`:
+
+    @dataclass(frozen=True)
+    class Patient(StoppingRule):  # five iterations in a row that gain less than 1e-4 nats a row
+        n_iter: int = 0
+        lower_bound: float = -math.inf
+        n_small: int = 0
+
+        def after(self, seen):
+            if seen.n_iter == self.n_iter:  # the pass was lost
+                return self, Verdict.GO_ON
+            n_small = self.n_small + 1 if seen.lower_bound - self.lower_bound < 1e-4 else 0
+            state = Patient(seen.n_iter, seen.lower_bound, n_small)
+            return state, Verdict.CONVERGED if n_small == 5 else Verdict.GO_ON
+"""
 
 from __future__ import annotations
 
@@ -6,6 +22,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
 
+from daskgmm.errors import OptionError, verbatim
 from daskgmm.mixture.record import Record
 
 
@@ -28,10 +45,11 @@ class Pass:
     lower_bound : float
         Mean log-likelihood of a row, nats, and what the prior adds, of what went into the last iteration.
     change : float
-        How far that is above the one before, nats; NaN after an extrapolation, whose change is no measure of what EM
-        still has to gain.
+        How far that is above the one before, nats: infinite at first, and NaN after an extrapolation, as is every other
+        pass of SQUAREM, whose change is no measure of what EM still has to gain. A rule that counts iterations compares
+        lower bounds instead.
     accepted : bool
-        Whether the point of this pass was accepted.
+        Whether the point of this pass was accepted. Else all but `n_passes` is as after the pass before.
     """
 
     n_passes: int
@@ -44,12 +62,24 @@ class Pass:
 class StoppingRule(Record, ABC):
     """When a candidate ends, on all rows; on the sample `tol` always rules. Frozen: each pass makes a new one.
 
-    Subclasses are frozen dataclasses. `max_iter` bounds the passes whatever a rule says.
+    Subclasses are frozen dataclasses. What a rule keeps from pass to pass is in its fields, and in a checkpoint with
+    them; a time that it notes is that of another process after a restart. `max_iter` bounds the passes whatever a rule
+    says.
     """
 
     @abstractmethod
     def after(self, seen: Pass) -> tuple[StoppingRule, Verdict]:
         """Return the rule for the next pass, and what to do after this one."""
+
+
+def asked(rule: StoppingRule, seen: Pass) -> tuple[StoppingRule, Verdict]:
+    """Return what a rule says after a pass; an OptionError where that is no rule and verdict."""
+    found = rule.after(seen)
+    match found:
+        case (StoppingRule(), Verdict()):
+            return found
+    name = verbatim(type(rule).__name__)
+    raise OptionError(f"what {name}.after returns", "be the next rule and a Verdict", repr(found), "Return both.")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.errors import CollapsedComponentError
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 
@@ -67,7 +68,10 @@ class Chart:
                 precisions = base.family.from_relative(base.precisions_cholesky, relative, n_features)
                 precisions = shape.chosen(live, precisions, rest.precisions_cholesky)
                 covariances = shape.covariances(precisions)
-        except (np.linalg.LinAlgError, ValueError):  # a ValueError is SciPy's for what is not finite
+                nearest = base.family.nearest(weights, covariances, rest.covariances)
+                if nearest is not None:
+                    covariances, precisions = nearest, shape.precisions_cholesky(nearest)
+        except (CollapsedComponentError, np.linalg.LinAlgError, ValueError):  # (the last: not finite, says SciPy)
             return None
         means = np.where(live[:, np.newaxis], means, rest.means)
         found = Parameters(base.family, weights, means, covariances, precisions)

@@ -69,18 +69,36 @@ class Family(ABC):
         ----------
         counts : (n_components,), float64
             Rows of each component, or their share in all rows.
-        central : float64, in the family's shape
-            Covariances of the components' rows, regularised; one for all of them where the shape is pooled.
-        previous : float64, in the family's shape
-            The covariances that went into the E-step; at a start, those of all rows. What is returned must be at least
-            as likely as these, or EM is no ascent.
+        central : float64
+            Covariances of the components' rows, regularised: of FULL (n_components, n_features, n_features), of POOLED
+            one for all of them, (n_features, n_features), of DIAGONAL (n_components, n_features), and of SPHERICAL
+            (n_components,).
+        previous : float64, of the same shape
+            The covariances that went into the E-step; at a start, those of all rows. What is returned, of that shape,
+            too, must be at least as likely as these, or EM is no ascent.
         """
         return central
 
-    def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:
-        """Return the coordinates in which SQUAREM leaps: see `Shape.relative`.
+    def nearest(self, weights: Floats, covariances: Floats, previous: Floats) -> Floats | None:
+        """Return the member that covariances to which a leap led become, by `maximise`; None where they are one.
 
-        A leap goes along a line in them. A family that such lines leave defines coordinates of its own.
+        A family with coordinates of its own is never left by a leap.
+        """
+        own = type(self)
+        if own.maximise is Family.maximise or own.from_relative is not Family.from_relative:
+            return None
+        return own.maximise(self, weights, covariances, previous)
+
+    def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:
+        """Return the coordinates in which SQUAREM leaps, (n_components, n), any n: see `Shape.relative`.
+
+        A leap goes along a line in them. Where a family has none of its own, what such a line leads to is brought back
+        to it (`nearest`); in coordinates of its own, of which each is a member, fewer leaps may be lost.
+
+        Parameters
+        ----------
+        base, precisions_cholesky : float64
+            Precision Cholesky P, upper triangular, with inverse covariance P P', in the shape of covariances.
         """
         return self.shape.relative(base, precisions_cholesky, n_features)
 
@@ -132,7 +150,8 @@ _OWN = tuple(_FAMILIES)
 def register_family(family: Family) -> None:
     """Make a family known by its name: to `covariance_type`, `--covariance`, model files and checkpoints.
 
-    In this process only; a family that was registered under the name before is replaced.
+    In this process only, where the fit begins: not in the command `daskgmm`, which imports nothing of yours. A family
+    that was registered under the name before is replaced.
 
     Parameters
     ----------
@@ -141,6 +160,8 @@ def register_family(family: Family) -> None:
     """
     if not isinstance(family, Family):
         raise OptionError("family", "be an object of a class derived from daskgmm.Family", repr(family))
+    if not (isinstance(getattr(family, "name", None), str) and isinstance(getattr(family, "shape", None), Shape)):
+        raise OptionError("a family", "have a name and a shape", repr(family), "Set name, a text, and shape, a Shape.")
     name = family.name
     if not re.fullmatch(r"[\w.-]+", name):
         raise OptionError("name of a family", "be letters, digits, '.', '-' and '_'", repr(name))
@@ -169,6 +190,10 @@ def family_called(name: str) -> Family:
 
 def family_of(covariance_type: str | Family) -> Family:
     """Return the family that a covariance_type asks for; one that is given itself is registered by that."""
+    if isinstance(covariance_type, type) and issubclass(covariance_type, Family):
+        raise OptionError(
+            "`covariance_type`", "be an object", f"the class {covariance_type.__name__}", "Give an object of it."
+        )
     if not isinstance(covariance_type, Family):
         return family_called(covariance_type)
     register_family(covariance_type)

@@ -23,6 +23,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from daskgmm.errors import OptionError, verbatim
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import Family
 from daskgmm.mixture.moments import SMALLEST_COUNT, Moments
@@ -121,6 +124,14 @@ def maximise(rows: Moments, family: Family, *, previous: Floats, prior: Prior) -
     """
     found = prior.moments(rows, family.shape, previous)
     covariances = family.maximise(found.counts, found.central, previous)
+    n_bad = np.size(covariances) - np.count_nonzero(np.isfinite(covariances))
+    if np.shape(covariances) != found.central.shape or (n_bad and np.isfinite(found.central).all()):
+        raise OptionError(
+            "what `maximise` of a family returns",
+            f"be finite, of shape {found.central.shape}",
+            f"shape {np.shape(covariances)}, {n_bad} numbers not finite",
+            f"Correct {verbatim(type(family).__name__)}.maximise.",
+        )
     empty = found.counts < 2 * SMALLEST_COUNT
     if empty.any():
         covariances = family.shape.chosen(~empty, covariances, previous)

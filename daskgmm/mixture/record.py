@@ -26,6 +26,12 @@ def record_name(cls: type[Record]) -> str:
     return cls.__qualname__ if cls.__module__.startswith("daskgmm.") else f"{cls.__module__}:{cls.__qualname__}"
 
 
+def is_frozen(cls: type[Record]) -> bool:
+    """Return whether a class is a frozen dataclass, as those of records are."""
+    parameters = cls.__dict__.get("__dataclass_params__")
+    return parameters is not None and bool(parameters.frozen)
+
+
 def record_called(name: str) -> type[Record] | None:
     """Return the class of records of this name; None where none is defined."""
     return _records.get(name)

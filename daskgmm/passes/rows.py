@@ -278,7 +278,7 @@ def _as_rows(array: NDArray[Any], start: int, stop: int, n_columns: int | None) 
             "the input",
             f"have {stop - start} rows of {n_columns} columns from row {start}, as its metadata say",
             f"{rows.shape[0]} of {rows.shape[1]}",
-            "It changed while it was being read, or a Dask array's blocks are not what it declares: check its "
-            "chunks, or compute and rechunk it.",
+            "It changed while it was being read, or what reads it gives other rows than it declares. Correct "
+            "that (a Dask array: check its chunks, or rechunk it).",
         )
     return rows

@@ -64,6 +64,7 @@ def retried(ask: Callable[[], Found], asked: Fallible, start: int, stop: int) ->
             if seconds is None or not asked.may_pass(error):
                 explained = asked.explain(error, start, stop)
                 if explained is error:
+                    error.add_note(f"(while rows {start} to {stop} were read by {asked})")
                     raise
                 raise explained from error
             logger.warning(

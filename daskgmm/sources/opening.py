@@ -7,6 +7,8 @@ from functools import lru_cache
 from inspect import signature
 from typing import Any
 
+import numpy as np
+
 from daskgmm.errors import OptionError
 from daskgmm.sources.labelled import beside_of, unlabelled
 from daskgmm.sources.registry import Opener, opener_of, suffix_of
@@ -91,6 +93,8 @@ def _checked(source: Any, argument: str) -> Source:
             raise OptionError(
                 "A source", "have label, n_rows, n_features and dtype", f"a {kind} without {missing[0]}", "Set it."
             )
+        if not isinstance(source.dtype, np.dtype):
+            raise OptionError("`dtype` of a source", "be a numpy.dtype", repr(source.dtype), "Give numpy.dtype(...).")
         checked_shape((source.n_rows, source.n_features), source.dtype, argument=argument, label=source.label)
     return source
 

@@ -28,7 +28,8 @@ _CHUNK_BYTES = 2**20
 class Reader(Fallible):
     """Reads rows inside a task. Small and picklable: it names a store, it never holds its data or secrets.
 
-    An OSError that may pass is waited for: the read is repeated some times, and the repeats are counted.
+    An OSError that may pass is waited for: the read is repeated some times, and the repeats are counted. Rows that are
+    wrong are a `daskgmm.errors.DataError(argument, must, got, remedy)`; any other exception ends the fit as it is.
 
     (The reader of an in-memory source holds the array itself, and therefore never leaves its process.)
     """
@@ -61,7 +62,8 @@ class Source:
         Whether a task reads its rows run by run. Otherwise they arrive along the graph, as blocks that the task holds
         until it ends.
     path : str or None
-        The file, or folder, of this machine that holds all rows: its size and time tell whether they change.
+        The file of this machine that holds all rows, or the folder of such files: sizes and times tell whether they
+        change.
     array : ndarray or None
         The rows, (n_rows, n_features), where they are in the memory of this process: nothing is read then.
     blocks : dask.array.Array or None

@@ -172,7 +172,8 @@ class ZarrLocation:
                 f"`{argument}`",
                 "be a Zarr array or group, or a .npy file",
                 f"{self.url}, which exists but is no Zarr store{inside}",
-                "Convert it, for example with dask.array's to_zarr, or give the path of the array.",
+                "Convert it, for example with dask.array's to_zarr, or give the path of the array. (What opens another "
+                "suffix is registered first: daskgmm.register_source.)",
             )
         return InputMissingError(
             f"`{argument}`",

@@ -107,7 +107,7 @@ class Checkpoint:
                 "the checkpoint",
                 "be as daskgmm wrote it",
                 f"{type(error).__name__}: {error!s:.100} going on from {self.place}",
-                "Remove it to start again, or bring it back from a copy.",
+                "Give the options that it was begun with, remove it to start again, or bring it back from a copy.",
             ) from error
 
     def get(self, name: str) -> Any:
@@ -205,7 +205,7 @@ class Checkpoint:
     def _write(self, slots: dict[str, Any]) -> None:
         number = self._number + 1
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, "number": number}
-        content |= {"record": self._record, "slots": slots}
+        content |= {"record": self._record or {}, "slots": slots}
         text = json.dumps(content, separators=(",", ":")).encode()
         name, whole = _manifest_name(number), hashlib.sha256(text).hexdigest().encode() + b"\n" + text
         try:

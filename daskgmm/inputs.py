@@ -51,7 +51,11 @@ def opened_weights(sample_weight: Any) -> Source | None:
 
 def opened_columns(columns: Mapping[str, Any] | None) -> dict[str, Source]:
     """Return what comes with each row as sources, by name."""
-    return {name: open_source(each, argument=f"columns[{name!r}]") for name, each in (columns or {}).items()}
+    if columns is not None and not hasattr(columns, "items"):
+        kind = type(columns).__name__
+        raise OptionError("`columns`", "be a dict or a data frame", f"a {kind}", 'Give {"name": values}.')
+    named = [] if columns is None else columns.items()
+    return {name: open_source(each, argument=f"columns[{name!r}]") for name, each in named}
 
 
 def _names(labels: list[Any] | None) -> list[str] | None:

@@ -189,6 +189,37 @@ def test_a_file_holds_what_is_for_other_commands_too(tmp_path: Path) -> None:
     assert (loaded.n_components, loaded.n_init) == (3, 1)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("components = 2.5", "components"),
+        ("components = true", "components in .* must be a text or a number; got True"),
+        ("components = 12:30:00", "components in .* must be a text, a number, or a list of these; got 12:30:00"),
+        ("components.x = 1", r"components in .* must be a text, a number, or a list of these; got \{'x': 1\}"),
+        ("seed = 2026-01-01", "seed in .* must be a text, a number, or a list of these; got 2026-01-01"),
+        ("no-escape = 1", "no-escape in .* must be true or false; got 1"),
+        ("weights = true", "weights in .* must be a text or a number; got True"),
+    ],
+)
+def test_a_value_of_a_file_is_one_that_could_be_typed(line: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "o.toml"
+    file.write_text(f"[fit]\n{line}\n")
+    np.save(tmp_path / "X.npy", np.zeros((9, 2)))
+    arguments = ["fit", str(tmp_path / "X.npy"), "-o", str(tmp_path / "m.zarr"), "--config", str(file)]
+    done = CliRunner().invoke(gmm, arguments)
+    assert done.exit_code == 64, done.output
+    assert re.search(said, " ".join(done.output.split()))
+
+
+def test_a_file_may_begin_with_a_mark_and_say_true_for_yes(tmp_path: Path) -> None:
+    file = tmp_path / "o.toml"
+    file.write_text("\ufeffcache = true\ncomponents = 1\n", encoding="utf-8")
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).standard_normal((99, 2)))
+    done = CliRunner().invoke(gmm, ["fit", str(tmp_path / "X.npy"), "-o", str(tmp_path / "m"), "--config", str(file)])
+    assert done.exit_code == 0, done.output
+    assert GaussianMixture.load(tmp_path / "m").n_components == 1
+
+
 def test_each_option_is_described_where_people_look() -> None:
     text = GaussianMixture.__doc__ or ""
     named = [name for name, (_, option) in declared(FitOptions).items() if option.of_estimator]
@@ -316,18 +347,18 @@ class Verbose(StoppingRule):
         self.says = says
 
     def after(self, seen: Pass) -> Any:
-        return self.says
+        return {"a verdict": Verdict.STOP, "a pair": (self, True)}.get(self.says)
 
 
 @dataclass(frozen=True)
 class Frozen(Verbose):
-    says: Any = None
+    says: str = ""
 
 
 def test_a_rule_that_is_not_as_it_must_be_is_refused(rows: np.ndarray) -> None:
     with pytest.raises(OptionError, match=r"stopping must be of a frozen dataclass, whose .*; got a Verbose\. Dec"):
         GaussianMixture(3, stopping=Verbose()).fit(rows)
-    for says in (Verdict.STOP, (Frozen(), True), None):
+    for says in ("a verdict", "a pair", "nothing"):
         with pytest.raises(OptionError, match=r"what Frozen.after returns must be the next rule and a Verdict; got "):
             GaussianMixture(3, stopping=Frozen(says)).fit(rows)
 
@@ -453,8 +484,15 @@ def test_the_objective_is_the_likelihood_and_the_priors_density_and_never_falls(
     of_prior = -0.5 * 300 * np.square(found.means_ - POINTS).sum()
     assert found.lower_bound_ == pytest.approx(found.score(rows) + of_prior / len(rows), abs=1e-9)
     assert found.log_likelihood_ == pytest.approx(len(rows) * found.score(rows))
-    weighted = GaussianMixture(3, prior=prior, **how).fit(rows, sample_weight=np.full(len(rows), 2.5))
-    assert_allclose(weighted.means_, found.means_, err_msg="the prior is held against rows of the mean weight")
+    weights = np.random.default_rng(3).integers(0, 3, len(rows)).astype(float)
+    weighted = GaussianMixture(3, prior=prior, **how).fit(rows, sample_weight=weights)
+    for again, of_each in (
+        (rows[weights > 0], weights[weights > 0]),
+        (np.repeat(rows, weights.astype(int), axis=0), None),
+    ):
+        other = GaussianMixture(3, prior=prior, **how).fit(again, sample_weight=of_each)
+        assert_allclose(other.means_, weighted.means_, atol=1e-6, err_msg="a weight of 2 is two rows, one of 0 is none")
+        assert other.lower_bound_ == pytest.approx(weighted.lower_bound_, abs=1e-9)
     free = quietly_fitted(rows, **how)
     assert found.score(rows) < free.score(rows) - 1e-4, "the prior costs likelihood"
 
@@ -494,6 +532,82 @@ def test_a_prior_works_on_a_cluster_and_after_a_checkpoint(rows: np.ndarray, tmp
     )
     assert again.lower_bounds == undisturbed.lower_bounds
     assert_array_equal(again.parameters.means, undisturbed.parameters.means)
+
+
+@dataclass(frozen=True)
+class Wrong(Pulled):
+    """A prior that returns what it must not."""
+
+    method: str = ""
+    found: Any = None
+
+    def moments(self, rows: Moments, shape: Shape, previous: Any) -> Any:
+        return self._or("moments", super().moments(rows, shape, previous))
+
+    def log_density(self, parameters: Parameters) -> Any:
+        return self._or("log_density", super().log_density(parameters))
+
+    def scaled(self, share: float) -> Any:
+        return self._or("scaled", self)
+
+    def _or(self, method: str, right: Any) -> Any:
+        if method != self.method:
+            return right
+        return replace(right, means=self.found) if isinstance(self.found, np.ndarray) else self.found
+
+
+@pytest.mark.parametrize(
+    ("method", "found", "said"),
+    [
+        ("moments", None, "be Moments; got NoneType"),
+        ("moments", np.zeros(2), r"have finite means of shape \(3, 2\); got \[0\. 0\.\]"),
+        (
+            "moments",
+            np.full((3, 2), np.nan),
+            r"have finite means of shape \(3, 2\); got \[\[nan nan\] \[nan nan\] \[nan nan\]\]",
+        ),
+        ("log_density", (1.0,), r"be a number; got \(1\.0,\)"),
+        ("scaled", None, "be a Prior; got NoneType"),
+    ],
+)
+def test_a_prior_that_is_wrong_is_told_by_its_method(method: str, found: Any, said: str, rows: np.ndarray) -> None:
+    with pytest.raises(OptionError, match=rf"what Wrong\.{method} returns must {said}\. Correct Wrong\.{method}\."):
+        GaussianMixture(3, prior=Wrong(POINTS, 3.0, method, found), random_state=0).fit(rows)
+
+
+@dataclass(frozen=True)
+class Unkept(Pulled):
+    kept: Any = None
+
+
+def test_what_a_file_cannot_hold_is_refused_before_the_fit(rows: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(
+        OptionError, match=r"prior must hold numbers, texts, arrays, and tuples of these alone, .*; got Unk"
+    ):
+        GaussianMixture(3, prior=Unkept(POINTS, 3.0, {"a": 1})).fit(rows)
+    gm = quietly_fitted(rows, prior=Unkept(POINTS, 3.0, ("a", None, ("b", "c"))))
+    gm.save(tmp_path / "m.zarr")
+    assert GaussianMixture.load(tmp_path / "m.zarr").prior.kept == ("a", None, ("b", "c"))
+
+
+def test_nothing_is_said_of_likelihoods_that_a_prior_lets_fall(rows: np.ndarray) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = select(rows[:300], n_components=range(1, 4), prior=MeansNear(3000.0), random_state=0, n_init=2)
+    assert "poor optimum" not in str(found)
+
+
+@dataclass(frozen=True)
+class MeansNear(Prior):
+    """Pulls all means to the origin."""
+
+    n_rows: float
+
+    def moments(self, rows: Moments, shape: Shape, previous: Any) -> Moments:
+        share = rows.counts / (rows.counts + self.n_rows)
+        means = rows.means * share[:, np.newaxis]
+        return replace(rows, means=means, central=shape.shifted(rows.counts, rows.central, means - rows.means))
 
 
 def test_what_is_no_prior_is_refused(rows: np.ndarray) -> None:
@@ -615,6 +729,54 @@ def test_a_kernel_whose_class_workers_lack_is_refused_before_it_is_sent(
     assert len(client.nthreads()) == 2, "no worker has died of it"
 
 
+@dataclass(frozen=True)
+class Choosing(Slow):
+    which: tuple[int, ...] = ()
+
+    def chosen(self, parameters: Parameters, origin: Any) -> Any:
+        return np.array(self.which) if self.which else None
+
+
+@pytest.mark.parametrize("which", [(), (0, 2, 1), (1, 0)])
+def test_what_a_kernel_chooses_is_a_mask(which: tuple[int, ...], rows: np.ndarray) -> None:
+    with pytest.raises(OptionError, match=r"what Choosing\.chosen returns must be bool, of shape \(3,\); got"):
+        quietly_fitted(rows, kernel=Choosing(which=which))
+
+
+@dataclass(frozen=True)
+class Breaking(Slow):
+    """Fails as long as a file is there."""
+
+    place: str = ""
+
+    def log_density(self, plan: Any, own: Any, tile: Any, out: Any) -> None:
+        if os.path.exists(self.place):
+            raise KeyError("mine")
+        super().log_density(plan, own, tile, out)
+
+
+def test_an_error_of_a_kernel_is_not_the_checkpoints(rows: np.ndarray, tmp_path: Path) -> None:
+    place, broken = tmp_path / "rows.zarr", tmp_path / "broken"
+    zarr.create_array(place, data=rows, chunks=(500, 2))
+    options = FitOptions(3, n_init=2, tol=0, max_iter=8, seed=0, kernel=Breaking(place=str(broken)))
+
+    def fit(ends_after: int = 99) -> Fit:
+        def listener(event: PassDone) -> None:
+            if event.what == "em" and event.number > ends_after:
+                raise KeyboardInterrupt
+
+        checkpoint = Checkpoint.at(str(tmp_path / "c"), every=0)
+        return fit_mixture(open_source(place), options, listener=listener, checkpoint=checkpoint)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(ends_after=4)
+    broken.touch()
+    with pytest.raises(KeyError, match="mine"):
+        fit()
+    broken.unlink()
+    assert fit().lower_bounds == fit_mixture(open_source(place), options).lower_bounds
+
+
 def test_what_is_no_kernel_is_refused(rows: np.ndarray) -> None:
     for value in ("fast", SomePasses(), None):
         with pytest.raises(OptionError, match="kernel must be one of rule, phi, exact, or a Kernel; got "):
@@ -716,6 +878,16 @@ def test_columns_are_in_the_promise_of_memory(rows: np.ndarray) -> None:
     without, with_columns = Rows.plan(X, None), Rows.plan(X, None, {"wide": wide})
     grown = peak_task_bytes(with_columns, beside) - peak_task_bytes(without, alone)
     assert grown >= 8 * 200 * (3000 + block_length(2))
+
+
+def test_a_data_frame_is_columns(rows: np.ndarray, labels: np.ndarray) -> None:
+    pandas = pytest.importorskip("pandas")
+    by_frame = quietly_fitted_with(pandas.DataFrame({"label": labels[: len(rows[:600])]}), rows[:600])
+    assert_array_equal(by_frame.means_, quietly_fitted_with({"label": labels[:600]}, rows[:600]).means_)
+    with pytest.raises(OptionError, match=r"columns must be a dict or a data frame; got a ndarray\. Give"):
+        quietly_fitted_with(labels[:600], rows[:600])
+    with pytest.raises(DataError, match=r"columns must hold whole numbers below 2\^63; got 9223372036854775813"):
+        quietly_fitted_with({"label": np.full(600, 2**63 + 5, dtype=np.uint64)}, rows[:600])
 
 
 def test_columns_that_do_not_fit_the_rows_are_refused(rows: np.ndarray, labels: np.ndarray) -> None:
@@ -1368,9 +1540,27 @@ def test_the_options_of_a_place_are_options_of_commands(rows: np.ndarray, tmp_pa
     assert "Run in a loop." in said("score", "--help").output
     assert "Run in a loop." not in said("inspect", "--help").output
     wrong = said("fit", place, *quick, "-o", tmp_path / "n.zarr", "--loop", "--workers", 2, code=64)
-    assert "Passes must run in one place; got options of several, --loop among them." in wrong.stderr
+    assert "Passes must run in one place; got options of several, --workers, --loop among them." in wrong.stderr
+    wrong = said("fit", place, *quick, "-o", tmp_path / "n.zarr", "--loop-name", "x", "--workers", 2, code=64)
+    assert "got options of several, --workers, --loop-name among them." in wrong.stderr
+    default = said("fit", place, *quick, "-o", tmp_path / "o.zarr", "--loop-name", LoopPlace().loop_name)
+    assert f"Running in {LoopPlace().loop_name}, each with" in default.stderr, "what is typed chooses, the default too"
     with pytest.raises(OptionError, match=r"The options of a place must be its own; got --loop, which another has\."):
         register_place("other", LoopPlace)
+    with pytest.raises(OptionError, match="place must be a class derived from Place, and a dataclass; got <class"):
+        register_place("other", Place)
+
+
+def test_a_place_has_no_option_of_the_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Clashing(LoopPlace):
+        name: str = declare("x", Option(help="Clashes.", flag="--components"))
+
+    monkeypatch.setattr("daskgmm.places.place._places", {})
+    register_place("loop", Clashing)
+    done = CliRunner().invoke(gmm, ["fit", "X.npy", "-k", "2", "-o", str(tmp_path / "m.zarr")])
+    assert done.exit_code == 64
+    assert "The options of a place must be its own; got --components, which daskgmm has." in done.output
 
 
 # -- errors: they carry argument, requirement, got and remedy apart, and each interface words them ---------------------

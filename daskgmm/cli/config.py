@@ -27,11 +27,13 @@ def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) 
     if place is None:
         return
     try:
-        found = tomllib.loads(Path(place).read_text(encoding="utf-8"))
+        found = tomllib.loads(Path(place).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputMissingError("--config", "name a file", f"{place} ({error.strerror})", "Name another.") from error
     except ValueError as error:
-        raise OptionError("--config", "be TOML", f"{place}: {error}", "Write lines such as restarts = 3.") from error
+        raise OptionError(
+            "--config", "be TOML in UTF-8", f"{place}: {error}", "Write lines such as restarts = 3."
+        ) from error
     command, commands = ctx.command.name or "", _commands(ctx)
     tables = {key: value for key, value in found.items() if isinstance(value, dict)}
     if strange := [name for name in tables if name not in commands]:
@@ -58,7 +60,9 @@ def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) 
             f"{unknown[0]} in {place}",
             f"There are {', '.join(sorted(known))}.",
         )
-    ctx.default_map = {str(known[key].name): _text(value) for key, value in own.items() if key in known}
+    for key in own.keys() & known.keys():
+        _check(key, own[key], known[key], place)
+    ctx.default_map = {str(known[key].name): _text(value, known[key]) for key, value in own.items() if key in known}
 
 
 def _commands(ctx: click.Context) -> dict[str, click.Command]:
@@ -67,6 +71,22 @@ def _commands(ctx: click.Context) -> dict[str, click.Command]:
     return dict(group.commands) if isinstance(group, click.Group) else {}
 
 
-def _text(value: Any) -> Any:
-    """Return a value as it would be typed: a list with commas."""
-    return ",".join(map(str, value)) if isinstance(value, list) else value
+def _check(key: str, value: Any, option: click.Option, place: str) -> None:
+    """Raise an OptionError for a value that could not have been typed, or would be another than it looks."""
+    values, said = value if isinstance(value, list) else [value], ""
+    if option.is_flag:
+        said = "" if isinstance(value, bool) else "true or false"
+    elif not all(isinstance(item, str | int | float) for item in values):
+        said = "a text, a number, or a list of these"
+    elif any(isinstance(item, bool) for item in values) and not isinstance(option.type, click.Choice):
+        said = "a text or a number"
+    if said:
+        raise OptionError(f"{key} in {place}", f"be {said}", str(value), "Write it as the help says.")
+
+
+def _text(value: Any, option: click.Option) -> Any:
+    """Return a value as it would be typed: a list with commas, and true as yes where that is a choice."""
+    if isinstance(value, bool):
+        choices = option.type.choices if isinstance(option.type, click.Choice) else ()
+        return ("no", "yes")[value] if "yes" in choices else value
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -35,7 +35,15 @@ class SectionCommand(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the options, those that are known only when it is called among them (`options.cluster_options`)."""
         further: Callable[[], list[click.Parameter]] = getattr(self.callback, "further_options", list)
-        return [*super().get_params(ctx), *further()]
+        own = super().get_params(ctx)
+        taken = {name for parameter in own for name in parameter.opts}
+        for parameter in further():
+            if clash := taken.intersection(parameter.opts):
+                raise OptionError(
+                    "The options of a place", "be its own", f"{min(clash)}, which daskgmm has", "Rename it."
+                )
+            own.append(parameter)
+        return own
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, a section after the other."""

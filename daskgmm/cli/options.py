@@ -9,11 +9,12 @@ from dataclasses import Field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from daskgmm.cli.config import apply_config
 from daskgmm.cli.group import SectionOption
 from daskgmm.errors import OptionError
-from daskgmm.fitting.option import Option, declared, flags
+from daskgmm.fitting.option import Option, declared
 from daskgmm.places.dask_cluster import DaskCluster
 from daskgmm.places.place import Place, registered_places
 
@@ -141,18 +142,18 @@ def cluster_options(command: Callable[..., Any]) -> Any:
 
     @functools.wraps(command)
     def run(*args: Any, **given: Any) -> Any:
-        typed = {name: _place(place, name, given) for name, place in ({"": DaskCluster} | registered_places()).items()}
-        usual = typed.pop("")
-        others = [place for place in typed.values() if place != type(place)()]
-        if len(others) > 1 or (others and usual != DaskCluster()):
-            chosen = [min(flags(type(place)).values()) for place in others]
+        kinds = {"": DaskCluster} | registered_places()
+        typed = {name: _typed(place, name) for name, place in kinds.items()}
+        places = {name: _place(place, name, given) for name, place in kinds.items()}
+        chosen = [name for name, flags_typed in typed.items() if flags_typed]
+        if len(chosen) > 1:
             raise OptionError(
                 "Passes",
                 "run in one place",
-                f"options of several, {', '.join(chosen)} among them",
+                f"options of several, {', '.join(typed[name][0] for name in chosen)} among them",
                 "Leave those of the others out.",
             )
-        return command(*args, cluster=others[0] if others else usual, **given)
+        return command(*args, cluster=places[chosen[0] if chosen else ""], **given)
 
     run.further_options = _options_of_places  # type: ignore[attr-defined]
     return with_options(run, _options_of("", DaskCluster))
@@ -177,6 +178,16 @@ def _options_of_places() -> list[click.Parameter]:
 
 def _parameter(place: str, name: str) -> str:
     return f"{place}_{name}" if place else name
+
+
+def _typed(place: type[Place], name: str) -> list[str]:
+    """Return the options of a place that were typed, or stand in a file."""
+    source = click.get_current_context().get_parameter_source
+    return [
+        option.flag
+        for own, (_, option) in declared(place).items()
+        if option.flag and source(_parameter(name, own)) not in (None, ParameterSource.DEFAULT)
+    ]
 
 
 def _place(place: type[Place], name: str, given: dict[str, Any]) -> Place:

@@ -161,4 +161,4 @@ def _has_fallen(candidate: Candidate, score: Statistics) -> bool:
 
 def _objective(parameters: Parameters, score: Statistics, options: FitOptions) -> float:
     """Return what EM raises, nats a row, of parameters that a closing pass has scored."""
-    return score.log_sum / score.weight + options.whole_prior.log_density(parameters) / score.n_rows
+    return score.log_sum / score.weight + options.whole_prior.log_density(parameters) / score.weight

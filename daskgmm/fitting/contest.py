@@ -181,8 +181,10 @@ def _below(models: Sequence[Model], fits: Mapping[int, Fit]) -> dict[int, tuple[
     """Return the models below a smaller one of the same kind and rows: its number of components, and its number.
 
     By more than they may still rise: models of one kind are nested, and their maxima of the likelihood rise with K.
+    (Under a prior they need not.)
     """
     found = {}
+    fits = {i: fit for i, fit in fits.items() if models[i].options.prior is None}
     best: dict[object, int] = {}
     for i in sorted(fits, key=lambda i: models[i].options.n_components):
         rows, fit = (models[i].options.covariance_type, models[i].fold), fits[i]

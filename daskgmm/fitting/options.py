@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
+from daskgmm.errors import OptionError
 from daskgmm.fitting.option import Option, declare, declared
 from daskgmm.fitting.stopping import StoppingRule, Tolerance
 from daskgmm.mixture.record import Record, record_called, record_name
@@ -230,14 +231,18 @@ class FitOptions(Record):
     @property
     def whole_prior(self) -> Prior:
         """What M-steps add to the rows: the prior, and reg_covar."""
-        from daskgmm.mixture.prior import Ridge, Together
+        from daskgmm.mixture.prior import OfUser, Ridge, Together
 
         ridge = Ridge(self.reg_covar)
-        return ridge if self.prior is None else Together((self.prior, ridge))  # type: ignore[arg-type]
+        return ridge if self.prior is None else Together((OfUser(self.prior), ridge))  # type: ignore[arg-type]
 
     def on_sample(self, share: float) -> FitOptions:
         """Return the options for a sample of so many of all rows: the prior weighs as much against them."""
-        return self if self.prior is None else replace(self, prior=self.prior.scaled(share))  # type: ignore[attr-defined]
+        from daskgmm.mixture.prior import OfUser
+
+        if self.prior is None:
+            return self
+        return replace(self, prior=OfUser(self.prior).scaled(share).prior)  # type: ignore[arg-type]
 
     @property
     def rule(self) -> StoppingRule:
@@ -278,8 +283,25 @@ class FitOptions(Record):
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the options that decide the result as JSON values, given arrays as nested lists."""
-        return {f.name: _json_value(getattr(self, f.name)) for f in fields(self) if f.name != "cache"}
+        """Return the options that decide the result as JSON values, given arrays as nested lists.
+
+        Raises
+        ------
+        OptionError
+            One is an object of the user's that holds what no file can.
+        """
+        found = {}
+        for name in (f.name for f in fields(self) if f.name != "cache"):
+            try:
+                found[name] = _json_value(getattr(self, name))
+            except (TypeError, ValueError) as error:
+                raise OptionError(
+                    f"`{name}`",
+                    "hold numbers, texts, arrays, and tuples of these alone, as a model file does",
+                    f"{getattr(self, name)!r:.80}",
+                    "Keep it in other fields.",
+                ) from error
+        return found
 
 
 @dataclass(frozen=True)
@@ -304,8 +326,9 @@ def _field(value: Any, hint: Any) -> Any:
     """Return a field of a record: a list of JSON's as a tuple where the field's annotation says so, or as an array."""
     if not isinstance(value, list):
         return from_json(value)
-    if get_origin(hint) is tuple:
-        return tuple(_field(item, get_args(hint)[0]) for item in value)
+    of_texts = any(item is None or isinstance(item, str | dict) for item in value)
+    if get_origin(hint) is tuple or of_texts:
+        return tuple(_field(item, (*get_args(hint), Any)[0]) for item in value)
     import numpy as np
 
     return np.asarray(value, dtype=np.float64)
@@ -315,7 +338,7 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, Record):
         found = {f.name: _json_value(getattr(value, f.name)) for f in fields(value)}  # type: ignore[arg-type]
         return {"class": record_name(type(value)), **found}
-    if isinstance(value, tuple) and any(isinstance(item, Record) for item in value):
+    if isinstance(value, tuple) and any(isinstance(item, Record | str | tuple) or item is None for item in value):
         return [_json_value(item) for item in value]
     if value is None or isinstance(value, (str, bool)):
         return value

@@ -267,7 +267,7 @@ def moments_of(
     counts = panel[:, -1] * (len(X) / weight)
     scaled = panel / np.where(counts > 0, panel[:, -1], 1.0)[:, np.newaxis]
     central = shape.central_moments(scaled[:, : -1 - n_features], scaled[:, -1 - n_features : -1])
-    return Moments(counts + SMALLEST_COUNT, means, shape.pool(counts, means, central, None))
+    return Moments(counts + SMALLEST_COUNT, means, shape.pool(counts, means, central, None), weight / len(X))
 
 
 def _add_within(statistics: Floats, squares: Floats, shape: Shape) -> None:

@@ -68,7 +68,7 @@ def m_step(
     nothing about them.
     """
     objective = log_likelihood(statistics, plan, row_set) / statistics.weight
-    objective += prior.log_density(previous) / statistics.n_rows
+    objective += prior.log_density(previous) / statistics.weight
     with np.errstate(over="ignore", invalid="ignore"):  # (what comes of it is looked at)
         found = moments(statistics, plan, row_set)
     if not (np.isfinite(objective) and np.isfinite(found.means).all() and np.isfinite(found.central).all()):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.errors import OptionError, verbatim
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.shape import Shape
@@ -209,7 +210,13 @@ def make_plan(
     """
     if not isinstance(kernel, str):
         plan = make_plan(parameters, origin=origin, precision=precision, compiled=compiled)
-        chosen = parameters.shape.by_one_form(np.asarray(kernel.chosen(parameters, plan.origin), dtype=bool))
+        mask: Any = kernel.chosen(parameters, plan.origin)
+        if np.shape(mask) != (parameters.n_components,) or np.asarray(mask).dtype != bool:
+            name = f"{type(kernel).__name__}.chosen"
+            raise OptionError(
+                f"what {verbatim(name)} returns", f"be bool, of shape ({parameters.n_components},)", f"{mask!r:.80}"
+            )
+        chosen = parameters.shape.by_one_form(mask)
         return replace(plan, exact=plan.exact | chosen, stacked=plan.stacked & ~chosen, given=(kernel, chosen))
     if kernel != "rule":
         forced = np.full(parameters.n_components, kernel == "exact")

@@ -87,7 +87,8 @@ def moments(statistics: Statistics, plan: Plan, row_set: RowSet | None) -> Momen
     means[empty] = plan.means[empty]
     # (Not from `means`: at an offset of 1e8 they are rounded to 1e-8.)
     offsets = first if row_set is None else first + (plan.origin - row_set.mean)
-    return Moments(counts + SMALLEST_COUNT, means, shape.pool(counts, offsets, central, row_set))
+    mean_weight = float(statistics.weight / statistics.n_rows)
+    return Moments(counts + SMALLEST_COUNT, means, shape.pool(counts, offsets, central, row_set), mean_weight)
 
 
 def _restored(central: Floats, first: Floats, plan: Plan) -> Floats:

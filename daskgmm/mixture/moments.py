@@ -19,13 +19,17 @@ class Moments:
     Attributes
     ----------
     counts : (n_components,), float64
-        Sum of the responsibilities, in units of the mean row weight, plus `SMALLEST_COUNT`.
+        Sum of the responsibilities, in units of the mean row weight, plus `SMALLEST_COUNT`. (A prior of the user's gets
+        them as sums of weights: a weight of 2 is two rows, and one of 0 is none.)
     means : (n_components, n_features), float64
         Responsible means; those that went into the E-step where a component has no rows.
     central : float64, in the family's shape
         Covariances of the components' rows; one for all of them where the shape is pooled.
+    mean_weight : float
+        Mean row weight, which turns counts into sums of weights.
     """
 
     counts: Floats
     means: Floats
     central: Floats
+    mean_weight: float = 1.0

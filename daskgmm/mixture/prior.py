@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +37,7 @@ from daskgmm.mixture.shapes.shape import Shape
 
 
 class Prior(Record, ABC):
-    """A prior on the parameters of a mixture. Subclasses are frozen dataclasses of numbers, tuples and arrays."""
+    """A prior on the parameters of a mixture: a frozen dataclass of numbers, texts, tuples and arrays."""
 
     @abstractmethod
     def moments(self, rows: Moments, shape: Shape, previous: Floats) -> Moments:
@@ -44,7 +46,8 @@ class Prior(Record, ABC):
         Parameters
         ----------
         rows : Moments
-            Of the components' rows.
+            Of the components' rows; counts are sums of their weights. To be returned with other arrays of the same
+            shapes: `dataclasses.replace(rows, means=...)`.
         shape : Shape
             How `rows.central` and `previous` are packed. `shape.shifted` gives central moments about other means.
         previous : float64, in this shape
@@ -53,6 +56,8 @@ class Prior(Record, ABC):
 
     def log_density(self, parameters: Parameters) -> float:
         """Return the logarithm of the prior's density, nats, up to a constant. EM raises log-likelihood plus this.
+
+        It stands beside the log-likelihood of all rows, which counts each as often as its weight says.
 
         Accelerated EM compares sums of both, so a density that does not belong to `moments` makes its leaps fail.
         """
@@ -66,6 +71,46 @@ class Prior(Record, ABC):
     def floor(self) -> float:
         """The variance that every component has in every direction from the prior alone, in squared units."""
         return 0.0
+
+
+@dataclass(frozen=True)
+class OfUser(Prior):
+    """A prior of the user's: it gets counts as sums of row weights, and what it returns is looked at."""
+
+    prior: Prior
+
+    def moments(self, rows: Moments, shape: Shape, previous: Floats) -> Moments:
+        weighed = replace(rows, counts=rows.counts * rows.mean_weight)
+        found: Any = self.prior.moments(weighed, shape, previous)
+        if not isinstance(found, Moments):
+            raise self._wrong("moments", "be Moments", type(found).__name__)
+        for name in ("counts", "means", "central"):
+            was, now = getattr(rows, name), np.asarray(getattr(found, name))
+            if now.shape != was.shape or (np.isfinite(was).all() and not np.isfinite(now).all()):
+                raise self._wrong(
+                    "moments", f"have finite {name} of shape {was.shape}", f"{' '.join(str(now).split()):.60}"
+                )
+        return replace(found, counts=found.counts / rows.mean_weight)
+
+    def log_density(self, parameters: Parameters) -> float:
+        found: Any = self.prior.log_density(parameters)
+        if not isinstance(found, Real):
+            raise self._wrong("log_density", "be a number", f"{found!r:.60}")
+        return float(found)
+
+    def scaled(self, share: float) -> OfUser:
+        found: Any = self.prior.scaled(share)
+        if not isinstance(found, Prior):
+            raise self._wrong("scaled", "be a Prior", type(found).__name__)
+        return OfUser(found)
+
+    @property
+    def floor(self) -> float:
+        return self.prior.floor
+
+    def _wrong(self, method: str, must: str, got: str) -> OptionError:
+        name = f"{type(self.prior).__name__}.{method}"
+        return OptionError(f"what {verbatim(name)} returns", must, got, f"Correct {verbatim(name)}.")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,12 @@ _chosen: ContextVar[Executor | None] = ContextVar("daskgmm-executor", default=No
 
 @contextmanager
 def running_by(executor: Executor) -> Iterator[None]:
-    """Have an executor run the passes of every fit and prediction in the block, in place of Dask's current one."""
+    """Have an executor run the passes of each fit, selection and score in the block, in place of Dask's current one.
+
+    (Predictions are a Dask array, which whoever computes it runs where Dask says.)
+    """
+    if not isinstance(executor, Executor):
+        raise OptionError("executor", "be an object of a class derived from Executor", repr(executor), "Give one.")
     token = _chosen.set(executor)
     try:
         yield

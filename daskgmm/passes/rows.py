@@ -223,6 +223,8 @@ class _Beside:
     def of_block(self, low: int, size: int) -> NDArray[Any]:
         """Return the values of the block, (size,) or (n_columns, size): whole numbers as int64, others as float64."""
         found = self._rows(low, size)
+        if found.dtype == np.uint64 and found.size and found.max() > np.iinfo(np.int64).max:
+            raise DataError("columns", "hold whole numbers below 2^63", f"{found.max()}", "Convert them to float64.")
         values = np.ascontiguousarray(found.T, dtype=np.int64 if found.dtype.kind in "biu" else np.float64)
         return values[0] if len(values) == 1 else values
 

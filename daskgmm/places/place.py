@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
+from dataclasses import is_dataclass
 
 from daskgmm.errors import OptionError
 from daskgmm.fitting.option import flags
@@ -48,7 +49,12 @@ _places: dict[str, type[Place]] = {}
 
 
 def register_place(name: str, place: type[Place]) -> None:
-    """Make a place known by a name, in this process; one that was registered under the name before is replaced."""
+    """Make a place known by a name, in this process; one that was registered under the name before is replaced.
+
+    The process that runs the commands must do this: a script that ends with `daskgmm.cli.commands.main()`.
+    """
+    if not (isinstance(place, type) and issubclass(place, Place) and is_dataclass(place)):
+        raise OptionError("place", "be a class derived from Place, and a dataclass", repr(place), "Decorate its class.")
     others = {flag for known, other in _places.items() if known != name for flag in flags(other).values()}
     if taken := others.intersection(flags(place).values()):
         raise OptionError("The options of a place", "be its own", f"{min(taken)}, which another has", "Rename it.")

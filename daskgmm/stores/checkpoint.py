@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -96,12 +98,13 @@ class Checkpoint:
     def going_on(self) -> Iterator[None]:
         """Report a checkpoint whose checksums are right but whose contents are not what this version writes.
 
-        A bug in what the block does looks the same, so the cause is kept. Where nothing is resumed, exceptions pass.
+        A bug in what the block does looks the same, so the cause is kept. Where nothing is resumed, exceptions pass; so
+        do those of code of the user's (a kernel, a prior, an executor).
         """
         try:
             yield
         except UNLIKE_WRITTEN as error:
-            if isinstance(error, DaskgmmError) or not self._goes_on:
+            if isinstance(error, DaskgmmError) or not self._goes_on or is_of_the_user(error):
                 raise
             raise DataError(
                 "the checkpoint",
@@ -280,6 +283,19 @@ class Steps:
         if self._pending and self._checkpoint is not None:
             self._checkpoint.put({**self._pending, **self._beside})
             self._pending = {}
+
+
+def is_of_the_user(error: BaseException) -> bool:
+    """Return whether an error went through code that is neither daskgmm's nor installed beside it."""
+    installed = tuple({os.path.realpath(place) for place in sysconfig.get_paths().values()})
+    trace, inside = error.__traceback__, False
+    while trace is not None:
+        name, file = trace.tb_frame.f_globals.get("__name__", ""), os.path.realpath(trace.tb_frame.f_code.co_filename)
+        own = name.partition(".")[0] == "daskgmm"
+        if inside and not own and not file.startswith(installed) and os.path.exists(file):
+            return True
+        inside, trace = inside or own, trace.tb_next
+    return False
 
 
 def _latest(storage: Storage) -> tuple[int, dict[str, Any] | None, dict[str, dict[str, Any]]]:

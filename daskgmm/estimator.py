@@ -107,8 +107,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         anything. It is not done if the whole start is given.
     kernel : {"rule", "phi", "exact"} or Kernel, default="rule"
         The form of the E-step. The rule takes, for each component, the fastest that is exact. Your own is a frozen
-        dataclass, a subclass of `daskgmm.Kernel`, for the components that it chooses; `predict` and `score` take the
-        rule's.
+        dataclass, a subclass of `daskgmm.Kernel`, for the components that it chooses; `predict`, `score`,
+        `bic` and `aic` take the rule's.
     start_rows : int or None
         Rows of the sample at most; None takes as many as a start needs.
 
@@ -188,7 +188,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             (n_rows,), finite and not negative. A whole number means that often the row; 0 means not at all.
         columns : mapping of str to what X may be, optional
             What else comes with each row, (n_rows,) or (n_rows, n_columns) numbers, for a `kernel` of yours that knows
-            it by its name.
+            it by its name; a data frame is one of each. A NaN in it comes as it is. `fit` alone takes columns.
 
         Raises
         ------

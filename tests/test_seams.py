@@ -730,6 +730,39 @@ def test_a_kernel_whose_class_workers_lack_is_refused_before_it_is_sent(
 
 
 @dataclass(frozen=True)
+class Shapeless(Kernel):
+    """The same for any shape: sums as the docstring of `Kernel.sums` has them, and SciPy's density."""
+
+    wrong: bool = False
+
+    def log_density(self, plan: Plan, own: NDArray[np.int64], tile: Tile, out: NDArray[Any]) -> None:
+        n = len(tile.x)
+        covariances = np.asarray(plan.shape.covariances(plan.precisions_cholesky))
+        for k in own:
+            c = covariances if covariances.shape == (n, n) else covariances[k]
+            matrix = c if np.ndim(c) == 2 else c * np.eye(n)
+            out[k] = plan.log_weights[k] + multivariate_normal(plan.means[k], matrix).logpdf(tile.x.T)
+
+    def sums(self, plan: Plan, own: NDArray[np.int64], tile: Tile, resp: NDArray[Any], out: NDArray[Any]) -> None:
+        for k in own:
+            z = tile.x - plan.means[k][:, None]
+            plan.shape.exact_statistics(z, resp[k], out[k], np.empty_like(z))
+        out[own] *= 2 if self.wrong else 1
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+def test_sums_of_a_kernel_are_as_its_docstring_says(kind: str, rows: np.ndarray) -> None:
+    how = {"covariance_type": kind, "sample_weight": np.linspace(0.5, 2, 300), "tol": 1e-6}
+    by_rule, own = (quietly_fitted_with(None, rows[:300], **how, kernel=k) for k in ("rule", Shapeless()))
+    assert_allclose(own.means_, by_rule.means_, rtol=1e-9, atol=1e-9)
+    assert_allclose(own.covariances_, by_rule.covariances_, rtol=1e-9, atol=1e-9)
+    with pytest.raises(
+        DaskgmmError, match=r"must sum to the weight of its rows; .* Correct Shapeless, the kernel: its"
+    ):
+        quietly_fitted_with(None, rows[:300], **how, kernel=Shapeless(wrong=True))
+
+
+@dataclass(frozen=True)
 class Choosing(Slow):
     which: tuple[int, ...] = ()
 
@@ -838,7 +871,7 @@ def test_a_column_arrives_in_the_kernel_with_its_rows(
     assert_allclose(found.weights_, np.bincount(labels) / 600)
 
 
-def quietly_fitted_with(columns: dict[str, Any], X: Any, sample_weight: Any = None, **parameters: Any) -> Any:
+def quietly_fitted_with(columns: Any, X: Any, sample_weight: Any = None, **parameters: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = GaussianMixture(3, **({"random_state": 0} | parameters))

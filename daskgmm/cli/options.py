@@ -219,7 +219,8 @@ def log_options(command: Callable[..., Any]) -> Any:
                 expose_value=False,
                 callback=apply_config,
                 section=section,
-                help="Read options from a TOML file, with lines such as restarts = 3. Typed options take precedence.",
+                help="Read options from a TOML file, with lines such as restarts = 3. Typed options take precedence. "
+                "Paths in it are relative to the working directory.",
             ),
             option(
                 "--log-format",

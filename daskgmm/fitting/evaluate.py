@@ -9,7 +9,7 @@ from time import perf_counter
 
 import numpy as np
 
-from daskgmm.errors import ChangedDataError, DaskgmmError
+from daskgmm.errors import ChangedDataError, DaskgmmError, verbatim
 from daskgmm.kernels.estep import EStep
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.plan import Plan
@@ -137,7 +137,9 @@ def check_responsibilities(statistics: Statistics, plan: Plan) -> None:
             "the responsibilities of a pass",
             "sum to the weight of its rows",
             f"{total:.12g} for a weight of {weight:.12g} in {plan.precision.name} precision",
-            "Some worker computes wrongly: run it again from the start, on other machines if it happens again.",
+            "Some worker computes wrongly: run it again from the start, on other machines if it happens again."
+            if plan.given is None
+            else f"Correct {verbatim(type(plan.given[0]).__name__)}, the `kernel`: its sums or its log-densities.",
         )
 
 

@@ -40,8 +40,8 @@ class Kernel(Record, ABC):
     def log_density(self, plan: Plan, own: Integers, tile: Tile, out: NDArray[Any]) -> None:
         """Write log of weight times density, nats, of components `own` to their rows of `out`, (n_components, n_rows).
 
-        Rows of `out` that belong to kernels after this one may be written over. A component of weight zero need not be
-        treated in any way.
+        A kernel of the user's writes to no other rows: it comes after daskgmm's own, which may. A component of weight
+        zero need not be treated in any way.
 
         Parameters
         ----------
@@ -49,14 +49,16 @@ class Kernel(Record, ABC):
             The mixture. What is derived from it stays in `plan.derived`, once for each process and pass.
         own : (n,), int64
         tile : Tile
-            Rows, and buffers.
+            Rows, `tile.x`, (n_features, n_rows), and `tile.columns`, what else comes with each, by name.
         """
 
     @abstractmethod
     def sums(self, plan: Plan, own: Integers, tile: Tile, resp: NDArray[Any], out: Floats) -> None:
         """Write the sums of components `own` to their rows of `out`, (n_components, n_statistics), float64.
 
-        Packed second moments about the reference point, as `plan.shape` packs them; first moments; and the count.
+        Packed second moments about the reference point, as `plan.shape` packs them; first moments; and the count:
+        `plan.shape.exact_statistics(tile.x - plan.means[k][:, None], resp[k], out[k], buffer)` writes all three, with a
+        buffer as large as its first argument. What follows below has defaults that are right for such sums.
 
         Parameters
         ----------

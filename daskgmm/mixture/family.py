@@ -183,7 +183,7 @@ def family_called(name: str) -> Family:
             "`covariance_type`",
             f"be one of {', '.join(_FAMILIES)}",
             repr(name),
-            "Register another family first: daskgmm.register_family.",
+            "Register another family first: daskgmm.register_family. Or give an object of it.",
         )
     return family
 

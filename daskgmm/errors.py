@@ -122,6 +122,10 @@ class MemoryLimitError(DaskgmmError, MemoryError):
     exit_code = 65
 
 
+class UndefinedError(DataError):
+    """What is to be read needs a class that nobody has defined in this process: it is whole, and no other error."""
+
+
 class InputMissingError(DaskgmmError, FileNotFoundError):
     """An input path, array name or model that is not there or may not be read (exit code 66)."""
 

@@ -455,7 +455,8 @@ def test_a_cluster_that_adapts_from_no_workers_is_asked_for_some(tmp_path: Path,
 
 
 def test_advice_on_memory_fits_a_cluster_that_is_joined(tmp_path: Path, cluster: LocalCluster) -> None:
-    np.save(tmp_path / "x.npy", np.zeros((10, 60_000), dtype=np.float32))
+    # (Zeros that take no room on disk, in several partitions: of one this process would do the work.)
+    np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(1200, 60_000)).flush()
     options = ("--scheduler", cluster.scheduler_address)
     done = call("fit", tmp_path / "x.npy", "-k", 1, "-o", tmp_path / "m.zarr", *options, code=65)
     last = done.stderr.splitlines()[-1]

@@ -53,6 +53,7 @@ from daskgmm.errors import (
     InputMissingError,
     MemoryLimitError,
     OptionError,
+    UndefinedError,
     verbatim,
 )
 from daskgmm.fitting.events import PassDone
@@ -69,6 +70,7 @@ from daskgmm.kernels.loops import can_compile
 from daskgmm.kernels.plan import Plan, make_plan
 from daskgmm.kernels.tile import Tile
 from daskgmm.mixture import family as families_of_the_package
+from daskgmm.mixture import record as records
 from daskgmm.mixture.acceleration import Accelerator, Advance, Move
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.moments import Moments
@@ -402,6 +404,40 @@ except ValueError as error:
     assert re.search(
         r"^\[\d\]\nstopping must be of a class that is defined here; got the \S+:SomePasses of a model", said
     )
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(
+    ("toy", "said"),
+    [
+        (
+            {"stopping": SomePasses(5)},
+            r"of classes that are defined here; got '\S+:SomePasses'\. Import the module that",
+        ),
+        ({"covariance_type": "spherical"}, r"one of full, tied, .*; got 'spherical'\. Register another family first"),
+    ],
+)
+def test_a_checkpoint_of_a_class_that_is_not_defined_is_not_damaged(
+    toy: dict[str, Any], said: str, rows: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zarr.create_array(tmp_path / "rows.zarr", data=rows, chunks=(500, 2))
+    options = FitOptions(3, n_init=1, tol=0, max_iter=4, seed=0, **toy)
+
+    def fit() -> Fit:
+        checkpoint = Checkpoint.at(str(tmp_path / "c"), every=0)
+        return fit_mixture(open_source(tmp_path / "rows.zarr"), options, checkpoint=checkpoint)
+
+    done = fit()
+    with monkeypatch.context() as elsewhere:
+        known = {name: each for name, each in records._records.items() if each is not SomePasses}
+        elsewhere.setattr(records, "_records", known)
+        elsewhere.delitem(families_of_the_package._FAMILIES, "spherical")
+        with pytest.raises(UndefinedError, match=said):
+            fit_mixture(
+                open_source(tmp_path / "rows.zarr"), replace(options, covariance_type="full"),
+                checkpoint=Checkpoint.at(str(tmp_path / "c"), every=0),
+            )  # fmt: skip
+    assert fit().lower_bounds == done.lower_bounds, "and it is as it was"
 
 
 def test_a_checkpoint_that_was_not_begun_goes_on(rows: np.ndarray, tmp_path: Path) -> None:

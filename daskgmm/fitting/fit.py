@@ -43,8 +43,9 @@ def fit_mixture(
     listener : callable
         Receives a `PassDone` after each pass.
     checkpoint : Checkpoint or None
-        Where the state is kept after each pass, and what the fit goes on from: `Checkpoint.at(place)`. Whoever gives it
-        sees to it that X and options are those that it was begun with, as the commands do, and removes it at the end.
+        Where the state is kept after each pass, and what the fit goes on from. `Checkpoint.at(place)` is
+        enough; whoever gives it sees to it that X and options are those that it was begun with, as the commands do (by
+        `begin`), and removes it at the end (`Checkpoint.remove(place)`).
 
     Raises
     ------

@@ -4,16 +4,16 @@ To add one, derive from `StoppingRule`, and give an object of the class to `Gaus
 
     @dataclass(frozen=True)
     class Patient(StoppingRule):  # five iterations in a row that gain less than 1e-4 nats a row
-        n_iter: int = 0
         lower_bound: float = -math.inf
         n_small: int = 0
 
         def after(self, seen):
-            if seen.n_iter == self.n_iter:  # the pass was lost
+            if not seen.accepted:
                 return self, Verdict.GO_ON
             n_small = self.n_small + 1 if seen.lower_bound - self.lower_bound < 1e-4 else 0
-            state = Patient(seen.n_iter, seen.lower_bound, n_small)
-            return state, Verdict.CONVERGED if n_small == 5 else Verdict.GO_ON
+            return Patient(seen.lower_bound, n_small), Verdict.CONVERGED if n_small == 5 else Verdict.GO_ON
+
+A checkpoint and a model file know the class by its module and name (`daskgmm.mixture.record`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from daskgmm.mixture.record import Record
 
 
 class Verdict(Enum):
-    """What a rule says after a pass."""
+    """What a rule says after a pass: STOP ends the fit as one that has not converged, with a warning."""
 
     GO_ON = "go on"
     CONVERGED = "converged"
@@ -63,8 +63,8 @@ class StoppingRule(Record, ABC):
     """When a candidate ends, on all rows; on the sample `tol` always rules. Frozen: each pass makes a new one.
 
     Subclasses are frozen dataclasses. What a rule keeps from pass to pass is in its fields, and in a checkpoint with
-    them; a time that it notes is that of another process after a restart. `max_iter` bounds the passes whatever a rule
-    says.
+    them: so a rule about time keeps the seconds spent so far, as those of a clock mean nothing to the next process.
+    `max_iter` bounds the passes whatever a rule says.
     """
 
     @abstractmethod

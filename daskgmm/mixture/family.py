@@ -74,8 +74,8 @@ class Family(ABC):
             one for all of them, (n_features, n_features), of DIAGONAL (n_components, n_features), and of SPHERICAL
             (n_components,).
         previous : float64, of the same shape
-            The covariances that went into the E-step; at a start, those of all rows. What is returned, of that shape,
-            too, must be at least as likely as these, or EM is no ascent.
+            The covariances that went into the E-step; at a start, those of all rows, the same for each component.
+            What is returned, of that shape, too, must be at least as likely as these, or EM is no ascent.
         """
         return central
 

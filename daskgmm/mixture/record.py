@@ -10,7 +10,8 @@ class Record:
 
     A checkpoint writes their fields, and the name of their class; it reads those alone that are defined by then, and
     checks each field against its annotation. So whoever defines one (an accelerator, a rule to stop by) does so before
-    a fit goes on from a checkpoint, and need do nothing else.
+    a fit goes on from a checkpoint, and need do nothing else. What a script defines that is run itself is known by the
+    name `__main__:...`, so that script alone can go on, or load the model; in a module that is imported any can.
     """
 
     def __init_subclass__(cls, **keywords: object) -> None:

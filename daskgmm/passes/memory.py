@@ -93,7 +93,9 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
             return found
     if needed <= limit:
         own = mib(stated_bytes(frugal, need))
-        raise MemoryLimitError("`memory_limit`", f"be at least the {own} that the work takes", mib(limit), "Give more.")
+        raise MemoryLimitError(
+            "`memory_limit`", f"be at least the {own} that the work takes", mib(limit), "Give more memory."
+        )
     remedy = "Give workers more memory (`memory_limit`), or decrease `n_components`."
     long = _longest_chunks(rows)
     # Chunks below a run's bytes save nothing: a task reads several of them at once.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
-from daskgmm.errors import UNLIKE_WRITTEN, DaskgmmError, DataError, OutputError
+from daskgmm.errors import UNLIKE_WRITTEN, DaskgmmError, DataError, OutputError, UndefinedError
 from daskgmm.passes.task import Partial
 from daskgmm.stores.encoding import decode, encode
 from daskgmm.stores.holding import HeldError
@@ -243,6 +243,8 @@ class Checkpoint:
             raise _damaged(self.place, f"{name} does not match its checksum")
         try:
             return decode(content)
+        except UndefinedError:
+            raise
         except DataError as error:
             raise _damaged(self.place, f"{name}: {error}") from error
 

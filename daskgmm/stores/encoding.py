@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.errors import UNLIKE_WRITTEN, DataError
+from daskgmm.errors import UNLIKE_WRITTEN, DataError, OptionError, UndefinedError, verbatim
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.family import Family, family_called
 from daskgmm.mixture.record import Record, record_called, record_name
@@ -62,6 +62,10 @@ def decode(content: bytes) -> Any:
         if at != len(content):
             raise ValueError(f"{len(content)} bytes instead of {at}")
         return _value(head["value"], arrays)
+    except UndefinedError:
+        raise
+    except OptionError as error:  # (a family that is not registered)
+        raise UndefinedError(error.argument, error.requirement, error.got, error.remedy) from error
     except UNLIKE_WRITTEN as error:
         raise DataError("a record", "be as it was written", f"{type(error).__name__}: {error}") from error
 
@@ -149,7 +153,14 @@ def _value(tree: Any, arrays: list[NDArray[Any]]) -> Any:
         return tuple(_value(item, arrays) for item in inner)
     if what == "dict":
         return {name: _value(item, arrays) for name, item in inner.items()}
-    raise ValueError(f"unknown record {what[:80]!r}: what defines it must be imported before")
+    if ":" not in what:  # (a name of ours)
+        raise ValueError(f"unknown record {what[:80]!r}")
+    raise UndefinedError(
+        "what a checkpoint holds",
+        "be of classes that are defined here",
+        f"{verbatim(repr(what[:80]))}",
+        "Import the module that defines it, or run the same script, then go on.",
+    )
 
 
 @cache

@@ -325,13 +325,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     # -- inside ----------------------------------------------------------------------------------------------
     def _fit(self, X: Any, sample_weight: Any, columns: Mapping[str, Any] | None) -> None:
         options, listener = self.fit_options(), printing(self.verbose, self.verbose_interval)
-        stored = options.as_json()
+        options.check_records()
         source, weights = opened_rows(self, X, reset=True), opened_weights(sample_weight)
         goes_on = bool(self.warm_start) and hasattr(self, "converged_")
         warm = self._warm(source.n_features) if goes_on else None
         beside = opened_columns(columns)
         self._assign(fit_mixture(source, options, weights=weights, columns=beside, warm=warm, listener=listener))
-        self._fit_options = stored
+        self._fit_options = options.as_json()
 
     def _warm(self, n_features: int) -> tuple[Parameters, float]:
         p = self._parameters()

@@ -283,25 +283,21 @@ class FitOptions(Record):
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the options that decide the result as JSON values, given arrays as nested lists.
+        """Return the options that decide the result as JSON values, given arrays as nested lists."""
+        return {f.name: _json_value(getattr(self, f.name)) for f in fields(self) if f.name != "cache"}
 
-        Raises
-        ------
-        OptionError
-            One is an object of the user's that holds what no file can.
-        """
-        found = {}
-        for name in (f.name for f in fields(self) if f.name != "cache"):
+    def check_records(self) -> None:
+        """Raise an OptionError for an object of the user's that holds what no file can."""
+        for name, value in ((f.name, getattr(self, f.name)) for f in fields(self)):
             try:
-                found[name] = _json_value(getattr(self, name))
+                _json_value(value if isinstance(value, Record) else None)
             except (TypeError, ValueError) as error:
                 raise OptionError(
                     f"`{name}`",
                     "hold numbers, texts, arrays, and tuples of these alone, as a model file does",
-                    f"{getattr(self, name)!r:.80}",
+                    f"{value!r:.80}",
                     "Keep it in other fields.",
                 ) from error
-        return found
 
 
 @dataclass(frozen=True)

@@ -406,7 +406,10 @@ def test_values_of_another_kind_are_a_clean_error(
         gone_far.put({"polishing": None})
     gone_far.put({name: value})
     checkpoint, _ = at(tmp_path)
-    with pytest.raises(DataError, match=r"the checkpoint must be as daskgmm wrote it; got .*/c\. Remove it"):
+    with pytest.raises(
+        DataError,
+        match=r"must be as daskgmm wrote it; got .*/c\. Give the options that it was begun with, r",
+    ):
         small_fit(store, checkpoint)
 
 
@@ -423,7 +426,10 @@ def test_what_is_kept_beside_must_be_what_it_was(
 ) -> None:
     gone_far.put({"spent": gone_far.get("spent") | changes})
     checkpoint, _ = at(tmp_path)
-    with pytest.raises(DataError, match=r"the checkpoint must be as daskgmm wrote it; got .*/c\. Remove it"):
+    with pytest.raises(
+        DataError,
+        match=r"must be as daskgmm wrote it; got .*/c\. Give the options that it was begun with, r",
+    ):
         small_fit(store, checkpoint)
 
 
@@ -440,7 +446,10 @@ def test_candidates_of_other_options_are_not_gone_on_with(store: Path, tmp_path:
 def test_a_bug_of_a_fit_that_goes_on_from_nothing_is_called_so(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Race, "run", lambda race: 1 + None)
+    bug = eval(
+        "lambda race: 1 + None", {"__name__": "daskgmm.fitting.race"}
+    )  # (of ours: another's would pass as it is)
+    monkeypatch.setattr(Race, "run", bug)
     checkpoint, _ = at(tmp_path)
     with pytest.raises(TypeError, match="unsupported operand"):
         small_fit(store, checkpoint, start_rows=500)

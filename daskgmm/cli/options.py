@@ -143,7 +143,7 @@ def cluster_options(command: Callable[..., Any]) -> Any:
     @functools.wraps(command)
     def run(*args: Any, **given: Any) -> Any:
         kinds = {"": DaskCluster} | registered_places()
-        typed = {name: _typed(place, name) for name, place in kinds.items()}
+        typed = {name: _list_typed(place, name) for name, place in kinds.items()}
         places = {name: _place(place, name, given) for name, place in kinds.items()}
         chosen = [name for name, flags_typed in typed.items() if flags_typed]
         if len(chosen) > 1:
@@ -180,7 +180,7 @@ def _parameter(place: str, name: str) -> str:
     return f"{place}_{name}" if place else name
 
 
-def _typed(place: type[Place], name: str) -> list[str]:
+def _list_typed(place: type[Place], name: str) -> list[str]:
     """Return the options of a place that were typed, or stand in a file."""
     source = click.get_current_context().get_parameter_source
     return [

@@ -12,7 +12,7 @@ from daskgmm.errors import MemoryLimitError
 from daskgmm.passes.cache import Cache, kept_worker_bytes
 from daskgmm.passes.executor import Executor
 from daskgmm.passes.local_executor import LimitedExecutor
-from daskgmm.passes.memory import memory_limit, peak_own_bytes, promised, stated_bytes
+from daskgmm.passes.memory import memory_limit, peak_own_bytes, promise_memory, stated_bytes
 from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.places.log import say
@@ -56,11 +56,11 @@ class Work:
         if not self.cluster.joins:
             n_local = 0 if alone else self.cluster.n_processes(n_partitions)
             before = LimitedExecutor(self.cluster.limit_bytes(n_partitions), n_threads=n_local or None)
-            promised(self.rows, self.need, before, n_workers=n_local)
+            promise_memory(self.rows, self.need, before, n_workers=n_local)
         say(self._found())
         with self.cluster.machines(n_partitions) as where:
             try:
-                rows, need = promised(self.rows, self.need, where.executor)
+                rows, need = promise_memory(self.rows, self.need, where.executor)
             except MemoryLimitError as error:
                 if not self.cluster.joins:
                     raise

@@ -11,7 +11,7 @@ from daskgmm.errors import CollapsedComponentError, DataError, NotFiniteError
 from daskgmm.fitting.evaluate import Request, RowSets, check_counts, check_mean, check_responsibilities
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.status import Status
-from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict, asked
+from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict, ask
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.mstep import m_step
 from daskgmm.kernels.plan import Plan, make_plan, precision_called
@@ -269,7 +269,7 @@ def _judge(candidate: Candidate) -> Candidate:
     if candidate.n_passes > candidate.n_judged:
         c = candidate
         seen = Pass(c.n_passes, c.n_iter, c.lower_bound, c.change, c.accepted)
-        rule, verdict = asked(c.rule or options.rule, seen)
+        rule, verdict = ask(c.rule or options.rule, seen)
         candidate = replace(candidate, rule=rule, n_judged=candidate.n_passes, status=_STATUS[verdict])
     if candidate.status is Status.RUNNING and candidate.n_passes >= options.max_iter:
         fell = candidate.n_iter > 1 and candidate.change < -max(options.tol, 1e-9 * abs(candidate.lower_bound))

@@ -28,7 +28,7 @@ from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.cache import plan_keep
 from daskgmm.passes.current import current_executor, one_blas_thread
 from daskgmm.passes.executor import Executor
-from daskgmm.passes.memory import promised
+from daskgmm.passes.memory import promise_memory
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import Passes
 from daskgmm.sources.source import Source
@@ -59,7 +59,7 @@ def running(
         model.options.given(X.n_features)
     rows = Rows.plan(X, weights, columns)
     n_columns = sum(column.n_features for column in rows.columns.values())
-    rows, need = promised(rows, fit_need([m.options for m in models], X, n_columns=n_columns), executor)
+    rows, need = promise_memory(rows, fit_need([m.options for m in models], X, n_columns=n_columns), executor)
     keep = plan_keep(models[0].options.cache, rows, need, executor)
     with one_blas_thread(executor), Passes(rows, executor, keep, checkpoint) as passes:
         try:

@@ -16,7 +16,7 @@ from daskgmm.mixture.criteria import aic, bic
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.current import current_executor, one_blas_thread
 from daskgmm.passes.executor import Executor
-from daskgmm.passes.memory import promised
+from daskgmm.passes.memory import promise_memory
 from daskgmm.passes.need import Need, takes_compiled_kernel
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import Survey, SurveyPass
@@ -87,7 +87,7 @@ def score_source(
         executor = current_executor(travels=X.travels and (weights is None or weights.travels))
     check_features(X, parameters)
     check_shape(X, n_components=1)
-    rows, need = promised(Rows.plan(X, weights), scoring_need(parameters, X), executor)
+    rows, need = promise_memory(Rows.plan(X, weights), scoring_need(parameters, X), executor)
     with one_blas_thread(executor):
         surveyed = None if weights is None else _survey(rows, executor, non_finite)
         plan = make_plan(parameters, origin=parameters.weights @ parameters.means, compiled=need.compiled)

@@ -72,7 +72,7 @@ class StoppingRule(Record, ABC):
         """Return the rule for the next pass, and what to do after this one."""
 
 
-def asked(rule: StoppingRule, seen: Pass) -> tuple[StoppingRule, Verdict]:
+def ask(rule: StoppingRule, seen: Pass) -> tuple[StoppingRule, Verdict]:
     """Return what a rule says after a pass; an OptionError where that is no rule and verdict."""
     found = rule.after(seen)
     match found:

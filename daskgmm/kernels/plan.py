@@ -214,7 +214,10 @@ def make_plan(
         if np.shape(mask) != (parameters.n_components,) or np.asarray(mask).dtype != bool:
             name = f"{type(kernel).__name__}.chosen"
             raise OptionError(
-                f"what {verbatim(name)} returns", f"be bool, of shape ({parameters.n_components},)", f"{mask!r:.80}"
+                f"what {verbatim(name)} returns",
+                f"be bool, of shape ({parameters.n_components},)",
+                f"{mask!r:.80}",
+                f"Return True for each component that it computes, in {verbatim(name)}.",
             )
         chosen = parameters.shape.by_one_form(mask)
         return replace(plan, exact=plan.exact | chosen, stacked=plan.stacked & ~chosen, given=(kernel, chosen))

@@ -1,7 +1,7 @@
 """The promise of memory: what a pass takes at peak, in a worker and in this process, held against what there is.
 
 It is arithmetic on what others say of themselves, before anything is read: sources (`read_bytes`, `chunk_bytes`),
-kernels (`buffer_bytes`, `Kernel.n_bytes`), and each pass (`Need`). `promised` is the one door for passes.
+kernels (`buffer_bytes`, `Kernel.n_bytes`), and each pass (`Need`). `promise_memory` is the one door for passes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DRIVER_BYTES, TASK_BYTES = 40 * MIB, 20 << 10
 _NO_QUESTION_BYTES = 1 << 30
 
 
-def promised(rows: Rows, need: Need, executor: Executor, *, n_workers: int = 0) -> tuple[Rows, Need]:
+def promise_memory(rows: Rows, need: Need, executor: Executor, *, n_workers: int = 0) -> tuple[Rows, Need]:
     """Return the rows as tasks, and what these need, as memory allows.
 
     All candidates go in one pass, and rows are read ahead, where that fits; else nothing is read ahead; else candidates

@@ -289,7 +289,8 @@ class Steps:
 
 def is_of_the_user(error: BaseException) -> bool:
     """Return whether an error went through code that is neither daskgmm's nor installed beside it."""
-    installed = tuple({os.path.realpath(place) for place in sysconfig.get_paths().values()})
+    places = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    installed = tuple({os.path.join(os.path.realpath(place), "") for place in places})
     trace, inside = error.__traceback__, False
     while trace is not None:
         name, file = trace.tb_frame.f_globals.get("__name__", ""), os.path.realpath(trace.tb_frame.f_code.co_filename)

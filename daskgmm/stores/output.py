@@ -26,7 +26,7 @@ from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record
 from daskgmm.passes.current import current_executor, one_blas_thread
 from daskgmm.passes.executor import Executor
-from daskgmm.passes.memory import promised
+from daskgmm.passes.memory import promise_memory
 from daskgmm.passes.need import Need
 from daskgmm.passes.prediction import refuse_dropped, with_kernel
 from daskgmm.passes.rows import Rows
@@ -117,7 +117,7 @@ def write_predictions(
     if executor is None:
         executor = current_executor(travels=X.travels)
     predictor = Predictor.of(parameters, what)
-    rows, _ = promised(*plan_predictions(predictor, X), executor)
+    rows, _ = promise_memory(*plan_predictions(predictor, X), executor)
     try:
         with explained(output):
             array, token = _array(output, predictor, rows, saved)

@@ -14,7 +14,7 @@ from daskgmm.fitting.evaluate import WAVE_BYTES
 from daskgmm.fitting.need import fit_need, is_compiled
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import sample_size
-from daskgmm.passes.memory import peak_worker_bytes, promised
+from daskgmm.passes.memory import peak_worker_bytes, promise_memory
 from daskgmm.passes.rows import Rows
 from daskgmm.sources.opening import open_source
 from daskgmm.sources.partition import MIB
@@ -77,7 +77,7 @@ def test_waves_are_halved_until_they_fit(n_models: int, rows: Rows) -> None:
     found = []
     for limit in range(290, 600, 2):
         try:
-            cut, wave = promised(rows, need, Limited(limit * MIB))
+            cut, wave = promise_memory(rows, need, Limited(limit * MIB))
         except MemoryLimitError:
             continue
         assert peak_worker_bytes(cut, wave) <= limit * MIB
@@ -86,13 +86,13 @@ def test_waves_are_halved_until_they_fit(n_models: int, rows: Rows) -> None:
     halves = [n_models >> i for i in range(5) if n_models >> i]
     assert found == sorted(found), "more memory, more candidates"
     assert set(found) == set(halves)
-    assert promised(rows, need, Limited(None))[1] is need
+    assert promise_memory(rows, need, Limited(None))[1] is need
 
 
 def test_where_one_candidate_does_not_fit_it_is_an_error(rows: Rows) -> None:
     need = fit_need([FitOptions(n_components=100)] * 8, rows.X)
     with pytest.raises(MemoryLimitError, match="A task must fit in a worker's memory, 150 MiB a task; got a need of "):
-        promised(rows, need, Limited(150 * MIB))
+        promise_memory(rows, need, Limited(150 * MIB))
 
 
 def test_tasks_are_cut_for_the_states_of_a_wave(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_tasks_are_cut_for_the_states_of_a_wave(rows: Rows, monkeypatch: pytest.
     monkeypatch.setattr(Rows, "in_tasks", noting)
     need = fit_need([FitOptions(n_components=100)] * 8, rows.X)
     limit = peak_worker_bytes(replace(rows, prefetch=False), replace(need, n_candidates=3))
-    _, wave = promised(rows, need, Limited(limit))
+    _, wave = promise_memory(rows, need, Limited(limit))
     assert 1 <= wave.n_candidates < 8
     assert asked[0] == need.state_bytes(16)
     assert asked[-1] == wave.state_bytes(16)

@@ -18,6 +18,7 @@ __all__ = [
     "Source",
     "StoppingRule",
     "Verdict",
+    "open_rows",
     "register_family",
     "register_source",
     "select",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from daskgmm.mixture.family import Family, register_family
     from daskgmm.mixture.prior import Prior
     from daskgmm.selection import Selection, select
+    from daskgmm.sources.opening import open_rows
     from daskgmm.sources.registry import register_source
     from daskgmm.sources.source import Reader, Source
 
@@ -46,6 +48,7 @@ _PLACES = {
     "Source": "daskgmm.sources.source",
     "StoppingRule": "daskgmm.fitting.stopping",
     "Verdict": "daskgmm.fitting.stopping",
+    "open_rows": "daskgmm.sources.opening",
     "register_family": "daskgmm.mixture.family",
     "register_source": "daskgmm.sources.registry",
     "select": "daskgmm.selection",

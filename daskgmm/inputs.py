@@ -19,7 +19,7 @@ from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.status import Status
 from daskgmm.sources.conventions import check_units
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.sources.source import Source
 
 
@@ -28,7 +28,7 @@ def opened_rows(estimator: Any, X: Any, *, reset: bool) -> Source:
 
     This is the door of every method. Nothing is read: rows of chunks of unknown size are not counted.
     """
-    source = open_source(X)
+    source = open_rows(X)
     names = _names(source.column_labels)
     if reset:
         _note_units(estimator, source.beside.units)
@@ -46,7 +46,7 @@ def opened_rows(estimator: Any, X: Any, *, reset: bool) -> Source:
 
 def opened_weights(sample_weight: Any) -> Source | None:
     """Return row weights as a source; None where there are none."""
-    return None if sample_weight is None else open_source(sample_weight, argument="sample_weight")
+    return None if sample_weight is None else open_rows(sample_weight, argument="sample_weight")
 
 
 def opened_columns(columns: Mapping[str, Any] | None) -> dict[str, Source]:
@@ -55,7 +55,7 @@ def opened_columns(columns: Mapping[str, Any] | None) -> dict[str, Source]:
         kind = type(columns).__name__
         raise OptionError("`columns`", "be a dict or a data frame", f"a {kind}", 'Give {"name": values}.')
     named = [] if columns is None else columns.items()
-    return {name: open_source(each, argument=f"columns[{name!r}]") for name, each in named}
+    return {name: open_rows(each, argument=f"columns[{name!r}]") for name, each in named}
 
 
 def _names(labels: list[Any] | None) -> list[str] | None:

@@ -13,7 +13,7 @@ from daskgmm import GaussianMixture
 from daskgmm.cli.jobs import places, report
 from daskgmm.cli.outputs import check_place
 from daskgmm.errors import OptionError
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.stores.model_file import load_model, save_model
 
 X = np.random.default_rng(0).normal(size=(40, 2))
@@ -25,7 +25,7 @@ def test_an_output_must_not_join_the_group_of_the_input(given: str, zarr_format:
     group = zarr.open_group(tmp_path / "data.zarr", mode="w", zarr_format=zarr_format)
     inner = group.create_group("inner") if given == "deeper" else group
     array = inner.create_array("x", data=X)
-    source = open_source(tmp_path / "data.zarr" if given == "group" else tmp_path / "data.zarr" / array.path)
+    source = open_rows(tmp_path / "data.zarr" if given == "group" else tmp_path / "data.zarr" / array.path)
     inputs = places(source, None)
     for output in ("data.zarr/model.zarr", "data.zarr/inner.zarr/model.zarr"):
         with pytest.raises(
@@ -40,7 +40,7 @@ def test_an_output_must_not_join_the_group_of_the_input(given: str, zarr_format:
 
 def test_an_output_beside_a_lone_array_is_free(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "x.zarr", data=X)
-    check_place(str(tmp_path / "model.zarr"), inputs=places(open_source(tmp_path / "x.zarr"), None))
+    check_place(str(tmp_path / "model.zarr"), inputs=places(open_rows(tmp_path / "x.zarr"), None))
 
 
 def test_the_page_of_a_model_whose_input_has_a_name_that_is_no_utf8(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from daskgmm.passes.task import Partial
 from daskgmm.pictures.comparison import COMPARED, selection_text
 from daskgmm.pictures.page import page
 from daskgmm.pictures.report import component_table, history_text
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.stores.checkpoint import Checkpoint
 from daskgmm.stores.model_file import Model, as_written, load_model, save_model
 from daskgmm.stores.output import ATTRIBUTE
@@ -170,7 +170,7 @@ def checkpoint_is_read(place: Path) -> None:
 
 
 def rows_are_read(place: Path) -> None:
-    source = open_source(str(place))
+    source = open_rows(str(place))
     Rows.plan(source, None)
     # (What the metadata say that a chunk takes is what the plan of memory refuses: here it is not read.)
     if source.chunk_bytes < 1 << 20 and source.n_rows < 10**4 and source.n_features < 100:
@@ -206,7 +206,7 @@ def small_fit(folder: Path, checkpoint: Checkpoint) -> Fit:
     with pytest.MonkeyPatch.context() as patched, dask.config.set(scheduler="synchronous"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # (of numbers that overflow, and of rows that are all alike)
         patched.setattr("daskgmm.sources.partition.PARTITION_BYTES", 1000)
-        source = open_source(str(folder / "fitted.zarr"))
+        source = open_rows(str(folder / "fitted.zarr"))
         return fit_mixture(source, options, executor=LocalExecutor(), checkpoint=checkpoint)
 
 

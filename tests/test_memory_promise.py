@@ -29,7 +29,7 @@ from daskgmm.passes.memory import check_own_memory, peak_own_bytes
 from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.places.dask_cluster import DaskCluster
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.sources.partition import MIB
 from tests.groups import two_groups
 
@@ -142,7 +142,7 @@ def test_workers_and_what_drives_them_take_no_more(arguments: tuple[str, ...], f
 def test_a_fit_in_python_takes_no_more(folder: Path) -> None:
     place = folder / "wide.zarr"
     own, _, _ = measured(place, code=PYTHON)
-    X = open_source(place)
+    X = open_rows(place)
     stated = peak_own_bytes(Rows.plan(X, None), fit_need([FitOptions(4)], X), driving=False)
     assert 100 * MIB < own <= stated
 
@@ -183,7 +183,7 @@ def test_python_refuses_what_would_drive_workers(folder: Path, client: Any) -> N
 
 @pytest.mark.usefixtures("small_machine")
 def test_workers_on_this_machine_are_counted(folder: Path) -> None:
-    X = open_source(folder / "large.zarr")
+    X = open_rows(folder / "large.zarr")
     rows, need = Rows.plan(X, None), fit_need([FitOptions(2)], X)
     message = "This process and 7 workers must fit in the memory of this machine, .* Take fewer workers, decrease"
     with pytest.raises(MemoryLimitError, match=message):
@@ -194,7 +194,7 @@ def test_workers_on_this_machine_are_counted(folder: Path) -> None:
 
 
 def test_what_drives_workers_grows_with_states_and_tasks(folder: Path, client: Any) -> None:
-    rows, full = Rows.plan(open_source(folder / "large.zarr"), None), family_called("full").shape
+    rows, full = Rows.plan(open_rows(folder / "large.zarr"), None), family_called("full").shape
     few, many = (peak_own_bytes(rows, Need(full, 8, n_candidates=n), driving=True) for n in (1, 10))
     assert many - few == pytest.approx(9 * 2 * rows.n_tasks * Need(full, 8).state_bytes(32), rel=0.01)
     cut = Rows(rows.X, None, np.linspace(0, 600_000, 3001).astype(int), per_task=100)

@@ -39,7 +39,7 @@ from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.memory import peak_worker_bytes
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import pass_graph
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.sources.partition import MIB
 from daskgmm.stores.output import write_predictions
 from tests.clusters import LOCAL
@@ -54,7 +54,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Path of 20,000 rows in 40 chunks and 20 partitions; partitions are planned in this process only."""
     monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 32_000)
     zarr.create_array(tmp_path / "X.zarr", data=CASE.X, chunks=(500, 4))
-    assert Rows.plan(open_source(tmp_path / "X.zarr"), None).n_partitions == 20
+    assert Rows.plan(open_rows(tmp_path / "X.zarr"), None).n_partitions == 20
     return tmp_path / "X.zarr"
 
 
@@ -233,7 +233,7 @@ def test_a_pass_over_a_hundred_thousand_chunks_has_few_tasks(tmp_path: Path, chu
     zarr.create_array(tmp_path / "X.zarr", shape=shape, chunks=(chunk_rows, 64), dtype="f4")  # metadata alone
     work = EStep([make_plan(p, origin=np.zeros(64)) for p in mixtures(10, 50, 64)])
     began = time.process_time()  # of this process: others share the machine
-    rows = Rows.plan(open_source(tmp_path / "X.zarr"), None)
+    rows = Rows.plan(open_rows(tmp_path / "X.zarr"), None)
     graph, keys = pass_graph(work, rows, name="pass")
     seconds = time.process_time() - began
     assert seconds < 2
@@ -252,7 +252,7 @@ def test_ten_large_candidates_go_in_one_pass_without_a_warning(
     X = np.random.default_rng(0).standard_normal((3000, 64)).astype("f4")
     zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(1000, 64))
     options = FitOptions(50, n_init=10, init_params="k-means||", max_iter=2, tol=1e9, reg_covar=1e-2)
-    source = open_source(tmp_path / "X.zarr")
+    source = open_rows(tmp_path / "X.zarr")
     with running([Model(options)], source, weights=None, executor=None, listener=ignore) as run:
         fit = run.polished({0: [Candidate.start(i, p, options) for i, p in enumerate(mixtures(10, 50, 64))]})[0]
     assert isinstance(fit, Fit)
@@ -335,7 +335,7 @@ def test_a_store_larger_than_memory(tmp_path: Path) -> None:
     array = large_store(tmp_path / "X.zarr", 4 * GIB, chunk_bytes=8 * MIB, n_features=32)
     assert array.nbytes == 4 * GIB
     assert disk_bytes(tmp_path) < 300e6
-    source = open_source(tmp_path / "X.zarr")
+    source = open_rows(tmp_path / "X.zarr")
     options = FitOptions(3, "diag")
     rows = Rows.plan(source, None)
     stated = peak_worker_bytes(rows, fit_need([options], source))

@@ -86,7 +86,7 @@ from daskgmm.pictures.comparison import selection_lines
 from daskgmm.places.machines import Machines
 from daskgmm.places.place import Place, register_place
 from daskgmm.sources import failures, heap, partition
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.stores.checkpoint import Checkpoint
 
 SEED = 20261127
@@ -324,7 +324,7 @@ def went_on(place: Path, options: FitOptions, folder: Path, *, ends_after: int) 
             if event.what == "em" and event.number > ends_after:
                 raise KeyboardInterrupt
 
-        return fit_mixture(open_source(place), options, listener=listener, checkpoint=checkpoint)
+        return fit_mixture(open_rows(place), options, listener=listener, checkpoint=checkpoint)
 
     checkpoint = Checkpoint.at(str(folder / f"c{ends_after}"), every=0)
     checkpoint.begin({"of": "a toy"})
@@ -425,7 +425,7 @@ def test_a_checkpoint_of_a_class_that_is_not_defined_is_not_damaged(
 
     def fit() -> Fit:
         checkpoint = Checkpoint.at(str(tmp_path / "c"), every=0)
-        return fit_mixture(open_source(tmp_path / "rows.zarr"), options, checkpoint=checkpoint)
+        return fit_mixture(open_rows(tmp_path / "rows.zarr"), options, checkpoint=checkpoint)
 
     done = fit()
     with monkeypatch.context() as elsewhere:
@@ -434,7 +434,7 @@ def test_a_checkpoint_of_a_class_that_is_not_defined_is_not_damaged(
         elsewhere.delitem(families_of_the_package._FAMILIES, "spherical")
         with pytest.raises(UndefinedError, match=said):
             fit_mixture(
-                open_source(tmp_path / "rows.zarr"), replace(options, covariance_type="full"),
+                open_rows(tmp_path / "rows.zarr"), replace(options, covariance_type="full"),
                 checkpoint=Checkpoint.at(str(tmp_path / "c"), every=0),
             )  # fmt: skip
     assert fit().lower_bounds == done.lower_bounds, "and it is as it was"
@@ -444,10 +444,10 @@ def test_a_checkpoint_that_was_not_begun_goes_on(rows: np.ndarray, tmp_path: Pat
     place = tmp_path / "rows.zarr"
     zarr.create_array(place, data=rows, chunks=(500, 2))
     options = FitOptions(3, n_init=2, seed=0, tol=1e-3)
-    done = [fit_mixture(open_source(place), options, checkpoint=Checkpoint.at(str(tmp_path / "c"))) for _ in range(2)]
+    done = [fit_mixture(open_rows(place), options, checkpoint=Checkpoint.at(str(tmp_path / "c"))) for _ in range(2)]
     assert done[0].lower_bounds == done[1].lower_bounds
     with pytest.raises(DataError, match=r"as daskgmm wrote it; .*Give the options that it was begun with, remove it"):
-        fit_mixture(open_source(place), replace(options, n_components=4), checkpoint=Checkpoint.at(str(tmp_path / "c")))
+        fit_mixture(open_rows(place), replace(options, n_components=4), checkpoint=Checkpoint.at(str(tmp_path / "c")))
 
 
 # -- priors ------------------------------------------------------------------------------------------------------------
@@ -835,7 +835,7 @@ def test_an_error_of_a_kernel_is_not_the_checkpoints(rows: np.ndarray, tmp_path:
                 raise KeyboardInterrupt
 
         checkpoint = Checkpoint.at(str(tmp_path / "c"), every=0)
-        return fit_mixture(open_source(place), options, listener=listener, checkpoint=checkpoint)
+        return fit_mixture(open_rows(place), options, listener=listener, checkpoint=checkpoint)
 
     with pytest.raises(KeyboardInterrupt):
         fit(ends_after=4)
@@ -843,7 +843,7 @@ def test_an_error_of_a_kernel_is_not_the_checkpoints(rows: np.ndarray, tmp_path:
     with pytest.raises(KeyError, match="mine"):
         fit()
     broken.unlink()
-    assert fit().lower_bounds == fit_mixture(open_source(place), options).lower_bounds
+    assert fit().lower_bounds == fit_mixture(open_rows(place), options).lower_bounds
 
 
 def test_what_is_no_kernel_is_refused(rows: np.ndarray) -> None:
@@ -940,7 +940,7 @@ def test_a_column_is_cut_by_fold(rows: np.ndarray, labels: np.ndarray) -> None:
 
 def test_columns_are_in_the_promise_of_memory(rows: np.ndarray) -> None:
     """Those of a block and of the sample: 200 numbers a row beside two are most of what a fit takes."""
-    X, wide = open_source(rows), open_source(np.zeros((3000, 200)))
+    X, wide = open_rows(rows), open_rows(np.zeros((3000, 200)))
     options = [FitOptions(3)]
     alone, beside = fit_need(options, X), fit_need(options, X, n_columns=200)
     assert beside.own_bytes - alone.own_bytes == 2 * 8 * 200 * 3000
@@ -1223,7 +1223,7 @@ def test_a_family_needs_nothing_on_workers_and_goes_on_from_a_checkpoint(
     name: str, rows: np.ndarray, tmp_path: Path, client: Client
 ) -> None:
     zarr.create_array(tmp_path / "x.zarr", data=rows, chunks=(500, 2))
-    source = open_source(tmp_path / "x.zarr")
+    source = open_rows(tmp_path / "x.zarr")
     options = FitOptions(3, covariance_type=name, n_init=2, tol=1e-9, start_rows=300)
     whole = fit_mixture(source, options)
     assert len(whole.lower_bounds) > 5
@@ -1494,7 +1494,7 @@ def test_an_installed_package_opens_its_files_by_an_entry_point(tmp_path: Path) 
     done = run("-m", "daskgmm", "fit", "X.toy", "-k", "1", "--output", "model.zarr")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 3000
-    broken = run("-c", "from daskgmm.sources.opening import open_source; open_source('X.h5')")
+    broken = run("-c", "from daskgmm.sources.opening import open_rows; open_rows('X.h5')")
     assert "What opens '.h5' must be installed whole; got module 'toys' has no attribute 'nothing'" in broken.stderr
 
 
@@ -1504,9 +1504,9 @@ def test_sources_that_are_none_are_refused(toy_file: Path) -> None:
     with pytest.raises(OptionError, match=r"opener must be a function or a class .*; got 'open_file'\."):
         register_source(".toy", "open_file")
     with pytest.raises(
-        OptionError, match=r"array must be left out where X has no named arrays; got array='a' with .*y"
+        OptionError, match=r"array must be left out where X has no arrays with names; got array='a' with .*y"
     ):
-        open_source(toy_file, array="a")
+        open_rows(toy_file, array="a")
     register_source(".toy", Path)
     with pytest.raises(OptionError, match=r"What opens X must return a daskgmm\.Source; got a PosixPath\."):
         fitted(toy_file)

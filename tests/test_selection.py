@@ -22,7 +22,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.run import running
 from daskgmm.fitting.sweep import selection_models
 from daskgmm.kernels.folds import fold_of
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from tests.fitting.driving import KINDS, as_source, small_partitions
 
 __all__ = ["small_partitions"]
@@ -94,7 +94,7 @@ def test_folds_are_what_scikit_learn_finds_on_their_rows(kind: str) -> None:
 
     fit_options = FitOptions(tol=1e-10, max_iter=3000, n_init=2, seed=seed)
     models = selection_models(fit_options, n_components=[3], covariance_types=[kind], n_folds=5)
-    with running(models, open_source(X), n_folds=5, weights=None, executor=None, listener=lambda event: None) as run:
+    with running(models, open_rows(X), n_folds=5, weights=None, executor=None, listener=lambda event: None) as run:
         fits = run.fits(range(6))
     for i, other in enumerate(theirs):
         fit = fits[i + 1]

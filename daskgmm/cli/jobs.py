@@ -42,7 +42,7 @@ from daskgmm.places.machines import peak_bytes
 from daskgmm.places.place import Place
 from daskgmm.places.signals import interrupts
 from daskgmm.sources.credentials import shown
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.sources.source import Source
 from daskgmm.stores.model_file import Model, as_written, load_model, save_model, support_record
 from daskgmm.stores.output import Written, plan_predictions, write_predictions
@@ -66,10 +66,10 @@ class Input:
     def open(self) -> tuple[Source, Source | None]:
         """Return the sources of the rows and of the weights; their metadata are checked, no row is read."""
         missing = self.missing_chunks
-        X = open_source(self.location, array=self.array, missing_chunks=missing)
+        X = open_rows(self.location, array=self.array, missing_chunks=missing)
         if self.weights is None:
             return X, None
-        return X, open_source(self.weights, array=self.weights_array, argument="sample_weight", missing_chunks=missing)
+        return X, open_rows(self.weights, array=self.weights_array, argument="sample_weight", missing_chunks=missing)
 
 
 def fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from inspect import signature
 from typing import Any
@@ -15,14 +16,18 @@ from daskgmm.sources.registry import Opener, opener_of, suffix_of
 from daskgmm.sources.source import Source, checked_shape
 
 
-def open_source(
+def open_rows(
     data: Any,
     *,
+    columns: str | Sequence[str] | None = None,
     array: str | None = None,
-    argument: str = "X",
+    features: str | None = None,
     missing_chunks: str | None = None,
+    argument: str = "X",
 ) -> Source:
     """Return the source of rows that `data` is, its metadata checked; no row is read.
+
+    What it takes, `fit`, `predict`, `score`, `select` and `sample_weight` take directly, too; what it returns as well.
 
     Parameters
     ----------
@@ -30,12 +35,16 @@ def open_source(
         A path or URL (``.npy``: memory map; anything else: Zarr), an open `zarr.Array` or `zarr.Group`,
         a Dask array or data frame, a NumPy array, or what `numpy.asarray` makes numbers of. Of shape
         (n_rows, n_features) or (n_rows,). And what `register_source` and installed packages add.
+    columns : str or sequence of str, optional
+        Names of the columns that are the features, in this order, where `data` has columns with names.
     array : str, optional
         Name of the array, where `data` is a Zarr group that holds several.
-    argument : str
-        What messages call the input.
+    features : str, optional
+        Name of the dimension along which the features lie, where `data` has dimensions with names.
     missing_chunks : {"error", "fill"} or None
         What is done about rows whose chunk is not in a Zarr store; None takes Dask's configuration.
+    argument : str
+        What messages call the input.
 
     Raises
     ------
@@ -55,22 +64,33 @@ def open_source(
     if isinstance(data, str) and not data:
         raise OptionError(f"`{argument}`", "be a path or URL", "an empty string", "Name the input.")
     if isinstance(data, Source):
-        return _checked(_opened(_itself, data, argument, array, missing_chunks), argument)
-    opener = opener_of(data) or (_other_location if isinstance(data, str) else _other_object)
-    return _checked(_opened(opener, data, argument, array, missing_chunks), argument)
-
-
-def _opened(opener: Opener, data: Any, argument: str, array: str | None, missing_chunks: str | None) -> Source:
+        opener: Opener = _itself
+    else:
+        opener = opener_of(data) or (_other_location if isinstance(data, str) else _other_object)
+    named = (columns,) if isinstance(columns, str) else None if columns is None else tuple(columns)
+    options = {"columns": named, "array": array, "features": features}
     takes = _parameters_of(opener)
-    if array is not None and "array" not in takes:
-        raise OptionError(
-            "`array`",
-            f"be left out where `{argument}` has no named arrays",
-            f"array={array!r} with {data if isinstance(data, str) else type(data).__name__}",
-            "Name an array only within a Zarr group.",
-        )
-    options = {"argument": argument, "array": array, "missing_chunks": missing_chunks}
-    return opener(data, **{name: value for name, value in options.items() if name in takes})
+    for name, value in options.items():
+        if value is not None and name not in takes:
+            shown = data if isinstance(data, str) else type(data).__name__
+            raise OptionError(
+                f"`{name}`",
+                f"be left out where `{argument}` has no {_NAMED[name]} with names",
+                f"{name}={value!r} with {shown}",
+                _WHERE[name],
+            )
+    options |= {"argument": argument, "missing_chunks": missing_chunks}
+    source = opener(data, **{name: value for name, value in options.items() if name in takes})
+    return _checked(source, argument)
+
+
+#: What each option names, and where there are such.
+_NAMED = {"columns": "columns", "array": "arrays", "features": "dimensions"}
+_WHERE = {
+    "columns": "Name columns only where the input has names for them.",
+    "array": "Name an array only within a Zarr group.",
+    "features": "Name a dimension only where the input has names for them.",
+}
 
 
 @lru_cache
@@ -102,7 +122,7 @@ def _checked(source: Any, argument: str) -> Source:
 def open_labelled(data: Any, *, argument: str) -> Source:
     """Return the source of a data frame, a series or an array of xarray."""
     array, labels = unlabelled(data, argument)
-    source = open_source(array, argument=argument)
+    source = open_rows(array, argument=argument)
     source.beside, source.column_labels = beside_of(data), labels
     return source
 

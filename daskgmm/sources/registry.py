@@ -49,8 +49,9 @@ def register_source(claim: str | type | Question, opener: Opener) -> None:
         nothing is imported; or a function that is given an input, paths as text, and returns whether it is one.
     opener : callable
         Given an input it returns the `daskgmm.Source` of its rows, of which it reads none. Where it has parameters of
-        these names it gets, too: `argument`, what messages call the input; `array`, the name of an array within a file;
-        `missing_chunks`, what to do where rows are not there.
+        these names it gets, too: `argument`, what messages call the input; `columns`, names of those that are the
+        features, a tuple; `array`, the name of an array within a file; `features`, the name of a dimension;
+        `missing_chunks`, what to do where rows are not there. Those that were not given are None.
 
     Notes
     -----

@@ -79,7 +79,7 @@ class ZarrSource(Source):
         Raises
         ------
         InputMissingError, OptionError, DataError
-            See `daskgmm.sources.opening.open_source`.
+            See `daskgmm.sources.opening.open_rows`.
         """
         place = locate(location, argument=argument)
         node = place.open(argument=argument)

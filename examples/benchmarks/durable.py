@@ -24,7 +24,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.passes.fingerprint import fingerprints
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.stores.checkpoint import Checkpoint
 
 
@@ -58,7 +58,7 @@ def checkpoints(n_rows: int, folder: Path, *, n_features: int = 64, n_components
     checkpoint = Timed.at(str(folder / "checkpoint"), every=5.0)
     checkpoint.seconds = []
     checkpoint.begin({})
-    done = fit_mixture(open_source(str(folder / "rows.zarr")), options, checkpoint=checkpoint)
+    done = fit_mixture(open_rows(str(folder / "rows.zarr")), options, checkpoint=checkpoint)
     passes = [record["seconds"] for record in done.history if record["what"] == "em"]
     return {
         "a pass, s": median(passes),
@@ -77,7 +77,7 @@ def look(n_chunks: int, folder: Path) -> dict[str, Any]:
         path = folder / "many.zarr" / array.metadata.encode_chunk_key((i, 0))
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x")
-    rows, seconds = Rows.plan(open_source(str(folder / "many.zarr")), None), []
+    rows, seconds = Rows.plan(open_rows(str(folder / "many.zarr")), None), []
     for _ in range(3):
         began = perf_counter()
         found = fingerprints(rows, LocalExecutor())

@@ -41,7 +41,7 @@ from daskgmm.passes.executor import Room
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import SurveyPass
 from daskgmm.passes.tree import Passes, pass_graph
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 
 N_FEATURES = 16
 N_ROWS = 4096 * 1_000_000
@@ -151,7 +151,7 @@ def measured(
     work, executor = estep(n_components), ClientExecutor(client)
     survey = SurveyPass(N_FEATURES, False, 0, -1)
     began = perf_counter()
-    rows = Rows.plan(open_source(path), None)
+    rows = Rows.plan(open_rows(path), None)
     planned = perf_counter()
     graph, _ = pass_graph(work, rows, name="p")
     built = perf_counter()

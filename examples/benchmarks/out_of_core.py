@@ -49,7 +49,7 @@ from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.current import one_blas_thread
 from daskgmm.passes.rows import Cut, Rows, blocks, cuts
 from daskgmm.passes.tree import run_pass
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 
 GIB, MIB = 1 << 30, 1 << 20
 CODECS: dict[str, Any] = {
@@ -209,7 +209,7 @@ def estep(n_components: int, n_features: int) -> EStep:
 
 def measured(client: Client, path: Path, work: EStep, *, caches: list[str], rounds: int) -> list[dict[str, Any]]:
     """Return for each state of the page cache the medians over interleaved rounds, and their ratios."""
-    rows = Rows.plan(open_source(path), None).trusted()
+    rows = Rows.plan(open_rows(path), None).trusted()
     n_workers = len(client.nthreads())
     every: dict[str, list[float]] = {"decode": [], "kernel": []}
     own: dict[str, dict[str, list[float]]] = {
@@ -296,7 +296,7 @@ def memory_benchmark(options: argparse.Namespace, folder: Path) -> list[dict[str
         path = folder / "linked.zarr"
         make_linked_store(path, rows, int(gib * GIB) // (4 * n_features))
         with workers(options.workers) as client:
-            seconds = pass_seconds(client, Rows.plan(open_source(path), None).trusted(), work)["pass"]
+            seconds = pass_seconds(client, Rows.plan(open_rows(path), None).trusted(), work)["pass"]
             peaks = sorted(client.run(peak_mib).values())
         results.append({"gib": gib, "pass": seconds, "peak_mib": peaks})
         print(f"{gib:5g} GiB {seconds:5.1f}s  {'  '.join(f'{peak:.0f}' for peak in peaks)}", flush=True)

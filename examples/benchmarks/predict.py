@@ -41,7 +41,7 @@ def rates(rows: Path, options: dict[str, Any], n_rounds: int) -> dict[str, Any]:
     summed.
     """
     from daskgmm import GaussianMixture
-    from daskgmm.sources.opening import open_source
+    from daskgmm.sources.opening import open_rows
     from daskgmm.stores.output import write_predictions
 
     n_rows = zarr.open_array(rows, mode="r").shape[0]
@@ -52,7 +52,7 @@ def rates(rows: Path, options: dict[str, Any], n_rounds: int) -> dict[str, Any]:
         took["e_step"].append(median(passes[1:]))
         began = perf_counter()
         write_predictions(
-            mixture._parameters(), open_source(rows), str(rows.with_name("labels.zarr")), what="label", record={}
+            mixture._parameters(), open_rows(rows), str(rows.with_name("labels.zarr")), what="label", record={}
         )
         took["written"].append(perf_counter() - began)
         began = perf_counter()

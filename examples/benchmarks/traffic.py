@@ -33,7 +33,7 @@ from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import run_pass
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 
 GB = 10**9
 #: Decoded GB, features, components, candidates.
@@ -96,7 +96,7 @@ def states(client: Client, folder: Path) -> list[dict[str, Any]]:
         n_rows, path = size * GB // (4 * n_features), folder / f"{size}-{n_features}.zarr"
         zarr.create_array(path, shape=(n_rows, n_features), chunks=(16_384, n_features), dtype="f4", overwrite=True)
         need = Need(family_called("full").shape, n_components, n_candidates)
-        rows = Rows.plan(open_source(path), None)
+        rows = Rows.plan(open_rows(path), None)
         rows = rows.in_tasks(state_bytes=need.state_bytes(n_features), n_threads=executor.n_threads())
         work, before = EStep(plans(n_features, n_components, n_candidates)), received(client)
         (state, *_) = run_pass(work, rows, executor, name="traffic")
@@ -131,7 +131,7 @@ def kept(client: Client, folder: Path) -> dict[str, Any]:
         precisions_init=np.stack([np.eye(KEPT_FEATURES)] * 8), cache=True,
         acceleration=None,
     )  # fmt: skip
-    fit = fit_mixture(open_source(path), options, listener=listen)
+    fit = fit_mixture(open_rows(path), options, listener=listen)
     later = np.diff(moved)
     n_bytes = KEPT_ROWS * KEPT_FEATURES * 4
     return {

@@ -19,7 +19,7 @@ from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.passes.local_executor import LocalExecutor
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.stores.checkpoint import Checkpoint
 from tests.strategies import make_case
 
@@ -37,7 +37,7 @@ def fitted(place: Path, *, after: Callable[[int], None], checkpoint: Checkpoint 
     asked = FitOptions(n_components=2, start_rows=500, max_iter=3, tol=1e-9, escape=False, **options)
     with dask.config.set(scheduler="synchronous"):
         return fit_mixture(
-            open_source(place), asked, executor=LocalExecutor(), listener=lambda done: after(done.number),
+            open_rows(place), asked, executor=LocalExecutor(), listener=lambda done: after(done.number),
             checkpoint=checkpoint,
         )  # fmt: skip
 

@@ -22,7 +22,7 @@ from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.sources.array_source import ArraySource
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.stores.checkpoint import Checkpoint
 from tests.faults import Torn
 from tests.fitting.driving import KINDS
@@ -43,7 +43,7 @@ def overlapping(n_rows: int = 2000, *, apart: float = 2.4) -> np.ndarray:
 
 
 def compared(X: Any, options: FitOptions = OPTIONS, checkpoint: Checkpoint | None = None, **asked: Any) -> Sweep:
-    source = ArraySource(X) if isinstance(X, np.ndarray) else open_source(X)
+    source = ArraySource(X) if isinstance(X, np.ndarray) else open_rows(X)
     given = {"n_components": [1, 2, 3], "covariance_types": ["full"], "executor": LocalExecutor()} | asked
     return select_model(source, options, checkpoint=checkpoint, **given)
 

@@ -27,7 +27,7 @@ from daskgmm.fitting.status import Status
 from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from tests import oracle
 from tests.fitting.driving import (
     KINDS,
@@ -153,7 +153,7 @@ def test_each_chunk_is_read_once_a_pass_or_once_where_it_is_kept(cache: Any) -> 
 
     store = CountingStore(MemoryStore())
     array = zarr.create_array(store, data=well_separated().X, chunks=(100, 3))
-    source = open_source(array)
+    source = open_rows(array)
     store.reads.clear()
     done = fit_mixture(source, FitOptions(n_components=2, cache=cache))
     chunks = [key for key, _ in store.reads if "c/" in key]
@@ -164,7 +164,7 @@ def test_each_chunk_is_read_once_a_pass_or_once_where_it_is_kept(cache: Any) -> 
 
 
 def test_candidates_that_are_too_large_for_one_graph_go_in_waves(monkeypatch: pytest.MonkeyPatch) -> None:
-    X = open_source(well_separated().X)
+    X = open_rows(well_separated().X)
     options = FitOptions(n_components=3, n_init=4, init_params="k-means||", tol=0, max_iter=3)
     together = fit_mixture(X, options)
     monkeypatch.setattr(evaluate, "WAVE_BYTES", 700)
@@ -180,7 +180,7 @@ def test_candidates_that_are_too_large_for_one_graph_go_in_waves(monkeypatch: py
 def test_a_fit_says_what_it_found() -> None:
     X = well_separated().X
     events: list[PassDone] = []
-    done = fit_mixture(open_source(X), FitOptions(n_components=3, acceleration=None), listener=events.append)
+    done = fit_mixture(open_rows(X), FitOptions(n_components=3, acceleration=None), listener=events.append)
     assert done.status is Status.CONVERGED
     assert done.mean_log_likelihood == pytest.approx(done.log_likelihood / 600, rel=1e-15)
     other = mixture.GaussianMixture(3)
@@ -227,7 +227,7 @@ def test_input_that_changes_in_the_rounds_of_a_search_is_noticed_there(n_passes:
     options = FitOptions(n_components=3, init_params="k-means||")
     message = r"must stay the same during a fit; got rows of weight [0-9.]+ in a pass, and of weight 600 in the survey"
     with pytest.raises(DataError, match=message):
-        fit_mixture(open_source(X), options, weights=open_source(weights), listener=events.append)
+        fit_mixture(open_rows(X), options, weights=open_rows(weights), listener=events.append)
     assert [e.what for e in events] == ["survey"] + ["search"] * n_passes
 
 
@@ -338,7 +338,7 @@ def test_a_first_pass_in_which_all_collapse_is_still_history() -> None:
     start = {"weights_init": [0.5, 0.5], "means_init": [[0, 0], [40, 40]], "precisions_init": [1.0, 1.0]}
     options = FitOptions(n_components=2, covariance_type="spherical", reg_covar=0, **start)
     with pytest.raises(CollapsedComponentError, match="component 1"):
-        fit_mixture(open_source(X), options, listener=events.append)
+        fit_mixture(open_rows(X), options, listener=events.append)
     assert [e.what for e in events] == ["survey", "em"]
     assert events[1].mean_log_likelihood is None
     assert "nan" not in events[1].line()
@@ -354,7 +354,7 @@ def test_where_no_candidate_is_finite_the_fit_says_so(kind: str) -> None:
     start = {"weights_init": [0.5, 0.5], "means_init": [[0, 0], [1, 1]], "precisions_init": precisions}
     events: list[PassDone] = []
     with pytest.raises(NotFiniteError, match="must be finite; got nan in iteration 1. Check the given start"):
-        fit_mixture(open_source(X), FitOptions(n_components=2, covariance_type=kind, **start), listener=events.append)
+        fit_mixture(open_rows(X), FitOptions(n_components=2, covariance_type=kind, **start), listener=events.append)
     assert [e.what for e in events] == ["survey", "em"]
 
 

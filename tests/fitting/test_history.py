@@ -16,7 +16,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.race import STAGE_PASSES
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.status import Status
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from tests.fitting.driving import KINDS, Blocks, given_start, well_separated
 
 #: Starts that differ in what is read for them: none given, k-means||, and given.
@@ -35,7 +35,7 @@ def fitted(kind: str, start: str, *, X: Any = None, **others: Any) -> tuple[Fit,
     if start == "given":
         own = given_start(case) | {"n_init": 1}
     options = FitOptions(**own | {"tol": 1e-5} | others)
-    return fit_mixture(open_source(case.X if X is None else X), options, listener=told.append), told
+    return fit_mixture(open_rows(case.X if X is None else X), options, listener=told.append), told
 
 
 def of(fit: Fit, what: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import sample_size
 from daskgmm.passes.memory import peak_worker_bytes, promise_memory
 from daskgmm.passes.rows import Rows
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.sources.partition import MIB
 from tests.fitting.driving import KINDS
 from tests.passes.test_memory import Limited
@@ -25,7 +25,7 @@ from tests.passes.test_memory import Limited
 @pytest.fixture
 def rows(tmp_path: Path) -> Rows:
     zarr.create_array(tmp_path / "X.zarr", shape=(10**7, 16), chunks=(10**4, 16), dtype="f4")
-    return Rows.plan(open_source(tmp_path / "X.zarr"), None)
+    return Rows.plan(open_rows(tmp_path / "X.zarr"), None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

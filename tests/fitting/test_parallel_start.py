@@ -16,7 +16,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import far_points, parallel_starts
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import run_pass
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from tests import oracle
 from tests.fitting.driving import KINDS
 from tests.passes.test_tree import CountingExecutor, Pieces
@@ -28,7 +28,7 @@ Run = Callable[[Any, str], Any]
 def running(rows: Any, weights: Any = None, *, step: int = 10**9) -> tuple[Run, list[str]]:
     """Return what runs a pass over the rows, and the list in which it notes the names."""
     source, names = Pieces(rows, step), []
-    cut = Rows(source, None if weights is None else open_source(weights), source.chunk_edges)
+    cut = Rows(source, None if weights is None else open_rows(weights), source.chunk_edges)
 
     def run(work: Any, name: str) -> Any:
         names.append(name)

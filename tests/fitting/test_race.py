@@ -32,7 +32,7 @@ from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import SurveyPass, sample_threshold
 from daskgmm.passes.tree import run_pass
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from tests import oracle
 from tests.fitting.driving import KINDS
 from tests.kernels.driving import oracle_of
@@ -48,7 +48,7 @@ def three_groups(n_rows: int = 500, seed: int = 0) -> np.ndarray:
 
 def sample_of(X: np.ndarray, weights: Any = None, *, step: int = 10**9, n: int = 10**9, seed: int = 0) -> Sample:
     source = Pieces(X, step)
-    rows = Rows(source, None if weights is None else open_source(weights), source.chunk_edges)
+    rows = Rows(source, None if weights is None else open_rows(weights), source.chunk_edges)
     work = SurveyPass(X.shape[1], False, seed, sample_threshold(len(X), n))
     return Sample.of(run_pass(work, rows, CountingExecutor(), name="s"), seed)
 
@@ -328,7 +328,7 @@ def test_few_rows_are_no_trouble(n_rows: int) -> None:
 
 # -- in a fit --------------------------------------------------------------------------------------------------------
 def test_start_rows_cap_the_sample() -> None:
-    X = open_source(three_groups(5000))
+    X = open_rows(three_groups(5000))
     for start_rows in (400, 1000, 10_000):
         done = fit_mixture(X, FitOptions(n_components=3, n_init=3, start_rows=start_rows, escape=False))
         most = max(record["rows"] for record in done.history if record["what"] == "start")
@@ -341,7 +341,7 @@ def test_the_race_decides_what_goes_on_to_all_rows() -> None:
     X, notes = three_groups(1000), Notes()
     options = {"n_components": 3, "n_init": 3, "tol": 0.0, "max_iter": 4, "acceleration": None}
     best = run_race(sample_of(X), notes=notes, **options)
-    done = fit_mixture(open_source(X), FitOptions(**options))
+    done = fit_mixture(open_rows(X), FitOptions(**options))
     assert done.lower_bounds[0] == pytest.approx(mean_score(X, best.parameters), rel=1e-12)
     start = [record["rows"] for record in done.history if record["what"] == "start"]
     assert start == [n for found, n in notes.passes for _ in found]

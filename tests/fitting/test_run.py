@@ -24,7 +24,7 @@ from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import running
 from daskgmm.fitting.status import Status
 from daskgmm.kernels.folds import Fold
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from tests import oracle
 from tests.fitting.driving import KINDS, as_source, given_start, small_partitions, well_separated
 from tests.kernels.driving import oracle_of
@@ -37,7 +37,7 @@ def fits_of(
     listener: Any = ignore,
 ) -> list[Fit]:  # fmt: skip
     """Return the fits of models that share their passes."""
-    source, w = open_source(X), None if weights is None else open_source(weights)
+    source, w = open_rows(X), None if weights is None else open_rows(weights)
     with running(models, source, n_folds=n_folds, weights=w, executor=None, listener=listener) as run:
         return run.fits(range(len(models)) if which is None else which)
 
@@ -98,7 +98,7 @@ def test_a_distributed_client_gives_the_same_bits(client: Client, tmp_path: Path
     X = as_source("zarr path", well_separated(n_rows=300).X, tmp_path, chunk=100)
     models = [Model(options_of(kind, 3, max_iter=4, tol=0.0), f) for kind in KINDS for f in (None, Fold(0, 2, 0))]
     there = fits_of(models, X, n_folds=2)
-    with running(models, open_source(X), n_folds=2, weights=None, executor=_here(), listener=ignore) as run:
+    with running(models, open_rows(X), n_folds=2, weights=None, executor=_here(), listener=ignore) as run:
         here = run.fits(range(len(models)))
     for a, b in zip(there, here, strict=True):
         assert_same_fit(a, b)
@@ -155,7 +155,7 @@ def test_a_fold_is_fitted_to_the_rows_that_it_leaves_alone(kind: str, weighted: 
     options = FitOptions(**given_start(case), tol=1e-6)
     (found,) = fits_of([Model(options, fold)], X, weights=w, n_folds=3)
     alone = fit_mixture(
-        open_source(X[outside]), options, weights=None if w is None else open_source(w[outside])
+        open_rows(X[outside]), options, weights=None if w is None else open_rows(w[outside])
     )  # fmt: skip
     assert_allclose(found.parameters.means, alone.parameters.means, rtol=1e-8, atol=1e-8)
     assert_allclose(found.parameters.covariances, alone.parameters.covariances, rtol=1e-8, atol=1e-8)
@@ -177,7 +177,7 @@ def test_no_held_out_row_is_seen_by_the_start(kind: str, init_params: str) -> No
     held = ~fold.mask(np.arange(400, dtype=np.uint64))
     X[held] += 1000
     models = [Model(options_of(kind, 3, init_params=init_params), f) for f in (fold, None)]
-    with running(models, open_source(X), n_folds=4, weights=None, executor=None, listener=ignore) as run:
+    with running(models, open_rows(X), n_folds=4, weights=None, executor=None, listener=ignore) as run:
         for c in run.started(0):
             assert np.abs(c.parameters.means).max() < 100
         assert any(np.abs(c.parameters.means).max() > 900 for c in run.started(1))
@@ -334,7 +334,7 @@ def test_values_whose_squares_single_precision_cannot_hold_are_computed_in_doubl
     rng = np.random.default_rng(0)
     X = factor * (10 * rng.standard_normal((4, 3))[rng.integers(4, size=2000)] + rng.standard_normal((2000, 3)))
     single, double = (
-        fit_mixture(open_source(X), options_of("full", 4, precision=precision, reg_covar=0.0))
+        fit_mixture(open_rows(X), options_of("full", 4, precision=precision, reg_covar=0.0))
         for precision in ("single", "double")
     )
     assert_allclose(single.log_likelihood / 2000, double.log_likelihood / 2000, atol=1e-3)

@@ -17,7 +17,7 @@ from daskgmm.kernels.plan import make_plan
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import SurveyPass, sample_threshold
 from daskgmm.passes.tree import run_pass
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from tests.fitting.driving import KINDS, given_start
 from tests.kernels.driving import one_pass, parameters_of, row_set_of
 from tests.passes.test_tree import CountingExecutor, Pieces
@@ -29,7 +29,7 @@ W = np.random.default_rng(1).integers(0, 3, 5000).astype(float)
 
 def sample_of(threshold: int, *, seed: int = 0, step: int = 700, weights: Any = W) -> Sample:
     source = Pieces(X, step)
-    rows = Rows(source, None if weights is None else open_source(weights), source.chunk_edges)
+    rows = Rows(source, None if weights is None else open_rows(weights), source.chunk_edges)
     return Sample.of(run_pass(SurveyPass(2, False, seed, threshold), rows, CountingExecutor(), name="s"), seed)
 
 

@@ -36,7 +36,7 @@ from daskgmm.passes.memory import INTERPRETER_BYTES, peak_task_bytes
 from daskgmm.passes.need import Need
 from daskgmm.passes.rows import WEIGHT, Rows
 from daskgmm.passes.tree import Passes
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.sources.zarr_source import ZarrReader
 from tests.clusters import LOCAL
 from tests.strategies import make_case
@@ -60,7 +60,7 @@ def fitted(store: Path, *, listener: Callable[[PassDone], None] = lambda _: None
     given = {"n_components": 3, "n_init": 2, "init_params": "k-means++", "max_iter": 4, "tol": 0.0, **options}
     weights = store.parent / "w.zarr"
     return fit_mixture(
-        open_source(store), FitOptions(**given), weights=open_source(weights) if weights.exists() else None,
+        open_rows(store), FitOptions(**given), weights=open_rows(weights) if weights.exists() else None,
         listener=listener,
     )  # fmt: skip
 
@@ -123,7 +123,7 @@ def test_without_allowance_nothing_is_kept() -> None:
 
 
 def test_a_reader_travels_empty(store: Path) -> None:
-    graph, _ = open_source(store).arguments([(0, 40_000)])
+    graph, _ = open_rows(store).arguments([(0, 40_000)])
     (node,) = graph.values()
     reader = KeptReader(node.value, "token")
     reader.allowance = budget.n_bytes + GIB
@@ -176,7 +176,7 @@ class Rooms(LocalExecutor):
 
 
 def test_auto_keeps_rows_that_fit_in_all_workers_together_each_by_its_own_limit(store: Path) -> None:
-    rows = Rows.plan(open_source(store), None)
+    rows = Rows.plan(open_rows(store), None)
     task = peak_task_bytes(rows, NEED)
     just = 2 * (INTERPRETER_BYTES + task) + rows.n_bytes
     two_threads = just + 2 * task
@@ -204,9 +204,9 @@ def test_only_what_must_be_decoded_is_kept(store: Path) -> None:
     np.save(store.parent / "X.npy", CASE.X)
     executor = Rooms(Room(8 * GIB, 1))
     for data in CASE.X, store.parent / "X.npy", da.from_array(CASE.X, chunks=(1000, 4)):
-        assert plan_keep(True, Rows.plan(open_source(data), None), NEED, executor) is None
+        assert plan_keep(True, Rows.plan(open_rows(data), None), NEED, executor) is None
     for weights, kept in (None, False), (np.ones(40_000), False), (zarr.array(np.ones(40_000)), True):
-        rows = Rows.plan(open_source(store), None if weights is None else open_source(weights))
+        rows = Rows.plan(open_rows(store), None if weights is None else open_rows(weights))
         keep = plan_keep(True, rows, NEED, executor)
         assert keep is not None
         assert (WEIGHT in keep.beside) is kept
@@ -215,7 +215,7 @@ def test_only_what_must_be_decoded_is_kept(store: Path) -> None:
 @pytest.mark.parametrize(("scheduler", "kept"), [("threads", True), ("synchronous", True), ("processes", False)])
 def test_a_local_scheduler_keeps_rows_where_it_shares_this_process(store: Path, scheduler: str, kept: bool) -> None:
     with dask.config.set(scheduler=scheduler, num_workers=2):
-        keep = plan_keep("auto", Rows.plan(open_source(store), None), NEED, LocalExecutor())
+        keep = plan_keep("auto", Rows.plan(open_rows(store), None), NEED, LocalExecutor())
     assert (keep is not None) == kept
     if keep is not None:
         assert keep.own.n_threads == 2
@@ -253,8 +253,8 @@ def test_weights_of_a_dask_array_are_its_owners(store: Path) -> None:
     weights = np.random.default_rng(0).uniform(0.5, 2, 40_000)
     found = []
     for cache in True, False:
-        w = open_source(da.from_array(weights, chunks=999))
-        found.append(fit_mixture(open_source(store), FitOptions(3, max_iter=3, tol=0, cache=cache), weights=w))
+        w = open_rows(da.from_array(weights, chunks=999))
+        found.append(fit_mixture(open_rows(store), FitOptions(3, max_iter=3, tol=0, cache=cache), weights=w))
     assert bits(found[0]) == bits(found[1])
     assert found[0].cached_bytes == CASE.X.nbytes
     assert found[0].bytes_read == CASE.X.nbytes + found[0].n_passes * weights.nbytes
@@ -280,7 +280,7 @@ def test_nothing_stays_after_an_error(store: Path, when: int, error: type[BaseEx
 
 def test_nothing_stays_after_a_pass_that_fails_half_way(store: Path) -> None:
     zarr.open_array(store)[30_000] = np.nan
-    for rows in Rows.plan(open_source(store), None), replace(Rows.plan(open_source(store), None), per_task=4):
+    for rows in Rows.plan(open_rows(store), None), replace(Rows.plan(open_rows(store), None), per_task=4):
         keep = plan_keep(True, rows, NEED, LocalExecutor())
         with pytest.raises(BrokenError), Passes(rows, LocalExecutor(), keep) as passes:
             passes.run(BreaksAtRow(30_000), name="p")
@@ -443,7 +443,7 @@ def test_an_error_releases_what_workers_keep(own_cluster: tuple[Client, Path], s
     zarr.open_array(store)[30_000] = np.nan
     with pytest.raises(DataError, match="row 30000"):
         fitted(store, cache=True)
-    rows = Rows.plan(open_source(store), None)
+    rows = Rows.plan(open_rows(store), None)
     with pytest.raises(BrokenError), Passes(rows, ClientExecutor(client), Keep(0, Room(GIB, 1), ())) as passes:
         passes.run(BreaksAtRow(30_000), name="breaks")
     assert gone(client)

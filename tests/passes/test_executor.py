@@ -32,7 +32,7 @@ from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.current import current_executor, one_blas_thread
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.prediction import predict_blocks, predict_source
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.stores.output import write_predictions
 from tests.clusters import LOCAL
 from tests.passes.test_prediction import PARAMETERS
@@ -178,7 +178,7 @@ def test_arrays_in_memory_are_never_shipped_to_workers(
     mixture = GaussianMixture(3, random_state=0, tol=1e3).fit(ROWS, sample_weight=np.ones(len(ROWS)))
     mixture.score(ROWS)
     mixture.predict(ROWS)
-    write_predictions(PARAMETERS, open_source(ROWS), str(tmp_path / "out"), what="label", record={})
+    write_predictions(PARAMETERS, open_rows(ROWS), str(tmp_path / "out"), what="label", record={})
     # Neither are stored rows with weights in memory, nor a store in this process.
     mixture.fit(store, sample_weight=np.ones(len(ROWS)))
     array = zarr.create_array({}, data=ROWS, chunks=(1000, 3))
@@ -214,7 +214,7 @@ def test_blas_is_limited_during_a_fit_and_restored_after_it(store: Path, fails: 
                 raise DataError("no further")
 
         try:
-            fit_mixture(open_source(store), FitOptions(3, max_iter=1), listener=noted)
+            fit_mixture(open_rows(store), FitOptions(3, max_iter=1), listener=noted)
         except DataError:
             assert fails
 
@@ -233,8 +233,8 @@ def test_blas_is_limited_while_rows_are_scored_and_predicted(tmp_path: Path, mon
         return block
 
     array = da.from_array(ROWS, chunks=(5000, 3)).map_blocks(noted, meta=np.empty((0, 0)))
-    score_source(PARAMETERS, open_source(array))
-    write_predictions(PARAMETERS, open_source(array), str(tmp_path / "out"), what="label", record={})
+    score_source(PARAMETERS, open_rows(array))
+    write_predictions(PARAMETERS, open_rows(array), str(tmp_path / "out"), what="label", record={})
     assert len(seen) == 4
     assert set.union(*seen) == {1}
     assert blas_threads() == {2}
@@ -256,7 +256,7 @@ def test_blas_is_limited_while_a_lazy_prediction_is_computed(
     if source == "dask":
         found = predict_blocks(da.from_array(ROWS, chunks=(1000, 3)), predictor, non_finite="error")
     else:
-        found = predict_source(open_source(store), predictor, non_finite="error")
+        found = predict_source(open_rows(store), predictor, non_finite="error")
     found.compute(scheduler="threads", num_workers=3)
     assert set.union(*seen) == {1}
     assert blas_threads() == {2}
@@ -285,7 +285,7 @@ def test_any_thread_may_limit_blas_and_another_restore_it() -> None:
 
 def test_blas_is_limited_on_workers_under_nannies(client: Client, store: Path) -> None:
     def fit(listener: Any) -> None:
-        fit_mixture(open_source(store), FitOptions(3, max_iter=1), listener=listener)
+        fit_mixture(open_rows(store), FitOptions(3, max_iter=1), listener=listener)
 
     before, during, after = during_and_after(fit, lambda: blas_threads_of(client))
     assert (len(during), set.union(*during)) == (4, {1})
@@ -330,15 +330,15 @@ def test_blas_is_limited_on_a_worker_of_two_threads_without_a_nanny(bare_worker:
     results = []
 
     def fit(listener: Any) -> None:
-        results.append(fit_mixture(open_source(store), FitOptions(3, max_iter=1), listener=listener))
+        results.append(fit_mixture(open_rows(store), FitOptions(3, max_iter=1), listener=listener))
 
     before, during, after = during_and_after(fit, lambda: blas_threads_of(bare_worker))
     assert (before, set.union(*during), after) == ({2}, {1}, {2})
     with dask.config.set(scheduler="synchronous"):
-        local = fit_mixture(open_source(store), FitOptions(3, max_iter=1))
+        local = fit_mixture(open_rows(store), FitOptions(3, max_iter=1))
     np.testing.assert_array_equal(results[0].parameters.means, local.parameters.means)
     # A failure restores them too.
     zarr.open_array(store)[4321] = np.nan
     with pytest.raises(DataError, match="the first in partition 4, row 4321"):
-        fit_mixture(open_source(store), FitOptions(3))
+        fit_mixture(open_rows(store), FitOptions(3))
     assert blas_threads_of(bare_worker) == {2}

@@ -21,7 +21,7 @@ from daskgmm.passes.far_rows import Centres, FarRows, FarRowsPass, Nearest, Near
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import run_pass
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from tests.passes.test_tree import CountingExecutor, Pieces
 from tests.strategies import LAWS
 
@@ -43,7 +43,7 @@ def run(work: Any, rows: Any, weights: Any = None, *, step: int = 10**9) -> Any:
     source = Pieces(rows, step)
     return run_pass(
         work,
-        Rows(source, None if weights is None else open_source(weights), source.chunk_edges),
+        Rows(source, None if weights is None else open_rows(weights), source.chunk_edges),
         CountingExecutor(),
         name="p",
     )
@@ -129,12 +129,12 @@ def test_the_same_rows_of_any_store_chunking_and_scheduler(
         zarr.create_array(tmp_path / f"{chunk}.zarr", data=X, chunks=(chunk, 3))
         for partition_bytes in 10_000, 70_000:
             monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", partition_bytes)
-            rows = Rows.plan(open_source(tmp_path / f"{chunk}.zarr"), None)
+            rows = Rows.plan(open_rows(tmp_path / f"{chunk}.zarr"), None)
             assert rows.n_partitions > 1
             with dask.config.set(scheduler="threads"):
                 found.append((run_pass(work, rows, LocalExecutor(), name="f"), rows))
     found.append((run_pass(work, rows, ClientExecutor(client), name="f"), rows))
-    dask_rows = Rows.plan(open_source(da.from_array(X, chunks=(1234, 2))), None)
+    dask_rows = Rows.plan(open_rows(da.from_array(X, chunks=(1234, 2))), None)
     found.append((run_pass(work, dask_rows, LocalExecutor(), name="f"), dask_rows))
     whole = run(work, X)
     for state, _ in found:

@@ -16,7 +16,7 @@ from daskgmm.errors import DataError
 from daskgmm.passes.fingerprint import check_unchanged, fingerprints
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from tests.strategies import make_case
 
 X = make_case("full", seed=1, n_rows=4000, n_components=3, n_features=2).X
@@ -33,7 +33,7 @@ def of(data: Any, weights: Any = None) -> list[str]:
 
 
 def rows_of(data: Any, weights: Any = None) -> Rows:
-    return Rows.plan(open_source(data), None if weights is None else open_source(weights))
+    return Rows.plan(open_rows(data), None if weights is None else open_rows(weights))
 
 
 def touched(path: Path) -> None:

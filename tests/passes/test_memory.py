@@ -27,7 +27,7 @@ from daskgmm.passes.memory import (
 )  # fmt: skip
 from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.sources.partition import MIB, RUN_BYTES
 from daskgmm.sources.source import READ_FACTOR
 from tests.oracle import KINDS
@@ -68,7 +68,7 @@ def store(path: Path | MemoryStore, shape: tuple[int, ...], chunks: tuple[int, .
 
 def rows_of(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str = "f4") -> Rows:
     store(path, shape, chunks, dtype)
-    return Rows.plan(open_source(path), None)
+    return Rows.plan(open_rows(path), None)
 
 
 # -- the statement -------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def rows_of(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: 
 def test_statement_is_arithmetic_on_metadata() -> None:
     """It is the same for an array whose chunks cannot be read, at no cost for a store of any size."""
     array = store(MemoryStore(), (10**9, 64), (10**4, 64))
-    rows = Rows.plan(open_source(array), None)
+    rows = Rows.plan(open_rows(array), None)
     stated = peak_worker_bytes(rows, Need(DIAG, 8))
     assert stated == INTERPRETER_BYTES + BUSY_BYTES + peak_task_bytes(rows, Need(DIAG, 8))
     assert isinstance(stated, int)
@@ -107,7 +107,7 @@ def test_runs_are_stated(tmp_path: Path, n_rows: int, chunk_rows: int, run_mib: 
 def test_weights_are_stated_too(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "X.zarr", (10**7, 16), (10**4, 16))
     store(tmp_path / "w.zarr", (10**7,), (4 * MIB,), "f8")
-    weighted = Rows.plan(rows.X, open_source(tmp_path / "w.zarr"))
+    weighted = Rows.plan(rows.X, open_rows(tmp_path / "w.zarr"))
     more = peak_task_bytes(weighted, Need(DIAG, 4)) - peak_task_bytes(rows, Need(DIAG, 4))
     assert more == 32 * MIB * READ_FACTOR
 
@@ -142,7 +142,7 @@ def test_states_that_wait_for_a_merge_are_stated(tmp_path: Path) -> None:
 
 def test_a_task_of_a_dask_array_holds_its_whole_partition() -> None:
     array = dask.array.ones((10**7, 16), chunks=(50_000, 16))
-    rows = Rows.plan(open_source(array), None)
+    rows = Rows.plan(open_rows(array), None)
     longest = int(np.diff(rows.edges).max()) * 128
     assert 60 * MIB <= longest < 72 * MIB
     assert longest <= peak_task_bytes(rows, Need(DIAG, 4)) < longest + 64 * MIB
@@ -155,7 +155,7 @@ def test_a_task_of_a_dask_array_holds_its_whole_partition() -> None:
 )  # fmt: skip
 def test_more_of_anything_takes_no_less(kind: str, n_components: int, n_features: int, chunk: int) -> None:
     array = store(MemoryStore(), (10**7, n_features), (chunk, n_features))
-    rows = Rows.plan(open_source(array), None)
+    rows = Rows.plan(open_rows(array), None)
     stated = peak_task_bytes(rows, Need(family_called(kind).shape, n_components))
     assert peak_task_bytes(rows, Need(family_called(kind).shape, n_components + 1)) > stated
     assert peak_task_bytes(replace(rows, prefetch=False), Need(family_called(kind).shape, n_components)) < stated
@@ -184,7 +184,7 @@ def test_prefetch_goes_first(tmp_path: Path) -> None:
 
 
 def test_an_array_in_this_process_is_not_held_against_the_workers() -> None:
-    rows = Rows.plan(open_source(np.ones((1000, 10))), None)
+    rows = Rows.plan(open_rows(np.ones((1000, 10))), None)
     assert check_memory(rows, Need(DIAG, 4), Limited(1)) is rows
 
 
@@ -210,14 +210,14 @@ def test_the_command_of_the_message_works(tmp_path: Path, chunks: Any, monkeypat
     monkeypatch.chdir(tmp_path)
     X = np.arange(18_000_000, dtype="f4").reshape(180_000, 100)  # (two partitions: one is done in this process)
     zarr.create_array("X.zarr", data=X, chunks=chunks)
-    rows = Rows.plan(open_source("X.zarr"), None)
+    rows = Rows.plan(open_rows("X.zarr"), None)
     assert rows.X.chunk_bytes == 24e6
     fits = Limited(INTERPRETER_BYTES + BUSY_BYTES + 60 * MIB)
     with pytest.raises(MemoryLimitError) as caught:
         check_memory(rows, Need(DIAG, 4), fits)
     (command,) = re.findall(r"or rechunk: (.*)$", said(caught))
     exec(command, {"dask": dask})
-    again = Rows.plan(open_source("rechunked.zarr"), None)
+    again = Rows.plan(open_rows("rechunked.zarr"), None)
     assert check_memory(again, Need(DIAG, 4), fits).X.chunk_bytes <= RUN_BYTES
     np.testing.assert_array_equal(zarr.open_array("rechunked.zarr")[...], X)
 
@@ -229,12 +229,12 @@ def test_the_command_works_for_an_array_of_a_group_and_for_weights(
     group = zarr.create_group("data.zarr")
     group.create_array("rows", shape=(17 * MIB, 1), chunks=(MIB, 1), dtype="f4")
     group.create_array("weights", shape=(17 * MIB,), chunks=(4 * MIB,), dtype="f8")[...] = 2.0
-    X, weights = (open_source("data.zarr", array=name) for name in ("rows", "weights"))
+    X, weights = (open_rows("data.zarr", array=name) for name in ("rows", "weights"))
     fits = Limited(INTERPRETER_BYTES + BUSY_BYTES + 110 * MIB)
     with pytest.raises(MemoryLimitError, match="for chunks of 32 MiB in .*data.zarr/weights. ") as caught:
         check_memory(Rows.plan(X, weights), Need(DIAG, 4), fits)
     exec(said(caught).partition("or rechunk: ")[2], {"dask": dask})
-    again = open_source("rechunked.zarr")
+    again = open_rows("rechunked.zarr")
     assert (again.n_rows, again.n_features, again.chunk_bytes) == (17 * MIB, 1, RUN_BYTES)
     assert check_memory(Rows.plan(X, again), Need(DIAG, 4), fits)
     assert (zarr.open_array("rechunked.zarr")[-5:] == 2).all()
@@ -244,10 +244,10 @@ def test_the_command_for_a_dask_array_rechunks_it() -> None:
     X = dask.array.ones((10**7, 16), chunks=(5 * 10**6, 16))
     fits = Limited(INTERPRETER_BYTES + BUSY_BYTES + 120 * MIB)
     with pytest.raises(MemoryLimitError, match="for chunks of 610 MiB in Dask array. ") as caught:
-        check_memory(Rows.plan(open_source(X), None), Need(DIAG, 4), fits)
+        check_memory(Rows.plan(open_rows(X), None), Need(DIAG, 4), fits)
     names = {"X": X}
     exec(said(caught).partition("or rechunk: ")[2], names)
-    again = Rows.plan(open_source(names["X"]), None)
+    again = Rows.plan(open_rows(names["X"]), None)
     assert check_memory(again, Need(DIAG, 4), fits).n_partitions > 10
 
 

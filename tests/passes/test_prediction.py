@@ -19,7 +19,7 @@ from daskgmm import GaussianMixture
 from daskgmm.errors import DataError
 from daskgmm.kernels.prediction import Predictor
 from daskgmm.passes.prediction import predict_array, predict_blocks, predict_source
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from tests import oracle
 from tests.kernels.driving import oracle_of, parameters_of
 from tests.sources.test_zarr_source import CountingStore
@@ -93,7 +93,7 @@ def test_stored_rows_are_predicted_lazily(what: Any, monkeypatch: pytest.MonkeyP
     array = zarr.create_array(store, shape=X.shape, chunks=(500, 3), dtype="f8")
     array[...] = X
     store.reads.clear()
-    found = predict_source(open_source(array), Predictor.of(PARAMETERS, what), non_finite="error")
+    found = predict_source(open_rows(array), Predictor.of(PARAMETERS, what), non_finite="error")
     assert store.reads == [], "nothing is read before it is asked for"
     assert found.chunks[0] == (1000,) * 10
     assert found.chunks[1:] == (((3,),) if what == "proba" else ())
@@ -111,14 +111,14 @@ def test_prediction_is_computed_on_a_cluster(
 ) -> None:
     monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 20_000)
     zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(500, 3))
-    found = predict_source(open_source(tmp_path / "X.zarr"), Predictor.of(PARAMETERS, what), non_finite="error")
+    found = predict_source(open_rows(tmp_path / "X.zarr"), Predictor.of(PARAMETERS, what), non_finite="error")
     with dask.config.set(scheduler="synchronous"):
         local = found.compute()
     np.testing.assert_array_equal(found.compute(), local)
 
 
 def test_two_predictions_of_one_source_have_different_names() -> None:
-    source = open_source(X)
+    source = open_rows(X)
     one, two = (predict_source(source, Predictor.of(PARAMETERS, what), non_finite="error") for what in WHATS[::2])
     assert one.name != two.name
     label, score = dask.compute(one, two, scheduler="synchronous")
@@ -136,7 +136,7 @@ def test_non_finite_rows_are_refused_or_marked(what: Any, lazy: bool, tmp_path: 
 
     def predict(non_finite: str) -> Any:
         if lazy:
-            source = open_source(str(tmp_path / "x.npy"))
+            source = open_rows(str(tmp_path / "x.npy"))
             return predict_source(source, predictor, non_finite=non_finite).compute(scheduler="sync")
         return predict_array(rows, predictor, non_finite=non_finite)
 
@@ -253,7 +253,7 @@ def test_chunks_of_a_wide_prediction_are_shorter(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("daskgmm.sources.partition.IN_PROCESS_BYTES", 24_000)
     stored = zarr.create_array(MemoryStore(), data=X[:, :1].astype("f4"), chunks=(100, 1))
     narrow = parameters_of(make_case("full", seed=4, n_rows=100, n_components=3, n_features=1))
-    for rows in (open_source(stored), da.from_array(X[:, :1].astype("f4"), chunks=(6000, 1))):
+    for rows in (open_rows(stored), da.from_array(X[:, :1].astype("f4"), chunks=(6000, 1))):
         predict: Any = predict_blocks if isinstance(rows, da.Array) else predict_source
         labels = predict(rows, Predictor.of(narrow, "label"), non_finite="error")
         proba = predict(rows, Predictor.of(narrow, "proba"), non_finite="error")

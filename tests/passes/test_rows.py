@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from daskgmm.errors import DataError
 from daskgmm.kernels.block import Block
 from daskgmm.passes.rows import WEIGHT, Check, Cut, Rows, blocks, cuts
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from tests.sources.test_sources import DTYPES, numbers
 from tests.strategies import LAWS
 
@@ -271,7 +271,7 @@ def test_a_reader_that_returns_other_rows_is_noticed() -> None:
 def test_plan_reads_nothing_and_cuts_in_whole_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daskgmm.sources.partition.IN_PROCESS_BYTES", 10_000)
     store = zarr.create_array({}, shape=(10_000, 2), chunks=(300, 2), dtype="f4")  # no chunk is there
-    rows = Rows.plan(open_source(store), None)
+    rows = Rows.plan(open_rows(store), None)
     assert rows.edges.tolist() == [*range(0, 10_000, 1500), 10_000]
     assert (rows.n_partitions, rows.n_bytes, rows.check, rows.prefetch) == (7, 80_000, "scan", True)
     assert rows.trusted().check == "trust"
@@ -280,7 +280,7 @@ def test_plan_reads_nothing_and_cuts_in_whole_chunks(monkeypatch: pytest.MonkeyP
 
 def test_weights_are_read_bytes_too(tmp_path: Path) -> None:
     np.save(tmp_path / "X.npy", X)
-    source, weights = open_source(tmp_path / "X.npy"), open_source(np.ones(len(X), dtype="f4"))
+    source, weights = open_rows(tmp_path / "X.npy"), open_rows(np.ones(len(X), dtype="f4"))
     rows = Rows.plan(source, weights)
     assert rows.n_bytes == len(X) * (16 + 4)
     assert source.travels
@@ -292,13 +292,13 @@ def test_weights_are_read_bytes_too(tmp_path: Path) -> None:
 def test_weights_of_another_shape_are_refused(shape: tuple[int, ...], said: str) -> None:
     message = f"sample_weight must have shape (30000,), one weight for each row of NumPy array; got {said} in NumPy"
     with pytest.raises(DataError) as caught:
-        Rows.plan(open_source(X), open_source(np.ones(shape), argument="sample_weight"))
+        Rows.plan(open_rows(X), open_rows(np.ones(shape), argument="sample_weight"))
     assert str(caught.value).startswith(message)
 
 
 def test_weights_of_a_dask_array_follow_the_partitions() -> None:
-    source = open_source(da.from_array(X, chunks=(7000, 2)))
-    weights = open_source(da.arange(len(X), chunks=999))
+    source = open_rows(da.from_array(X, chunks=(7000, 2)))
+    weights = open_rows(da.arange(len(X), chunks=999))
     rows = Rows.plan(source, weights)
     assert rows.weights.chunk_edges.tolist() == rows.edges.tolist() == [0, 30_000]
 
@@ -306,7 +306,7 @@ def test_weights_of_a_dask_array_follow_the_partitions() -> None:
 def test_cuts_number_the_partitions_and_cover_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 64_000)
     monkeypatch.setattr("daskgmm.sources.partition.RUN_BYTES", 16_000)
-    rows = Rows.plan(open_source(da.from_array(X, chunks=(500, 2))), None)
+    rows = Rows.plan(open_rows(da.from_array(X, chunks=(500, 2))), None)
     found = cuts(replace(rows, prefetch=False))
     assert [cut.index for cut in found] == list(range(8))
     assert [cut.runs[0] for cut in found] == rows.edges[:-1].tolist()
@@ -325,7 +325,7 @@ def test_cuts_number_the_partitions_and_cover_all_rows(monkeypatch: pytest.Monke
 def test_chunks_make_no_difference_within_a_partition(layout: dict[str, Any]) -> None:
     array = zarr.create_array({}, shape=X.shape, dtype=X.dtype, **layout)
     array[...] = X
-    source = open_source(array)
+    source = open_rows(array)
     (cut,) = cuts(Rows.plan(source, None))
     graph, _ = source.arguments([(0, len(X))])
     (node,) = graph.values()

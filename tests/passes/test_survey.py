@@ -23,7 +23,7 @@ from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import Survey, SurveyPass, all_but, sample_threshold
 from daskgmm.passes.tree import run_pass
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from tests import oracle
 from tests.passes.test_tree import CountingExecutor, Pieces
 from tests.strategies import LAWS
@@ -37,7 +37,7 @@ def survey_of(
 ) -> Survey:  # fmt: skip
     """Return the survey of the rows in partitions of `step` rows."""
     source = Pieces(X, step)
-    rows = Rows(source, None if weights is None else open_source(weights), source.chunk_edges)
+    rows = Rows(source, None if weights is None else open_rows(weights), source.chunk_edges)
     work = SurveyPass(source.n_features, with_scatter, seed, threshold)
     return run_pass(work, rows, CountingExecutor(), name="s")
 
@@ -235,12 +235,12 @@ def test_sample_of_a_store_is_the_same_for_every_chunking_and_scheduler(
         zarr.create_array(tmp_path / f"{chunk}.zarr", data=X, chunks=(chunk, 3))
         for partition_bytes in 10_000, 200_000:
             monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", partition_bytes)
-            rows = Rows.plan(open_source(tmp_path / f"{chunk}.zarr"), None)
+            rows = Rows.plan(open_rows(tmp_path / f"{chunk}.zarr"), None)
             assert rows.n_partitions > 1
             with dask.config.set(scheduler="threads"):
                 found.append(run_pass(work, rows, LocalExecutor(), name="s"))
     found.append(run_pass(work, rows, ClientExecutor(client), name="s"))
-    dask_rows = Rows.plan(open_source(da.from_array(X, chunks=(1234, 2))), None)
+    dask_rows = Rows.plan(open_rows(da.from_array(X, chunks=(1234, 2))), None)
     found.append(run_pass(work, dask_rows, LocalExecutor(), name="s"))
     expected = X[rows_in_sample(20_000, 500, seed=11)]
     for survey in found:
@@ -303,7 +303,7 @@ def surveyed_folds(
     X: np.ndarray, weights: Any = None, *, n_folds: int = 3, step: int = 10**9, with_scatter: bool = True
 ) -> tuple[SurveyPass, Survey]:
     source = Pieces(X, step)
-    rows = Rows(source, None if weights is None else open_source(weights), source.chunk_edges)
+    rows = Rows(source, None if weights is None else open_rows(weights), source.chunk_edges)
     work = SurveyPass(source.n_features, with_scatter, 4, EVERY_ROW, n_folds)
     return work, run_pass(work, rows, CountingExecutor(), name="s")
 

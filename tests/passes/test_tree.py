@@ -30,7 +30,7 @@ from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import MOST_ROOTS, Passes, pass_graph, run_pass
 from daskgmm.sources.array_source import ArraySource
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.sources.source import regular_edges
 from tests import oracle
 from tests.kernels.driving import oracle_of, parameters_of, row_set_of
@@ -210,27 +210,27 @@ def test_one_partition_needs_no_graph(tmp_path: Any) -> None:
     np.save(tmp_path / "X.npy", X)
     zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(3, 2))
     for data in X, tmp_path / "X.npy", tmp_path / "X.zarr":
-        for weights in None, open_source(np.ones(10)):
+        for weights in None, open_rows(np.ones(10)):
             executor = CountingExecutor()
-            rows = Rows.plan(open_source(data), weights)
+            rows = Rows.plan(open_rows(data), weights)
             assert run_pass(Rounded(), rows, executor, name="p") == X.sum()
             assert executor.computes == []
 
 
 def test_one_partition_of_a_dask_array_is_computed_by_its_scheduler() -> None:
     executor = CountingExecutor()
-    rows = Rows.plan(open_source(da.ones((10, 2), chunks=(4, 1)) + 1), None)
+    rows = Rows.plan(open_rows(da.ones((10, 2), chunks=(4, 1)) + 1), None)
     assert run_pass(Rounded(), rows, executor, name="p") == 40
     assert len(executor.computes) == 1
-    mixed = Rows.plan(open_source(np.ones((10, 2))), open_source(da.ones(10, chunks=4)))
+    mixed = Rows.plan(open_rows(np.ones((10, 2))), open_rows(da.ones(10, chunks=4)))
     assert run_pass(Rounded(), mixed, executor, name="p") == 20
     assert len(executor.computes) == 2
 
 
 def test_direct_call_and_graph_agree_to_the_bit() -> None:
     X = np.random.default_rng(0).standard_normal((1000, 2)).astype("f4")
-    direct = run_pass(Rounded(), Rows.plan(open_source(X), None), CountingExecutor(), name="p")
-    rows = Rows.plan(open_source(da.from_array(X, chunks=(300, 2))), None)
+    direct = run_pass(Rounded(), Rows.plan(open_rows(X), None), CountingExecutor(), name="p")
+    rows = Rows.plan(open_rows(da.from_array(X, chunks=(300, 2))), None)
     executor = CountingExecutor()
     assert run_pass(Rounded(), rows, executor, name="p") == direct
     assert len(executor.computes) == 1
@@ -249,7 +249,7 @@ def test_passes_of_the_same_name_on_one_cluster_are_not_mistaken_for_each_other(
 
     def rows_of(value: float) -> Rows:
         zarr.create_array(tmp_path / str(value), data=np.full((30, 1), value), chunks=(10, 1))
-        return Rows(open_source(tmp_path / str(value)), None, np.array([0, 10, 20, 30]))
+        return Rows(open_rows(tmp_path / str(value)), None, np.array([0, 10, 20, 30]))
 
     executor, keep = ClientExecutor(client), Keep(0, Room(0, 1), ())
     with Passes(rows_of(1.0), executor, keep) as first, Passes(rows_of(2.0), executor, keep) as second:
@@ -269,7 +269,7 @@ def test_every_scheduler_adds_in_the_same_order(client: Client, tmp_path: Any, m
     monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 4_000)
     X = np.random.default_rng(0).standard_normal((10_000, 4)) * np.logspace(-3, 3, 10_000)[:, np.newaxis]
     zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(50, 4))
-    rows = Rows.plan(open_source(tmp_path / "X.zarr"), None)
+    rows = Rows.plan(open_rows(tmp_path / "X.zarr"), None)
     assert rows.n_partitions == 67
     found = {}
     for per_task in 1, 16:
@@ -288,7 +288,7 @@ def test_every_scheduler_adds_in_the_same_order(client: Client, tmp_path: Any, m
 def test_graph_carries_no_rows(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 1)
     zarr.create_array(tmp_path / "X.zarr", data=np.ones((2000, 500)), chunks=(20, 500))
-    rows = Rows.plan(open_source(tmp_path / "X.zarr"), None)
+    rows = Rows.plan(open_rows(tmp_path / "X.zarr"), None)
     graph, _ = pass_graph(Recorded(), rows, name="p")
     assert rows.n_partitions == 100
     assert len(pickle.dumps(graph)) < 50_000, "of 8 MB of rows"
@@ -320,13 +320,13 @@ def test_any_cut_gives_the_same_statistics(
     )
     plan = make_plan(parameters, origin=row_set_of(X, weights).mean, kernel=kernel)
     work = EStep([plan])
-    whole = Rows.plan(open_source(X), None if weights is None else open_source(weights))
+    whole = Rows.plan(open_rows(X), None if weights is None else open_rows(weights))
     (expected,) = run_pass(work, whole, CountingExecutor(), name="p")
     # Dask chunks at `chunks`, partitions at unions of them with `edges`.
     both = np.union1d(edges, chunks)
     array = da.from_array(X, chunks=(tuple(np.diff(both).tolist()), 3))
-    cut_weights = None if weights is None else open_source(da.from_array(weights, chunks=(tuple(np.diff(edges)),)))
-    (found,) = run_pass(work, Rows(open_source(array), cut_weights, edges), CountingExecutor(), name="p")
+    cut_weights = None if weights is None else open_rows(da.from_array(weights, chunks=(tuple(np.diff(edges)),)))
+    (found,) = run_pass(work, Rows(open_rows(array), cut_weights, edges), CountingExecutor(), name="p")
     scale = np.abs(expected.values).max()
     np.testing.assert_allclose(found.values, expected.values, rtol=1e-12, atol=1e-12 * scale)
     assert found.n_rows == 400

@@ -20,7 +20,7 @@ from numpy.testing import assert_array_equal
 
 from daskgmm.errors import DataError, OptionError
 from daskgmm.sources.conventions import packing
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.sources.source import Source
 
 X = np.random.default_rng(0).normal(280, 5, (60, 2))
@@ -34,7 +34,7 @@ def rows_of(source: Source) -> np.ndarray:
 
 def refused(place: Any, kind: type[Exception] = DataError, **options: Any) -> str:
     with pytest.raises(kind) as caught:
-        open_source(place, **options)
+        open_rows(place, **options)
     return str(caught.value)
 
 
@@ -79,7 +79,7 @@ def test_packed_numbers_are_refused_with_the_code_that_decodes_them(
         assert_array_equal(found, expected)
         assert np.isnan(found).sum() == (2 if missing else 0)
     decoded(message).to_zarr(tmp_path / "decoded.zarr")
-    assert_array_equal(rows_of(open_source(tmp_path / "decoded.zarr")), expected)
+    assert_array_equal(rows_of(open_rows(tmp_path / "decoded.zarr")), expected)
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -91,10 +91,10 @@ def test_arrays_of_xarray_that_hold_what_they_mean_are_taken(zarr_format: Any, t
         xarray.Dataset({"t": (("row", "feature"), values)}).to_zarr(
             tmp_path / name, zarr_format=zarr_format, consolidated=False
         )
-        assert_array_equal(rows_of(open_source(tmp_path / name)), values)
+        assert_array_equal(rows_of(open_rows(tmp_path / name)), values)
     plain = zarr.create_array(tmp_path / "plain", data=(X * 10).astype("i4"), zarr_format=zarr_format)
     plain.attrs.update({"scale_factor": 1, "add_offset": 0.0, "units": "K", "_Unsigned": "false"})
-    assert rows_of(open_source(tmp_path / "plain")).shape == X.shape
+    assert rows_of(open_rows(tmp_path / "plain")).shape == X.shape
 
 
 def test_the_fill_value_of_a_root_array_of_format_2(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_the_fill_value_of_a_root_array_of_format_2(tmp_path: Path) -> None:
     expected = np.where(raw == -32768, np.nan, raw * 0.01 + 273.15)
     assert_array_equal(decoded(message).compute(), expected)
     assert "then give rows (or raw, if numbers are meant as stored)" in message
-    assert open_source(dask.array.from_zarr(tmp_path / "t.zarr")).dtype == np.dtype("i2")
+    assert open_rows(dask.array.from_zarr(tmp_path / "t.zarr")).dtype == np.dtype("i2")
 
 
 def test_packed_numbers_of_one_process_and_of_xarray() -> None:
@@ -117,7 +117,7 @@ def test_packed_numbers_of_one_process_and_of_xarray() -> None:
     xarray = pytest.importorskip("xarray", reason="xarray is not installed: the extra 'test'")
     raw = xarray.DataArray((X * 10).astype("i2"), dims=("row", "feature"), attrs={"scale_factor": 0.1}, name="t")
     assert "got a DataArray of xarray with scale_factor 0.1, which is not decoded" in refused(raw)
-    assert_array_equal(rows_of(open_source(xarray.decode_cf(raw.to_dataset())["t"])), (X * 10).astype("i2") * 0.1)
+    assert_array_equal(rows_of(open_rows(xarray.decode_cf(raw.to_dataset())["t"])), (X * 10).astype("i2") * 0.1)
 
 
 @pytest.mark.parametrize("attributes", [{"scale_factor": "a"}, {"_FillValue": "none"}, {"add_offset": []}])
@@ -139,13 +139,13 @@ def test_a_coordinate_is_not_the_only_array_of_a_group(zarr_format: Any, tmp_pat
     listed = "'cube' (4, 3, 2) float64 by 'time' and 'y' and 'x', 'time' (4,) float64 by 'time': a coordinate"
     assert f"(it has {listed})" in message
     path = re.findall(r"such as (\S+), or", message)[0]
-    assert_array_equal(rows_of(open_source(path)), np.arange(4.0)[:, np.newaxis])
+    assert_array_equal(rows_of(open_rows(path)), np.arange(4.0)[:, np.newaxis])
     message = refused(group, OptionError)
     (code,) = re.findall(r"Give one of them: (.*)\.$", message)
-    assert open_source(eval(code, {"X": group})).n_rows == 4
+    assert open_rows(eval(code, {"X": group})).n_rows == 4
     alone = zarr.open_group(tmp_path / "alone.zarr", mode="w", zarr_format=3)
     alone.create_array("time", data=np.arange(4.0), dimension_names=["time"])
-    assert open_source(tmp_path / "alone.zarr").n_rows == 4
+    assert open_rows(tmp_path / "alone.zarr").n_rows == 4
 
 
 def test_an_array_that_an_attribute_lists_describes_others(tmp_path: Path) -> None:
@@ -165,13 +165,13 @@ def test_paths_lead_into_zip_files(tmp_path: Path) -> None:
     message = refused(tmp_path / "packed" / "inside.zip", OptionError)
     path = re.findall(r"such as (\S+), or", message)[0]
     assert path == f"{tmp_path}/packed/inside.zip/t"
-    assert_array_equal(rows_of(pickle.loads(pickle.dumps(open_source(path)))), X)
+    assert_array_equal(rows_of(pickle.loads(pickle.dumps(open_rows(path)))), X)
     message = refused(tmp_path / "packed" / "folder.zip")
     path = re.findall(r"give the path (\S+)$", message)[0]
     assert path == f"{tmp_path}/packed/folder.zip/data.zarr"
-    assert_array_equal(rows_of(open_source(path, array="t")), X)
-    assert_array_equal(rows_of(open_source(f"{path}/u")), X[:, :1])
-    source: Any = open_source(f"{path}/t")
+    assert_array_equal(rows_of(open_rows(path, array="t")), X)
+    assert_array_equal(rows_of(open_rows(f"{path}/u")), X[:, :1])
+    source: Any = open_rows(f"{path}/t")
     assert_array_equal(eval(source.code, {"dask": dask, "zarr": zarr}).compute(), X)
 
 
@@ -183,13 +183,13 @@ def test_consolidated_metadata_older_than_an_array_are_not_believed(tmp_path: Pa
     zarr.open_array(tmp_path / "g.zarr" / "x", mode="a").append(X[20:])
     group = zarr.open_group(tmp_path / "g.zarr", mode="r")
     for given, name in ((tmp_path / "g.zarr", None), (tmp_path / "g.zarr", "x"), (group, None), (group, "x")):
-        assert_array_equal(rows_of(open_source(given, array=name)), X)
+        assert_array_equal(rows_of(open_rows(given, array=name)), X)
     stale = group["x"]
     assert isinstance(stale, zarr.Array)
     message = refused(stale)
     assert "got an open array of shape (20, 2), dtype <f8, where" in message
     path = re.findall(r"Give its path, (\S+), or", message)[0]
-    assert_array_equal(rows_of(open_source(path)), X)
+    assert_array_equal(rows_of(open_rows(path)), X)
 
 
 class Plain(numcodecs.abc.Codec):  # type: ignore[misc]
@@ -208,7 +208,7 @@ def test_a_codec_that_is_missing_is_no_damage(tmp_path: Path) -> None:
     numcodecs.register_codec(Plain)
     array = zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(20, 2), zarr_format=2, compressors=Plain())
     assert array.shape == X.shape
-    source = open_source(tmp_path / "X.zarr")
+    source = open_rows(tmp_path / "X.zarr")
     assert_array_equal(rows_of(source), X)
     (tmp_path / "source").write_bytes(pickle.dumps(source.arguments([(0, 60)])[0]))
     program = (

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from daskgmm.errors import DataError, OptionError
 from daskgmm.sources.dask_source import DaskSource
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.sources.source import Source
 from tests.sources.test_sources import read_rows, rows_of
 
@@ -61,7 +61,7 @@ def pairs(edges: np.ndarray) -> list[tuple[int, int]]:
 @settings(max_examples=40, deadline=None)
 def test_any_chunks_and_any_ranges_give_the_rows(rows: list[int], columns: list[int], data: st.DataObject) -> None:
     X = np.arange(sum(rows) * sum(columns)).reshape(sum(rows), sum(columns))
-    source = open_source(da.from_array(X, chunks=(tuple(rows), tuple(columns))))
+    source = open_rows(da.from_array(X, chunks=(tuple(rows), tuple(columns))))
     assert isinstance(source, DaskSource)
     assert source.n_counting_passes == 0
     np.testing.assert_array_equal(source.chunk_edges, np.cumsum([0, *rows]))
@@ -96,7 +96,7 @@ def test_unknown_chunks_are_counted_in_one_pass(chunks: tuple[int, int], caplog:
 
 
 def test_vector_is_one_feature() -> None:
-    source = open_source(da.arange(10, chunks=4))
+    source = open_rows(da.arange(10, chunks=4))
     assert (source.n_rows, source.n_features) == (10, 1)
     np.testing.assert_array_equal(through("sync", source, [(0, 4), (4, 10)]), np.arange(10)[:, None])
 
@@ -148,7 +148,7 @@ def test_data_frame() -> None:
     pandas = pytest.importorskip("pandas", reason="data frames need pandas")
     dd = pytest.importorskip("dask.dataframe", reason="Dask data frames need pyarrow")
     frame = dd.from_pandas(pandas.DataFrame(X, columns=list("abc")), npartitions=3)
-    source = open_source(frame[frame.a > 20])
+    source = open_rows(frame[frame.a > 20])
     assert isinstance(source, DaskSource)
     assert source.n_counting_passes == 1
     np.testing.assert_array_equal(through("sync", source, pairs(source.chunk_edges)), X[X[:, 0] > 20])
@@ -167,16 +167,16 @@ def test_rechunked_to_given_edges() -> None:
 
 def test_unusable_dask_arrays() -> None:
     with pytest.raises(DataError, match=r"X must have shape .*got 3 dimensions"):
-        open_source(da.ones((2, 2, 2)))
+        open_rows(da.ones((2, 2, 2)))
     with pytest.raises(DataError, match=r"X must hold real numbers .*got dtype complex128 in Dask array"):
-        open_source(da.ones((2, 2), dtype=complex))
+        open_rows(da.ones((2, 2), dtype=complex))
     with pytest.raises(OptionError, match=r"X must be an array, .*got a Delayed"):
-        open_source(dask.delayed(np.ones)((3, 2)))
+        open_rows(dask.delayed(np.ones)((3, 2)))
     array = da.from_array(X, chunks=(5, 2))
     with pytest.raises(DataError, match="X must have a known number of features"):
-        open_source(array[:, array[0] > 0])
+        open_rows(array[:, array[0] > 0])
     with pytest.raises(DataError, match=r"at least one row and one feature; got shape \(0, 3\)"):
-        _ = open_source(array[array[:, 0] > 100]).n_rows
+        _ = open_rows(array[array[:, 0] > 100]).n_rows
 
 
 def test_array_with_wrong_chunks_is_noticed() -> None:

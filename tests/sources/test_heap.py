@@ -14,7 +14,7 @@ from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.current import one_blas_thread
 from daskgmm.sources import heap
 from daskgmm.sources.heap import ReusedHeap
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from tests.sources.test_zarr_source import elsewhere
 
 MIB = 1 << 20
@@ -107,7 +107,7 @@ def test_readers_of_zarr_say_how_large_chunks_are(
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
     layout = {"shape": (2 * MIB, 2), "chunks": (MIB // 2, 1), "shards": (MIB, 2), "dtype": "f8"}
     zarr.create_array(tmp_path / "X.zarr", **layout)
-    reader = elsewhere(open_source(tmp_path / "X.zarr", missing_chunks="fill"))
+    reader = elsewhere(open_rows(tmp_path / "X.zarr", missing_chunks="fill"))
     heap.reused_heap.take()
     assert (reader.read(0, 3) == 0).all()
     heap.reused_heap.release()

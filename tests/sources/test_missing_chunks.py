@@ -16,7 +16,7 @@ from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import SurveyPass
 from daskgmm.passes.tree import run_pass
 from daskgmm.sources.array_source import ArraySource
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 
 ROWS = 1 + np.arange(400, dtype="f4").reshape(100, 4)
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -36,7 +36,7 @@ def array_in(folder: Path, layout: str, *, fill: Any = 0, empty: bool = False) -
 
 def read(location: Any, **options: Any) -> np.ndarray:
     """All rows, as a pass reads them, in pieces of several chunks and of parts of chunks."""
-    nodes, (found,) = open_source(location, **options).arguments([(0, 100)])
+    nodes, (found,) = open_rows(location, **options).arguments([(0, 100)])
     reader = nodes[found.key].value
     return np.concatenate([reader.read(a, b) for a, b in [(0, 40), (40, 47), (47, 100)]])
 
@@ -82,7 +82,7 @@ def test_every_dtype(dtype: str, tmp_path: Path) -> None:
 
 
 def open_pass(location: Path) -> Any:
-    source = open_source(location)
+    source = open_rows(location)
     rows = Rows.plan(source, None)
     return run_pass(SurveyPass(source.n_features, False, 0, -1), rows, LocalExecutor(), name="survey")
 
@@ -99,7 +99,7 @@ def test_no_store_is_asked_without_need(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_missing_weights_are_no_zeros(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "w.zarr", shape=(100,), chunks=(10,), dtype="f8")[:50] = 1.0
-    weights = open_source(tmp_path / "w.zarr")
+    weights = open_rows(tmp_path / "w.zarr")
     with pytest.raises(DataError, match="got none for row 50"):
         run_pass(SurveyPass(4, False, 0, -1), Rows.plan(ArraySource(ROWS), weights), LocalExecutor(), name="survey")
 
@@ -107,4 +107,4 @@ def test_missing_weights_are_no_zeros(tmp_path: Path) -> None:
 def test_other_words_are_refused(tmp_path: Path) -> None:
     array_in(tmp_path, "rows")[:] = ROWS
     with pytest.raises(OptionError, match="missing_chunks must be one of error, fill; got 'zero'"):
-        open_source(tmp_path / "X.zarr", missing_chunks="zero")
+        open_rows(tmp_path / "X.zarr", missing_chunks="zero")

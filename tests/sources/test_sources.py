@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from daskgmm.errors import DataError, InputMissingError, OptionError
 from daskgmm.sources.array_source import ArraySource, NpySource
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.sources.source import Source, as_reader, checked_shape, regular_edges
 
 DTYPES = ["?", "u1", "<i2", ">i4", "<i8", "<f2", ">f2", "<f4", ">f4", "<f8", ">f8"]
@@ -44,7 +44,7 @@ def numbers(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 def test_npy_file_reads_as_written(tmp_path: Path, dtype: str, shape: tuple[int, ...], order: Any) -> None:
     X = np.asarray(numbers(dtype, shape), order=order)
     np.save(tmp_path / "X.npy", X)
-    source = open_source(tmp_path / "X.npy")
+    source = open_rows(tmp_path / "X.npy")
     assert (source.n_rows, source.n_features, source.dtype) == (
         50,
         3 if len(shape) == 2 and shape[1] == 3 else 1,
@@ -59,7 +59,7 @@ def test_npy_file_reads_as_written(tmp_path: Path, dtype: str, shape: tuple[int,
 def test_npy_reader_travels_as_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "X.npy", np.ones((1000, 4)))
     monkeypatch.chdir(tmp_path)
-    graph, _ = open_source("X.npy").arguments([(0, 1000)])
+    graph, _ = open_rows("X.npy").arguments([(0, 1000)])
     pickled = pickle.dumps(graph)
     assert len(pickled) < 1000
     monkeypatch.chdir("/")
@@ -70,7 +70,7 @@ def test_npy_reader_travels_as_its_path(tmp_path: Path, monkeypatch: pytest.Monk
 def test_npy_file_that_changes_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "X.npy"
     np.save(path, np.ones((10, 4)))
-    source = open_source(path)
+    source = open_rows(path)
     np.save(path, np.ones((10, 5)))
     with pytest.raises(DataError, match=r"got shape \(10, 5\), dtype <f8, where it had \(10, 4\), <f8"):
         rows_of(source, [(0, 10)])
@@ -78,32 +78,32 @@ def test_npy_file_that_changes_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [[[1, 2], [3, 4]], ((1, 2), (3, 4)), np.array([[1, 2], [3, 4]])])
 def test_what_numpy_makes_an_array_of_is_a_source(data: Any) -> None:
-    source = open_source(data)
+    source = open_rows(data)
     assert (source.n_rows, source.n_features, source.travels) == (2, 2, False)
     np.testing.assert_array_equal(rows_of(source, [(1, 2)])[0], [[3, 4]])
 
 
 def test_rows_in_memory_are_not_copied() -> None:
     X = np.ones((100, 3))
-    graph, _ = open_source(X).arguments([(0, 100)])
+    graph, _ = open_rows(X).arguments([(0, 100)])
     (node,) = graph.values()
     assert np.shares_memory(node().read(10, 20), X)
 
 
 def test_source_is_returned_as_it_is() -> None:
     source = ArraySource(np.ones((3, 2)))
-    assert open_source(source) is source
+    assert open_rows(source) is source
     assert isinstance(source, Source)
 
 
 def test_data_frame_with_missing_values() -> None:
     pandas = pytest.importorskip("pandas", reason="data frames need pandas")
     frame = pandas.DataFrame({"a": [1.0, 2.0], "b": pandas.array([1, None], dtype="Int64")})
-    np.testing.assert_array_equal(rows_of(open_source(frame), [(0, 2)])[0], [[1.0, 1.0], [2.0, np.nan]])
-    np.testing.assert_array_equal(rows_of(open_source(frame["a"]), [(0, 2)])[0], [[1.0], [2.0]])
+    np.testing.assert_array_equal(rows_of(open_rows(frame), [(0, 2)])[0], [[1.0, 1.0], [2.0, np.nan]])
+    np.testing.assert_array_equal(rows_of(open_rows(frame["a"]), [(0, 2)])[0], [[1.0], [2.0]])
     frame["name"] = ["x", "y"]
     with pytest.raises(DataError, match=r"X must hold real numbers in every column; got dtype \w+ in column 'name'"):
-        open_source(frame)
+        open_rows(frame)
 
 
 @pytest.mark.parametrize("shape", [(4, 2), (10**6, 3), (10, 10**6)])
@@ -160,24 +160,24 @@ def test_inputs_that_no_mixture_can_be_fitted_to(shape: tuple[int, ...], dtype: 
 
 def test_npy_files_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(InputMissingError, match=r"X must be an existing file; got .*/none\.npy, which is not there"):
-        open_source(tmp_path / "none.npy")
+        open_rows(tmp_path / "none.npy")
     (tmp_path / "noise.npy").write_bytes(b"noise" * 100)
     with pytest.raises(DataError, match=r"X must be a whole \.npy file of numbers; got .*/noise\.npy"):
-        open_source(tmp_path / "noise.npy")
+        open_rows(tmp_path / "noise.npy")
     np.save(tmp_path / "cut.npy", np.ones((100, 4)))
     whole = (tmp_path / "cut.npy").read_bytes()
     (tmp_path / "cut.npy").write_bytes(whole[:-8])
     with pytest.raises(DataError, match=r"must be a whole \.npy file"):
-        open_source(tmp_path / "cut.npy")
+        open_rows(tmp_path / "cut.npy")
     (tmp_path / "empty.npy").write_bytes(b"")
     with pytest.raises(DataError, match=r"must be a whole \.npy file"):
-        open_source(tmp_path / "empty.npy")
+        open_rows(tmp_path / "empty.npy")
     np.save(tmp_path / "object.npy", np.array([["a"], [1]], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match=r"must be a \.npy file of numbers; got .*Python objects"):
-        open_source(tmp_path / "object.npy")
+        open_rows(tmp_path / "object.npy")
     np.save(tmp_path / "none.npy", np.ones((0, 4)))
     with pytest.raises(DataError, match=r"must have at least one row and one feature; got shape \(0, 4\)"):
-        open_source(tmp_path / "none.npy")
+        open_rows(tmp_path / "none.npy")
 
 
 @pytest.mark.parametrize(
@@ -197,25 +197,25 @@ def test_npy_files_that_cannot_be_used(tmp_path: Path) -> None:
 )
 def test_inputs_that_are_no_rows(data: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        open_source(data)
+        open_rows(data)
 
 
 def test_sparse_matrix_is_refused() -> None:
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(OptionError, match=r"X must be dense; got the sparse csr_array\. .*convert it with X\.toarray"):
-        open_source(sparse.csr_array(np.eye(3)))
+        open_rows(sparse.csr_array(np.eye(3)))
 
 
 def test_array_name_needs_named_arrays(tmp_path: Path) -> None:
     np.save(tmp_path / "X.npy", np.ones((2, 2)))
     for data in (np.ones((2, 2)), tmp_path / "X.npy", ArraySource(np.ones((2, 2)))):
         with pytest.raises(OptionError, match=r"array must be left out .*got array='name' with"):
-            open_source(data, array="name")
+            open_rows(data, array="name")
 
 
 def test_argument_is_called_by_its_name() -> None:
     with pytest.raises(DataError, match=r"^sample_weight must hold real numbers"):
-        open_source(["a", "b"], argument="sample_weight")
+        open_rows(["a", "b"], argument="sample_weight")
 
 
 def test_identities_are_json_and_tell_inputs_apart(tmp_path: Path) -> None:

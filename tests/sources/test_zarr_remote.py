@@ -28,7 +28,7 @@ from daskgmm.passes.survey import SurveyPass
 from daskgmm.passes.tree import Passes
 from daskgmm.sources import failures
 from daskgmm.sources.credentials import without_secrets
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.sources.zarr_location import ZarrLocation, locate
 from tests.conftest import S3_KEY
 from tests.sources.test_zarr_source import LAYOUTS, X, elsewhere, reader_of, written
@@ -60,7 +60,7 @@ def test_secrets_are_dropped_at_any_depth() -> None:
 
 def test_passwords_in_urls_are_refused_and_signatures_hidden() -> None:
     with pytest.raises(OptionError, match=r"must be a URL without a password.*got https://host/x\.zarr\.") as caught:
-        open_source("https://me:hidden@host/x.zarr")
+        open_rows("https://me:hidden@host/x.zarr")
     assert "hidden" not in str(caught.value)
     with pytest.raises(OptionError, match=r"must be a URL without a signature.*got https://host/x\.zarr\.") as caught:
         locate("https://host/x.zarr?sig=hidden")
@@ -106,26 +106,26 @@ def test_http(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(failures, "RETRY_SECONDS", ())
     written(tmp_path / "X.zarr", **LAYOUTS["rows"])
     written(LocalStore(tmp_path / "group.zarr"), name="X", **LAYOUTS["columns"])
-    source = open_source(f"{web}/X.zarr")
+    source = open_rows(f"{web}/X.zarr")
     assert source.travels
     np.testing.assert_array_equal(elsewhere(source).read(0, 100), X)
-    np.testing.assert_array_equal(elsewhere(open_source(f"{web}/group.zarr/X")).read(5, 10), X[5:10])
-    np.testing.assert_array_equal(elsewhere(open_source(f"{web}/group.zarr", array="X")).read(5, 10), X[5:10])
+    np.testing.assert_array_equal(elsewhere(open_rows(f"{web}/group.zarr/X")).read(5, 10), X[5:10])
+    np.testing.assert_array_equal(elsewhere(open_rows(f"{web}/group.zarr", array="X")).read(5, 10), X[5:10])
     # This server ignores byte ranges, which parts of shards need; the checksum of their index notices.
     written(tmp_path / "shards.zarr", **LAYOUTS["sharded"])
     with pytest.raises(
         DataError, match=r"Rows 0 to 5 must be readable; .*shard c/0/0 of .*or the server ignores byte ranges"
     ):
-        elsewhere(open_source(f"{web}/shards.zarr")).read(5, 10)
-    again = open_source(zarr.open_array(f"{web}/X.zarr", mode="r"))
+        elsewhere(open_rows(f"{web}/shards.zarr")).read(5, 10)
+    again = open_rows(zarr.open_array(f"{web}/X.zarr", mode="r"))
     assert again.label == source.label == f"{web}/X.zarr"
     np.testing.assert_array_equal(elsewhere(again).read(0, 100), X)
     with pytest.raises(InputMissingError, match=r"must be an existing Zarr array or group; got http://.*/none\.zarr"):
-        open_source(f"{web}/none.zarr")
+        open_rows(f"{web}/none.zarr")
     with pytest.raises(InputMissingError, match=r"X must be readable; got http://.*private.* access was refused"):
-        open_source(f"{web}/private.zarr")
+        open_rows(f"{web}/private.zarr")
     with pytest.raises(InputMissingError, match=r"X must be reachable; got http://127\.0\.0\.1:9/X\.zarr"):
-        open_source("http://127.0.0.1:9/X.zarr")
+        open_rows("http://127.0.0.1:9/X.zarr")
 
 
 def test_a_flaky_server_is_asked_again(
@@ -160,12 +160,12 @@ def test_a_flaky_server_is_asked_again(
             pass
 
     with served(partial(Flaky, directory=str(tmp_path))) as url:
-        reader = elsewhere(open_source(f"{url}/X.zarr"))
+        reader = elsewhere(open_rows(f"{url}/X.zarr"))
         for trouble in ("503", "cut short", "closed", "slow"):
             troubles[:] = [trouble]
             np.testing.assert_array_equal(reader.read(0, 20), X[:20])
         assert [f"attempt {i} of 5" in caplog.text for i in (1, 2)] == [True, False]
-        with Passes(Rows.plan(open_source(f"{url}/X.zarr"), None), LocalExecutor()) as passes:
+        with Passes(Rows.plan(open_rows(f"{url}/X.zarr"), None), LocalExecutor()) as passes:
             for trouble in ("503", "cut short", ""):
                 troubles[:] = [trouble]
                 found = passes.run(SurveyPass(4, False, 0, -1), name="survey")
@@ -197,7 +197,7 @@ def options(s3: str) -> dict[str, Any]:
 
 
 def test_s3_reader_travels_without_secrets(options: dict[str, Any], s3: str) -> None:
-    source = open_source(zarr.open_array("s3://data/X.zarr", mode="r", storage_options=options))
+    source = open_rows(zarr.open_array("s3://data/X.zarr", mode="r", storage_options=options))
     assert (source.label, source.travels) == ("s3://data/X.zarr", True)
     np.testing.assert_array_equal(reader_of(source).read(0, 100), X)
     pickled = pickle.dumps(reader_of(source))
@@ -220,10 +220,10 @@ def test_s3_reader_travels_without_secrets(options: dict[str, Any], s3: str) -> 
 
 
 def test_s3_url_with_credentials_of_the_environment(options: dict[str, Any], bucket: str) -> None:
-    np.testing.assert_array_equal(elsewhere(open_source("s3://data/X.zarr")).read(0, 100), X)
+    np.testing.assert_array_equal(elsewhere(open_rows("s3://data/X.zarr")).read(0, 100), X)
     for missing in ("s3://data/none.zarr", "s3://no-such-bucket/X.zarr"):
         with pytest.raises(InputMissingError, match=f"must be an existing Zarr array or group; got {missing}"):
-            open_source(missing)
+            open_rows(missing)
 
 
 def test_obstore_reader_travels_without_secrets(options: dict[str, Any], s3: str) -> None:
@@ -237,7 +237,7 @@ def test_obstore_reader_travels_without_secrets(options: dict[str, Any], s3: str
         region="us-east-1",
         client_options={"allow_http": True},
     )
-    source = open_source(zarr.open_array(zarr.storage.ObjectStore(store, read_only=True), mode="r"))
+    source = open_rows(zarr.open_array(zarr.storage.ObjectStore(store, read_only=True), mode="r"))
     assert (source.label, source.travels) == ("s3://data/X.zarr", True)
     pickled = pickle.dumps(reader_of(source))
     assert IDENTITY.encode() not in pickled
@@ -251,4 +251,4 @@ def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     pytest.importorskip("fsspec")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(OptionError, match=r"X must be at a URL .*got gs://bucket/X\.zarr .*pip install gcsfs"):
-        open_source("gs://bucket/X.zarr")
+        open_rows("gs://bucket/X.zarr")

@@ -29,7 +29,7 @@ from daskgmm.kernels.statistics import Statistics
 from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.task import Partial
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.stores.checkpoint import Checkpoint
 from daskgmm.stores.encoding import encode
 from daskgmm.stores.provenance import provenance
@@ -74,7 +74,7 @@ def small_fit(store: Path, checkpoint: Checkpoint | None, **options: Any) -> Fit
     }
     executor = options.pop("executor", LocalExecutor())
     with dask.config.set(scheduler="synchronous"):
-        return fit_mixture(open_source(store), FitOptions(**options), executor=executor, checkpoint=checkpoint)
+        return fit_mixture(open_rows(store), FitOptions(**options), executor=executor, checkpoint=checkpoint)
 
 
 def rounds_fit(store: Path, checkpoint: Checkpoint | None) -> Fit:
@@ -85,7 +85,7 @@ def small_select(store: Path, checkpoint: Checkpoint | None) -> Sweep:
     options = FitOptions(n_init=1, start_rows=200, max_iter=1, escape=False)
     with dask.config.set(scheduler="synchronous"):
         return select_model(
-            open_source(store), options, n_components=[1, 2], covariance_types=["diag"], criterion="held_out",
+            open_rows(store), options, n_components=[1, 2], covariance_types=["diag"], criterion="held_out",
             n_folds=2, executor=LocalExecutor(), checkpoint=checkpoint,
         )  # fmt: skip
 

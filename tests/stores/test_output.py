@@ -23,7 +23,7 @@ from daskgmm.kernels.prediction import Predictor
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import run_pass
-from daskgmm.sources.opening import open_source
+from daskgmm.sources.opening import open_rows
 from daskgmm.sources.partition import MIB
 from daskgmm.stores import output as output_module
 from daskgmm.stores.checkpoint import Checkpoint
@@ -46,7 +46,7 @@ def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def written(data: Any, path: Path | str, *, what: Any = "label", **options: Any) -> tuple[Written, zarr.Array[Any]]:
-    found = write_predictions(PARAMETERS, open_source(data), str(path), what=what, record=RECORD, **options)
+    found = write_predictions(PARAMETERS, open_rows(data), str(path), what=what, record=RECORD, **options)
     return found, zarr.open_array(str(path), mode="r")
 
 
@@ -146,7 +146,7 @@ def test_every_chunk_is_written_once_and_whole(what: Any, tmp_path: Path, monkey
         with monkeypatch.context() as patch:
             patch.setattr(output_module.zarr, "open_array", lambda *a, **k: Recorded(really(*a, **k), writes))
             write_predictions(
-                PARAMETERS, open_source(data), str(tmp_path / "out"), what=what, record=RECORD
+                PARAMETERS, open_rows(data), str(tmp_path / "out"), what=what, record=RECORD
             )  # fmt: skip
         chunk = really(tmp_path / "out").chunks[0]
         assert sorted(writes) == [(a, min(a + chunk, 10_000)) for a in range(0, 10_000, chunk)], name
@@ -171,7 +171,7 @@ def test_chunks_held_count_against_the_memory_limit(tmp_path: Path, monkeypatch:
     zarr.create_array(tmp_path / "X.zarr", shape=(1_000_000,), chunks=(99_991,), dtype="u1")  # absent chunks are zeros
     with pytest.raises(MemoryLimitError, match=r"got a need of \d+ MiB"):
         write_predictions(
-            parameters_of(case), open_source(tmp_path / "X.zarr"), str(tmp_path / "out"), what="proba", record={},
+            parameters_of(case), open_rows(tmp_path / "X.zarr"), str(tmp_path / "out"), what="proba", record={},
             executor=Limited(400 * MIB),
         )  # fmt: skip
     assert os.listdir(tmp_path) == ["X.zarr"]
@@ -291,7 +291,7 @@ def test_a_task_that_was_given_up_does_not_write_into_another_output(tmp_path: P
     array.attrs["daskgmm"] = {"complete": False, "token": "another"}
     work = WritePass(predictor, str(tmp_path / "out"), "mine", 1000, "error")
     with pytest.raises(OutputError, match="the output must be written by one process alone"):
-        run_pass(work, Rows.plan(open_source(X), None), LocalExecutor(), name="write")
+        run_pass(work, Rows.plan(open_rows(X), None), LocalExecutor(), name="write")
 
 
 def test_output_replaces_what_was_there(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_file_url_is_a_path(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         written(rows, f"file://{tmp_path}/out")
     assert os.listdir(tmp_path) == []
-    write_predictions(PARAMETERS, open_source(X), f"file://{tmp_path}/out", what="label", record=RECORD)
+    write_predictions(PARAMETERS, open_rows(X), f"file://{tmp_path}/out", what="label", record=RECORD)
     assert prediction_record(f"file://{tmp_path}/out") == {"complete": True, **RECORD}
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "out")[...], expected("label"))
 

@@ -167,7 +167,7 @@ class Cut:
 def cuts(rows: Rows) -> list[Cut]:
     """Return a cut for each partition."""
     X = rows.X
-    runs = runs_of(X.chunk_edges, rows.edges, row_bytes=X.row_bytes)
+    runs = runs_of(X.run_edges, rows.edges, row_bytes=X.row_bytes)
     ahead = rows.prefetch and X.array is None  # where nothing is read
     return [Cut(i, r, X.n_features, rows.check, ahead) for i, r in enumerate(runs)]
 

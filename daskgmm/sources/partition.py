@@ -163,27 +163,29 @@ class Runs(Sequence[int]):
         return min(self.start + self._from_start(found), self.stop)
 
 
-def runs_of(chunk_edges: Edges, bounds: Edges, *, row_bytes: int) -> list[Sequence[int]]:
+def runs_of(run_edges: Edges, bounds: Edges, *, row_bytes: int) -> list[Sequence[int]]:
     """Return for each of the partitions between `bounds` the rows at which its runs begin, and its end.
 
     A run is at most 16 MiB decoded, the first of a partition a sixteenth of it, and never less than the rows between
-    two chunk edges.
+    two of the edges at which runs may begin (`Source.run_edges`).
     """
     pairs = list(pairwise(bounds.tolist()))
-    length, n_rows = regular_length(chunk_edges), max(1, RUN_BYTES // max(1, row_bytes))
+    length, n_rows = regular_length(run_edges), max(1, RUN_BYTES // max(1, row_bytes))
     least = max(1, n_rows // FIRST_RUN)
     if length is None:
-        return [_uneven_runs(chunk_edges, a, b, least, n_rows) for a, b in pairs]
+        return [_uneven_runs(run_edges, a, b, least, n_rows) for a, b in pairs]
     least, step = (max(1, n // length) * length for n in (least, n_rows))
     # (A hundred questions to `Runs` would take a tenth of a pass over a few thousand rows.)
     return [(a, b) if b - a <= least else Runs(a, b, least, step) for a, b in pairs]
 
 
-def _uneven_runs(chunk_edges: Edges, start: int, stop: int, least: int, most: int) -> tuple[int, ...]:
-    low, high = np.searchsorted(chunk_edges, [start, stop])
-    chosen, n_rows = [int(low)], least
-    while chosen[-1] < high:
-        furthest = int(np.searchsorted(chunk_edges, chunk_edges[chosen[-1]] + n_rows, side="right")) - 1
-        chosen.append(min(max(furthest, chosen[-1] + 1), int(high)))
+def _uneven_runs(run_edges: Edges, start: int, stop: int, least: int, most: int) -> tuple[int, ...]:
+    # (A partition that is aligned to an output begins between two edges.)
+    inside = run_edges[np.searchsorted(run_edges, start, side="right") : np.searchsorted(run_edges, stop)]
+    edges = np.concatenate([[start], inside, [stop]])
+    chosen, n_rows, last = [0], least, len(edges) - 1
+    while chosen[-1] < last:
+        furthest = int(np.searchsorted(edges, edges[chosen[-1]] + n_rows, side="right")) - 1
+        chosen.append(min(max(furthest, chosen[-1] + 1), last))
         n_rows = min(2 * n_rows, most)
-    return tuple(int(e) for e in chunk_edges[chosen])
+    return tuple(int(e) for e in edges[chosen])

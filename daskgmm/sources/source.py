@@ -118,13 +118,22 @@ class Source:
         return regular_edges(self.n_rows, self.chunk_rows)
 
     @property
+    def run_edges(self) -> NDArray[np.int64]:
+        """Rows at which a task may stop reading and go on later at no extra cost; all chunk edges are among them.
+
+        There are more where a reader can decode a chunk bit by bit, from its beginning: a partition never begins
+        within a chunk, but a run may, so that a task never holds a large chunk at once.
+        """
+        return self.chunk_edges
+
+    @property
     def chunk_bytes(self) -> int:
-        """Largest number of decoded bytes that reading between two neighbouring edges holds, all columns.
+        """Largest number of decoded bytes that reading between two neighbouring run edges holds, all columns.
 
         For a sharded store an edge is the border of an inner chunk where single inner chunks can be
         read without decoding their shard.
         """
-        return int(np.diff(self.chunk_edges).max()) * self.row_bytes
+        return int(np.diff(self.run_edges).max()) * self.row_bytes
 
     def read_bytes(self, n_bytes: int) -> int:
         """Return the bytes that a task holds while it reads rows of so many decoded bytes, these rows included."""

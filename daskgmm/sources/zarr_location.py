@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import re
 import zipfile
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,24 +14,11 @@ from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
 
 from daskgmm.errors import DataError, InputMissingError, OptionError, verbatim
 from daskgmm.sources.credentials import has_secret, refuse_secrets, shown, without_secrets
-from daskgmm.sources.failures import refused, unreachable
+from daskgmm.sources.remote import PACKAGES, brief, inaccessible, tags_of
 from daskgmm.sources.stamps import file_stamp, last_modified
 
-_PACKAGES = {
-    "s3": "s3fs",
-    "s3a": "s3fs",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "az": "adlfs",
-    "abfs": "adlfs",
-    "abfss": "adlfs",
-    "http": "aiohttp",
-    "https": "aiohttp",
-}
 #: Files that zarr looks for where a node is opened.
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
-#: Requests under way at once.
-_AT_ONCE = 64
 # These file systems live in one process, or wrap another one: no URL of theirs opens the same store elsewhere.
 _NOT_BY_URL = frozenset({"memory", "reference", "dir", "zip", "tar"})
 
@@ -84,7 +69,10 @@ class ZarrLocation:
         if self.opener == "zip":
             return [file_stamp(self.url)]
         if self.opener == "fsspec":
-            return _tags_by_fsspec(self.url, self.options, keys)
+            from fsspec.core import url_to_fs
+
+            system, root = url_to_fs(self.url, **self.options)
+            return tags_of(system, [f"{root.rstrip('/')}/{key}" for key in keys])
         store: Any = self.store()
         return [_tag_by_obstore(store.store, key) for key in keys]
 
@@ -123,38 +111,18 @@ class ZarrLocation:
     def explained(self, error: BaseException, argument: str) -> Exception:
         """Return the error of this package that says what opening or reading met, with a remedy."""
         where = self.label
-        protocol = urlsplit(self.url).scheme
-        if (missing := missing_package(error, argument, where)) is not None and protocol not in _PACKAGES:
+        missing = missing_package(error, argument, where)
+        if missing is not None and urlsplit(self.url).scheme not in PACKAGES:
             return missing
-        if isinstance(error, ImportError) or "Protocol not known" in str(error):
-            package = _PACKAGES.get(protocol, "the fsspec package for it")
-            return OptionError(
-                f"`{argument}`",
-                "be at a URL that the installed packages can open",
-                f"{where} ({error})",
-                f"Install {package} here and on the workers, for example: pip install {package}.",
-            )
-        if refused(error) and self.opener in ("local", "zip"):
-            return InputMissingError(
-                f"`{argument}`", "be readable", f"{where} ({_brief(error)})", "Check its permissions."
-            )
-        if refused(error):
-            return InputMissingError(
-                f"`{argument}`",
-                "be readable",
-                f"{where}, to which access was refused ({_brief(error)})",
-                "Put credentials into the environment here and on the workers: daskgmm sends none with its tasks.",
-            )
+        url = "" if self.opener in ("local", "zip") else self.url
+        if (found := inaccessible(error, argument, where, url=url)) is not None:
+            return found
         if isinstance(error, FileNotFoundError):
             return self._missing(argument)
-        if unreachable(error):
-            return InputMissingError(
-                f"`{argument}`", "be reachable", f"{where} ({_brief(error)})", "Check the address and the network."
-            )
         return DataError(
             f"`{argument}`",
             "be a whole Zarr array or group",
-            f"{where} ({_brief(error)})",
+            f"{where} ({brief(error)})",
             "Write it again, or correct its metadata.",
         )
 
@@ -191,43 +159,6 @@ def _nodes_in(path: str) -> list[str]:
     except (OSError, zipfile.BadZipFile):
         return []
     return sorted(found, key=lambda folder: (folder.count("/"), folder))
-
-
-def _tags_by_fsspec(url: str, options: dict[str, Any], keys: list[str]) -> list[str]:
-    """Return what an object store says of each key, many at once where it can."""
-    from fsspec.core import url_to_fs
-
-    system, root = url_to_fs(url, **options)
-    system.invalidate_cache()
-    paths = [f"{root.rstrip('/')}/{key}" for key in keys]
-    if not system.async_impl:
-        return [_tag(_info_or_missing(system, path)) for path in paths]
-    from fsspec.asyn import sync
-
-    async def asked() -> list[Any]:
-        found: list[Any] = []
-        for i in range(0, len(paths), _AT_ONCE):
-            asking = (system._info(path) for path in paths[i : i + _AT_ONCE])
-            found += await asyncio.gather(*asking, return_exceptions=True)
-        return found
-
-    found = sync(system.loop, asked)
-    for answer in found:
-        if isinstance(answer, BaseException) and not isinstance(answer, FileNotFoundError):
-            raise answer
-    return ["" if isinstance(answer, FileNotFoundError) else _tag(answer) for answer in found]
-
-
-def _info_or_missing(system: Any, path: str) -> dict[str, Any]:
-    try:
-        return dict(system.info(path))
-    except FileNotFoundError:
-        return {}
-
-
-def _tag(info: dict[str, Any]) -> str:
-    """Return what tells one version of an object from another, of what its store says."""
-    return " ".join(str(info[name]) for name in ("size", "ETag", "etag", "LastModified", "mtime") if info.get(name))
 
 
 def _tag_by_obstore(store: Any, key: str) -> str:
@@ -319,12 +250,6 @@ def missing_package(error: BaseException, argument: str, where: str) -> OptionEr
     return OptionError(
         f"`{argument}`",
         "be decoded by packages that are installed",
-        f"{where} ({_brief(error)})",
+        f"{where} ({brief(error)})",
         f"It is not damaged: install {verbatim(needed)}, here and on the workers.",
     )
-
-
-def _brief(error: BaseException) -> str:
-    """Return the first line of an error, no longer than a sentence; URLs in it lose their signatures."""
-    line = (str(error).splitlines() or [""])[0][:200]
-    return re.sub(r"(\w+://)(?:[^\s/@]*@)?([^\s?'\"]*)(?:\?[^\s'\"]*)?", r"\1\2", f"{type(error).__name__}: {line}")

@@ -114,6 +114,13 @@ def test_runs(chunk: int, start: int, stop: int, expected: list[int]) -> None:
     assert all(type(edge) is int for edge in found), "they travel with the task"
 
 
+def test_runs_of_a_partition_that_begins_between_two_edges() -> None:
+    """Partitions that are aligned to an output do, of chunks of uneven length."""
+    edges = np.array([0, 700, 4_000, 4_500, 9_000])
+    found = runs_of(edges, np.array([0, 4_096, 8_192, 9_000]), row_bytes=RUN_BYTES // 100)
+    assert found == [(0, 700, 4_000, 4_096), (4_096, 4_500, 8_192), (8_192, 9_000)]
+
+
 def test_runs_of_equal_length_take_no_room() -> None:
     """A partition of 100 GB has 6,000."""
     edges = edges_of(100_000_000, 1_000)
@@ -233,7 +240,7 @@ def test_few_rows_in_memory_make_tasks_where_they_are_much_work(
 def test_cuts_are_a_function_of_the_data_alone() -> None:
     """Nothing about models or workers can be passed in, and nothing of the surroundings is imported."""
     assert set(inspect.signature(partition_edges).parameters) == {"chunk_edges", "row_bytes", "travels"}
-    assert set(inspect.signature(runs_of).parameters) == {"chunk_edges", "bounds", "row_bytes"}
+    assert set(inspect.signature(runs_of).parameters) == {"run_edges", "bounds", "row_bytes"}
     modules = {name for name, value in vars(partition).items() if inspect.ismodule(value)}
     assert modules == {"np"}
 

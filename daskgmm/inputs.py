@@ -13,23 +13,29 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from daskgmm.errors import DataError, FitWarning, OptionError, verbatim
+from daskgmm.errors import DataError, FitWarning, OptionError
 from daskgmm.fitting.events import HEADER, Listener, PassDone, ignore
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.status import Status
+from daskgmm.sources.columns import feature_names, refuse_other_names
 from daskgmm.sources.conventions import check_units
-from daskgmm.sources.opening import open_rows
+from daskgmm.sources.labelled import is_labelled
+from daskgmm.sources.opening import open_rows, takes_columns
 from daskgmm.sources.source import Source
 
 
 def opened_rows(estimator: Any, X: Any, *, reset: bool) -> Source:
     """Return X as a source, its features checked against an estimator or, with `reset`, noted in it.
 
-    This is the door of every method. Nothing is read: rows of chunks of unknown size are not counted.
+    This is the door of every method. Nothing is read: rows of chunks of unknown size are not counted. Of files whose
+    columns have names those are taken that the estimator was fitted to, whatever their order; in a data frame they must
+    be these, as scikit-learn has it.
     """
-    source = open_rows(X)
-    names = _names(source.column_labels)
+    fitted = None if reset else getattr(estimator, "feature_names_in_", None)
+    by_name = takes_columns(X) and not is_labelled(X)
+    source = open_rows(X, columns=list(fitted) if by_name and fitted is not None else None)
+    names = feature_names(source.column_labels)
     if reset:
         _note_units(estimator, source.beside.units)
         estimator.n_features_in_ = source.n_features
@@ -58,20 +64,6 @@ def opened_columns(columns: Mapping[str, Any] | None) -> dict[str, Source]:
     return {name: open_rows(each, argument=f"columns[{name!r}]") for name, each in named}
 
 
-def _names(labels: list[Any] | None) -> list[str] | None:
-    """Return the labels of columns as names of features: all of them are text, or none has a name."""
-    named = [isinstance(label, str) for label in labels or ()]
-    if any(named) and not all(named):
-        raise DataError(
-            "Columns of `X`",
-            "have names that are all text, or none",
-            f"labels of several types, such as {labels[named.index(True)]!r} "  # type: ignore[index]
-            f"and {labels[named.index(False)]!r}",  # type: ignore[index]
-            "Make them text: X.columns = X.columns.astype(str).",
-        )
-    return labels if any(named) else None
-
-
 def _note_units(estimator: Any, units: str | None) -> None:
     if units is not None:
         estimator.units_in_ = units
@@ -85,18 +77,8 @@ def _check_names(estimator: Any, names: list[str] | None) -> None:
     if (names is None) != (fitted is None):
         has = "X does not have valid feature names, but" if names is None else "X has feature names, but"
         warnings.warn(f"{has} {who} was fitted with{'' if names is None else 'out'} feature names", stacklevel=5)
-    if names is None or fitted is None or names == list(fitted):
-        return
-    unseen, missing = sorted(set(names) - set(fitted)), sorted(set(fitted) - set(names))
-    said = "The feature names should match those that were passed during fit.\n"
-    for what, found in (("unseen at fit time", unseen), ("seen at fit time, yet now missing", missing)):
-        if found:
-            said += "\n- ".join([f"Feature names {what}:", *found[:5], *(["..."] if len(found) > 5 else [])]) + "\n"
-    if not unseen and not missing:
-        said += "Feature names must be in the same order as they were in fit.\n"
-    raise DataError(
-        text=f"{verbatim(said)}Select the same columns in the same order: X[list(mixture.feature_names_in_)]."
-    )
+    if names is not None and fitted is not None:
+        refuse_other_names(names, list(fitted), by_name="X[list(mixture.feature_names_in_)]")
 
 
 def _check_number(estimator: Any, n_features: int, X: Any) -> None:

@@ -22,7 +22,7 @@ from daskgmm.cli.outputs import (
 )
 from daskgmm.cli.terminal import command_line_words
 from daskgmm.cli.work import Work
-from daskgmm.errors import DataError, OptionError, worded
+from daskgmm.errors import DataError, InputMissingError, OptionError, worded
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import fit_mixture
@@ -41,8 +41,9 @@ from daskgmm.places.lost import carried_on
 from daskgmm.places.machines import peak_bytes
 from daskgmm.places.place import Place
 from daskgmm.places.signals import interrupts
+from daskgmm.sources.columns import feature_names
 from daskgmm.sources.credentials import shown
-from daskgmm.sources.opening import open_rows
+from daskgmm.sources.opening import open_rows, takes_columns
 from daskgmm.sources.source import Source
 from daskgmm.stores.model_file import Model, as_written, load_model, save_model, support_record
 from daskgmm.stores.output import Written, plan_predictions, write_predictions
@@ -57,19 +58,57 @@ class Input:
     """Rows, and perhaps their weights, as the command line names them."""
 
     location: str
+    columns: tuple[str, ...] | None = None
     array: str | None = None
+    features: str | None = None
     weights: str | None = None
     weights_array: str | None = None
     non_finite: str = "error"
     missing_chunks: str = "error"
 
-    def open(self) -> tuple[Source, Source | None]:
-        """Return the sources of the rows and of the weights; their metadata are checked, no row is read."""
+    def open(self, *, names: Sequence[str] | None = None) -> tuple[Source, Source | None]:
+        """Return the sources of the rows and of the weights; their metadata are checked, no row is read.
+
+        Parameters
+        ----------
+        names : sequence of str or None
+            The features of a model: where no columns are named, these are taken, whatever their order and company.
+        """
+        weights = self._column_of_weights()
+        columns = self.columns
+        if weights is not None:
+            columns = (*(columns or ("*",)), f"!{self.weights}")
+        if self.columns is None and names is not None and takes_columns(self.location):
+            columns = tuple(names)
         missing = self.missing_chunks
-        X = open_rows(self.location, array=self.array, missing_chunks=missing)
-        if self.weights is None:
-            return X, None
-        return X, open_rows(self.weights, array=self.weights_array, argument="sample_weight", missing_chunks=missing)
+        X = open_rows(self.location, columns=columns, array=self.array, features=self.features, missing_chunks=missing)
+        if self.weights is not None and weights is None:
+            weights = open_rows(
+                self.weights, array=self.weights_array, argument="sample_weight", missing_chunks=missing
+            )
+        return X, weights
+
+    def _column_of_weights(self) -> Source | None:
+        """Return the column of INPUT that `--weights` names; None where it names a place."""
+        name = self.weights
+        if name is None or "/" in name or os.path.splitext(name)[1] or not takes_columns(self.location):
+            return None
+        try:
+            found = open_rows(
+                self.location, columns=(name,), argument="sample_weight", missing_chunks=self.missing_chunks
+            )
+        except (InputMissingError, OptionError):
+            if os.path.exists(name):
+                return None
+            raise
+        if os.path.exists(name):
+            raise OptionError(
+                "--weights",
+                "name a column of INPUT, or a place",
+                f"{name}, which is both",
+                f"Type ./{name} for the place, or move it.",
+            )
+        return found
 
 
 def fit(
@@ -80,7 +119,7 @@ def fit(
     X, weights = data.open()
     check_place(output, inputs=places(X, weights))
     identity = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
-    now = {"command": "fit", "options": options.as_json(), "input": identity, "units": X.beside.units}
+    now = {"command": "fit", "options": options.as_json(), "input": identity, **meaning(X)}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
         remove_checkpoint(output)
@@ -122,7 +161,7 @@ def predict(
     began = perf_counter()
     fitted = load_model(model)
     parameters = fitted.parameters
-    X, _ = data.open()
+    X, _ = data.open(names=fitted.record.get("feature_names"))
     check_place(output, inputs={"MODEL": model, "INPUT": X.label})  # (labels may join its group)
     now = {
         "command": "predict",
@@ -135,7 +174,7 @@ def predict(
     if stored is not None:
         remove_checkpoint(output)
         return skipped(stored, output)
-    check_features(X, parameters, units=fitted.record.get("units"))
+    check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
 
     def run(cluster: Place) -> Result:
         kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
@@ -177,8 +216,8 @@ def score(model: str, data: Input, *, cluster: Place) -> Result:
     began = perf_counter()
     fitted = load_model(model)
     parameters = fitted.parameters
-    X, weights = data.open()
-    check_features(X, parameters, units=fitted.record.get("units"))
+    X, weights = data.open(names=fitted.record.get("feature_names"))
+    check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
     with Work(Rows.plan(X, weights), scoring_need(parameters, X), cluster).on_machines(began) as running:
         found = score_source(parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor)
         resources = running.resources(found.bytes_read)
@@ -287,6 +326,11 @@ def progress() -> Callable[[PassDone], None]:
         say(event.line(), **asdict(event))
 
     return listener
+
+
+def meaning(X: Source) -> Result:
+    """Return what a model says of its features beside their numbers."""
+    return {"units": X.beside.units, "feature_names": feature_names(X.column_labels)}
 
 
 def places(X: Source, weights: Source | None) -> dict[str, str]:

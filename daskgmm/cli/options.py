@@ -40,6 +40,13 @@ class _Parsed(_AnyType):
             self.fail(f"{value!r} {error}", param, ctx)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise ValueError("is not names with commas between them")
+    return names
+
+
 def option(*names: str, section: str, **attributes: Any) -> Callable[[Command], Command]:
     """Return the decorator that declares an option below a heading of the help."""
     return click.option(*names, cls=SectionOption, section=section, **attributes)
@@ -76,7 +83,9 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
         def run(
             *args: Any,
             input: str,
+            columns: tuple[str, ...] | None,
             array: str | None,
+            features: str | None,
             non_finite: str,
             missing_chunks: str,
             weights: str | None = None,
@@ -86,22 +95,36 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
             from daskgmm.cli.jobs import Input
 
             data = Input(
-                input, array=array, weights=weights, weights_array=weights_array, non_finite=non_finite,
-                missing_chunks=missing_chunks,
+                input, columns=columns, array=array, features=features, weights=weights, weights_array=weights_array,
+                non_finite=non_finite, missing_chunks=missing_chunks,
             )  # fmt: skip
             return command(*args, data=data, **kwargs)
 
         options = [
+            option(
+                "--columns",
+                type=_Parsed("columns", _names),
+                metavar="NAMES",
+                section="Input",
+                help="Columns of INPUT that are the features, such as ra,dec or z_*; !id leaves one out. Default: "
+                + ("all but those of the weights." if weights else "those that MODEL was fitted to."),
+            ),
             option("--array", metavar="NAME", section="Input", help="Array to take, where INPUT is a Zarr group."),
+            option(
+                "--features",
+                metavar="NAME",
+                section="Input",
+                help="Dimension along which the features lie, where the dimensions of INPUT have names.",
+            ),
         ]
         if weights:
             options += [
                 option(
                     "--weights",
-                    metavar="PATH",
+                    metavar="COLUMN|PLACE",
                     section="Input",
-                    help="A weight for each row: path or URL of an array of shape (rows,). 2 counts a row twice, 0 "
-                    "leaves it out.",
+                    help="A weight for each row: a column of INPUT, or the path or URL of an array of shape (rows,). 2 "
+                    "counts a row twice, 0 leaves it out.",
                 ),
                 option(
                     "--weights-array",

@@ -307,7 +307,8 @@ def _shown(name: str) -> str:
     if group == "input":
         source, _, what = rest.partition(" ")
         return f"{what or 'source'} of {'INPUT' if source == 'X' else '--weights'}"
-    return {"model": "the checksum of MODEL", "units": "units of INPUT"}.get(name, f"--{name.replace('_', '-')}")
+    others = {"model": "the checksum of MODEL", "units": "units of INPUT", "feature_names": "features of INPUT"}
+    return others.get(name, f"--{name.replace('_', '-')}")
 
 
 def _brief(value: Any) -> str:

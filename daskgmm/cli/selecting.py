@@ -15,6 +15,7 @@ from daskgmm.cli.jobs import (
     Result,
     fit_result,
     fitting_work,
+    meaning,
     model_record,
     places,
     progress,
@@ -135,7 +136,7 @@ def select(
     check_place(output, inputs=places(X, weights))
     files.check(inputs={**places(X, weights), "--output": output})
     identity = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
-    now = {"command": "select", "options": comparison.as_json(), "input": identity, "units": X.beside.units}
+    now = {"command": "select", "options": comparison.as_json(), "input": identity, **meaning(X)}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
         remove_checkpoint(output)

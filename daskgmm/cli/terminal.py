@@ -23,7 +23,9 @@ from daskgmm.places.place import registered_places
 _WORDS = {
     "X": "INPUT",
     "X, as a task reads it,": "INPUT, as a task reads it,",
+    "columns": "--columns",
     "array": "--array",
+    "features": "--features",
     "sample_weight": "--weights",
     "sample_weight's array": "--weights-array",
     "missing_chunks": "--missing-chunks",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
-from daskgmm.errors import DataError
+from daskgmm.errors import DataError, verbatim
 from daskgmm.fitting.checks import check_shape, check_survey
 from daskgmm.fitting.evaluate import check_counts
 from daskgmm.kernels.plan import make_plan
@@ -21,6 +22,7 @@ from daskgmm.passes.need import Need, takes_compiled_kernel
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import Survey, SurveyPass
 from daskgmm.passes.tree import run_pass
+from daskgmm.sources.columns import feature_names, refuse_other_names
 from daskgmm.sources.conventions import check_units
 from daskgmm.sources.source import Source
 
@@ -130,9 +132,14 @@ def scoring_need(parameters: Parameters, X: Source) -> Need:
     return Need(shape, k, compiled=takes_compiled_kernel(X.n_rows, shape, k, X.n_features))
 
 
-def check_features(X: Source, parameters: Parameters, *, units: object = None) -> None:
-    """Raise a DataError unless the source has the features that the mixture was fitted to, in its units."""
+def check_features(
+    X: Source, parameters: Parameters, *, units: object = None, names: Sequence[str] | None = None
+) -> None:
+    """Raise a DataError unless the source has the features that the mixture was fitted to, by name, in its units."""
     check_units(units, X.beside, X.label)
+    now = feature_names(X.column_labels)
+    if now is not None and names is not None:
+        refuse_other_names(now, names, by_name=f"`columns` {verbatim(','.join(names))}")
     if X.n_features != parameters.n_features:
         raise DataError(
             "`X`",

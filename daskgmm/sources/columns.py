@@ -1,12 +1,13 @@
-"""Which columns are meant by the names that a person gives: wildcards, and the nearest names where there is none."""
+"""Columns by name: which are meant, the nearest ones where there is none, and whether a mixture was fitted to them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Any
 
-from daskgmm.errors import InputMissingError, OptionError, verbatim
+from daskgmm.errors import DataError, InputMissingError, OptionError, verbatim
 
 #: Names that a message lists at most.
 _LISTED = 16
@@ -19,7 +20,8 @@ def chosen(columns: Sequence[str] | None, available: Sequence[str], argument: st
     ----------
     columns : sequence of str or None
         Names, and wildcards in which "*" stands for any characters and "?" for one; None means all columns. A wildcard
-        leaves out what is named beside it, so that ["z", "*"] has z first.
+        leaves out what is named beside it, so that ["z", "*"] has z first, and what is named after a "!": ["*", "!id"]
+        is all but id. A column's own name is never a wildcard.
     available : sequence of str
         The columns of the input, in its order.
     argument, label : str
@@ -36,30 +38,40 @@ def chosen(columns: Sequence[str] | None, available: Sequence[str], argument: st
         return list(available)
     if not columns:
         raise OptionError("`columns`", f"name at least one column of `{argument}`", "none", _remedy(available))
-    known, named = set(available), [name for name in columns if not _is_wildcard(name) or name in available]
+    known = set(available)
+    left_out = [name[1:] for name in columns if name.startswith("!") and name not in known]
+    columns = [name for name in columns if name in known or not name.startswith("!")] or ["*"]
+    named = [name for name in columns if name in known or not _is_wildcard(name)]
     twice = next((name for i, name in enumerate(named) if name in named[:i]), None)
     if twice is not None:
         raise OptionError("`columns`", "name each column once", f"{twice!r} twice with {label}", "Name it once.")
+    both = next((name for name in named if name in left_out), None)
+    if both is not None:
+        raise OptionError("`columns`", "name a column or leave it out", f"{both!r} and '!{both}'", "Choose one.")
+    out = {one for name in left_out for one in _meant_by(name, available, argument, label)}
     found: dict[str, None] = {}
     for name in columns:
-        if name in known:
-            found[name] = None
-            continue
-        meant = _meant_by(name, available) if _is_wildcard(name) else []
-        if not meant:
-            raise _missing(name, available, argument, label)
-        found |= dict.fromkeys(one for one in meant if one not in named)
+        meant = _meant_by(name, available, argument, label)
+        found |= dict.fromkeys(one for one in meant if one == name or one not in out.union(named))
+    if not found:
+        raise OptionError("`columns`", f"leave a column of `{argument}`", f"none of {label}", _remedy(available))
     return list(found)
+
+
+def _meant_by(name: str, available: Sequence[str], argument: str, label: str) -> list[str]:
+    """Return the columns that a name or wildcard means; an InputMissingError where there is none."""
+    if name in available:
+        return [name]
+    # (Not fnmatch: "[0]" is a part of a name here.)
+    pattern = re.compile("".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in name), re.DOTALL)
+    found = [one for one in available if pattern.fullmatch(one)]
+    if not found:
+        raise _missing(name, available, argument, label)
+    return found
 
 
 def _is_wildcard(name: str) -> bool:
     return "*" in name or "?" in name
-
-
-def _meant_by(wildcard: str, available: Sequence[str]) -> list[str]:
-    # (Not fnmatch: "[0]" is a part of a name here.)
-    pattern = re.compile("".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in wildcard), re.DOTALL)
-    return [name for name in available if pattern.fullmatch(name)]
 
 
 def _missing(name: str, available: Sequence[str], argument: str, label: str) -> InputMissingError:
@@ -80,3 +92,38 @@ def _remedy(available: Sequence[str]) -> str:
 def _listed(names: Sequence[str]) -> str:
     more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(map(repr, names[:_LISTED])) + more
+
+
+def feature_names(labels: Sequence[Any] | None) -> list[str] | None:
+    """Return the labels of columns as names of features: all of them are text, or none has a name."""
+    named = [isinstance(label, str) for label in labels or ()]
+    if labels is None or not any(named):
+        return None
+    if not all(named):
+        raise DataError(
+            "Columns of `X`",
+            "have names that are all text, or none",
+            f"labels of several types, such as {labels[named.index(True)]!r} and {labels[named.index(False)]!r}",
+            "Make them text: X.columns = X.columns.astype(str).",
+        )
+    return list(labels)
+
+
+def refuse_other_names(names: Sequence[str], fitted: Sequence[str], *, by_name: str) -> None:
+    """Raise a DataError for other names of features than a mixture was fitted to, in scikit-learn's words.
+
+    Parameters
+    ----------
+    by_name : str
+        What selects the columns that it was fitted to.
+    """
+    if list(names) == list(fitted):
+        return
+    unseen, missing = sorted(set(names) - set(fitted)), sorted(set(fitted) - set(names))
+    said = "The feature names should match those that were passed during fit.\n"
+    for what, found in (("unseen at fit time", unseen), ("seen at fit time, yet now missing", missing)):
+        if found:
+            said += "\n- ".join([f"Feature names {what}:", *found[:5], *(["..."] if len(found) > 5 else [])]) + "\n"
+    if not unseen and not missing:
+        said += "Feature names must be in the same order as they were in fit.\n"
+    raise DataError(text=f"{verbatim(said)}Select the same columns in the same order: {by_name}.")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, OptionError
+from daskgmm.sources.columns import chosen
 from daskgmm.sources.conventions import Beside, packing
 from daskgmm.sources.digits import refuse_lost_digits
 
@@ -35,6 +36,17 @@ def unlabelled(data: Any, argument: str) -> tuple[Any, list[Any] | None]:
         return _of_xarray(data, argument)
     of_frame = _of_dask_frame if hasattr(type(data), "to_dask_array") else _of_frame
     return of_frame(data, argument), _labels(data)
+
+
+def select_columns(data: Any, columns: Sequence[str], argument: str) -> Any:
+    """Return some columns of a data frame; nothing is read."""
+    kind = type(data).__name__
+    labels = [] if _is_of_xarray(data) else [one for one in getattr(data, "columns", ()) if isinstance(one, str)]
+    if not labels:
+        raise OptionError(
+            "`columns`", f"be left out where `{argument}` has no columns with names", f"a {kind}", "Leave it out."
+        )
+    return data[chosen(columns, labels, argument, f"a {kind}")]
 
 
 def beside_of(data: Any) -> Beside:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm.errors import OptionError
-from daskgmm.sources.labelled import beside_of, unlabelled
+from daskgmm.sources.labelled import beside_of, select_columns, unlabelled
 from daskgmm.sources.registry import Opener, opener_of, suffix_of
 from daskgmm.sources.source import Source, checked_shape
 
@@ -36,7 +36,8 @@ def open_rows(
         a Dask array or data frame, a NumPy array, or what `numpy.asarray` makes numbers of. Of shape
         (n_rows, n_features) or (n_rows,). And what `register_source` and installed packages add.
     columns : str or sequence of str, optional
-        Names of the columns that are the features, in this order, where `data` has columns with names.
+        Names of the columns that are the features, in this order, where `data` has columns with names. "z_*" means all
+        that begin so, "!id" leaves one out.
     array : str, optional
         Name of the array, where `data` is a Zarr group that holds several.
     features : str, optional
@@ -63,10 +64,7 @@ def open_rows(
         data = os.fsdecode(data)
     if isinstance(data, str) and not data:
         raise OptionError(f"`{argument}`", "be a path or URL", "an empty string", "Name the input.")
-    if isinstance(data, Source):
-        opener: Opener = _itself
-    else:
-        opener = opener_of(data) or (_other_location if isinstance(data, str) else _other_object)
+    opener = _opener(data)
     named = (columns,) if isinstance(columns, str) else None if columns is None else tuple(columns)
     options = {"columns": named, "array": array, "features": features}
     takes = _parameters_of(opener)
@@ -91,6 +89,17 @@ _WHERE = {
     "array": "Name an array only within a Zarr group.",
     "features": "Name a dimension only where the input has names for them.",
 }
+
+
+def takes_columns(data: Any) -> bool:
+    """Return whether an input may have columns with names, by which `open_rows` takes some of them."""
+    return "columns" in _parameters_of(_opener(os.fsdecode(data) if isinstance(data, os.PathLike) else data))
+
+
+def _opener(data: Any) -> Opener:
+    if isinstance(data, Source):
+        return _itself
+    return opener_of(data) or (_other_location if isinstance(data, str) else _other_object)
 
 
 @lru_cache
@@ -119,8 +128,10 @@ def _checked(source: Any, argument: str) -> Source:
     return source
 
 
-def open_labelled(data: Any, *, argument: str) -> Source:
+def open_labelled(data: Any, *, argument: str, columns: Sequence[str] | None = None) -> Source:
     """Return the source of a data frame, a series or an array of xarray."""
+    if columns is not None:
+        data = select_columns(data, columns, argument)
     array, labels = unlabelled(data, argument)
     source = open_rows(array, argument=argument)
     source.beside, source.column_labels = beside_of(data), labels

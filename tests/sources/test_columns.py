@@ -23,6 +23,9 @@ NAMES = ["id", "z_a", "z_b", "Mass", "emb[0]", "emb[1]", "odd*"]
         (["emb[1]"], ["emb[1]"]),
         (["emb[*]"], ["emb[0]", "emb[1]"]),
         (["odd*"], ["odd*"]),
+        (["!id"], NAMES[1:]),
+        (["*", "!emb*", "!id", "!odd*"], ["z_a", "z_b", "Mass"]),
+        (["z_?", "!z_a"], ["z_b"]),
     ],
 )
 def test_names_and_wildcards(columns: list[str] | None, found: list[str]) -> None:
@@ -51,5 +54,11 @@ def test_none_or_one_twice() -> None:
         chosen([], NAMES, "X", "here")
     with pytest.raises(OptionError, match=r"^columns must name each column once; got 'id' twice with here\."):
         chosen(["id", "z_a", "id"], NAMES, "X", "here")
+    with pytest.raises(OptionError, match=r"^columns must name a column or leave it out; got 'id' and '!id'\."):
+        chosen(["id", "!id"], NAMES, "X", "here")
+    with pytest.raises(OptionError, match=r"^columns must leave a column of X; got none of here\."):
+        chosen(["z_*", "!z_a", "!z_b"], NAMES, "X", "here")
+    with pytest.raises(InputMissingError, match=r"got 'z_c' with here"):
+        chosen(["!z_c"], NAMES, "X", "here")
     with pytest.raises(InputMissingError, match="and 984 more"):
         chosen(["y"], [f"column {i}" for i in range(1000)], "X", "here")

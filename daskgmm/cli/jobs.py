@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
+from daskgmm.cli.input import Input, meaning
 from daskgmm.cli.outputs import (
     check_place,
     checkpoint_of,
@@ -22,7 +23,7 @@ from daskgmm.cli.outputs import (
 )
 from daskgmm.cli.terminal import command_line_words
 from daskgmm.cli.work import Work
-from daskgmm.errors import DataError, InputMissingError, OptionError, worded
+from daskgmm.errors import DataError, OptionError, worded
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import fit_mixture
@@ -41,9 +42,7 @@ from daskgmm.places.lost import carried_on
 from daskgmm.places.machines import peak_bytes
 from daskgmm.places.place import Place
 from daskgmm.places.signals import interrupts
-from daskgmm.sources.columns import feature_names
 from daskgmm.sources.credentials import shown
-from daskgmm.sources.opening import open_rows, takes_columns
 from daskgmm.sources.source import Source
 from daskgmm.stores.model_file import Model, as_written, load_model, save_model, support_record
 from daskgmm.stores.output import Written, plan_predictions, write_predictions
@@ -51,64 +50,6 @@ from daskgmm.stores.provenance import provenance
 from daskgmm.stores.samples import write_sample
 
 Result = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Input:
-    """Rows, and perhaps their weights, as the command line names them."""
-
-    location: str
-    columns: tuple[str, ...] | None = None
-    array: str | None = None
-    features: str | None = None
-    weights: str | None = None
-    weights_array: str | None = None
-    non_finite: str = "error"
-    missing_chunks: str = "error"
-
-    def open(self, *, names: Sequence[str] | None = None) -> tuple[Source, Source | None]:
-        """Return the sources of the rows and of the weights; their metadata are checked, no row is read.
-
-        Parameters
-        ----------
-        names : sequence of str or None
-            The features of a model: where no columns are named, these are taken, whatever their order and company.
-        """
-        weights = self._column_of_weights()
-        columns = self.columns
-        if weights is not None:
-            columns = (*(columns or ("*",)), f"!{self.weights}")
-        if self.columns is None and names is not None and takes_columns(self.location):
-            columns = tuple(names)
-        missing = self.missing_chunks
-        X = open_rows(self.location, columns=columns, array=self.array, features=self.features, missing_chunks=missing)
-        if self.weights is not None and weights is None:
-            weights = open_rows(
-                self.weights, array=self.weights_array, argument="sample_weight", missing_chunks=missing
-            )
-        return X, weights
-
-    def _column_of_weights(self) -> Source | None:
-        """Return the column of INPUT that `--weights` names; None where it names a place."""
-        name = self.weights
-        if name is None or "/" in name or os.path.splitext(name)[1] or not takes_columns(self.location):
-            return None
-        try:
-            found = open_rows(
-                self.location, columns=(name,), argument="sample_weight", missing_chunks=self.missing_chunks
-            )
-        except (InputMissingError, OptionError):
-            if os.path.exists(name):
-                return None
-            raise
-        if os.path.exists(name):
-            raise OptionError(
-                "--weights",
-                "name a column of INPUT, or a place",
-                f"{name}, which is both",
-                f"Type ./{name} for the place, or move it.",
-            )
-        return found
 
 
 def fit(
@@ -326,11 +267,6 @@ def progress() -> Callable[[PassDone], None]:
         say(event.line(), **asdict(event))
 
     return listener
-
-
-def meaning(X: Source) -> Result:
-    """Return what a model says of its features beside their numbers."""
-    return {"units": X.beside.units, "feature_names": feature_names(X.column_labels)}
 
 
 def places(X: Source, weights: Source | None) -> dict[str, str]:

@@ -76,7 +76,7 @@ def typed_value(typed: Any, declaration: Field[Any], found: Option) -> Any:
 
 
 def input_options(*, weights: bool) -> Callable[[Command], Command]:
-    """Declare the options that say what INPUT is; the function gets a `jobs.Input` as `data`."""
+    """Declare the options that say what INPUT is; the function gets an `Input` as `data`."""
 
     def declare(command: Callable[..., Any]) -> Any:
         @functools.wraps(command)
@@ -92,7 +92,7 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
             weights_array: str | None = None,
             **kwargs: Any,
         ) -> Any:
-            from daskgmm.cli.jobs import Input
+            from daskgmm.cli.input import Input
 
             data = Input(
                 input, columns=columns, array=array, features=features, weights=weights, weights_array=weights_array,

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from daskgmm.cli.input import Input, meaning
 from daskgmm.cli.jobs import (
-    Input,
     Result,
     fit_result,
     fitting_work,
-    meaning,
     model_record,
     places,
     progress,

@@ -17,7 +17,7 @@ from daskgmm.sources.digits import refuse_lost_digits
 from daskgmm.sources.partition import (
     RUN_BYTES,
     Edges,
-    edges_in_memory,
+    is_cut_finely,
     partition_edges,
     partitions_per_task,
     partitions_per_task_here,
@@ -88,8 +88,8 @@ class Rows:
                 f"weights along {theirs!r}",
                 "Give the weights of the rows, or correct the name of their dimension.",
             )
-        if X.array is not None:
-            edges = edges_in_memory(X.chunk_edges, row_bytes=X.row_bytes)
+        if X.array is not None and is_cut_finely(X.n_rows * X.row_bytes):
+            edges = X.chunk_edges
         else:
             edges = partition_edges(X.chunk_edges, row_bytes=X.row_bytes, travels=X.travels)
         cut = {name: column.rechunked_to(edges) for name, column in (columns or {}).items()}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, InputMissingError, NotNumbersError, OptionError, verbatim
 from daskgmm.kernels.block import tile_length
-from daskgmm.sources.partition import is_cut_finely
+from daskgmm.sources.partition import is_cut_finely, rows_of_partition
 from daskgmm.sources.source import Reader, Source, checked_shape, plain_rows
 from daskgmm.sources.stamps import file_stamp
 
@@ -32,8 +32,7 @@ class ArrayReader(Reader):
 class ArraySource(Source):
     """Rows of a NumPy array, or of what `numpy.asarray` makes one of; passes over it run in this process.
 
-    Few rows can be much work: they are cut more finely, into whole tiles, and as many rows as there are features, or
-    states would take longer to add than to make.
+    Few rows can be much work: they are cut more finely, into parts that are worth a thread's time.
     """
 
     travels = decodes = False
@@ -53,8 +52,7 @@ class ArraySource(Source):
     def chunk_rows(self) -> int:
         if not is_cut_finely(self.n_rows * self.row_bytes):
             return super().chunk_rows
-        tile = tile_length(self.n_features)
-        return -(-self.n_features // tile) * tile
+        return rows_of_partition(self.n_rows, self.n_features, tile_length(self.n_features))
 
     def read_bytes(self, n_bytes: int) -> int:
         return 0  # (views of what is there)

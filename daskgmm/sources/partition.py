@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import sqrt
 from typing import overload
 
 import numpy as np
@@ -18,6 +19,11 @@ PARTITION_BYTES = 64 * MIB
 IN_PROCESS_BYTES = 4 * MIB
 #: Partitions of an array in memory that would be fewer of that size: few rows can be a second's work.
 FEW_IN_PROCESS = 16
+#: Products of features, rows times numbers of Phi, of such a partition at least: some 0.7 ms of eight components.
+#: (Python takes 0.1 ms for a partition, and threads wait for each other meanwhile.)
+PARTITION_PRODUCTS = 140_000
+#: Such partitions are whole multiples of so many rows, or of a tile where that is shorter.
+WHOLE_ROWS = 1024
 #: Partitions of a pass at most: the scheduler's time is 1 to 3 ms for each. In this process there is none to wait for,
 #: and 256 keep the threads of any machine busy.
 MAX_PARTITIONS = 3000
@@ -76,19 +82,23 @@ def partition_edges(chunk_edges: Edges, *, row_bytes: int, travels: bool) -> Edg
 
 
 def is_cut_finely(n_bytes: int) -> bool:
-    """Return whether an array in memory has fewer than 16 partitions of the usual size, and is cut into more."""
+    """Return whether an array in memory has fewer than 16 partitions of the usual size: its chunks are partitions."""
     return n_bytes <= FEW_IN_PROCESS * IN_PROCESS_BYTES
 
 
-def edges_in_memory(chunk_edges: Edges, *, row_bytes: int) -> Edges:
-    """Return the same for an array in memory: below 64 MiB 16 partitions, or as many as there are chunks.
+def rows_of_partition(n_rows: int, n_features: int, tile_rows: int) -> int:
+    """Return the rows of each partition of such an array: it is cut into about 1, 2, 4, 8 or 16 equal parts.
 
-    A function of the data alone, too. How many of them a task does is another matter, which changes no bits.
+    About as many rows as are worth a thread's time, a tile at least and as many rows as features, or states would take
+    longer to add than to make. A function of the data alone, too: how many of them a task does changes no bits.
     """
-    if not is_cut_finely(int(chunk_edges[-1]) * row_bytes):
-        return partition_edges(chunk_edges, row_bytes=row_bytes, travels=False)
-    step = -(-(len(chunk_edges) - 1) // FEW_IN_PROCESS)
-    return np.append(chunk_edges[:-1:step], chunk_edges[-1])
+    least = max(PARTITION_PRODUCTS // ((n_features + 1) * (n_features + 2) // 2), tile_rows, n_features)
+    n = 1
+    while n < FEW_IN_PROCESS and n_rows > sqrt(2) * n * least:
+        n *= 2
+    # (A product with a rest of a tile takes longer than its rows are worth, but not where features are few.)
+    whole = min(tile_rows, WHOLE_ROWS)
+    return -(-n_rows // (n * whole)) * whole
 
 
 def regular_length(edges: Edges) -> int | None:

@@ -211,14 +211,14 @@ def test_partitions_per_task(
 @pytest.mark.parametrize(
     ("n_rows", "n_features", "n_components", "n_partitions", "per_task"),
     [
-        # Two features, full: 6 numbers of Phi, tiles of 8192 rows. A pass below some 1.5 ms is one task.
+        # Two features, full: 6 numbers of Phi, so 23,333 rows are worth a thread. A pass below some 1.5 ms is one task.
         (8_192, 2, 8, 1, 1),
-        (60_000, 2, 8, 8, 8),
-        (100_000, 2, 8, 13, 2),
-        (100_000, 2, 6, 13, 16),
-        (300_000, 2, 8, 13, 1),
+        (60_000, 2, 8, 2, 2),
+        (100_000, 2, 8, 4, 1),
+        (100_000, 2, 6, 4, 4),
+        (300_000, 2, 8, 16, 1),
         (1_000_000, 2, 8, 16, 1),
-        # Where a row is much work, few rows make tasks.
+        # Where a row is much work, few rows make tasks: of a tile at least.
         (1_000, 64, 50, 4, 1),
         (20_000, 16, 32, 10, 1),
         (20_000, 16, 1, 10, 16),

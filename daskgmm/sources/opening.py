@@ -57,6 +57,9 @@ def open_rows(
 
     Notes
     -----
+    Numbers that are packed, by attributes of Zarr or of xarray, are decoded as they are read, as `xarray.open_zarr`
+    does; a missing one is NaN.
+
     A Dask array of unknown chunk sizes is computed once, to count its rows, as soon as their number counts (logged).
     """
     if isinstance(data, os.PathLike):

@@ -13,6 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, InputMissingError, MemoryLimitError, verbatim
+from daskgmm.sources.conventions import Packing, packing_of
 from daskgmm.sources.digest import digest
 from daskgmm.sources.failures import refused, unreachable
 from daskgmm.sources.heap import reused_heap
@@ -35,11 +36,12 @@ class ZarrReader(Reader, Stamper):
         shape: tuple[int, ...],
         dtype: str,
         fills: bool = False,
+        packing: Packing | None = None,
         *,
         array: zarr.Array[Any] | None = None,
     ) -> None:
         self._location, self._label, self._shape, self._dtype = location, label, shape, dtype
-        self._array, self._fills = array, fills
+        self._array, self._fills, self._packing = array, fills, packing
         # (One thread reads ahead while another computes: the first of them to come opens the array, once.)
         self._lock = threading.Lock()
 
@@ -50,10 +52,12 @@ class ZarrReader(Reader, Stamper):
         # A zarr.Array would take its store with it: all data of one in memory, all credentials of one at a URL.
         if self._location is None:
             raise TypeError(f"{self._label} can be read in one process only, and does not travel.")
-        return ZarrReader, (self._location, self._label, self._shape, self._dtype, self._fills)
+        return ZarrReader, (
+            self._location, self._label, self._shape, self._dtype, self._fills, self._packing,
+        )  # fmt: skip
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows start to stop, (stop - start, n_features), in the dtype of the store.
+        """Return rows start to stop, (stop - start, n_features), as they are meant: in the dtype of the source.
 
         Raises
         ------
@@ -66,15 +70,19 @@ class ZarrReader(Reader, Stamper):
         rows = np.asarray(array[start:stop])
         if not self._fills:
             self._refuse_missing(array, rows, start)
+        if self._packing is not None:
+            rows = self._packing.decode(rows)
         return rows if rows.ndim == 2 else rows.reshape(-1, 1)
 
     def form(self) -> str:
-        """Return a checksum of the array's metadata as they are now: dtype, chunks, codecs, fill value."""
+        """Return a checksum of the array's metadata as they are now: dtype, chunks, codecs, fill value, packing."""
         if self._location is None:
             return ""
         # (Opened anew: the array that is kept has the metadata of when it was opened.)
-        found = self._reopened().metadata.to_dict()
-        return digest(json.dumps({k: v for k, v in found.items() if k != "attributes"}, sort_keys=True, default=str))
+        found = {k: v for k, v in self._reopened().metadata.to_dict().items() if k != "attributes"}
+        # (Of its attributes those that say what its numbers mean, which are those that were found at first.)
+        packed = {} if self._packing is None else {"packing": self._packing.attributes}
+        return digest(json.dumps(found | packed, sort_keys=True, default=str))
 
     def stamp(self, start: int, stop: int) -> list[str]:
         """Return size and time, or tag, of what is stored of these rows: chunks, or shards of chunks.
@@ -184,6 +192,13 @@ class ZarrReader(Reader, Stamper):
                 verbatim(self._label),
                 "not change during a fit",
                 f"shape {found[0]}, dtype {found[1]}, where it had {self._shape}, {self._dtype}",
+                "Start again with the new array.",
+            )
+        if (packing := packing_of(node)) != self._packing:
+            raise DataError(
+                verbatim(self._label),
+                "not change during a fit",
+                f"{packing or 'no attributes that pack its numbers'}, where it had {self._packing or 'none'}",
                 "Start again with the new array.",
             )
         reused_heap.expect(prod(node.chunks) * node.dtype.itemsize)

@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 
 from daskgmm.errors import DataError, OptionError, verbatim
-from daskgmm.sources.conventions import Beside, attributes_of, dimension_names, packing_of
+from daskgmm.sources.conventions import Beside, Packing, attributes_of, dimension_names, packing_of
 from daskgmm.sources.credentials import shown
 from daskgmm.sources.source import Source, checked_shape
 from daskgmm.sources.stamps import Stamper
@@ -43,6 +43,10 @@ class ZarrSource(Source):
     An edge is the border of a chunk, or of an inner chunk of a shard: zarr reads the index of the shard and decodes
     the inner chunks asked for, no others (a shard with further codecs around it counts as one chunk). A whole shard
     is fetched in one request, its parts one by one.
+
+    Numbers that attributes say are packed (`scale_factor`, `add_offset`, `_FillValue`, `missing_value`, `_Unsigned`,
+    and in format 2 the fill value of an array of xarray) are decoded as they are read: see `Packing`. Whoever wants
+    them as they are stored gives a Dask array, `dask.array.from_zarr`.
     """
 
     def __init__(
@@ -54,20 +58,21 @@ class ZarrSource(Source):
         missing_chunks: str | None = None,
     ) -> None:
         self.label = location.label if location is not None else f"Zarr array {array.store_path}"
-        self.dtype = np.dtype(array.dtype)
-        self.n_rows, self.n_features = checked_shape(array.shape, self.dtype, argument=argument, label=self.label)
+        stored = np.dtype(array.dtype)
+        self.n_rows, self.n_features = checked_shape(array.shape, stored, argument=argument, label=self.label)
         self.travels, self.root = location is not None, self.label if location is None else shown(location.url)
         self.code = f"dask.array.from_zarr({argument})" if location is None else location.code
-        _refuse_packed(array, self.code, argument, self.label)
+        self._packing, self._stored = packing_of(array, where=f" in {self.label}", raw=self.code), stored
+        self.dtype = stored if self._packing is None else np.dtype(self._packing.dtype)
         self.beside = Beside.of(attributes_of(array), dimension_names(array))
-        self.beside.refuse_times(argument, self.label, self.code)
+        self.beside.refuse_times(argument, self.label, _as_meant(self.code, self._packing))
         self._location = location
         self._zarr_format = int(array.metadata.zarr_format)
         self._chunk_shape = _readable_chunks(array, argument, self.label)
         self.chunk_rows = self._chunk_shape[0]
         self._missing_chunks = _checked(missing_chunks)
         self._reader = ZarrReader(
-            location, self.label, array.shape, self.dtype.str, self._missing_chunks == "fill", array=array
+            location, self.label, array.shape, stored.str, self._missing_chunks == "fill", self._packing, array=array
         )
 
     @classmethod
@@ -116,8 +121,18 @@ class ZarrSource(Source):
         columns = self._chunk_shape[1] * -(-self.n_features // self._chunk_shape[1])
         return rows * columns * self.dtype.itemsize
 
+    def read_bytes(self, n_bytes: int) -> int:
+        if self._packing is None:
+            return super().read_bytes(n_bytes)
+        # (The rows as they are stored, which are read, and as they are meant.)
+        return super().read_bytes(-(-n_bytes * self._stored.itemsize // self.dtype.itemsize)) + n_bytes
+
     def rechunking(self, chunks: str) -> str:
-        return f'rechunk: {self.code}.rechunk({chunks}).to_zarr("rechunked.zarr")'
+        said = f'rechunk: {self.code}.rechunk({chunks}).to_zarr("rechunked.zarr")'
+        if self._packing is None:
+            return said
+        update = f".attrs.update({self._packing.attributes})"
+        return f'{said}, and then: zarr.open_array("rechunked.zarr", mode="r+"){update}'
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -128,23 +143,11 @@ class ZarrSource(Source):
             "chunks": list(self._chunk_shape),
             "zarr_format": self._zarr_format,
             **({} if self._missing_chunks == "error" else {"missing_chunks": self._missing_chunks}),
+            **({} if self._packing is None else {"packing": {"dtype": self._stored.str, **self._packing.attributes}}),
         }
 
     def stamper(self) -> Stamper | None:
         return None if self._location is None else self._reader
-
-
-def _refuse_packed(array: zarr.Array[Any], code: str, argument: str, label: str) -> None:
-    """Raise a DataError for numbers that are not to be taken as they are stored."""
-    found = packing_of(array)
-    if found is not None:
-        raise DataError(
-            f"`{argument}`",
-            "hold its numbers as they are meant",
-            f"packed ones in {label}: {found.said}",
-            f"Decode them: raw = {verbatim(code)}; rows = {found.decoded('raw')}; then give rows (or raw, if numbers "
-            "are meant as stored), or the path to which rows.to_zarr('decoded.zarr') writes them.",
-        )
 
 
 def _refuse_older(array: zarr.Array[Any], argument: str, label: str) -> None:
@@ -154,15 +157,21 @@ def _refuse_older(array: zarr.Array[Any], argument: str, label: str) -> None:
         stored = zarr.open_array(store, path=array.path, mode="r" if store.read_only else "r+")
     except Exception:
         return  # (What it is, is told where it is read: each kind of storage has its own exceptions.)
-    then, now = ((a.shape, np.dtype(a.dtype).str) for a in (array, stored))
+    then, now = ((a.shape, np.dtype(a.dtype).str, packing_of(a)) for a in (array, stored))
     if now != then:
+        packed = ["" if found[2] is None else f", {found[2]}" for found in (then, now)]
         raise DataError(
             f"`{argument}`",
             "be as it is stored",
-            f"an open array of shape {then[0]}, dtype {then[1]}, where {label} has shape {now[0]}, dtype "
-            f"{now[1]}: it was opened before, or by consolidated metadata of its group that are older",
+            f"an open array of shape {then[0]}, dtype {then[1]}{packed[0]}, where {label} has shape {now[0]}, dtype "
+            f"{now[1]}{packed[1]}: it was opened before, or by consolidated metadata of its group that are older",
             f"Give its path, {verbatim(label)}, or open it by that.",
         )
+
+
+def _as_meant(code: str, packing: Packing | None) -> str:
+    """Return the expression of Python whose numbers are those of a Dask array as they are meant."""
+    return code if packing is None else f"xarray.DataArray({code}, attrs={packing.attributes})"
 
 
 def _checked(missing_chunks: str | None) -> str:

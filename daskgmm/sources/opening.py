@@ -140,9 +140,9 @@ def _other_location(location: str, *, array: str | None, argument: str, missing_
             f"a {suffix} file, {location}",
             f"Convert it once: {_CONVERSIONS[suffix]}",
         )
-    from daskgmm.sources.zarr_source import ZarrSource
+    from daskgmm.sources.zarr_opening import open_location
 
-    return ZarrSource.from_location(location, array=array, argument=argument, missing_chunks=missing_chunks)
+    return open_location(location, array=array, argument=argument, missing_chunks=missing_chunks)
 
 
 def _other_object(data: Any, *, argument: str) -> Source:

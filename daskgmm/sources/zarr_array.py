@@ -27,8 +27,8 @@ class StoredArray:
         The open array.
     location : ZarrLocation or None
         Where tasks find it; None where only this process can read it.
-    argument : str
-        What messages call the input.
+    argument, given : str
+        What messages call the input, and the expression of Python for the array, where it is open.
     missing_chunks : {"error", "fill"} or None
         See `ZarrSource`.
 
@@ -50,13 +50,14 @@ class StoredArray:
         location: ZarrLocation | None,
         *,
         argument: str = "X",
+        given: str | None = None,
         missing_chunks: str | None = None,
     ) -> None:
         self.label = location.label if location is not None else f"Zarr array {array.store_path}"
         self.name, self.shape, self.stored = array.basename, tuple(map(int, array.shape)), np.dtype(array.dtype)
         check_dtype(self.stored, argument=argument, label=self.label)
         self.location = location
-        self.code = f"dask.array.from_zarr({argument})" if location is None else location.code
+        self.code = f"dask.array.from_zarr({given or argument})" if location is None else location.code
         self.packing = packing_of(array, where=f" in {self.label}", raw=self.code)
         self.dtype = self.stored if self.packing is None else np.dtype(self.packing.dtype)
         self.dimensions = dimension_names(array)

@@ -212,11 +212,14 @@ class GridReader(Reader, Stamper):
         """Put the values of a box, whose first row is `row` of these, where they belong: (n_features, n_rows)."""
         values = values.reshape(len(own), *(part.stop - part.start for part in box))
         for cell in self._grid.cells(box):
-            part = values[(slice(None), *cell)].reshape(len(own), -1)
-            # (The first cell and the last may reach beyond what is asked for.)
-            inside = part[:, max(0, -row) : own.shape[1] - row]
-            own[:, max(0, row) : max(0, row) + inside.shape[1]] = inside
-            row += part.shape[1]
+            part = values[(slice(None), *cell)]
+            n = prod(part.shape[1:])
+            if row >= 0 and row + n <= own.shape[1]:
+                own[:, row : row + n].reshape(part.shape)[...] = part  # (a view: nothing is copied twice)
+            else:  # (the first cell and the last may reach beyond what is asked for)
+                inside = part.reshape(len(own), n)[:, max(0, -row) : own.shape[1] - row]
+                own[:, max(0, row) : max(0, row) + inside.shape[1]] = inside
+            row += n
 
     def may_pass(self, error: Exception) -> bool:
         return False  # (each array has been asked again already)

@@ -22,6 +22,8 @@ from zarr.storage import MemoryStore, WrapperStore
 import daskgmm
 from daskgmm import GaussianMixture
 from daskgmm.errors import DataError, InputMissingError, OptionError
+from daskgmm.fitting.fit import fit_mixture
+from daskgmm.fitting.options import FitOptions
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import SurveyPass
@@ -29,6 +31,8 @@ from daskgmm.passes.tree import run_pass
 from daskgmm.sources import failures
 from daskgmm.sources.opening import open_rows
 from daskgmm.sources.partition import MIB
+from daskgmm.stores.checkpoint import Checkpoint
+from daskgmm.stores.output import write_predictions
 from tests.sources.test_conventions import refused, rows_of
 from tests.sources.test_zarr_source import FailingStore, elsewhere, reader_of
 
@@ -252,15 +256,17 @@ def test_each_byte_is_read_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({key for key, _ in store.reads}) == 3 * 4 * 3 * 3
 
 
-def test_bits_do_not_depend_on_workers(cluster: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_do_not_depend_on_workers(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One, two and four threads here, and two processes."""
-    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 21_000 * 16 // 8)
+    place, part = tmp_path / "g.zarr", {name: values[:4, :20, :30] for name, values in numbers().items()}
+    written(place, part, (2, 10, 15))
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 2400 * 16 // 4)
     begun = {"means_init": [[10, 30], [18, 35]], "weights_init": [0.5, 0.5], "precisions_init": [np.eye(2)] * 2}
     options = ASKED | begun | {"max_iter": 2, "tol": 10.0, "cache": False}
 
     def fitted() -> bytes:
-        source, weights = open_rows(place, columns=["TEMP", "PACKED"]), open_rows(place, columns="w")
-        assert Rows.plan(source, weights).n_partitions >= 8
+        source, weights = open_rows(place, columns=["TEMP", "SAL"]), open_rows(place, columns="w")
+        assert Rows.plan(source, weights).n_partitions == 4
         mixture = GaussianMixture(2, **options).fit(source, sample_weight=weights)
         return mixture.means_.tobytes() + mixture.covariances_.tobytes()
 
@@ -271,6 +277,45 @@ def test_bits_do_not_depend_on_workers(cluster: Any, place: Path, monkeypatch: p
     with Client(cluster):
         found.add(fitted())
     assert len(found) == 1
+
+
+def test_a_fit_goes_on_to_the_same_bits(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 21_000 * 16 // 4)
+    asked = FitOptions(2, start_rows=500, max_iter=4, tol=1e-9, escape=False, non_finite="drop")
+
+    def fitted(listener: Any, name: str) -> Any:
+        checkpoint = Checkpoint.at(str(tmp_path / name), every=0)
+        checkpoint.begin({})
+        with dask.config.set(scheduler="synchronous"):
+            return fit_mixture(
+                open_rows(place, columns=["TEMP", "PACKED"]), asked, weights=open_rows(place, columns="w"),
+                executor=LocalExecutor(), listener=listener, checkpoint=checkpoint,
+            )  # fmt: skip
+
+    def interrupt(done: Any) -> None:
+        if done.number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(interrupt, "c")
+    assert fitted(lambda _: None, "c").lower_bounds == fitted(lambda _: None, "undisturbed").lower_bounds
+
+
+def test_predictions_are_written_in_the_order_of_the_rows(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An output has chunks of equal length, where cells at the borders have fewer points."""
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 21_000 * 8 // 4)
+    source: Any = open_rows(place, columns="w")
+    with dask.config.set(scheduler="synchronous"):
+        mixture = GaussianMixture(2, **ASKED).fit(source)
+        write_predictions(mixture._parameters(), source, str(tmp_path / "out"), what="score", record={})
+        found = mixture.score_samples(source).compute()
+    same = mixture.to_sklearn()
+    del same.feature_names_in_
+    expected = same.score_samples(in_order(numbers()["w"], (2, 20, 25)).reshape(-1, 1))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert_array_equal(zarr.open_array(tmp_path / "out")[...], found)
 
 
 # -- what comes with the rows ------------------------------------------------------------------------------------
@@ -416,6 +461,17 @@ def test_a_change_is_noticed(tmp_path: Path) -> None:
     other = open_rows(tmp_path / "g.zarr", columns=["SAL", "TEMP"])
     assert other.identity() != again.identity()
     assert pickle.loads(pickle.dumps(again.identity())) == again.identity()
+
+
+def test_a_group_of_an_object_store(bucket: str) -> None:
+    arrays = numbers()
+    written(f"{bucket}/g.zarr", {name: arrays[name] for name in ("TEMP", "SAL")}, (7, 25, 60))
+    source = open_rows(f"{bucket}/g.zarr", columns=["T*", "SAL"])
+    assert source.travels
+    assert_array_equal(elsewhere(source).read(0, 21_000), stacked(arrays, "TEMP", "SAL", cell=(7, 25, 60)))
+    stamper: Any = source.stamper()
+    assert stamper.far
+    assert len(set(stamper.stamp(0, 21_000))) == 2 * 2
 
 
 # -- memory ------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from daskgmm.errors import DataError, OptionError, verbatim
 from daskgmm.kernels.block import Block, Workspace, block_length
 from daskgmm.mixture.arrays import Floats
 from daskgmm.sources.digits import refuse_lost_digits
+from daskgmm.sources.grid import same_order
 from daskgmm.sources.partition import (
     RUN_BYTES,
     Edges,
@@ -88,6 +89,10 @@ class Rows:
                 f"weights along {theirs!r}",
                 "Give the weights of the rows, or correct the name of their dimension.",
             )
+        if weights is not None:
+            _check_order(X, f"`{WEIGHT}`", weights)
+        for name, column in (columns or {}).items():
+            _check_order(X, f"columns[{verbatim(repr(name))}]", column)
         if X.array is not None and is_cut_finely(X.n_rows * X.row_bytes):
             edges = X.chunk_edges
         else:
@@ -143,6 +148,24 @@ class Rows:
     def trusted(self) -> Rows:
         """Return the same rows for passes after a survey that found every value finite."""
         return replace(self, check="trust")
+
+
+def _check_order(X: Source, name: str, beside: Source) -> None:
+    """Raise a DataError for what comes with each row where it is in another order of the points of a grid."""
+    if not same_order(X.grid, beside.grid):
+        raise DataError(
+            name,
+            f"be in the order of the rows of `X`, {_order(X)}",
+            f"{beside.label}, {_order(beside)}",
+            "Store it on the same grid, in the same chunks, and name it: daskgmm.open_rows(group, columns='name').",
+        )
+
+
+def _order(source: Source) -> str:
+    if source.grid is None:
+        return "rows as they are stored"
+    by = "in C order" if source.grid.is_in_c_order else f"cell by cell of {source.grid.cell}"
+    return f"the points of a grid of shape {source.grid.shape} {by}"
 
 
 @dataclass(frozen=True)

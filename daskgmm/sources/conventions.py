@@ -6,16 +6,19 @@ The names are those of the conventions for climate and forecast data (CF), as xa
 from __future__ import annotations
 
 import base64
+import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, verbatim
+from daskgmm.sources.digits import refuse_lost_digits
 
 #: Names of the dimensions of an array of format 2, where xarray keeps them.
 DIMENSIONS = "_ARRAY_DIMENSIONS"
@@ -67,45 +70,83 @@ def check_units(units: object, now: Beside, where: str) -> None:
 
 @dataclass(frozen=True)
 class Packing:
-    """Numbers that are not to be taken as they are stored.
+    """Numbers that are stored in another form than they are meant: scaled, shifted, unsigned, or missing.
 
     Attributes
     ----------
     missing : tuple of float or int
-        Values that stand for a missing one, as they are stored.
-    scale, offset : float
+        Values that stand for a missing one, as they are stored (unsigned where these are).
+    scale, offset : number or None
         A stored value means value * scale + offset.
     stored_as : str or None
-        Name of the integer dtype that the stored bits are of, where it is not the array's.
-    said : str
-        The attributes, in words.
+        The integer dtype that the stored bits are of, where it is not the array's.
+    dtype : str
+        Of the decoded numbers.
+    attributes : dict
+        What says so, by the names of CF, as JSON has it.
+
+    Notes
+    -----
+    Values, their dtype and the order of operations are those of `xarray.open_zarr`, to the bit. What that loses is not
+    lost here: fill values that the stored dtype cannot hold stand for the nearest that it can (1e20 of float32), and
+    those of unsigned numbers for their bits; a scale that is a whole number makes no integers of numbers that may be
+    missing or have fractions.
     """
 
     missing: tuple[Any, ...]
-    scale: float
-    offset: float
+    scale: Any
+    offset: Any
     stored_as: str | None
-    said: str
+    dtype: str
+    attributes: dict[str, Any] = field(default_factory=dict, compare=False)
 
-    def decoded(self, raw: str) -> str:
-        """Return the expression that decodes a Dask array which is called `raw`; missing values become NaN."""
-        values = raw if self.stored_as is None else f"{raw}.astype({self.stored_as!r})"
-        values = f"{values}.astype('float64')"
-        # (In the order of xarray, so that the bits are its.)
-        values += f" * {self.scale!r}" if self.scale != 1 else ""
-        values += f" + {self.offset!r}" if self.offset != 0 else ""
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value!r}" for name, value in self.attributes.items())
+
+    def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return stored values as they are meant, a new array of `dtype` in the same memory order; NaN where missing.
+
+        Raises
+        ------
+        DataError
+            A whole number that is none of the missing ones lies beyond 2^53, and is to become a float64.
+        """
+        order: Literal["C", "F"] = "F" if stored.flags.fnc else "C"
+        values = stored.ravel(order)
+        values = values if self.stored_as is None else values.view(self.stored_as)
+        found = np.empty(values.shape, self.dtype)
+        # (A few at once: what stands between is small, and in the processor's cache.)
+        for low in range(0, len(values), _AT_ONCE):
+            self._decode_into(found[low : low + _AT_ONCE], values[low : low + _AT_ONCE])
+        return found.reshape(stored.shape, order=order)
+
+    def _decode_into(self, found: NDArray[Any], values: NDArray[Any]) -> None:
+        # (Comparing after the cast is xarray's, too: of 64-bit integers those that float64 cannot tell apart are one.)
+        np.copyto(found, values, casting="unsafe")
+        missing = np.zeros(found.shape, bool)
+        for one in self.missing:
+            missing |= found == np.float64(one)
+        if values.dtype.kind in "iu" and values.itemsize == 8 and self.scale is None and self.offset is None:
+            refuse_lost_digits(values[~missing], first_row=None)
         if self.missing:
-            values = f"dask.array.where(dask.array.isin({raw}, {list(self.missing)}), numpy.nan, {values})"
-        return values
+            np.copyto(found, np.nan, where=missing)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.scale is not None:
+                found *= self.scale
+            if self.offset is not None:
+                found += self.offset
 
 
-def packing_of(array: zarr.Array[Any]) -> Packing | None:
-    """Return how the numbers of a Zarr array are packed, None where they are meant as they are stored."""
+def packing_of(array: zarr.Array[Any], *, where: str = "", raw: str = "") -> Packing | None:
+    """Return how the numbers of a Zarr array are packed, None where they are meant as they are stored.
+
+    `where` and `raw` are for messages, as in `packing`.
+    """
     attributes = attributes_of(array)
     if array.metadata.zarr_format == 2 and DIMENSIONS in attributes and array.metadata.fill_value is not None:
         # In format 2 the fill value of an array of xarray is the value that stands for a missing one.
-        attributes = {"_FillValue": array.metadata.fill_value} | attributes
-    return packing(attributes, np.dtype(array.dtype))
+        attributes = attributes | {"_FillValue": array.metadata.fill_value}
+    return packing(attributes, np.dtype(array.dtype), where=where, raw=raw)
 
 
 def attributes_of(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
@@ -121,55 +162,141 @@ def attributes_of(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
         ) from error
 
 
-def packing(attributes: Mapping[Any, Any], dtype: Any) -> Packing | None:
-    """Return what attributes say of the packing of numbers, None where they are meant as they are stored."""
-    if np.dtype(dtype).kind not in "biuf":
+def packing(attributes: Mapping[Any, Any], dtype: Any, *, where: str = "", raw: str = "") -> Packing | None:
+    """Return what attributes say of the packing of numbers, None where they are meant as they are stored.
+
+    Parameters
+    ----------
+    attributes : mapping
+        By the names of CF.
+    dtype : dtype
+        Of the stored numbers.
+    where, raw : str
+        For messages: where that is, and the expression of Python that gives the numbers as they are stored.
+
+    Raises
+    ------
+    DataError
+        An attribute is no number.
+    """
+    dtype, given = np.dtype(dtype), {name: attributes[name] for name in _NAMES if name in attributes}
+    if dtype.kind not in "biuf" or not given:
         return None
-    dtype = np.dtype(dtype)
+    said = {name: _plain(value) for name, value in given.items()}
     try:
-        scale, offset = _number(attributes.get("scale_factor", 1)), _number(attributes.get("add_offset", 0))
-        missing = [one for name in ("_FillValue", "missing_value") for one in _values(attributes.get(name), dtype)]
-    except (ValueError, TypeError, IndexError, OverflowError, struct.error) as error:
-        shown = ", ".join(f"{name} {attributes[name]!r}" for name in _NUMBERS if name in attributes)
+        scale, offset = (_factor(given[name]) if name in given else None for name in ("scale_factor", "add_offset"))
+        stored_as = _unsigned(given.get("_Unsigned"), dtype)
+        fills = {name: _fills(given.get(name), dtype) for name in ("_FillValue", "missing_value")}
+    except (ValueError, TypeError, OverflowError, struct.error) as error:
+        shown = ", ".join(f"{name} {value!r}" for name, value in said.items())
+        remedy = f" Or give the numbers as they are stored: {verbatim(raw)}." if raw else ""
         raise DataError(
-            "Attributes that say how numbers are packed", "be numbers", f"{shown} ({error})", "Correct them."
-        ) from error
-    unsigned = str(attributes.get("_Unsigned", dtype.kind == "u")).lower() == "true"
-    stored_as = None
-    if dtype.kind in "iu" and unsigned != (dtype.kind == "u"):
-        stored_as = f"{'u' if unsigned else ''}int{8 * dtype.itemsize}"
-    missing = list(dict.fromkeys(missing))
-    said = [f"scale_factor {scale!r}"] if scale != 1 else []
-    said += [f"add_offset {offset!r}"] if offset != 0 else []
-    said += [f"_Unsigned {str(unsigned).lower()}"] if stored_as else []
-    said += [f"{', '.join(map(str, missing))} for a missing value"] if missing else []
-    return Packing(tuple(missing), scale, offset, stored_as, ", ".join(said)) if said else None
+            "Attributes that say how numbers are packed", "be numbers", f"{shown}{where} ({error})",
+            f"Correct them.{remedy}",
+        ) from error  # fmt: skip
+    whole = np.dtype(stored_as or dtype)
+    missing = tuple(dict.fromkeys(_as_bits(one, dtype, whole) for found in fills.values() for one in found or ()))
+    # (xarray drops NaN as the fill value of integers; that of floats says that they have their dtype already.)
+    declared = any(found is not None and (found or dtype.kind == "f") for found in fills.values())
+    decoded = _decoded_dtype(whole, scale, offset, missing=bool(missing), declared=declared)
+    if not missing and scale is None and offset is None and stored_as is None:
+        return None
+    return Packing(missing, _number(scale), _number(offset), stored_as, decoded.str, said)
 
 
-_NUMBERS = ("scale_factor", "add_offset", "_FillValue", "missing_value")
+#: What says how numbers are packed.
+_NAMES = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
+#: Values that are decoded at once.
+_AT_ONCE = 1 << 16
 
 
-def _number(value: Any) -> float:
-    return float(np.ravel(value)[0])
+def _decoded_dtype(stored: np.dtype[Any], scale: Any, offset: Any, *, missing: bool, declared: bool) -> np.dtype[Any]:
+    """Return the dtype of decoded numbers, as xarray chooses it (`xarray.coding.variables`), in native byte order."""
+    if scale is None and offset is None:
+        if not missing or stored.kind == "f":
+            return stored.newbyteorder("=")
+        return np.dtype(np.float32 if stored.itemsize <= 2 else np.float64)
+    if declared and not missing:
+        return stored.newbyteorder("=")
+    if offset is None:
+        found = scale.dtype
+    elif scale is not None and scale.dtype == offset.dtype and scale.dtype in (np.float32, np.float64):
+        found = np.dtype(np.float64) if stored.kind in "iu" and stored.itemsize == 4 else scale.dtype
+    else:
+        found = np.dtype(np.float64)  # (a large whole offset would lose digits in less)
+    if found.kind != "f" and (missing or stored.kind == "f" or stored.itemsize == 8):
+        return np.dtype(np.float64)  # (xarray makes int64, in which NaN and fractions are lost)
+    return found.newbyteorder("=") if found.itemsize <= 8 else np.dtype(np.float64)
 
 
-def _values(value: Any, dtype: np.dtype[Any]) -> list[Any]:
-    """Return the values of an attribute, but NaN, which is missing by itself."""
-    found = [] if value is None else [_decoded(one, dtype) for one in np.ravel(np.asarray(value, dtype=object))]
+def _factor(value: Any) -> Any:
+    """Return the only number of an attribute, as NumPy has it; of Python's own numbers it is an array."""
+    found = np.asarray(value)
+    if found.dtype.kind not in "iuf" or found.size != 1 or not np.isfinite(found).all():
+        raise ValueError("not one finite number")
+    # (NumPy's own scalars decide the dtype of what they are multiplied with, Python's do not.)
+    return value if isinstance(value, np.generic) else found.reshape(())
+
+
+def _number(factor: Any) -> Any:
+    return factor.item() if isinstance(factor, np.ndarray) else factor
+
+
+def _unsigned(value: Any, dtype: np.dtype[Any]) -> str | None:
+    """Return the integer dtype whose bits are stored, where `_Unsigned` says that it is another one."""
+    if value is None or dtype.kind not in "iu":
+        return None
+    if value not in ("true", "false"):
+        raise ValueError("_Unsigned is neither 'true' nor 'false'")
+    kind = "u" if value == "true" else "i"
+    return None if kind == dtype.kind else f"{dtype.byteorder}{kind}{dtype.itemsize}"
+
+
+def _fills(value: Any, dtype: np.dtype[Any]) -> list[Any] | None:
+    """Return the values of an attribute that stand for a missing one, but NaN; None where there is no attribute."""
+    if value is None:
+        return None
+    if dtype.kind == "b":
+        raise ValueError("a truth value cannot be missing")
+    found = [_fill(one, dtype) for one in np.ravel(np.asarray(value, dtype=object)) if one is not None]
     return [one for one in found if one == one]
 
 
-def _decoded(value: Any, dtype: np.dtype[Any]) -> Any:
+def _fill(value: Any, dtype: np.dtype[Any]) -> Any:
     """Return a value of an attribute as a number of Python; text is how JSON has what it has no number for."""
     if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            # xarray in format 3: the eight bytes of a float64.
-            value = struct.unpack("<d", base64.standard_b64decode(value))[0]
+        # In format 3 xarray writes the eight bytes of a float64.
+        value = _SPELLED[value] if value in _SPELLED else struct.unpack("<d", base64.standard_b64decode(value))[0]
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number) or np.iscomplexobj(value):
+        raise TypeError(f"{value!r} is no number")
     if dtype.kind == "f":
-        return float(dtype.type(value))  # (1e20 of float32 is another number)
+        with np.errstate(over="ignore"):
+            nearest = float(dtype.type(value))  # (1e20 of float32 is another number)
+        return nearest if np.isfinite(nearest) else float(value)
     return int(value) if float(value).is_integer() else float(value)
+
+
+_SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _as_bits(fill: Any, stored: np.dtype[Any], whole: np.dtype[Any]) -> Any:
+    """Return a fill value of stored numbers as one of those that their bits are."""
+    if stored == whole or not isinstance(fill, int) or _holds(whole, fill) or not _holds(stored, fill):
+        return fill
+    return int(np.array(fill, stored).astype(whole))
+
+
+def _holds(dtype: np.dtype[Any], value: int) -> bool:
+    return bool(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
+
+
+def _plain(value: Any) -> Any:
+    """Return the value of an attribute as JSON has it, which has no number that is not finite."""
+    value = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    spelled = {math.inf: "Infinity", -math.inf: "-Infinity"}
+    return value if not isinstance(value, float) or math.isfinite(value) else spelled.get(value, "NaN")
 
 
 def dimension_names(array: zarr.Array[Any]) -> Sequence[str]:

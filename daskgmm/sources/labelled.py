@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, OptionError
 from daskgmm.sources.columns import chosen
-from daskgmm.sources.conventions import Beside, packing
+from daskgmm.sources.conventions import Beside, Packing, packing
 from daskgmm.sources.digits import refuse_lost_digits
 
 
@@ -28,7 +28,7 @@ def unlabelled(data: Any, argument: str) -> tuple[Any, list[Any] | None]:
     Raises
     ------
     DataError
-        A column is not numeric, or numbers are to be decoded first.
+        A column is not numeric, or attributes pack numbers by what is none.
     OptionError
         Several arrays.
     """
@@ -78,18 +78,27 @@ def _of_xarray(data: Any, argument: str) -> tuple[Any, list[Any] | None]:
             f"Give one of its arrays, {argument}['name'], or several as columns: {argument}[['a', "
             "'b']].to_dataarray('feature').T",
         )
-    if found := packing(data.attrs, data.dtype):
-        raise DataError(
-            f"`{argument}`",
-            "hold its numbers as they are meant",
-            f"a {kind} of xarray with {found.said}, which is not decoded",
-            "Open it with mask_and_scale=True, or decode it: xarray.decode_cf(dataset).",
-        )
-    beside_of(data).refuse_times(argument, f"a {kind} of xarray", f"{argument}.data")
+    # (Whoever opened it may have left its numbers as they are stored, `mask_and_scale=False`.)
+    packed = packing(data.attrs, data.dtype, where=f" of a {kind} of xarray", raw=f"{argument}.data")
+    numbers = f"{argument}.data" if packed is None else f"xarray.DataArray({argument}.data, attrs={packed.attributes})"
+    beside_of(data).refuse_times(argument, f"a {kind} of xarray", numbers)
     labels = None
     if data.ndim == 2 and hasattr(data, "indexes") and data.dims[1] in data.indexes:
         labels = list(data.indexes[data.dims[1]])
-    return data.data, labels if data.ndim != 1 else _labels(data)
+    array = data.data if packed is None else _as_meant(data.data, packed)
+    return array, labels if data.ndim != 1 else _labels(data)
+
+
+def _as_meant(array: Any, packed: Packing) -> Any:
+    """Return packed numbers decoded: at once where they are in memory, of a Dask array as it is computed."""
+    if not hasattr(array, "map_blocks"):
+        return _decoded(array, packed)
+    return array.map_blocks(_decoded, packed, dtype=packed.dtype, meta=np.empty((0,) * array.ndim, packed.dtype))
+
+
+def _decoded(block: Any, packed: Packing) -> Any:
+    # (What hides values, or is sparse, is refused where rows are taken from it.)
+    return packed.decode(block) if type(block) is np.ndarray else block
 
 
 def _of_frame(frame: Any, argument: str) -> NDArray[Any]:

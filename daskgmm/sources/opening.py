@@ -36,12 +36,15 @@ def open_rows(
         a Dask array or data frame, a NumPy array, or what `numpy.asarray` makes numbers of. Of shape
         (n_rows, n_features) or (n_rows,). And what `register_source` and installed packages add.
     columns : str or sequence of str, optional
-        Names of the columns that are the features, in this order, where `data` has columns with names. "z_*" means all
-        that begin so, "!id" leaves one out.
+        Names of the columns that are the features, in this order, where `data` has columns with names. Of a Zarr group
+        they are arrays of one shape: each point of their grid is a row, chunk by chunk, and each array a feature.
+        "z_*" means all that begin so, "!id" leaves one out.
     array : str, optional
         Name of the array, where `data` is a Zarr group that holds several.
     features : str, optional
-        Name of the dimension along which the features lie, where `data` has dimensions with names.
+        Name of the dimension along which the features lie, where `data` has dimensions with names: each index is a
+        feature, of each of the arrays, and the points of the other dimensions are rows. Features are named
+        "T[depth=10.0]" where the group has a coordinate of that name, else "T[0]".
     missing_chunks : {"error", "fill"} or None
         What is done about rows whose chunk is not in a Zarr store; None takes Dask's configuration.
     argument : str
@@ -58,6 +61,12 @@ def open_rows(
 
     Notes
     -----
+    Rows of a grid come chunk by chunk, so that each is read once; weights are opened from the same grid, by `columns`
+    as well, and ``source.to_grid(labels)`` brings what was predicted back into its shape.
+
+    Numbers that are packed, by attributes of Zarr or of xarray, are decoded as they are read, as `xarray.open_zarr`
+    does; a missing one is NaN.
+
     A Dask array of unknown chunk sizes is computed once, to count its rows, as soon as their number counts (logged).
     """
     if isinstance(data, os.PathLike):
@@ -138,7 +147,15 @@ def open_labelled(data: Any, *, argument: str, columns: Sequence[str] | None = N
     return source
 
 
-def _other_location(location: str, *, array: str | None, argument: str, missing_chunks: str | None) -> Source:
+def _other_location(
+    location: str,
+    *,
+    columns: tuple[str, ...] | None,
+    array: str | None,
+    features: str | None,
+    argument: str,
+    missing_chunks: str | None,
+) -> Source:
     """Return the source at a path or URL whose suffix nobody claims."""
     suffix = suffix_of(location)
     if suffix in _CONVERSIONS:
@@ -148,9 +165,11 @@ def _other_location(location: str, *, array: str | None, argument: str, missing_
             f"a {suffix} file, {location}",
             f"Convert it once: {_CONVERSIONS[suffix]}",
         )
-    from daskgmm.sources.zarr_source import ZarrSource
+    from daskgmm.sources.zarr_opening import open_location
 
-    return ZarrSource.from_location(location, array=array, argument=argument, missing_chunks=missing_chunks)
+    return open_location(
+        location, columns=columns, array=array, features=features, argument=argument, missing_chunks=missing_chunks
+    )
 
 
 def _other_object(data: Any, *, argument: str) -> Source:

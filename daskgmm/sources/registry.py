@@ -29,8 +29,8 @@ def _own(places: dict[Any, str]) -> dict[Any, EntryPoint]:
 
 
 _OWN = _own({
-    **dict.fromkeys(("", ".zarr", ".zip"), "zarr_source:ZarrSource.from_location"),
-    **dict.fromkeys(("zarr.Array", "zarr.Group"), "zarr_source:ZarrSource.from_node"),
+    **dict.fromkeys(("", ".zarr", ".zip"), "zarr_opening:open_location"),
+    **dict.fromkeys(("zarr.Array", "zarr.Group"), "zarr_opening:open_node"),
     **dict.fromkeys(("numpy.ndarray", "builtins.list", "builtins.tuple"), "array_source:ArraySource"),
     ".npy": "array_source:NpySource",
     "dask.array.Array": "dask_source:DaskSource",

@@ -15,6 +15,7 @@ from daskgmm.errors import DataError, OptionError
 from daskgmm.sources.conventions import Beside
 from daskgmm.sources.digest import digest
 from daskgmm.sources.failures import Fallible, retried
+from daskgmm.sources.grid import Grid
 from daskgmm.sources.stamps import FileStamper, Stamper, last_modified
 
 #: Bytes that a task holds for each byte that it reads, where a source does not say. Of Zarr: the rows, the chunks being
@@ -74,6 +75,8 @@ class Source:
         Labels of the columns, which become names of features where they are text.
     beside : Beside
         What is said of the rows beside their numbers: units, and the name of their dimension.
+    grid : Grid or None
+        The grid whose points are the rows, where they are such, and their order: what comes with each row is in it too.
     """
 
     label: str
@@ -89,6 +92,7 @@ class Source:
     n_counting_passes: int = 0
     column_labels: list[Any] | None = None
     beside: Beside = Beside()
+    grid: Grid | None = None
 
     def reader(self) -> Reader:
         """Return what reads rows in a task."""

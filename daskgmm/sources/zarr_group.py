@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -72,9 +75,7 @@ def array_in(
 
 
 def _named(group: zarr.Group, name: str, argument: str, label: str) -> zarr.Array[Any]:
-    found = None
-    for one in (_unconsolidated(group), group):
-        found = one.get(name) if found is None and one is not None else found
+    found = member(group, name)
     if not isinstance(found, zarr.Array):
         what = "a group" if isinstance(found, zarr.Group) else "nothing"
         members = _members(group)
@@ -83,6 +84,78 @@ def _named(group: zarr.Group, name: str, argument: str, label: str) -> zarr.Arra
             f"name an array of the group that `{argument}` is",
             f"array={name!r}, which is {what} in {label}{_listed(members, coordinates(members, group.attrs))}",
             "Name an array that is there.",
+        )
+    return found
+
+
+def member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
+    """Return what is called `name` in a group; None where nothing is."""
+    found = None
+    for one in (_unconsolidated(group), group):
+        found = one.get(name) if found is None and one is not None else found
+    return found
+
+
+def arrays_called(group: zarr.Group, names: Sequence[str], argument: str, label: str) -> dict[str, zarr.Array[Any]]:
+    """Return the arrays of a group that `columns` names, by name, in this order.
+
+    A name may hold wildcards, as in "z_*": it means all arrays directly in the group that have such a name and describe
+    no others, in the order of their names.
+
+    Raises
+    ------
+    InputMissingError
+        A name is that of no array.
+    OptionError
+        There is no name, or one twice.
+    """
+    if not names:
+        raise OptionError("`columns`", "name one array or more", "none", "Leave it out, or name some.")
+    found: dict[str, zarr.Array[Any]] = {}
+    for name in names:
+        one = member(group, name)
+        if isinstance(one, zarr.Array):
+            if name in found:
+                raise OptionError("`columns`", "name each array once", f"{name!r} twice", "Leave one of them out.")
+            found[name] = one
+            continue
+        members = _members(group)
+        describing = coordinates(members, attributes_of(group))
+        matching = {a.basename: a for a in members if fnmatchcase(a.basename, name) and a.basename not in describing}
+        if not matching:
+            what = "a group" if isinstance(one, zarr.Group) else "nothing"
+            near = get_close_matches(name, [a.basename for a in members], cutoff=0.5)
+            raise InputMissingError(
+                "`columns`",
+                f"name arrays of the group that `{argument}` is",
+                f"{name!r}, which is {what} in {label}{_listed(members, describing)}",
+                f"Did you mean {verbatim(' or '.join(map(repr, near)))}?" if near else "Name arrays that are there.",
+            )
+        found |= {own: a for own, a in matching.items() if own not in found}
+    return found
+
+
+def arrays_along(group: zarr.Group, dimension: str, argument: str, label: str) -> dict[str, zarr.Array[Any]]:
+    """Return the only array of a group that has a dimension, and others, and describes none, by its name.
+
+    Raises
+    ------
+    OptionError
+        There are several, or none.
+    """
+    members = _members(group)
+    describing = coordinates(members, attributes_of(group))
+    found = {
+        a.basename: a
+        for a in members
+        if dimension in dimension_names(a) and a.ndim > 1 and a.basename not in describing
+    }
+    if len(found) != 1:
+        raise OptionError(
+            "`columns`",
+            f"name the arrays whose features lie along {dimension!r}",
+            f"{len(found)} that they may be in {label}{_listed(members, describing)}",
+            f"Give `columns`, for example {verbatim(list(found) or ['name'])}.",
         )
     return found
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -13,8 +14,10 @@ import zarr
 from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, InputMissingError, MemoryLimitError, verbatim
+from daskgmm.sources.conventions import Packing, packing_of
 from daskgmm.sources.digest import digest
-from daskgmm.sources.failures import refused, unreachable
+from daskgmm.sources.failures import Fallible, refused, unreachable
+from daskgmm.sources.grid import Box
 from daskgmm.sources.heap import reused_heap
 from daskgmm.sources.source import Reader
 from daskgmm.sources.stamps import Stamper
@@ -35,11 +38,12 @@ class ZarrReader(Reader, Stamper):
         shape: tuple[int, ...],
         dtype: str,
         fills: bool = False,
+        packing: Packing | None = None,
         *,
         array: zarr.Array[Any] | None = None,
     ) -> None:
         self._location, self._label, self._shape, self._dtype = location, label, shape, dtype
-        self._array, self._fills = array, fills
+        self._array, self._fills, self._packing = array, fills, packing
         # (One thread reads ahead while another computes: the first of them to come opens the array, once.)
         self._lock = threading.Lock()
 
@@ -50,10 +54,12 @@ class ZarrReader(Reader, Stamper):
         # A zarr.Array would take its store with it: all data of one in memory, all credentials of one at a URL.
         if self._location is None:
             raise TypeError(f"{self._label} can be read in one process only, and does not travel.")
-        return ZarrReader, (self._location, self._label, self._shape, self._dtype, self._fills)
+        return ZarrReader, (
+            self._location, self._label, self._shape, self._dtype, self._fills, self._packing,
+        )  # fmt: skip
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows start to stop, (stop - start, n_features), in the dtype of the store.
+        """Return rows start to stop, (stop - start, n_features), as they are meant: in the dtype of the source.
 
         Raises
         ------
@@ -66,15 +72,35 @@ class ZarrReader(Reader, Stamper):
         rows = np.asarray(array[start:stop])
         if not self._fills:
             self._refuse_missing(array, rows, start)
+        if self._packing is not None:
+            rows = self._packing.decode(rows)
         return rows if rows.ndim == 2 else rows.reshape(-1, 1)
 
+    def read_box(self, box: Box) -> NDArray[Any]:
+        """Return the numbers of a box, from a range of each dimension, as they are meant.
+
+        It begins at borders of chunks, and ends at such or with the array.
+
+        Raises
+        ------
+        DataError
+            As for `read`.
+        """
+        array = self._opened()
+        values = np.asarray(array[box])
+        if not self._fills:
+            self._refuse_missing_in(array, values, box)
+        return values if self._packing is None else self._packing.decode(values)
+
     def form(self) -> str:
-        """Return a checksum of the array's metadata as they are now: dtype, chunks, codecs, fill value."""
+        """Return a checksum of the array's metadata as they are now: dtype, chunks, codecs, fill value, packing."""
         if self._location is None:
             return ""
         # (Opened anew: the array that is kept has the metadata of when it was opened.)
-        found = self._reopened().metadata.to_dict()
-        return digest(json.dumps({k: v for k, v in found.items() if k != "attributes"}, sort_keys=True, default=str))
+        found = {k: v for k, v in self._reopened().metadata.to_dict().items() if k != "attributes"}
+        # (Of its attributes those that say what its numbers mean, which are those that were found at first.)
+        packed = {} if self._packing is None else {"packing": self._packing.attributes}
+        return digest(json.dumps(found | packed, sort_keys=True, default=str))
 
     def stamp(self, start: int, stop: int) -> list[str]:
         """Return size and time, or tag, of what is stored of these rows: chunks, or shards of chunks.
@@ -87,11 +113,22 @@ class ZarrReader(Reader, Stamper):
         if self._location is None:
             return []
         array = self._opened()
-        stored = _stored(array, start, stop)
+        stored = _stored(array, _rows(self._shape, start, stop))
         found = self._location.stamps([key for _, key in stored])
         if "" in found and not self._fills:  # (of a store that ends too early not every key is asked for)
             first = stored[found.index("")][0][0] * (array.shards or array.chunks)[0]
-            raise self._missing(max(first, start), _fill_value(array))
+            raise self._missing(f"row {max(first, start)}", _fill_value(array))
+        return found
+
+    def stamp_box(self, box: Box) -> list[str]:
+        """Return the same of what is stored of a box."""
+        if self._location is None:
+            return []
+        array = self._opened()
+        keys = [key for _, key in _stored(array, box)]
+        found = self._location.stamps(keys)
+        if "" in found and not self._fills:
+            raise self._missing(f"{_stored_as(array)} {keys[found.index('')]}", _fill_value(array))
         return found
 
     @property
@@ -110,13 +147,31 @@ class ZarrReader(Reader, Stamper):
             missing = ~_equal(found, rows[first - start : last - start])
             if missing.any():
                 row = first + int(np.argmax(missing.reshape(len(missing), -1).any(axis=1)))
-                raise self._missing(row, fill)
+                raise self._missing(f"row {row}", fill)
 
-    def _missing(self, row: int, fill: Any) -> DataError:
+    def _refuse_missing_in(self, array: zarr.Array[Any], values: NDArray[Any], box: Box) -> None:
+        """Do the same for a box."""
+        fill, lengths, other = _fill_value(array), array.chunks, None
+        # (As above: one value of each chunk tells nearly always that it is none of these.)
+        corners = _equal(values[tuple(slice(None, None, n) for n in lengths)], fill)
+        for place in np.argwhere(corners):
+            part = tuple(slice(i * n, (i + 1) * n) for i, n in zip(place.tolist(), lengths, strict=True))
+            if not _equal(values[part], fill).all():
+                continue
+            other = _filled_with(array, _other_than(fill, array.dtype)) if other is None else other
+            own = tuple(
+                slice(whole.start + one.start, min(whole.start + one.stop, whole.stop))
+                for whole, one in zip(box, part, strict=True)
+            )
+            if not _equal(np.asarray(other[own]), values[part]).all():
+                (_, key), *_ = _stored(array, own)
+                raise self._missing(f"{_stored_as(array)} {key}", fill)
+
+    def _missing(self, what: str, fill: Any) -> DataError:
         return DataError(
             "Every chunk",
             "be in the store",
-            f"none for row {row} of {self._label}, where zarr would read {fill}",
+            f"none for {what} of {self._label}, where zarr would read {fill}",
             "Write the rows from there on again. If the writer has left out chunks that hold nothing else, as "
             "zarr does by default, say so: "
             '`dask.config.set({"daskgmm.missing-chunks": "fill"})`.',
@@ -130,6 +185,13 @@ class ZarrReader(Reader, Stamper):
         return passing and missing_package(error, "X", self._label) is None
 
     def explain(self, error: Exception, start: int, stop: int) -> Exception:
+        return self.explain_box(error, _rows(self._shape, start, stop), start, stop)
+
+    def explain_box(self, error: Exception, box: Box, start: int, stop: int, *, by_rows: bool = True) -> Exception:
+        """Return the error that says what it means that a box cannot be read, of which rows start to stop come.
+
+        `by_rows` says whether the rows are those of the array.
+        """
         if self._location is not None and unreachable(error):
             return self._location.explained(error, f"Rows {start} to {stop}")
         missing = missing_package(error, f"Rows {start} to {stop}", self._label)
@@ -144,7 +206,9 @@ class ZarrReader(Reader, Stamper):
             )
         # Parts of shards are asked for as byte ranges; the simplest web servers send the whole file instead.
         ranges = " (or the server ignores byte ranges, which shards need)" if self._label.startswith("http") else ""
-        where, error, start, stop = self._damaged(error, start, stop)
+        where, error, own = self._damaged(error, box)
+        if by_rows and own is not None:
+            start, stop = own
         return DataError(
             f"Rows {start} to {stop}",
             "be readable",
@@ -152,21 +216,21 @@ class ZarrReader(Reader, Stamper):
             f"A chunk there is damaged{ranges}: write these rows again.",
         )
 
-    def _damaged(self, error: Exception, start: int, stop: int) -> tuple[str, Exception, int, int]:
+    def _damaged(self, error: Exception, box: Box) -> tuple[str, Exception, tuple[int, int] | None]:
         """Return in words which chunk it is that cannot be decoded, with its own error and rows."""
         # (zarr says which codec failed, not where; a person has to know which chunk to write again.)
         array = self._opened()
-        what, lengths, height = "shard" if array.shards else "chunk", array.shards or array.chunks, array.chunks[0]
-        for place, key in _stored(array, start, stop):
+        lengths, height = array.shards or array.chunks, array.chunks[0]
+        for place, key in _stored(array, box):
             first, *rest = (slice(i * n, (i + 1) * n) for i, n in zip(place, lengths, strict=True))
             for row in range(first.start, min(first.stop, array.shape[0]), height):
                 try:
                     array[(slice(row, row + height), *rest)]
                 except Exception as own:  # (a codec raises what it likes)
                     if unreachable(own):
-                        return "", error, start, stop
-                    return f"{what} {key} of ", own, row, min(row + height, array.shape[0])
-        return "", error, start, stop  # (all of it can be decoded now)
+                        return "", error, None
+                    return f"{_stored_as(array)} {key} of ", own, (row, min(row + height, array.shape[0]))
+        return "", error, None  # (all of it can be decoded now)
 
     def _opened(self) -> zarr.Array[Any]:
         with self._lock:
@@ -186,18 +250,52 @@ class ZarrReader(Reader, Stamper):
                 f"shape {found[0]}, dtype {found[1]}, where it had {self._shape}, {self._dtype}",
                 "Start again with the new array.",
             )
+        if (packing := packing_of(node)) != self._packing:
+            raise DataError(
+                verbatim(self._label),
+                "not change during a fit",
+                f"{packing or 'no attributes that pack its numbers'}, where it had {self._packing or 'none'}",
+                "Start again with the new array.",
+            )
         reused_heap.expect(prod(node.chunks) * node.dtype.itemsize)
         return node
 
 
-def _stored(array: zarr.Array[Any], start: int, stop: int) -> list[tuple[tuple[int, ...], str]]:
-    """Return the chunks, or shards, that hold rows start to stop: where they are in the grid, and their keys."""
+@dataclass(frozen=True)
+class BoxReader(Fallible):
+    """One box of an array, from which rows come: what is asked for it, and again, and who explains why it fails."""
+
+    reader: ZarrReader
+    box: Box
+
+    def __str__(self) -> str:
+        return str(self.reader)
+
+    def read(self) -> NDArray[Any]:
+        return self.reader.read_box(self.box)
+
+    def may_pass(self, error: Exception) -> bool:
+        return self.reader.may_pass(error)
+
+    def explain(self, error: Exception, start: int, stop: int) -> Exception:
+        return self.reader.explain_box(error, self.box, start, stop, by_rows=False)
+
+
+def _rows(shape: tuple[int, ...], start: int, stop: int) -> Box:
+    """Return the box of rows start to stop of an array."""
+    return (slice(start, stop), *(slice(0, n) for n in shape[1:]))
+
+
+def _stored_as(array: zarr.Array[Any]) -> str:
+    return "shard" if array.shards else "chunk"
+
+
+def _stored(array: zarr.Array[Any], box: Box) -> list[tuple[tuple[int, ...], str]]:
+    """Return the chunks, or shards, that hold a box: where they are in the grid, and their keys."""
     lengths = array.shards or array.chunks
-    counts = [-(-n // length) for n, length in zip(array.shape[1:], lengths[1:], strict=True)]
+    ranges = [range(part.start // n, -(-part.stop // n)) for part, n in zip(box, lengths, strict=True)]
     path, metadata = f"{array.path}/" if array.path else "", array.metadata
-    rows = range(start // lengths[0], -(-stop // lengths[0]))
-    places = [(i, *rest) for i in rows for rest in np.ndindex(*counts)]
-    return [(place, f"{path}{metadata.encode_chunk_key(place)}") for place in places]
+    return [(place, f"{path}{metadata.encode_chunk_key(place)}") for place in product(*ranges)]
 
 
 def _fill_value(array: zarr.Array[Any]) -> Any:

@@ -19,7 +19,6 @@ import zarr
 from numpy.testing import assert_array_equal
 
 from daskgmm.errors import DataError, OptionError
-from daskgmm.sources.conventions import packing
 from daskgmm.sources.opening import open_rows
 from daskgmm.sources.source import Source
 
@@ -38,50 +37,7 @@ def refused(place: Any, kind: type[Exception] = DataError, **options: Any) -> st
     return str(caught.value)
 
 
-def decoded(message: str, given: Any = None) -> Any:
-    """Return what the code in a message makes of the numbers."""
-    found = re.search(r"Decode them: raw = (.*); rows = (.*); then give rows ", message)
-    assert found is not None, message
-    names = {"dask": dask, "zarr": zarr, "numpy": np, "X": given}
-    return eval(found.group(2), names | {"raw": eval(found.group(1), names)})
-
-
-# -- packed numbers --------------------------------------------------------------------------------------------
-PACKINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "scaled": ("i2", {"scale_factor": 0.01, "add_offset": 273.15, "_FillValue": -32768}),
-    "scale alone": ("i4", {"scale_factor": 0.1}),
-    "offset alone": ("i2", {"add_offset": 200.0}),
-    "unsigned": ("i2", {"_Unsigned": "true", "scale_factor": 0.01, "_FillValue": -1}),
-    "fill value": ("f4", {"_FillValue": -9999.0}),
-    "missing value": ("f8", {"missing_value": 1e20}),
-}
-
-
-@pytest.mark.parametrize("zarr_format", [2, 3])
-@pytest.mark.parametrize("what", PACKINGS)
-def test_packed_numbers_are_refused_with_the_code_that_decodes_them(
-    what: str, zarr_format: Any, tmp_path: Path
-) -> None:
-    xarray = pytest.importorskip("xarray", reason="xarray is not installed: the extra 'test'")
-    dtype, attributes = PACKINGS[what]
-    raw = (X * 10).astype(dtype)
-    missing = [attributes[name] for name in ("_FillValue", "missing_value") if name in attributes]
-    raw[[3, 40], 1] = missing[0] if missing else 7
-    xarray.Dataset({"t": (("row", "feature"), raw, attributes)}).to_zarr(
-        tmp_path / "X.zarr", zarr_format=zarr_format, consolidated=False
-    )
-    expected = xarray.open_zarr(tmp_path / "X.zarr", consolidated=False)["t"].values
-    group = zarr.open_group(tmp_path / "X.zarr", mode="r", use_consolidated=False)
-    for given in (tmp_path / "X.zarr" / "t", tmp_path / "X.zarr", group, group["t"]):
-        message = refused(given, array="t" if given is group or given == tmp_path / "X.zarr" else None)
-        assert "X must hold its numbers as they are meant; got packed ones in" in message
-        found = decoded(message).compute()
-        assert_array_equal(found, expected)
-        assert np.isnan(found).sum() == (2 if missing else 0)
-    decoded(message).to_zarr(tmp_path / "decoded.zarr")
-    assert_array_equal(rows_of(open_rows(tmp_path / "decoded.zarr")), expected)
-
-
+# -- numbers that mean what they are (others: test_packed.py) ---------------------------------------------------
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_arrays_of_xarray_that_hold_what_they_mean_are_taken(zarr_format: Any, tmp_path: Path) -> None:
     xarray = pytest.importorskip("xarray", reason="xarray is not installed: the extra 'test'")
@@ -93,8 +49,10 @@ def test_arrays_of_xarray_that_hold_what_they_mean_are_taken(zarr_format: Any, t
         )
         assert_array_equal(rows_of(open_rows(tmp_path / name)), values)
     plain = zarr.create_array(tmp_path / "plain", data=(X * 10).astype("i4"), zarr_format=zarr_format)
-    plain.attrs.update({"scale_factor": 1, "add_offset": 0.0, "units": "K", "_Unsigned": "false"})
-    assert rows_of(open_rows(tmp_path / "plain")).shape == X.shape
+    plain.attrs.update({"units": "K", "_Unsigned": "false"})
+    source = open_rows(tmp_path / "plain")
+    assert source.dtype == np.dtype("i4")
+    assert_array_equal(rows_of(source), (X * 10).astype("i4"))
 
 
 def test_the_fill_value_of_a_root_array_of_format_2(tmp_path: Path) -> None:
@@ -102,28 +60,8 @@ def test_the_fill_value_of_a_root_array_of_format_2(tmp_path: Path) -> None:
     raw[::10, 0] = -32768
     array = zarr.create_array(tmp_path / "t.zarr", data=raw, chunks=(20, 2), zarr_format=2, fill_value=-32768)
     array.attrs.update({"scale_factor": 0.01, "add_offset": 273.15, "_ARRAY_DIMENSIONS": ["row", "feature"]})
-    message = refused(tmp_path / "t.zarr")
-    assert "scale_factor 0.01, add_offset 273.15, -32768 for a missing value" in message
-    expected = np.where(raw == -32768, np.nan, raw * 0.01 + 273.15)
-    assert_array_equal(decoded(message).compute(), expected)
-    assert "then give rows (or raw, if numbers are meant as stored)" in message
-    assert open_rows(dask.array.from_zarr(tmp_path / "t.zarr")).dtype == np.dtype("i2")
-
-
-def test_packed_numbers_of_one_process_and_of_xarray() -> None:
-    array = zarr.create_array({}, data=(X * 10).astype("i2"), chunks=(20, 2))
-    array.attrs["scale_factor"] = 0.1
-    assert_array_equal(decoded(refused(array), array).compute(), (X * 10).astype("i2") * 0.1)
-    xarray = pytest.importorskip("xarray", reason="xarray is not installed: the extra 'test'")
-    raw = xarray.DataArray((X * 10).astype("i2"), dims=("row", "feature"), attrs={"scale_factor": 0.1}, name="t")
-    assert "got a DataArray of xarray with scale_factor 0.1, which is not decoded" in refused(raw)
-    assert_array_equal(rows_of(open_rows(xarray.decode_cf(raw.to_dataset())["t"])), (X * 10).astype("i2") * 0.1)
-
-
-@pytest.mark.parametrize("attributes", [{"scale_factor": "a"}, {"_FillValue": "none"}, {"add_offset": []}])
-def test_attributes_that_are_no_numbers(attributes: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=f"must be numbers; got {next(iter(attributes))}"):
-        packing(attributes, "f8")
+    assert_array_equal(rows_of(open_rows(tmp_path / "t.zarr")), np.where(raw == -32768, np.nan, raw * 0.01 + 273.15))
+    assert open_rows(dask.array.from_zarr(tmp_path / "t.zarr")).dtype == np.dtype("i2"), "as they are stored"
 
 
 # -- which array of a group ------------------------------------------------------------------------------------

@@ -159,7 +159,6 @@ def _other_object(data: Any, *, argument: str) -> Source:
 _TO_ZARR = '.to_zarr("X.zarr")'
 _CONVERSIONS = {
     ".npz": 'numpy.save("X.npy", numpy.load("X.npz")["name"]).',
-    ".parquet": f'dask.dataframe.read_parquet("X.parquet").to_dask_array(lengths=True){_TO_ZARR}.',
     ".mat": 'numpy.save("X.npy", scipy.io.loadmat("X.mat")["name"]).',
     **{s: f'dask.dataframe.read_csv("X{s}").to_dask_array(lengths=True){_TO_ZARR}.' for s in (".csv", ".tsv", ".txt")},
     **{

@@ -226,37 +226,44 @@ def _numbers(found: Any, column: Column, first_row: int) -> NDArray[Any]:
     if width is None:
         return _flat(found, column.name, first_row)
     values = _flat(found.values.slice(found.offset * width, len(found) * width), column.name, None)
-    values = values.reshape(len(found), width)
-    if found.null_count:
-        values = np.array(values, dtype=column.kind.dtype)  # (what Arrow lends is not to be written to)
-        values[found.is_null().to_numpy(zero_copy_only=False)] = np.nan
-    return values
+    return _with_nulls(values.reshape(len(found), width), found)
 
 
 def _flat(found: Any, name: str, first_row: int | None) -> NDArray[Any]:
+    """Return the single numbers of an array of Arrow. (Its own `to_numpy` imports pandas, of 46 MiB, for nothing.)"""
     from pyarrow import types
 
-    type_ = found.type
-    if types.is_decimal(type_):
+    if types.is_decimal(found.type):
         found = found.cast("float64")
-    elif types.is_boolean(type_):
-        found = found.cast("uint8")
-    elif types.is_integer(type_) and type_.bit_width == 64:
-        return _whole(found, name, first_row)
-    values: NDArray[Any] = found.to_numpy(zero_copy_only=False)
+    if types.is_boolean(found.type):
+        return _with_nulls(_bits(found, 1), found)
+    dtype = np.dtype(found.type.to_pandas_dtype())
+    values = np.frombuffer(found.buffers()[1], dtype, count=found.offset + len(found))[found.offset :]
+    if dtype.kind in "iu" and dtype.itemsize == 8:
+        _refuse_lost_digits(_with_nulls(values, found, filled=0), name, first_row)
+    return _with_nulls(values, found)
+
+
+def _with_nulls(values: NDArray[Any], found: Any, *, filled: float = np.nan) -> NDArray[Any]:
+    """Return values with NaN, or what is given, where the array of Arrow that they are of has nulls."""
+    if not found.null_count:
+        return values
+    # (What Arrow lends is not to be written to.)
+    values = np.array(values, dtype=None if values.dtype.kind == "f" or filled == filled else np.float64)
+    values[_bits(found, 0) == 0] = filled
     return values
 
 
-def _whole(found: Any, name: str, first_row: int | None) -> NDArray[Any]:
-    """Return whole numbers of 64 bits as float64, none of which has lost a digit."""
-    values: NDArray[Any] = found.fill_null(0).to_numpy() if found.null_count else found.to_numpy()
+def _bits(found: Any, buffer: int) -> NDArray[np.uint8]:
+    """Return bits of an array of Arrow, (n_rows,): of its values, or of what is no null."""
+    start, stop = found.offset, found.offset + len(found)
+    packed = np.frombuffer(found.buffers()[buffer], np.uint8)[start // 8 : -(-stop // 8)]
+    return np.unpackbits(packed, bitorder="little")[start % 8 :][: stop - start]
+
+
+def _refuse_lost_digits(values: NDArray[Any], name: str, first_row: int | None) -> None:
     try:
         refuse_lost_digits(values, first_row=first_row, column=repr(name))
     except DataError as error:
         remedy = "Leave that column out with `columns`, or store it rounded, as float64."
         raise DataError(error.argument, error.requirement, error.got, remedy) from None
-    if not found.null_count:
-        return values
-    numbers: NDArray[Any] = values.astype(np.float64)
-    numbers[found.is_null().to_numpy(zero_copy_only=False)] = np.nan
-    return numbers

@@ -20,8 +20,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.status import Status
 from daskgmm.sources.columns import feature_names, refuse_other_names
 from daskgmm.sources.conventions import check_units
-from daskgmm.sources.labelled import is_labelled
-from daskgmm.sources.opening import open_rows, takes_columns
+from daskgmm.sources.opening import open_by_name, open_rows
 from daskgmm.sources.source import Source
 
 
@@ -33,8 +32,7 @@ def opened_rows(estimator: Any, X: Any, *, reset: bool) -> Source:
     be these, as scikit-learn has it.
     """
     fitted = None if reset else getattr(estimator, "feature_names_in_", None)
-    by_name = takes_columns(X) and not is_labelled(X)
-    source = open_rows(X, columns=list(fitted) if by_name and fitted is not None else None)
+    source = open_by_name(X, None if fitted is None else list(fitted))
     names = feature_names(source.column_labels)
     if reset:
         _note_units(estimator, source.beside.units)

@@ -9,7 +9,7 @@ from typing import Any
 
 from daskgmm.errors import InputMissingError, OptionError
 from daskgmm.sources.columns import feature_names
-from daskgmm.sources.opening import open_rows, takes_columns
+from daskgmm.sources.opening import open_by_name, open_rows, takes_columns
 from daskgmm.sources.source import Source
 
 
@@ -34,18 +34,17 @@ class Input:
         names : sequence of str or None
             The features of a model: where no columns are named, these are taken, whatever their order and company.
         """
-        weights = self._column_of_weights()
-        columns = self.columns
-        if weights is not None:
-            columns = (*(columns or ("*",)), f"!{self.weights}")
-        if self.columns is None and names is not None and takes_columns(self.location):
-            columns = tuple(names)
-        missing = self.missing_chunks
-        X = open_rows(self.location, columns=columns, array=self.array, features=self.features, missing_chunks=missing)
+        weights, columns = self._column_of_weights(), self.columns
+        options: dict[str, Any] = {"array": self.array, "missing_chunks": self.missing_chunks}
+        if columns is None and self.features is None and names is not None:
+            X = open_by_name(self.location, names, **options)
+        else:
+            if weights is not None and self.array is None:  # (it is no feature)
+                columns = (*(columns or ()), f"!{self.weights}")
+            X = open_rows(self.location, columns=columns, features=self.features, **options)
         if self.weights is not None and weights is None:
-            weights = open_rows(
-                self.weights, array=self.weights_array, argument="sample_weight", missing_chunks=missing
-            )
+            options["array"] = self.weights_array
+            weights = open_rows(self.weights, argument="sample_weight", **options)
         return X, weights
 
     def _column_of_weights(self) -> Source | None:
@@ -57,7 +56,9 @@ class Input:
             found = open_rows(
                 self.location, columns=(name,), argument="sample_weight", missing_chunks=self.missing_chunks
             )
-        except (InputMissingError, OptionError):
+        except OptionError:  # (INPUT has no columns with names)
+            return None
+        except InputMissingError:
             if os.path.exists(name):
                 return None
             raise

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm.errors import OptionError
-from daskgmm.sources.labelled import beside_of, select_columns, unlabelled
+from daskgmm.sources.labelled import beside_of, is_labelled, select_columns, unlabelled
 from daskgmm.sources.registry import Opener, opener_of, suffix_of
 from daskgmm.sources.source import Source, checked_shape
 
@@ -98,6 +98,20 @@ _WHERE = {
     "array": "Name an array only within a Zarr group.",
     "features": "Name a dimension only where the input has names for them.",
 }
+
+
+def open_by_name(data: Any, names: Sequence[str] | None, **options: Any) -> Source:
+    """Return the source of the columns that a mixture was fitted to, where an input has names for its columns.
+
+    Otherwise, and of a data frame, it is that of all columns.
+    """
+    if names is not None and not is_labelled(data) and takes_columns(data):
+        try:
+            return open_rows(data, columns=names, **options)
+        except OptionError as error:
+            if error.argument != "`columns`":  # (an array of a Zarr group has none)
+                raise
+    return open_rows(data, **options)
 
 
 def takes_columns(data: Any) -> bool:
@@ -189,7 +203,6 @@ def _other_object(data: Any, *, argument: str) -> Source:
 _TO_ZARR = '.to_zarr("X.zarr")'
 _CONVERSIONS = {
     ".npz": 'numpy.save("X.npy", numpy.load("X.npz")["name"]).',
-    ".parquet": f'dask.dataframe.read_parquet("X.parquet").to_dask_array(lengths=True){_TO_ZARR}.',
     ".mat": 'numpy.save("X.npy", scipy.io.loadmat("X.mat")["name"]).',
     **{s: f'dask.dataframe.read_csv("X{s}").to_dask_array(lengths=True){_TO_ZARR}.' for s in (".csv", ".tsv", ".txt")},
     **{

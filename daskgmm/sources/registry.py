@@ -15,6 +15,7 @@ from typing import Any
 
 from daskgmm.errors import OptionError, verbatim
 from daskgmm.sources.labelled import is_labelled
+from daskgmm.sources.parquet_files import SUFFIXES, is_parquet
 from daskgmm.sources.source import Source
 
 #: The group of entry points by which packages add sources.
@@ -29,12 +30,14 @@ def _own(places: dict[Any, str]) -> dict[Any, EntryPoint]:
 
 
 _OWN = _own({
-    **dict.fromkeys(("", ".zarr", ".zip"), "zarr_opening:open_location"),
+    **dict.fromkeys((".zarr", ".zip"), "zarr_opening:open_location"),
+    **dict.fromkeys(SUFFIXES, "parquet_source:ParquetSource.from_location"),
     **dict.fromkeys(("zarr.Array", "zarr.Group"), "zarr_opening:open_node"),
     **dict.fromkeys(("numpy.ndarray", "builtins.list", "builtins.tuple"), "array_source:ArraySource"),
     ".npy": "array_source:NpySource",
     "dask.array.Array": "dask_source:DaskSource",
     is_labelled: "opening:open_labelled",
+    is_parquet: "parquet_source:ParquetSource.from_location",
 })  # fmt: skip
 _registered: dict[str | Question, Opener] = {}
 

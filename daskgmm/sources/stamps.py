@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -68,7 +69,12 @@ def last_modified(place: str) -> str | None:
     files = [place]
     for folder, _, names in os.walk(place):
         files.extend(os.path.join(folder, name) for name in names)
-    found = {os.path.relpath(file, place): os.stat(file) for file in sorted(files) if os.path.isfile(file)}
+    return newest_of({os.path.relpath(file, place): file for file in sorted(files)})
+
+
+def newest_of(files: Mapping[str, str]) -> str | None:
+    """Return the same of some files, by what they are called; None where none is there."""
+    found = {name: os.stat(path) for name, path in files.items() if os.path.isfile(path)}
     if not found:
         return None
     newest = datetime.fromtimestamp(max(stats.st_mtime for stats in found.values()), UTC).isoformat()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 import zarr
 
 from daskgmm.errors import DataError, InputMissingError, OptionError, verbatim
+from daskgmm.sources.columns import chosen
 from daskgmm.sources.conventions import attributes_of, coordinates, dimension_names
 
 #: Arrays that a message lists at most.
@@ -99,40 +98,21 @@ def member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
 def arrays_called(group: zarr.Group, names: Sequence[str], argument: str, label: str) -> dict[str, zarr.Array[Any]]:
     """Return the arrays of a group that `columns` names, by name, in this order.
 
-    A name may hold wildcards, as in "z_*": it means all arrays directly in the group that have such a name and describe
-    no others, in the order of their names.
+    Wildcards mean arrays directly in the group that describe no others. (A store that cannot list its arrays has those
+    that are named in full.)
 
     Raises
     ------
-    InputMissingError
-        A name is that of no array.
-    OptionError
-        There is no name, or one twice.
+    InputMissingError, OptionError
+        As `daskgmm.sources.columns.chosen`.
     """
-    if not names:
-        raise OptionError("`columns`", "name one array or more", "none", "Leave it out, or name some.")
-    found: dict[str, zarr.Array[Any]] = {}
-    for name in names:
-        one = member(group, name)
-        if isinstance(one, zarr.Array):
-            if name in found:
-                raise OptionError("`columns`", "name each array once", f"{name!r} twice", "Leave one of them out.")
-            found[name] = one
-            continue
-        members = _members(group)
-        describing = coordinates(members, attributes_of(group))
-        matching = {a.basename: a for a in members if fnmatchcase(a.basename, name) and a.basename not in describing}
-        if not matching:
-            what = "a group" if isinstance(one, zarr.Group) else "nothing"
-            near = get_close_matches(name, [a.basename for a in members], cutoff=0.5)
-            raise InputMissingError(
-                "`columns`",
-                f"name arrays of the group that `{argument}` is",
-                f"{name!r}, which is {what} in {label}{_listed(members, describing)}",
-                f"Did you mean {verbatim(' or '.join(map(repr, near)))}?" if near else "Name arrays that are there.",
-            )
-        found |= {own: a for own, a in matching.items() if own not in found}
-    return found
+    named = {name: found for name in names if isinstance(found := member(group, name), zarr.Array)}
+    if names and len(named) == len(names):
+        return named
+    members = _members(group)
+    describing = coordinates(members, attributes_of(group))
+    known = {a.basename: a for a in members if a.basename not in describing} | named
+    return {name: known[name] for name in chosen(names, list(known), argument, label)}
 
 
 def arrays_along(group: zarr.Group, dimension: str, argument: str, label: str) -> dict[str, zarr.Array[Any]]:

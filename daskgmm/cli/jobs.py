@@ -240,6 +240,7 @@ def inspect(model: str, *, history: bool = False) -> Result:
         "covariance": p.family.name,
         "components": p.n_components,
         "features": p.n_features,
+        "feature_names": found.record.get("feature_names"),
         "free_parameters": p.n_free,
         "weights": p.weights.tolist(),
         "means": p.means.tolist(),

@@ -1,0 +1,140 @@
+"""Columns by name: on the command line and in predictions; the weights may be one of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+import daskgmm
+from daskgmm import GaussianMixture, open_rows
+from daskgmm.errors import DataError, InputMissingError, OptionError
+from tests.test_cli import call
+
+pq = pytest.importorskip("pyarrow.parquet")
+pa = pytest.importorskip("pyarrow")
+
+
+@pytest.fixture(scope="module")
+def table() -> dict[str, Any]:
+    rng = np.random.default_rng(3)
+    group = rng.integers(0, 2, 4000)
+    return {
+        "id": np.arange(4000),
+        "ra": rng.normal(5.0 * group, 1.0),
+        "dec": rng.normal(-3.0 * group, 0.5),
+        "w": rng.uniform(0.5, 2.0, 4000),
+        "name": ["x"] * 4000,
+    }
+
+
+@pytest.fixture
+def stars(tmp_path: Path, table: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table(table), "stars.parquet", row_group_size=1000)
+    # The same in another order, with something else beside it.
+    pq.write_table(pa.table({name: table[name] for name in ("w", "dec", "name", "ra")}), "turned.parquet")
+    return tmp_path / "stars.parquet"
+
+
+def rows_of(table: dict[str, Any]) -> np.ndarray:
+    return np.stack([table["ra"], table["dec"]], axis=1)
+
+
+def result(*arguments: object) -> dict[str, Any]:
+    return dict(json.loads(call(*arguments).stdout))
+
+
+def test_the_command_line_takes_columns_and_predicts_by_name(stars: Path, table: dict[str, Any]) -> None:
+    fitted = result("fit", stars, "--columns", "ra, dec", "--weights", "w", "-k", 2, "-o", "m.zarr")
+    by_hand = GaussianMixture(2, random_state=0).fit(rows_of(table), sample_weight=table["w"])
+    assert fitted["weight"] == pytest.approx(table["w"].sum())
+    assert fitted["mean_log_likelihood"] == pytest.approx(by_hand.score(rows_of(table), sample_weight=table["w"]), 1e-9)
+    assert result("inspect", "m.zarr")["feature_names"] == ["ra", "dec"]
+    for i, place in enumerate((stars, "turned.parquet")):
+        result("predict", "m.zarr", place, "-o", f"labels{i}.zarr")
+        labels = np.asarray(zarr.open_array(f"labels{i}.zarr", mode="r")[...])
+        expected = GaussianMixture.load("m.zarr").predict(open_rows(stars, columns=["ra", "dec"]))
+        np.testing.assert_array_equal(labels, np.asarray(expected))
+    scored = result("score", "m.zarr", "turned.parquet", "--weights", "w")
+    assert scored["mean_log_likelihood"] == pytest.approx(fitted["mean_log_likelihood"], 1e-12)
+    refused = call("score", "m.zarr", stars, "--columns", "dec,ra", code=65).stderr
+    assert "must be in the same order" in refused
+    remedy = refused.strip().splitlines()[-1].partition("order: ")[2].rstrip(".")
+    assert call("score", "m.zarr", stars, *remedy.split(" "))
+    assert "where none has that name" in call("score", "m.zarr", stars, "--columns", "ra,de", code=66).stderr
+
+
+def test_the_column_of_the_weights_is_no_feature(stars: Path) -> None:
+    found = result("fit", stars, "--columns", "!name,!id", "--weights", "w", "-k", 1, "-o", "m.zarr")
+    assert found["features"] == 2
+    selected = result("select", stars, "--columns", "ra,dec", "--weights", "w", "-k", "1:2", "-o", "s.zarr")
+    assert selected["components"] == 2
+    assert result("inspect", "s.zarr")["feature_names"] == ["ra", "dec"]
+    message = call("fit", stars, "--columns", "ra,w", "--weights", "w", "-k", 1, "-o", "n.zarr", code=64).stderr
+    assert "--columns must name a column or leave it out; got 'w' and '!w'" in message
+
+
+def test_weights_that_could_be_a_column_and_a_place(stars: Path, table: dict[str, Any]) -> None:
+    zarr.create_array("w", data=np.ones(4000))
+    asked = ("fit", stars, "--columns", "ra,dec", "-k", 1, "-o", "m.zarr", "--weights")
+    message = call(*asked, "w", code=64).stderr
+    assert "--weights must name a column of INPUT, or a place; got w, which is both. Type ./w for the place" in message
+    assert result(*asked, "./w")["weight"] == 4000
+    zarr.create_array("ones", data=np.ones(4000))
+    assert result(*asked, "ones", "--force")["weight"] == 4000, "a place that is no column"
+    assert "Did you mean" not in call(*asked, "v", "--force", code=66).stderr
+    zarr.create_array("X.zarr", data=rows_of(table))
+    assert result("fit", "X.zarr", "-k", 1, "-o", "x.zarr", "--weights", "ones")["weight"] == 4000
+    assert "INPUT has" not in call("fit", "X.zarr", "-k", 1, "-o", "y.zarr", "--weights", "v", code=66).stderr
+
+
+def test_what_was_fitted_to_other_columns_is_not_gone_on_with(stars: Path) -> None:
+    call("fit", stars, "--columns", "ra,dec", "-k", 1, "-o", "m.zarr")
+    assert result("fit", stars, "--columns", "ra,dec", "-k", 1, "-o", "m.zarr")["skipped"]
+    assert "columns of INPUT is" in call("fit", stars, "--columns", "dec,ra", "-k", 1, "-o", "m.zarr", code=73).stderr
+
+
+def test_python_takes_the_fitted_columns_of_a_file(stars: Path, table: dict[str, Any]) -> None:
+    gm = GaussianMixture(2, random_state=0).fit(open_rows(stars, columns=["ra", "dec"]))
+    assert list(gm.feature_names_in_) == ["ra", "dec"]
+    expected = gm.predict(open_rows(stars, columns=["ra", "dec"]))
+    np.testing.assert_array_equal(np.asarray(gm.predict("turned.parquet")), np.asarray(expected))
+    assert gm.score("turned.parquet", sample_weight=open_rows(stars, columns="w")) < 0
+    with pytest.raises(DataError, match="must be in the same order"):
+        gm.predict(open_rows(stars, columns=["dec", "ra"]))
+    pq.write_table(pa.table({"ra": table["ra"]}), "less.parquet")
+    with pytest.raises(InputMissingError, match=r"got 'dec' with .*less\.parquet, where none has that name"):
+        gm.predict("less.parquet")
+    # An array has no names: scikit-learn's warning, and the rows as they are.
+    zarr.create_array("X.zarr", data=rows_of(table))
+    with pytest.warns(UserWarning, match="X does not have valid feature names"):
+        np.testing.assert_array_equal(np.asarray(gm.predict("X.zarr")), np.asarray(expected))
+
+
+def test_a_group_is_predicted_by_name(tmp_path: Path, table: dict[str, Any]) -> None:
+    group = zarr.create_group(tmp_path / "g.zarr")
+    for name in ("w", "dec", "ra"):
+        group.create_array(name, data=table[name])
+    call("fit", tmp_path / "g.zarr", "--columns", "ra,dec", "--weights", "w", "-k", 2, "-o", tmp_path / "m.zarr")
+    gm = GaussianMixture.load(tmp_path / "m.zarr")
+    assert gm.score(tmp_path / "g.zarr") == pytest.approx(gm.score(open_rows(group, columns=["ra", "dec"])), 1e-12)
+
+
+def test_columns_of_what_has_none(tmp_path: Path) -> None:
+    for data in (np.ones((3, 2)), [[1.0, 2.0]]):
+        with pytest.raises(OptionError, match="columns must be left out where X has no columns with names"):
+            open_rows(data, columns=["a"])
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"], "c": [3, 4]})
+    source = daskgmm.open_rows(frame, columns=["c", "a"])
+    assert source.column_labels == ["c", "a"]
+    np.testing.assert_array_equal(source.reader().read(0, 2), [[3, 1], [4, 2]])
+    with pytest.raises(InputMissingError, match="got 'd' with a DataFrame, where none has that name"):
+        open_rows(frame, columns="d")
+    with pytest.raises(OptionError, match="columns must be left out where X has no columns with names; got a Series"):
+        open_rows(frame["a"], columns="a")

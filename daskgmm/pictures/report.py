@@ -21,19 +21,21 @@ def component_table(found: dict[str, Any]) -> str:
     shown = min(n_features, _COLUMNS)
     order = component_order(found["weights"])[:_ROWS]
     means = f"mean of {'the feature' if n_features == 1 else f'features 1 to {shown}'}"
+    if (names := found.get("feature_names")) is not None:
+        means = "".join(f" {name if len(name) <= 10 else f'{name[:9]}…':>10}" for name in names[:shown])
     # (Of a file of an earlier version nobody knows; one component alone has no support that is a number.)
     rows_of, worth_of = (found.get(name) or [None] * n_components for name in ("counts", "support"))
     state = {True: "converged", False: "not converged", None: "state unknown"}[found["converged"]]
     lines = [
         f"{n_components} components ({found['covariance']}), {n_features} features, "
         f"{found['free_parameters']:,} free parameters; {state} after {found['n_iter']} iterations",
-        f"component   weight          rows  support/nats   condition   {means}",
+        f"component   weight          rows  support/nats   condition {means if names else f'  {means}'}",
     ]
     for k in order:
         row = "".join(f"{value:11.4g}" for value in found["means"][k][:shown])
         rows, worth = formatted(rows_of[k], ",.0f"), formatted(worth_of[k], ",.1f")
         condition = f"{found['condition_numbers'][k]:10.3g}"
-        lines.append(f"{k:9d}  {found['weights'][k]:7.4f}  {rows:>12s}  {worth:>12s}  {condition} {row}")
+        lines.append(f"{k:9d}  {found['weights'][k]:7.4g}  {rows:>12s}  {worth:>12s}  {condition} {row}")
     if n_components > _ROWS:
         lines.append(f"... and {n_components - _ROWS} more components, of smaller weight")
     return "\n".join(lines)

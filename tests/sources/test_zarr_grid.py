@@ -364,6 +364,20 @@ def test_names_and_wildcards(place: Path) -> None:
     assert "leave a dimension for the rows; got 'time', the only one of 'time'" in message
 
 
+def test_many_dimensions_without_a_word_are_refused_with_what_works(tmp_path: Path) -> None:
+    arrays = {name: numbers()[name] for name in ("TEMP", "SAL")}
+    group = written(tmp_path / "g.zarr", arrays)
+    message = refused(tmp_path / "g.zarr")
+    (columns,) = re.findall(r"Name arrays by columns, (\[.*\]): each point of their grid is a row then\.$", message)
+    assert open_rows(group, columns=eval(columns)).column_labels == ["SAL", "TEMP"]
+    for given_, named in ((tmp_path / "g.zarr" / "TEMP", None), (group["TEMP"], None), (group, "TEMP")):
+        message = refused(given_, array=named)
+        assert "got 3 dimensions, shape (7, 50, 60), in" in message
+        assert "Name it by columns of its group, so that each point of its grid is a row; or name" in message
+    assert open_rows(group, columns="TEMP").n_features == 1
+    assert open_rows(group["TEMP"], features="time").n_features == 7
+
+
 def test_arrays_that_do_not_fit_together(tmp_path: Path) -> None:
     square = np.ones((6, 6))
     group = written(tmp_path / "g.zarr", {"a": square}, (4, 6), names=("y", "x"))

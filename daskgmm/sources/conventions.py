@@ -126,8 +126,8 @@ class Packing:
         missing = np.zeros(found.shape, bool)
         for one in self.missing:
             missing |= found == np.float64(one)
-        if values.dtype.kind in "iu" and values.itemsize == 8 and self.scale is None and self.offset is None:
-            refuse_lost_digits(values[~missing], first_row=None)
+        if found.dtype.kind == "f" and self.scale is None and self.offset is None:
+            refuse_lost_digits(values[~missing] if values.itemsize == 8 else values, first_row=None)
         if self.missing:
             np.copyto(found, np.nan, where=missing)
         with np.errstate(over="ignore", invalid="ignore"):

@@ -158,8 +158,14 @@ class ZarrGrid(Source):
             {**c.stored.identity(), "shape": list(c.stored.shape), "dtype": c.stored.dtype.str, "features": c.axis}
             for c in self._columns
         ]
-        modified = {"modified": None, "chunks": list(self.grid.cell)}
-        return {**super().identity(), "kind": "zarr grid", **modified, "arrays": arrays, "columns": self.column_labels}
+        return {
+            **super().identity(),
+            "kind": "zarr grid",
+            "location": self.label if self.travels else None,
+            "chunks": list(self.grid.cell),
+            "columns": self.column_labels,
+            "arrays": arrays,
+        }
 
     def stamper(self) -> Stamper | None:
         return self.reader() if self.travels else None

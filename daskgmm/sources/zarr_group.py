@@ -56,11 +56,13 @@ def array_in(
         return usable[0]
     listed = _listed(members, describing)
     if not usable:
+        grids = [a.basename for a in members if a.ndim > 2 and a.basename not in describing]
+        by_columns = f"Name arrays by `columns`, {verbatim(grids)}: each point of their grid is a row then."
         raise DataError(
             f"`{argument}`",
             "be, or hold, one array of numbers of one or two dimensions",
             f"a group with none in {label}{listed}",
-            "Give the path of the array, or name one deeper in the group.",
+            by_columns if grids else "Give the path of the array, or name one deeper in the group.",
         )
     example = next((a.basename for a in usable if a.basename not in describing), usable[0].basename)
     option = "sample_weight's array" if "weight" in argument else "array"

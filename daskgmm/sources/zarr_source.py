@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from daskgmm.errors import DataError
 from daskgmm.sources.credentials import shown
 from daskgmm.sources.source import Source, checked_shape
 from daskgmm.sources.stamps import Stamper
@@ -50,6 +51,14 @@ class ZarrSource(Source):
         missing_chunks: str | None = None,
     ) -> None:
         label = location.label if location is not None else f"Zarr array {array.store_path}"
+        if array.ndim > 2:
+            raise DataError(
+                f"`{argument}`",
+                "have shape (n_rows, n_features) or (n_rows,)",
+                f"{array.ndim} dimensions, shape {tuple(array.shape)}, in {label}",
+                "Name it by `columns` of its group, so that each point of its grid is a row; or name the dimension "
+                "along which its features lie by `features`.",
+            )
         self.n_rows, self.n_features = checked_shape(array.shape, np.dtype(array.dtype), argument=argument, label=label)
         self._stored = StoredArray(array, location, argument=argument, missing_chunks=missing_chunks)
         self.label, self.dtype, self.beside = label, self._stored.dtype, self._stored.beside

@@ -252,6 +252,8 @@ def test_whole_numbers_that_float64_cannot_hold(tmp_path: Path) -> None:
     assert_array_equal(packed.decode(np.array([5, 2**63 - 1])), [5, np.nan])
     with pytest.raises(DataError, match="got 9007199254740993 in .*, which would be taken for 9007199254740992"):
         packed.decode(np.array([5, 2**53 + 1]))
+    unsigned = packing({"_Unsigned": "true"}, "i8")
+    assert_array_equal(unsigned.decode(np.array([5, -1])), np.array([5, 2**64 - 1], "u8"))
 
 
 # -- fits ------------------------------------------------------------------------------------------------------

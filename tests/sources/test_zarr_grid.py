@@ -203,6 +203,31 @@ def test_a_dimension_of_one_array_of_a_group(tmp_path: Path) -> None:
     assert open_rows(group, features="depth").column_labels[0] == "T[depth=0.0]"  # type: ignore[index]
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+def test_a_dataset_that_xarray_has_written(zarr_format: Any, tmp_path: Path) -> None:
+    """Packed variables, each in its own way, and coordinates beside them."""
+    xarray = pytest.importorskip("xarray", reason="xarray is not installed: the extra 'test'")
+    random = np.random.default_rng(0)
+    dims = ("time", "depth", "y")
+    values = {"TEMP": random.normal(280, 5, (9, 3, 8)), "SAL": random.normal(35, 1, (9, 3, 8)).astype("f4")}
+    values["TEMP"][2, :, 5] = values["SAL"][4, 1] = np.nan
+    given_ = {name: (dims, one) for name, one in values.items()}
+    coordinates = {"depth": [0.0, 10.0, 50.0], "y": np.arange(8), "lat": ("y", np.linspace(-3, 3, 8))}
+    packed = {"dtype": "i2", "scale_factor": 0.01, "add_offset": 280.0, "_FillValue": -32768, "chunks": (4, 3, 5)}
+    xarray.Dataset(given_, coordinates).to_zarr(
+        tmp_path / "g.zarr", encoding={"TEMP": packed, "SAL": {"chunks": (2, 1, 5)}}, zarr_format=zarr_format
+    )
+    expected = xarray.open_zarr(tmp_path / "g.zarr")
+    source: Any = open_rows(tmp_path / "g.zarr", columns=["*"], features="depth")
+    assert source.column_labels == [f"{name}[depth={d}]" for name in ("SAL", "TEMP") for d in (0.0, 10.0, 50.0)]
+    for i, (name, depth) in enumerate((name, depth) for name in ("SAL", "TEMP") for depth in (0.0, 10.0, 50.0)):
+        found = source.to_grid(elsewhere(source).read(0, 72)[:, i])
+        assert_array_equal(found, expected[name].sel(depth=depth).values)
+    points: Any = open_rows(tmp_path / "g.zarr", columns="TEMP")
+    assert_array_equal(points.to_grid(rows_of(points)[:, 0]), expected["TEMP"].values)
+
+
 # -- fits --------------------------------------------------------------------------------------------------------
 def test_a_fit_is_that_of_the_same_numbers_and_labels_go_back_to_the_grid(
     place: Path, monkeypatch: pytest.MonkeyPatch
@@ -361,6 +386,20 @@ def test_names_and_wildcards(place: Path) -> None:
     assert message.endswith("Did you mean 'time'?")
     message = refused(place, OptionError, columns=["time"], features="time")
     assert "leave a dimension for the rows; got 'time', the only one of 'time'" in message
+
+
+def test_many_dimensions_without_a_word_are_refused_with_what_works(tmp_path: Path) -> None:
+    arrays = {name: numbers()[name] for name in ("TEMP", "SAL")}
+    group = written(tmp_path / "g.zarr", arrays)
+    message = refused(tmp_path / "g.zarr")
+    (columns,) = re.findall(r"Name arrays by columns, (\[.*\]): each point of their grid is a row then\.$", message)
+    assert open_rows(group, columns=eval(columns)).column_labels == ["SAL", "TEMP"]
+    for given_, named in ((tmp_path / "g.zarr" / "TEMP", None), (group["TEMP"], None), (group, "TEMP")):
+        message = refused(given_, array=named)
+        assert "got 3 dimensions, shape (7, 50, 60), in" in message
+        assert "Name it by columns of its group, so that each point of its grid is a row; or name" in message
+    assert open_rows(group, columns="TEMP").n_features == 1
+    assert open_rows(group["TEMP"], features="time").n_features == 7
 
 
 def test_arrays_that_do_not_fit_together(tmp_path: Path) -> None:

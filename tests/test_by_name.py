@@ -121,6 +121,13 @@ def test_a_group_is_predicted_by_name(tmp_path: Path, table: dict[str, Any]) -> 
     for name in ("w", "dec", "ra"):
         group.create_array(name, data=table[name])
     call("fit", tmp_path / "g.zarr", "--columns", "ra,dec", "--weights", "w", "-k", 2, "-o", tmp_path / "m.zarr")
+    # Labels may join the group, where the arrays of the rows are not.
+    call("predict", tmp_path / "m.zarr", tmp_path / "g.zarr", "-o", tmp_path / "g.zarr" / "label")
+    assert zarr.open_group(tmp_path / "g.zarr", mode="r")["label"].shape == (4000,)
+    message = call(
+        "predict", tmp_path / "m.zarr", tmp_path / "g.zarr", "-o", tmp_path / "g.zarr" / "ra", code=64
+    ).stderr
+    assert "--output must lie outside of INPUT" in message
     gm = GaussianMixture.load(tmp_path / "m.zarr")
     assert gm.score(tmp_path / "g.zarr") == pytest.approx(gm.score(open_rows(group, columns=["ra", "dec"])), 1e-12)
 

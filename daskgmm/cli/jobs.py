@@ -103,7 +103,7 @@ def predict(
     fitted = load_model(model)
     parameters = fitted.parameters
     X, _ = data.open(names=fitted.record.get("feature_names"))
-    check_place(output, inputs={"MODEL": model, "INPUT": X.label})  # (labels may join its group)
+    check_place(output, inputs={"MODEL": model, "INPUT": X.places})  # (labels may join its group)
     now = {
         "command": "predict",
         "model": checksum(parameters),

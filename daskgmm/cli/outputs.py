@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -25,14 +25,14 @@ from daskgmm.stores.writing import unfinished_place, whole_or_nothing
 _OF_A_FIT = ("options", "input")
 
 
-def check_place(output: str, *, inputs: Mapping[str, str], option: str = "--output") -> None:
+def check_place(output: str, *, inputs: Mapping[str, str | Sequence[str]], option: str = "--output") -> None:
     """Raise an error where an output cannot be written, before any work is done.
 
     Parameters
     ----------
     output : str
         Path or URL. (Of a URL only the comparison with the inputs is checked.)
-    inputs : mapping of str to str
+    inputs : mapping of str to str, or to several
         Argument or option, and the path or URL it names.
 
     Raises
@@ -46,8 +46,9 @@ def check_place(output: str, *, inputs: Mapping[str, str], option: str = "--outp
         raise OptionError(option, "name a place", "nothing", "Name one, such as model.zarr.")
     refuse_secrets(output, argument=option)
     place = _resolved(output)
-    for name, location in inputs.items():
-        if place == _resolved(location) or place.startswith(_resolved(location) + "/"):
+    for name, locations in inputs.items():
+        within = [_resolved(one) for one in ([locations] if isinstance(locations, str) else locations)]
+        if any(place == one or place.startswith(f"{one}/") for one in within):
             raise OptionError(option, f"lie outside of {name}", output, "Name another place.")
     if "://" in output:
         return

@@ -104,6 +104,11 @@ class Source:
         return self.label
 
     @property
+    def places(self) -> list[str]:
+        """Paths or URLs of what holds the rows: nothing may be written to them, or within."""
+        return [self.label]
+
+    @property
     def row_bytes(self) -> int:
         """Decoded bytes of a row."""
         return int(self.n_features * self.dtype.itemsize)

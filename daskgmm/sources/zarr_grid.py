@@ -115,6 +115,10 @@ class ZarrGrid(Source):
             )  # fmt: skip
         return self.grid.to_grid(values)
 
+    @property
+    def places(self) -> list[str]:
+        return [column.stored.label for column in self._columns]
+
     def reader(self) -> GridReader:
         columns = tuple((c.stored.reader, c.axis, c.labels) for c in self._columns)
         return GridReader(self.grid, columns, self.dtype.str)

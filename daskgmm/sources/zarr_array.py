@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import dask
 import numpy as np
 import zarr
 
-from daskgmm.errors import DataError, OptionError, verbatim
+from daskgmm.errors import DataError, verbatim
+from daskgmm.sources.boxed import checked_missing_chunks
 from daskgmm.sources.conventions import Beside, Packing, attributes_of, dimension_names, packing_of
 from daskgmm.sources.source import READ_FACTOR, check_dtype
 from daskgmm.sources.zarr_location import ZarrLocation
 from daskgmm.sources.zarr_reader import ZarrReader
 
-#: What is done about a chunk that is not in the store: refuse it, or take the fill value of the array for its rows.
-MISSING_CHUNKS = ("error", "fill")
 
-
-class StoredArray:
+class ZarrArray:
     """One Zarr array of any number of dimensions.
 
     Parameters
@@ -65,20 +62,22 @@ class StoredArray:
         self.beside.refuse_times(argument, self.label, _as_meant(self.code, self.packing))
         self.chunks = _readable_chunks(array, argument, self.label)
         self.zarr_format = int(array.metadata.zarr_format)
-        self.missing_chunks = _checked(missing_chunks)
+        self.missing_chunks = checked_missing_chunks(missing_chunks)
         self.reader = ZarrReader(
             location, self.label, array.shape, self.stored.str, self.missing_chunks == "fill", self.packing, array=array
         )
 
+    @property
+    def travels(self) -> bool:
+        return self.location is not None
+
     def read_bytes(self, n_bytes: int) -> int:
-        """Return the bytes that reading so many decoded bytes holds, these included."""
         if self.packing is None:
             return READ_FACTOR * n_bytes
         # (The numbers as they are stored, which are read, and as they are meant.)
         return READ_FACTOR * -(-n_bytes * self.stored.itemsize // self.dtype.itemsize) + n_bytes
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells it from another array, beside its shape and dtype."""
         return {
             "location": None if self.location is None else self.label,
             "modified": None if self.location is None else self.location.modified(),
@@ -111,13 +110,6 @@ def refuse_older(array: zarr.Array[Any], argument: str, label: str) -> None:
 def _as_meant(code: str, packing: Packing | None) -> str:
     """Return the expression of Python whose numbers are those of a Dask array as they are meant."""
     return code if packing is None else f"xarray.DataArray({code}, attrs={packing.attributes})"
-
-
-def _checked(missing_chunks: str | None) -> str:
-    asked = dask.config.get("daskgmm.missing-chunks", "error") if missing_chunks is None else missing_chunks
-    if asked not in MISSING_CHUNKS:
-        raise OptionError("`missing_chunks`", f"be one of {', '.join(MISSING_CHUNKS)}", repr(asked))
-    return str(asked)
 
 
 def _readable_chunks(array: zarr.Array[Any], argument: str, label: str) -> tuple[int, ...]:

@@ -14,9 +14,9 @@ import zarr
 from daskgmm.errors import OptionError, verbatim
 from daskgmm.sources.conventions import dimension_names, packing_of
 from daskgmm.sources.failures import retried
+from daskgmm.sources.grid_source import Column, GridSource
 from daskgmm.sources.source import Source
-from daskgmm.sources.zarr_array import StoredArray, refuse_older
-from daskgmm.sources.zarr_grid import Column, ZarrGrid
+from daskgmm.sources.zarr_array import ZarrArray, refuse_older
 from daskgmm.sources.zarr_group import array_in, arrays_along, arrays_called, member
 from daskgmm.sources.zarr_location import ZarrLocation, locate, location_of
 from daskgmm.sources.zarr_reader import ZarrReader
@@ -121,16 +121,16 @@ class Asked:
             return self._grid(arrays_called(node, self.columns, self.argument, self.label), node)
         return self._grid(arrays_along(node, str(self.features), self.argument, self.label), node)
 
-    def _grid(self, arrays: dict[str, zarr.Array[Any]], node: zarr.Array[Any] | zarr.Group) -> ZarrGrid:
+    def _grid(self, arrays: dict[str, zarr.Array[Any]], node: zarr.Array[Any] | zarr.Group) -> GridSource:
         if self.features is not None and not any(self.features in dimension_names(a) for a in arrays.values()):
             self._refuse_features(arrays)
         group = node if isinstance(node, zarr.Group) else None
         columns = [self._column(name, array, group) for name, array in arrays.items()]
-        return ZarrGrid(columns, root=self.label, argument=self.argument)
+        return GridSource(columns, kind="zarr", root=self.label, argument=self.argument)
 
     def _column(self, name: str, array: zarr.Array[Any], group: zarr.Group | None) -> Column:
         given = self.argument if group is None else f"{self.argument}[{name!r}]"
-        stored = StoredArray(
+        stored = ZarrArray(
             array, self.placed(array), argument=self.argument, given=given, missing_chunks=self.missing_chunks
         )
         if self.features is None or self.features not in stored.dimensions:

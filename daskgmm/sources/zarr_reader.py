@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -14,17 +14,16 @@ import zarr
 from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, InputMissingError, MemoryLimitError, verbatim
+from daskgmm.sources.boxed import BoxedReader
 from daskgmm.sources.conventions import Packing, packing_of
 from daskgmm.sources.digest import digest
-from daskgmm.sources.failures import Fallible, refused, unreachable
+from daskgmm.sources.failures import refused, unreachable
 from daskgmm.sources.grid import Box
 from daskgmm.sources.heap import reused_heap
-from daskgmm.sources.source import Reader
-from daskgmm.sources.stamps import Stamper
 from daskgmm.sources.zarr_location import ZarrLocation, missing_package
 
 
-class ZarrReader(Reader, Stamper):
+class ZarrReader(BoxedReader):
     """Reads rows of a Zarr array; pickles to its location, never to the array, its data or its credentials.
 
     The array is opened at the first read in a process and kept. Safe for threads. The reader of an array that only this
@@ -77,15 +76,6 @@ class ZarrReader(Reader, Stamper):
         return rows if rows.ndim == 2 else rows.reshape(-1, 1)
 
     def read_box(self, box: Box) -> NDArray[Any]:
-        """Return the numbers of a box, from a range of each dimension, as they are meant.
-
-        It begins at borders of chunks, and ends at such or with the array.
-
-        Raises
-        ------
-        DataError
-            As for `read`.
-        """
         array = self._opened()
         values = np.asarray(array[box])
         if not self._fills:
@@ -121,7 +111,6 @@ class ZarrReader(Reader, Stamper):
         return found
 
     def stamp_box(self, box: Box) -> list[str]:
-        """Return the same of what is stored of a box."""
         if self._location is None:
             return []
         array = self._opened()
@@ -188,10 +177,6 @@ class ZarrReader(Reader, Stamper):
         return self.explain_box(error, _rows(self._shape, start, stop), start, stop)
 
     def explain_box(self, error: Exception, box: Box, start: int, stop: int, *, by_rows: bool = True) -> Exception:
-        """Return the error that says what it means that a box cannot be read, of which rows start to stop come.
-
-        `by_rows` says whether the rows are those of the array.
-        """
         if self._location is not None and unreachable(error):
             return self._location.explained(error, f"Rows {start} to {stop}")
         missing = missing_package(error, f"Rows {start} to {stop}", self._label)
@@ -259,26 +244,6 @@ class ZarrReader(Reader, Stamper):
             )
         reused_heap.expect(prod(node.chunks) * node.dtype.itemsize)
         return node
-
-
-@dataclass(frozen=True)
-class BoxReader(Fallible):
-    """One box of an array, from which rows come: what is asked for it, and again, and who explains why it fails."""
-
-    reader: ZarrReader
-    box: Box
-
-    def __str__(self) -> str:
-        return str(self.reader)
-
-    def read(self) -> NDArray[Any]:
-        return self.reader.read_box(self.box)
-
-    def may_pass(self, error: Exception) -> bool:
-        return self.reader.may_pass(error)
-
-    def explain(self, error: Exception, start: int, stop: int) -> Exception:
-        return self.reader.explain_box(error, self.box, start, stop, by_rows=False)
 
 
 def _rows(shape: tuple[int, ...], start: int, stop: int) -> Box:

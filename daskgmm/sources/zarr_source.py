@@ -11,7 +11,7 @@ from daskgmm.errors import DataError
 from daskgmm.sources.credentials import shown
 from daskgmm.sources.source import Source, checked_shape
 from daskgmm.sources.stamps import Stamper
-from daskgmm.sources.zarr_array import StoredArray
+from daskgmm.sources.zarr_array import ZarrArray
 from daskgmm.sources.zarr_location import ZarrLocation
 from daskgmm.sources.zarr_reader import ZarrReader
 
@@ -60,7 +60,7 @@ class ZarrSource(Source):
                 "along which its features lie by `features`.",
             )
         self.n_rows, self.n_features = checked_shape(array.shape, np.dtype(array.dtype), argument=argument, label=label)
-        self._stored = StoredArray(array, location, argument=argument, missing_chunks=missing_chunks)
+        self._stored = ZarrArray(array, location, argument=argument, missing_chunks=missing_chunks)
         self.label, self.dtype, self.beside = label, self._stored.dtype, self._stored.beside
         self.travels, self.root = location is not None, label if location is None else shown(location.url)
         self.code, self.chunk_rows = self._stored.code, self._stored.chunks[0]

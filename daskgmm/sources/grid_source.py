@@ -1,4 +1,4 @@
-"""Points of a grid as rows: several Zarr arrays of one shape, a feature each, or one feature for each index."""
+"""Points of a grid as rows: several stored arrays of one shape, a feature each, or one feature for each index."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, verbatim
+from daskgmm.sources.boxed import BoxedReader, BoxReader, StoredArray
 from daskgmm.sources.conventions import Beside
 from daskgmm.sources.digits import refuse_lost_digits
 from daskgmm.sources.failures import retried
 from daskgmm.sources.grid import Box, Grid
 from daskgmm.sources.source import Reader, Source, checked_shape
 from daskgmm.sources.stamps import Stamper
-from daskgmm.sources.zarr_array import StoredArray
-from daskgmm.sources.zarr_reader import BoxReader, ZarrReader
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,15 @@ class Column:
         return prod(whole) * self.stored.dtype.itemsize
 
 
-class ZarrGrid(Source):
-    """Rows that are the points of a grid, of Zarr arrays that are its features.
+class GridSource(Source):
+    """Rows that are the points of a grid, of stored arrays that are its features.
 
     Parameters
     ----------
     columns : sequence of Column
         The arrays, in order.
+    kind : str
+        What they are stored as.
     root : str
         Path or URL of their group, without secrets.
     argument : str
@@ -83,8 +84,9 @@ class ZarrGrid(Source):
 
     grid: Grid
 
-    def __init__(self, columns: Sequence[Column], *, root: str, argument: str = "X") -> None:
+    def __init__(self, columns: Sequence[Column], *, kind: str, root: str, argument: str = "X") -> None:
         self.label = self.root = root
+        self._kind = kind
         self._columns = tuple(columns)
         self.column_labels = [label for column in columns for label in column.labels]
         self.dtype = np.result_type(*(column.stored.dtype for column in columns))
@@ -93,7 +95,7 @@ class ZarrGrid(Source):
             (n_points, len(self.column_labels)), self.dtype, argument=argument, label=self.label
         )
         self.grid = _grid_of(self._columns, argument)
-        self.travels = all(column.stored.location is not None for column in columns)
+        self.travels = all(column.stored.travels for column in columns)
         units = {column.stored.beside.units for column in columns}
         along = self._columns[0].points(tuple(range(len(self._columns[0].stored.shape))))
         names = self._columns[0].stored.dimensions
@@ -148,7 +150,7 @@ class ZarrGrid(Source):
     def rechunking(self, chunks: str) -> str:
         return "store its arrays anew, in chunks of fewer points."
 
-    def rechunked_to(self, edges: NDArray[np.int64]) -> ZarrGrid:
+    def rechunked_to(self, edges: NDArray[np.int64]) -> GridSource:
         """Return the same rows with edges at `edges`, too: partitions of equal length may begin within a cell."""
         if np.isin(edges, self.chunk_edges).all():
             return self
@@ -164,7 +166,7 @@ class ZarrGrid(Source):
         ]
         return {
             **super().identity(),
-            "kind": "zarr grid",
+            "kind": f"{self._kind} grid",
             "location": self.label if self.travels else None,
             "chunks": list(self.grid.cell),
             "columns": self.column_labels,
@@ -182,14 +184,14 @@ class GridReader(Reader, Stamper):
     ----------
     grid : Grid
         The grid, in whose order rows are.
-    columns : tuple of (ZarrReader, int or None, tuple of str)
+    columns : tuple of (BoxedReader, int or None, tuple of str)
         Who reads each array, the dimension along which its features lie, and their names.
     dtype : str
         Of the rows.
     """
 
     def __init__(
-        self, grid: Grid, columns: tuple[tuple[ZarrReader, int | None, tuple[str, ...]], ...], dtype: str
+        self, grid: Grid, columns: tuple[tuple[BoxedReader, int | None, tuple[str, ...]], ...], dtype: str
     ) -> None:
         self._grid, self._columns, self._dtype = grid, columns, dtype
 

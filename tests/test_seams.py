@@ -1482,7 +1482,7 @@ def test_an_installed_package_opens_its_files_by_an_entry_point(tmp_path: Path) 
     (site / "toys.py").write_text("from tests.test_seams import open_file")
     (site / "toys-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
     (site / "toys-1.0.dist-info" / "entry_points.txt").write_text(
-        "[daskgmm.sources]\n.toy = toys:open_file\n.h5 = toys:nothing\n"
+        "[daskgmm.sources]\n.toy = toys:open_file\n.fits = toys:nothing\n"
     )
     (tmp_path / "X.toy").write_text("7")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(Path(__file__).parents[1])])}
@@ -1494,8 +1494,8 @@ def test_an_installed_package_opens_its_files_by_an_entry_point(tmp_path: Path) 
     done = run("-m", "daskgmm", "fit", "X.toy", "-k", "1", "--output", "model.zarr")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 3000
-    broken = run("-c", "from daskgmm.sources.opening import open_rows; open_rows('X.h5')")
-    assert "What opens '.h5' must be installed whole; got module 'toys' has no attribute 'nothing'" in broken.stderr
+    broken = run("-c", "from daskgmm.sources.opening import open_rows; open_rows('X.fits')")
+    assert "What opens '.fits' must be installed whole; got module 'toys' has no attribute 'nothing'" in broken.stderr
 
 
 def test_sources_that_are_none_are_refused(toy_file: Path) -> None:

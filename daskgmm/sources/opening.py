@@ -32,15 +32,16 @@ def open_rows(
     Parameters
     ----------
     data : Source, path, URL, array or data frame
-        A path or URL (``.npy``: memory map; anything else: Zarr), an open `zarr.Array` or `zarr.Group`,
-        a Dask array or data frame, a NumPy array, or what `numpy.asarray` makes numbers of. Of shape
-        (n_rows, n_features) or (n_rows,). And what `register_source` and installed packages add.
+        A path or URL (``.npy``: memory map; ``.h5``, ``.nc`` and so on: HDF5; anything else: Zarr), an open
+        `zarr.Array` or `zarr.Group`, a Dask array or data frame, a NumPy array, or what `numpy.asarray` makes numbers
+        of. Of shape (n_rows, n_features) or (n_rows,). And what `register_source` and installed packages add.
     columns : str or sequence of str, optional
         Names of the columns that are the features, in this order, where `data` has columns with names. Of a Zarr group
         they are arrays of one shape: each point of their grid is a row, chunk by chunk, and each array a feature.
         "z_*" means all that begin so, "!id" leaves one out.
     array : str, optional
-        Name of the array, where `data` is a Zarr group that holds several.
+        Name of the array, where `data` is a Zarr group or an HDF5 file that holds several. ("X.h5::/group/name" is the
+        path of a data set in an HDF5 or netCDF-4 file.)
     features : str, optional
         Name of the dimension along which the features lie, where `data` has dimensions with names: each index is a
         feature, of each of the arrays, and the points of the other dimensions are rows. Features are named
@@ -95,7 +96,7 @@ def open_rows(
 _NAMED = {"columns": "columns", "array": "arrays", "features": "dimensions"}
 _WHERE = {
     "columns": "Name columns only where the input has names for them.",
-    "array": "Name an array only within a Zarr group.",
+    "array": "Name an array only within a Zarr group or an HDF5 file.",
     "features": "Name a dimension only where the input has names for them.",
 }
 
@@ -205,9 +206,5 @@ _CONVERSIONS = {
     ".npz": 'numpy.save("X.npy", numpy.load("X.npz")["name"]).',
     ".mat": 'numpy.save("X.npy", scipy.io.loadmat("X.mat")["name"]).',
     **{s: f'dask.dataframe.read_csv("X{s}").to_dask_array(lengths=True){_TO_ZARR}.' for s in (".csv", ".tsv", ".txt")},
-    **{
-        s: f'dask.array.from_array(h5py.File("X{s}")["name"]){_TO_ZARR}.'
-        for s in (".h5", ".hdf5", ".hdf", ".nc", ".h5ad")
-    },
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), 'load it where you trust it, then numpy.save("X.npy", X).'),
 }

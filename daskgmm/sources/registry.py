@@ -14,6 +14,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from daskgmm.errors import OptionError, verbatim
+from daskgmm.sources.hdf5_file import SUFFIXES as HDF5_SUFFIXES
+from daskgmm.sources.hdf5_file import is_hdf5
 from daskgmm.sources.labelled import is_labelled
 from daskgmm.sources.parquet_files import SUFFIXES, is_parquet
 from daskgmm.sources.source import Source
@@ -32,12 +34,14 @@ def _own(places: dict[Any, str]) -> dict[Any, EntryPoint]:
 _OWN = _own({
     **dict.fromkeys((".zarr", ".zip"), "zarr_opening:open_location"),
     **dict.fromkeys(SUFFIXES, "parquet_source:ParquetSource.from_location"),
+    **dict.fromkeys(HDF5_SUFFIXES, "hdf5_opening:open_location"),
     **dict.fromkeys(("zarr.Array", "zarr.Group"), "zarr_opening:open_node"),
     **dict.fromkeys(("numpy.ndarray", "builtins.list", "builtins.tuple"), "array_source:ArraySource"),
     ".npy": "array_source:NpySource",
     "dask.array.Array": "dask_source:DaskSource",
     is_labelled: "opening:open_labelled",
     is_parquet: "parquet_source:ParquetSource.from_location",
+    is_hdf5: "hdf5_opening:open_location",
 })  # fmt: skip
 _registered: dict[str | Question, Opener] = {}
 
@@ -48,8 +52,8 @@ def register_source(claim: str | type | Question, opener: Opener) -> None:
     Parameters
     ----------
     claim : str, type or callable
-        Which inputs: a suffix of paths and URLs, ".h5"; a type, or its name with its package, "h5py.Dataset", for which
-        nothing is imported; or a function that is given an input, paths as text, and returns whether it is one.
+        Which inputs: a suffix of paths and URLs, ".fits"; a type, or its name with its package, "awkward.Array", for
+        which nothing is imported; or a function that is given an input, paths as text, and returns whether it is one.
     opener : callable
         Given an input it returns the `daskgmm.Source` of its rows, of which it reads none. Where it has parameters of
         these names it gets, too: `argument`, what messages call the input; `columns`, names of those that are the
@@ -62,8 +66,8 @@ def register_source(claim: str | type | Question, opener: Opener) -> None:
     whose names are suffixes or types::
 
         [project.entry-points."daskgmm.sources"]
-        ".h5" = "package.module:open_file"
-        "h5py.Dataset" = "package.module:open_dataset"
+        ".fits" = "package.module:open_file"
+        "awkward.Array" = "package.module:open_dataset"
 
     Readers travel to the workers by the names of their classes: their module must be there too.
     """
@@ -72,7 +76,7 @@ def register_source(claim: str | type | Question, opener: Opener) -> None:
     if isinstance(claim, str) and re.fullmatch(r"\.[^./]+|[^./].*\.[^.]+", claim) is None:
         raise OptionError(
             "claim",
-            "be a suffix with its dot, such as '.h5', or a type with its package, such as 'h5py.Dataset'",
+            "be a suffix with its dot, such as '.fits', or a type with its package, such as 'awkward.Array'",
             repr(claim),
         )
     if not callable(opener):

@@ -186,7 +186,6 @@ def test_npy_files_that_cannot_be_used(tmp_path: Path) -> None:
         ("X.npz", r"X must be a Zarr array or a \.npy file where it is a path; got a \.npz file, X\.npz.*numpy\.save"),
         ("s3://b/X.csv", r"got a \.csv file.*read_csv"),
         (Path("d/X.parquet"), r"got a \.parquet file.*read_parquet"),
-        ("X.H5", r"got a \.h5 file.*h5py"),
         ("X.pkl", r"got a \.pkl file"),
         ("", "got an empty string"),
         ("http://localhost/X.npy", r"must be a path where it is a \.npy file; got the URL"),

@@ -1,0 +1,77 @@
+"""Rows of an HDF5 or netCDF-4 data set; every task opens the file itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from daskgmm.errors import DataError
+from daskgmm.sources.hdf5_array import Hdf5Array
+from daskgmm.sources.hdf5_reader import Hdf5Reader
+from daskgmm.sources.source import Source, checked_shape
+
+
+class Hdf5Source(Source):
+    """Rows of a data set.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        The open data set, of which nothing is kept.
+    argument : str
+        What messages call the input.
+    missing_chunks : {"error", "fill"} or None
+        See `Hdf5Array`.
+
+    Notes
+    -----
+    An edge is the border of a chunk; a data set that is contiguous is read in any ranges. Numbers that attributes say
+    are packed (CF, as netCDF has them) are decoded as they are read: see `Packing`.
+    """
+
+    def __init__(self, dataset: Any, *, argument: str = "X", missing_chunks: str | None = None) -> None:
+        self._stored = Hdf5Array(dataset, argument=argument, missing_chunks=missing_chunks, cached=True)
+        self.label, self.dtype, self.beside = self._stored.label, self._stored.dtype, self._stored.beside
+        if len(self._stored.shape) > 2:
+            raise DataError(
+                f"`{argument}`",
+                "have shape (n_rows, n_features) or (n_rows,)",
+                f"{len(self._stored.shape)} dimensions, shape {self._stored.shape}, in {self.label}",
+                "Name it by `columns` of its group, so that each point of its grid is a row; or name the dimension "
+                "along which its features lie by `features`.",
+            )
+        self.n_rows, self.n_features = checked_shape(
+            self._stored.shape, self.dtype, argument=argument, label=self.label
+        )
+        self.root = self._stored.path
+        if self._stored.is_chunked:
+            self.chunk_rows = self._stored.chunks[0]
+
+    @property
+    def places(self) -> list[str]:
+        return [self._stored.path]
+
+    def reader(self) -> Hdf5Reader:
+        return self._stored.reader
+
+    @property
+    def chunk_bytes(self) -> int:
+        if not self._stored.is_chunked:
+            return super().chunk_bytes
+        # Chunks are decoded whole, also where they reach beyond the last row or column.
+        height, width = (*self._stored.chunks, 1)[:2]
+        rows = height * -(-int(np.diff(self.chunk_edges).max()) // height)
+        return rows * width * -(-self.n_features // width) * self.dtype.itemsize
+
+    def read_bytes(self, n_bytes: int) -> int:
+        return self._stored.read_bytes(n_bytes)
+
+    def rechunking(self, chunks: str) -> str:
+        return f"write it again in chunks of fewer rows, {chunks}: h5py's create_dataset(..., chunks=...)."
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "kind": "hdf5", **self._stored.identity()}
+
+    def stamper(self) -> Hdf5Reader:
+        return self._stored.reader

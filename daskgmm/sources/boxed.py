@@ -82,6 +82,8 @@ class StoredArray(Protocol):
         Their names, none where they have none.
     travels : bool
         Whether a task in another process can read it.
+    place : str
+        Path or URL of what holds it: nothing may be written to it.
     """
 
     label: str
@@ -98,6 +100,9 @@ class StoredArray(Protocol):
 
     @property
     def travels(self) -> bool: ...
+
+    @property
+    def place(self) -> str: ...
 
     @property
     def reader(self) -> BoxedReader: ...

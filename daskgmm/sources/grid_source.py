@@ -119,7 +119,7 @@ class GridSource(Source):
 
     @property
     def places(self) -> list[str]:
-        return [column.stored.label for column in self._columns]
+        return list(dict.fromkeys(column.stored.place for column in self._columns))
 
     def reader(self) -> GridReader:
         columns = tuple((c.stored.reader, c.axis, c.labels) for c in self._columns)

@@ -50,7 +50,8 @@ class Hdf5Array:
         self, dataset: Any, *, argument: str = "X", missing_chunks: str | None = None, cached: bool = False
     ) -> None:
         # (By links the data set may be in another file.)
-        self.path, self.full_name = os.path.abspath(dataset.file.filename), dataset.name
+        self.path: str = os.path.abspath(dataset.file.filename)
+        self.full_name: str = dataset.name
         self.label, self.name = f"{self.path}::{self.full_name}", self.full_name.split("/")[-1]
         self.shape, self.stored = _shape_of(dataset, argument, self.label), dataset.dtype
         _refuse_tables(dataset, argument, self.label)
@@ -83,6 +84,10 @@ class Hdf5Array:
     @property
     def travels(self) -> bool:
         return True
+
+    @property
+    def place(self) -> str:
+        return self.path
 
     def read_bytes(self, n_bytes: int) -> int:
         # (The numbers as they are stored, and, where they are packed, as they are meant; a chunk, encoded and decoded,

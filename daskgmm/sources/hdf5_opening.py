@@ -6,18 +6,21 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from glob import glob, has_magic
 from math import prod
 from typing import Any
 
 import numpy as np
+from dask.utils import natural_sort_key
 
-from daskgmm.errors import OptionError, verbatim
+from daskgmm.errors import InputMissingError, OptionError, verbatim
 from daskgmm.sources.conventions import packing
 from daskgmm.sources.grid_source import Column, GridSource
 from daskgmm.sources.hdf5_array import Hdf5Array
 from daskgmm.sources.hdf5_file import attributes_of, dimension_names, opened, scale_of
 from daskgmm.sources.hdf5_group import array_in, arrays_along, arrays_called, node_at
 from daskgmm.sources.hdf5_source import Hdf5Source
+from daskgmm.sources.joined_source import JoinedSource
 from daskgmm.sources.source import Source
 
 #: Points of a grid that are read at once where no data set has chunks.
@@ -33,7 +36,9 @@ def open_location(
     argument: str = "X",
     missing_chunks: str | None = None,
 ) -> Source:
-    """Return the source in a file of this machine: see `Asked`.
+    """Return the source in a file of this machine, or in all that match a pattern, one after the other: see `Asked`.
+
+    They are sorted as people count, "part-2" before "part-10".
 
     Raises
     ------
@@ -50,8 +55,16 @@ def open_location(
         )
     path = os.path.abspath(os.path.expanduser(path))
     asked = Asked(columns, array, features, argument, missing_chunks, path)
-    with opened(path, argument=argument) as file:
-        return asked.source(node_at(file, name, argument, path))
+    if os.path.exists(path) or not has_magic(path):
+        return asked.opened(name)
+    files = sorted((one for one in glob(path, recursive=True) if os.path.isfile(one)), key=natural_sort_key)
+    if not files:
+        raise InputMissingError(
+            f"`{argument}`", "be an existing HDF5 file, or a pattern of such", f"{path}, where none is",
+            "Check the path.",
+        )  # fmt: skip
+    parts = [replace(asked, path=file).opened(name) for file in files]
+    return JoinedSource(parts, label=f"{path}::{name}" if name else path, argument=argument)
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,11 @@ class Asked:
     argument: str
     missing_chunks: str | None
     path: str
+
+    def opened(self, name: str) -> Source:
+        """Return the source of a group or data set of the file."""
+        with opened(self.path, argument=self.argument) as file:
+            return self.source(node_at(file, name, self.argument, self.path))
 
     def source(self, node: Any) -> Source:
         import h5py

@@ -71,6 +71,10 @@ class ZarrArray:
     def travels(self) -> bool:
         return self.location is not None
 
+    @property
+    def place(self) -> str:
+        return self.label
+
     def read_bytes(self, n_bytes: int) -> int:
         if self.packing is None:
             return READ_FACTOR * n_bytes

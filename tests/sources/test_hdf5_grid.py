@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -17,7 +18,10 @@ from numpy.testing import assert_array_equal
 from daskgmm import GaussianMixture, open_rows
 from daskgmm.cli.commands import gmm
 from daskgmm.errors import DataError, InputMissingError, OptionError
+from daskgmm.passes.fingerprint import check_unchanged, fingerprints
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
+from daskgmm.sources import hdf5_reader
 from tests.sources.test_conventions import refused, rows_of
 from tests.sources.test_packed import PACKINGS, RAW
 from tests.sources.test_zarr_grid import ASKED, SHAPE, in_order, numbers, stacked
@@ -61,7 +65,7 @@ def test_rows_are_the_points_and_features_the_data_sets(place: Path) -> None:
     assert (source.n_rows, source.n_features, source.dtype) == (21_000, 3, np.dtype("f8"))
     assert (source.column_labels, source.places) == (
         ["TEMP", "SAL", "w"],
-        [f"{place}::/{n}" for n in ("TEMP", "SAL", "w")],
+        [str(place)],
     )
     assert source.identity()["kind"] == "hdf5 grid"
     reader = elsewhere(source)
@@ -204,3 +208,87 @@ def test_a_dataset_of_xarray(tmp_path: Path) -> None:
     message = refused(only, OptionError)
     assert "'lat' (200,) float64 by 'profile': a coordinate" in message
     assert open_rows(only, features="depth").n_features == 5
+
+
+# -- several files -------------------------------------------------------------------------------------------------
+def parts_of(folder: Path, lengths: tuple[int, ...] = (300, 1, 450)) -> np.ndarray:
+    """Write files part-2, part-10, part-11 of x, and the grids T and S; return x of all."""
+    random, found = np.random.default_rng(0), []
+    for number, n in zip((2, 10, 11), lengths, strict=True):
+        x = random.normal(size=(n, 3))
+        with h5py.File(folder / f"part-{number}.h5", "w") as file:
+            file.create_dataset("g/x", data=x, chunks=(min(n, 70), 3))
+            for i, name in enumerate("TS"):
+                file.create_dataset(name, data=x[:, [i]].repeat(4, axis=1), chunks=(min(n, 50), 3))
+        found.append(x)
+    return np.concatenate(found)
+
+
+def test_files_of_a_pattern_are_one_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = parts_of(tmp_path)
+    source = open_rows(f"{tmp_path}/part-*.h5::/g/x")
+    assert (source.n_rows, source.n_features, source.places) == (
+        751, 3, [str(tmp_path / f"part-{i}.h5") for i in (2, 10, 11)]
+    )  # fmt: skip
+    assert_array_equal(rows_of(source), x)
+    reader = elsewhere(source)
+    for start, stop in ((0, 1), (299, 302), (300, 301), (301, 751)):
+        assert_array_equal(reader.read(start, stop), x[start:stop])
+        assert_array_equal(source.reader().among(start, stop).read(start, stop), x[start:stop])  # type: ignore[attr-defined]
+    assert source.chunk_edges.tolist() == [*range(0, 300, 70), 300, *range(301, 751, 70), 751]
+    monkeypatch.setattr("daskgmm.sources.joined_source._FEW", 1)
+    graph, (one, other) = source.arguments([(0, 300), (300, 751)])
+    assert_array_equal(graph[other.key]().read(300, 751), x[300:])
+    assert len(pickle.dumps(graph[one.key]())) < len(pickle.dumps(source.reader()))
+    with dask.config.set(scheduler="synchronous"):
+        ours = GaussianMixture(2, **ASKED).fit(f"{tmp_path}/part-*.h5::/g/x")
+        np.testing.assert_allclose(ours.means_, GaussianMixture(2, **ASKED).fit(x).means_, rtol=1e-9)
+    before = fingerprints(rows := Rows.plan(source, None), LocalExecutor())
+    os.utime(tmp_path / "part-10.h5", ns=(1, 1))
+    with pytest.raises(DataError, match="must stay as it is while it is read"):
+        check_unchanged(before, fingerprints(rows, LocalExecutor()), rows, checkpoint=None)
+
+
+def test_grids_of_several_files(tmp_path: Path) -> None:
+    x = parts_of(tmp_path)
+    source = open_rows(f"{tmp_path}/part-*.h5", columns=["T", "S"])
+    pieces = np.split(x, [300, 301])
+    cells = [(min(len(p), 50), 3) for p in pieces]
+    assert_array_equal(
+        rows_of(source)[:, 1],
+        np.concatenate([in_order(p[:, [1]].repeat(4, axis=1), c) for p, c in zip(pieces, cells, strict=True)]),
+    )
+    assert source.column_labels == ["T", "S"]
+    assert Rows.plan(source, open_rows(f"{tmp_path}/part-*.h5", columns="T")).n_partitions >= 1
+    with pytest.raises(DataError, match="must be in the order of the rows of X"):
+        Rows.plan(source, open_rows(np.ones(source.n_rows)))
+
+
+def test_files_that_do_not_go_together(tmp_path: Path) -> None:
+    parts_of(tmp_path)
+    pattern = f"{tmp_path}/*.h5::/g/x"
+    for values, said in (
+        (np.ones((5, 2)), "got 2 features in .*other.h5::/g/x, 3 features in .*part-2"),
+        (np.ones((5, 3), "f4"), "got dtype float32 in .*other.h5::/g/x, dtype float64 in .*part-2"),
+    ):
+        with h5py.File(tmp_path / "z-other.h5", "w") as file:
+            file["g/x"] = values
+        with pytest.raises(DataError, match=f"Files of X must all have .*{said}.*by a pattern of their own"):
+            open_rows(pattern)
+    (tmp_path / "z-other.h5").write_bytes(b"noise")
+    with pytest.raises(DataError, match=r"X must be a whole HDF5 file; got .*z-other\.h5"):
+        open_rows(pattern)
+    message = refused(f"{tmp_path}/none-*.h5", InputMissingError)
+    assert f"X must be an existing HDF5 file, or a pattern of such; got {tmp_path}/none-*.h5, where none is" in message
+    (tmp_path / "z-other.h5").rename(tmp_path / "a[1].h5")
+    with pytest.raises(DataError, match=r"a\[1\]\.h5 \(OSError"):
+        open_rows(tmp_path / "a[1].h5")
+
+
+def test_more_files_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = parts_of(tmp_path)
+    monkeypatch.setattr("daskgmm.sources.hdf5_reader._MOST_OPEN", 2)
+    reader = elsewhere(open_rows(f"{tmp_path}/part-*.h5::/g/x"))
+    for _ in range(2):
+        assert_array_equal(reader.read(0, 751), x)
+    assert len(hdf5_reader._open) <= 2

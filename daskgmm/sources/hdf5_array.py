@@ -16,8 +16,8 @@ from daskgmm.sources.hdf5_reader import Hdf5Reader
 from daskgmm.sources.source import check_dtype
 from daskgmm.sources.stamps import newest_of
 
-#: What a process takes that has loaded h5py and decoded something (measured: 24 MiB).
-LIBRARY_BYTES = 32 << 20
+#: What a process takes that has loaded h5py and opened a file (measured: 14 MiB).
+LIBRARY_BYTES = 20 << 20
 #: Decoded bytes of chunks that HDF5 keeps at most; of larger chunks it keeps none.
 _MOST_CACHED = 16 << 20
 

@@ -30,6 +30,7 @@ from daskgmm.passes.survey import SurveyPass
 from daskgmm.passes.tree import run_pass
 from daskgmm.sources import failures
 from daskgmm.sources.hdf5_reader import Hdf5Reader
+from daskgmm.sources.partition import MIB
 from tests.clusters import LOCAL
 from tests.sources.test_conventions import refused, rows_of
 from tests.sources.test_zarr_source import bare_reader_of, elsewhere, reader_of
@@ -346,6 +347,32 @@ def test_each_byte_is_read_once_a_pass(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(asked) >= rows.n_partitions
     # (And what says where the numbers are, with the 64 KiB that HDF5 reads of that at once.)
     assert 0.95 * path.stat().st_size < sum(asked) < 1.02 * path.stat().st_size + 80_000
+
+
+def test_memory_is_as_stated(tmp_path: Path) -> None:
+    """160 MiB are decoded, in runs of chunks of 5 MiB."""
+    numbers = np.random.default_rng(0).integers(0, 99, (10, 262_144, 8)).astype("f8").reshape(-1, 8)
+    path = written(tmp_path / "X.h5", numbers, chunks=(81_920, 8), compression="lzf")
+    code = """
+import re, sys
+from pathlib import Path
+from daskgmm import open_rows
+from daskgmm.passes.rows import Rows, _runs, cuts
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+import zarr, distributed, daskgmm.passes.tree
+before = peak()
+source = open_rows(sys.argv[1])
+runs = [len(run) for cut in cuts(Rows.plan(source, None)) for run in _runs(cut, source.reader())]
+print(peak() - before, source.read_bytes(2 * max(runs) * source.row_bytes), sum(runs))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True,
+        env={**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"},
+    )  # fmt: skip
+    taken, stated, n_rows = map(int, done.stdout.split())
+    assert n_rows == len(numbers)
+    assert taken < stated < 80 * MIB < numbers.nbytes
 
 
 def test_predict_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

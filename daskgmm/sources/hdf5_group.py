@@ -169,7 +169,7 @@ def _groups(group: Any) -> Iterator[Any]:
 
 def _members(group: Any) -> Iterator[tuple[str, Any]]:
     """Yield the data sets and groups directly in a group, by name; none whose link leads nowhere."""
-    for name in group:
+    for name in sorted(group):  # (as of Zarr; h5py gives the order of their making in its newer versions alone)
         found = _got(group, name)
         if found is not None and (not _is_dataset(found) or is_numbers(found)):
             yield name, found

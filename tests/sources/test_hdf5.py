@@ -284,7 +284,7 @@ def test_filters_by_hdf5plugin(tmp_path: Path) -> None:
 
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, env=own)
     found = done.stderr.splitlines()[-1]
-    assert "X must be compressed by filters that are installed; got filter 32015 (HDF5 zstd filter) in" in found
+    assert "X must be compressed by filters that are installed; got filter 32015 (" in found
     assert found.endswith("Install hdf5plugin, here and on the workers: pip install hdf5plugin")
 
 

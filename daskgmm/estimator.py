@@ -37,8 +37,7 @@ from daskgmm.mixture.family import family_of
 from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.record import finite_or_none
 from daskgmm.mixture.sampling import sample
-from daskgmm.passes.current import one_blas_thread
-from daskgmm.passes.prediction import predict_array, predict_blocks, predict_source
+from daskgmm.passes.prediction import predict_rows
 from daskgmm.stores.model_file import Model, as_written, load_model, save_model, support_in, support_record
 from daskgmm.stores.provenance import provenance
 
@@ -49,10 +48,10 @@ _OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_pas
 class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture, fitted by exact EM to data that need not fit in memory.
 
-    Names and meanings are scikit-learn's. `X` may be a NumPy array, a data frame or series (of Dask too), an array of
-    xarray, a Dask array (its chunks may be unknown), an open Zarr array, or the path or URL of a Zarr array or `.npy`
-    file; of shape (n_rows, n_features) or, for one feature, (n_rows,); integers or floats. Passes run on the current
-    `distributed.Client`, else on Dask's local schedulers. An array in memory is fitted in this process.
+    Names and meanings are scikit-learn's. `X` may be a NumPy array, a data frame (of Dask too), an array or data set of
+    xarray, a Dask array (its chunks may be unknown), an open Zarr array, the path or URL of Zarr, Parquet or `.npy`, or
+    what `daskgmm.open_rows` makes of these. Passes run on the current `distributed.Client`, else on Dask's local
+    schedulers. An array in memory is fitted in this process.
 
     Parameters
     ----------
@@ -350,12 +349,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "means_")
         predictor = Predictor.of(self._parameters(), what)
         rows = opened_rows(self, X, reset=False)
-        if rows.array is not None:
-            with one_blas_thread(None):
-                return predict_array(rows.array, predictor, non_finite=self.non_finite)
-        if rows.blocks is not None:
-            return predict_blocks(rows.blocks, predictor, non_finite=self.non_finite)
-        return predict_source(rows, predictor, non_finite=self.non_finite)
+        found = predict_rows(rows, predictor, non_finite=self.non_finite)
+        return rows.as_given(found, what) if rows.as_given else found
 
     def _scored(self, X: Any, sample_weight: Any) -> Score:
         check_is_fitted(self, "means_")

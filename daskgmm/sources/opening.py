@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm.errors import OptionError
-from daskgmm.sources.labelled import beside_of, is_labelled, select_columns, unlabelled
+from daskgmm.sources.labelled import is_labelled, select_columns, unlabelled
 from daskgmm.sources.registry import Opener, opener_of, suffix_of
 from daskgmm.sources.source import Source, checked_shape
 
@@ -152,12 +152,12 @@ def _checked(source: Any, argument: str) -> Source:
 
 
 def open_labelled(data: Any, *, argument: str, columns: Sequence[str] | None = None) -> Source:
-    """Return the source of a data frame, a series or an array of xarray."""
+    """Return the source of a data frame or a series."""
     if columns is not None:
         data = select_columns(data, columns, argument)
     array, labels = unlabelled(data, argument)
     source = open_rows(array, argument=argument)
-    source.beside, source.column_labels = beside_of(data), labels
+    source.column_labels = labels
     return source
 
 

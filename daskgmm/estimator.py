@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from daskgmm.errors import OptionError, worded
@@ -25,6 +25,7 @@ from daskgmm.inputs import (
     opened_rows,
     opened_weights,
     printing,
+    random_numbers,
     seed_of,
     warn_of,
     warn_unless_converged,
@@ -79,7 +80,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         restarts share the passes that follow; every four passes the worse half of them retires.
     weights_init : (n_components,), means_init : (n_components, n_features), precisions_init : array-like or None
         Initial parameters that replace those of the start.
-    random_state : int, RandomState or None
+    random_state : int, Generator or RandomState of NumPy, or None
     warm_start : bool, default=False
         Whether `fit` goes on from the last fit's parameters.
     verbose : int, default=0
@@ -240,7 +241,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "means_")
         if n_samples < 1:
             raise OptionError("`n_samples`", "be at least 1", n_samples, "Ask for one row or more.")
-        return sample(self._parameters(), n_samples, check_random_state(self.random_state))
+        return sample(self._parameters(), n_samples, random_numbers(self.random_state))
 
     # -- elsewhere -------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -306,7 +307,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         shared = mixture.GaussianMixture().get_params()
         other = mixture.GaussianMixture(**{k: v for k, v in self.get_params().items() if k in shared})
         p = self._parameters()
-        other.set_params(n_components=p.n_components, covariance_type=p.shape.sklearn_type)
+        rng = self.random_state if isinstance(self.random_state, Integral) else random_numbers(self.random_state)
+        other.set_params(n_components=p.n_components, covariance_type=p.shape.sklearn_type, random_state=rng)
         other.weights_, other.means_, other.n_features_in_ = p.weights, p.means, p.n_features
         other.covariances_, other.precisions_cholesky_ = p.covariances, p.precisions_cholesky
         other.precisions_ = p.shape.precisions(p.precisions_cholesky)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -307,7 +306,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         shared = mixture.GaussianMixture().get_params()
         other = mixture.GaussianMixture(**{k: v for k, v in self.get_params().items() if k in shared})
         p = self._parameters()
-        rng = self.random_state if isinstance(self.random_state, Integral) else random_numbers(self.random_state)
+        rng = self.random_state
+        rng = random_numbers(rng) if isinstance(rng, np.random.Generator) else rng  # (which scikit-learn does not take)
         other.set_params(n_components=p.n_components, covariance_type=p.shape.sklearn_type, random_state=rng)
         other.weights_, other.means_, other.n_features_in_ = p.weights, p.means, p.n_features
         other.covariances_, other.precisions_cholesky_ = p.covariances, p.precisions_cholesky

@@ -206,7 +206,7 @@ class ParquetReader(Reader, Stamper):
                 which,
                 "hold no missing lists where pyarrow cannot read them",
                 f"one in row group {group} of {file.label} ({error})",
-                "Install a newer pyarrow, here and on the workers: pip install --upgrade pyarrow",
+                "Install a newer pyarrow, here and on the workers: pip install -U pyarrow",
             )
         said = "fewer rows than its footer says" if isinstance(error, StopIteration) else f"{error}"
         return DataError(

@@ -142,7 +142,7 @@ def test_lists_that_are_missing(tmp_path: Path) -> None:
     if int(pa.__version__.split(".")[0]) >= 26:
         np.testing.assert_array_equal(elsewhere(source).read(0, 3), [[1.0, 2.0], [np.nan] * 2, [3.0, 4.0]])
     else:
-        with pytest.raises(DataError, match=r"hold no missing lists where pyarrow .*in row group 0 of .*--upgrade"):
+        with pytest.raises(DataError, match=r"hold no missing lists where pyarrow .*in row group 0 of .*install -U"):
             elsewhere(source).read(0, 3)
 
 

@@ -32,9 +32,10 @@ def open_rows(
     Parameters
     ----------
     data : Source, path, URL, array or data frame
-        A path or URL (``.npy``: memory map; anything else: Zarr), an open `zarr.Array` or `zarr.Group`,
-        a Dask array or data frame, a NumPy array, or what `numpy.asarray` makes numbers of. Of shape
-        (n_rows, n_features) or (n_rows,). And what `register_source` and installed packages add.
+        A path or URL (``.npy``: memory map; ``.parquet``, a folder or glob of such files, a HATS catalog: Parquet;
+        anything else: Zarr), an open `zarr.Array` or `zarr.Group`, a Dask array or data frame, a NumPy array, or what
+        `numpy.asarray` makes numbers of. Of shape (n_rows, n_features) or (n_rows,). And what `register_source` and
+        installed packages add.
     columns : str or sequence of str, optional
         Names of the columns that are the features, in this order, where `data` has columns with names. Of a Zarr group
         they are arrays of one shape: each point of their grid is a row, chunk by chunk, and each array a feature.
@@ -175,7 +176,7 @@ def _other_location(
     if suffix in _CONVERSIONS:
         raise OptionError(
             f"`{argument}`",
-            "be a Zarr array or a .npy file where it is a path",
+            "be a Zarr array, a .npy file or Parquet files where it is a path",
             f"a {suffix} file, {location}",
             f"Convert it once: {_CONVERSIONS[suffix]}",
         )
@@ -200,11 +201,13 @@ def _other_object(data: Any, *, argument: str) -> Source:
     return ArraySource(data, argument=argument)
 
 
-_TO_ZARR = '.to_zarr("X.zarr")'
+_TO_ZARR, _TO_PARQUET = '.to_zarr("X.zarr")', '.to_parquet("X.parquet", write_index=False)'
 _CONVERSIONS = {
     ".npz": 'numpy.save("X.npy", numpy.load("X.npz")["name"]).',
     ".mat": 'numpy.save("X.npy", scipy.io.loadmat("X.mat")["name"]).',
-    **{s: f'dask.dataframe.read_csv("X{s}").to_dask_array(lengths=True){_TO_ZARR}.' for s in (".csv", ".tsv", ".txt")},
+    ".csv": f'dask.dataframe.read_csv("X.csv"){_TO_PARQUET}.',
+    ".tsv": rf'dask.dataframe.read_csv("X.tsv", sep="\t"){_TO_PARQUET}.',
+    ".txt": rf'dask.dataframe.read_csv("X.txt", sep=r"\s+"){_TO_PARQUET}.',
     **{
         s: f'dask.array.from_array(h5py.File("X{s}")["name"]){_TO_ZARR}.'
         for s in (".h5", ".hdf5", ".hdf", ".nc", ".h5ad")

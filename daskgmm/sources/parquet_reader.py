@@ -201,6 +201,13 @@ class ParquetReader(Reader, Stamper):
                 f"none left for rows {start} to {stop}, in row group {group} of {file.label} ({error})",
                 "Give it more (`memory_limit`, ulimit -v), or run fewer at once.",
             )
+        if "Expected all lists to be of size" in str(error):
+            return DataError(
+                which,
+                "hold no missing lists where pyarrow cannot read them",
+                f"one in row group {group} of {file.label} ({error})",
+                "Install a newer pyarrow, here and on the workers: pip install -U pyarrow",
+            )
         said = "fewer rows than its footer says" if isinstance(error, StopIteration) else f"{error}"
         return DataError(
             which,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ from daskgmm.passes.tree import Passes, run_pass
 from daskgmm.sources import parquet_source
 from daskgmm.sources.partition import MIB
 from daskgmm.sources.source import Source
+from daskgmm.stores.output import write_predictions
 from tests.clusters import LOCAL
 from tests.sources.test_zarr_source import bare_reader_of, elsewhere, reader_of
 
@@ -366,6 +368,25 @@ def test_bits_are_those_of_any_number_of_workers(tmp_path: Path, small_partition
             found.append(run_pass(work, rows, ClientExecutor(client), name="survey"))
     assert len({(one.mean.tobytes(), one.scatter.tobytes()) for one in found}) == 1
     np.testing.assert_allclose(found[0].mean, X[:900].mean(axis=0, dtype="f8"), rtol=1e-12)
+
+
+def test_predictions_of_row_groups_of_any_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_rows: np.ndarray
+) -> None:
+    """A stored output has partitions of equal length, which begin within row groups; lazy ones are of row groups."""
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 16_000)
+    rows = np.concatenate([small_rows] * 6)
+    frame = {"u": rows[:, 0], "v": rows[:, 1]}
+    for i, (low, high) in enumerate([(0, 5_000), (5_000, 5_100), (5_100, 13_000), (13_000, 18_000)]):
+        some = pa.table({name: column[low:high] for name, column in frame.items()})
+        pq.write_table(some, tmp_path / f"{i}.parquet", row_group_size=3_100)
+    mixture = GaussianMixture(3, random_state=0, start_rows=500, escape=False).fit(small_rows)
+    expected, X = mixture.predict(rows), open_rows(tmp_path)
+    assert len(set(np.diff(Rows.plan(X, None).edges)[:-1])) > 1, "uneven partitions"
+    write_predictions(mixture._parameters(), X, str(tmp_path / "labels.zarr"), what="label", record={})
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "labels.zarr", mode="r")[:], expected)
+    with pytest.warns(UserWarning, match="feature names"):
+        np.testing.assert_array_equal(np.asarray(mixture.predict(X)), expected)
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from daskgmm.errors import OptionError, worded
@@ -25,6 +24,7 @@ from daskgmm.inputs import (
     opened_rows,
     opened_weights,
     printing,
+    random_numbers,
     seed_of,
     warn_of,
     warn_unless_converged,
@@ -37,8 +37,7 @@ from daskgmm.mixture.family import family_of
 from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.record import finite_or_none
 from daskgmm.mixture.sampling import sample
-from daskgmm.passes.current import one_blas_thread
-from daskgmm.passes.prediction import predict_array, predict_blocks, predict_source
+from daskgmm.passes.prediction import predict_rows
 from daskgmm.stores.model_file import Model, as_written, load_model, save_model, support_in, support_record
 from daskgmm.stores.provenance import provenance
 
@@ -49,10 +48,10 @@ _OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_pas
 class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture, fitted by exact EM to data that need not fit in memory.
 
-    Names and meanings are scikit-learn's. `X` may be a NumPy array, a data frame or series (of Dask too), an array of
-    xarray, a Dask array (its chunks may be unknown), an open Zarr array, or the path or URL of a Zarr array or `.npy`
-    file; of shape (n_rows, n_features) or, for one feature, (n_rows,); integers or floats. Passes run on the current
-    `distributed.Client`, else on Dask's local schedulers. An array in memory is fitted in this process.
+    Names and meanings are scikit-learn's. `X` may be a NumPy array, a data frame (of Dask too), an array or data set of
+    xarray, a Dask array (its chunks may be unknown), an open Zarr array, the path or URL of Zarr, Parquet or `.npy`, or
+    what `daskgmm.open_rows` makes of these. Passes run on the current `distributed.Client`, else on Dask's local
+    schedulers. An array in memory is fitted in this process.
 
     Parameters
     ----------
@@ -80,7 +79,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         restarts share the passes that follow; every four passes the worse half of them retires.
     weights_init : (n_components,), means_init : (n_components, n_features), precisions_init : array-like or None
         Initial parameters that replace those of the start.
-    random_state : int, RandomState or None
+    random_state : int, Generator or RandomState of NumPy, or None
     warm_start : bool, default=False
         Whether `fit` goes on from the last fit's parameters.
     verbose : int, default=0
@@ -241,7 +240,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "means_")
         if n_samples < 1:
             raise OptionError("`n_samples`", "be at least 1", n_samples, "Ask for one row or more.")
-        return sample(self._parameters(), n_samples, check_random_state(self.random_state))
+        return sample(self._parameters(), n_samples, random_numbers(self.random_state))
 
     # -- elsewhere -------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -307,7 +306,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         shared = mixture.GaussianMixture().get_params()
         other = mixture.GaussianMixture(**{k: v for k, v in self.get_params().items() if k in shared})
         p = self._parameters()
-        other.set_params(n_components=p.n_components, covariance_type=p.shape.sklearn_type)
+        rng = self.random_state
+        rng = random_numbers(rng) if isinstance(rng, np.random.Generator) else rng  # (which scikit-learn does not take)
+        other.set_params(n_components=p.n_components, covariance_type=p.shape.sklearn_type, random_state=rng)
         other.weights_, other.means_, other.n_features_in_ = p.weights, p.means, p.n_features
         other.covariances_, other.precisions_cholesky_ = p.covariances, p.precisions_cholesky
         other.precisions_ = p.shape.precisions(p.precisions_cholesky)
@@ -350,12 +351,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "means_")
         predictor = Predictor.of(self._parameters(), what)
         rows = opened_rows(self, X, reset=False)
-        if rows.array is not None:
-            with one_blas_thread(None):
-                return predict_array(rows.array, predictor, non_finite=self.non_finite)
-        if rows.blocks is not None:
-            return predict_blocks(rows.blocks, predictor, non_finite=self.non_finite)
-        return predict_source(rows, predictor, non_finite=self.non_finite)
+        found = predict_rows(rows, predictor, non_finite=self.non_finite)
+        return rows.as_given(found, what) if rows.as_given else found
 
     def _scored(self, X: Any, sample_weight: Any) -> Score:
         check_is_fitted(self, "means_")

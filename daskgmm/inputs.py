@@ -91,9 +91,29 @@ def _check_number(estimator: Any, n_features: int, X: Any) -> None:
     raise DataError(text=f"`X` has {n_features} features, but {who} is expecting {fitted} features as input. {remedy}")
 
 
+def random_numbers(random_state: Any) -> np.random.RandomState:
+    """Return the random numbers that scikit-learn's random_state means, or that a Generator of NumPy begins.
+
+    Raises
+    ------
+    OptionError
+        It is none of these.
+    """
+    if isinstance(random_state, np.random.Generator):
+        return np.random.RandomState(int(random_state.integers(2**31 - 1)))
+    try:
+        found: np.random.RandomState = check_random_state(random_state)
+    except ValueError as error:
+        raise OptionError(
+            "`random_state`", "be a whole number from 0 to 2^32 - 1, a Generator or RandomState of NumPy, or None",
+            repr(random_state), "Give a number to have the same fit again.",
+        ) from error  # fmt: skip
+    return found
+
+
 def seed_of(random_state: Any) -> int:
     """Return the seed of a fit: random_state where it is a number, so that a loaded model fits again alike."""
-    rng = check_random_state(random_state)
+    rng = random_numbers(random_state)
     return int(random_state if isinstance(random_state, Integral) else rng.randint(2**31 - 1))
 
 

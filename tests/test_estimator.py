@@ -593,3 +593,15 @@ def test_a_mixture_that_was_set_by_hand_names_other_features() -> None:
     gm.weights_, gm.means_, gm.covariances_ = np.ones(1), np.zeros((1, 2)), np.eye(2)[np.newaxis]
     with pytest.raises(DataError, match=r"X has 3 features, but GaussianMixture is expecting 2 features"):
         gm.predict(np.zeros((3, 3)))
+
+
+def test_random_state_takes_a_generator_and_refuses_what_is_no_seed() -> None:
+    X = np.random.default_rng(0).normal(size=(300, 2))
+    one, other = (GaussianMixture(2, random_state=np.random.default_rng(7)).fit(X) for _ in range(2))
+    np.testing.assert_array_equal(one.means_, other.means_)
+    np.testing.assert_array_equal(one.sample(5)[0], other.sample(5)[0])
+    assert not np.array_equal(one.sample(5)[0], one.sample(5)[0]), "it goes on"
+    assert one.to_sklearn().sample(5)[0].shape == (5, 2)
+    for wrong in (-1, 2**32, "0", 1.5):
+        with pytest.raises(OptionError, match="random_state must be a whole number from 0 to 2\\^32 - 1, a Generator"):
+            GaussianMixture(2, random_state=wrong).fit(X)

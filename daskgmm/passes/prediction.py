@@ -21,7 +21,7 @@ from daskgmm.kernels.prediction import Predictor
 from daskgmm.kernels.tile import buffer_bytes
 from daskgmm.passes.blas import blas_limit
 from daskgmm.passes.client_executor import ClientExecutor
-from daskgmm.passes.current import current_executor
+from daskgmm.passes.current import current_executor, one_blas_thread
 from daskgmm.passes.memory import check_machine, check_own_memory
 from daskgmm.passes.need import Need, takes_compiled_kernel
 from daskgmm.passes.rows import Cut, Rows, blocks, cuts
@@ -30,6 +30,16 @@ from daskgmm.sources.array_source import ArraySource
 from daskgmm.sources.dask_source import DaskSource
 from daskgmm.sources.partition import PARTITION_BYTES, Edges, partition_edges, runs_of
 from daskgmm.sources.source import Reader, Source, as_reader, other_length, plain_rows
+
+
+def predict_rows(X: Source, predictor: Predictor, *, non_finite: str) -> Any:
+    """Return the prediction for a source: of an array in memory at once, of anything else a Dask array."""
+    if X.array is not None:
+        with one_blas_thread(None):
+            return predict_array(X.array, predictor, non_finite=non_finite)
+    if X.blocks is not None:
+        return predict_blocks(X.blocks, predictor, non_finite=non_finite)
+    return predict_source(X, predictor, non_finite=non_finite)
 
 
 def predict_array(X: NDArray[Any], predictor: Predictor, *, non_finite: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Data frames, series and arrays of xarray: the numbers that they hold, and what stands beside them."""
+"""Data frames and series: the numbers that they hold, and the labels of their columns."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, OptionError
 from daskgmm.sources.columns import chosen
-from daskgmm.sources.conventions import Beside, Packing, packing
 from daskgmm.sources.digits import refuse_lost_digits
 
 
 def is_labelled(data: Any) -> bool:
     """Return whether labels may stand beside numbers. (By its type: delayed objects of Dask have every attribute.)"""
     kind = type(data)
-    return _is_of_xarray(data) or hasattr(kind, "to_dask_array") or hasattr(kind, "to_numpy")
+    return hasattr(kind, "to_dask_array") or hasattr(kind, "to_numpy")
 
 
 def unlabelled(data: Any, argument: str) -> tuple[Any, list[Any] | None]:
@@ -28,12 +27,8 @@ def unlabelled(data: Any, argument: str) -> tuple[Any, list[Any] | None]:
     Raises
     ------
     DataError
-        A column is not numeric, or attributes pack numbers by what is none.
-    OptionError
-        Several arrays.
+        A column is not numeric.
     """
-    if _is_of_xarray(data):
-        return _of_xarray(data, argument)
     of_frame = _of_dask_frame if hasattr(type(data), "to_dask_array") else _of_frame
     return of_frame(data, argument), _labels(data)
 
@@ -41,23 +36,12 @@ def unlabelled(data: Any, argument: str) -> tuple[Any, list[Any] | None]:
 def select_columns(data: Any, columns: Sequence[str], argument: str) -> Any:
     """Return some columns of a data frame; nothing is read."""
     kind = type(data).__name__
-    labels = [] if _is_of_xarray(data) else [one for one in getattr(data, "columns", ()) if isinstance(one, str)]
+    labels = [one for one in getattr(data, "columns", ()) if isinstance(one, str)]
     if not labels:
         raise OptionError(
             "`columns`", f"be left out where `{argument}` has no columns with names", f"a {kind}", "Leave it out."
         )
     return data[chosen(columns, labels, argument, f"a {kind}")]
-
-
-def beside_of(data: Any) -> Beside:
-    """Return what is said of rows beside their numbers: by an array of xarray."""
-    if not _is_of_xarray(data):
-        return Beside()
-    return Beside.of(data.attrs, data.dims)
-
-
-def _is_of_xarray(data: Any) -> bool:
-    return type(data).__module__.partition(".")[0] == "xarray"
 
 
 def _labels(frame: Any) -> list[Any] | None:
@@ -66,39 +50,6 @@ def _labels(frame: Any) -> list[Any] | None:
         return list(frame.columns)
     name = getattr(frame, "name", None)
     return [name] if isinstance(name, str) else None
-
-
-def _of_xarray(data: Any, argument: str) -> tuple[Any, list[Any] | None]:
-    kind = type(data).__name__
-    if not hasattr(data, "dims") or not hasattr(data, "data") or not hasattr(data, "dtype"):
-        raise OptionError(
-            f"`{argument}`",
-            "be one array",
-            f"a {kind} of xarray",
-            f"Give one of its arrays, {argument}['name'], or several as columns: {argument}[['a', "
-            "'b']].to_dataarray('feature').T",
-        )
-    # (Whoever opened it may have left its numbers as they are stored, `mask_and_scale=False`.)
-    packed = packing(data.attrs, data.dtype, where=f" of a {kind} of xarray", raw=f"{argument}.data")
-    numbers = f"{argument}.data" if packed is None else f"xarray.DataArray({argument}.data, attrs={packed.attributes})"
-    beside_of(data).refuse_times(argument, f"a {kind} of xarray", numbers)
-    labels = None
-    if data.ndim == 2 and hasattr(data, "indexes") and data.dims[1] in data.indexes:
-        labels = list(data.indexes[data.dims[1]])
-    array = data.data if packed is None else _as_meant(data.data, packed)
-    return array, labels if data.ndim != 1 else _labels(data)
-
-
-def _as_meant(array: Any, packed: Packing) -> Any:
-    """Return packed numbers decoded: at once where they are in memory, of a Dask array as it is computed."""
-    if not hasattr(array, "map_blocks"):
-        return _decoded(array, packed)
-    return array.map_blocks(_decoded, packed, dtype=packed.dtype, meta=np.empty((0,) * array.ndim, packed.dtype))
-
-
-def _decoded(block: Any, packed: Packing) -> Any:
-    # (What hides values, or is sparse, is refused where rows are taken from it.)
-    return packed.decode(block) if type(block) is np.ndarray else block
 
 
 def _of_frame(frame: Any, argument: str) -> NDArray[Any]:

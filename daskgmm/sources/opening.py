@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm.errors import OptionError
-from daskgmm.sources.labelled import beside_of, is_labelled, select_columns, unlabelled
+from daskgmm.sources.labelled import is_labelled, select_columns, unlabelled
 from daskgmm.sources.registry import Opener, opener_of, suffix_of
 from daskgmm.sources.source import Source, checked_shape
 
@@ -32,8 +32,9 @@ def open_rows(
     Parameters
     ----------
     data : Source, path, URL, array or data frame
-        A path or URL (``.npy``: memory map; ``.h5``, ``.nc`` and so on: HDF5; anything else: Zarr), an open
-        `zarr.Array` or `zarr.Group`, a Dask array or data frame, a NumPy array, or what `numpy.asarray` makes numbers
+        A path or URL (``.npy``: memory map; ``.parquet``, a folder or glob of such files, a HATS catalog: Parquet;
+        ``.h5``, ``.nc`` and so on, globs of these: HDF5; anything else: Zarr), an open `zarr.Array` or `zarr.Group`, a
+        Dask array or data frame, an array or data set of xarray, a NumPy array, or what `numpy.asarray` makes numbers
         of. Of shape (n_rows, n_features) or (n_rows,). And what `register_source` and installed packages add.
     columns : str or sequence of str, optional
         Names of the columns that are the features, in this order, where `data` has columns with names. Of a Zarr group
@@ -153,12 +154,12 @@ def _checked(source: Any, argument: str) -> Source:
 
 
 def open_labelled(data: Any, *, argument: str, columns: Sequence[str] | None = None) -> Source:
-    """Return the source of a data frame, a series or an array of xarray."""
+    """Return the source of a data frame or a series."""
     if columns is not None:
         data = select_columns(data, columns, argument)
     array, labels = unlabelled(data, argument)
     source = open_rows(array, argument=argument)
-    source.beside, source.column_labels = beside_of(data), labels
+    source.column_labels = labels
     return source
 
 
@@ -176,7 +177,7 @@ def _other_location(
     if suffix in _CONVERSIONS:
         raise OptionError(
             f"`{argument}`",
-            "be a Zarr array or a .npy file where it is a path",
+            "be a Zarr array, a .npy file or Parquet files where it is a path",
             f"a {suffix} file, {location}",
             f"Convert it once: {_CONVERSIONS[suffix]}",
         )
@@ -201,10 +202,12 @@ def _other_object(data: Any, *, argument: str) -> Source:
     return ArraySource(data, argument=argument)
 
 
-_TO_ZARR = '.to_zarr("X.zarr")'
+_TO_ZARR, _TO_PARQUET = '.to_zarr("X.zarr")', '.to_parquet("X.parquet", write_index=False)'
 _CONVERSIONS = {
     ".npz": 'numpy.save("X.npy", numpy.load("X.npz")["name"]).',
     ".mat": 'numpy.save("X.npy", scipy.io.loadmat("X.mat")["name"]).',
-    **{s: f'dask.dataframe.read_csv("X{s}").to_dask_array(lengths=True){_TO_ZARR}.' for s in (".csv", ".tsv", ".txt")},
+    ".csv": f'dask.dataframe.read_csv("X.csv"){_TO_PARQUET}.',
+    ".tsv": rf'dask.dataframe.read_csv("X.tsv", sep="\t"){_TO_PARQUET}.',
+    ".txt": rf'dask.dataframe.read_csv("X.txt", sep=r"\s+"){_TO_PARQUET}.',
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), 'load it where you trust it, then numpy.save("X.npy", X).'),
 }

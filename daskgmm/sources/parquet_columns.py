@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from daskgmm.errors import DataError, verbatim
 from daskgmm.sources.columns import chosen
 from daskgmm.sources.digits import refuse_lost_digits
 
+#: What Arrow calls floats. (It has a method for it, which imports pandas, of 46 MiB, for nothing; so has `to_numpy`.)
+_FLOATS = {"halffloat": "<f2", "float": "<f4", "double": "<f8"}
 #: Columns that a message lists at most.
 _LISTED = 8
 
@@ -65,6 +68,15 @@ def kinds_of(schema: Any) -> dict[str, Kind | None]:
     return found
 
 
+def index_of(schema: Any) -> frozenset[str]:
+    """Return the names of the columns that are the index of a data frame, which pandas and Dask write beside it."""
+    try:
+        found = json.loads((schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", ())
+        return frozenset(name for name in found if isinstance(name, str))
+    except (ValueError, AttributeError, TypeError):
+        return frozenset()  # (What others write there does not matter.)
+
+
 def _kind(type_: Any) -> Kind:
     from pyarrow import types
 
@@ -73,13 +85,19 @@ def _kind(type_: Any) -> Kind:
         if inner.width is None and inner.dtype is not None:
             return Kind(f"{inner.text}[{type_.list_size}]", inner.dtype, type_.list_size)
     if types.is_floating(type_):
-        return Kind(str(type_), np.dtype(type_.to_pandas_dtype()).str)
+        return Kind(str(type_), _FLOATS[str(type_)])
     number = types.is_integer(type_) or types.is_boolean(type_) or types.is_decimal(type_)
     return Kind(str(type_), "<f8" if number else None)
 
 
 def columns_of(
-    kinds: Mapping[str, Kind | None], columns: Sequence[str] | None, keys: frozenset[str], argument: str, label: str
+    kinds: Mapping[str, Kind | None],
+    columns: Sequence[str] | None,
+    *,
+    index: frozenset[str],
+    keys: frozenset[str],
+    argument: str,
+    label: str,
 ) -> tuple[tuple[Column, ...], list[str], np.dtype[Any]]:
     """Return what is read, the names of the features in their order, and the dtype of the rows.
 
@@ -90,6 +108,8 @@ def columns_of(
     ----------
     columns : sequence of str or None
         Names, with wildcards; None takes all columns.
+    index : frozenset of str
+        Columns that are meant only where they are named.
     keys : frozenset of str
         What folders are named by.
 
@@ -109,10 +129,10 @@ def columns_of(
                 f"Write it into the files, or leave it out. To take one of its values, give that folder's path, or a "
                 f"pattern such as {verbatim(repr(f'{name}=7/*.parquet'))}.",
             )
-    elements = {name: _elements(name, kind) for name, kind in kinds.items()}
+    meant_if_named = index - set(columns or ())
+    elements = {name: _elements(name, kind) for name, kind in kinds.items() if name not in meant_if_named}
     owners = {element: (name, i) for name, found in elements.items() for i, element in enumerate(found)}
-    available = [*owners, *(name for name in elements if name not in owners)]
-    meant = list(owners) if columns is None else chosen(_spread(columns, elements), available, argument, label)
+    meant = list(owners) if columns is None else chosen(_spread(columns, elements), list(owners), argument, label)
     _refuse_others({owners[one][0]: None for one in meant}, kinds, argument, label)
     positions: dict[str, list[tuple[int | None, int]]] = {}
     for feature, one in enumerate(meant):
@@ -230,14 +250,14 @@ def _numbers(found: Any, column: Column, first_row: int) -> NDArray[Any]:
 
 
 def _flat(found: Any, name: str, first_row: int | None) -> NDArray[Any]:
-    """Return the single numbers of an array of Arrow. (Its own `to_numpy` imports pandas, of 46 MiB, for nothing.)"""
+    """Return the single numbers of an array of Arrow."""
     from pyarrow import types
 
     if types.is_decimal(found.type):
         found = found.cast("float64")
     if types.is_boolean(found.type):
         return _with_nulls(_bits(found, 1), found)
-    dtype = np.dtype(found.type.to_pandas_dtype())
+    dtype = np.dtype(_FLOATS.get(str(found.type), str(found.type)))
     values = np.frombuffer(found.buffers()[1], dtype, count=found.offset + len(found))[found.offset :]
     if dtype.kind in "iu" and dtype.itemsize == 8:
         _refuse_lost_digits(_with_nulls(values, found, filled=0), name, first_row)

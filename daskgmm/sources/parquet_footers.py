@@ -20,8 +20,8 @@ from daskgmm.sources.parquet_files import unlisted
 #: Encoded bytes of a column that are read at once, of a file on this machine: with less a system call costs more than
 #: it reads, and more makes nothing faster.
 BUFFER_BYTES = 64 << 10
-#: A page of a column, encoded or decoded, and its dictionary, of which there are two: the default of all writers that we
-#: know. (Measured, 16 columns with dictionaries: 37 MiB in Arrow's pool, up to 62 MiB of the process.)
+#: A page of a column, encoded or decoded, and each of two copies of its dictionary: what writers make by default.
+#: (Measured, 16 columns with dictionaries: 37 MiB in Arrow's pool, up to 62 MiB of the process.)
 PAGE_BYTES = 1 << 20
 #: Encoded bytes of the columns of a row group that are fetched from a URL at once; of a larger one each column has a
 #: share of that, but at least `LEAST_FETCHED_BYTES`, as a request takes longer than to send those.

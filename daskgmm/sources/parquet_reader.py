@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from daskgmm.errors import DataError, MemoryLimitError, verbatim
 from daskgmm.sources.failures import refused, unreachable
 from daskgmm.sources.file_location import FileLocation
+from daskgmm.sources.heap import reused_heap
 from daskgmm.sources.parquet_columns import Column, fill, kinds_of
 from daskgmm.sources.parquet_files import unlisted
 from daskgmm.sources.parquet_footers import BUFFER_BYTES, Opened, byte_ranges, opened, places_of, without_pyarrow
+from daskgmm.sources.partition import RUN_BYTES
 from daskgmm.sources.source import Reader
 from daskgmm.sources.stamps import Stamper
 
@@ -201,6 +203,13 @@ class ParquetReader(Reader, Stamper):
                 f"none left for rows {start} to {stop}, in row group {group} of {file.label} ({error})",
                 "Give it more (`memory_limit`, ulimit -v), or run fewer at once.",
             )
+        if "Expected all lists to be of size" in str(error):
+            return DataError(
+                which,
+                "hold no missing lists where pyarrow cannot read them",
+                f"one in row group {group} of {file.label} ({error})",
+                "Install a newer pyarrow, here and on the workers: pip install -U pyarrow",
+            )
         said = "fewer rows than its footer says" if isinstance(error, StopIteration) else f"{error}"
         return DataError(
             which,
@@ -247,6 +256,8 @@ class ParquetReader(Reader, Stamper):
         metadata = kept[1] if kept is not None and kept[0] == stamp else None
         found = opened(self._location, part.name, part.n_bytes, buffer_bytes=part.buffer_bytes, metadata=metadata)
         own.file = (i, found)
+        # (Runs in fresh memory would take a third of the time of decoding snappy, for its first touch.)
+        reused_heap.expect(RUN_BYTES)
         if metadata is None:
             self._check(part, found)
             with self._lock:

@@ -11,10 +11,9 @@ import numpy as np
 from dask.task_spec import DataNode, TaskRef
 from numpy.typing import NDArray
 
-from daskgmm.errors import DaskgmmError
 from daskgmm.sources.digest import digest
 from daskgmm.sources.failures import retried
-from daskgmm.sources.parquet_columns import columns_of, kinds_of
+from daskgmm.sources.parquet_columns import columns_of, index_of, kinds_of
 from daskgmm.sources.parquet_files import Listing, listing
 from daskgmm.sources.parquet_footers import (
     FETCHED_BYTES,
@@ -24,7 +23,6 @@ from daskgmm.sources.parquet_footers import (
     fetch_plan,
     footer_of,
     opened,
-    unopened,
 )
 from daskgmm.sources.parquet_reader import ParquetPart, ParquetReader
 from daskgmm.sources.source import Source, checked_shape
@@ -51,7 +49,8 @@ class ParquetSource(Source):
     files : Listing
         The files, in order.
     columns : sequence of str or None
-        Names of the columns that are the features, in this order, with wildcards; None takes all.
+        Names of the columns that are the features, in this order, with wildcards; None takes all, but not the index of
+        a data frame that pandas or Dask wrote.
     argument : str
         What messages call the input.
 
@@ -69,13 +68,7 @@ class ParquetSource(Source):
 
     def __init__(self, files: Listing, *, columns: Sequence[str] | None = None, argument: str = "X") -> None:
         self.label, self._location, self.travels = files.label, files.location, files.location.travels
-        try:
-            footers = self._footers(files, columns, argument)
-        except DaskgmmError:
-            raise
-        except Exception as error:
-            # One handler for the exceptions of every storage and of a damaged footer.
-            raise unopened(error, argument, self._location.within(files.files[0][0])) from error
+        footers = self._footers(files, columns, argument)
         footers = [footer for footer in footers if sum(footer.group_rows)]
         ends = np.cumsum([sum(footer.group_rows) for footer in footers], dtype=np.int64).tolist()
         self.n_rows, self.n_features = checked_shape(
@@ -113,7 +106,10 @@ class ParquetSource(Source):
         found = retried(lambda: opened(self._location, *first), asked, 0, 0)
         try:
             kinds = kinds_of(found.file.schema_arrow)
-            self._columns, self.column_labels, self.dtype = columns_of(kinds, columns, files.keys, argument, self.label)
+            index = index_of(found.file.schema_arrow)
+            self._columns, self.column_labels, self.dtype = columns_of(
+                kinds, columns, index=index, keys=files.keys, argument=argument, label=self.label
+            )
             names = tuple(column.name for column in self._columns)
             footers = [footer_of(found, first[0], names)]
         finally:

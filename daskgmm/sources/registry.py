@@ -39,6 +39,7 @@ _OWN = _own({
     **dict.fromkeys(("numpy.ndarray", "builtins.list", "builtins.tuple"), "array_source:ArraySource"),
     ".npy": "array_source:NpySource",
     "dask.array.Array": "dask_source:DaskSource",
+    **dict.fromkeys(("xarray.DataArray", "xarray.Dataset"), "xarray_source:open_xarray"),
     is_labelled: "opening:open_labelled",
     is_parquet: "parquet_source:ParquetSource.from_location",
     is_hdf5: "hdf5_opening:open_location",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -75,6 +76,8 @@ class Source:
         Labels of the columns, which become names of features where they are text.
     beside : Beside
         What is said of the rows beside their numbers: units, and the name of their dimension.
+    as_given : callable or None
+        Brings predictions of all rows, and what they are called, into the form of what was given; None leaves them.
     grid : Grid or None
         The grid whose points are the rows, where they are such, and their order: what comes with each row is in it too.
     """
@@ -92,6 +95,7 @@ class Source:
     n_counting_passes: int = 0
     column_labels: list[Any] | None = None
     beside: Beside = Beside()
+    as_given: Callable[[Any, str], Any] | None = None
     grid: Grid | None = None
 
     def reader(self) -> Reader:

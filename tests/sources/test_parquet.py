@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +31,7 @@ from daskgmm.passes.tree import Passes, run_pass
 from daskgmm.sources import parquet_source
 from daskgmm.sources.partition import MIB
 from daskgmm.sources.source import Source
+from daskgmm.stores.output import write_predictions
 from tests.clusters import LOCAL
 from tests.sources.test_zarr_source import bare_reader_of, elsewhere, reader_of
 
@@ -37,6 +40,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 X = np.random.default_rng(0).normal(size=(1000, 4)).astype("f4")
 NAMES = ["a", "b", "c", "d"]
+F4 = np.ones(1, "f4")
 
 
 def table(X: np.ndarray = X, names: list[str] = NAMES) -> Any:
@@ -77,7 +81,10 @@ def test_a_file_reads_as_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_floats_of_one_dtype_keep_it(tmp_path: Path, dtype: str) -> None:
     numbers = np.array([1.5, -2.0, np.nan, np.inf], dtype=dtype)
-    found = of({"a": numbers, "b": pa.array([1.0, None, 2.0, 3.0], pa.from_numpy_dtype(dtype))}, tmp_path / "X.pq")
+    found = of(
+        {"a": numbers, "b": pa.array(np.array([1, 9, 2, 3], dtype), mask=np.array([0, 1, 0, 0], "?"))},
+        tmp_path / "X.pq",
+    )
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, np.column_stack([numbers, [1.0, np.nan, 2.0, 3.0]]))
 
@@ -110,19 +117,35 @@ def test_whole_numbers_that_float64_cannot_hold_are_refused(tmp_path: Path) -> N
 
 
 def test_lists_of_one_length_are_features(tmp_path: Path) -> None:
-    embedding = pa.array([[1.0, 2.0], None, [3.0, None]], pa.list_(pa.float32(), 2))
+    embedding = pa.array([[1.0, 2.0], [0.0, 0.5], [3.0, None]], pa.list_(pa.float32(), 2))
     columns = {"emb": embedding, "x": pa.array([7.0, 8.0, 9.0], pa.float32())}
     path, nan = tmp_path / "X.parquet", np.nan
     found = of(columns, path)
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, [[1.0, 2.0, 7.0], [nan, nan, 8.0], [3.0, nan, 9.0]])
+    np.testing.assert_array_equal(found, [[1.0, 2.0, 7.0], [0.0, 0.5, 8.0], [3.0, nan, 9.0]])
     assert open_rows(path).column_labels == ["emb[0]", "emb[1]", "x"]
     assert open_rows(path, columns=["x", "emb"]).column_labels == ["x", "emb[0]", "emb[1]"]
     np.testing.assert_array_equal(of(columns, path, columns=["emb[1]", "x", "emb[0]"])[0], [2.0, 7.0, 1.0])
-    np.testing.assert_array_equal(of(columns, path, columns="emb[1]"), [[2.0], [nan], [nan]])
+    np.testing.assert_array_equal(of(columns, path, columns="emb[1]"), [[2.0], [0.5], [nan]])
     whole = pa.array([[1, 2], [3, 2**53 + 1]], pa.list_(pa.int64(), 2))
     with pytest.raises(DataError, match=r"got 9007199254740993 in column 'emb'"):
         of({"emb": whole}, path)
+
+
+def test_lists_that_are_missing(tmp_path: Path) -> None:
+    """Older versions of pyarrow write them in the general type of lists alone, and do not read them."""
+    lists = pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float32()))
+    schema = pa.schema([("emb", pa.list_(pa.float32(), 2))])
+    with pq.ParquetWriter(tmp_path / "X.parquet", pa.schema([("emb", lists.type)])) as writer:
+        writer.write_table(pa.table({"emb": lists}))
+        writer.add_key_value_metadata({"ARROW:schema": base64.b64encode(schema.serialize()).decode()})
+    source = open_rows(tmp_path / "X.parquet")
+    assert source.column_labels == ["emb[0]", "emb[1]"]
+    if int(pa.__version__.split(".")[0]) >= 26:
+        np.testing.assert_array_equal(elsewhere(source).read(0, 3), [[1.0, 2.0], [np.nan] * 2, [3.0, 4.0]])
+    else:
+        with pytest.raises(DataError, match=r"hold no missing lists where pyarrow .*in row group 0 of .*install -U"):
+            elsewhere(source).read(0, 3)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +191,17 @@ def test_names(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reader_of(open_rows(path, columns="b")).read(0, 1), [[2.0]])
     with pytest.raises(DataError, match=r"have a name for each column that no other one has; got several columns 'a'"):
         open_rows(path)
+
+
+def test_the_index_of_a_data_frame_is_no_feature(tmp_path: Path) -> None:
+    """pandas and Dask write it as a column, and say that it is one."""
+    pandas = pytest.importorskip("pandas", reason="data frames need pandas")
+    frame = pandas.DataFrame({"b": [1.0, 2.0], "a": [3.0, 4.0]}, index=pandas.Index([7, 8], name="id"))
+    frame.to_parquet(tmp_path / "X.parquet")
+    assert pq.read_schema(tmp_path / "X.parquet").names == ["b", "a", "id"]
+    for columns in (None, ["*"]):
+        assert open_rows(tmp_path / "X.parquet", columns=columns).column_labels == ["b", "a"]
+    assert open_rows(tmp_path / "X.parquet", columns=["id", "*"]).column_labels == ["id", "b", "a"]
 
 
 # -- row groups ----------------------------------------------------------------------------------------------------
@@ -259,14 +293,12 @@ def test_any_files_and_ranges_give_the_rows(
 
 
 def test_memory_of_one_huge_row_group_is_as_stated(tmp_path: Path) -> None:
-    """400 MiB of it are decoded in runs; pages are as large as older writers made them."""
-    n_rows, names = 3_200_000, [f"c{i}" for i in range(16)]
+    """200 MiB of it are decoded in runs."""
+    n_rows, names = 1_600_000, [f"c{i}" for i in range(16)]
     rng = np.random.default_rng(0)
-    schema = pa.schema([(name, pa.float64()) for name in names])
-    rows = {name: rng.integers(200_000, size=n_rows).astype("f8") for name in names[:2]}
-    columns = {name: rows[names[i % 2]] for i, name in enumerate(names)}
+    column = pa.array(rng.integers(120_000, size=n_rows).astype("f8"))
     path = tmp_path / "X.parquet"
-    pq.write_table(pa.table(columns, schema=schema), path, row_group_size=n_rows, compression="snappy")
+    pq.write_table(pa.table(dict.fromkeys(names, column)), path, row_group_size=n_rows, compression="snappy")
     code = """
 import re, sys
 from pathlib import Path
@@ -281,6 +313,7 @@ source = open_rows(sys.argv[1])
 rows = Rows.plan(source, None)
 (cut,) = cuts(rows)
 n = sum(len(run) for run in _runs(cut, source.reader()))
+assert "pandas" not in sys.modules
 assert n == source.n_rows
 print(peak() - before, source.read_bytes(2 * 2**24), source.n_rows * source.row_bytes)
 """
@@ -289,9 +322,9 @@ print(peak() - before, source.read_bytes(2 * 2**24), source.n_rows * source.row_
         env={**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"},
     )  # fmt: skip
     taken, stated, decoded = map(int, done.stdout.split())
-    assert decoded > 390 * MIB
-    assert stated < 200 * MIB
-    assert taken < stated
+    assert decoded > 190 * MIB
+    assert stated < 160 * MIB
+    assert taken < stated, (taken >> 20, stated >> 20)
 
 
 # -- fits ----------------------------------------------------------------------------------------------------------
@@ -335,6 +368,25 @@ def test_bits_are_those_of_any_number_of_workers(tmp_path: Path, small_partition
             found.append(run_pass(work, rows, ClientExecutor(client), name="survey"))
     assert len({(one.mean.tobytes(), one.scatter.tobytes()) for one in found}) == 1
     np.testing.assert_allclose(found[0].mean, X[:900].mean(axis=0, dtype="f8"), rtol=1e-12)
+
+
+def test_predictions_of_row_groups_of_any_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_rows: np.ndarray
+) -> None:
+    """A stored output has partitions of equal length, which begin within row groups; lazy ones are of row groups."""
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 16_000)
+    rows = np.concatenate([small_rows] * 6)
+    frame = {"u": rows[:, 0], "v": rows[:, 1]}
+    for i, (low, high) in enumerate([(0, 5_000), (5_000, 5_100), (5_100, 13_000), (13_000, 18_000)]):
+        some = pa.table({name: column[low:high] for name, column in frame.items()})
+        pq.write_table(some, tmp_path / f"{i}.parquet", row_group_size=3_100)
+    mixture = GaussianMixture(3, random_state=0, start_rows=500, escape=False).fit(small_rows)
+    expected, X = mixture.predict(rows), open_rows(tmp_path)
+    assert len(set(np.diff(Rows.plan(X, None).edges)[:-1])) > 1, "uneven partitions"
+    write_predictions(mixture._parameters(), X, str(tmp_path / "labels.zarr"), what="label", record={})
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "labels.zarr", mode="r")[:], expected)
+    with pytest.warns(UserWarning, match="feature names"):
+        np.testing.assert_array_equal(np.asarray(mixture.predict(X)), expected)
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------------------
@@ -384,18 +436,9 @@ def test_files_that_change_are_noticed(tmp_path: Path, small_partitions: None) -
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (
-            {"a": [1.0], "b": [1.0], "c": [1.0]},
-            r"have the columns of the first, .*0\.parquet; got no column 'd' in .*1\.",
-        ),
-        (
-            {**dict.fromkeys("abcde", [1.0])},
-            r"got .* in column 'a' of .*1\.parquet|got a further column 'e' in .*1\.par",
-        ),
-        (
-            {name: pa.array([1]) for name in NAMES},
-            r"got int64 in column 'a' of .*1\.parquet, float in .*0\.parquet\. Give",
-        ),
+        ({"a": F4, "b": F4, "c": F4}, r"have the columns of the first, .*0\.parquet; got no column 'd' in .*1\.par"),
+        (dict.fromkeys("abcde", F4), r"got a further column 'e' in .*1\.parquet\. Name the columns that all have"),
+        ({name: [1] for name in NAMES}, r"got int64 in column 'a' of .*1\.parquet, float in .*0\.parquet\. Give"),
     ],
 )
 @pytest.mark.parametrize("many", [False, True])

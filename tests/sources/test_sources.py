@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -183,9 +184,8 @@ def test_npy_files_that_cannot_be_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("X.npz", r"X must be a Zarr array or a \.npy file where it is a path; got a \.npz file, X\.npz.*numpy\.save"),
+        ("X.npz", r"X must be a Zarr array, a \.npy file or Parquet .* a path; got a \.npz file, X\.npz.*numpy\.save"),
         ("s3://b/X.csv", r"got a \.csv file.*read_csv"),
-        (Path("d/X.parquet"), r"got a \.parquet file.*read_parquet"),
         ("X.pkl", r"got a \.pkl file"),
         ("", "got an empty string"),
         ("http://localhost/X.npy", r"must be a path where it is a \.npy file; got the URL"),
@@ -197,6 +197,40 @@ def test_npy_files_that_cannot_be_used(tmp_path: Path) -> None:
 def test_inputs_that_are_no_rows(data: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         open_rows(data)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt", ".npz", ".mat", ".h5"])
+def test_conversions_that_messages_name(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is run as it stands, and what it makes is opened."""
+    for module in {".h5": ["h5py"], ".mat": ["scipy.io"]}.get(suffix, ["dask.dataframe", "pyarrow"]):
+        pytest.importorskip(module, reason=f"the conversion of {suffix} files needs {module}")
+    monkeypatch.chdir(tmp_path)
+    X, path = np.arange(20, dtype="f8").reshape(10, 2), tmp_path / f"X{suffix}"
+    if suffix == ".npz":
+        np.savez(path, name=X)
+    elif suffix == ".mat":
+        import scipy.io
+
+        scipy.io.savemat(path, {"name": X})
+    elif suffix == ".h5":
+        import h5py
+
+        with h5py.File(path, "w") as file:
+            file["name"] = X
+    else:
+        between = {".csv": ",", ".tsv": "\t", ".txt": "  "}[suffix]
+        np.savetxt(path, X, delimiter=between, header=between.join("ab"), comments="")
+    with pytest.raises(OptionError, match=rf"got a \{suffix} file") as caught:
+        open_rows(path)
+    (code,) = re.findall(r"Convert it once: (.*)\.$", str(caught.value))
+    exec(f"import {', '.join(sorted(modules_of(code)))}\n{code}", {})
+    (made,) = set(tmp_path.iterdir()) - {path}
+    np.testing.assert_array_equal(rows_of(open_rows(made), [(0, 10)])[0], X)
+
+
+def modules_of(code: str) -> set[str]:
+    """Return the modules that a line of code names: what stands before the last dot of a function."""
+    return {found.rpartition(".")[0] for found in re.findall(r"\b(?:numpy|scipy|dask|h5py)[\w.]*", code)}
 
 
 def test_sparse_matrix_is_refused() -> None:

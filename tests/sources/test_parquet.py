@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, get_task_stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -470,9 +470,11 @@ def test_footers_of_many_files_are_read_by_tasks(
     monkeypatch.setattr(parquet_source, "_FEW_FILES", 3)
     for i in range(12):
         written(tmp_path / f"{i}.parquet", X[i * 80 : (i + 1) * 80])
-    before = sum(client.run(lambda dask_worker: len(dask_worker.state.log)).values())
-    source = open_rows(tmp_path)
-    assert sum(client.run(lambda dask_worker: len(dask_worker.state.log)).values()) > before
+    with get_task_stream(client) as tasks:
+        source = open_rows(tmp_path)
+    assert len([task for task in tasks.data if "footers" in str(task["key"])]) == 3, [
+        task["key"] for task in tasks.data
+    ]
     assert source.n_rows == 960
     graph, arguments = source.arguments([(0, 160), (160, 960)])
     assert len(pickle.dumps(graph[arguments[0].key])) < len(pickle.dumps(graph[arguments[1].key]))

@@ -199,10 +199,10 @@ def test_inputs_that_are_no_rows(data: Any, message: str) -> None:
         open_rows(data)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt", ".npz", ".mat", ".h5"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt", ".npz", ".mat"])
 def test_conversions_that_messages_name(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is run as it stands, and what it makes is opened."""
-    for module in {".h5": ["h5py"], ".mat": ["scipy.io"]}.get(suffix, ["dask.dataframe", "pyarrow"]):
+    for module in ["scipy.io"] if suffix == ".mat" else ["dask.dataframe", "pyarrow"]:
         pytest.importorskip(module, reason=f"the conversion of {suffix} files needs {module}")
     monkeypatch.chdir(tmp_path)
     X, path = np.arange(20, dtype="f8").reshape(10, 2), tmp_path / f"X{suffix}"
@@ -212,11 +212,6 @@ def test_conversions_that_messages_name(suffix: str, tmp_path: Path, monkeypatch
         import scipy.io
 
         scipy.io.savemat(path, {"name": X})
-    elif suffix == ".h5":
-        import h5py
-
-        with h5py.File(path, "w") as file:
-            file["name"] = X
     else:
         between = {".csv": ",", ".tsv": "\t", ".txt": "  "}[suffix]
         np.savetxt(path, X, delimiter=between, header=between.join("ab"), comments="")

@@ -57,7 +57,10 @@ def opened_columns(columns: Mapping[str, Any] | None) -> dict[str, Source]:
     """Return what comes with each row as sources, by name."""
     if columns is not None and not hasattr(columns, "items"):
         kind = type(columns).__name__
-        raise OptionError("`columns`", "be a dict or a data frame", f"a {kind}", 'Give {"name": values}.')
+        raise OptionError(
+            "`columns`", "be a dict or a data frame, of what comes with each row for a kernel", f"a {kind}",
+            "Name columns of X that are features by `daskgmm.open_rows(X, columns=[...])`.",
+        )  # fmt: skip
     named = [] if columns is None else columns.items()
     return {name: open_rows(each, argument=f"columns[{name!r}]") for name, each in named}
 
@@ -76,7 +79,7 @@ def _check_names(estimator: Any, names: list[str] | None) -> None:
         has = "X does not have valid feature names, but" if names is None else "X has feature names, but"
         warnings.warn(f"{has} {who} was fitted with{'' if names is None else 'out'} feature names", stacklevel=5)
     if names is not None and fitted is not None:
-        refuse_other_names(names, list(fitted), by_name="X[list(mixture.feature_names_in_)]")
+        refuse_other_names(names, list(fitted), by_name="take X[list(mixture.feature_names_in_)]")
 
 
 def _check_number(estimator: Any, n_features: int, X: Any) -> None:

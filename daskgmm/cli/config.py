@@ -89,4 +89,5 @@ def _text(value: Any, option: click.Option) -> Any:
     if isinstance(value, bool):
         choices = option.type.choices if isinstance(option.type, click.Choice) else ()
         return ("no", "yes")[value] if "yes" in choices else value
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return [text] if option.multiple else text

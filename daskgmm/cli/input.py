@@ -52,16 +52,22 @@ class Input:
         name = self.weights
         if name is None or "/" in name or os.path.splitext(name)[1] or not takes_columns(self.location):
             return None
+        if name in (self.columns or ()):
+            raise OptionError(
+                "--columns", "leave out the column of --weights", f"{name!r} in both", "It is no feature."
+            )
         try:
             found = open_rows(
                 self.location, columns=(name,), argument="sample_weight", missing_chunks=self.missing_chunks
             )
         except OptionError:  # (INPUT has no columns with names)
             return None
-        except InputMissingError:
+        except InputMissingError as error:
             if os.path.exists(name):
                 return None
-            raise
+            raise InputMissingError(
+                "--weights", "name a column of INPUT, or a place", f"{name!r}, which is neither", error.remedy
+            ) from error
         if os.path.exists(name):
             raise OptionError(
                 "--weights",

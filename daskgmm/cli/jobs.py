@@ -117,6 +117,12 @@ def predict(
         return skipped(stored, output)
     check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
 
+    if X.grid is not None:
+        say(
+            f"Rows are the points of a grid of shape {X.grid.shape}, chunk by chunk, and so are the predictions: "
+            "to_grid(predictions) of daskgmm.open_rows, of the same input and columns, brings them into its shape."
+        )
+
     def run(cluster: Place) -> Result:
         kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
         found: Result = {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import Field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -41,8 +43,9 @@ class _Parsed(_AnyType):
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names):
+    (line,) = csv.reader([text], skipinitialspace=True)
+    names = tuple(name.strip() for name in line)
+    if not names or not all(names):
         raise ValueError("is not names with commas between them")
     return names
 
@@ -83,7 +86,7 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
         def run(
             *args: Any,
             input: str,
-            columns: tuple[str, ...] | None,
+            columns: tuple[tuple[str, ...], ...],
             array: str | None,
             features: str | None,
             non_finite: str,
@@ -95,8 +98,8 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
             from daskgmm.cli.input import Input
 
             data = Input(
-                input, columns=columns, array=array, features=features, weights=weights, weights_array=weights_array,
-                non_finite=non_finite, missing_chunks=missing_chunks,
+                input, columns=tuple(chain(*columns)) or None, array=array, features=features, weights=weights,
+                weights_array=weights_array, non_finite=non_finite, missing_chunks=missing_chunks,
             )  # fmt: skip
             return command(*args, data=data, **kwargs)
 
@@ -104,10 +107,11 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
             option(
                 "--columns",
                 type=_Parsed("columns", _names),
+                multiple=True,
                 metavar="NAMES",
                 section="Input",
-                help="Columns of INPUT that are the features, such as ra,dec or z_*; !id leaves one out. Default: "
-                + ("all but those of the weights." if weights else "those that MODEL was fitted to."),
+                help="Columns of INPUT that are the features, such as ra,dec or z_*; !id leaves one out. Names with "
+                "commas stand in double quotes. Default: all but the weights, or those that MODEL was fitted to.",
             ),
             option("--array", metavar="NAME", section="Input", help="Array to take, where INPUT is a Zarr group."),
             option(

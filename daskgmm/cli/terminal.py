@@ -24,6 +24,8 @@ _WORDS = {
     "X": "INPUT",
     "X, as a task reads it,": "INPUT, as a task reads it,",
     "columns": "--columns",
+    "daskgmm.open_rows(X, columns=[...])": "--columns",
+    "daskgmm.open_rows(X, columns='name')": "--weights with the name of a column",
     "array": "--array",
     "features": "--features",
     "sample_weight": "--weights",

@@ -8,7 +8,7 @@ from time import perf_counter
 
 import numpy as np
 
-from daskgmm.errors import DataError, verbatim
+from daskgmm.errors import DataError
 from daskgmm.fitting.checks import check_shape, check_survey
 from daskgmm.fitting.evaluate import check_counts
 from daskgmm.kernels.plan import make_plan
@@ -139,7 +139,7 @@ def check_features(
     check_units(units, X.beside, X.label)
     now = feature_names(X.column_labels)
     if now is not None and names is not None:
-        refuse_other_names(now, names, by_name=f"`columns` {verbatim(','.join(names))}")
+        refuse_other_names(now, names, by_name="leave `columns` out")
     if X.n_features != parameters.n_features:
         raise DataError(
             "`X`",

@@ -157,7 +157,8 @@ def _check_order(X: Source, name: str, beside: Source) -> None:
             name,
             f"be in the order of the rows of `X`, {_order(X)}",
             f"{beside.label}, {_order(beside)}",
-            "Store it on the same grid, in the same chunks, and name it: daskgmm.open_rows(group, columns='name').",
+            "Give it on the same grid, by the same dimensions, coordinates and chunks, from the same input: "
+            "`daskgmm.open_rows(X, columns='name')`.",
         )
 
 
@@ -165,7 +166,8 @@ def _order(source: Source) -> str:
     if source.grid is None:
         return "rows as they are stored"
     by = "in C order" if source.grid.is_in_c_order else f"cell by cell of {source.grid.cell}"
-    return f"the points of a grid of shape {source.grid.shape} {by}"
+    along = f" by {' and '.join(map(repr, source.grid.dims))}" if source.grid.dims else ""
+    return f"the points of a grid of shape {source.grid.shape}{verbatim(along)} {by}"
 
 
 @dataclass(frozen=True)

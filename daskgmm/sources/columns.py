@@ -115,7 +115,7 @@ def refuse_other_names(names: Sequence[str], fitted: Sequence[str], *, by_name: 
     Parameters
     ----------
     by_name : str
-        What selects the columns that it was fitted to.
+        How to select the columns that it was fitted to.
     """
     if list(names) == list(fitted):
         return
@@ -126,4 +126,4 @@ def refuse_other_names(names: Sequence[str], fitted: Sequence[str], *, by_name: 
             said += "\n- ".join([f"Feature names {what}:", *found[:5], *(["..."] if len(found) > 5 else [])]) + "\n"
     if not unseen and not missing:
         said += "Feature names must be in the same order as they were in fit.\n"
-    raise DataError(text=f"{verbatim(said)}Select the same columns in the same order: {by_name}.")
+    raise DataError(text=f"{verbatim(said)}To select the same columns in the same order, {by_name}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import prod
@@ -28,10 +28,14 @@ class Grid:
         Points along each dimension, at least one.
     cell : tuple of int
         Points of a cell along each dimension; the last cells may have fewer.
+    dims, points : tuple of str
+        Names of the dimensions, and a checksum of the coordinates of each; empty where nobody knows them.
     """
 
     shape: tuple[int, ...]
     cell: tuple[int, ...]
+    dims: tuple[str, ...] = ()
+    points: tuple[str, ...] = ()
 
     @cached_property
     def n_rows(self) -> int:
@@ -114,7 +118,11 @@ def same_order(one: Grid | None, other: Grid | None) -> bool:
     if one is None or other is None:
         grid = one or other
         return grid is None or grid.is_in_c_order
-    return one.shape == other.shape and (one == other or (one.is_in_c_order and other.is_in_c_order))
+    said = ((one.dims, other.dims), (one.points, other.points))
+    if one.shape != other.shape or any(a and b and a != b for a, b in said):
+        return False
+    alike = replace(one, dims=(), points=()) == replace(other, dims=(), points=())
+    return alike or (one.is_in_c_order and other.is_in_c_order)
 
 
 def _boxes(start: int, stop: int, counts: tuple[int, ...]) -> Iterator[tuple[tuple[int, int], ...]]:

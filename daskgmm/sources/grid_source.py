@@ -104,19 +104,6 @@ class GridSource(Source):
         )
         self._more_edges = np.empty(0, np.int64)
 
-    def to_grid(self, values: Any) -> NDArray[Any]:
-        """Return values of all rows, (n_rows, ...), as an array of the grid: (*shape of the grid, ...), in memory.
-
-        For example the labels: ``source.to_grid(mixture.predict(source))``.
-        """
-        values = np.asarray(values)
-        if values.shape[:1] != (self.n_rows,):
-            raise DataError(
-                "values", f"have a first dimension of {self.n_rows}, one for each row", f"shape {values.shape}",
-                "Give what was predicted for all rows.",
-            )  # fmt: skip
-        return self.grid.to_grid(values)
-
     @property
     def places(self) -> list[str]:
         return list(dict.fromkeys(column.stored.place for column in self._columns))
@@ -293,7 +280,7 @@ def _grid_of(columns: tuple[Column, ...], argument: str) -> Grid:
                 "another name, and name that.",
             )
         cell.append(longest)
-    return Grid(shape, tuple(cell))
+    return Grid(shape, tuple(cell), tuple(names))
 
 
 def _described(column: Column) -> str:

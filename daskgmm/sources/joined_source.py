@@ -48,7 +48,7 @@ class JoinedSource(Source):
         self.travels = all(part.travels for part in parts)
         self.column_labels, self.beside = first.column_labels, first.beside
         grids = tuple(part.grid for part in parts if part.grid is not None)
-        self.grid = JoinedGrid((self.n_rows,), (self.n_rows,), grids) if len(grids) == len(parts) else None
+        self.grid = JoinedGrid((self.n_rows,), (self.n_rows,), parts=grids) if len(grids) == len(parts) else None
 
     @property
     def places(self) -> list[str]:

@@ -77,6 +77,10 @@ def open_rows(
         raise OptionError(f"`{argument}`", "be a path or URL", "an empty string", "Name the input.")
     opener = _opener(data)
     named = (columns,) if isinstance(columns, str) else None if columns is None else tuple(columns)
+    if named is not None and not all(isinstance(name, str) for name in named):
+        raise OptionError(
+            "`columns`", "be names of columns", repr(columns), "Give texts; of an array without names select columns."
+        )
     options = {"columns": named, "array": array, "features": features}
     takes = _parameters_of(opener)
     for name, value in options.items():

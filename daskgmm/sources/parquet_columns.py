@@ -170,7 +170,7 @@ def _refuse_others(names: Mapping[str, None], kinds: Mapping[str, Kind | None], 
     more = f", and {len(others) - _LISTED} more" if len(others) > _LISTED else ""
     numbers = [name for name, kind in kinds.items() if kind is not None and kind.dtype is not None]
     listed = ", ".join(map(repr, numbers[:_LISTED])) + (", ..." if len(numbers) > _LISTED else "")
-    remedy = f"Name those that are features with `columns`: {verbatim(listed)}." if numbers else ""
+    remedy = f"Name the features, `daskgmm.open_rows(X, columns=[...])`, among {verbatim(listed)}." if numbers else ""
     raise DataError(
         f"`{argument}`",
         "hold real numbers in every column that is a feature",

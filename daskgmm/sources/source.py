@@ -98,6 +98,22 @@ class Source:
     as_given: Callable[[Any, str], Any] | None = None
     grid: Grid | None = None
 
+    def to_grid(self, predictions: Any) -> NDArray[Any]:
+        """Return predictions of all rows, (n_rows, ...), as an array of the grid: (*shape of the grid, ...), in memory.
+
+        For example the labels: ``source.to_grid(mixture.predict(source))``. Where rows are no points of a grid, and of
+        predictions that have its shape already (xarray), they are returned as they are.
+        """
+        values: NDArray[Any] = np.asarray(predictions)
+        if self.grid is None or values.shape[: len(self.grid.shape)] == self.grid.shape:
+            return values
+        if values.shape[:1] != (self.n_rows,):
+            raise DataError(
+                "predictions", f"have a first dimension of {self.n_rows}, one for each row", f"shape {values.shape}",
+                "Give what was predicted for all rows.",
+            )  # fmt: skip
+        return self.grid.to_grid(values)
+
     def reader(self) -> Reader:
         """Return what reads rows in a task."""
         raise NotImplementedError(f"{type(self).__name__} must have a method reader()")

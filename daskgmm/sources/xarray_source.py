@@ -18,6 +18,7 @@ from daskgmm.sources.array_source import ArraySource
 from daskgmm.sources.columns import chosen
 from daskgmm.sources.conventions import Beside, Packing, packing
 from daskgmm.sources.dask_source import DaskSource
+from daskgmm.sources.digest import digest
 from daskgmm.sources.digits import refuse_lost_digits
 from daskgmm.sources.grid import Grid
 from daskgmm.sources.source import Source, check_dtype
@@ -63,8 +64,8 @@ def _rows(array: Any, argument: str) -> Source:
             "`features`",
             f"name the dimension of `{argument}` along which its features lie",
             f"none for an array of xarray by {by}",
-            f"Give daskgmm.open_rows({argument}, features={verbatim(repr(array.dims[-1]))}), or a Dataset, of which "
-            "each variable is a feature.",
+            f"Give daskgmm.open_rows({argument}, features={verbatim(repr(array.dims[-1]))}); or, where each point is a "
+            f"row, {argument}.to_dataset(name='values').",
         )
     values, name = _meant(array, argument), array.name
     source = _source(values, argument)
@@ -134,7 +135,7 @@ def _grid(arrays: Mapping[str, Any], whole: Any, features: str | None, argument:
     source = _source(values, argument)
     units = {array.attrs.get("units") for array in arrays.values()}
     source.beside = Beside.of({"units": units.pop()} if len(units) == 1 else {}, dims if len(dims) == 1 else ())
-    source.column_labels, source.grid = labels, Grid(shape, cell)
+    source.column_labels, source.grid = labels, Grid(shape, cell, tuple(map(str, dims)), _points(whole, dims))
     source.as_given = _Shape(dims, _coordinates(whole, dims), source.grid)
     return source
 
@@ -151,6 +152,12 @@ def _labels(name: str, array: Any, features: str | None) -> list[str]:
 
 def _listed(arrays: Mapping[str, Any]) -> str:
     return ", ".join(f"{name!r} by {' and '.join(map(repr, a.dims)) or 'nothing'}" for name, a in arrays.items())
+
+
+def _points(data: Any, dims: Sequence[Any]) -> tuple[str, ...]:
+    """Return a checksum of the coordinates along each dimension; empty where not all have some."""
+    indexes = [data.indexes.get(name) for name in dims]
+    return () if any(index is None for index in indexes) else tuple(digest(index.to_numpy()) for index in indexes)
 
 
 def _coordinates(data: Any, dims: Sequence[Any]) -> dict[Any, Any]:

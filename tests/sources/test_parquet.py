@@ -151,7 +151,7 @@ def test_lists_that_are_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (pa.array(["a", "b"]), r"'bad' \(string\) in .*with columns: 'x'\. Encode categories as numbers"),
+        (pa.array(["a", "b"]), r"'bad' \(string\) in .*among 'x'\. Encode categories as numbers"),
         (pa.array(["a", "b"]).dictionary_encode(), r"'bad' \(dictionary<.*Encode categories"),
         (pa.array([1, 2], pa.timestamp("ns")), r"'bad' \(timestamp\[ns\]\).*Store times as seconds, in float64"),
         (pa.array([1, 2], pa.date32()), r"'bad' \(date32\[day\]\).*Store times as seconds"),

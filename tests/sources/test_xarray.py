@@ -172,15 +172,34 @@ def test_what_is_no_grid_is_refused() -> None:
         open_rows(xr.Dataset())
     with pytest.raises(OptionError, match="features must name a dimension of what X is; got 'z' for 'T' by"):
         open_rows(data[["T"]], features="z")
-    with pytest.raises(OptionError, match=r"Give daskgmm\.open_rows\(X, features='x'\), or a Dataset"):
+    with pytest.raises(OptionError, match=r"Give daskgmm\.open_rows\(X, features='x'\); or, where each"):
         open_rows(data["T"])
     assert open_rows(data["T"], features="x").n_features == 40, "the remedy"
+    assert open_rows(data["T"].to_dataset(name="values")).n_features == 1, "the other one"
     with pytest.raises(OptionError, match="columns must be left out where X is one array"):
         open_rows(data["T"], columns="T")
     # Weights in another order of the points are refused.
     lazy = data.chunk({"time": 2, "y": 25})
     with pytest.raises(DataError, match="sample_weight must be in the order of the rows of X"):
         GaussianMixture(1).fit(lazy[["T"]], sample_weight=data["w"].values.reshape(-1))
+
+
+def test_weights_of_other_points_are_refused() -> None:
+    data = dataset(n_time=1, n_y=40).isel(time=0).assign_coords(x=np.arange(40))
+    gm = GaussianMixture(1).fit(data[["T"]], sample_weight=data[["w"]])
+    for weights in (
+        data[["w"]].transpose("x", "y"),
+        data[["w"]].rename(y="p"),
+        data[["w"]].isel(y=slice(None, None, -1)),
+    ):
+        with pytest.raises(
+            DataError, match="in the order of the rows of X, the points of a grid of shape .* by 'y' and 'x'"
+        ):
+            gm.score(data[["T"]], sample_weight=weights)
+    weighted = gm.score(data[["T"]], sample_weight=open_rows(data, columns="w"))
+    assert weighted == gm.score(data[["T"]], sample_weight=data[["w"]])
+    labels = gm.predict(data[["T"]])
+    np.testing.assert_array_equal(open_rows(data[["T"]]).to_grid(labels), labels)
 
 
 def test_a_cluster_gives_the_same_bits(tmp_path: Path) -> None:

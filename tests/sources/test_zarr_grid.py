@@ -351,12 +351,12 @@ def test_weights_in_another_order_are_refused(place: Path) -> None:
         with pytest.raises(DataError) as caught:
             GaussianMixture(2, **ASKED).fit(source, sample_weight=weights)
         assert (
-            "sample_weight must be in the order of the rows of X, the points of a grid of shape (7, 50, 60) cell by "
-            "cell of (2, 20, 25); got " in str(caught.value)
+            "sample_weight must be in the order of the rows of X, the points of a grid of shape (7, 50, 60) by 'time' "
+            "and 'y' and 'x' cell by cell of (2, 20, 25); got " in str(caught.value)
         )
-        assert ", rows as they are stored. Store it on the same grid, in the same chunks, and" in str(caught.value)
-    (code,) = re.findall(r"name it: (.*)\.$", str(caught.value))
-    weights = eval(code, {"daskgmm": daskgmm, "group": zarr.open_group(place, mode="r")})
+        assert ", rows as they are stored. Give it on the same grid, by the same dimensions, coor" in str(caught.value)
+    (code,) = re.findall(r"from the same input: (.*)\.$", str(caught.value))
+    weights = eval(code, {"daskgmm": daskgmm, "X": zarr.open_group(place, mode="r")})
     assert Rows.plan(source, weights).weights is weights
     with pytest.raises(DataError, match=r"columns\['u'\] must be in the order of the rows of X"):
         Rows.plan(source, None, {"u": open_rows(flat)})

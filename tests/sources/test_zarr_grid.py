@@ -361,7 +361,7 @@ def test_weights_in_another_order_are_refused(place: Path) -> None:
     with pytest.raises(DataError, match=r"columns\['u'\] must be in the order of the rows of X"):
         Rows.plan(source, None, {"u": open_rows(flat)})
     with pytest.raises(
-        DataError, match=r"got .*, the points of a grid of shape \(7, 50, 60\) cell by cell of \(1, 10, 5\)"
+        DataError, match=r"got .*, the points of a grid of shape \(7, 50, 60\) by .* cell by cell of \(1, 10, 5\)"
     ):
         Rows.plan(source, open_rows(place, columns="SAL"))
     with pytest.raises(DataError, match="X, rows as they are stored; got .*, the points of a grid"):

@@ -113,7 +113,12 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
                 help="Columns of INPUT that are the features, such as ra,dec or z_*; !id leaves one out. Names with "
                 "commas stand in double quotes. Default: all but the weights, or those that MODEL was fitted to.",
             ),
-            option("--array", metavar="NAME", section="Input", help="Array to take, where INPUT is a Zarr group."),
+            option(
+                "--array",
+                metavar="NAME",
+                section="Input",
+                help="Array to take, where INPUT is a Zarr group or an HDF5 file.",
+            ),
             option(
                 "--features",
                 metavar="NAME",

@@ -58,9 +58,12 @@ def opened_columns(columns: Mapping[str, Any] | None) -> dict[str, Source]:
     if columns is not None and not hasattr(columns, "items"):
         kind = type(columns).__name__
         raise OptionError(
-            "`columns`", "be a dict or a data frame, of what comes with each row for a kernel", f"a {kind}",
-            "Name columns of X that are features by `daskgmm.open_rows(X, columns=[...])`.",
-        )  # fmt: skip
+            "`columns`",
+            "be a dict or a data frame",
+            f"a {kind}",
+            'Give {"name": values} for a kernel that knows them; features are named by '
+            "`daskgmm.open_rows(X, columns=[...])`.",
+        )
     named = [] if columns is None else columns.items()
     return {name: open_rows(each, argument=f"columns[{name!r}]") for name, each in named}
 

@@ -117,7 +117,7 @@ def predict(
         return skipped(stored, output)
     check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
 
-    if X.grid is not None:
+    if X.grid is not None and len(X.grid.shape) > 1:
         say(
             f"Rows are the points of a grid of shape {X.grid.shape}, chunk by chunk, and so are the predictions: "
             "to_grid(predictions) of daskgmm.open_rows, of the same input and columns, brings them into its shape."

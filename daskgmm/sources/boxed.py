@@ -9,7 +9,7 @@ import dask
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.errors import OptionError
+from daskgmm.errors import DataError, OptionError
 from daskgmm.sources.conventions import Beside
 from daskgmm.sources.failures import Fallible
 from daskgmm.sources.grid import Box
@@ -114,6 +114,25 @@ class StoredArray(Protocol):
     def identity(self) -> dict[str, Any]:
         """Return what tells it from another array, beside its shape and dtype."""
         ...
+
+
+def refuse_more_dimensions(shape: tuple[int, ...], argument: str, label: str) -> None:
+    """Raise a DataError for an array of more than two dimensions, which is no rows x features."""
+    if len(shape) > 2:
+        raise DataError(
+            f"`{argument}`",
+            "have shape (n_rows, n_features) or (n_rows,)",
+            f"{len(shape)} dimensions, shape {tuple(shape)}, in {label}",
+            "Name it by `columns` of its group, so that each point of its grid is a row; or name the dimension along "
+            "which its features lie by `features`.",
+        )
+
+
+def whole_chunk_bytes(stored: StoredArray, edges: NDArray[np.int64], n_features: int) -> int:
+    """Return the decoded bytes of the chunks between two edges at most: whole, also beyond the last row or column."""
+    height, width = (*stored.chunks, 1)[:2]
+    rows = height * -(-int(np.diff(edges).max()) // height)
+    return int(rows * width * -(-n_features // width) * stored.dtype.itemsize)
 
 
 def checked_missing_chunks(missing_chunks: str | None) -> str:

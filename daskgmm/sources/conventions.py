@@ -137,6 +137,11 @@ class Packing:
                 found += self.offset
 
 
+def as_meant(code: str, packed: Packing | None) -> str:
+    """Return the expression of Python whose numbers are those of an array, which `code` makes, as they are meant."""
+    return code if packed is None else f"xarray.DataArray({code}, attrs={packed.attributes})"
+
+
 def packing_of(array: zarr.Array[Any], *, where: str = "", raw: str = "") -> Packing | None:
     """Return how the numbers of a Zarr array are packed, None where they are meant as they are stored.
 

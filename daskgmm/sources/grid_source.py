@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property, partial
 from math import prod
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.errors import DataError, verbatim
+from daskgmm.errors import DataError, OptionError, verbatim
 from daskgmm.sources.boxed import BoxedReader, BoxReader, StoredArray
 from daskgmm.sources.conventions import Beside
 from daskgmm.sources.digits import refuse_lost_digits
@@ -291,3 +292,33 @@ def _described(column: Column) -> str:
 
 def _chunked(column: Column) -> str:
     return f"chunks {column.stored.chunks} of {column.stored.name!r}"
+
+
+def check_features(features: str | None, dims: Mapping[str, Sequence[str]], argument: str, label: str) -> None:
+    """Raise an OptionError where features are to lie along a dimension that no array has.
+
+    Parameters
+    ----------
+    dims : mapping of str to sequence of str
+        Names of the dimensions of each array.
+    """
+    if features is None or any(features in names for names in dims.values()):
+        return
+    near = get_close_matches(features, sorted({one for names in dims.values() for one in names}))
+    said = (f"{name!r} by {' and '.join(map(repr, names)) or 'none with names'}" for name, names in dims.items())
+    raise OptionError(
+        "`features`",
+        f"name a dimension of what `{argument}` is",
+        f"{features!r} for {', '.join(said)} in {label}",
+        f"Did you mean {verbatim(' or '.join(map(repr, near)))}?" if near else "Name one of these.",
+    )
+
+
+def labels_along(name: str, dimension: str, n: int, values: Any = None) -> tuple[str, ...]:
+    """Return names of an array's n features: by their coordinates, "T[depth=10.0]", or numbered, "T[0]".
+
+    Coordinates, (n,), are of no use where one is not finite, or stands twice.
+    """
+    if values is not None and np.isfinite(values).all() and len(np.unique(values)) == n:
+        return tuple(f"{name}[{dimension}={value}]" for value in values)
+    return tuple(f"{name}[{i}]" for i in range(n))

@@ -10,7 +10,7 @@ import numpy as np
 
 from daskgmm.errors import DataError
 from daskgmm.sources.boxed import checked_missing_chunks
-from daskgmm.sources.conventions import Beside, Packing, packing
+from daskgmm.sources.conventions import Beside, Packing, as_meant, packing
 from daskgmm.sources.hdf5_file import attributes_of, dimension_names, refuse_filters
 from daskgmm.sources.hdf5_reader import Hdf5Reader
 from daskgmm.sources.source import check_dtype
@@ -63,7 +63,7 @@ class Hdf5Array:
         self.dtype = self.stored if self.packing is None else np.dtype(self.packing.dtype)
         self.dimensions = dimension_names(dataset)
         self.beside = Beside.of(attributes, self.dimensions)
-        self.beside.refuse_times(argument, self.label, _as_meant(self.code, self.packing))
+        self.beside.refuse_times(argument, self.label, as_meant(self.code, self.packing))
         self.is_chunked = dataset.chunks is not None
         self.chunks = tuple(map(int, dataset.chunks)) if self.is_chunked else tuple(max(1, n) for n in self.shape)
         self.missing_chunks = checked_missing_chunks(missing_chunks)
@@ -167,8 +167,3 @@ def _others(dataset: Any, argument: str, path: str) -> tuple[str, ...]:
             "Put that file there.",
         )
     return tuple(sorted(found))
-
-
-def _as_meant(code: str, packing: Packing | None) -> str:
-    """Return the expression of Python whose numbers are those of a Dask array as they are meant."""
-    return code if packing is None else f"xarray.DataArray({code}, attrs={packing.attributes})"

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from glob import glob, has_magic
 from math import prod
 from typing import Any
 
-import numpy as np
 from dask.utils import natural_sort_key
 
-from daskgmm.errors import InputMissingError, OptionError, verbatim
+from daskgmm.errors import InputMissingError, OptionError
 from daskgmm.sources.conventions import packing
-from daskgmm.sources.grid_source import Column, GridSource
+from daskgmm.sources.grid_source import Column, GridSource, check_features, labels_along
 from daskgmm.sources.hdf5_array import Hdf5Array
 from daskgmm.sources.hdf5_file import attributes_of, dimension_names, opened, scale_of
 from daskgmm.sources.hdf5_group import array_in, arrays_along, arrays_called, node_at
@@ -128,8 +126,7 @@ class Asked:
         return self._grid(arrays_along(node, self.features, self.argument, self.path), label)
 
     def _grid(self, arrays: Mapping[str, Any], label: str) -> GridSource:
-        if self.features is not None and not any(self.features in dimension_names(a) for a in arrays.values()):
-            self._refuse_features(arrays, label)
+        check_features(self.features, {name: dimension_names(a) for name, a in arrays.items()}, self.argument, label)
         columns = [self._column(name, array) for name, array in arrays.items()]
         _fit_cells(columns)
         return GridSource(columns, kind="hdf5", root=label, argument=self.argument)
@@ -152,20 +149,8 @@ class Asked:
         if scale is not None and scale.shape == (n,) and scale.dtype.kind in "iuf":
             found = packing(attributes_of(scale), scale.dtype)
             values = scale[()] if found is None else found.decode(scale[()])
-            if np.isfinite(values).all() and len(np.unique(values)) == n:
-                return tuple(f"{name}[{self.features}={value}]" for value in values)
-        return tuple(f"{name}[{i}]" for i in range(n))
-
-    def _refuse_features(self, arrays: Mapping[str, Any], label: str) -> None:
-        known = {name: dimension_names(array) for name, array in arrays.items()}
-        near = get_close_matches(str(self.features), sorted({one for names in known.values() for one in names}))
-        said = (f"{name!r} by {' and '.join(map(repr, names)) or 'none with names'}" for name, names in known.items())
-        raise OptionError(
-            "`features`",
-            f"name a dimension of what `{self.argument}` is",
-            f"{self.features!r} for {', '.join(said)} in {label}",
-            f"Did you mean {verbatim(' or '.join(map(repr, near)))}?" if near else "Name one of these.",
-        )
+            return labels_along(name, str(self.features), n, values)
+        return labels_along(name, str(self.features), n)
 
 
 def _fit_cells(columns: list[Column]) -> None:

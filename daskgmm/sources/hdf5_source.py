@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from daskgmm.errors import DataError
+from daskgmm.sources.boxed import refuse_more_dimensions, whole_chunk_bytes
 from daskgmm.sources.hdf5_array import Hdf5Array
 from daskgmm.sources.hdf5_reader import Hdf5Reader
 from daskgmm.sources.source import Source, checked_shape
@@ -33,14 +31,7 @@ class Hdf5Source(Source):
     def __init__(self, dataset: Any, *, argument: str = "X", missing_chunks: str | None = None) -> None:
         self._stored = Hdf5Array(dataset, argument=argument, missing_chunks=missing_chunks, cached=True)
         self.label, self.dtype, self.beside = self._stored.label, self._stored.dtype, self._stored.beside
-        if len(self._stored.shape) > 2:
-            raise DataError(
-                f"`{argument}`",
-                "have shape (n_rows, n_features) or (n_rows,)",
-                f"{len(self._stored.shape)} dimensions, shape {self._stored.shape}, in {self.label}",
-                "Name it by `columns` of its group, so that each point of its grid is a row; or name the dimension "
-                "along which its features lie by `features`.",
-            )
+        refuse_more_dimensions(self._stored.shape, argument, self.label)
         self.n_rows, self.n_features = checked_shape(
             self._stored.shape, self.dtype, argument=argument, label=self.label
         )
@@ -59,10 +50,7 @@ class Hdf5Source(Source):
     def chunk_bytes(self) -> int:
         if not self._stored.is_chunked:
             return super().chunk_bytes
-        # Chunks are decoded whole, also where they reach beyond the last row or column.
-        height, width = (*self._stored.chunks, 1)[:2]
-        rows = height * -(-int(np.diff(self.chunk_edges).max()) // height)
-        return rows * width * -(-self.n_features // width) * self.dtype.itemsize
+        return whole_chunk_bytes(self._stored, self.chunk_edges, self.n_features)
 
     def read_bytes(self, n_bytes: int) -> int:
         return self._stored.read_bytes(n_bytes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +9,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from dask.task_spec import DataNode, TaskRef
 from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, verbatim
 from daskgmm.sources.digest import digest
 from daskgmm.sources.failures import retried
 from daskgmm.sources.grid import Grid
-from daskgmm.sources.source import Reader, Source
+from daskgmm.sources.source import Reader, Source, told_apart
 from daskgmm.sources.stamps import Stamper
 
 #: Sources of which each task is told its own; fewer are told to all.
@@ -74,14 +72,9 @@ class JoinedSource(Source):
         return JoinedReader(self.label, [part.reader() for part in self._parts], self._begins, self.dtype.str)
 
     def arguments(self, bounds: list[tuple[int, int]]) -> tuple[dict[str, Any], list[Any]]:
-        reader = self.reader()
         if len(self._parts) <= _FEW:
-            key = f"daskgmm-reader-{uuid.uuid4().hex}"
-            return {key: DataNode(key, reader)}, [TaskRef(key)] * len(bounds)
-        name = f"daskgmm-reader-{uuid.uuid4().hex}"
-        keys = [f"{name}-{i}" for i in range(len(bounds))]
-        nodes = {key: DataNode(key, reader.among(*each)) for key, each in zip(keys, bounds, strict=True)}
-        return nodes, [TaskRef(key) for key in keys]
+            return super().arguments(bounds)
+        return told_apart(self.reader(), bounds)
 
     def identity(self) -> dict[str, Any]:
         parts = [part.identity() for part in self._parts]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from dask.task_spec import DataNode, TaskRef
 from numpy.typing import NDArray
 
 from daskgmm.sources.digest import digest
@@ -25,7 +23,7 @@ from daskgmm.sources.parquet_footers import (
     opened,
 )
 from daskgmm.sources.parquet_reader import ParquetPart, ParquetReader
-from daskgmm.sources.source import Source, checked_shape
+from daskgmm.sources.source import Source, checked_shape, told_apart
 from daskgmm.sources.stamps import Stamper, newest_of
 
 #: Decoded bytes of a step, what is decoded at once, and the rows of one: fewer cost more than they hold, and more gain
@@ -142,10 +140,7 @@ class ParquetSource(Source):
     def arguments(self, bounds: list[tuple[int, int]]) -> tuple[dict[str, Any], list[Any]]:
         if len(self._parts) <= _FEW_FILES:
             return super().arguments(bounds)
-        name = f"daskgmm-reader-{uuid.uuid4().hex}"
-        keys = [f"{name}-{i}" for i in range(len(bounds))]
-        nodes = {key: DataNode(key, self._reader.among(*each)) for key, each in zip(keys, bounds, strict=True)}
-        return nodes, [TaskRef(key) for key in keys]
+        return told_apart(self._reader, bounds)
 
     def rechunking(self, chunks: str) -> str:
         return f"write it again in row groups of fewer rows, {chunks}: pyarrow.parquet.write_table(row_group_size=...)"

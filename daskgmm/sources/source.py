@@ -203,6 +203,14 @@ class Source:
         return None if self.path is None else FileStamper(self.path)
 
 
+def told_apart(reader: Any, bounds: list[tuple[int, int]]) -> tuple[dict[str, Any], list[Any]]:
+    """Return what `Source.arguments` does, with a reader of its own rows alone, `reader.among`, for each task."""
+    name = f"daskgmm-reader-{uuid.uuid4().hex}"
+    keys = [f"{name}-{i}" for i in range(len(bounds))]
+    nodes = {key: DataNode(key, reader.among(*each)) for key, each in zip(keys, bounds, strict=True)}
+    return nodes, [TaskRef(key) for key in keys]
+
+
 def as_reader(argument: Any, start: int) -> Reader:
     """Return a reader of global row numbers from a computed task argument (see `Source.arguments`)."""
     if isinstance(argument, list):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from daskgmm.errors import DataError, OptionError, verbatim
 from daskgmm.sources.array_source import ArraySource
 from daskgmm.sources.columns import chosen
-from daskgmm.sources.conventions import Beside, Packing, packing
+from daskgmm.sources.conventions import Beside, Packing, as_meant, packing
 from daskgmm.sources.dask_source import DaskSource
 from daskgmm.sources.digest import digest
 from daskgmm.sources.digits import refuse_lost_digits
@@ -92,8 +92,7 @@ def _meant(array: Any, argument: str) -> Any:
     check_dtype(array.dtype, argument=argument, label="an array of xarray")
     kind = f"a {type(array).__name__} of xarray"
     packed = packing(array.attrs, array.dtype, where=f" of {kind}", raw=f"{argument}.data")
-    numbers = f"{argument}.data" if packed is None else f"xarray.DataArray({argument}.data, attrs={packed.attributes})"
-    Beside.of(array.attrs, array.dims).refuse_times(argument, kind, numbers)
+    Beside.of(array.attrs, array.dims).refuse_times(argument, kind, as_meant(f"{argument}.data", packed))
     if packed is None:
         return array.data
     if not _is_lazy(array.data):

@@ -9,7 +9,7 @@ import zarr
 
 from daskgmm.errors import DataError, verbatim
 from daskgmm.sources.boxed import checked_missing_chunks
-from daskgmm.sources.conventions import Beside, Packing, attributes_of, dimension_names, packing_of
+from daskgmm.sources.conventions import Beside, as_meant, attributes_of, dimension_names, packing_of
 from daskgmm.sources.source import READ_FACTOR, check_dtype
 from daskgmm.sources.zarr_location import ZarrLocation
 from daskgmm.sources.zarr_reader import ZarrReader
@@ -59,7 +59,7 @@ class ZarrArray:
         self.dtype = self.stored if self.packing is None else np.dtype(self.packing.dtype)
         self.dimensions = dimension_names(array)
         self.beside = Beside.of(attributes_of(array), self.dimensions)
-        self.beside.refuse_times(argument, self.label, _as_meant(self.code, self.packing))
+        self.beside.refuse_times(argument, self.label, as_meant(self.code, self.packing))
         self.chunks = _readable_chunks(array, argument, self.label)
         self.zarr_format = int(array.metadata.zarr_format)
         self.missing_chunks = checked_missing_chunks(missing_chunks)
@@ -109,11 +109,6 @@ def refuse_older(array: zarr.Array[Any], argument: str, label: str) -> None:
             f"{now[1]}{packed[1]}: it was opened before, or by consolidated metadata of its group that are older",
             f"Give its path, {verbatim(label)}, or open it by that.",
         )
-
-
-def _as_meant(code: str, packing: Packing | None) -> str:
-    """Return the expression of Python whose numbers are those of a Dask array as they are meant."""
-    return code if packing is None else f"xarray.DataArray({code}, attrs={packing.attributes})"
 
 
 def _readable_chunks(array: zarr.Array[Any], argument: str, label: str) -> tuple[int, ...]:

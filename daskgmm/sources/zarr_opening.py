@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import zarr
 
-from daskgmm.errors import OptionError, verbatim
+from daskgmm.errors import OptionError
 from daskgmm.sources.conventions import dimension_names, packing_of
 from daskgmm.sources.failures import retried
-from daskgmm.sources.grid_source import Column, GridSource
+from daskgmm.sources.grid_source import Column, GridSource, check_features, labels_along
 from daskgmm.sources.source import Source
 from daskgmm.sources.zarr_array import ZarrArray, refuse_older
 from daskgmm.sources.zarr_group import array_in, arrays_along, arrays_called, member
@@ -122,8 +121,9 @@ class Asked:
         return self._grid(arrays_along(node, str(self.features), self.argument, self.label), node)
 
     def _grid(self, arrays: dict[str, zarr.Array[Any]], node: zarr.Array[Any] | zarr.Group) -> GridSource:
-        if self.features is not None and not any(self.features in dimension_names(a) for a in arrays.values()):
-            self._refuse_features(arrays)
+        check_features(
+            self.features, {name: dimension_names(a) for name, a in arrays.items()}, self.argument, self.label
+        )
         group = node if isinstance(node, zarr.Group) else None
         columns = [self._column(name, array, group) for name, array in arrays.items()]
         return GridSource(columns, kind="zarr", root=self.label, argument=self.argument)
@@ -152,17 +152,5 @@ class Asked:
                 packing_of(coordinate), array=coordinate,
             )  # fmt: skip
             values = retried(lambda: reader.read(0, n), reader, 0, n)[:, 0]
-            if np.isfinite(values).all() and len(np.unique(values)) == n:
-                return tuple(f"{name}[{self.features}={value}]" for value in values)
-        return tuple(f"{name}[{i}]" for i in range(n))
-
-    def _refuse_features(self, arrays: dict[str, zarr.Array[Any]]) -> None:
-        known = {name: dimension_names(array) for name, array in arrays.items()}
-        near = get_close_matches(str(self.features), sorted({one for names in known.values() for one in names}))
-        said = (f"{name!r} by {' and '.join(map(repr, names)) or 'none with names'}" for name, names in known.items())
-        raise OptionError(
-            "`features`",
-            f"name a dimension of what `{self.argument}` is",
-            f"{self.features!r} for {', '.join(said)} in {self.label}",
-            f"Did you mean {verbatim(' or '.join(map(repr, near)))}?" if near else "Name one of these.",
-        )
+            return labels_along(name, str(self.features), n, values)
+        return labels_along(name, str(self.features), n)

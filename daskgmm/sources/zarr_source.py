@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from daskgmm.errors import DataError
+from daskgmm.sources.boxed import refuse_more_dimensions, whole_chunk_bytes
 from daskgmm.sources.credentials import shown
 from daskgmm.sources.source import Source, checked_shape
 from daskgmm.sources.stamps import Stamper
@@ -51,14 +51,7 @@ class ZarrSource(Source):
         missing_chunks: str | None = None,
     ) -> None:
         label = location.label if location is not None else f"Zarr array {array.store_path}"
-        if array.ndim > 2:
-            raise DataError(
-                f"`{argument}`",
-                "have shape (n_rows, n_features) or (n_rows,)",
-                f"{array.ndim} dimensions, shape {tuple(array.shape)}, in {label}",
-                "Name it by `columns` of its group, so that each point of its grid is a row; or name the dimension "
-                "along which its features lie by `features`.",
-            )
+        refuse_more_dimensions(array.shape, argument, label)
         self.n_rows, self.n_features = checked_shape(array.shape, np.dtype(array.dtype), argument=argument, label=label)
         self._stored = ZarrArray(array, location, argument=argument, missing_chunks=missing_chunks)
         self.label, self.dtype, self.beside = label, self._stored.dtype, self._stored.beside
@@ -70,10 +63,7 @@ class ZarrSource(Source):
 
     @property
     def chunk_bytes(self) -> int:
-        # Chunks are decoded whole, also where they reach beyond the last row or column.
-        height, width = (*self._stored.chunks, 1)[:2]
-        rows = height * -(-int(np.diff(self.chunk_edges).max()) // height)
-        return rows * width * -(-self.n_features // width) * self.dtype.itemsize
+        return whole_chunk_bytes(self._stored, self.chunk_edges, self.n_features)
 
     def read_bytes(self, n_bytes: int) -> int:
         return self._stored.read_bytes(n_bytes)

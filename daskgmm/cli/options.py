@@ -103,67 +103,72 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
             )  # fmt: skip
             return command(*args, data=data, **kwargs)
 
-        options = [
-            option(
-                "--columns",
-                type=_Parsed("columns", _names),
-                multiple=True,
-                metavar="NAMES",
-                section="Input",
-                help="Columns of INPUT that are the features, such as ra,dec or z_*; !id leaves one out. Names with "
-                "commas stand in double quotes. Default: all but the weights, or those that MODEL was fitted to.",
-            ),
-            option(
-                "--array",
-                metavar="NAME",
-                section="Input",
-                help="Array to take, where INPUT is a Zarr group or an HDF5 file.",
-            ),
-            option(
-                "--features",
-                metavar="NAME",
-                section="Input",
-                help="Dimension along which the features lie, where the dimensions of INPUT have names.",
-            ),
-        ]
-        if weights:
-            options += [
-                option(
-                    "--weights",
-                    metavar="COLUMN|PLACE",
-                    section="Input",
-                    help="A weight for each row: a column of INPUT, or the path or URL of an array of shape (rows,). 2 "
-                    "counts a row twice, 0 leaves it out.",
-                ),
-                option(
-                    "--weights-array",
-                    metavar="NAME",
-                    section="Input",
-                    help="Array to take, where --weights is a Zarr group.",
-                ),
-            ]
-        options += [
-            option(
-                "--missing-chunks",
-                type=click.Choice(["error", "fill"]),
-                default="error",
-                show_default=True,
-                section="Input",
-                help="What to do about a chunk that is missing from a Zarr store. error: stop. fill: read the array's "
-                "fill value, for writers that leave out chunks of nothing else.",
-            ),
-            option(
-                "--non-finite",
-                type=click.Choice(["error", "drop"]),
-                default="error",
-                show_default=True,
-                section="Input",
-                help="What to do with rows that hold a NaN or an infinity. error: stop. drop: leave them out.",
-            ),
-        ]
-        return with_options(run, options)
+        return with_options(run, _declarations_of_input(weights=weights))
 
     return declare
+
+
+def _declarations_of_input(*, weights: bool) -> list[Callable[[Any], Any]]:
+    """Return the declarations to click of the options that say what INPUT is."""
+    options = [
+        option(
+            "--columns",
+            type=_Parsed("columns", _names),
+            multiple=True,
+            metavar="NAMES",
+            section="Input",
+            help="Columns of INPUT that are the features, such as ra,dec or z_*; !id leaves one out. Names with "
+            "commas stand in double quotes. Default: all but the weights, or those that MODEL was fitted to.",
+        ),
+        option(
+            "--array",
+            metavar="NAME",
+            section="Input",
+            help="Array to take, where INPUT is a Zarr group or an HDF5 file.",
+        ),
+        option(
+            "--features",
+            metavar="NAME",
+            section="Input",
+            help="Dimension along which the features lie, where the dimensions of INPUT have names.",
+        ),
+    ]
+    if weights:
+        options += [
+            option(
+                "--weights",
+                metavar="COLUMN|PLACE",
+                section="Input",
+                help="A weight for each row: a column of INPUT, or the path or URL of an array of shape (rows,). 2 "
+                "counts a row twice, 0 leaves it out.",
+            ),
+            option(
+                "--weights-array",
+                metavar="NAME",
+                section="Input",
+                help="Array to take, where --weights is a Zarr group.",
+            ),
+        ]
+    options += [
+        option(
+            "--missing-chunks",
+            type=click.Choice(["error", "fill"]),
+            default="error",
+            show_default=True,
+            section="Input",
+            help="What to do about a chunk that is missing from a Zarr store. error: stop. fill: read the array's "
+            "fill value, for writers that leave out chunks of nothing else.",
+        ),
+        option(
+            "--non-finite",
+            type=click.Choice(["error", "drop"]),
+            default="error",
+            show_default=True,
+            section="Input",
+            help="What to do with rows that hold a NaN or an infinity. error: stop. drop: leave them out.",
+        ),
+    ]
+    return options
 
 
 def cluster_options(command: Callable[..., Any]) -> Any:

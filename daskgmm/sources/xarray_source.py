@@ -21,6 +21,7 @@ from daskgmm.sources.dask_source import DaskSource
 from daskgmm.sources.digest import digest
 from daskgmm.sources.digits import refuse_lost_digits
 from daskgmm.sources.grid import Grid
+from daskgmm.sources.grid_source import check_features
 from daskgmm.sources.source import Source, check_dtype
 
 
@@ -108,11 +109,8 @@ def _decoded(block: Any, packed: Packing) -> Any:
 
 def _grid(arrays: Mapping[str, Any], whole: Any, features: str | None, argument: str) -> Source:
     """Return the source whose rows are the points of the grid that arrays share."""
-    if features is not None and not any(features in array.dims for array in arrays.values()):
-        raise OptionError(
-            "`features`", f"name a dimension of what `{argument}` is", f"{features!r} for {_listed(arrays)}",
-            "Name one of these.",
-        )  # fmt: skip
+    dims_of = {name: [str(one) for one in array.dims] for name, array in arrays.items()}
+    check_features(features, dims_of, argument, f"a {type(whole).__name__} of xarray")
     first = next(iter(arrays.values()))
     dims = tuple(name for name in first.dims if name != features)
     labels, parts = [], []

@@ -31,8 +31,9 @@ from daskgmm.sources.stamps import Stamper, newest_of
 _STEP_BYTES, _LEAST_STEP, _MOST_STEP = 1 << 20, 1024, 1 << 16
 #: Steps at most that runs may end at, so that a list of them is no larger than 8 MiB.
 _MOST_EDGES = 2**20
-#: What a process takes that has loaded pyarrow and decoded something (measured: 38 MiB).
-_LIBRARY_BYTES = 40 << 20
+#: What a process takes that has loaded pyarrow and decoded something (measured: 38 MiB; 66 where the kernel keeps its
+#: files in large pages, as it does while they are new on the disk: whatever is touched then counts by 64 KiB and more).
+_LIBRARY_BYTES = 72 << 20
 #: Files of which each task is told its own; fewer are told to all.
 _FEW_FILES = 64
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted
 
+from daskgmm.callbacks import CallbackSupport, call_back
 from daskgmm.errors import OptionError, worded
+from daskgmm.exchange import Convertible, attributes_of
+from daskgmm.fitting.events import Listener
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions, from_json
@@ -45,7 +49,7 @@ from daskgmm.stores.provenance import provenance
 _OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_passes_", "n_dropped_", "history_")
 
 
-class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixture(CallbackSupport, Convertible, DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture, fitted by exact EM to data that need not fit in memory.
 
     Names and meanings are scikit-learn's. `X` may be a NumPy array, a data frame (of Dask too), an array or data set of
@@ -197,7 +201,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """
         before = self.__dict__.copy()
         try:
-            self._fit(X, sample_weight, columns)
+            call_back(self, partial(self._fit, X, sample_weight, columns), X, y, sample_weight, self.max_iter)
         except BaseException:
             self.__dict__ = before
             raise
@@ -277,7 +281,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             "random_state": stored.get("seed"),
         }
         estimator: Self = cls(**options)
-        estimator._assign_parameters(p)
+        estimator.__dict__ |= attributes_of(p)
         estimator._fit_options = stored
         if (names := record.get("feature_names")) is not None:
             if len(names) != p.n_features or not all(isinstance(name, str) for name in names):
@@ -298,25 +302,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         estimator.history_ = [dict(one) for one in record.get("history", [])]
         return estimator
 
-    def to_sklearn(self) -> Any:
-        """Return a fitted sklearn.mixture.GaussianMixture with the same parameters (for skl2onnx, skops and others)."""
-        from sklearn import mixture
-
-        check_is_fitted(self, "means_")
-        shared = mixture.GaussianMixture().get_params()
-        other = mixture.GaussianMixture(**{k: v for k, v in self.get_params().items() if k in shared})
-        p = self._parameters()
-        rng = self.random_state
-        rng = random_numbers(rng) if isinstance(rng, np.random.Generator) else rng  # (which scikit-learn does not take)
-        other.set_params(n_components=p.n_components, covariance_type=p.shape.sklearn_type, random_state=rng)
-        other.weights_, other.means_, other.n_features_in_ = p.weights, p.means, p.n_features
-        other.covariances_, other.precisions_cholesky_ = p.covariances, p.precisions_cholesky
-        other.precisions_ = p.shape.precisions(p.precisions_cholesky)
-        for name in ("converged_", "n_iter_", "lower_bound_", "lower_bounds_", "feature_names_in_"):
-            if hasattr(self, name):
-                setattr(other, name, getattr(self, name))
-        return other
-
     def fit_options(self) -> FitOptions:
         """Return the parameters as the options of a fit, checked; a seed is drawn where random_state is no number."""
         known = declared(self.options_type)
@@ -324,8 +309,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return self.options_type(**options, seed=seed_of(self.random_state))
 
     # -- inside ----------------------------------------------------------------------------------------------
-    def _fit(self, X: Any, sample_weight: Any, columns: Mapping[str, Any] | None) -> None:
-        options, listener = self.fit_options(), printing(self.verbose, self.verbose_interval)
+    def _fit(self, X: Any, sample_weight: Any, columns: Mapping[str, Any] | None, hear: Listener) -> None:
+        options, listener = self.fit_options(), printing(self.verbose, self.verbose_interval, also=hear)
         options.check_records()
         source, weights = opened_rows(self, X, reset=True), opened_weights(sample_weight)
         goes_on = bool(self.warm_start) and hasattr(self, "converged_")
@@ -376,7 +361,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return parameters_of(family, self.weights_, self.means_, covariances=covariances, precisions_cholesky=cholesky)
 
     def _assign(self, fit: Fit) -> None:
-        self._assign_parameters(fit.parameters)
+        self.__dict__ |= attributes_of(fit.parameters)
         self._status = fit.status
         self.converged_ = fit.status is Status.CONVERGED
         self.n_iter_ = fit.n_iter
@@ -388,10 +373,3 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.support_, self.counts_ = fit.support.nats, fit.support.counts
         self._remarks = fit.remarks
         self.history_ = list(fit.history)
-
-    def _assign_parameters(self, p: Parameters) -> None:
-        self._family = p.family
-        self.weights_, self.means_, self.covariances_ = p.weights, p.means, p.covariances
-        self.precisions_cholesky_ = p.precisions_cholesky
-        self.precisions_ = p.shape.precisions(p.precisions_cholesky)
-        self.n_features_in_ = p.n_features

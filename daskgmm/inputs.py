@@ -123,24 +123,25 @@ def seed_of(random_state: Any) -> int:
     return int(random_state if isinstance(random_state, Integral) else rng.randint(2**31 - 1))
 
 
-def printing(verbose: Any, interval: Any) -> Listener:
-    """Return a listener that prints passes: none, one in `interval` or, where `verbose` is 2 or more, each."""
+def printing(verbose: Any, interval: Any, *, also: Listener = ignore) -> Listener:
+    """Return a listener that prints passes, and tells another one: none, one in `interval`, or each by verbose=2."""
     for name, value, least in (("verbose", verbose, 0), ("verbose_interval", interval, 1)):
         if not isinstance(value, Integral) or value < least:
             raise OptionError(f"`{name}`", f"be an integer of at least {least}", repr(value))
-    return _Printer(1 if verbose > 1 else int(interval)) if verbose else ignore
+    return _Printer(1 if verbose > 1 else int(interval), also) if verbose else also
 
 
 class _Printer:
     """Prints the line of a pass now and then."""
 
-    def __init__(self, interval: int) -> None:
-        self._interval = interval
+    def __init__(self, interval: int, also: Listener) -> None:
+        self._interval, self._also = interval, also
         print(HEADER)
 
-    def __call__(self, event: PassDone) -> None:
+    def __call__(self, event: PassDone) -> bool:
         if event.what != "em" or not event.n_running or (event.number - 1) % self._interval == 0:
             print(event.line())
+        return bool(self._also(event))
 
 
 #: Parameters of an estimator that are no options of a fit, and their defaults.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
@@ -271,7 +270,7 @@ def progress() -> Callable[[PassDone], None]:
         if not told:
             say(HEADER, text_only=True)
             told = True
-        say(event.line(), **asdict(event))
+        say(event.line(), **event.fields())
 
     return listener
 

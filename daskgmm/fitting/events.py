@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from daskgmm.mixture.parameters import Parameters
 
 logger = logging.getLogger("daskgmm")
 
@@ -30,6 +33,10 @@ class PassDone:
         An estimate of the time to the end, or None where nothing is known.
     model : str
         What was started, where there are several models.
+    n_iter : int
+        Iterations of the best candidate.
+    parameters : Parameters or None
+        Of the best candidate, after the pass; no part of `fields`.
     """
 
     number: int
@@ -42,6 +49,12 @@ class PassDone:
     n_running: int = 0
     remaining_seconds: float | None = None
     model: str = ""
+    n_iter: int = 0
+    parameters: Parameters | None = field(default=None, repr=False, compare=False)
+
+    def fields(self) -> dict[str, Any]:
+        """Return what a log line has of it, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
 
     def line(self) -> str:
         """Return the line of progress."""
@@ -66,7 +79,8 @@ class PassDone:
 #: Stands above the lines, as wide as their first columns.
 HEADER = f"{'mean log-lik.':>34s}{'change':>12s}"
 
-Listener = Callable[[PassDone], None]
+#: Hears of each pass. Where it returns True after one of EM on all rows, the fit ends there.
+Listener = Callable[[PassDone], bool | None]
 
 
 def ignore(event: PassDone) -> None:

@@ -79,10 +79,18 @@ class History:
         self._sampled_rows, self._sampled_seconds = 0, 0.0
         o = best.options
         name = f"{o.n_components} {o.covariance_type}" if len(self.of_model) > 1 else ""
-        self._listener(PassDone(self.n_passes, "start", rows, 0, seconds, best.lower_bound, n_running=1, model=name))
+        self._listener(
+            PassDone(
+                self.n_passes, "start", rows, 0, seconds, best.lower_bound, n_running=1, model=name,
+                parameters=best.parameters,
+            )
+        )  # fmt: skip
 
-    def passed(self, n_passes: int, seconds: float, found: Iterable[tuple[int, Candidate]]) -> None:
-        """Note an EM pass (in waves: several) for some models' candidates; those that ended before are left out."""
+    def passed(self, n_passes: int, seconds: float, found: Iterable[tuple[int, Candidate]]) -> bool:
+        """Note an EM pass (in waves: several) for some models' candidates; those that ended before are left out.
+
+        Returns whether the listener calls the fit off.
+        """
         self.n_passes += n_passes
         took_part = []
         for model, candidate in found:
@@ -95,13 +103,14 @@ class History:
         shown = max(alive, key=lambda c: c.lower_bound)
         running = [c for c in took_part if c.status is Status.RUNNING]
         left = max((c.options.max_iter - c.n_passes for c in running), default=0) + 1
-        self._tell(
+        return self._tell(
             "em", seconds, shown.lower_bound if shown.lower_bounds else None,
             change=finite_or_none(shown.change), n_running=len(running), remaining_seconds=left * seconds,
+            n_iter=shown.n_iter, parameters=shown.parameters,
         )  # fmt: skip
 
-    def retired(self, found: Iterable[tuple[int, Candidate]]) -> None:
-        """Note in their last records which candidates have been given up."""
+    def given_up(self, found: Iterable[tuple[int, Candidate]]) -> None:
+        """Note in their last records which candidates have retired, or been called off."""
         for model, candidate in found:
             own = (r for r in reversed(self.of_model[model]) if r["candidate"] == candidate.index)
             next(own)["status"] = candidate.status.value
@@ -115,13 +124,14 @@ class History:
             return
         self._closed.append(name)
         self.n_passes += n_passes
-        best = -np.inf
+        best, parameters = -np.inf, None
         for model, candidate, mean_log_likelihood in found:
             record = self._record("closing", candidate, self._n_rows, seconds, self._n_bytes)
             record |= {"mean_log_likelihood": finite_or_none(mean_log_likelihood), "change": None, "step": None}
             self.of_model[model].append(record)
-            best = max(best, mean_log_likelihood)
-        self._tell("closing", seconds, best)
+            if parameters is None or mean_log_likelihood > best:
+                best, parameters = mean_log_likelihood, candidate.parameters
+        self._tell("closing", seconds, best, parameters=parameters)
 
     def _record(self, what: str, c: Candidate | None, rows: int, seconds: float, n_bytes: int) -> dict[str, Any]:
         values: tuple[Any, ...] = (None,) * 6
@@ -137,10 +147,9 @@ class History:
             )
         return dict(zip(COLUMNS, (self.n_passes, what, *values, rows, seconds, n_bytes), strict=True))
 
-    def _tell(self, what: str, seconds: float, mean_log_likelihood: float | None = None, **others: Any) -> None:
-        self._listener(
-            PassDone(self.n_passes, what, self._n_rows, self._n_bytes, seconds, mean_log_likelihood, **others)
-        )
+    def _tell(self, what: str, seconds: float, mean_log_likelihood: float | None = None, **others: Any) -> bool:
+        event = PassDone(self.n_passes, what, self._n_rows, self._n_bytes, seconds, mean_log_likelihood, **others)
+        return bool(self._listener(event))
 
 
 def _is_record(found: dict[str, Any]) -> bool:

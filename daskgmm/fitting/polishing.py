@@ -72,6 +72,11 @@ class Polishing(Record):
                 since[j] = n_passes
         return Polishing(self.owners, tuple(current), tuple(since))
 
+    def called_off(self) -> Polishing:
+        """Return the state with all candidates ended, where they stand."""
+        ended = [replace(c, status=Status.CALLED_OFF) if c.status is Status.RUNNING else c for c in self.candidates]
+        return replace(self, candidates=tuple(ended))
+
     def best(self, owner: int) -> Candidate:
         """Return a model's candidate of the highest lower bound; a lost one only where all are."""
         own = [c for i, c in zip(self.owners, self.candidates, strict=True) if i == owner]

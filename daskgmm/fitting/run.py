@@ -116,12 +116,13 @@ class Run:
         saved = self.progress.kept(f"polishing{suffix}")
         if saved is not None:
             state = saved.after(state)
-        n_noted = evaluator.n_passes
+        n_noted, called_off = evaluator.n_passes, False
 
         def note(candidates: Sequence[Candidate]) -> None:
-            nonlocal n_noted
+            nonlocal n_noted, called_off
             n_passes, n_noted = evaluator.n_passes - n_noted, evaluator.n_passes
-            self.progress.history.passed(n_passes, evaluator.seconds, zip(state.owners, candidates, strict=True))
+            owned = zip(state.owners, candidates, strict=True)
+            called_off = self.progress.history.passed(n_passes, evaluator.seconds, owned)
 
         while state.is_running:
             try:
@@ -133,7 +134,10 @@ class Run:
                 self.progress.forget()
                 raise
             state = state.after_pass(current)
-            self.progress.history.retired(state.with_status(Status.RETIRED))
+            if called_off:
+                state = state.called_off()
+                self.progress.history.given_up(state.with_status(Status.CALLED_OFF))
+            self.progress.history.given_up(state.with_status(Status.RETIRED))
             self.progress.keep({f"polishing{suffix}": state})
         found: dict[int, Fit | CollapsedComponentError] = {}
         best = {i: state.best(i) for i in started}

@@ -15,6 +15,7 @@ class Status(Record, Enum):
     RUNNING = "running"
     CONVERGED = "converged"
     STOPPED = "stopped"
+    CALLED_OFF = "called_off"
     MAX_ITER = "max_iter"
     FELL = "fell"
     COLLAPSED = "collapsed"
@@ -41,6 +42,10 @@ _SENTENCES = {
     Status.CONVERGED: "The mean log-likelihood changed by less than `tol`.",
     Status.STOPPED: (
         "The stopping rule ended the fit before it converged. Let the rule go on, or leave `stopping` out for `tol`."
+    ),
+    Status.CALLED_OFF: (
+        "A callback ended the fit before it converged. Fit again with `warm_start=True` and without the callback to go "
+        "on from there."
     ),
     Status.MAX_ITER: (
         "The fit ended at `max_iter` without converging. Increase `max_iter` or `tol`, or try another start."

@@ -102,7 +102,7 @@ class Parameters(Record):
 def parameters_of(
     family: Family, weights: Any, means: Any, *, covariances: Any = None, precisions_cholesky: Any = None
 ) -> Parameters:
-    """Return the mixture of arrays that a user may have set; an OptionError says what is wrong with them.
+    """Return the mixture of arrays that a user may have set; an OptionError says what is wrong with their shapes.
 
     Densities come of the precision Cholesky, where both are given, and samples of the covariances (as scikit-learn's).
     """
@@ -123,42 +123,56 @@ def parameters_of(
     return Parameters(family, weights, means, covariances, precisions_cholesky)
 
 
-def check_weights(weights: Any, n_components: int) -> Floats:
+def check_weights(weights: Any, n_components: int, *, name: str = "weights_init") -> Floats:
     """Return given mixing weights as (n_components,) float64; an OptionError says what is wrong with them."""
-    result = _as_floats(weights, "weights_init", (n_components,))
+    result = _as_floats(weights, name, (n_components,))
     if (result < 0).any() or (result > 1).any():
         raise OptionError(
-            "`weights_init`",
+            f"`{name}`",
             "lie between 0 and 1",
             f"{result.min():.6g} to {result.max():.6g}",
             "Divide the weights by their sum.",
         )
     if not np.isclose(result.sum(), 1.0, rtol=0, atol=1e-6):
-        raise OptionError("`weights_init`", "sum to 1", f"{result.sum():.10g}", "Divide the weights by their sum.")
+        raise OptionError(f"`{name}`", "sum to 1", f"{result.sum():.10g}", "Divide the weights by their sum.")
     return result
 
 
-def check_means(means: Any, n_components: int, n_features: int) -> Floats:
+def check_means(means: Any, n_components: int, n_features: int, *, name: str = "means_init") -> Floats:
     """Return given means as (n_components, n_features) float64; an OptionError says what is wrong with them."""
-    return _as_floats(means, "means_init", (n_components, n_features))
+    return _as_floats(means, name, (n_components, n_features))
 
 
-def check_precisions(precisions: Any, family: Family, n_components: int, n_features: int) -> Floats:
+def check_precisions(
+    precisions: Any, family: Family, n_components: int, n_features: int, *, name: str = "precisions_init"
+) -> Floats:
     """Return given precisions in the shape of `family`, float64; an OptionError says what is wrong with them."""
     shape = family.shape
-    result = _as_floats(precisions, "precisions_init", shape.array_shape(n_components, n_features))
-    shape.check_precisions(result)
-    covariances = shape.covariances(shape.cholesky_of_precisions(result))
+    result = _as_floats(precisions, name, shape.array_shape(n_components, n_features))
+    shape.check_definite(result, name)
+    _check_family(shape.covariances(shape.cholesky_of_precisions(result)), family, n_components, name)
+    return result
+
+
+def check_covariances(covariances: Any, family: Family, n_components: int, n_features: int) -> Floats:
+    """Return given covariances in the shape of `family`, float64; an OptionError says what is wrong with them."""
+    result = _as_floats(covariances, "covariances", family.shape.array_shape(n_components, n_features))
+    family.shape.check_definite(result, "covariances")
+    _check_family(result, family, n_components, "covariances")
+    return result
+
+
+def _check_family(covariances: Floats, family: Family, n_components: int, name: str) -> None:
+    """Raise an OptionError for covariances, or those of precisions, that are none of a family's."""
     nearest = family.maximise(np.ones(n_components), covariances, covariances)
     rounding = 1e-9 * float(np.nanmax(np.abs(covariances)))
     if not np.allclose(nearest, covariances, rtol=1e-6, atol=rounding, equal_nan=True):
         raise OptionError(
-            "`precisions_init`",
-            f"be the precisions of {family.name} covariances",
+            f"`{name}`",
+            f"be {'' if name == 'covariances' else 'the precisions of '}{family.name} covariances",
             "others",
             "Leave it out, or take those of a fit with this `covariance_type`.",
         )
-    return result
 
 
 def _as_floats(values: Any, name: str, shape: tuple[int, ...]) -> Floats:

@@ -68,10 +68,10 @@ def test_precisions_of_the_wrong_shape(kind):
             "of component 1 must be positive definite; got a smallest eigen",
         ),
         ("full", [np.eye(2), [[1.0, 0.5], [0.0, 1.0]]], "of component 1 must be symmetric; got a matrix that is not."),
-        ("tied", [[1.0, 2.0], [2.0, 1.0]], "must be positive definite; got a smallest eigenvalue of -1. Invert"),
+        ("tied", [[1.0, 2.0], [2.0, 1.0]], "must be positive definite; got a smallest eigenvalue of -1. Take"),
         ("tied", [[1.0, 0.5], [0.0, 1.0]], "must be symmetric; got a matrix that is not. Use (A + A.T) / 2."),
-        ("diag", [[1.0, 1.0], [1.0, -0.5]], "must be positive; got -0.5. A precision is one over a variance."),
-        ("spherical", [1.0, -0.5], "must be positive; got -0.5. A precision is one over a variance."),
+        ("diag", [[1.0, 1.0], [1.0, -0.5]], "must be positive; got -0.5. Give variances, or one over them"),
+        ("spherical", [1.0, -0.5], "must be positive; got -0.5. Give variances, or one over them"),
     ],
 )
 def test_precisions_that_are_no_precisions(kind, precisions, text):
@@ -89,7 +89,7 @@ def test_conversions_between_covariance_and_precision(kind):
     np.testing.assert_allclose(k.covariances(factor), parameters.covariances, rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(k.cholesky_of_precisions(precisions), factor, rtol=1e-12, atol=1e-13)
     np.testing.assert_array_equal(k.unpack(k.pack(factor), 4), factor)
-    assert k.check_precisions(precisions) is None
+    assert k.check_definite(precisions, "precisions") is None
     expected = np.stack([oracle.precision_cholesky(oracle.exactly(c)) for c in dense]).astype(float)
     np.testing.assert_allclose(oracle.dense(kind, factor, 3, 4), expected, rtol=1e-12, atol=1e-13)
 

@@ -42,10 +42,10 @@ class Diagonal(Shape):
                 raise collapsed(f"component {k}")
         return 1 / np.sqrt(covariances)
 
-    def check_precisions(self, precisions: Floats) -> None:
-        if (precisions <= 0).any():
+    def check_definite(self, matrices: Floats, name: str) -> None:
+        if (matrices <= 0).any():
             raise OptionError(
-                "`precisions_init`", "be positive", f"{precisions.min():.6g}", "A precision is one over a variance."
+                f"`{name}`", "be positive", f"{matrices.min():.6g}", "Give variances, or one over them as precisions."
             )
 
     def cholesky_of_precisions(self, precisions: Floats) -> Floats:

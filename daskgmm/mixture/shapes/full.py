@@ -46,9 +46,9 @@ class Full(Shape):
     def precisions_cholesky(self, covariances: Floats) -> Floats:
         return np.stack([precision_cholesky_of(c, f"component {k}") for k, c in enumerate(covariances)])
 
-    def check_precisions(self, precisions: Floats) -> None:
-        for k, precision in enumerate(precisions):
-            check_precision(precision, f" of component {k}")
+    def check_definite(self, matrices: Floats, name: str) -> None:
+        for k, matrix in enumerate(matrices):
+            check_definite(matrix, f"`{name}` of component {k}")
 
     def cholesky_of_precisions(self, precisions: Floats) -> Floats:
         # P P' with P upper: the lower Cholesky factor of the matrix with rows and columns reversed, reversed back.
@@ -225,19 +225,21 @@ class Full(Shape):
         return result
 
 
-def check_precision(precision: Floats, where: str) -> None:
-    """Raise an OptionError unless a matrix is symmetric and positive definite."""
-    if not np.allclose(precision, precision.T, rtol=1e-7, atol=0):
-        raise OptionError(f"`precisions_init`{where}", "be symmetric", "a matrix that is not", "Use (A + A.T) / 2.")
+def check_definite(matrix: Floats, name: str) -> None:
+    """Raise an OptionError unless a matrix is symmetric, but for rounding, and positive definite."""
+    # (Rounding of an inverse is relative to the variances, not to an element that may be nearly zero.)
+    scale = np.sqrt(np.abs(np.diagonal(matrix)))
+    if (np.abs(matrix - matrix.T) > 1e-7 * np.outer(scale, scale)).any():
+        raise OptionError(name, "be symmetric", "a matrix that is not", "Use (A + A.T) / 2.")
     try:
-        np.linalg.cholesky(precision)
+        np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
-        smallest = np.linalg.eigvalsh(precision)[0]
+        smallest = np.linalg.eigvalsh(matrix)[0]
         raise OptionError(
-            f"`precisions_init`{where}",
+            name,
             "be positive definite",
             f"a smallest eigenvalue of {smallest:.6g}",
-            "Invert covariance matrices of full rank.",
+            "Take covariances of full rank, and their inverses.",
         ) from None
 
 

@@ -10,7 +10,7 @@ from scipy.linalg import solve_triangular
 
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.row_set import RowSet
-from daskgmm.mixture.shapes.full import Full, check_precision
+from daskgmm.mixture.shapes.full import Full, check_definite
 from daskgmm.mixture.shapes.matrices import covariance_of, precision_cholesky_of
 
 
@@ -83,8 +83,8 @@ class Pooled(Full):
     def precisions_cholesky(self, covariances: Floats) -> Floats:
         return precision_cholesky_of(covariances, "all components, which is tied,")
 
-    def check_precisions(self, precisions: Floats) -> None:
-        check_precision(precisions, "")
+    def check_definite(self, matrices: Floats, name: str) -> None:
+        check_definite(matrices, f"`{name}`")
 
     def covariances(self, precisions_cholesky: Floats) -> Floats:
         return covariance_of(precisions_cholesky)

@@ -102,8 +102,8 @@ class Shape(ABC):
         """Return P, upper triangular, with Sigma^-1 = P P'; a CollapsedComponentError names a singular one."""
 
     @abstractmethod
-    def check_precisions(self, precisions: Floats) -> None:
-        """Raise an OptionError unless the precisions are symmetric and positive definite."""
+    def check_definite(self, matrices: Floats, name: str) -> None:
+        """Raise an OptionError unless these precisions or covariances are symmetric and positive definite."""
 
     @abstractmethod
     def cholesky_of_precisions(self, precisions: Floats) -> Floats:

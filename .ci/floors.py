@@ -8,7 +8,9 @@ project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 # The tools of the tests themselves need no floor: only what a user installs.
 extras = project["optional-dependencies"]
 requirements = project["dependencies"] + [
-    line for extra in ("s3", "http", "parquet", "hdf5", "compiled", "plot", "demo") for line in extras[extra]
+    line
+    for extra in ("s3", "http", "parquet", "hdf5", "compiled", "progress", "plot", "demo")
+    for line in extras[extra]
 ]
 for requirement in requirements:
     name, *version = re.split(r">=", requirement)

@@ -58,6 +58,8 @@ def call_back(
         context.call_on_fit_task_begin(**given)
 
         def hear(event: PassDone) -> bool:
+            if not event.ended:
+                return False
             task = context.subcontext(task_name=event.what)
             task.call_on_fit_task_begin(**given)
             p = event.parameters

@@ -136,10 +136,10 @@ class _Printer:
 
     def __init__(self, interval: int, also: Listener) -> None:
         self._interval, self._also = interval, also
-        print(HEADER)
+        print(HEADER if interval == 1 else f"{HEADER}  (first, last and one in {interval} iterations)")
 
     def __call__(self, event: PassDone) -> bool:
-        if event.what != "em" or not event.n_running or (event.number - 1) % self._interval == 0:
+        if event.what != "em" or not event.n_running or event.n_iter % self._interval == 1 % self._interval:
             print(event.line())
         return bool(self._also(event))
 

@@ -102,12 +102,15 @@ def test_fit_writes_a_model_and_one_json_object(tmp_path: Path, small_store: Pat
 
     lines = done.stderr.splitlines()
     assert lines[0].endswith("rows.zarr: 3,000 rows of 2 features, float64; 46.9 KiB in 5 chunks, read as 1 partition.")
+    assert all(re.match(r"\d\d:\d\d:\d\d  ", line) for line in lines), "the time of day"
+    lines = [line[10:] for line in lines]
     assert lines[1].startswith("Running in this process (one partition) with at most ")
     assert lines[2] == "All decoded rows (46.88 kiB) stay in memory for the later passes."
     assert lines[3].split() == ["mean", "log-lik.", "change"]
     assert lines[4].split()[:3] == ["pass", "1", "survey"]
-    assert lines[5].split()[:3] == ["pass", "1", "start"], "on the sample: no pass over the input"
-    passes = [line.split()[:2] for line in [lines[4], *lines[6:]]]
+    assert lines[5] == "Looking for a start of 3 components on a sample of 3,000 rows."
+    assert lines[6].split()[:3] == ["pass", "1", "start"], "on the sample: no pass over the input"
+    passes = [line.split()[:2] for line in [lines[4], *lines[7:]]]
     assert passes == [["pass", str(i + 1)] for i in range(result["n_passes"])]
 
     loaded = GaussianMixture.load(model)

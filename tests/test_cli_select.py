@@ -48,8 +48,8 @@ def test_select_writes_the_best_model_table_and_plot(tmp_path: Path, small_store
     # What is said: each pass and start, then the table.
     text = done.stderr
     searched = [entry for entry in result["table"] if entry["n_components"] > 1]
-    assert len(re.findall(r"^pass +1  start ", text, re.MULTILINE)) == len(searched)
-    assert len(re.findall(r"^pass +\d+  (?!start)", text, re.MULTILINE)) == result["n_passes"]
+    assert len(re.findall(r"^\S+  pass +1  start ", text, re.MULTILINE)) == len(searched)
+    assert len(re.findall(r"^\S+  pass +\d+  (?!start)", text, re.MULTILINE)) == result["n_passes"]
     assert f"Best by BIC: 3 components, {result['covariance']}." in text
     assert len([line for line in text.splitlines() if line.endswith("<- best")]) == 1
     assert f"full with more than {result['stopped']['full']} components" in text

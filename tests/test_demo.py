@@ -27,7 +27,20 @@ HEIGHT, N_PATCHES = 40, 2 * 33 * 633
 
 def demo(folder: Path, *options: str) -> tuple[dict[str, Any], str]:
     """The result of the demo, and its log."""
-    arguments = ["demo", "--output-dir", "out", "--height", str(HEIGHT), "--components", "3", "--tol", "5", *options]
+    arguments = [
+        "demo",
+        "--output-dir",
+        "out",
+        "--height",
+        str(HEIGHT),
+        "--components",
+        "3",
+        "--tol",
+        "5",
+        "--memory-limit",
+        "768MiB",
+        *options,
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "daskgmm", *arguments],
         cwd=folder,
@@ -105,7 +118,7 @@ def test_shown_commands_are_those_that_ran(finished: tuple[Path, dict[str, Any],
 
 def test_demo_again_uses_what_is_complete(finished: tuple[Path, dict[str, Any], str]) -> None:
     folder, first, log = finished
-    assert re.search(r"takes about \d+ MiB: patches, .* each worker may use 512MiB, Python included\.", log)
+    assert re.search(r"takes about \d+ MiB: patches, .* each worker may use 768MiB, Python included\.", log)
     result, log = demo(folder)
     assert f"out/patches.zarr is complete: {N_PATCHES:,} patches of 8 x 8 pixels." in log
     assert result["fit"] == {**first["fit"], "skipped": True}

@@ -141,7 +141,7 @@ def test_each_way_out_has_its_code_and_one_line(name: str, ways: dict[str, Futur
     done = ways[name].result()
     lines = done.stderr.splitlines()
     assert done.code == code, done.stderr
-    assert re.fullmatch(last, lines[-1]), done.stderr
+    assert re.fullmatch(rf"(\d\d:\d\d:\d\d  )?{last}", lines[-1]), done.stderr
     assert [one for one in lines if one.startswith("error:")] == lines[-1:] * last.startswith("error:")
     for noise in ("Traceback", "Exception ignored", "distributed."):
         assert noise not in done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -20,11 +20,11 @@ from daskgmm.cli.outputs import (
     remove_checkpoint,
     write_file,
 )
+from daskgmm.cli.passes_shown import passes_shown
 from daskgmm.cli.terminal import command_line_words
 from daskgmm.cli.work import Work
 from daskgmm.errors import DataError, OptionError, worded
 from daskgmm.fitting.checks import check_shape
-from daskgmm.fitting.events import HEADER, PassDone
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
@@ -69,9 +69,10 @@ def fit(
     def run(cluster: Place) -> tuple[Fit, Result]:
         kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
         with kept as checkpoint, fitting_work([options], X, weights, cluster).on_machines(began) as running:
-            done = fit_mixture(
-                X, options, weights=weights, executor=running.executor, listener=progress(), checkpoint=checkpoint
-            )
+            with passes_shown(running.executor) as hear:
+                done = fit_mixture(
+                    X, options, weights=weights, executor=running.executor, listener=hear, checkpoint=checkpoint
+                )
             found = {
                 "command": "fit",
                 **fit_result(done),
@@ -259,20 +260,6 @@ def inspect(model: str, *, history: bool = False) -> Result:
         "selection": found.record.get("selection"),
         **({"history": found.record.get("history", [])} if history else {}),
     }
-
-
-def progress() -> Callable[[PassDone], None]:
-    """Return a listener that logs a line for each pass, below a heading."""
-    told = False
-
-    def listener(event: PassDone) -> None:
-        nonlocal told
-        if not told:
-            say(HEADER, text_only=True)
-            told = True
-        say(event.line(), **event.fields())
-
-    return listener
 
 
 def places(X: Source, weights: Source | None) -> dict[str, str]:

@@ -17,11 +17,11 @@ from daskgmm.cli.jobs import (
     fitting_work,
     model_record,
     places,
-    progress,
     say_remarks,
     skipped,
 )
 from daskgmm.cli.outputs import check_place, checkpoint_of, finished_fit, refuse_existing, remove_checkpoint, write_file
+from daskgmm.cli.passes_shown import passes_shown
 from daskgmm.cli.terminal import command_line_words, strict_json
 from daskgmm.errors import OptionError
 from daskgmm.fitting.checks import check_shape
@@ -147,10 +147,11 @@ def select(
     def run(cluster: Place) -> tuple[Sweep, Result]:
         kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
         with kept as checkpoint, fitting_work(models, X, weights, cluster).on_machines(began) as running:
-            sweep = select_model(
-                X, comparison.options, **asked, stop_early=not comparison.fit_all, weights=weights,
-                executor=running.executor, listener=progress(), checkpoint=checkpoint,
-            )  # fmt: skip
+            with passes_shown(running.executor) as hear:
+                sweep = select_model(
+                    X, comparison.options, **asked, stop_early=not comparison.fit_all, weights=weights,
+                    executor=running.executor, listener=hear, checkpoint=checkpoint,
+                )  # fmt: skip
             found = {
                 "command": "select",
                 "criterion": sweep.criterion,

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from daskgmm.errors import DaskgmmWarning, OutputError
 from daskgmm.fitting.option import flags
@@ -81,7 +81,7 @@ def log_on_stderr(log_format: str) -> Iterator[None]:
     ----------
     log_format : {"text", "json"}
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStderr()
     handler.setFormatter(_JsonLines() if log_format == "json" else _Text())
     if log_format == "json":
         handler.addFilter(lambda record: not getattr(record, "fields", {}).get("text_only"))
@@ -102,12 +102,31 @@ def log_on_stderr(log_format: str) -> Iterator[None]:
         logger.level, logger.propagate, heard.level, heard.propagate, warnings.showwarning = before
 
 
+def is_text() -> bool:
+    """Return whether the log is text, for a person."""
+    return any(isinstance(handler.formatter, _Text) for handler in logger.handlers)
+
+
+class _ToStderr(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is at the time: a table that is drawn there takes its place meanwhile."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 class _Text(logging.Formatter):
-    """Information as it is; warnings and errors say what they are."""
+    """The time of day before a line; warnings and errors say what they are."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return f"{level}{record.getMessage()}"
+        message = record.getMessage()
+        # (A table stays in line; an error begins with its name, for whoever looks for it.)
+        timed = "\n" not in message and record.levelno < logging.ERROR
+        return f"{self.formatTime(record, '%H:%M:%S')}  {level}{message}" if timed else f"{level}{message}"
 
 
 class _JsonLines(logging.Formatter):

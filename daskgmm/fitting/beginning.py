@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +23,8 @@ from daskgmm.fitting.surveyed import Surveyed
 from daskgmm.kernels.folds import FoldPass
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.stores.checkpoint import Steps
+
+logger = logging.getLogger("daskgmm")
 
 
 def begun(progress: Progress, known: Surveyed, i: int, model: Model) -> list[Candidate]:
@@ -75,6 +78,9 @@ def _sampled(progress: Progress, known: Surveyed, i: int, model: Model) -> list[
     plain = options.n_init == 1 and not options.escape and len(sample) == n_all
     if options.start_is_given or options.max_iter == 0 or plain:
         return starts(sample.X, sample.weights, options, n_features=X.n_features)
+    logger.info(
+        "Looking for a start of %d components on a sample of %s rows.", options.n_components, f"{len(sample):,}"
+    )
     steps = Steps(progress.checkpoint, f"start-{i}-", progress.spent)
     race = Race(
         sample, options, n_rows=race_size(options, X.n_rows, X.n_features),

@@ -30,11 +30,13 @@ class PassDone:
     n_running : int
         Candidates that go on.
     remaining_seconds : float or None
-        An estimate of the time to the end, or None where nothing is known.
+        An estimate of the time to the end, as gains of the log-likelihood shrink, or None where nothing is known.
     model : str
         What was started, where there are several models.
     n_iter : int
         Iterations of the best candidate.
+    ended : bool
+        False where a start on the sample only says that it still works.
     parameters : Parameters or None
         Of the best candidate, after the pass; no part of `fields`.
     """
@@ -50,6 +52,7 @@ class PassDone:
     remaining_seconds: float | None = None
     model: str = ""
     n_iter: int = 0
+    ended: bool = True
     parameters: Parameters | None = field(default=None, repr=False, compare=False)
 
     def fields(self) -> dict[str, Any]:
@@ -61,8 +64,10 @@ class PassDone:
         parts = [f"pass {self.number:3d}  {self.what:7s}"]
         parts.append(f"{'':>15s}" if self.mean_log_likelihood is None else f"{self.mean_log_likelihood:15.6f}")
         parts.append(f"{'':>10s}" if self.change is None else f"{self.change:+10.2e}")
-        if self.seconds > 0:
-            parts.append(f"{_short(self.rows / self.seconds):>7s} rows/s")
+        if not self.ended:
+            parts.append(f"{rate(self.rows)} rows seen, and going on")
+        elif self.seconds > 0:
+            parts.append(f"{rate(self.rows / self.seconds):>7s} rows/s")
         else:
             parts.append("done before")
         if self.seconds > 0 and self.n_bytes:
@@ -72,7 +77,7 @@ class PassDone:
         if self.n_running > 1:
             parts.append(f"{self.n_running} candidates")
         if self.remaining_seconds is not None:
-            parts.append(f"at most {_duration(self.remaining_seconds)} left")
+            parts.append(f"about {duration(self.remaining_seconds)} left")
         return "  ".join(parts)
 
 
@@ -87,14 +92,16 @@ def ignore(event: PassDone) -> None:
     """Do nothing with an event."""
 
 
-def _short(number: float) -> str:
+def rate(number: float) -> str:
+    """Return a number with a unit of thousands, in three digits."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds in the unit that a person would take."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

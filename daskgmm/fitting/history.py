@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.status import Status
 from daskgmm.mixture.record import finite_or_none
 
+#: A start says how far it has come where nothing was said for so long.
+_SILENT_SECONDS = 5.0
 #: The keys of a record, in order.
 COLUMNS = (
     "pass", "what", "candidate", "mean_log_likelihood", "change", "step", "accepted", "status", "rows", "seconds",
@@ -43,7 +46,7 @@ class History:
         self.of_model: list[list[dict[str, Any]]] = [[] for _ in range(n_models)]
         self._noted: dict[tuple[int, int], int] = {}
         self._closed: list[str] = []
-        self._sampled_rows, self._sampled_seconds = 0, 0.0
+        self._sampled_rows, self._sampled_seconds, self._told = 0, 0.0, perf_counter()
 
     def state(self) -> dict[str, Any]:
         """Return all of it as it is now, for a checkpoint."""
@@ -72,17 +75,23 @@ class History:
         self.of_model[model] += [self._record("start", c, n_rows, seconds, 0) for c in candidates]
         self._sampled_rows += n_rows * len(candidates)
         self._sampled_seconds += seconds
+        if perf_counter() - self._told >= _SILENT_SECONDS:
+            self._tell_of_start(candidates[0], ended=False)
 
     def started(self, best: Candidate) -> None:
         """Tell of the end of all passes over the sample, and of the candidate that goes on."""
-        rows, seconds = self._sampled_rows, self._sampled_seconds
+        self._tell_of_start(best, ended=True)
         self._sampled_rows, self._sampled_seconds = 0, 0.0
+
+    def _tell_of_start(self, best: Candidate, *, ended: bool) -> None:
+        self._told = perf_counter()
         o = best.options
         name = f"{o.n_components} {o.covariance_type}" if len(self.of_model) > 1 else ""
+        bound = best.lower_bound if ended else None
         self._listener(
             PassDone(
-                self.n_passes, "start", rows, 0, seconds, best.lower_bound, n_running=1, model=name,
-                parameters=best.parameters,
+                self.n_passes, "start", self._sampled_rows, 0, self._sampled_seconds, bound, n_running=1, model=name,
+                ended=ended, parameters=best.parameters,
             )
         )  # fmt: skip
 
@@ -102,10 +111,12 @@ class History:
         alive = [c for c in took_part if not c.status.is_lost] or took_part
         shown = max(alive, key=lambda c: c.lower_bound)
         running = [c for c in took_part if c.status is Status.RUNNING]
-        left = max((c.options.max_iter - c.n_passes for c in running), default=0) + 1
+        left = [c.passes_left for c in running]
+        known = [n for n in left if n is not None]
+        seconds_left = None if len(known) < len(left) else (max(known, default=0) + 1) * seconds
         return self._tell(
             "em", seconds, shown.lower_bound if shown.lower_bounds else None,
-            change=finite_or_none(shown.change), n_running=len(running), remaining_seconds=left * seconds,
+            change=finite_or_none(shown.change), n_running=len(running), remaining_seconds=seconds_left,
             n_iter=shown.n_iter, parameters=shown.parameters,
         )  # fmt: skip
 
@@ -148,6 +159,7 @@ class History:
         return dict(zip(COLUMNS, (self.n_passes, what, *values, rows, seconds, n_bytes), strict=True))
 
     def _tell(self, what: str, seconds: float, mean_log_likelihood: float | None = None, **others: Any) -> bool:
+        self._told = perf_counter()
         event = PassDone(self.n_passes, what, self._n_rows, self._n_bytes, seconds, mean_log_likelihood, **others)
         return bool(self._listener(event))
 

@@ -142,6 +142,21 @@ class Candidate(Record):
             ratio = min(last / before, 0.9) if before > 0 else 0.9
         return max(self.options.tol, last * ratio / (1 - ratio))
 
+    @property
+    def passes_left(self) -> int | None:
+        """How many passes there may still be, where the gains of the last iterations shrink on alike; None: unknown."""
+        most = self.options.max_iter - self.n_passes
+        tol = self.options.tol if self.options.stopping is None else 0.0
+        if self.is_closed_form or self.status is not Status.RUNNING:
+            return 0
+        if tol == 0:
+            return most
+        gains = np.diff(self.lower_bounds[-1 - 2 * RECENT :])
+        if len(gains) < 2 or gains[-1] <= 0 or gains[0] <= 0:
+            return None
+        ratio = min((gains[-1] / gains[0]) ** (1 / (len(gains) - 1)), 0.98)
+        return int(np.clip(np.ceil(np.log(tol / gains[-1]) / np.log(ratio)), 1, most))
+
     def failure(self) -> DataError:
         """Return the error that says why the candidate is lost."""
         return (CollapsedComponentError if self.status is Status.COLLAPSED else NotFiniteError)(*self.error)

@@ -32,6 +32,8 @@ BUSY_BYTES = 32 * MIB
 #: scikit-learn and Dask's arrays load where it is there: pandas, with pyarrow, and xarray (measured: 74 MiB; 95 where
 #: the kernel keeps their files in large pages, as it does while they are new on the disk).
 START_BYTES, PANDAS_BYTES = 36 * MIB, 100 * MIB
+#: What Dask's arrays load where it is there: sparse, with numba (measured: 57 MiB).
+SPARSE_BYTES = 64 * MIB
 #: A client, and the scheduler of a local cluster; and what both hold of a task.
 DRIVER_BYTES, TASK_BYTES = 40 * MIB, 20 << 10
 #: Below this no machine is asked for its memory, which takes 0.4 s to import.
@@ -174,7 +176,7 @@ def peak_own_bytes(rows: Rows, need: Need, *, driving: bool) -> int:
     tasks that run here at once, or, where workers do them, the states that come in and what is kept of each task.
     """
     loaded = INTERPRETER_BYTES + (START_BYTES if need.own_bytes else 0)
-    loaded += PANDAS_BYTES if find_spec("pandas") else 0
+    loaded += (PANDAS_BYTES if find_spec("pandas") else 0) + (SPARSE_BYTES if find_spec("sparse") else 0)
     if driving:
         states = 2 * min(MOST_ROOTS, rows.n_tasks) * need.state_bytes(rows.X.n_features)
         compiled = COMPILED_BYTES if need.compiled and need.own_bytes else 0

@@ -12,7 +12,7 @@ def test_the_line_of_an_iteration() -> None:
     line = event.line()
     assert line.split() == [
         *("pass", "7", "em", "-3.250000", "+1.25e-03", "500k", "rows/s", "2.000", "GB/s"),
-        *("at", "most", "4", "min", "left"),
+        *("about", "4", "min", "left"),
     ]
     assert line.index("-3.250000") + len("-3.250000") == HEADER.index("log-lik.") + len("log-lik.")
     assert line.index("+1.25e-03") + len("+1.25e-03") == len(HEADER)
@@ -40,4 +40,15 @@ def test_rates_are_short(rows: float, expected: str) -> None:
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, "0 s"), (99.4, "99 s"), (600.0, "10 min"), (7200.0, "2.0 h")])
 def test_durations_are_short(seconds: float, expected: str) -> None:
-    assert PassDone(1, "em", 1, 1, 0.0, remaining_seconds=seconds).line().endswith(f"at most {expected} left")
+    assert PassDone(1, "em", 1, 1, 0.0, remaining_seconds=seconds).line().endswith(f"about {expected} left")
+
+
+def test_a_start_that_goes_on_says_so() -> None:
+    event = PassDone(1, "start", 1_500_000, 0, 9.0, n_running=1, ended=False)
+    assert event.line().endswith("1.5M rows seen, and going on")
+
+
+def test_fields_of_a_log_line_hold_no_arrays() -> None:
+    fields = PassDone(2, "em", 1, 8, 1.0, n_iter=3).fields()
+    assert "parameters" not in fields
+    assert (fields["what"], fields["n_iter"]) == ("em", 3)

@@ -250,4 +250,23 @@ def test_a_leap_that_is_not_finite_is_undone() -> None:
 
 def test_every_status_has_a_sentence() -> None:
     assert all(status.sentence.endswith(".") for status in Status)
-    assert all("Decrease" in s.sentence or "Increase" in s.sentence for s in list(Status)[3:])
+    numbers = [s for s in list(Status)[3:] if s is not Status.CALLED_OFF]
+    assert all("Decrease" in s.sentence or "Increase" in s.sentence for s in numbers)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.9])
+def test_passes_left_where_gains_shrink_alike(ratio: float) -> None:
+    """The change is below tol after the first n with gain * ratio**n < tol."""
+    _, start = candidate()
+    gains = 0.1 * ratio ** np.arange(12)
+    going = replace(start, options=FitOptions(tol=1e-5), lower_bounds=tuple(np.cumsum(gains)), n_passes=12)
+    expected = next(n for n in range(1, 200) if gains[-1] * ratio**n < 1e-5)
+    assert going.passes_left == min(expected, 100 - 12)
+
+
+def test_passes_left_where_nothing_is_known_or_all() -> None:
+    _, start = candidate()
+    assert start.passes_left is None
+    assert replace(start, lower_bounds=(-2.0, -1.0, -3.0)).passes_left is None
+    assert replace(start, options=FitOptions(tol=0, max_iter=30), n_passes=7).passes_left == 23
+    assert replace(start, status=Status.CONVERGED).passes_left == 0

@@ -126,14 +126,14 @@ def test_fit_writes_a_model_and_one_json_object(tmp_path: Path, small_store: Pat
 
 @pytest.mark.slow
 def test_fit_runs_on_local_processes_within_what_it_said(tmp_path: Path, large_store: Path) -> None:
-    done = run("fit", large_store, "-k", 2, "-o", tmp_path / "m.zarr", "--workers", 2, "--memory-limit", "450MiB")
+    done = run("fit", large_store, "-k", 2, "-o", tmp_path / "m.zarr", "--workers", 2, "--memory-limit", "500MiB")
     result = strict(done.stdout)
     assert result["workers"] == 2
     assert result["partitions"] == 4
-    assert 50 << 20 < result["peak_worker_bytes"] < result["stated_peak_bytes"] <= result["memory_limit"] == 450 << 20
+    assert 50 << 20 < result["peak_worker_bytes"] < result["stated_peak_bytes"] <= result["memory_limit"] == 500 << 20
     assert "600,000 rows of 32 features, float64; 146 MiB in 30 chunks, read as 4 partitions." in done.stderr
     told = (
-        r"Running in 2 worker processes, each with at most \d+ MiB .* of 450 MiB, and at most \d+ MiB in this process\."
+        r"Running in 2 worker processes, each with at most \d+ MiB .* of 500 MiB, and at most \d+ MiB in this process\."
     )
     assert re.search(told, done.stderr)
     assert 50 << 20 < result["peak_driver_bytes"] < result["stated_driver_bytes"]

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from dask.base import optimize
-from dask.core import get_dependencies
+from dask.core import flatten, get_dependencies
+from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import List, TaskRef
 from numpy.typing import NDArray
 
@@ -35,6 +36,7 @@ class DaskSource(Source):
     def __init__(self, array: Any, *, argument: str = "X") -> None:
         self.label, self._argument = "Dask array", argument
         self.n_features, self.dtype = checked_array(array, argument), np.dtype(array.dtype)
+        array = as_dask_array(array)
         # The source keeps the array for as long as it lives: with it, the futures of a persisted one.
         self.blocks, self.n_counting_passes = array, int(math.isnan(array.shape[0]))
         self._graph: dict[Any, Any] | None = None
@@ -61,7 +63,8 @@ class DaskSource(Source):
         return np.concatenate([[0], np.cumsum(lengths[lengths > 0])]).astype(np.int64)
 
     def read_bytes(self, n_bytes: int) -> int:
-        return n_bytes  # (nothing is decoded here)
+        # (Nothing is decoded here. But sparse blocks become dense ones, and take up to as much beside these.)
+        return n_bytes if isinstance(getattr(self.blocks, "_meta", None), np.ndarray) else 2 * n_bytes
 
     def rechunking(self, chunks: str) -> str:
         return f"rechunk: X = X.rechunk({chunks})"
@@ -93,7 +96,7 @@ class DaskSource(Source):
                 f"edges from {edges[0]} to {edges[-1]}",
                 "Give inputs of equal length.",
             )
-        source = object.__new__(DaskSource)
+        source = object.__new__(type(self))
         source.__dict__.update(self.__dict__)
         source._array = self._array.rechunk({0: tuple(int(n) for n in np.diff(edges))})
         source._graph = None
@@ -109,6 +112,26 @@ class DaskSource(Source):
             self._keys = [row[0] if self._array.ndim == 2 else row for row in array.__dask_keys__()]
             self._keys = [key for key, n in zip(self._keys, self._row_lengths, strict=True) if n > 0]
         return self._graph, self._keys
+
+
+def is_dask_array(data: Any) -> bool:
+    """Return whether something is an array of Dask, of whatever package. (By its type: delayed objects have it all.)"""
+    kind = type(data)
+    found = all(hasattr(kind, name) for name in ("__dask_graph__", "__dask_keys__", "chunks", "dtype"))
+    return found and not hasattr(kind, "to_numpy")  # (which arrays of xarray have)
+
+
+def as_dask_array(array: Any) -> Any:
+    """Return an array of another package than Dask as one of Dask's: its optimised graph, and its keys."""
+    import dask.array as da
+
+    if isinstance(array, da.Array):
+        return array
+    optimised = array.optimize() if hasattr(array, "optimize") else array
+    name = next(flatten(optimised.__dask_keys__()))[0]
+    layers = HighLevelGraph.from_collections(name, dict(optimised.__dask_graph__()), dependencies=())
+    meta = getattr(array, "_meta", None)
+    return da.Array(layers, name, optimised.chunks, dtype=array.dtype, meta=meta)
 
 
 def checked_array(array: Any, argument: str) -> int:

@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from daskgmm.errors import OptionError, verbatim
+from daskgmm.sources.dask_source import is_dask_array
 from daskgmm.sources.hdf5_file import SUFFIXES as HDF5_SUFFIXES
 from daskgmm.sources.hdf5_file import is_hdf5
 from daskgmm.sources.labelled import is_labelled
@@ -41,6 +42,7 @@ _OWN = _own({
     "dask.array.Array": "dask_source:DaskSource",
     **dict.fromkeys(("xarray.DataArray", "xarray.Dataset"), "xarray_source:open_xarray"),
     is_labelled: "opening:open_labelled",
+    is_dask_array: "dask_source:DaskSource",
     is_parquet: "parquet_source:ParquetSource.from_location",
     is_hdf5: "hdf5_opening:open_location",
 })  # fmt: skip

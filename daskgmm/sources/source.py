@@ -271,6 +271,8 @@ def other_length(low: int, high: int, start: int, stop: int) -> DataError:
 def plain_rows(block: Any) -> NDArray[Any]:
     """Return a block of rows as a NumPy array (n_rows, n_features) that hides nothing; (n_rows,) is one feature.
 
+    A sparse one becomes dense.
+
     Raises
     ------
     DataError
@@ -283,14 +285,7 @@ def plain_rows(block: Any) -> NDArray[Any]:
             "one, and its mask would be lost",
             "Fill it with NaN: dask.array.ma.filled(X.astype('float64'), numpy.nan).",
         )
-    if hasattr(block, "toarray") or hasattr(block, "todense"):
-        dense = "toarray" if hasattr(block, "toarray") else "todense"
-        raise DataError(
-            "Blocks of a Dask array",
-            "be dense",
-            f"the sparse {type(block).__name__}",
-            f"Convert them where they fit in memory: X.map_blocks(lambda block: block.{dense}(), dtype=X.dtype).",
-        )
+    block = dense(block)
     try:
         array = np.asarray(block)
     except (TypeError, ValueError) as error:
@@ -309,6 +304,13 @@ def plain_rows(block: Any) -> NDArray[Any]:
             "Correct what makes them.",
         )
     return array if array.ndim == 2 else array.reshape(-1, 1)
+
+
+def dense(block: Any) -> Any:
+    """Return a sparse block as a dense array, and any other one as it is."""
+    if hasattr(block, "toarray"):
+        return block.toarray()
+    return block.todense() if hasattr(block, "todense") else block
 
 
 def check_dtype(dtype: np.dtype[Any], *, argument: str, label: str) -> None:

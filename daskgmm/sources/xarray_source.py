@@ -17,12 +17,12 @@ from daskgmm.errors import DataError, OptionError, verbatim
 from daskgmm.sources.array_source import ArraySource
 from daskgmm.sources.columns import chosen
 from daskgmm.sources.conventions import Beside, Packing, as_meant, packing
-from daskgmm.sources.dask_source import DaskSource
+from daskgmm.sources.dask_source import DaskSource, as_dask_array
 from daskgmm.sources.digest import digest
 from daskgmm.sources.digits import refuse_lost_digits
 from daskgmm.sources.grid import Grid
 from daskgmm.sources.grid_source import check_features
-from daskgmm.sources.source import Source, check_dtype
+from daskgmm.sources.source import Source, check_dtype, dense
 
 
 def open_xarray(
@@ -94,16 +94,17 @@ def _meant(array: Any, argument: str) -> Any:
     kind = f"a {type(array).__name__} of xarray"
     packed = packing(array.attrs, array.dtype, where=f" of {kind}", raw=f"{argument}.data")
     Beside.of(array.attrs, array.dims).refuse_times(argument, kind, as_meant(f"{argument}.data", packed))
+    values = as_dask_array(array.data) if _is_lazy(array.data) else array.data
     if packed is None:
-        return array.data
-    if not _is_lazy(array.data):
-        return _decoded(array.data, packed)
+        return values
+    if not _is_lazy(values):
+        return _decoded(values, packed)
     empty = np.empty((0,) * array.ndim, packed.dtype)
-    return array.data.map_blocks(_decoded, packed, dtype=packed.dtype, meta=empty)
+    return values.map_blocks(_decoded, packed, dtype=packed.dtype, meta=empty)
 
 
 def _decoded(block: Any, packed: Packing) -> Any:
-    # (What hides values, or is sparse, is refused where rows are taken from it.)
+    block = dense(block)  # (What hides values is refused where rows are taken from it.)
     return packed.decode(block) if type(block) is np.ndarray else block
 
 
@@ -190,7 +191,7 @@ def _lazily_stacked(parts: Sequence[Any], cell: tuple[int, ...], dtype: np.dtype
 
 
 def _stack(dtype: np.dtype[Any], *parts: NDArray[Any]) -> NDArray[Any]:
-    return _stacked([np.asarray(part) for part in parts], dtype)
+    return _stacked([np.asarray(dense(part)) for part in parts], dtype)
 
 
 @dataclass(frozen=True)

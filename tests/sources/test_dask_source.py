@@ -22,6 +22,7 @@ from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daskgmm import GaussianMixture
 from daskgmm.errors import DataError, OptionError
 from daskgmm.sources.dask_source import DaskSource
 from daskgmm.sources.opening import open_rows
@@ -142,6 +143,24 @@ def test_persisted_array_is_not_computed_again(client: Client, change: Any) -> N
     for _ in range(2):
         np.testing.assert_array_equal(through(None, source, pairs(source.chunk_edges)), expected)
     np.testing.assert_array_equal(through(None, source, [(5, 10)]), expected[5:10])
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("change", [lambda a: a, lambda a: a.persist(), lambda a: a[a[:, 0] > -1]])
+def test_arrays_of_another_package_are_told_by_what_they_can(client: Client, width: int, change: Any) -> None:
+    other = pytest.importorskip("dask_array", reason="the package dask-array is not installed: the extra 'test'")
+    array = change(other.from_array(X, chunks=(6, width)) + 1)
+    assert not isinstance(array, da.Array)
+    source = open_rows(array)
+    assert isinstance(source, DaskSource)
+    assert source.n_counting_passes == np.isnan(array.shape[0])
+    np.testing.assert_array_equal(source.chunk_edges, [0, 6, 12, 18, 20])
+    np.testing.assert_array_equal(through(None, source, [(0, 6), (6, 20)]), X + 1)
+    mixture, right = (GaussianMixture(2, n_init=1, random_state=0).fit(each) for each in (array, da.from_array(X + 1)))
+    assert mixture.means_.tobytes() == right.means_.tobytes()
+    labels = mixture.predict(array)
+    assert isinstance(labels, da.Array)
+    np.testing.assert_array_equal(labels, right.predict(X + 1))
 
 
 def test_data_frame() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from distributed import Client, LocalCluster
 
 from daskgmm import GaussianMixture, open_rows
 from daskgmm.errors import DataError, InputMissingError, OptionError
-from daskgmm.sources.source import Source
+from daskgmm.sources.source import Source, dense
 from tests.clusters import LOCAL
 
 xr = pytest.importorskip("xarray")
@@ -150,6 +151,25 @@ def test_packed_variables_are_decoded_and_times_are_refused() -> None:
     times = xr.Dataset({"t": stored.assign_attrs(units="days since 2000-01-01")})
     with pytest.raises(DataError, match=r"^X\['t'\] must hold numbers that mean what they are; got times"):
         open_rows(times)
+
+
+def test_lazy_data_of_other_packages_are_rows() -> None:
+    """Sparse blocks become dense, and packed ones are decoded; arrays of dask-array are Dask's."""
+    import dask.array as da
+
+    packed = np.arange(24, dtype="i2").reshape(6, 4)
+    kinds: dict[str, Any] = {"sparse": pytest.importorskip("sparse").COO}
+    lazy = {name: da.from_array(packed, chunks=(2, 4)).map_blocks(kind) for name, kind in kinds.items()}
+    if find_spec("dask_array"):
+        import dask_array
+
+        lazy["dask-array"] = dask_array.from_array(packed, chunks=(2, 4))
+    for values in lazy.values():
+        for attrs, right in (({}, packed), ({"scale_factor": 0.5, "add_offset": 1.0}, packed * 0.5 + 1)):
+            array = xr.DataArray(values, dims=("row", "feature"), attrs=attrs)
+            np.testing.assert_array_equal(dense(open_rows(array).blocks.compute()), right)
+            points = values_of(open_rows(array.to_dataset(name="v")))
+            np.testing.assert_array_equal(points[:, 0], right.reshape(-1))
 
 
 def test_what_is_no_grid_is_refused() -> None:

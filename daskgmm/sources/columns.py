@@ -94,6 +94,48 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_LISTED])) + more
 
 
+def select_columns(data: Any, columns: Sequence[str], argument: str) -> Any:
+    """Return some columns of a data frame of pandas or Dask; nothing is read."""
+    kind = type(data).__name__
+    labels = [one for one in getattr(data, "columns", ()) if isinstance(one, str)]
+    return data[chosen_labels(columns, labels, argument, kind)]
+
+
+def chosen_labels(columns: Sequence[str], labels: Sequence[str], argument: str, kind: str) -> list[str]:
+    """Return the names of the columns that are meant of a data frame of a kind."""
+    if not labels:
+        raise OptionError(
+            "`columns`", f"be left out where `{argument}` has no columns with names", f"a {kind}", "Leave it out."
+        )
+    return chosen(columns, labels, argument, f"a {kind}")
+
+
+def refuse_twice(
+    labels: Sequence[Any] | None, argument: str, remedy: str = "Rename one of them, or name other ones with `columns`."
+) -> None:
+    """Raise a DataError where two columns of a data frame have the same name."""
+    seen: set[str] = set()
+    for name in labels or ():
+        if isinstance(name, str) and name in seen:
+            raise DataError(
+                f"`{argument}`",
+                "have a name for each column that no other one has",
+                f"several columns {name!r} in a data frame",
+                remedy,
+            )
+        seen.add(name)
+
+
+def no_numbers(argument: str, column: Any, got: str) -> DataError:
+    """Return the error of a column of a data frame that holds no numbers."""
+    return DataError(
+        f"`{argument}`",
+        "hold real numbers in every column",
+        f"{got} in column {column!r} of a data frame",
+        "Drop or encode that column.",
+    )
+
+
 def feature_names(labels: Sequence[Any] | None) -> list[str] | None:
     """Return the labels of columns as names of features: all of them are text, or none has a name."""
     named = [isinstance(label, str) for label in labels or ()]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm.errors import OptionError
-from daskgmm.sources.labelled import is_labelled, select_columns, unlabelled
+from daskgmm.sources.labelled import is_dask_frame, is_labelled
 from daskgmm.sources.registry import Opener, opener_of, suffix_of
 from daskgmm.sources.source import Source, checked_shape
 
@@ -34,8 +34,9 @@ def open_rows(
     data : Source, path, URL, array or data frame
         A path or URL (``.npy``: memory map; ``.parquet``, a folder or glob of such files, a HATS catalog: Parquet;
         ``.h5``, ``.nc`` and so on, globs of these: HDF5; anything else: Zarr), an open `zarr.Array` or `zarr.Group`, a
-        Dask array or data frame, an array or data set of xarray, a NumPy array, or what `numpy.asarray` makes numbers
-        of. Of shape (n_rows, n_features) or (n_rows,). And what `register_source` and installed packages add.
+        Dask array or data frame, an array or data set of xarray, a data frame of pandas, or through narwhals of another
+        library, a NumPy array, or what `numpy.asarray` makes numbers of. Of shape (n_rows, n_features) or (n_rows,).
+        And what `register_source` and installed packages add.
     columns : str or sequence of str, optional
         Names of the columns that are the features, in this order, where `data` has columns with names. Of a Zarr group
         they are arrays of one shape: each point of their grid is a row, chunk by chunk, and each array a feature.
@@ -69,7 +70,8 @@ def open_rows(
     Numbers that are packed, by attributes of Zarr or of xarray, are decoded as they are read, as `xarray.open_zarr`
     does; a missing one is NaN.
 
-    A Dask array of unknown chunk sizes is computed once, to count its rows, as soon as their number counts (logged).
+    A Dask array of unknown chunk sizes is computed once, to count its rows, as soon as their number counts (logged). So
+    is a column of a Dask data frame, where Dask does not know the lengths of its partitions (from footers of Parquet).
     """
     if isinstance(data, os.PathLike):
         data = os.fsdecode(data)
@@ -111,7 +113,8 @@ def open_by_name(data: Any, names: Sequence[str] | None, **options: Any) -> Sour
 
     Otherwise, and of a data frame, it is that of all columns.
     """
-    if names is not None and not is_labelled(data) and takes_columns(data):
+    is_frame = is_labelled(data) or is_dask_frame(data)
+    if names is not None and not is_frame and takes_columns(data):
         try:
             return open_rows(data, columns=names, **options)
         except OptionError as error:
@@ -154,16 +157,6 @@ def _checked(source: Any, argument: str) -> Source:
         if not isinstance(source.dtype, np.dtype):
             raise OptionError("`dtype` of a source", "be a numpy.dtype", repr(source.dtype), "Give numpy.dtype(...).")
         checked_shape((source.n_rows, source.n_features), source.dtype, argument=argument, label=source.label)
-    return source
-
-
-def open_labelled(data: Any, *, argument: str, columns: Sequence[str] | None = None) -> Source:
-    """Return the source of a data frame or a series."""
-    if columns is not None:
-        data = select_columns(data, columns, argument)
-    array, labels = unlabelled(data, argument)
-    source = open_rows(array, argument=argument)
-    source.column_labels = labels
     return source
 
 

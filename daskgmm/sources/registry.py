@@ -17,7 +17,7 @@ from daskgmm.errors import OptionError, verbatim
 from daskgmm.sources.dask_source import is_dask_array
 from daskgmm.sources.hdf5_file import SUFFIXES as HDF5_SUFFIXES
 from daskgmm.sources.hdf5_file import is_hdf5
-from daskgmm.sources.labelled import is_labelled
+from daskgmm.sources.labelled import is_dask_frame, is_labelled
 from daskgmm.sources.parquet_files import SUFFIXES, is_parquet
 from daskgmm.sources.source import Source
 
@@ -41,8 +41,9 @@ _OWN = _own({
     ".npy": "array_source:NpySource",
     "dask.array.Array": "dask_source:DaskSource",
     **dict.fromkeys(("xarray.DataArray", "xarray.Dataset"), "xarray_source:open_xarray"),
-    is_labelled: "opening:open_labelled",
+    is_labelled: "labelled:open_labelled",
     is_dask_array: "dask_source:DaskSource",
+    is_dask_frame: "dask_frame_source:DaskFrameSource",
     is_parquet: "parquet_source:ParquetSource.from_location",
     is_hdf5: "hdf5_opening:open_location",
 })  # fmt: skip

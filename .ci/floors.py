@@ -9,7 +9,7 @@ project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 extras = project["optional-dependencies"]
 requirements = project["dependencies"] + [
     line
-    for extra in ("s3", "http", "parquet", "hdf5", "compiled", "progress", "plot", "demo")
+    for extra in ("s3", "http", "parquet", "hdf5", "frames", "compiled", "progress", "plot", "demo")
     for line in extras[extra]
 ]
 for requirement in requirements:

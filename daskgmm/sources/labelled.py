@@ -47,6 +47,10 @@ def open_labelled(data: Any, *, columns: Sequence[str] | None = None, argument: 
         labels = labels_of(data)
         refuse_twice(labels, argument)
         array: Any = rows_of(data, argument)
+    elif any(hasattr(type(data), name) for name in _OF_FRAMES):
+        from daskgmm.sources.narwhals_frame import open_frame
+
+        array, labels = open_frame(data, columns, argument)
     else:
         if columns is not None:
             data = select_columns(data, columns, argument)

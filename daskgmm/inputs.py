@@ -82,7 +82,8 @@ def _check_names(estimator: Any, names: list[str] | None) -> None:
         has = "X does not have valid feature names, but" if names is None else "X has feature names, but"
         warnings.warn(f"{has} {who} was fitted with{'' if names is None else 'out'} feature names", stacklevel=5)
     if names is not None and fitted is not None:
-        refuse_other_names(names, list(fitted), by_name="take X[list(mixture.feature_names_in_)]")
+        by_name = "take daskgmm.open_rows(X, columns=list(mixture.feature_names_in_))"
+        refuse_other_names(names, list(fitted), by_name=by_name)
 
 
 def _check_number(estimator: Any, n_features: int, X: Any) -> None:

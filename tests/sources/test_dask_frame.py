@@ -292,7 +292,7 @@ def test_names_are_checked_before_anything_is_computed() -> None:
     with pytest.raises(DataError, match="Feature names must be in the same order as they were in fit") as caught:
         mixture.predict(frame[FEATURES[::-1]])
     (code,) = re.findall(r"in the same order, take (.*)\.$", str(caught.value))
-    again = eval(code, {"X": frame, "mixture": mixture})
+    again = eval(code, {"X": frame, "mixture": mixture, "daskgmm": daskgmm})
     assert mixture.predict(again).dtype == np.int64
     with pytest.raises(DataError, match="Feature names unseen at fit time:\n- w\n.*now missing:\n- size"):
         mixture.predict(frame[["mag_g", "mag_r", "w"]])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import daskgmm
 from daskgmm import GaussianMixture, open_rows
 from daskgmm.errors import DataError, InputMissingError, OptionError
 
@@ -140,8 +141,12 @@ def test_a_fit_to_another_frame_has_the_bits_of_its_array(library: str) -> None:
     assert found.means_.tobytes() == right.means_.tobytes()
     assert list(found.feature_names_in_) == ["a", "b"]
     np.testing.assert_array_equal(found.predict(frame), right.predict(ROWS))
-    with pytest.raises(DataError, match="Feature names must be in the same order as they were in fit"):
-        found.predict(other(library, {"b": ROWS[:, 1], "a": ROWS[:, 0]}))
+    swapped = other(library, {"b": ROWS[:, 1], "a": ROWS[:, 0]})
+    with pytest.raises(DataError, match="Feature names must be in the same order as they were in fit") as caught:
+        found.predict(swapped)
+    (code,) = re.findall(r"order, take (.*)\.$", str(caught.value))
+    again = eval(code, {"X": swapped, "mixture": found, "daskgmm": daskgmm})
+    np.testing.assert_array_equal(found.predict(again), right.predict(ROWS))
     weights = other(library, {"w": np.arange(60.0)})["w"]
     weighted = GaussianMixture(2, n_init=1, random_state=0).fit(frame, sample_weight=weights)
     by_array = GaussianMixture(2, n_init=1, random_state=0).fit(ROWS, sample_weight=np.arange(60.0))

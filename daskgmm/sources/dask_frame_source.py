@@ -21,7 +21,6 @@ from daskgmm.errors import DataError
 from daskgmm.sources.columns import refuse_twice, select_columns
 from daskgmm.sources.dask_source import DaskSource
 from daskgmm.sources.pandas_frame import common_dtype, labels_of, numbers_of
-from daskgmm.sources.partition import RUN_BYTES
 from daskgmm.sources.source import checked_shape
 
 logger = logging.getLogger("daskgmm")
@@ -97,10 +96,10 @@ class DaskFrameSource(DaskSource):
         return n_bytes + _MAKING_FACTOR * min(n_bytes, self.chunk_bytes) + _LIBRARY_BYTES
 
     def rechunking(self, chunks: str) -> str:
-        n = math.ceil(self.n_rows * self.row_bytes / RUN_BYTES)
+        # (Not repartition: that takes whole partitions apart.)
         return (
-            f"make X of smaller partitions, as dask.dataframe.read_parquet(..., blocksize='16MiB') does: "
-            f"X = X.repartition(npartitions={n})"
+            "make X of smaller partitions, such as dask.dataframe.read_parquet(path, blocksize='16MiB') has; or give "
+            "the path of its Parquet files, which are read bit by bit."
         )
 
     def identity(self) -> dict[str, Any]:

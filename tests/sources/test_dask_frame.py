@@ -24,6 +24,7 @@ from distributed import Client, LocalCluster
 import daskgmm
 from daskgmm import GaussianMixture, open_rows, select
 from daskgmm.errors import DataError, InputMissingError, MemoryLimitError
+from daskgmm.fitting.events import PassDone
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
@@ -31,6 +32,7 @@ from daskgmm.passes.memory import peak_worker_bytes
 from daskgmm.passes.rows import Rows
 from daskgmm.sources.dask_frame_source import DaskFrameSource
 from daskgmm.sources.partition import MIB
+from daskgmm.stores.checkpoint import Checkpoint
 from tests.clusters import LOCAL
 
 pd = pytest.importorskip("pandas", reason="data frames need pandas: the extra 'test'")
@@ -174,17 +176,16 @@ def test_bits_are_those_of_any_workers_and_schedulers(
         right = fitted(chunked, **sample)
         assert same_bits(fitted(frames(files)["filtered"]()[FEATURES], **sample), right)
     pool, client = cluster
-    for n_workers, kinds in (4, ["arrow", "persisted"]), (2, ["filtered"]), (1, ["filtered"]):
+    for n_workers, kind in (4, "persisted"), (2, "arrow"), (1, "filtered"):
         pool.scale(n_workers)
         while len(client.nthreads()) != n_workers:
             time.sleep(0.05)
-        for kind in kinds:
-            frame = frames(files)[kind]()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = fitted(frame[FEATURES], **sample | {"sample_weight": frame["w"]})
-            assert same_bits(found, right), (n_workers, kind)
-            np.testing.assert_array_equal(found.predict(frame[FEATURES]).compute(), right.predict(X))
+        frame = frames(files)[kind]()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = fitted(frame[FEATURES], **sample | {"sample_weight": frame["w"]})
+        assert same_bits(found, right), (n_workers, kind)
+        np.testing.assert_array_equal(found.predict(frame[FEATURES]).compute(), right.predict(X))
 
 
 # -- what is read, and how often --------------------------------------------------------------------------------------
@@ -363,49 +364,52 @@ def test_a_worker_takes_no_more_than_it_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_said_of_partitions_that_are_too_large_can_be_done(cluster: tuple[LocalCluster, Client]) -> None:
-    frame = dd.from_map(never, range(2), meta=pd.DataFrame(np.ones((0, 2), dtype="f4"), columns=["a", "b"]))
-    source = DaskFrameSource(frame)
-    source._known_lengths = (10**8, 10**8)
-    with pytest.raises(MemoryLimitError, match="A task must fit in a worker's memory") as caught:
-        fit_mixture(source, FitOptions(2))
-    (code,) = re.findall(r"does: X = (X.*)$", str(caught.value).rstrip("."))
-    assert eval(code, {"X": frame}).npartitions == 96
+def test_what_is_said_of_partitions_that_are_too_large_can_be_done(
+    cluster: tuple[LocalCluster, Client], tmp_path: Path
+) -> None:
+    path, values = tmp_path / "X.parquet", np.random.default_rng(0).normal(size=(8_000_000, 2))
+    pd.DataFrame(values, columns=["a", "b"]).to_parquet(path, row_group_size=500_000, compression=None)
+    X = dd.read_parquet(path, split_row_groups=False)
+    assert X.npartitions == 1
+    with pytest.raises(MemoryLimitError, match="A task must fit in a worker's memory, 1024 MiB a task") as caught:
+        fit_mixture(open_rows(dd.concat([X, X])), FitOptions(2))
+    (code,) = re.findall(r"such as (dask.*) has; or give the path of", str(caught.value))
+    smaller = open_rows(eval(code, {"dask": dask, "path": path}))
+    assert smaller.n_rows == 8_000_000
+    assert smaller.chunk_bytes <= 16 * MIB
+    for source in (smaller, open_rows(path)):
+        assert peak_worker_bytes(Rows.plan(source, None), fit_need([FitOptions(2)], source)) < 1024 * MIB
 
 
-RESUMED = """
-import os, signal, sys
-import dask.dataframe as dd
-from daskgmm import open_rows
-from daskgmm.fitting.fit import fit_mixture
-from daskgmm.fitting.options import FitOptions
-from daskgmm.sources import partition
-from daskgmm.stores.checkpoint import Checkpoint
-partition.PARTITION_BYTES = 10_000
+def go_on(files: str, place: str, stop_at: int) -> tuple[bytes, float, int, list[int]]:
+    """Return what a fit with a checkpoint finds, and its passes; this process is killed at one of EM."""
+    passes: list[int] = []
 
-def listener(event):
-    if event.what == "em" and event.number == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
+    def listener(event: PassDone) -> None:
+        passes.append(event.number)
+        if event.what == "em" and event.number == stop_at:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-frame = dd.read_parquet(sys.argv[1], dtype_backend="pyarrow")
-X = open_rows(frame[frame["id"] >= 0], columns=["mag_g", "mag_r", "size"])
-options = FitOptions(3, n_init=1, start_rows=500, tol=1e-9, max_iter=8, seed=0, escape=False)
-found = fit_mixture(X, options, checkpoint=Checkpoint.at(sys.argv[2], every=0), listener=listener)
-print(found.parameters.means.tobytes().hex(), found.log_likelihood.hex(), found.n_passes)
-"""
+    frame = dd.read_parquet(files, dtype_backend="pyarrow")
+    source = open_rows(frame[frame["id"] >= 0], columns=FEATURES)
+    options = FitOptions(3, n_init=1, start_rows=500, tol=1e-9, max_iter=8, seed=0, escape=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 10_000)
+        found = fit_mixture(source, options, checkpoint=Checkpoint.at(place, every=0), listener=listener)
+    return found.parameters.means.tobytes(), found.log_likelihood, found.n_passes, passes
 
 
 @pytest.mark.slow
 def test_a_killed_fit_goes_on_to_the_same_bits(files: Path, tmp_path: Path) -> None:
-    def run(place: str, at: int) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(Path(daskgmm.__file__).parents[1])}
-        command = [sys.executable, "-W", "ignore", "-c", RESUMED, str(files), str(tmp_path / place), str(at)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-    whole = run("whole", -1)
-    assert whole.returncode == 0, whole.stderr
-    killed = run("killed", 4)
+    root = Path(daskgmm.__file__).parents[1]
+    places = str(files), str(tmp_path / "killed")
+    code = f"from tests.sources.test_dask_frame import go_on; go_on(*{places}, stop_at=4)"
+    killed = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=root, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    again = run("killed", -1)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout == whole.stdout
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = go_on(str(files), str(tmp_path / "whole"), -1)
+        again = go_on(*places, -1)
+    assert again[:-1] == whole[:-1]
+    assert whole[-1][-len(again[-1]) :] == again[-1], "the passes before are not done again"
+    assert 0 < len(again[-1]) < len(whole[-1]) - 2

@@ -1,6 +1,6 @@
 """Each change of the disk that a command makes fails, tears, or is the last of the process: the same again, same bits.
 
-`python -m tests.crash_points` tries all of them, for a fit, a selection and a prediction. What came of each is one line
+`python -m tests.crash_points` tries all of them, for a fit, a selection and predictions. What came of each is one line
 of a file; `--resume` goes on with those that are not in it. (The tests try some, drawn by DASKGMM_SEED.)
 """
 
@@ -23,6 +23,7 @@ from daskgmm.cli.outputs import checksum
 from daskgmm.errors import InputMissingError
 from daskgmm.stores.model_file import load_model
 from daskgmm.stores.output import prediction_record
+from daskgmm.stores.parquet_parts import RECORD
 from tests.crashes import HOWS, Crashes
 from tests.strategies import make_case
 
@@ -32,8 +33,9 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "fit": ("fit", "X.zarr", "-k", 2, "-o", "out", *FIT),
     "select": ("select", "X.zarr", "-k", "1:2", "--criterion", "bic", "-o", "out", "--table", "out.json", *FIT),
     "predict": ("predict", "m.zarr", "X.zarr", "-o", "out", "--what", "proba", "--checkpoint-every", 0),
+    "predict-parquet": ("predict", "m.zarr", "X.zarr", "-o", "out.parquet", "--checkpoint-every", 0),
 }
-_PLACES = {"X.zarr", "m.zarr", "out", "out.json"}
+_PLACES = {"X.zarr", "m.zarr", "out", "out.json", "out.parquet"}
 
 
 def model_there(folder: Path) -> Any:
@@ -54,7 +56,23 @@ def predictions_there(folder: Path) -> Any:
     return np.asarray(zarr.open_array(folder / "out", mode="r")[...]).tobytes(), record["result"]["rows"]
 
 
-THERE: dict[str, Callable[[Path], Any]] = {"fit": model_there, "select": model_there, "predict": predictions_there}
+def files_there(folder: Path) -> Any:
+    """The bytes of files of predictions, None where there are none; such as are not complete are an error."""
+    output = folder / "out.parquet"
+    record = prediction_record(str(output))
+    if record is None:
+        return None
+    assert record["complete"] is True
+    names = sorted(set(os.listdir(output)) - {RECORD})
+    return [(name, (output / name).read_bytes()) for name in names], record["result"]["rows"]
+
+
+THERE: dict[str, Callable[[Path], Any]] = {
+    "fit": model_there,
+    "select": model_there,
+    "predict": predictions_there,
+    "predict-parquet": files_there,
+}
 
 
 class Undisturbed:

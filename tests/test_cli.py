@@ -33,7 +33,7 @@ from daskgmm.places import lost
 from daskgmm.places.machines import peak_bytes
 from daskgmm.places.signals import Interrupted, interrupts
 from daskgmm.stores.checkpoint import Checkpoint
-from daskgmm.stores.output import ATTRIBUTE
+from daskgmm.stores.targets import ATTRIBUTE
 from tests.clusters import LOCAL, OwnCluster, free_port
 from tests.groups import two_groups
 
@@ -400,7 +400,7 @@ def test_a_model_from_python_is_one_for_the_command_line(
         (("fit", "rows.zarr", "-k", 1, "-o", "one.npy"), 73, r"must be free, or hold a model; got something else"),
         (("fit", "rows.zarr", "-k", 1, "-o", "nan.zarr"), 73, r"got something else at nan\.zarr"),
         (("fit", "rows.zarr", "-k", 1, "-o", "nan.zarr", "--force"), 73, r"got something else at nan\.zarr"),
-        (("predict", "model.zarr", "rows.zarr", "-o", "nan.zarr"), 73, r"an array that daskgmm wrote; got something"),
+        (("predict", "model.zarr", "rows.zarr", "-o", "nan.zarr"), 73, r"what daskgmm wrote; got something"),
         (("predict", "model.zarr", "rows.zarr", "-o", "model.zarr"), 64, r"--output must lie outside of MODEL"),
         (
             ("fit", "rows.zarr", "-k", 1, "-o", "s3://me:hidden@bucket/m"),

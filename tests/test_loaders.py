@@ -42,7 +42,7 @@ from daskgmm.pictures.report import component_table, history_text
 from daskgmm.sources.opening import open_rows
 from daskgmm.stores.checkpoint import Checkpoint
 from daskgmm.stores.model_file import Model, as_written, load_model, save_model
-from daskgmm.stores.output import ATTRIBUTE
+from daskgmm.stores.targets import ATTRIBUTE
 from tests.sources.test_zarr_source import reader_of
 
 #: Bytes that a loader may allocate, whatever a file says of itself.

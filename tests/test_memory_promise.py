@@ -114,6 +114,7 @@ needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason=
         ("predict", "wide-model.zarr", "wide.zarr"),
         ("predict", "wide-model.zarr", "wide.zarr", "--what", "proba"),
         ("predict", "wide-model.zarr", "wide.zarr", "--what", "score"),
+        ("predict", "wide-model.zarr", "wide.zarr", "--what", "proba", "--output", "out.parquet"),
         ("score", "wide-model.zarr", "wide.zarr"),
     ],
     ids=lambda arguments: " ".join(map(str, arguments)),
@@ -128,7 +129,11 @@ def test_this_process_takes_no_more_than_it_says(arguments: tuple[str, ...], fol
 @needs_proc
 @pytest.mark.parametrize(
     "arguments",
-    [("fit", "large.zarr", "-k", 2), ("predict", "large-model.zarr", "large.zarr", "--what", "proba")],
+    [
+        ("fit", "large.zarr", "-k", 2),
+        ("predict", "large-model.zarr", "large.zarr", "--what", "proba"),
+        ("predict", "large-model.zarr", "large.zarr", "--what", "proba", "--output", "out.parquet"),
+    ],
     ids=lambda arguments: " ".join(map(str, arguments)),
 )
 def test_workers_and_what_drives_them_take_no_more(arguments: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
@@ -203,4 +208,6 @@ def test_what_drives_workers_grows_with_states_and_tasks(folder: Path, client: A
 
 def _placed(arguments: tuple[Any, ...], folder: Path, tmp_path: Path) -> list[Any]:
     placed = [folder / a if str(a).endswith(".zarr") else a for a in arguments]
-    return placed if arguments[0] == "score" else [*placed, "--output", tmp_path / "out.zarr"]
+    if "--output" in placed:
+        placed[-1] = tmp_path / placed[-1]
+    return placed if arguments[0] == "score" or "--output" in placed else [*placed, "--output", tmp_path / "out.zarr"]

@@ -75,7 +75,7 @@ gmm.add_command(select)
     "score: the log-density in nats.",
 )
 @input_options(weights=False)
-@output_option("ARRAY", "the Zarr array, such as labels.zarr")
+@output_option("PLACE", "a Zarr array, such as labels.zarr, or a folder of Parquet files, such as labels.parquet")
 @checkpoint_option
 @force_option
 @cluster_options
@@ -83,18 +83,20 @@ gmm.add_command(select)
 def predict(
     *, model: str, what: Any, data: Any, output: str, checkpoint_every: float, force: bool, cluster: Any
 ) -> dict[str, Any]:
-    """Write label, probabilities or log-density of each row of INPUT under a MODEL, as a Zarr array in the same order.
+    """Write label, probabilities or log-density of each row of INPUT under a MODEL, in the same order.
 
-    With --non-finite drop, rows that hold a NaN or an infinity get the label -1, or NaN.
+    PLACE ends in .zarr, or anything else, for a Zarr array; in .parquet for a folder of Parquet files, whose columns
+    are label, score, or proba_0, proba_1 and so on. With --non-finite drop, rows that hold a NaN or an infinity get
+    the label -1, or NaN.
 
-    The array is written to ARRAY.unfinished-... and renamed when it is whole. (At a URL it is written in place, with
-    the attribute "complete" false until then.) Progress is saved in ARRAY.checkpoint. If the command is interrupted,
-    run it again: it goes on where it was.
+    All is written to PLACE.unfinished-... and renamed when it is whole. (At a URL an array is written in place, with
+    the attribute "complete" false until then; Parquet needs a path.) Progress is saved in PLACE.checkpoint. If the
+    command is interrupted, run it again: it goes on where it was.
 
     \b
     Examples:
       daskgmm predict model.zarr data.zarr --output labels.zarr
-      daskgmm predict model.zarr data.zarr --what proba --output probabilities.zarr
+      daskgmm predict model.zarr data.zarr --what proba --output probabilities.parquet
     """
     from daskgmm.cli import jobs
 

@@ -45,6 +45,7 @@ from daskgmm.sources.credentials import shown
 from daskgmm.sources.source import Source
 from daskgmm.stores.model_file import Model, as_written, load_model, save_model, support_record
 from daskgmm.stores.output import Written, plan_predictions, write_predictions
+from daskgmm.stores.parquet_parts import check_parquet
 from daskgmm.stores.provenance import provenance
 from daskgmm.stores.samples import write_sample
 
@@ -104,6 +105,7 @@ def predict(
     parameters = fitted.parameters
     X, _ = data.open(names=fitted.record.get("feature_names"))
     check_place(output, inputs={"MODEL": model, "INPUT": X.places})  # (labels may join its group)
+    check_parquet(output, option="--output")
     now = {
         "command": "predict",
         "model": checksum(parameters),
@@ -126,7 +128,7 @@ def predict(
     def run(cluster: Place) -> Result:
         kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
         found: Result = {}
-        work = Work(*plan_predictions(Predictor.of(parameters, what), X), cluster)
+        work = Work(*plan_predictions(Predictor.of(parameters, what), X, output), cluster)
         with kept as checkpoint, work.on_machines(began) as running, checkpoint.going_on():
 
             def result(written: Written) -> Result:

@@ -242,7 +242,7 @@ def finished_array(
     except OutputError as error:
         if "://" in output and error.__cause__ is not None and of_a_store(error.__cause__):
             raise
-        raise _occupied(output, "an array that daskgmm wrote", option) from error
+        raise _occupied(output, "what daskgmm wrote", option) from error
     if record is None or force or not record.get("complete"):
         return None
     try:

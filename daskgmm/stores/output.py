@@ -1,4 +1,4 @@
-"""Predictions written as a Zarr array aligned to the input's rows: a pass that writes, one writer a chunk.
+"""Predictions written in the order of the rows or of a grid: a pass that writes, one writer a piece.
 
 What is written stands beside the output until it is whole. With a `Saved` a later process finds it there, and goes on
 with the parts of the pass that were not done.
@@ -15,9 +15,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.core.sync import sync
 
 from daskgmm.errors import DataError, OutputError
 from daskgmm.kernels.block import Block, Workspace
@@ -33,16 +31,13 @@ from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import Memory, Passes
 from daskgmm.sources.credentials import shown
 from daskgmm.sources.failures import refused, unreachable
-from daskgmm.sources.source import Source, regular_edges
+from daskgmm.sources.source import Source
 from daskgmm.sources.stamps import file_stamp
-from daskgmm.stores.storage import plain_path, storage_at, sync_file, sync_folder
+from daskgmm.stores.parquet_parts import PartsLayout, check_parquet, is_parquet, parts_record
+from daskgmm.stores.storage import plain_path, storage_at
+from daskgmm.stores.targets import Layout, Target, stored_dtype
 from daskgmm.stores.writing import explained, publish, remove_unfinished, unfinished_place
-
-#: Bytes of an output chunk, which a task holds until it is full; fewer where the partition is smaller.
-CHUNK_BYTES = 32 << 20
-ATTRIBUTE = "daskgmm"
-#: A chunk of zeros is written too: one that is missing is one that was not written.
-WHOLE: Any = {"write_empty_chunks": True}
+from daskgmm.stores.zarr_rows import RowsLayout, zarr_record
 
 logger = logging.getLogger("daskgmm")
 
@@ -98,7 +93,8 @@ def write_predictions(
     Parameters
     ----------
     output : str
-        Path or URL of the Zarr array; what is there is replaced.
+        Path or URL of a Zarr array; path of a folder of Parquet files where it ends as these do. What is there is
+        replaced.
     record : dict
         JSON that identifies input, model and options; kept in the attributes.
     result : callable, optional
@@ -117,13 +113,13 @@ def write_predictions(
     if executor is None:
         executor = current_executor(travels=X.travels)
     predictor = Predictor.of(parameters, what)
-    rows, _ = promise_memory(*plan_predictions(predictor, X), executor)
+    layout = layout_of(predictor, X, output)
+    rows, _ = promise_memory(layout.rows, _need(layout, predictor), executor)
     try:
         with explained(output):
-            array, token = _array(output, predictor, rows, saved)
-            place, chunk_rows = unfinished_place(output, token), int(array.chunks[0])
+            place, target = _target(output, layout, saved)
             with one_blas_thread(executor), Passes(rows, executor, memory=saved) as passes:
-                work = WritePass(with_kernel(predictor, X.n_rows), place, token, chunk_rows, non_finite)
+                work = WritePass(with_kernel(predictor, X.n_rows), target, non_finite)
                 _ = passes.files  # (as they are before anything is read)
                 state = passes.run(work, name="write")
                 passes.check_files(None)
@@ -131,7 +127,7 @@ def write_predictions(
             check_all_rows(X, n_rows + state.n_dropped)
             written = Written(n_rows, state.n_dropped, counts, rows.n_bytes, perf_counter() - began, output)
             found = {} if result is None else {"result": dict(result(written))}
-            array.attrs.put({ATTRIBUTE: {"complete": True, **record, **found}})
+            layout.complete(place, {"complete": True, **record, **found})
             if place != plain_path(output):
                 publish(place, os.path.abspath(plain_path(output)))
     except BaseException as error:
@@ -153,13 +149,23 @@ def check_all_rows(X: Source, n_rows: int) -> None:
         )
 
 
-def plan_predictions(predictor: Predictor, X: Source) -> tuple[Rows, Need]:
+def layout_of(predictor: Predictor, X: Source, output: str) -> Layout:
+    """Return the kind of output that a path or URL means for some rows; nothing is read or written."""
+    if is_parquet(output):
+        check_parquet(output)
+        return PartsLayout.of(predictor, X)
+    return RowsLayout.of(predictor, X)
+
+
+def plan_predictions(predictor: Predictor, X: Source, output: str) -> tuple[Rows, Need]:
     """Return the rows as the writing pass goes over them, and what it needs beside them; nothing is read."""
-    rows = _aligned(Rows.plan(X, None))
-    # A task holds the chunk being filled, and its encoded bytes while it is written.
-    held = 2 * _chunk_rows(predictor, rows) * _stored_row_bytes(predictor)
-    plan = with_kernel(predictor, X.n_rows).plan
-    return rows, Need(plan.shape, plan.n_components, extra_bytes=held, compiled=plan.compiled, by_partition=True)
+    layout = layout_of(predictor, X, output)
+    return layout.rows, _need(layout, predictor)
+
+
+def _need(layout: Layout, predictor: Predictor) -> Need:
+    plan = with_kernel(predictor, layout.rows.X.n_rows).plan
+    return Need(plan.shape, plan.n_components, extra_bytes=layout.held_bytes, compiled=plan.compiled, by_partition=True)
 
 
 def prediction_record(output: str) -> dict[str, Any] | None:
@@ -172,12 +178,12 @@ def prediction_record(output: str) -> dict[str, Any] | None:
     """
     output = plain_path(output)
     try:
-        for name in () if "://" in output else ("zarr.json", ".zarray"):
+        for name in () if "://" in output else ("zarr.json", ".zarray", ".zgroup"):
             file_stamp(os.path.join(output, name))  # (a pipe would never answer)
-        attributes = dict(zarr.open_array(output, mode="r").attrs)
+        record = parts_record(output) if is_parquet(output) else zarr_record(output)
     except FileNotFoundError:
         # (All that is below an output is removed when it is written anew: at a URL too it must be ours.)
-        if storage_at(output).names() if "://" in output else os.path.exists(output):
+        if storage_at(output).names() if "://" in output else os.path.lexists(output):
             raise _other(output) from None
         return None
     except Exception as error:
@@ -190,7 +196,6 @@ def prediction_record(output: str) -> dict[str, Any] | None:
             ) from error
         # Whatever a file that is no Zarr array makes Zarr raise.
         raise _other(output) from error
-    record = attributes.get(ATTRIBUTE)
     if not isinstance(record, dict):
         raise _other(output)
     return record
@@ -198,7 +203,7 @@ def prediction_record(output: str) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Progress(Record):
-    """The state of the writing pass; `held` is the chunk being filled; neither it nor the buffers leave a partition.
+    """The state of the writing pass; `held` is the piece being filled; neither it nor the buffers leave a partition.
 
     `counts` are the rows predicted, by component where labels are written.
     """
@@ -212,17 +217,10 @@ class Progress(Record):
 
 
 class WritePass:
-    """The pass that writes predictions: each task fills and writes the chunks of its own partition.
+    """The pass that writes predictions: each task fills and writes the pieces of its own partition."""
 
-    Parameters
-    ----------
-    token : str
-        Which array at the place is meant: a task that was given up must not write into another one.
-    """
-
-    def __init__(self, predictor: Predictor, place: str, token: str, chunk_rows: int, non_finite: str) -> None:
-        self._predictor, self._place, self._token = predictor, place, token
-        self._chunk_rows, self._non_finite = chunk_rows, non_finite
+    def __init__(self, predictor: Predictor, target: Target, non_finite: str) -> None:
+        self._predictor, self._target, self._non_finite = predictor, target, non_finite
         self._n_counts = predictor.plan.n_components if predictor.what == "label" else 1
 
     def zero(self) -> Progress:
@@ -240,16 +238,15 @@ class WritePass:
         counts = tuple(int(a + b) for a, b in zip(state.counts, seen, strict=True))
         state = replace(state, n_dropped=n_dropped, counts=counts)
         if state.held is None:
-            held = self._predictor.empty(self._chunk_rows).astype(_stored_dtype(self._predictor))
-            state = replace(state, held=held, first_row=block.first_row, filled=0)
+            state = self._begin(replace(state, first_row=block.first_row))
         taken = 0
-        while taken < n_rows:
-            n = min(n_rows - taken, self._chunk_rows - state.filled)
-            if state.held is not None:
-                state.held[state.filled : state.filled + n] = found[taken : taken + n]
+        while taken < n_rows and state.held is not None:
+            n = min(n_rows - taken, len(state.held) - state.filled)
+            state.held[state.filled : state.filled + n] = found[taken : taken + n]
             state, taken = replace(state, filled=state.filled + n), taken + n
-            if state.filled == self._chunk_rows:
+            if state.held is not None and state.filled == len(state.held):
                 state = self._flush(state)
+                state = self._begin(state) if taken < n_rows else replace(state, held=None)
         return state
 
     def finish(self, state: Progress) -> Progress:
@@ -259,125 +256,34 @@ class WritePass:
         counts = tuple(a + b for a, b in zip(state.counts, other.counts, strict=True))
         return Progress(state.n_dropped + other.n_dropped, counts)
 
+    def _begin(self, state: Progress) -> Progress:
+        n_rows, dtype = self._target.piece_rows(state.first_row), stored_dtype(self._predictor)
+        columns = () if self._predictor.n_columns is None else (self._predictor.n_columns,)
+        return replace(state, held=np.empty((n_rows, *columns), dtype), filled=0)
+
     def _flush(self, state: Progress) -> Progress:
-        stop = state.first_row + state.filled
         if state.held is not None:
-            array = zarr.open_array(self._place, mode="r+").with_config(WHOLE)
-            if _token_of(array) != self._token:
-                raise OutputError(
-                    "the output",
-                    "be written by one process alone",
-                    f"another that writes to {self._place}",
-                    "Stop one of them, and run the other again.",
-                )
-            array[state.first_row : stop] = state.held[: state.filled]
-            if "://" not in self._place:
-                # Before the task's state says so, it is on disk.
-                _sync_chunk(array, self._place, state.first_row // self._chunk_rows)
-        return replace(state, first_row=stop, filled=0)
+            self._target.write(state.first_row, state.held[: state.filled])
+        return replace(state, first_row=state.first_row + state.filled, filled=0)
 
 
-def _stored_dtype(predictor: Predictor) -> np.dtype[Any]:
-    return np.dtype(np.int32) if predictor.what == "label" else np.dtype(np.float64)
-
-
-def _array(output: str, predictor: Predictor, rows: Rows, saved: Saved | None) -> tuple[zarr.Array[Any], str]:
-    """Return the array to write to, and its token: the one that an earlier process left, or a new one."""
+def _target(output: str, layout: Layout, saved: Saved | None) -> tuple[str, Target]:
+    """Return the place to write to, and what writes: what an earlier process left, or a new one."""
     token = None if saved is None else saved.get("array")
     if isinstance(token, str) and token.isalnum():
         place = unfinished_place(output, token)
-        try:
-            array = zarr.open_array(place, mode="r+")
-        except (OSError, ValueError):  # it was removed
-            pass
-        else:
-            if _token_of(array) == token and (array.shape, array.chunks) == _layout(predictor, rows):
-                logger.info("Going on with %s.", place)
-                return array, token
+        target = layout.found(place, token)
+        if target is not None:
+            logger.info("Going on with %s.", place)
+            return place, target
     remove_unfinished(output)
     token = uuid4().hex
     if saved is not None:
         saved.put({"array": token})
-    shape, chunks = _layout(predictor, rows)
     place = unfinished_place(output, token)
     if "://" not in place:
         os.makedirs(os.path.dirname(place), exist_ok=True)
-    array = incomplete_array(place, shape=shape, chunks=chunks, dtype=_stored_dtype(predictor), token=token)
-    return array, token
-
-
-def incomplete_array(
-    place: str, *, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any, token: str | None = None
-) -> zarr.Array[Any]:
-    """Return a new array that says from its first object on that it is not complete; what is there is replaced.
-
-    At a URL the old array says so too before any of it goes: objects are removed in any order, and one without some of
-    its chunks must not pass for a whole one.
-    """
-    record: Any = {"complete": False} if token is None else {"complete": False, "token": token}
-    if "://" in place and prediction_record(place) is not None:
-        old = zarr.open_array(place, mode="r+")
-        old.attrs.put({ATTRIBUTE: {"complete": False}})  # (not the token: nobody is to go on with the old one)
-        sync(old.store_path.store.delete_dir("c"))
-    return zarr.create_array(
-        place, shape=shape, chunks=chunks, dtype=dtype, overwrite=True, zarr_format=3, config=WHOLE,
-        attributes={ATTRIBUTE: record},
-    )  # fmt: skip
-
-
-def _layout(predictor: Predictor, rows: Rows) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the output's shape, and its chunks, which divide the partitions."""
-    columns = () if predictor.n_columns is None else (predictor.n_columns,)
-    return (rows.X.n_rows, *columns), (_chunk_rows(predictor, rows), *columns)
-
-
-def _token_of(array: zarr.Array[Any]) -> Any:
-    """Return the token of an array that is not complete, None for any other."""
-    record = array.attrs.get(ATTRIBUTE)
-    return record.get("token") if isinstance(record, dict) else None
-
-
-def _sync_chunk(array: zarr.Array[Any], place: str, number: int) -> None:
-    key = array.metadata.encode_chunk_key((number, *(0,) * (array.ndim - 1)))
-    path = os.path.join(place, *key.split("/"))
-    sync_file(path)
-    while len(path) > len(place):
-        path = os.path.dirname(path)
-        sync_folder(path)
-
-
-def _stored_row_bytes(predictor: Predictor) -> int:
-    return _stored_dtype(predictor).itemsize * (predictor.n_columns or 1)
-
-
-def _chunk_rows(predictor: Predictor, rows: Rows) -> int:
-    """Return the rows of an output chunk: one that divides the partitions, or any where there is only one."""
-    partition_rows, row_bytes = int(rows.edges[1] - rows.edges[0]), _stored_row_bytes(predictor)
-    if rows.n_partitions == 1:
-        return -(-partition_rows // -(-partition_rows * row_bytes // CHUNK_BYTES))
-    return chunk_length(partition_rows, row_bytes)
-
-
-def chunk_length(partition_rows: int, row_bytes: int) -> int:
-    """Return the rows of an output chunk: the largest divisor of a partition's rows that takes at most 32 MiB.
-
-    Where no divisor within a factor of 16 does, the whole partition is one chunk.
-    """
-    least = min(partition_rows, -(-partition_rows * row_bytes // CHUNK_BYTES))
-    for n_chunks in range(least, 16 * least + 1):
-        if partition_rows % n_chunks == 0:
-            return partition_rows // n_chunks
-    return partition_rows
-
-
-def _aligned(rows: Rows) -> Rows:
-    """Return the rows with partitions of equal length, as chunks of an array are, except the last."""
-    lengths = np.diff(rows.edges)
-    if (lengths[:-1] == lengths[0]).all() and lengths[-1] <= lengths[0]:
-        return rows
-    # (A multiple of 4096, so that chunks of the output can divide it.)
-    edges = regular_edges(rows.X.n_rows, -(-int(lengths.max()) // 4096) * 4096)
-    return replace(rows, X=rows.X.rechunked_to(edges), edges=edges)
+    return place, layout.make(place, token)
 
 
 def _other(output: str) -> OutputError:

@@ -11,8 +11,9 @@ import zarr
 
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.sampling import sample_blocks
-from daskgmm.stores.output import ATTRIBUTE, incomplete_array
+from daskgmm.stores.targets import ATTRIBUTE
 from daskgmm.stores.writing import whole_or_nothing
+from daskgmm.stores.zarr_rows import incomplete_array
 
 #: Bytes of a chunk, the rows that are drawn at once. It is part of what the rows of a seed are.
 CHUNK_BYTES = 8 << 20

@@ -26,8 +26,11 @@ from daskgmm.passes.tree import run_pass
 from daskgmm.sources.opening import open_rows
 from daskgmm.sources.partition import MIB
 from daskgmm.stores import output as output_module
+from daskgmm.stores import targets
 from daskgmm.stores.checkpoint import Checkpoint
-from daskgmm.stores.output import CHUNK_BYTES, WritePass, Written, chunk_length, prediction_record, write_predictions
+from daskgmm.stores.output import WritePass, Written, prediction_record, write_predictions
+from daskgmm.stores.targets import CHUNK_BYTES, chunk_length
+from daskgmm.stores.zarr_rows import RowsTarget
 from tests.kernels.driving import parameters_of
 from tests.passes.test_memory import Limited
 from tests.passes.test_prediction import PARAMETERS, WHATS, X, expected
@@ -42,7 +45,7 @@ def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Partitions of 24 kB, 1000 rows or the next chunks above; output chunks of at most 6 kB."""
     monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 24_000)
     monkeypatch.setattr("daskgmm.sources.partition.IN_PROCESS_BYTES", 24_000)
-    monkeypatch.setattr("daskgmm.stores.output.CHUNK_BYTES", 6_000)
+    monkeypatch.setattr("daskgmm.stores.targets.CHUNK_BYTES", 6_000)
 
 
 def written(data: Any, path: Path | str, *, what: Any = "label", **options: Any) -> tuple[Written, zarr.Array[Any]]:
@@ -71,7 +74,7 @@ def written(data: Any, path: Path | str, *, what: Any = "label", **options: Any)
     ],
 )
 def test_chunk_length(partition_rows: int, row_bytes: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_module, "CHUNK_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr(targets, "CHUNK_BYTES", CHUNK_BYTES)
     assert chunk_length(partition_rows, row_bytes) == chunk_rows
 
 
@@ -144,7 +147,7 @@ def test_every_chunk_is_written_once_and_whole(what: Any, tmp_path: Path, monkey
     for name, data in inputs(tmp_path).items():
         writes.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(output_module.zarr, "open_array", lambda *a, **k: Recorded(really(*a, **k), writes))
+            patch.setattr(zarr, "open_array", lambda *a, **k: Recorded(really(*a, **k), writes))
             write_predictions(
                 PARAMETERS, open_rows(data), str(tmp_path / "out"), what=what, record=RECORD
             )  # fmt: skip
@@ -166,7 +169,7 @@ def test_one_partition_needs_no_divisor(tmp_path: Path, monkeypatch: pytest.Monk
 def test_chunks_held_count_against_the_memory_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prime number of rows in each of many partitions makes a chunk of them all, and says so in time."""
     monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 1)
-    monkeypatch.setattr(output_module, "CHUNK_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr(targets, "CHUNK_BYTES", CHUNK_BYTES)
     case = make_case("spherical", seed=0, n_rows=2, n_components=200, n_features=1)
     zarr.create_array(tmp_path / "X.zarr", shape=(1_000_000,), chunks=(99_991,), dtype="u1")  # absent chunks are zeros
     with pytest.raises(MemoryLimitError, match=r"got a need of \d+ MiB"):
@@ -260,7 +263,7 @@ def test_what_was_written_is_not_written_again(tmp_path: Path, monkeypatch: pyte
     zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(1000, 3))
     writes: list[tuple[int, int]] = []
     really = zarr.open_array
-    monkeypatch.setattr(output_module.zarr, "open_array", lambda *a, **k: Recorded(really(*a, **k), writes))
+    monkeypatch.setattr(zarr, "open_array", lambda *a, **k: Recorded(really(*a, **k), writes))
     with dask.config.set(scheduler="synchronous"), pytest.raises(KeyboardInterrupt):
         written(tmp_path / "X.zarr", tmp_path / "out", saved=saved_in(tmp_path), executor=Slot(4))
     first = len(writes)
@@ -289,7 +292,7 @@ def test_a_task_that_was_given_up_does_not_write_into_another_output(tmp_path: P
     predictor = Predictor.of(PARAMETERS, "label")
     array = zarr.create_array(tmp_path / "out", shape=(10_000,), chunks=(1000,), dtype="i4")
     array.attrs["daskgmm"] = {"complete": False, "token": "another"}
-    work = WritePass(predictor, str(tmp_path / "out"), "mine", 1000, "error")
+    work = WritePass(predictor, RowsTarget(str(tmp_path / "out"), "mine", 1000), "error")
     with pytest.raises(OutputError, match="the output must be written by one process alone"):
         run_pass(work, Rows.plan(open_rows(X), None), LocalExecutor(), name="write")
 

@@ -1,0 +1,257 @@
+"""A table as a folder of Parquet files, in the order of its rows: each file whole or absent, and written by one task.
+
+(pyarrow is imported where it is needed: a worker that lacks it must be able to say so.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskgmm.errors import OptionError, OutputError
+from daskgmm.kernels.prediction import Predictor
+from daskgmm.passes.rows import Rows
+from daskgmm.sources.parquet_files import SUFFIXES
+from daskgmm.sources.source import Source
+from daskgmm.sources.stamps import file_stamp
+from daskgmm.stores.storage import plain_path, sync_folder
+from daskgmm.stores.targets import ATTRIBUTE, even_length, incomplete_record, refuse_others, stored_row_bytes
+
+#: The file that has the record, and no rows. (To Dask, Spark and pyarrow a file of such a name is none of the data;
+#: polars, which takes each file of a folder, finds the same columns in it.)
+RECORD = "_daskgmm.parquet"
+#: What a process takes that has loaded pyarrow and written a file.
+LIBRARY_BYTES = 72 << 20
+#: Rows of a row group at most.
+_GROUP_ROWS = 1 << 20
+
+
+def is_parquet(output: str) -> bool:
+    """Return whether an output is to be Parquet, by its suffix."""
+    return output.rstrip("/").lower().endswith(SUFFIXES)
+
+
+def check_parquet(output: str, *, option: str = "the output") -> None:
+    """Raise an OptionError where Parquet files cannot be written: at a URL, or without pyarrow.
+
+    (At a URL nothing can be renamed, and readers of a folder would take the files that are there for all of them.)
+    """
+    if is_parquet(output) and "://" in plain_path(output):
+        other = re.sub(r"[.][^./]*$", ".zarr", output.rstrip("/"))
+        raise OptionError(
+            option,
+            "be a path where it is Parquet",
+            f"the URL {output}",
+            f"Write it to a disk and copy the folder when it is there; or write Zarr, which may be at a URL: {other}",
+        )
+    if is_parquet(output):
+        load_pyarrow(output, option=option)
+
+
+def load_pyarrow(output: str, *, option: str = "the output") -> Any:
+    """Return pyarrow, or raise an OptionError where it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise OptionError(
+            option,
+            "be Parquet only where pyarrow is installed",
+            f"{output} ({error})",
+            "Install it, here and on the workers: pip install 'daskgmm[parquet]'",
+        ) from error
+    return pyarrow
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files of a folder, and which rows are in which.
+
+    Attributes
+    ----------
+    starts : (n_files + 1,), int64
+        Row at which each begins, and the end.
+    names, dtypes : tuple of str
+        The columns, and what NumPy calls their numbers.
+    """
+
+    starts: NDArray[np.int64]
+    names: tuple[str, ...]
+    dtypes: tuple[str, ...]
+
+    @property
+    def n_files(self) -> int:
+        return len(self.starts) - 1
+
+    def number_of(self, first_row: int) -> int:
+        """Return the number of the file that begins at a row."""
+        return int(np.searchsorted(self.starts, first_row))
+
+    def file_name(self, number: int) -> str:
+        """Return the name of a file: as text, too, they are in the order of the rows."""
+        return f"part-{number:0{max(5, len(str(self.n_files - 1)))}}.parquet"
+
+    def schema(self) -> Any:
+        """Return the columns, as Arrow has them."""
+        import pyarrow
+
+        types = [pyarrow.from_numpy_dtype(np.dtype(dtype)) for dtype in self.dtypes]
+        return pyarrow.schema(list(zip(self.names, types, strict=True)))
+
+    def arrays(self, values: Sequence[NDArray[Any]]) -> list[Any]:
+        """Return columns as Arrow has them; missing numbers stay NaN."""
+        import pyarrow
+
+        return [pyarrow.array(np.ascontiguousarray(column)) for column in values]
+
+    def make(self, place: str, token: str | None) -> None:
+        """Make the folder, which says from its first file on that it is not complete."""
+        load_pyarrow(place)
+        os.mkdir(place)
+        self.note(place, incomplete_record(token))
+
+    def note(self, place: str, record: Mapping[str, Any]) -> None:
+        """Write the record, in place of the one that is there."""
+        schema = self.schema().with_metadata({ATTRIBUTE: json.dumps({"files": self.n_files, **record})})
+        write_file(place, RECORD, schema, [])
+
+    def complete(self, place: str, record: Mapping[str, Any]) -> None:
+        """Note the record, which says that all is written.
+
+        Raises
+        ------
+        OutputError
+            A file is not there.
+        """
+        names = set(os.listdir(place))
+        missing = next((name for i in range(self.n_files) if (name := self.file_name(i)) not in names), None)
+        if missing is not None:
+            os.remove(os.path.join(place, RECORD))  # (so that nobody goes on with what is left)
+            raise OutputError(
+                "the output",
+                "keep its files while it is written",
+                f"no {missing} in {place}, where it was written",
+                "Run the same again, which begins anew.",
+            )
+        for name in names:
+            if name.startswith("."):  # (what a process that was killed has left of a file)
+                with suppress(FileNotFoundError):
+                    os.remove(os.path.join(place, name))
+        self.note(place, record)
+
+
+def write_file(folder: str, name: str, schema: Any, tables: Iterable[Any]) -> None:
+    """Write a Parquet file, durably: it has its name when it is whole."""
+    from pyarrow.parquet import ParquetWriter
+
+    unfinished = os.path.join(folder, f".{name}.{uuid4().hex}")
+    try:
+        with open(unfinished, "xb") as file:
+            with ParquetWriter(file, schema, write_page_checksum=True) as writer:
+                for table in tables:
+                    writer.write_table(table, row_group_size=_GROUP_ROWS)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(unfinished, os.path.join(folder, name))
+    finally:
+        with suppress(FileNotFoundError):
+            os.remove(unfinished)
+    sync_folder(folder)
+
+
+def parts_record(output: str) -> Any:
+    """Return the record of the folder of files at a path; what pyarrow raises, or None, where it is none of ours."""
+    path = os.path.join(output, RECORD)
+    if not file_stamp(path):  # (a pipe would never answer)
+        raise FileNotFoundError(path)
+    pyarrow = load_pyarrow(output)
+    found = (pyarrow.parquet.read_schema(path).metadata or {}).get(ATTRIBUTE.encode())
+    record = None if found is None else json.loads(found)
+    return {k: v for k, v in record.items() if k != "files"} if isinstance(record, dict) else None
+
+
+@dataclass(frozen=True)
+class PartsTarget:
+    """Predictions in the files of a folder.
+
+    Attributes
+    ----------
+    place, token : str
+        The folder, and which one is meant there.
+    parts : Parts
+    """
+
+    place: str
+    token: str
+    parts: Parts
+
+    def piece_rows(self, first_row: int) -> int:
+        number = self.parts.number_of(first_row)
+        return int(self.parts.starts[number + 1]) - first_row
+
+    def write(self, first_row: int, values: NDArray[Any]) -> None:
+        load_pyarrow(self.place)
+        refuse_others(parts_record(self.place).get("token"), self.token, self.place)
+        name = self.parts.file_name(self.parts.number_of(first_row))
+        write_file(self.place, name, self.parts.schema(), self._tables(values))
+
+    def _tables(self, values: NDArray[Any]) -> Iterator[Any]:
+        import pyarrow
+
+        columns = list(values.T) if values.ndim == 2 else [values]
+        yield pyarrow.Table.from_arrays(self.parts.arrays(columns), schema=self.parts.schema())
+
+
+@dataclass(frozen=True)
+class PartsLayout:
+    """Predictions in a folder of Parquet files: some for each partition, whose numbers are in the order of the rows.
+
+    The column is called label or score; of probabilities there are proba_0, proba_1, and so on.
+    """
+
+    predictor: Predictor
+    rows: Rows
+
+    @classmethod
+    def of(cls, predictor: Predictor, X: Source) -> PartsLayout:
+        return cls(predictor, Rows.plan(X, None))
+
+    @property
+    def held_bytes(self) -> int:
+        # (The piece being filled; its columns, one after the other; and these encoded.)
+        return 3 * int(np.diff(self._parts.starts).max()) * stored_row_bytes(self.predictor) + LIBRARY_BYTES
+
+    def make(self, place: str, token: str) -> PartsTarget:
+        self._parts.make(place, token)
+        return PartsTarget(place, token, self._parts)
+
+    def found(self, place: str, token: str) -> PartsTarget | None:
+        try:
+            record = parts_record(place)
+        except (OSError, ValueError):  # it was removed
+            return None
+        is_this = isinstance(record, dict) and record.get("token") == token
+        return PartsTarget(place, token, self._parts) if is_this else None
+
+    def complete(self, place: str, record: Mapping[str, Any]) -> None:
+        self._parts.complete(place, record)
+
+    @property
+    def _parts(self) -> Parts:
+        edges, row_bytes = self.rows.edges, stored_row_bytes(self.predictor)
+        starts = [
+            np.arange(a, b, even_length(b - a, row_bytes))
+            for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+        ]
+        what, n = self.predictor.what, self.predictor.n_columns
+        names = (what,) if n is None else tuple(f"{what}_{k}" for k in range(n))
+        dtype = "<i4" if what == "label" else "<f8"
+        return Parts(np.concatenate([*starts, edges[-1:]]).astype(np.int64), names, (dtype,) * len(names))

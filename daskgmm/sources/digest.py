@@ -19,7 +19,8 @@ def digest(value: Any) -> str:
 def _update(sha: Any, value: Any) -> None:
     if isinstance(value, np.ndarray):
         sha.update(f"array {value.dtype.str} {value.shape} {value.flags.f_contiguous};".encode())
-        sha.update(np.ascontiguousarray(value).data)
+        # (Times have no buffer.)
+        sha.update(np.ascontiguousarray(value).view(np.int64 if value.dtype.kind in "mM" else value.dtype).data)
     elif value is None or isinstance(value, bool | int | float | str | bytes | np.generic):
         sha.update(f"{type(value).__name__} {value!r};".encode())
     elif isinstance(value, list | tuple):

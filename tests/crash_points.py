@@ -33,9 +33,10 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "fit": ("fit", "X.zarr", "-k", 2, "-o", "out", *FIT),
     "select": ("select", "X.zarr", "-k", "1:2", "--criterion", "bic", "-o", "out", "--table", "out.json", *FIT),
     "predict": ("predict", "m.zarr", "X.zarr", "-o", "out", "--what", "proba", "--checkpoint-every", 0),
+    "predict-grid": ("predict", "m.zarr", "grid.zarr", "--columns", "a,b", "-o", "out", "--checkpoint-every", 0),
     "predict-parquet": ("predict", "m.zarr", "X.zarr", "-o", "out.parquet", "--checkpoint-every", 0),
 }
-_PLACES = {"X.zarr", "m.zarr", "out", "out.json", "out.parquet"}
+_PLACES = {"X.zarr", "grid.zarr", "m.zarr", "out", "out.json", "out.parquet"}
 
 
 def model_there(folder: Path) -> Any:
@@ -56,6 +57,18 @@ def predictions_there(folder: Path) -> Any:
     return np.asarray(zarr.open_array(folder / "out", mode="r")[...]).tobytes(), record["result"]["rows"]
 
 
+def grid_there(folder: Path) -> Any:
+    """The predictions for a grid, and its coordinate."""
+    record = prediction_record(str(folder / "out"))
+    if record is None:
+        return None
+    assert record["complete"] is True
+    group = zarr.open_group(folder / "out", mode="r")
+    found = {name: np.asarray(array[...]).tobytes() for name, array in group.arrays()}
+    assert set(found) == {"label", "y"}
+    return found, record["result"]["rows"]
+
+
 def files_there(folder: Path) -> Any:
     """The bytes of files of predictions, None where there are none; such as are not complete are an error."""
     output = folder / "out.parquet"
@@ -71,6 +84,7 @@ THERE: dict[str, Callable[[Path], Any]] = {
     "fit": model_there,
     "select": model_there,
     "predict": predictions_there,
+    "predict-grid": grid_there,
     "predict-parquet": files_there,
 }
 
@@ -115,6 +129,12 @@ class Undisturbed:
         folder = self.folder / name
         folder.mkdir()
         zarr.create_array(folder / "X.zarr", data=CASE.X, chunks=(200, 2))
+        if self.name == "predict-grid":
+            grid = zarr.create_group(folder / "grid.zarr")
+            for name, values in (("a", CASE.X[:, 0]), ("b", CASE.X[:, 1])):
+                named = {"dimension_names": ("x", "y"), "chunks": (10, 25)}
+                grid.create_array(name, data=values.reshape(20, 50), **named)
+            grid.create_array("y", data=np.arange(50.0), dimension_names=("y",))
         return folder
 
     def _arguments(self, folder: Path) -> list[object]:

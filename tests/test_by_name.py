@@ -139,20 +139,26 @@ def test_a_group_is_predicted_by_name(tmp_path: Path, table: dict[str, Any]) -> 
     assert gm.score(tmp_path / "g.zarr") == pytest.approx(gm.score(open_rows(group, columns=["ra", "dec"])), 1e-12)
 
 
-def test_labels_of_a_grid_come_chunk_by_chunk_and_the_log_says_so(tmp_path: Path, table: dict[str, Any]) -> None:
+def test_labels_of_a_grid_have_its_shape_and_the_log_says_where_they_cannot(
+    tmp_path: Path, table: dict[str, Any]
+) -> None:
     group = zarr.create_group(tmp_path / "g.zarr")
     for name in ("dec", "ra"):
         group.create_array(name, data=table[name].reshape(40, 100), chunks=(40, 25))
     call("fit", tmp_path / "g.zarr", "--columns", "ra,dec", "-k", 2, "-o", tmp_path / "m.zarr")
-    done = call("predict", tmp_path / "m.zarr", tmp_path / "g.zarr", "-o", tmp_path / "labels.zarr")
-    assert "points of a grid of shape (40, 100), chunk by chunk" in done.stderr
-    assert "to_grid(predictions) of daskgmm.open_rows" in done.stderr
-    labels = np.asarray(zarr.open_array(tmp_path / "labels.zarr", mode="r")[...])
     gm = GaussianMixture.load(tmp_path / "m.zarr").to_sklearn()
     del gm.feature_names_in_
-    found = open_rows(tmp_path / "g.zarr", columns=["ra", "dec"]).to_grid(labels)
-    np.testing.assert_array_equal(found.reshape(-1), gm.predict(rows_of(table)))
-    assert not np.array_equal(labels, found.reshape(-1)), "in another order"
+    expected = gm.predict(rows_of(table)).reshape(40, 100)
+    call("predict", tmp_path / "m.zarr", tmp_path / "g.zarr", "-o", tmp_path / "labels.zarr")
+    labels: Any = zarr.open_group(tmp_path / "labels.zarr", mode="r")["label"]
+    np.testing.assert_array_equal(labels[...], expected)
+    assert labels.chunks == (40, 25)
+    done = call("predict", tmp_path / "m.zarr", tmp_path / "g.zarr", "-o", tmp_path / "labels.parquet")
+    assert "points of a grid of shape (40, 100), chunk by chunk, and so are those of the table" in done.stderr
+    flat = open_rows(tmp_path / "labels.parquet").reader().read(0, 4000)[:, 0]
+    assert not np.array_equal(flat, expected.reshape(-1)), "in another order"
+    found = open_rows(tmp_path / "g.zarr", columns=["ra", "dec"]).to_grid(flat)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_columns_of_what_has_none(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ from daskgmm.sources.credentials import shown
 from daskgmm.sources.source import Source
 from daskgmm.stores.model_file import Model, as_written, load_model, save_model, support_record
 from daskgmm.stores.output import Written, plan_predictions, write_predictions
-from daskgmm.stores.parquet_parts import check_parquet
+from daskgmm.stores.parquet_parts import check_parquet, is_parquet
 from daskgmm.stores.provenance import provenance
 from daskgmm.stores.samples import write_sample
 
@@ -119,10 +119,10 @@ def predict(
         return skipped(stored, output)
     check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
 
-    if X.grid is not None and len(X.grid.shape) > 1:
+    if is_parquet(output) and X.grid is not None and len(X.grid.shape) > 1:
         say(
-            f"Rows are the points of a grid of shape {X.grid.shape}, chunk by chunk, and so are the predictions: "
-            "to_grid(predictions) of daskgmm.open_rows, of the same input and columns, brings them into its shape."
+            f"Rows are the points of a grid of shape {X.grid.shape}, chunk by chunk, and so are those of the table. "
+            "A Zarr output has its shape, and its coordinates."
         )
 
     def run(cluster: Place) -> Result:

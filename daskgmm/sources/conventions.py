@@ -184,10 +184,10 @@ def packing(attributes: Mapping[Any, Any], dtype: Any, *, where: str = "", raw: 
     DataError
         An attribute is no number.
     """
-    dtype, given = np.dtype(dtype), {name: attributes[name] for name in _NAMES if name in attributes}
+    dtype, given = np.dtype(dtype), {name: attributes[name] for name in PACKED_BY if name in attributes}
     if dtype.kind not in "biuf" or not given:
         return None
-    said = {name: _plain(value) for name, value in given.items()}
+    said = {name: plain_attribute(value) for name, value in given.items()}
     try:
         scale, offset = (_factor(given[name]) if name in given else None for name in ("scale_factor", "add_offset"))
         stored_as = _unsigned(given.get("_Unsigned"), dtype)
@@ -210,7 +210,7 @@ def packing(attributes: Mapping[Any, Any], dtype: Any, *, where: str = "", raw: 
 
 
 #: What says how numbers are packed.
-_NAMES = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
+PACKED_BY = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 #: Values that are decoded at once.
 _AT_ONCE = 1 << 16
 
@@ -295,11 +295,11 @@ def _holds(dtype: np.dtype[Any], value: int) -> bool:
     return bool(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
 
 
-def _plain(value: Any) -> Any:
+def plain_attribute(value: Any) -> Any:
     """Return the value of an attribute as JSON has it, which has no number that is not finite."""
     value = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain_attribute(one) for one in value]
     spelled = {math.inf: "Infinity", -math.inf: "-Infinity"}
     return value if not isinstance(value, float) or math.isfinite(value) else spelled.get(value, "NaN")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, partial
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from daskgmm.errors import DataError, OptionError, verbatim
 from daskgmm.sources.boxed import BoxedReader, BoxReader, StoredArray
 from daskgmm.sources.conventions import Beside
+from daskgmm.sources.coordinates import Coordinate
 from daskgmm.sources.digits import refuse_lost_digits
 from daskgmm.sources.failures import retried
 from daskgmm.sources.grid import Box, Grid
@@ -72,6 +73,8 @@ class GridSource(Source):
         Path or URL of their group, without secrets.
     argument : str
         What messages call the input.
+    beside : callable, optional
+        Gives the coordinates of the grid, when they are asked for.
 
     Notes
     -----
@@ -85,8 +88,17 @@ class GridSource(Source):
 
     grid: Grid
 
-    def __init__(self, columns: Sequence[Column], *, kind: str, root: str, argument: str = "X") -> None:
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        *,
+        kind: str,
+        root: str,
+        argument: str = "X",
+        beside: Callable[[Grid], list[Coordinate]] | None = None,
+    ) -> None:
         self.label = self.root = root
+        self._coordinates = beside
         self._kind = kind
         self._columns = tuple(columns)
         self.column_labels = [label for column in columns for label in column.labels]
@@ -104,6 +116,9 @@ class GridSource(Source):
             names[along[0]] if len(along) == 1 and names else None, units.pop() if len(units) == 1 else None
         )
         self._more_edges = np.empty(0, np.int64)
+
+    def coordinates(self) -> Sequence[Coordinate]:
+        return () if self._coordinates is None else self._coordinates(self.grid)
 
     @property
     def places(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from glob import glob, has_magic
 from math import prod
 from typing import Any
@@ -13,6 +14,7 @@ from dask.utils import natural_sort_key
 
 from daskgmm.errors import InputMissingError, OptionError
 from daskgmm.sources.conventions import packing
+from daskgmm.sources.coordinates import coordinates_of_dataset
 from daskgmm.sources.grid_source import Column, GridSource, check_features, labels_along
 from daskgmm.sources.hdf5_array import Hdf5Array
 from daskgmm.sources.hdf5_file import attributes_of, dimension_names, opened, scale_of
@@ -129,7 +131,10 @@ class Asked:
         check_features(self.features, {name: dimension_names(a) for name, a in arrays.items()}, self.argument, label)
         columns = [self._column(name, array) for name, array in arrays.items()]
         _fit_cells(columns)
-        return GridSource(columns, kind="hdf5", root=label, argument=self.argument)
+        first = next(iter(arrays.values()))
+        axes = [axis for axis in range(len(first.shape)) if axis != columns[0].axis]
+        beside = partial(coordinates_of_dataset, first.file.filename, first.name, axes)
+        return GridSource(columns, kind="hdf5", root=label, argument=self.argument, beside=beside)
 
     def _column(self, name: str, dataset: Any) -> Column:
         stored = Hdf5Array(dataset, argument=self.argument, missing_chunks=self.missing_chunks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -113,6 +113,10 @@ class Source:
                 "Give what was predicted for all rows.",
             )  # fmt: skip
         return self.grid.to_grid(values)
+
+    def coordinates(self) -> Sequence[Any]:
+        """Return the `daskgmm.sources.coordinates.Coordinate`s of the grid whose points are the rows."""
+        return ()
 
     def reader(self) -> Reader:
         """Return what reads rows in a task."""

@@ -142,6 +142,13 @@ def arrays_along(group: zarr.Group, dimension: str, argument: str, label: str) -
     return found
 
 
+def describing_arrays(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
+    """Return the arrays directly in a group that describe others, by name; none where the store cannot list."""
+    members = _members(group)
+    describing = coordinates(members, attributes_of(group))
+    return {array.basename: array for array in members if array.basename in describing}
+
+
 def _listed(members: list[zarr.Array[Any]], describing: set[str]) -> str:
     if not members:
         return " (no arrays are listed there)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import zarr
 
 from daskgmm.errors import OptionError
 from daskgmm.sources.conventions import dimension_names, packing_of
+from daskgmm.sources.coordinates import coordinates_of_group
 from daskgmm.sources.failures import retried
 from daskgmm.sources.grid_source import Column, GridSource, check_features, labels_along
 from daskgmm.sources.source import Source
@@ -126,7 +128,8 @@ class Asked:
         )
         group = node if isinstance(node, zarr.Group) else None
         columns = [self._column(name, array, group) for name, array in arrays.items()]
-        return GridSource(columns, kind="zarr", root=self.label, argument=self.argument)
+        beside = None if group is None else partial(coordinates_of_group, group)
+        return GridSource(columns, kind="zarr", root=self.label, argument=self.argument, beside=beside)
 
     def _column(self, name: str, array: zarr.Array[Any], group: zarr.Group | None) -> Column:
         given = self.argument if group is None else f"{self.argument}[{name!r}]"

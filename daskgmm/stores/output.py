@@ -37,6 +37,7 @@ from daskgmm.stores.parquet_parts import PartsLayout, check_parquet, is_parquet,
 from daskgmm.stores.storage import plain_path, storage_at
 from daskgmm.stores.targets import Layout, Target, stored_dtype
 from daskgmm.stores.writing import explained, publish, remove_unfinished, unfinished_place
+from daskgmm.stores.zarr_grid import GridLayout
 from daskgmm.stores.zarr_rows import RowsLayout, zarr_record
 
 logger = logging.getLogger("daskgmm")
@@ -87,8 +88,9 @@ def write_predictions(
 ) -> Written:
     """Return what was written: predictions for all rows of X, (n_rows,) or (n_rows, n_components), in bounded memory.
 
-    Labels are int32, responsibilities and log-densities (nats) float64. A local output is written beside its place
-    and renamed when it is complete; at a URL its attribute says complete at the end.
+    Those of the points of a grid are in its shape, in a group, called as `what` is. Labels are int32, responsibilities
+    and log-densities (nats) float64. A local output is written beside its place and renamed when it is complete; at a
+    URL its attribute says complete at the end.
 
     Parameters
     ----------
@@ -154,7 +156,7 @@ def layout_of(predictor: Predictor, X: Source, output: str) -> Layout:
     if is_parquet(output):
         check_parquet(output)
         return PartsLayout.of(predictor, X)
-    return RowsLayout.of(predictor, X)
+    return GridLayout.of(predictor, X) or RowsLayout.of(predictor, X)
 
 
 def plan_predictions(predictor: Predictor, X: Source, output: str) -> tuple[Rows, Need]:

@@ -326,10 +326,10 @@ def test_a_fit_goes_on_to_the_same_bits(place: Path, tmp_path: Path, monkeypatch
     assert fitted(lambda _: None, "c").lower_bounds == fitted(lambda _: None, "undisturbed").lower_bounds
 
 
-def test_predictions_are_written_in_the_order_of_the_rows(
+def test_predictions_are_those_of_the_rows_and_are_written_in_the_shape_of_the_grid(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An output has chunks of equal length, where cells at the borders have fewer points."""
+    """Cells at the borders have fewer points."""
     monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 21_000 * 8 // 4)
     source: Any = open_rows(place, columns="w")
     with dask.config.set(scheduler="synchronous"):
@@ -340,7 +340,7 @@ def test_predictions_are_written_in_the_order_of_the_rows(
     del same.feature_names_in_
     expected = same.score_samples(in_order(numbers()["w"], (2, 20, 25)).reshape(-1, 1))
     np.testing.assert_allclose(found, expected, rtol=1e-9)
-    assert_array_equal(zarr.open_array(tmp_path / "out")[...], found)
+    assert_array_equal(zarr.open_group(tmp_path / "out")["score"][...], source.to_grid(found))
 
 
 # -- what comes with the rows ------------------------------------------------------------------------------------

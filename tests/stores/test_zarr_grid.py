@@ -234,8 +234,8 @@ def test_netcdf_through_the_command_line(tmp_path: Path) -> None:
     assert (again.exit_code, "nothing to do" in again.stderr) == (0, True)
 
 
-def test_what_is_no_grid_of_several_dimensions_is_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Columns of one dimension, and an array in memory, whose partitions cut its only cell apart."""
+def test_what_is_no_grid_of_several_dimensions_is_flat(tmp_path: Path) -> None:
+    """Columns of one dimension, and a large array in memory, whose partitions cut its only cell apart."""
     group = zarr.create_group(tmp_path / "g.zarr")
     for name in ("temp", "salt"):
         group.create_array(name, data=ocean()[name].values.ravel(), chunks=(700,), dimension_names=["point"])
@@ -245,9 +245,7 @@ def test_what_is_no_grid_of_several_dimensions_is_flat(tmp_path: Path, monkeypat
 
     assert kind(tmp_path / "g.zarr") is RowsLayout
     assert kind(ocean()) is kind(ocean().chunk(lat=20)) is GridLayout
-    monkeypatch.setattr("daskgmm.passes.rows.is_cut_finely", lambda n_bytes: True)
-    monkeypatch.setattr("daskgmm.sources.source._CHUNK_BYTES", 16_000)
-    assert kind(ocean()) is RowsLayout
+    assert kind(xr.concat([ocean()] * 20, "time")) is RowsLayout
     written(tmp_path / "g.zarr", tmp_path / "out.zarr")
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "out.zarr")[...], right("label", ocean()).ravel())
 

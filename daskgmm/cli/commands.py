@@ -22,6 +22,7 @@ from daskgmm.cli.options import (
     cluster_options,
     force_option,
     input_options,
+    keep_option,
     log_options,
     option,
     output_option,
@@ -74,6 +75,7 @@ gmm.add_command(select)
     help="label: the most probable component (int32). proba: the probability of each component (rows x components). "
     "score: the log-density in nats.",
 )
+@keep_option
 @input_options(weights=False)
 @output_option("PLACE", "a Zarr array, such as labels.zarr, or a folder of Parquet files, such as labels.parquet")
 @checkpoint_option
@@ -81,7 +83,15 @@ gmm.add_command(select)
 @cluster_options
 @log_options
 def predict(
-    *, model: str, what: Any, data: Any, output: str, checkpoint_every: float, force: bool, cluster: Any
+    *,
+    model: str,
+    what: Any,
+    keep: tuple[tuple[str, ...], ...],
+    data: Any,
+    output: str,
+    checkpoint_every: float,
+    force: bool,
+    cluster: Any,
 ) -> dict[str, Any]:
     """Write label, probabilities or log-density of each row of INPUT under a MODEL, in the same order.
 
@@ -97,10 +107,14 @@ def predict(
     Examples:
       daskgmm predict model.zarr data.zarr --output labels.zarr
       daskgmm predict model.zarr data.zarr --what proba --output probabilities.parquet
+      daskgmm predict model.zarr stars.parquet --keep id,ra,dec --output labels.parquet
     """
     from daskgmm.cli import jobs
 
-    return jobs.predict(model, data, output, what=what, cluster=cluster, checkpoint_every=checkpoint_every, force=force)
+    names = [name for line in keep for name in line] or None
+    return jobs.predict(
+        model, data, output, what=what, keep=names, cluster=cluster, checkpoint_every=checkpoint_every, force=force
+    )
 
 
 @gmm.command(short_help="Print log-likelihood, AIC and BIC of a model on rows.")

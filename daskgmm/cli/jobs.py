@@ -97,7 +97,15 @@ def fitting_work(models: Sequence[FitOptions], X: Source, weights: Source | None
 
 
 def predict(
-    model: str, data: Input, output: str, *, what: What, cluster: Place, checkpoint_every: float, force: bool
+    model: str,
+    data: Input,
+    output: str,
+    *,
+    what: What,
+    keep: Sequence[str] | None,
+    cluster: Place,
+    checkpoint_every: float,
+    force: bool,
 ) -> Result:
     """Return the result of predicting for all rows, which are then at `output`."""
     began = perf_counter()
@@ -106,11 +114,13 @@ def predict(
     X, _ = data.open(names=fitted.record.get("feature_names"))
     check_place(output, inputs={"MODEL": model, "INPUT": X.places})  # (labels may join its group)
     check_parquet(output, option="--output")
+    columns = None if keep is None else X.kept(keep)
     now = {
         "command": "predict",
         "model": checksum(parameters),
         "what": what,
         "non_finite": data.non_finite,
+        "keep": None if columns is None else list(columns.names),
         "input": {"X": X.identity()},
     }
     stored = finished_array(output, now, force=force)
@@ -119,6 +129,7 @@ def predict(
         return skipped(stored, output)
     check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
 
+    planned = plan_predictions(Predictor.of(parameters, what), X, output, columns)
     if is_parquet(output) and X.grid is not None and len(X.grid.shape) > 1:
         say(
             f"Rows are the points of a grid of shape {X.grid.shape}, chunk by chunk, and so are those of the table. "
@@ -128,7 +139,7 @@ def predict(
     def run(cluster: Place) -> Result:
         kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
         found: Result = {}
-        work = Work(*plan_predictions(Predictor.of(parameters, what), X, output), cluster)
+        work = Work(*planned, cluster)
         with kept as checkpoint, work.on_machines(began) as running, checkpoint.going_on():
 
             def result(written: Written) -> Result:
@@ -149,7 +160,7 @@ def predict(
             try:
                 write_predictions(
                     parameters, X, output, what=what, record=now, result=result, non_finite=data.non_finite,
-                    executor=running.executor, saved=checkpoint,
+                    executor=running.executor, saved=checkpoint, kept=columns,
                 )  # fmt: skip
             except DataError:
                 remove_checkpoint(output)

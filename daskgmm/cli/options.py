@@ -287,6 +287,15 @@ def output_option(metavar: str, what: str) -> Callable[[Command], Command]:
     return option("-o", "--output", required=True, section="Output", metavar=metavar, help=f"Where to write {what}.")
 
 
+keep_option = option(
+    "--keep",
+    type=_Parsed("columns", _names),
+    multiple=True,
+    metavar="NAMES",
+    section="Prediction",
+    help="Columns of INPUT to write before the predictions, where both are Parquet, such as id,ra,dec or *; !z leaves "
+    "one out. They keep their types.",
+)
 checkpoint_option = option(
     "--checkpoint-every",
     type=click.FloatRange(min=0, max=1e9),

@@ -26,6 +26,7 @@ _WORDS = {
     "columns": "--columns",
     "daskgmm.open_rows(X, columns=[...])": "--columns",
     "daskgmm.open_rows(X, columns='name')": "--weights with the name of a column",
+    "keep": "--keep",
     "array": "--array",
     "features": "--features",
     "sample_weight": "--weights",

@@ -13,7 +13,9 @@ from daskgmm.errors import DataError, InputMissingError, OptionError, verbatim
 _LISTED = 16
 
 
-def chosen(columns: Sequence[str] | None, available: Sequence[str], argument: str, label: str) -> list[str]:
+def chosen(
+    columns: Sequence[str] | None, available: Sequence[str], argument: str, label: str, *, option: str = "columns"
+) -> list[str]:
     """Return the names of the columns that are meant, in the order given; those of a wildcard in the input's order.
 
     Parameters
@@ -24,8 +26,8 @@ def chosen(columns: Sequence[str] | None, available: Sequence[str], argument: st
         is all but id. A column's own name is never a wildcard.
     available : sequence of str
         The columns of the input, in its order.
-    argument, label : str
-        What messages call the input, and where it is.
+    argument, label, option : str
+        What messages call the input, where it is, and what names its columns.
 
     Raises
     ------
@@ -37,28 +39,28 @@ def chosen(columns: Sequence[str] | None, available: Sequence[str], argument: st
     if columns is None:
         return list(available)
     if not columns:
-        raise OptionError("`columns`", f"name at least one column of `{argument}`", "none", _remedy(available))
+        raise OptionError(f"`{option}`", f"name at least one column of `{argument}`", "none", _remedy(available))
     known = set(available)
     left_out = [name[1:] for name in columns if name.startswith("!") and name not in known]
     columns = [name for name in columns if name in known or not name.startswith("!")] or ["*"]
     named = [name for name in columns if name in known or not _is_wildcard(name)]
     twice = next((name for i, name in enumerate(named) if name in named[:i]), None)
     if twice is not None:
-        raise OptionError("`columns`", "name each column once", f"{twice!r} twice with {label}", "Name it once.")
+        raise OptionError(f"`{option}`", "name each column once", f"{twice!r} twice with {label}", "Name it once.")
     both = next((name for name in named if name in left_out), None)
     if both is not None:
-        raise OptionError("`columns`", "name a column or leave it out", f"{both!r} and '!{both}'", "Choose one.")
-    out = {one for name in left_out for one in _meant_by(name, available, argument, label)}
+        raise OptionError(f"`{option}`", "name a column or leave it out", f"{both!r} and '!{both}'", "Choose one.")
+    out = {one for name in left_out for one in _meant_by(name, available, argument, label, option)}
     found: dict[str, None] = {}
     for name in columns:
-        meant = _meant_by(name, available, argument, label)
+        meant = _meant_by(name, available, argument, label, option)
         found |= dict.fromkeys(one for one in meant if one == name or one not in out.union(named))
     if not found:
-        raise OptionError("`columns`", f"leave a column of `{argument}`", f"none of {label}", _remedy(available))
+        raise OptionError(f"`{option}`", f"leave a column of `{argument}`", f"none of {label}", _remedy(available))
     return list(found)
 
 
-def _meant_by(name: str, available: Sequence[str], argument: str, label: str) -> list[str]:
+def _meant_by(name: str, available: Sequence[str], argument: str, label: str, option: str) -> list[str]:
     """Return the columns that a name or wildcard means; an InputMissingError where there is none."""
     if name in available:
         return [name]
@@ -66,7 +68,7 @@ def _meant_by(name: str, available: Sequence[str], argument: str, label: str) ->
     pattern = re.compile("".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in name), re.DOTALL)
     found = [one for one in available if pattern.fullmatch(one)]
     if not found:
-        raise _missing(name, available, argument, label)
+        raise _missing(name, available, argument, label, option)
     return found
 
 
@@ -74,14 +76,14 @@ def _is_wildcard(name: str) -> bool:
     return "*" in name or "?" in name
 
 
-def _missing(name: str, available: Sequence[str], argument: str, label: str) -> InputMissingError:
+def _missing(name: str, available: Sequence[str], argument: str, label: str, option: str) -> InputMissingError:
     what = "is meant by that wildcard" if _is_wildcard(name) else "has that name"
     near = get_close_matches(name, available, n=4, cutoff=0.6)
     # (Names that differ in their case alone look far from each other.)
     near = list(dict.fromkeys([*(one for one in available if one.lower() == name.lower()), *near]))
     remedy = f"Did you mean {verbatim(_listed(near))}?" if near else _remedy(available)
     return InputMissingError(
-        "`columns`", f"name columns of `{argument}`", f"{name!r} with {label}, where none {what}", remedy
+        f"`{option}`", f"name columns of `{argument}`", f"{name!r} with {label}, where none {what}", remedy
     )
 
 

@@ -154,25 +154,39 @@ class ParquetReader(Reader, Stamper):
         InputMissingError
             A file is not there any more, or may not be read.
         """
+        rows, row = np.empty((self._n_features, stop - start), dtype=self._dtype), start
+        for taken in self._taken(start, stop):
+            fill(rows[:, row - start : row - start + taken.num_rows], taken, self._columns, row)
+            row += taken.num_rows
+        return rows.T
+
+    def taken(self, start: int, stop: int) -> list[Any]:
+        """Return rows start to stop as Arrow has them, some at once: of all columns, whatever they hold.
+
+        Raises
+        ------
+        DataError, InputMissingError
+            As `read`.
+        """
+        return list(self._taken(start, stop))
+
+    def _taken(self, start: int, stop: int) -> Iterator[Any]:
         own = self._own
         place, own.place = own.place, None  # (so that nothing goes on behind an error)
-        rows = np.empty((self._n_features, stop - start), dtype=self._dtype)
-        row = start
+        row, done = start, False
         try:
             while row < stop:
                 if place is None or place.row != row or row == place.stop:
                     place = self._begin(row)
                 taken = place.take(stop - row)
-                fill(rows[:, row - start : row - start + taken.num_rows], taken, self._columns, row)
+                yield taken
                 row += taken.num_rows
-        except BaseException:
-            self._close()
-            raise
-        if place is not None and place.row < place.stop:
-            own.place = place
-        else:
-            self._close()
-        return rows.T
+            done = True
+        finally:
+            if done and place is not None and place.row < place.stop:
+                own.place = place
+            else:
+                self._close()
 
     def stamp(self, start: int, stop: int) -> list[str]:
         """Return size and time, or the tag, of each file that holds some of these rows."""

@@ -22,6 +22,7 @@ from daskgmm.sources.parquet_footers import (
     footer_of,
     opened,
 )
+from daskgmm.sources.parquet_kept import KeptColumns, kept_columns
 from daskgmm.sources.parquet_reader import ParquetPart, ParquetReader
 from daskgmm.sources.source import Source, checked_shape, told_apart
 from daskgmm.sources.stamps import Stamper, newest_of
@@ -142,6 +143,9 @@ class ParquetSource(Source):
         if len(self._parts) <= _FEW_FILES:
             return super().arguments(bounds)
         return told_apart(self._reader, bounds)
+
+    def kept(self, columns: Sequence[str]) -> KeptColumns:
+        return kept_columns(self._location, self._parts, columns, argument="X", label=self.label)
 
     def rechunking(self, chunks: str) -> str:
         return f"write it again in row groups of fewer rows, {chunks}: pyarrow.parquet.write_table(row_group_size=...)"

@@ -118,6 +118,22 @@ class Source:
         """Return the `daskgmm.sources.coordinates.Coordinate`s of the grid whose points are the rows."""
         return ()
 
+    def kept(self, columns: Sequence[str]) -> Any:
+        """Return the `daskgmm.sources.parquet_kept.KeptColumns` that names, with wildcards, mean.
+
+        Raises
+        ------
+        OptionError
+            The input has no columns that can be kept.
+        """
+        raise OptionError(
+            "`keep`",
+            "name columns of Parquet files",
+            f"{', '.join(map(repr, columns))} with {self.label}",
+            "Leave it out: what is written has the rows of the input in their order, so that its columns can be set "
+            "beside it.",
+        )
+
     def reader(self) -> Reader:
         """Return what reads rows in a task."""
         raise NotImplementedError(f"{type(self).__name__} must have a method reader()")

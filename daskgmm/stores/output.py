@@ -17,7 +17,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.errors import DataError, OutputError
+from daskgmm.errors import DataError, OptionError, OutputError
 from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.parameters import Parameters
@@ -31,6 +31,7 @@ from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import Memory, Passes
 from daskgmm.sources.credentials import shown
 from daskgmm.sources.failures import refused, unreachable
+from daskgmm.sources.parquet_kept import KeptColumns
 from daskgmm.sources.source import Source
 from daskgmm.sources.stamps import file_stamp
 from daskgmm.stores.parquet_parts import PartsLayout, check_parquet, is_parquet, parts_record
@@ -85,6 +86,7 @@ def write_predictions(
     non_finite: str = "error",
     executor: Executor | None = None,
     saved: Saved | None = None,
+    kept: KeptColumns | None = None,
 ) -> Written:
     """Return what was written: predictions for all rows of X, (n_rows,) or (n_rows, n_components), in bounded memory.
 
@@ -103,6 +105,8 @@ def write_predictions(
         Gives what the attributes are to say as "result"; called when all rows are written, and none is in its place.
     saved : Saved, optional
         Where to find, and to leave, what is done where this is cut short. It is of this input, model and output.
+    kept : KeptColumns, optional
+        Columns of the input, `X.kept(names)`, that stand before the predictions where the output is Parquet.
 
     Raises
     ------
@@ -115,7 +119,7 @@ def write_predictions(
     if executor is None:
         executor = current_executor(travels=X.travels)
     predictor = Predictor.of(parameters, what)
-    layout = layout_of(predictor, X, output)
+    layout = layout_of(predictor, X, output, kept)
     rows, _ = promise_memory(layout.rows, _need(layout, predictor), executor)
     try:
         with explained(output):
@@ -151,17 +155,26 @@ def check_all_rows(X: Source, n_rows: int) -> None:
         )
 
 
-def layout_of(predictor: Predictor, X: Source, output: str) -> Layout:
+def layout_of(predictor: Predictor, X: Source, output: str, kept: KeptColumns | None = None) -> Layout:
     """Return the kind of output that a path or URL means for some rows; nothing is read or written."""
     if is_parquet(output):
         check_parquet(output)
-        return PartsLayout.of(predictor, X)
+        return PartsLayout.of(predictor, X, kept)
+    if kept is not None:
+        raise OptionError(
+            "`keep`",
+            "be left out where the output is no Parquet",
+            f"{', '.join(map(repr, kept.names))} with {shown(output)}",
+            "Name the output so that it ends in .parquet.",
+        )
     return GridLayout.of(predictor, X) or RowsLayout.of(predictor, X)
 
 
-def plan_predictions(predictor: Predictor, X: Source, output: str) -> tuple[Rows, Need]:
+def plan_predictions(
+    predictor: Predictor, X: Source, output: str, kept: KeptColumns | None = None
+) -> tuple[Rows, Need]:
     """Return the rows as the writing pass goes over them, and what it needs beside them; nothing is read."""
-    layout = layout_of(predictor, X, output)
+    layout = layout_of(predictor, X, output, kept)
     return layout.rows, _need(layout, predictor)
 
 

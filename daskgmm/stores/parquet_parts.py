@@ -17,14 +17,22 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.errors import OptionError, OutputError
+from daskgmm.errors import OptionError, OutputError, verbatim
 from daskgmm.kernels.prediction import Predictor
 from daskgmm.passes.rows import Rows
 from daskgmm.sources.parquet_files import SUFFIXES
+from daskgmm.sources.parquet_kept import KeptColumns
 from daskgmm.sources.source import Source
 from daskgmm.sources.stamps import file_stamp
 from daskgmm.stores.storage import plain_path, sync_folder
-from daskgmm.stores.targets import ATTRIBUTE, even_length, incomplete_record, refuse_others, stored_row_bytes
+from daskgmm.stores.targets import (
+    ATTRIBUTE,
+    even_length,
+    incomplete_record,
+    refuse_others,
+    stored_dtype,
+    stored_row_bytes,
+)
 
 #: The file that has the record, and no rows. (To Dask, Spark and pyarrow a file of such a name is none of the data;
 #: polars, which takes each file of a folder, finds the same columns in it.)
@@ -81,11 +89,14 @@ class Parts:
         Row at which each begins, and the end.
     names, dtypes : tuple of str
         The columns, and what NumPy calls their numbers.
+    before : bytes
+        Columns before these, and their types, as Arrow writes them; none where it is empty.
     """
 
     starts: NDArray[np.int64]
     names: tuple[str, ...]
     dtypes: tuple[str, ...]
+    before: bytes = b""
 
     @property
     def n_files(self) -> int:
@@ -104,7 +115,9 @@ class Parts:
         import pyarrow
 
         types = [pyarrow.from_numpy_dtype(np.dtype(dtype)) for dtype in self.dtypes]
-        return pyarrow.schema(list(zip(self.names, types, strict=True)))
+        own = [pyarrow.field(name, type_) for name, type_ in zip(self.names, types, strict=True)]
+        kept = list(pyarrow.ipc.read_schema(pyarrow.BufferReader(self.before))) if self.before else []
+        return pyarrow.schema([*kept, *own])
 
     def arrays(self, values: Sequence[NDArray[Any]]) -> list[Any]:
         """Return columns as Arrow has them; missing numbers stay NaN."""
@@ -187,11 +200,14 @@ class PartsTarget:
     place, token : str
         The folder, and which one is meant there.
     parts : Parts
+    kept : KeptColumns or None
+        Columns of the input that stand before them.
     """
 
     place: str
     token: str
     parts: Parts
+    kept: KeptColumns | None = None
 
     def piece_rows(self, first_row: int) -> int:
         number = self.parts.number_of(first_row)
@@ -201,13 +217,21 @@ class PartsTarget:
         load_pyarrow(self.place)
         refuse_others(parts_record(self.place).get("token"), self.token, self.place)
         name = self.parts.file_name(self.parts.number_of(first_row))
-        write_file(self.place, name, self.parts.schema(), self._tables(values))
+        write_file(self.place, name, self.parts.schema(), self._tables(first_row, values))
 
-    def _tables(self, values: NDArray[Any]) -> Iterator[Any]:
+    def _tables(self, first_row: int, values: NDArray[Any]) -> Iterator[Any]:
+        """Yield the rows of a piece, group by group."""
         import pyarrow
 
-        columns = list(values.T) if values.ndim == 2 else [values]
-        yield pyarrow.Table.from_arrays(self.parts.arrays(columns), schema=self.parts.schema())
+        columns, schema = list(values.T) if values.ndim == 2 else [values], self.parts.schema()
+        if self.kept is None:
+            yield pyarrow.Table.from_arrays(self.parts.arrays(columns), schema=schema)
+            return
+        row = 0
+        for table in self.kept.tables(first_row, first_row + len(values)):
+            own = self.parts.arrays([column[row : row + table.num_rows] for column in columns])
+            yield pyarrow.Table.from_arrays([*table.columns, *own], schema=schema)
+            row += table.num_rows
 
 
 @dataclass(frozen=True)
@@ -219,19 +243,37 @@ class PartsLayout:
 
     predictor: Predictor
     rows: Rows
+    kept: KeptColumns | None = None
 
     @classmethod
-    def of(cls, predictor: Predictor, X: Source) -> PartsLayout:
-        return cls(predictor, Rows.plan(X, None))
+    def of(cls, predictor: Predictor, X: Source, kept: KeptColumns | None = None) -> PartsLayout:
+        """Return the layout, with columns of the input before those of predictions.
+
+        Raises
+        ------
+        OptionError
+            One of them is called as predictions are.
+        """
+        found = cls(predictor, Rows.plan(X, None), kept)
+        both = set(() if kept is None else kept.names).intersection(found._names)
+        if both:
+            raise OptionError(
+                "`keep`",
+                "leave out columns that are called as predictions are",
+                f"{sorted(both)[0]!r} in {X.label}",
+                f"Leave it out by '!{verbatim(sorted(both)[0])}', or rename it.",
+            )
+        return found
 
     @property
     def held_bytes(self) -> int:
         # (The piece being filled; its columns, one after the other; and these encoded.)
-        return 3 * int(np.diff(self._parts.starts).max()) * stored_row_bytes(self.predictor) + LIBRARY_BYTES
+        piece = int(np.diff(self._parts.starts).max()) * stored_row_bytes(self.predictor)
+        return 3 * piece + LIBRARY_BYTES + (0 if self.kept is None else self.kept.held_bytes)
 
     def make(self, place: str, token: str) -> PartsTarget:
         self._parts.make(place, token)
-        return PartsTarget(place, token, self._parts)
+        return PartsTarget(place, token, self._parts, self.kept)
 
     def found(self, place: str, token: str) -> PartsTarget | None:
         try:
@@ -239,7 +281,7 @@ class PartsLayout:
         except (OSError, ValueError):  # it was removed
             return None
         is_this = isinstance(record, dict) and record.get("token") == token
-        return PartsTarget(place, token, self._parts) if is_this else None
+        return PartsTarget(place, token, self._parts, self.kept) if is_this else None
 
     def complete(self, place: str, record: Mapping[str, Any]) -> None:
         self._parts.complete(place, record)
@@ -251,7 +293,13 @@ class PartsLayout:
             np.arange(a, b, even_length(b - a, row_bytes))
             for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
         ]
+        dtypes, before = (
+            (stored_dtype(self.predictor).str,) * len(self._names),
+            b"" if self.kept is None else self.kept.schema,
+        )
+        return Parts(np.concatenate([*starts, edges[-1:]]).astype(np.int64), self._names, dtypes, before)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
         what, n = self.predictor.what, self.predictor.n_columns
-        names = (what,) if n is None else tuple(f"{what}_{k}" for k in range(n))
-        dtype = "<i4" if what == "label" else "<f8"
-        return Parts(np.concatenate([*starts, edges[-1:]]).astype(np.int64), names, (dtype,) * len(names))
+        return (what,) if n is None else tuple(f"{what}_{k}" for k in range(n))

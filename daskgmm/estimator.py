@@ -42,11 +42,12 @@ from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.record import finite_or_none
 from daskgmm.mixture.sampling import sample
 from daskgmm.passes.prediction import predict_rows
-from daskgmm.stores.model_file import Model, as_written, load_model, save_model, support_in, support_record
+from daskgmm.stores.model_file import Model, as_written, dropped_in, load_model, save_model, support_in, support_record
 from daskgmm.stores.provenance import provenance
 
 #: What a model file says of a fit; a mixture that was set by hand has none of it.
-_OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_passes_", "n_dropped_", "history_")
+_OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_passes_", "n_dropped_",
+             "n_dropped_by_feature_", "history_")  # fmt: skip
 
 
 class GaussianMixture(CallbackSupport, Convertible, DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -134,8 +135,8 @@ class GaussianMixture(CallbackSupport, Convertible, DensityMixin, BaseEstimator)
     n_passes_ : int
         Sweeps over the data; survey and closing pass count, and so does counting the rows of a Dask array of unknown
         chunk sizes.
-    n_dropped_ : int
-        Rows dropped as non-finite.
+    n_dropped_, n_dropped_by_feature_ : int, list of int
+        Rows dropped as non-finite, and by the features that hold their NaN or infinity: a row counts for each of these.
     support_ : (n_components,), float64
         How far the log-likelihood of the rows falls without each component, nats; the others stay as they are.
         Infinite for a single component. BIC asks for at least half a component's parameters times the logarithm of the
@@ -296,6 +297,7 @@ class GaussianMixture(CallbackSupport, Convertible, DensityMixin, BaseEstimator)
         estimator.log_likelihood_ = float(record.get("log_likelihood", np.nan))
         for name in ("n_iter", "n_passes", "n_dropped"):
             setattr(estimator, f"{name}_", int(record.get(name, 0)))
+        estimator.n_dropped_by_feature_ = dropped_in(record, p.n_features)
         found = support_in(record, p.n_components)
         estimator.support_, estimator.counts_ = found.nats, found.counts
         estimator._remarks = tuple(str(one) for one in record.get("remarks", []))
@@ -369,7 +371,7 @@ class GaussianMixture(CallbackSupport, Convertible, DensityMixin, BaseEstimator)
         self.lower_bounds_ = list(fit.lower_bounds)
         self.log_likelihood_ = fit.log_likelihood
         self.n_passes_ = fit.n_passes
-        self.n_dropped_ = fit.n_dropped
+        self.n_dropped_, self.n_dropped_by_feature_ = fit.n_dropped, list(fit.n_dropped_by_feature)
         self.support_, self.counts_ = fit.support.nats, fit.support.counts
         self._remarks = fit.remarks
         self.history_ = list(fit.history)

@@ -176,3 +176,30 @@ def test_columns_of_what_has_none(tmp_path: Path) -> None:
         open_rows(frame, columns="d")
     with pytest.raises(OptionError, match="columns must be left out where X has no columns with names; got a Series"):
         open_rows(frame["a"], columns="a")
+
+
+def test_dropped_rows_are_told_by_feature(tmp_path: Path, table: dict[str, Any]) -> None:
+    """In the log, the result, what inspect and a report say, and the attributes of a model that is loaded."""
+    spoilt = {name: np.array(values) for name, values in table.items()}
+    spoilt["ra"][[3, 5]], spoilt["dec"][[5, 6, 1000, 3999]] = np.nan, [np.inf, -np.inf, np.nan, np.nan]
+    group = zarr.create_group(tmp_path / "g.zarr")
+    for name in ("dec", "ra"):
+        group.create_array(name, data=spoilt[name], chunks=(1500,))
+    fit = ("fit", tmp_path / "g.zarr", "--columns", "ra,dec", "-k", 2, "-o", tmp_path / "m.zarr")
+    assert "5 rows with NaN or infinity in" in (said := call(*fit, code=65).stderr)
+    assert "(dec in 4, ra in 2), the first in partition 0, row 3. Drop them with --non-finite drop" in said
+    done = call(*fit, "--non-finite", "drop")
+    assert "5 of 4,000 rows are left out, for a NaN or an infinity: dec in 4, ra in 2." in done.stderr
+    result = json.loads(done.stdout)
+    assert (result["dropped_rows"], result["dropped_rows_by_feature"]) == (5, [2, 4])
+    shown = call("inspect", tmp_path / "m.zarr")
+    assert "5 rows were left out, for a NaN or an infinity: dec in 4, ra in 2" in shown.stderr
+    assert json.loads(shown.stdout)["n_dropped_by_feature"] == [2, 4]
+    call("report", tmp_path / "m.zarr", "-o", tmp_path / "m.html")
+    assert "dec in 4, ra in 2" in (tmp_path / "m.html").read_text()
+    gm = GaussianMixture.load(tmp_path / "m.zarr")
+    gm.save(tmp_path / "again.zarr")
+    for path in ("m.zarr", "again.zarr"):
+        assert GaussianMixture.load(tmp_path / path).n_dropped_by_feature_ == [2, 4]
+    same = GaussianMixture(2, random_state=0, non_finite="drop").fit(open_rows(group, columns=["ra", "dec"]))
+    assert (same.n_dropped_, same.n_dropped_by_feature_) == (5, [2, 4])

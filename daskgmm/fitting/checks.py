@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from daskgmm.errors import DataError
+from daskgmm.errors import DataError, verbatim
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import Survey
+from daskgmm.sources.columns import feature_names
 from daskgmm.sources.source import Source
 
 #: Sums of the row weights beyond which sums of weights times squares might be no numbers, or denormal ones.
 LEAST_WEIGHT, MOST_WEIGHT = 1e-150, 1e150
+#: Features that a message lists at most.
+_LISTED = 8
 
 
 def check_shape(X: Source, *, n_components: int) -> None:
@@ -33,8 +38,8 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
         raise DataError(
             "`X`",
             "be finite",
-            f"{survey.n_dropped} rows with NaN or infinity in {label}, the first in partition "
-            f"{_partition_of(survey.first_dropped, rows)}, row {survey.first_dropped}",
+            f"{survey.n_dropped} rows with NaN or infinity in {label}{verbatim(_by_feature(survey, rows))}, the first "
+            f"in partition {_partition_of(survey.first_dropped, rows)}, row {survey.first_dropped}",
             "Drop them with `non_finite='drop'`, or fill them in.",
         )
     if survey.n_bad_weights and rows.weights is not None:
@@ -85,6 +90,20 @@ def check_folds(survey: Survey, *, n_components: int) -> None:
                 "outside",
                 "Decrease `n_folds`, or take more rows.",
             )
+
+
+def _by_feature(survey: Survey, rows: Rows) -> str:
+    """Return which features hold what makes rows non-finite, as a part of a sentence; nothing where there is one."""
+    said = spoiled_by(survey.n_spoiled.tolist(), feature_names(rows.X.column_labels))
+    return f" ({said})" if rows.X.n_features > 1 else ""
+
+
+def spoiled_by(n_spoiled: Sequence[int], names: Sequence[str] | None) -> str:
+    """Return which features hold a NaN or an infinity in how many rows, those with the most first: "a in 3, b in 1"."""
+    named = [f"feature {i + 1}" for i in range(len(n_spoiled))] if names is None else names
+    found = sorted(((n, -i) for i, n in enumerate(n_spoiled) if n), reverse=True)
+    more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return ", ".join(f"{named[-i]} in {n:,}" for n, i in found[:_LISTED]) + more
 
 
 def _partition_of(row: int, rows: Rows) -> int:

@@ -120,6 +120,7 @@ class Closing:
                 held_out=None if held_out is None else (held_out.log_sum, held_out.weight),
                 n_rows=score.n_rows,
                 n_dropped=self._known.survey.n_dropped,
+                n_dropped_by_feature=tuple(self._known.survey.n_spoiled.tolist()),
                 weight=score.weight,
                 n_passes=0,
                 bytes_read=0,

@@ -31,6 +31,8 @@ class Fit:
         Log-likelihood, nats, and weight of the rows of its fold, to which it was not fitted.
     n_rows, n_dropped : int
         Rows that counted, and rows dropped as non-finite.
+    n_dropped_by_feature : tuple of int
+        Dropped rows by the features that hold their NaN or infinity: a row counts for each of these.
     weight, n_weighted : float, int
         Sum of the row weights, and rows of positive weight.
     n_passes : int
@@ -60,6 +62,7 @@ class Fit:
     held_out: tuple[float, float] | None
     n_rows: int
     n_dropped: int
+    n_dropped_by_feature: tuple[int, ...]
     weight: float
     n_passes: int
     bytes_read: int

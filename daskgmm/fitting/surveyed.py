@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from daskgmm.fitting.checks import check_folds, check_survey
+from daskgmm.fitting.checks import check_folds, check_survey, spoiled_by
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.progress import Progress
 from daskgmm.fitting.sample import Sample, sample_size
@@ -15,6 +15,7 @@ from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.row_set import RowSet
 from daskgmm.passes.need import takes_compiled_kernel
 from daskgmm.passes.survey import Survey, SurveyPass, all_but, sample_threshold
+from daskgmm.sources.columns import feature_names
 from daskgmm.sources.source import Source
 
 logger = logging.getLogger("daskgmm")
@@ -79,6 +80,10 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
     survey: Survey = progress.once("survey", run, files=progress.passes.files)
     if survey.n_dropped == 0:
         progress.passes.rows = rows.trusted()
+    else:
+        by = spoiled_by(survey.n_spoiled.tolist(), feature_names(rows.X.column_labels))
+        n_dropped = f"{survey.n_dropped:,} of {n_rows:,}"
+        logger.info("%s rows are left out, for a NaN or an infinity: %s.", n_dropped, by)
     row_sets: dict[Fold | None, RowSet] = {None: survey.row_set}
     for fold in {m.fold for m in models if m.fold is not None}:
         row_sets[fold] = all_but(work, survey, fold.index).row_set

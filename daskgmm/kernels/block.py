@@ -34,6 +34,8 @@ class Block:
         Rows that are not in the fold that the block was cut to, of weight 0; None means none of them.
     columns : mapping of str to (n_rows,) or (n_columns, n_rows), int64 or float64
         What else comes with each row, by name, for kernels that know it.
+    spoiled : (n_features, n_rows), bool, or None
+        The values that were a NaN or an infinity; None means none of them.
     """
 
     x: Floats
@@ -42,6 +44,7 @@ class Block:
     non_finite: NDArray[np.bool_] | None = None
     outside: NDArray[np.bool_] | None = None
     columns: Columns = field(default_factory=dict)
+    spoiled: NDArray[np.bool_] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -73,7 +76,8 @@ class Block:
             weights = None if self.weights is None else self.weights[part]
             columns = {name: values[..., part] for name, values in self.columns.items()}
             left_out = _any(self.non_finite, part), _any(self.outside, part)
-            yield Block(self.x[:, part], weights, self.first_row + low, *left_out, columns)
+            spoiled = None if self.spoiled is None else self.spoiled[:, part]
+            yield Block(self.x[:, part], weights, self.first_row + low, *left_out, columns, spoiled)
 
 
 def _any(mask: NDArray[np.bool_] | None, part: slice) -> NDArray[np.bool_] | None:

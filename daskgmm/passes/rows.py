@@ -267,13 +267,14 @@ def _checked(block: Block, check: Check) -> Block:
     with np.errstate(over="ignore", invalid="ignore"):
         if check == "trust" or np.isfinite(block.x.sum()):
             return block
-    non_finite = np.logical_not(np.isfinite(block.x).all(axis=0))
+    spoiled = np.logical_not(np.isfinite(block.x))
+    non_finite: NDArray[np.bool_] = np.logical_or.reduce(spoiled, axis=0)
     if not non_finite.any():
         return block
     block.x[:, non_finite] = 0.0
     weights = np.ones(block.x.shape[1]) if block.weights is None else block.weights
     weights[non_finite] = 0.0
-    return replace(block, weights=weights, non_finite=non_finite)
+    return replace(block, weights=weights, non_finite=non_finite, spoiled=spoiled)
 
 
 def _runs(cut: Cut, reader: Reader) -> Iterator[NDArray[Any]]:

@@ -41,6 +41,8 @@ class Survey(Record):
         What is known of each fold's rows; no samples.
     n_weighted : int
         Finite rows of positive weight.
+    n_spoiled : (n_features,), int64
+        Dropped rows by the features that hold their NaN or infinity: a row counts for each of these.
     """
 
     n_rows: int
@@ -58,6 +60,7 @@ class Survey(Record):
     sample_rows: tuple[NDArray[np.uint64], ...]
     folds: tuple[Survey, ...] = ()
     n_weighted: int = 0
+    n_spoiled: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     sample_columns: dict[str, Pieces] = field(default_factory=dict)
 
     @property
@@ -104,7 +107,8 @@ class SurveyPass:
         d = self.n_features
         scatter = np.zeros((d, d) if self.with_scatter else d)
         edge = np.full(d, np.inf)
-        return Survey(0, 0, -1, 0.0, np.zeros(d), edge, -edge, scatter, 0, -1, (), (), ())
+        nothing = np.zeros(d, np.int64)
+        return Survey(0, 0, -1, 0.0, np.zeros(d), edge, -edge, scatter, 0, -1, (), (), (), n_spoiled=nothing)
 
     def update(self, state: Survey, block: Block) -> Survey:
         # Values beyond 1e150, which are refused after the survey by their range, overflow in the scatter.
@@ -157,6 +161,7 @@ class SurveyPass:
             state.sample_rows + other.sample_rows,
             tuple(self.merge(a, b) for a, b in zip(state.folds, other.folds, strict=True)),
             state.n_weighted + other.n_weighted,
+            state.n_spoiled + other.n_spoiled,
             {
                 name: state.sample_columns.get(name, ()) + other.sample_columns.get(name, ())
                 for name in {**state.sample_columns, **other.sample_columns}
@@ -180,6 +185,7 @@ class SurveyPass:
         x, weights = block.x, block.weights
         kept = _counted(block)
         n_dropped = 0 if block.non_finite is None else int(block.non_finite.sum())
+        spoiled = np.zeros(len(x), np.int64) if block.spoiled is None else np.count_nonzero(block.spoiled, axis=1)
         bad = np.zeros_like(kept) if weights is None else kept & ~(np.isfinite(weights) & (weights >= 0))
         n_rows = int(kept.sum())
         lost = -1 if block.non_finite is None else _first_true(block.non_finite, block.first_row)
@@ -187,7 +193,7 @@ class SurveyPass:
             empty = self._empty()
             return Survey(
                 n_rows, n_dropped, lost, *_between(empty), int(bad.sum()),
-                _first_true(bad, block.first_row), (), (), (),
+                _first_true(bad, block.first_row), (), (), (), n_spoiled=spoiled,
             )  # fmt: skip
         # Rows are measured from one of them before their mean is taken: a constant feature then has it exactly.
         first = x[:, [int(np.argmax(kept))]]
@@ -212,7 +218,7 @@ class SurveyPass:
         return Survey(
             n_rows, n_dropped, lost, total, first[:, 0] + shift, finite.min(axis=1), finite.max(axis=1),
             scatter, 0, -1, (np.ascontiguousarray(x[:, chosen].T),), (w[chosen],), (_row_numbers(block)[chosen],),
-            n_weighted=int(weighted_rows.sum()),
+            n_weighted=int(weighted_rows.sum()), n_spoiled=spoiled,
             sample_columns={name: (values[..., chosen].T,) for name, values in block.columns.items()},
         )  # fmt: skip
 

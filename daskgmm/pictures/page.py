@@ -12,6 +12,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from daskgmm.errors import OptionError
+from daskgmm.fitting.checks import spoiled_by
 from daskgmm.fitting.status import Status
 from daskgmm.mixture.record import finite_or_none
 from daskgmm.pictures.comparison import COMPARED, selection_lines
@@ -79,6 +80,8 @@ def _summary(model: Model) -> dict[str, Any]:
     figures = [
         (label, formatted(known[key], form)) for key, (label, form) in shown.items() if known.get(key) is not None
     ]
+    if by := spoiled_by(record.get("n_dropped_by_feature") or (), record.get("feature_names")):
+        figures.append(("rows dropped, by the feature with a NaN or an infinity", by))
     return {"lead": lead, "state": state, "warnings": warnings, "figures": figures}
 
 

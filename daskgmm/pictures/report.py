@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from daskgmm.fitting.checks import spoiled_by
 from daskgmm.fitting.history import COLUMNS
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
@@ -36,6 +37,9 @@ def component_table(found: dict[str, Any]) -> str:
         rows, worth = formatted(rows_of[k], ",.0f"), formatted(worth_of[k], ",.1f")
         condition = f"{found['condition_numbers'][k]:10.3g}"
         lines.append(f"{k:9d}  {found['weights'][k]:7.4g}  {rows:>12s}  {worth:>12s}  {condition} {row}")
+    if found.get("n_dropped"):
+        by = spoiled_by(found.get("n_dropped_by_feature") or (), names)
+        lines.append(f"{found['n_dropped']:,} rows were left out, for a NaN or an infinity{by and f': {by}'}")
     if n_components > _ROWS:
         lines.append(f"... and {n_components - _ROWS} more components, of smaller weight")
     return "\n".join(lines)

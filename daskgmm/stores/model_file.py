@@ -180,6 +180,20 @@ def support_in(record: Mapping[str, Any], n_components: int) -> Support:
     return Support(nats, counts)
 
 
+def dropped_in(record: Mapping[str, Any], n_features: int) -> list[int]:
+    """Return the dropped rows by feature that a record says; zeros where a file of an earlier version has none.
+
+    Raises
+    ------
+    ValueError
+        The numbers are not those of so many features.
+    """
+    found = [int(n) for n in record.get("n_dropped_by_feature", [0] * n_features)]
+    if len(found) != n_features:
+        raise ValueError(f"n_dropped_by_feature of {len(found)} features")
+    return found
+
+
 def _family(name: Any, place: str) -> Family:
     try:
         return family_called(name)

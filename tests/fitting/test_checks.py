@@ -93,7 +93,10 @@ def spoiled() -> tuple[Any, Any]:
 def test_non_finite_rows_are_counted_and_the_first_is_named(what: str, tmp_path: Path) -> None:
     X, _ = spoiled()
     partition = 3 if what in ("npy path", "numpy") else 2
-    message = rf"got 4 rows with NaN or infinity in .*, the first in partition {partition}, row 312\. Drop them with "
+    by = "feature 1 in 2, feature 2 in 2, feature 3 in 2"
+    message = (
+        rf"got 4 rows with NaN or infinity in .* \({by}\), the first in partition {partition}, row 312\. Drop them"
+    )
     with pytest.raises(DataError, match=message):
         # Chunks of an array without any are 2048 bytes here, 85 rows.
         GaussianMixture(3).fit(as_source(what, X, tmp_path, chunk=150))
@@ -107,7 +110,7 @@ def test_dropping_rows_is_fitting_the_others(what: str, tmp_path: Path) -> None:
     options = given_start(case) | {"tol": 1e-6}
     gm = GaussianMixture(**options, non_finite="drop").fit(as_source(what, X, tmp_path))
     clean = GaussianMixture(**options).fit(X[finite])
-    assert gm.n_dropped_ == 4
+    assert (gm.n_dropped_, gm.n_dropped_by_feature_) == (4, [2, 2, 2])
     for name in ("weights_", "means_", "covariances_"):
         assert_allclose(getattr(gm, name), getattr(clean, name), rtol=1e-10, atol=1e-11)
     assert gm.n_iter_ == clean.n_iter_

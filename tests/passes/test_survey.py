@@ -60,6 +60,7 @@ def same_numbers(a: Survey, b: Survey, *, rtol: float = 1e-12) -> None:
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     for name in "n_rows", "n_dropped", "first_dropped", "n_bad_weights", "first_bad_weight":
         assert getattr(a, name) == getattr(b, name), name
+    assert a.n_spoiled.tolist() == b.n_spoiled.tolist()
 
 
 def joined(survey: Survey, n_features: int) -> tuple[np.ndarray, np.ndarray]:
@@ -181,9 +182,22 @@ def test_dropped_rows_are_counted_and_the_first_is_named(step: int) -> None:
     np.testing.assert_array_equal(joined(found, 3)[0], kept)
 
 
+@pytest.mark.parametrize("step", [10_000, 999])
+def test_dropped_rows_are_counted_by_feature(step: int) -> None:
+    """A row counts for each feature that holds a NaN or an infinity, whatever the cut; weights spoil nothing."""
+    random, rows = np.random.default_rng(3), X[:10_000].copy()
+    bad = random.random(rows.shape) < [0.3, 1e-3, 0]
+    rows[bad] = random.choice([np.nan, np.inf, -np.inf], bad.sum())
+    for weights in (None, random.random(10_000)):
+        found = survey_of(rows, weights, step=step)
+        assert found.n_spoiled.tolist() == bad.sum(axis=0).tolist()
+        assert found.n_dropped == bad.any(axis=1).sum() < bad.sum()
+
+
 def test_rows_of_nothing_but_nan() -> None:
     found = survey_of(np.full((5000, 2), np.nan), step=999, threshold=EVERY_ROW)
     assert (found.n_rows, found.n_dropped, found.first_dropped, found.weight) == (0, 5000, 0, 0.0)
+    assert found.n_spoiled.tolist() == [5000, 5000]
     assert len(joined(found, 2)[0]) == 0
 
 

@@ -147,14 +147,12 @@ def score(*, model: str, data: Any, cluster: Any) -> dict[str, Any]:
     metavar="N",
     help="Seed: the same one draws the same rows.",
 )
-@output_option("ARRAY", "the rows as a Zarr array, such as sample.zarr")
-@option(
-    "--labels", section="Output", metavar="ARRAY", help="Where to write the component of each row, as a Zarr array."
-)
+@output_option("PLACE", "the rows: a Zarr array, such as sample.zarr, or Parquet, such as sample.parquet")
+@option("--labels", section="Output", metavar="PLACE", help="Where to write the component of each row, likewise.")
 @force_option
 @log_options
 def sample(*, model: str, rows: int, seed: int, output: str, labels: str | None, force: bool) -> dict[str, Any]:
-    """Draw rows from a MODEL, and write them as a Zarr array of float64, in random order.
+    """Draw rows from a MODEL, and write them as float64, in random order: the same whatever they are written as.
 
     \b
     Example:

@@ -200,12 +200,15 @@ def score(model: str, data: Input, *, cluster: Place) -> Result:
 def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | None, force: bool) -> Result:
     """Return the result of drawing rows, which are then at `output`, and their components at `labels`."""
     began = perf_counter()
-    parameters = load_model(model).parameters
+    fitted = load_model(model)
+    parameters = fitted.parameters
     check_place(output, inputs={"MODEL": model})
+    check_parquet(output, option="--output")
     now = {"command": "sample", "model": checksum(parameters), "rows": n_rows, "seed": seed}
     stored = finished_array(output, {**now, "array": "rows"}, force=force)
     if labels is not None:
         check_place(labels, inputs={"MODEL": model, "--output": output}, option="--labels")
+        check_parquet(labels, option="--labels")
         stored_labels = finished_array(labels, {**now, "array": "labels"}, force=force, option="--labels")
         stored = None if stored_labels is None else stored
     if stored is not None:
@@ -228,7 +231,8 @@ def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | Non
         )
         return found
 
-    write_sample(parameters, n_rows, output, labels=labels, seed=seed, record=now, result=result)
+    names = fitted.record.get("feature_names")
+    write_sample(parameters, n_rows, output, labels=labels, seed=seed, record=now, names=names, result=result)
     return {**found, "skipped": False}
 
 

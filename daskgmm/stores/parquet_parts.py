@@ -131,6 +131,14 @@ class Parts:
         os.mkdir(place)
         self.note(place, incomplete_record(token))
 
+    def write(self, place: str, first_row: int, values: NDArray[Any]) -> None:
+        """Write the file that begins at a row: (n_rows,) where there is one column, or (n_rows, n_columns)."""
+        import pyarrow
+
+        arrays = self.arrays([values] if values.ndim == 1 else list(values.T))
+        table = pyarrow.Table.from_arrays(arrays, schema=self.schema())
+        write_file(place, self.file_name(self.number_of(first_row)), self.schema(), [table])
+
     def note(self, place: str, record: Mapping[str, Any]) -> None:
         """Write the record, in place of the one that is there."""
         schema = self.schema().with_metadata({ATTRIBUTE: json.dumps({"files": self.n_files, **record})})

@@ -94,9 +94,7 @@ def test_non_finite_rows_are_counted_and_the_first_is_named(what: str, tmp_path:
     X, _ = spoiled()
     partition = 3 if what in ("npy path", "numpy") else 2
     by = "feature 1 in 2, feature 2 in 2, feature 3 in 2"
-    message = (
-        rf"got 4 rows with NaN or infinity in .* \({by}\), the first in partition {partition}, row 312\. Drop them"
-    )
+    message = rf"got 4 rows with NaN or infinity in .* \({by}\), the first in partition {partition}, row 312\. Drop"
     with pytest.raises(DataError, match=message):
         # Chunks of an array without any are 2048 bytes here, 85 rows.
         GaussianMixture(3).fit(as_source(what, X, tmp_path, chunk=150))

@@ -25,12 +25,15 @@ from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import run_pass
 from daskgmm.sources.opening import open_rows
 from daskgmm.stores import parquet_parts
+from daskgmm.stores.model_file import Model, save_model
 from daskgmm.stores.output import WritePass, Written, prediction_record, write_predictions
 from daskgmm.stores.parquet_parts import PartsLayout
+from daskgmm.stores.samples import write_sample
 from tests.clusters import LOCAL
 from tests.passes.test_prediction import PARAMETERS, WHATS, X, expected
 from tests.stores.test_checkpoint import Slot
 from tests.stores.test_output import RECORD, inputs, saved_in
+from tests.test_cli import call
 
 COLUMNS = {"label": ["label"], "proba": ["proba_0", "proba_1", "proba_2"], "score": ["score"]}
 
@@ -252,3 +255,65 @@ def test_rows_of_parquet_are_read_from_where_their_row_groups_begin(tmp_path: Pa
     assert PartsLayout.of(Predictor.of(PARAMETERS, "label"), source).rows.edges.tolist() == rows.edges.tolist()
     _, found = written(str(tmp_path / "?.parquet"), tmp_path / "out.parquet", what="score")
     np.testing.assert_allclose(found["score"], expected("score"), rtol=1e-12)
+
+
+# -- rows drawn from a mixture ---------------------------------------------------------------------------------------
+
+
+def test_a_sample_has_the_same_rows_whatever_it_is_written_as(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daskgmm.stores.samples.CHUNK_BYTES", 24 * 700)
+    for suffix in ("zarr", "parquet"):
+        places = {"output": str(tmp_path / f"x.{suffix}"), "labels": str(tmp_path / f"c.{suffix}")}
+        write_sample(PARAMETERS, 5000, **places, seed=3, record={"seed": 3}, result=lambda: {"rows": 5000})
+    rows = zarr.open_array(tmp_path / "x.zarr", mode="r")[...]
+    found = pd.read_parquet(tmp_path / "x.parquet")
+    assert list(found.columns) == ["x0", "x1", "x2"]
+    np.testing.assert_array_equal(found.to_numpy(), rows)
+    labels = zarr.open_array(tmp_path / "c.zarr", mode="r")[...]
+    np.testing.assert_array_equal(pd.read_parquet(tmp_path / "c.parquet")["label"], labels)
+    assert len(files(tmp_path / "x.parquet")) == len(files(tmp_path / "c.parquet")) == 8
+    for kind in ("zarr", "parquet"):
+        record = {"complete": True, "seed": 3, "array": "rows", "result": {"rows": 5000}}
+        assert prediction_record(str(tmp_path / f"x.{kind}")) == record
+    assert sorted(os.listdir(tmp_path)) == ["c.parquet", "c.zarr", "x.parquet", "x.zarr"]
+
+
+def test_a_sample_through_the_command_line(tmp_path: Path) -> None:
+    save_model(Model(PARAMETERS, {"feature_names": ["ra", "dec", "mag"]}), str(tmp_path / "m.zarr"))
+    sample = (
+        "sample",
+        tmp_path / "m.zarr",
+        "-n",
+        2000,
+        "-o",
+        tmp_path / "x.parquet",
+        "--labels",
+        tmp_path / "c.parquet",
+    )
+    call(*sample)
+    assert list(pd.read_parquet(tmp_path / "x.parquet").columns) == ["ra", "dec", "mag"]
+    assert "nothing to do" in call(*sample).stderr
+    assert "where --seed is 0 there, 1 now" in call(*sample, "--seed", 1, code=73).stderr
+    before = files(tmp_path / "x.parquet")
+    call(*sample, "--force")
+    assert files(tmp_path / "x.parquet") == before
+    call("predict", tmp_path / "m.zarr", tmp_path / "x.parquet", "-o", tmp_path / "l.parquet", "--workers", 1)
+    refused = call("sample", tmp_path / "m.zarr", "-n", 9, "-o", "s3://nowhere/x.parquet", code=64).stderr
+    assert "--output must be a path where it is Parquet; got the URL s3://nowhere/x.parquet" in refused
+
+
+def test_a_sample_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daskgmm.stores.samples.CHUNK_BYTES", 24 * 700)
+    write_sample(PARAMETERS, 5000, str(tmp_path / "x.parquet"), seed=0, record={})
+    before, really = files(tmp_path / "x.parquet"), parquet_parts.write_file
+
+    def full(folder: str, name: str, *others: Any) -> None:
+        if name == "part-00005.parquet":
+            raise OSError(28, "No space left on device")
+        really(folder, name, *others)
+
+    monkeypatch.setattr(parquet_parts, "write_file", full)
+    with pytest.raises(OutputError, match="the output must be writable; got .*No space left"):
+        write_sample(PARAMETERS, 5000, str(tmp_path / "x.parquet"), seed=1, record={})
+    assert files(tmp_path / "x.parquet") == before
+    assert os.listdir(tmp_path) == ["x.parquet"]

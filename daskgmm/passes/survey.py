@@ -96,6 +96,10 @@ class SurveyPass:
     def _local(self) -> local:
         return local()
 
+    @cached_property
+    def _nothing(self) -> NDArray[np.int64]:
+        return np.zeros(self.n_features, np.int64)
+
     def __reduce__(self) -> tuple[type[SurveyPass], tuple[int, bool, int, int, int]]:
         return SurveyPass, (self.n_features, self.with_scatter, self.seed, self.threshold, self.n_folds)
 
@@ -107,8 +111,7 @@ class SurveyPass:
         d = self.n_features
         scatter = np.zeros((d, d) if self.with_scatter else d)
         edge = np.full(d, np.inf)
-        nothing = np.zeros(d, np.int64)
-        return Survey(0, 0, -1, 0.0, np.zeros(d), edge, -edge, scatter, 0, -1, (), (), (), n_spoiled=nothing)
+        return Survey(0, 0, -1, 0.0, np.zeros(d), edge, -edge, scatter, 0, -1, (), (), (), n_spoiled=self._nothing)
 
     def update(self, state: Survey, block: Block) -> Survey:
         # Values beyond 1e150, which are refused after the survey by their range, overflow in the scatter.
@@ -161,7 +164,7 @@ class SurveyPass:
             state.sample_rows + other.sample_rows,
             tuple(self.merge(a, b) for a, b in zip(state.folds, other.folds, strict=True)),
             state.n_weighted + other.n_weighted,
-            state.n_spoiled + other.n_spoiled,
+            state.n_spoiled + other.n_spoiled if other.n_dropped else state.n_spoiled,
             {
                 name: state.sample_columns.get(name, ()) + other.sample_columns.get(name, ())
                 for name in {**state.sample_columns, **other.sample_columns}
@@ -185,7 +188,7 @@ class SurveyPass:
         x, weights = block.x, block.weights
         kept = _counted(block)
         n_dropped = 0 if block.non_finite is None else int(block.non_finite.sum())
-        spoiled = np.zeros(len(x), np.int64) if block.spoiled is None else np.count_nonzero(block.spoiled, axis=1)
+        spoiled = self._nothing if block.spoiled is None else np.count_nonzero(block.spoiled, axis=1)
         bad = np.zeros_like(kept) if weights is None else kept & ~(np.isfinite(weights) & (weights >= 0))
         n_rows = int(kept.sum())
         lost = -1 if block.non_finite is None else _first_true(block.non_finite, block.first_row)

@@ -96,8 +96,9 @@ def predict(
     """Write label, probabilities or log-density of each row of INPUT under a MODEL, in the same order.
 
     PLACE ends in .zarr, or anything else, for a Zarr array; in .parquet for a folder of Parquet files, whose columns
-    are label, score, or proba_0, proba_1 and so on. With --non-finite drop, rows that hold a NaN or an infinity get
-    the label -1, or NaN.
+    are label, score, or proba_0, proba_1 and so on. Where INPUT is a grid, the array has its shape, and its
+    coordinates beside it, for xarray.open_zarr. With --non-finite drop, rows that hold a NaN or an infinity get the
+    label -1, or NaN.
 
     All is written to PLACE.unfinished-... and renamed when it is whole. (At a URL an array is written in place, with
     the attribute "complete" false until then; Parquet needs a path.) Progress is saved in PLACE.checkpoint. If the

@@ -11,38 +11,48 @@ from daskgmm.fitting.checks import spoiled_by
 from daskgmm.fitting.history import COLUMNS
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.pictures.notation import in_one_notation, ratios, shares
 
 #: Lines and columns of the table at most; the JSON has them all.
 _ROWS, _COLUMNS = 20, 5
 
 
 def component_table(found: dict[str, Any]) -> str:
-    """Return the components of an inspected model as lines of text, the heaviest first."""
+    """Return the components of an inspected model as lines of text, the heaviest first; one notation a column."""
     n_components, n_features = found["components"], found["features"]
     shown = min(n_features, _COLUMNS)
     order = component_order(found["weights"])[:_ROWS]
-    means = f"mean of {'the feature' if n_features == 1 else f'features 1 to {shown}'}"
-    if (names := found.get("feature_names")) is not None:
-        means = "".join(f" {name if len(name) <= 10 else f'{name[:9]}…':>10}" for name in names[:shown])
+    names = found.get("feature_names") or [f"feature {i + 1}" for i in range(n_features)]
     # (Of a file of an earlier version nobody knows; one component alone has no support that is a number.)
     rows_of, worth_of = (found.get(name) or [None] * n_components for name in ("counts", "support"))
+    columns = {
+        "component": [str(k) for k in order],
+        "weight": shares([found["weights"][k] for k in order]),
+        "rows": [formatted(rows_of[k], ",.0f") for k in order],
+        "support/nats": [formatted(worth_of[k], ",.1f") for k in order],
+        "condition": ratios([found["condition_numbers"][k] for k in order]),
+    }
+    lines = [[*columns, *(f"mean of {_short(name)}" for name in names[:shown])]]
+    means = [in_one_notation([found["means"][k][j] for k in order]) for j in range(shown)]
+    lines += [list(cells) for cells in zip(*columns.values(), *means, strict=True)]
     state = {True: "converged", False: "not converged", None: "state unknown"}[found["converged"]]
-    lines = [
+    said = [
         f"{n_components} components ({found['covariance']}), {n_features} features, "
         f"{found['free_parameters']:,} free parameters; {state} after {found['n_iter']} iterations",
-        f"component   weight          rows  support/nats   condition {means if names else f'  {means}'}",
+        *aligned(lines),
     ]
-    for k in order:
-        row = "".join(f"{value:11.4g}" for value in found["means"][k][:shown])
-        rows, worth = formatted(rows_of[k], ",.0f"), formatted(worth_of[k], ",.1f")
-        condition = f"{found['condition_numbers'][k]:10.3g}"
-        lines.append(f"{k:9d}  {found['weights'][k]:7.4g}  {rows:>12s}  {worth:>12s}  {condition} {row}")
     if found.get("n_dropped"):
         by = spoiled_by(found.get("n_dropped_by_feature") or (), names)
-        lines.append(f"{found['n_dropped']:,} rows were left out, for a NaN or an infinity{by and f': {by}'}")
+        said.append(f"{found['n_dropped']:,} rows were left out, for a NaN or an infinity{by and f': {by}'}")
     if n_components > _ROWS:
-        lines.append(f"... and {n_components - _ROWS} more components, of smaller weight")
-    return "\n".join(lines)
+        said.append(f"... and {n_components - _ROWS} more components, of smaller weight")
+    if n_features > shown:
+        said.append(f"... and {n_features - shown} more features: the JSON has them")
+    return "\n".join(said)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 10 else f"{name[:9]}…"
 
 
 def component_order(weights: Sequence[float] | Floats) -> list[int]:

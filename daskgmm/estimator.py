@@ -42,6 +42,7 @@ from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.record import finite_or_none
 from daskgmm.mixture.sampling import sample
 from daskgmm.passes.prediction import predict_rows
+from daskgmm.pictures.pictured import Pictured
 from daskgmm.stores.model_file import Model, as_written, dropped_in, load_model, save_model, support_in, support_record
 from daskgmm.stores.provenance import provenance
 
@@ -50,7 +51,7 @@ _OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_pas
              "n_dropped_by_feature_", "history_")  # fmt: skip
 
 
-class GaussianMixture(CallbackSupport, Convertible, DensityMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixture(Pictured, CallbackSupport, Convertible, DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture, fitted by exact EM to data that need not fit in memory.
 
     Names and meanings are scikit-learn's. `X` may be a NumPy array, a data frame (of Dask too), an array or data set of
@@ -250,19 +251,22 @@ class GaussianMixture(CallbackSupport, Convertible, DensityMixin, BaseEstimator)
     # -- elsewhere -------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the fitted mixture as a Zarr group; whole or not at all."""
+        save_model(self._model(), path, overwrite=overwrite)
+
+    def _model(self) -> Model:
         check_is_fitted(self, "means_")
-        names = getattr(self, "feature_names_in_", None)
         record = {
             "options": getattr(self, "_fit_options", None) or self.fit_options().as_json(),
-            "feature_names": None if names is None else list(names),
+            "feature_names": list(getattr(self, "feature_names_in_", ())) or None,
             "units": getattr(self, "units_in_", None),
             **{name.rstrip("_"): getattr(self, name) for name in _OF_A_FIT if hasattr(self, name)},
             **(support_record(Support(self.support_, self.counts_)) if hasattr(self, "support_") else {}),
             "remarks": list(map(worded, getattr(self, "_remarks", ()))),
+            "unsupported": list(getattr(self, "_unsupported", ())),
             "lower_bound": finite_or_none(getattr(self, "lower_bound_", -np.inf)),
             "provenance": provenance(),
         }
-        save_model(Model(self._parameters(), record), path, overwrite=overwrite)
+        return Model(self._parameters(), record)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -276,11 +280,8 @@ class GaussianMixture(CallbackSupport, Convertible, DensityMixin, BaseEstimator)
         """Return the estimator of a model file; any exception where its record is not as `save` wrote it."""
         stored = dict(record.get("options", {}))
         options = {k: from_json(v) for k, v in stored.items() if k in cls().get_params()}
-        options |= {
-            "n_components": p.n_components,
-            "covariance_type": p.family.name,
-            "random_state": stored.get("seed"),
-        }
+        options |= {"n_components": p.n_components, "covariance_type": p.family.name}
+        options["random_state"] = stored.get("seed")
         estimator: Self = cls(**options)
         estimator.__dict__ |= attributes_of(p)
         estimator._fit_options = stored
@@ -301,6 +302,7 @@ class GaussianMixture(CallbackSupport, Convertible, DensityMixin, BaseEstimator)
         found = support_in(record, p.n_components)
         estimator.support_, estimator.counts_ = found.nats, found.counts
         estimator._remarks = tuple(str(one) for one in record.get("remarks", []))
+        estimator._unsupported = tuple(int(k) for k in record.get("unsupported") or ())
         estimator.history_ = [dict(one) for one in record.get("history", [])]
         return estimator
 
@@ -373,5 +375,5 @@ class GaussianMixture(CallbackSupport, Convertible, DensityMixin, BaseEstimator)
         self.n_passes_ = fit.n_passes
         self.n_dropped_, self.n_dropped_by_feature_ = fit.n_dropped, list(fit.n_dropped_by_feature)
         self.support_, self.counts_ = fit.support.nats, fit.support.counts
-        self._remarks = fit.remarks
+        self._remarks, self._unsupported = fit.remarks, fit.spikes
         self.history_ = list(fit.history)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from sklearn.base import clone
 
@@ -21,6 +21,8 @@ from daskgmm.pictures.comparison import by_kind, selection_table, selection_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from daskgmm.pictures.picture import Picture
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,15 +80,21 @@ class Selection:
         """Return the table as aligned text, the best model marked, and what there is to say of the search."""
         return selection_text(self.table, self.criterion, self.stopped, self.collapsed)
 
-    def plot(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
-        """Return the axes of a plot of the criterion against the number of components, a line a kind.
+    @overload
+    def plot(self, path: str | os.PathLike[str] | None = None, ax: None = None) -> Picture: ...
+    @overload
+    def plot(self, path: str | os.PathLike[str] | None = None, *, ax: Axes) -> Axes: ...
+    def plot(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Picture | Axes:
+        """Return a plot of the criterion against the number of components, a line a kind: a figure of matplotlib.
+
+        A notebook shows it; in a script, give a path, or call its `savefig` or `show`.
 
         Parameters
         ----------
         path : path, optional
             Where to write the picture; the end of its name says its format, such as .png.
         ax : matplotlib Axes, optional
-            Where to draw; without, a figure is made.
+            Where to draw. These axes are then returned, so that a notebook shows their figure once.
 
         Raises
         ------
@@ -99,6 +107,12 @@ class Selection:
 
     def __str__(self) -> str:
         return self.text()
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the table, the best model marked."""
+        from daskgmm.pictures.notebook import selection_html
+
+        return selection_html(self.table, self.criterion, self.stopped, self.collapsed)
 
     def __repr__(self) -> str:
         p = self.best_

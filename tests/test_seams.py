@@ -1064,7 +1064,7 @@ def test_families_are_compared_and_drawn(rows: np.ndarray, tmp_path: Path) -> No
     by_kind = {(row["covariance_type"], row["n_components"]): row["bic"] for row in found.table}
     assert by_kind["toy", 3] == pytest.approx(by_kind["spherical", 3], rel=1e-6)
     assert found.best_.covariance_type in ("spherical", "toy", "tied")
-    legend = [text.get_text() for text in found.plot(tmp_path / "bic.png").get_legend().get_texts()]
+    legend = [text.get_text() for text in found.plot(tmp_path / "bic.png").axes[0].get_legend().get_texts()]
     assert legend[:6] == ["full", "tied", "diag", "spherical", "toy", "kept-axes"]
 
 

@@ -322,7 +322,7 @@ def test_plot_shows_each_kind_and_marks_the_best(criterion: str, tmp_path: Path)
         faithful(), n_components=[1, 2, 3], covariance_type=["full", "tied"], criterion=criterion, n_init=2,
         random_state=0,
     )  # fmt: skip
-    axes = found.plot(tmp_path / "plot.png")
+    (axes,) = found.plot(tmp_path / "plot.png").axes
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
     *lines, mark = axes.get_lines()
     assert [line.get_label() for line in lines] == ["full", "tied"]

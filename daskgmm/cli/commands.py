@@ -20,10 +20,12 @@ from daskgmm.cli.group import Commands
 from daskgmm.cli.options import (
     checkpoint_option,
     cluster_options,
+    data_options,
     force_option,
     input_options,
     keep_option,
     log_options,
+    names_type,
     option,
     output_option,
 )
@@ -197,23 +199,67 @@ def inspect(*, model: str, history: bool) -> dict[str, Any]:
     return result
 
 
-@gmm.command(short_help="Write what a model holds as a page for a browser.")
+@gmm.command(short_help="Draw a model.")
 @click.argument("model")
-@output_option("FILE", "the page, such as report.html")
+@option(
+    "--kind",
+    type=click.Choice(["corner", "weights", "history", "criterion"]),
+    default="corner",
+    show_default=True,
+    section="Picture",
+    help="corner: densities of the features, and the components in every two of them. weights: rows of each component. "
+    "history: log-likelihood by pass. criterion: that of a selection by number of components.",
+)
+@option(
+    "--only",
+    type=names_type("only"),
+    metavar="NAMES",
+    section="Picture",
+    help="Features of the corner plot, such as ra,dec, or their numbers from 1. Default: all up to five, else the five "
+    "in which components differ most.",
+)
+@data_options
+@output_option("FILE", "the picture, as .png, .pdf or .svg")
 @force_option
+@cluster_options
 @log_options
-def report(*, model: str, output: str, force: bool) -> dict[str, Any]:
-    """Write what a MODEL holds, how it was fitted and from what, as one HTML page to look at, print or send.
-
-    The page is one file: it loads nothing and runs no program. Its pictures need matplotlib.
+def plot(
+    *, model: str, kind: str, only: tuple[str, ...] | None, data: Any, output: str, cluster: Any, force: bool
+) -> dict[str, Any]:
+    """Draw a MODEL as a picture. It needs matplotlib.
 
     \b
-    Example:
-      daskgmm report model.zarr --output report.html
+    Examples:
+      daskgmm plot model.zarr --output corner.png
+      daskgmm plot model.zarr --data data.zarr --only ra,dec --output corner.pdf
+      daskgmm plot model.zarr --kind weights --output weights.svg
     """
-    from daskgmm.cli import jobs
+    from daskgmm.cli import drawing
 
-    return jobs.report(model, output, force=force)
+    return drawing.plot(model, output, kind=kind, only=only, data=data, cluster=cluster, force=force)
+
+
+@gmm.command(short_help="Write what a model holds as a page for a browser.")
+@click.argument("model")
+@data_options
+@output_option("FILE", "the page, such as report.html")
+@force_option
+@cluster_options
+@log_options
+def report(*, model: str, data: Any, output: str, cluster: Any, force: bool) -> dict[str, Any]:
+    """Write what a MODEL holds, how it was fitted and from what, as one HTML page to look at, print or send.
+
+    The page is one file: it loads nothing and runs no program. Its pictures need matplotlib. It holds the model as JSON
+    too.
+
+    \b
+    Examples:
+      daskgmm report model.zarr --output report.html
+      daskgmm report model.zarr --data data.zarr --output report.html
+    """
+    from daskgmm.cli import drawing
+
+    return drawing.report(model, output, data=data, cluster=cluster, force=force)
 
 
 @gmm.command(short_help="Fit a mixture to real photographs, end to end, and draw it.")

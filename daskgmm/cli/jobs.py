@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
@@ -12,18 +11,15 @@ from daskgmm.cli.input import Input, meaning
 from daskgmm.cli.outputs import (
     check_place,
     checkpoint_of,
-    checksum,
     finished_array,
     finished_fit,
     group_around,
-    refuse_existing,
     remove_checkpoint,
-    write_file,
 )
 from daskgmm.cli.passes_shown import passes_shown
 from daskgmm.cli.terminal import command_line_words
 from daskgmm.cli.work import Work
-from daskgmm.errors import DataError, OptionError, worded
+from daskgmm.errors import DataError, worded
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.need import fit_need
@@ -41,9 +37,8 @@ from daskgmm.places.lost import carried_on
 from daskgmm.places.machines import peak_bytes
 from daskgmm.places.place import Place
 from daskgmm.places.signals import interrupts
-from daskgmm.sources.credentials import shown
 from daskgmm.sources.source import Source
-from daskgmm.stores.model_file import Model, as_written, load_model, save_model, support_record
+from daskgmm.stores.model_file import Model, checksum, load_model, save_model, support_record
 from daskgmm.stores.output import Written, plan_predictions, write_predictions
 from daskgmm.stores.parquet_parts import check_parquet, is_parquet
 from daskgmm.stores.provenance import provenance
@@ -236,23 +231,6 @@ def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | Non
     return {**found, "skipped": False}
 
 
-def report(model: str, output: str, *, force: bool) -> Result:
-    """Return the result of writing what a model file says as an HTML page, which is then at `output`."""
-    from daskgmm.pictures.page import page  # (and with it Jinja2, which no other command needs)
-
-    check_place(output, inputs={"MODEL": model})
-    if "://" in output or os.path.isdir(output):
-        raise OptionError("--output", "be a path of a file", output, "Name another place, such as report.html.")
-    if not force:
-        refuse_existing(output)
-    loaded = load_model(model)
-    with as_written(model):
-        # (Names of files need not be UTF-8: bytes that are none are shown by their numbers.)
-        content = page(loaded, name=shown(model), words=command_line_words()).encode(errors="backslashreplace")
-    write_file(output, content)
-    return {"command": "report", "status": "done", "model": shown(model), "output": output, "bytes": len(content)}
-
-
 def inspect(model: str, *, history: bool = False) -> Result:
     """Return what a model file says; with `history` the record of each pass of its fit too."""
     found = load_model(model)
@@ -340,6 +318,7 @@ def model_record(done: Fit, now: Result, found: Result) -> Result:
         "n_dropped": done.n_dropped,
         "n_dropped_by_feature": list(done.n_dropped_by_feature),
         **support_record(done.support),
+        "unsupported": list(done.spikes),
         "remarks": list(map(worded, done.remarks)),
         "history": list(done.history),
         "provenance": provenance(),

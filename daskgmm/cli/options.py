@@ -50,6 +50,11 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def names_type(name: str) -> _AnyType:
+    """Return the type of an option that is names, with commas between them."""
+    return _Parsed(name, _names)
+
+
 def option(*names: str, section: str, **attributes: Any) -> Callable[[Command], Command]:
     """Return the decorator that declares an option below a heading of the help."""
     return click.option(*names, cls=SectionOption, section=section, **attributes)
@@ -85,7 +90,7 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
         @functools.wraps(command)
         def run(
             *args: Any,
-            input: str,
+            input: Any,
             columns: tuple[tuple[str, ...], ...],
             array: str | None,
             features: str | None,
@@ -106,6 +111,30 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
         return with_options(run, _declarations_of_input(weights=weights))
 
     return declare
+
+
+def data_options(command: Command) -> Any:
+    """Declare `--data` and what says what it is; the function gets an `Input` as `data`, or None without it."""
+
+    @functools.wraps(command)
+    def run(*args: Any, data: Any, **kwargs: Any) -> Any:
+        if data.location is None:
+            source = click.get_current_context().get_parameter_source
+            beside = ("columns", "array", "features", "weights", "weights_array", "non_finite", "missing_chunks")
+            for name in beside:
+                if source(name) not in (None, ParameterSource.DEFAULT):
+                    flag = f"--{name.replace('_', '-')}"
+                    raise OptionError(flag, "come with --data", "no --data", "Name the rows that it is about.")
+        return command(*args, data=None if data.location is None else data, **kwargs)
+
+    declare = option(
+        "--data",
+        "input",
+        metavar="INPUT",
+        section="Input",
+        help="Rows to draw the corner plot over: one pass takes a sample of them. Default: none.",
+    )
+    return declare(input_options(weights=True)(run))
 
 
 def _declarations_of_input(*, weights: bool) -> list[Callable[[Any], Any]]:

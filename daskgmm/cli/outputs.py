@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,6 @@ from daskgmm.cli.terminal import command_line_words, strict_json
 from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionError, OutputError, verbatim
 from daskgmm.fitting.option import flags
 from daskgmm.fitting.options import FitOptions
-from daskgmm.mixture.parameters import Parameters
 from daskgmm.sources.credentials import refuse_secrets
 from daskgmm.stores.checkpoint import Checkpoint
 from daskgmm.stores.model_file import as_written, is_model, is_unfinished, load_model
@@ -251,14 +249,6 @@ def finished_array(
             return _readable(record.get("result", {}))
     except DataError as error:
         raise OutputError(option, "be free, or hold a whole array", _this(error)) from error
-
-
-def checksum(parameters: Parameters) -> str:
-    """Return what tells one mixture from another: a SHA-256 of its family, weights, means and covariances."""
-    digest = hashlib.sha256(parameters.family.name.encode())
-    for array in (parameters.weights, parameters.means, parameters.covariances):
-        digest.update(repr(array.shape).encode() + array.astype("<f8").tobytes())
-    return digest.hexdigest()
 
 
 def differences(stored: Any, now: Any, name: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from daskgmm.cli.drawing import PICTURES
 from daskgmm.cli.input import Input, meaning
 from daskgmm.cli.jobs import (
     Result,
@@ -28,14 +29,14 @@ from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sweep import Sweep, n_folds_of, select_model, selection_models
 from daskgmm.pictures.comparison import COMPARED, by_kind, selection_table, selection_text
-from daskgmm.pictures.plot import check_matplotlib, picture
+from daskgmm.pictures.plot import check_matplotlib, plot_selection
 from daskgmm.places.log import say
 from daskgmm.places.lost import carried_on
 from daskgmm.places.place import Place
 from daskgmm.places.signals import interrupts
 from daskgmm.stores.model_file import Model, as_written, save_model
 
-_TABLES, _PLOTS = (".csv", ".json"), (".png", ".pdf", ".svg")
+_TABLES = (".csv", ".json")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Files:
     def check(self, *, inputs: Mapping[str, str]) -> None:
         """Raise an error where one of them cannot be written, before any work is done."""
         others = dict(inputs)
-        for name, place, ends in (("--table", self.table, _TABLES), ("--plot", self.plot, _PLOTS)):
+        for name, place, ends in (("--table", self.table, _TABLES), ("--plot", self.plot, PICTURES)):
             if place is None:
                 continue
             if os.path.splitext(place)[1].lower() not in ends or "://" in place:
@@ -207,4 +208,4 @@ def _table(found: Mapping[str, Any], end: str) -> bytes:
 
 
 def _plot(found: Mapping[str, Any], end: str) -> bytes:
-    return picture(found["table"], found["criterion"], form=end[1:])
+    return plot_selection(found["table"], found["criterion"]).encoded(end[1:])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any, TextIO
 from daskgmm.errors import DaskgmmWarning, OutputError
 from daskgmm.fitting.option import flags
 from daskgmm.fitting.options import FitOptions
+from daskgmm.mixture.record import plain_json
 from daskgmm.places.dask_cluster import DaskCluster
 from daskgmm.places.log import HEARD, logger, quiet, say
 from daskgmm.places.place import registered_places
@@ -35,6 +35,8 @@ _WORDS = {
     'dask.config.set({"daskgmm.missing-chunks": "fill"})': "--missing-chunks fill",
     "non_finite='drop'": "--non-finite drop",
     "criterion": "--criterion",
+    "kind": "--kind",
+    "only": "--only",
     "held_out": "held-out",
     "n_folds": "--folds",
     "stop_early=False": "--all",
@@ -44,7 +46,7 @@ _WORDS = {
 
 def strict_json(value: Any, *, indent: int | None = None) -> str:
     """Return strict JSON: numbers that are not finite become null."""
-    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+    return json.dumps(plain_json(value), indent=indent, allow_nan=False)
 
 
 def write_result(result: Mapping[str, Any]) -> None:
@@ -154,13 +156,3 @@ def _warner() -> Callable[..., None]:
             say(text, level=logging.WARNING, category=category.__name__)
 
     return warning
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

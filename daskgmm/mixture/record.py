@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 
 class Record:
@@ -41,3 +43,14 @@ def record_called(name: str) -> type[Record] | None:
 def finite_or_none(value: float) -> float | None:
     """Return a number as JSON has it: None for what is not finite."""
     return float(value) if math.isfinite(value) else None
+
+
+def plain_json(value: Any) -> Any:
+    """Return a value as strict JSON has it: numbers that are not finite become None."""
+    if isinstance(value, float):
+        return finite_or_none(value)
+    if isinstance(value, Mapping):
+        return {str(name): plain_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(item) for item in value]
+    return value

@@ -1,17 +1,23 @@
-"""The pictures of a selection and of a fit's history (matplotlib)."""
+"""The pictures of a selection, of a fit's history, and of the weights of its components (matplotlib)."""
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from itertools import cycle, groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
-from daskgmm.errors import OptionError, OutputError
+import numpy as np
+
+from daskgmm.errors import OptionError
+from daskgmm.mixture.arrays import Floats
+from daskgmm.pictures.report import component_order
+from daskgmm.pictures.styles import MARKERS, PALETTE, colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from daskgmm.pictures.picture import Picture
 
 #: What the axis of a criterion says.
 _LABELS = {
@@ -20,10 +26,8 @@ _LABELS = {
     "icl": "ICL (2 × nats; lower is better)",
     "held_out": "held-out mean log-likelihood\n(nats a row; higher is better)",
 }
-# Told apart in grey and by the colour-blind too: Okabe and Ito's colours, and a marker each.
-_STYLES = (
-    ("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"), ("#e69f00", "v"), ("#56b4e9", "P"),
-)  # fmt: skip
+#: Bars of components at most, the heaviest; what the picture of a history shows of the log-likelihood at least, nats.
+_BARS, _LEAST_RISE = 40, 1e-6
 
 
 def check_matplotlib(what: str) -> None:
@@ -34,31 +38,43 @@ def check_matplotlib(what: str) -> None:
         raise OptionError(what, "have matplotlib", error, 'Install it: pip install "daskgmm[plot]"') from error
 
 
+@overload
+def plot_selection(table: Sequence[Mapping[str, Any]], criterion: str) -> Picture: ...
+@overload
+def plot_selection(
+    table: Sequence[Mapping[str, Any]], criterion: str, *, path: str | os.PathLike[str] | None, ax: Axes | None
+) -> Picture | Axes: ...
 def plot_selection(
     table: Sequence[Mapping[str, Any]],
     criterion: str,
     *,
     path: str | os.PathLike[str] | None = None,
     ax: Axes | None = None,
-) -> Axes:
-    """Return the axes of a plot of a criterion against the number of components, a line a kind, the best marked.
-
-    A thin line shows how far a figure may still move; a ring, a model that may still come before the best.
+) -> Picture | Axes:
+    """Return a picture of a criterion by number of components, written to a path if there is one; or the axes given.
 
     Parameters
     ----------
     table : sequence of mapping
         See `Selection.table`.
-    path : path, optional
-        Where to write the picture.
-    ax : matplotlib Axes, optional
-        Where to draw; without, a figure is made.
     """
     check_matplotlib("plot")
-    if ax is None:
-        ax = _axes()
-    for (kind, of_kind), (colour, marker) in zip(
-        groupby(table, key=lambda r: r["covariance_type"]), cycle(_STYLES), strict=False
+    from daskgmm.pictures.picture import write
+
+    figure: Any = _figure() if ax is None else ax.get_figure(root=True)
+    _draw_selection(figure.add_subplot() if ax is None else ax, table, criterion)
+    if path is not None:
+        write(figure, path)
+    return figure if ax is None else ax
+
+
+def _draw_selection(ax: Axes, table: Sequence[Mapping[str, Any]], criterion: str) -> None:
+    """Draw a criterion against the number of components, a line a kind, the best marked.
+
+    A thin line shows how far a figure may still move; a ring, a model that may still come before the best.
+    """
+    for (kind, of_kind), colour, marker in zip(
+        groupby(table, key=lambda r: r["covariance_type"]), cycle(PALETTE), cycle(MARKERS), strict=False
     ):
         rows = list(of_kind)
         points = [(row["n_components"], row[criterion]) for row in rows]
@@ -77,10 +93,8 @@ def plot_selection(
     ax.set_xlabel("number of components")
     ax.set_ylabel(_LABELS[criterion])
     _plain(ax)
+    ax.yaxis.set_major_formatter("{x:,.6g}")
     ax.legend(title="covariance", frameon=False)
-    if path is not None:
-        _write(ax.figure, os.fspath(path))
-    return ax
 
 
 def _draw_resolution(ax: Axes, rows: Sequence[Mapping[str, Any]], criterion: str, colour: str) -> None:
@@ -91,41 +105,94 @@ def _draw_resolution(ax: Axes, rows: Sequence[Mapping[str, Any]], criterion: str
         ax.vlines([row["n_components"] for row in known], ends, [row[criterion] for row in known], colors=colour, lw=1)
 
 
-def picture(table: Sequence[Mapping[str, Any]], criterion: str, *, form: str) -> bytes:
-    """Return the plot as a file of the form "png", "pdf" or "svg"."""
-    return _file(plot_selection(table, criterion), form)
+def drawable(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the records of passes over all rows that have a mean log-likelihood."""
+    return [r for r in history if r["what"] in ("em", "closing") and r["mean_log_likelihood"] is not None]
 
 
-def history_picture(history: Sequence[Mapping[str, Any]], *, form: str) -> bytes:
-    """Return the mean log-likelihood by pass of each candidate as a picture, a file of the form "png", "pdf" or "svg".
+def plot_history(history: Sequence[Mapping[str, Any]]) -> Picture:
+    """Return a picture of the mean log-likelihood by pass, a line a restart.
 
     Parameters
     ----------
     history : sequence of mapping
-        Records of passes over all rows; each has a mean log-likelihood.
+        See `GaussianMixture.history_`.
     """
-    check_matplotlib("The picture")
-    ax = _axes()
-    candidates = sorted({record["candidate"] for record in history})
-    for candidate in candidates:
-        own = [r for r in history if r["candidate"] == candidate]
+    check_matplotlib("plot")
+    found = drawable(history)
+    figure = _figure()
+    ax = figure.add_subplot()
+    candidates = sorted({record["candidate"] for record in found})
+    last = found[-1]
+    for candidate, colour in zip(candidates, colours(len(candidates)), strict=True):
+        own = [r for r in found if r["candidate"] == candidate]
         points = [(r["pass"], r["mean_log_likelihood"]) for r in own]
-        ax.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1.5, label=f"candidate {candidate}")
+        ax.plot(
+            *zip(*points, strict=True), color=colour, marker="o", markersize=4, linewidth=1.5,
+            label=f"restart {candidate}",
+        )  # fmt: skip
+    ax.plot(
+        last["pass"], last["mean_log_likelihood"], linestyle="none", marker="o", markersize=10, markerfacecolor="none",
+        markeredgecolor="black", label=f"the end: {last['mean_log_likelihood']:,.6g}",
+    )  # fmt: skip
     ax.set_xlabel("pass over the data")
     ax.set_ylabel("mean log-likelihood, nats a row")
     _plain(ax)
-    if len(candidates) > 1:
+    ax.ticklabel_format(axis="y", useOffset=False)
+    low, high = ax.get_ylim()
+    if high - low < _LEAST_RISE:  # (rounding is no news)
+        ax.set_ylim((low + high - _LEAST_RISE) / 2, (low + high + _LEAST_RISE) / 2)
+    if len(candidates) <= 12:
         ax.legend(frameon=False)
-    return _file(ax, form)
+    return figure
 
 
-def _axes() -> Axes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def plot_weights(weights: Floats, counts: Floats, unsupported: Sequence[int]) -> Picture:
+    """Return a picture of the rows of each component as bars, the heaviest first; the unsupported are marked.
 
-    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure.add_subplot()
+    Parameters
+    ----------
+    weights, counts : (n_components,), float64
+        Shares of the rows; their numbers, or NaN where nobody knows.
+    unsupported : sequence of int
+        Numbers of components.
+    """
+    check_matplotlib("plot")
+    from matplotlib.patches import Patch
+
+    order = component_order(weights)[:_BARS]
+    known = bool(np.isfinite(counts).all())
+    lengths = counts[order] if known else 100 * weights[order]
+    figure = _figure(height=1.2 + 0.28 * len(order))
+    ax = figure.add_subplot()
+    few = [k in set(unsupported) for k in order]
+    colour = [PALETTE[1] if bad else PALETTE[0] for bad in few]
+    bars = ax.barh(np.arange(len(order)), lengths, color=colour, height=0.75)
+    for bar, bad in zip(bars, few, strict=True):
+        bar.set_hatch("///" if bad else "")
+        bar.set_edgecolor("white" if bad else "none")
+    parts = [f"{100 * weights[k]:.1f} %" if weights[k] >= 5e-4 else "< 0.1 %" for k in order]
+    labels = [f"{counts[k]:,.0f} ({part})" for k, part in zip(order, parts, strict=True)] if known else parts
+    ax.bar_label(bars, labels, padding=4, fontsize=8)
+    ax.set_yticks(np.arange(len(order)), [str(k) for k in order])
+    ax.invert_yaxis()
+    ax.margins(x=0.2, y=0.5 / max(len(order), 1))
+    ax.set_xlim(left=0)
+    ax.set_ylabel("component")
+    part = f" (the {len(order)} heaviest of {len(weights)})" if len(order) < len(weights) else ""
+    ax.set_xlabel(("rows" if known else "rows, %") + part)
+    ax.xaxis.set_major_formatter("{x:,.6g}")
+    ax.spines[["top", "right"]].set_visible(False)
+    if any(few):
+        marked = Patch(facecolor=PALETTE[1], hatch="///", edgecolor="white", label="not supported by the rows")
+        ax.legend(handles=[marked], frameon=False, loc="lower right")
+    return figure
+
+
+def _figure(*, height: float = 4.5) -> Picture:
+    from daskgmm.pictures.picture import Picture
+
+    return Picture(figsize=(7, height), dpi=150, layout="constrained")
 
 
 def _plain(ax: Axes) -> None:
@@ -135,19 +202,3 @@ def _plain(ax: Axes) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
-
-
-def _file(ax: Axes, form: str) -> bytes:
-    content = io.BytesIO()
-    figure: Any = ax.figure
-    figure.savefig(content, format=form)
-    return content.getvalue()
-
-
-def _write(figure: Any, path: str) -> None:
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise OutputError(
-            "The picture's place", "be writable, and end like .png", f"{error} for {path}", "Choose another."
-        ) from error

@@ -152,6 +152,14 @@ def as_written(place: str, *, what: str = "model", remedy: str = "Fit it again."
         ) from error
 
 
+def checksum(parameters: Parameters) -> str:
+    """Return what tells one mixture from another: a SHA-256 of its family, weights, means and covariances."""
+    digest = hashlib.sha256(parameters.family.name.encode())
+    for array in (parameters.weights, parameters.means, parameters.covariances):
+        digest.update(repr(array.shape).encode() + array.astype("<f8").tobytes())
+    return digest.hexdigest()
+
+
 def support_record(support: Support) -> dict[str, list[float | None]]:
     """Return what each component is worth as JSON values; what is not finite becomes null."""
     return {
@@ -192,6 +200,12 @@ def dropped_in(record: Mapping[str, Any], n_features: int) -> list[int]:
     if len(found) != n_features:
         raise ValueError(f"n_dropped_by_feature of {len(found)} features")
     return found
+
+
+def unsupported_in(record: Mapping[str, Any]) -> list[int]:
+    """Return the numbers of the components that the rows of a fit do not support; none where nobody knows."""
+    found = record.get("unsupported", (record.get("result") or {}).get("unsupported")) or []
+    return [int(k) for k in found]
 
 
 def _family(name: Any, place: str) -> Family:

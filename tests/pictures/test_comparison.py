@@ -63,7 +63,7 @@ def test_tables_of_other_versions_are_read() -> None:
 
 def test_the_picture_shows_how_far_figures_may_move_and_what_is_level() -> None:
     pytest.importorskip("matplotlib")
-    axes = plot_selection(TABLE, "bic")
+    (axes,) = plot_selection(TABLE, "bic").axes
     bars, rings = axes.collections
     segments = {tuple(map(tuple, np.round(segment, 4))) for segment in bars.get_segments()}
     assert ((2.0, 5999.5678), (2.0, 6001.5678)) in segments

@@ -20,10 +20,10 @@ from daskgmm.stores.model_file import Model, load_model, save_model
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;"
 ELEMENTS = {
     "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "div", "table", "tr", "th", "td", "meter",
-    "span", "details", "summary", "img",
+    "span", "details", "summary", "img", "thead", "tbody", "script",
 }  # fmt: skip
 ATTRIBUTES = {
-    "lang", "charset", "name", "content", "http-equiv", "class", "value", "max", "title", "alt", "src",
+    "lang", "charset", "name", "content", "http-equiv", "class", "value", "max", "title", "alt", "src", "type", "id",
 }  # fmt: skip
 
 
@@ -36,16 +36,25 @@ class Read(HTMLParser):
         self.attributes: set[str] = set()
         self.sources: list[str] = []
         self.texts: list[str] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self._script: dict[str, str | None] | None = None
         self.feed(content)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.add(tag)
+        self._script = dict(attrs) if tag == "script" else None
         self.attributes |= {name for name, _ in attrs}
         self.sources += [str(value) for name, value in attrs if name == "src"]
 
+    def handle_endtag(self, tag: str) -> None:
+        self._script = None
+
     def handle_data(self, data: str) -> None:
-        self.texts.append(data)
+        if self._script is None:
+            self.texts.append(data)
+        else:
+            self.scripts.append((self._script, data))
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +82,54 @@ def test_it_says_what_the_model_holds(fitted: GaussianMixture, tmp_path: Path) -
     for text in ("m.zarr", "x", "y", "z", f"{fitted.weights_.max():.4f}", "condition", "daskgmm"):
         assert text in read.texts, text
     for mean, covariance in zip(fitted.means_, fitted.covariances_, strict=True):
-        assert f"{mean[2]:.4g} ± {covariance[2, 2] ** 0.5:.2g}" in read.texts
+        assert f"{mean[2]:.1f} ± {covariance[2, 2] ** 0.5:.1f}" in read.texts
     assert f"Converged after {fitted.n_iter_} iterations." in read.texts
-    (picture,) = read.sources
-    assert picture.startswith("data:image/svg+xml;base64,")
+    assert len(read.sources) == 2, "the corner plot, and the likelihood by pass"
+    assert all(picture.startswith("data:image/svg+xml;base64,") for picture in read.sources)
+    assert any("Dempster, Laird and Rubin 1977" in text and "SQUAREM" in text for text in read.texts)
+
+
+def test_its_json_is_the_model_to_the_last_bit(fitted: GaussianMixture, tmp_path: Path) -> None:
+    model = saved(fitted, tmp_path / "m.zarr", feature_names=["x", "y", "</script>"], log_likelihood=float("nan"))
+    ((attributes, data),) = Read(page(model, name="m.zarr")).scripts
+    assert attributes == {"type": "application/json", "id": "model"}
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    held = json.loads(data, parse_constant=refuse)
+    assert held["covariance_type"] == "full"
+    for name in ("weights", "means", "covariances", "precisions_cholesky"):
+        np.testing.assert_array_equal(np.array(held[name]), getattr(fitted, f"{name}_"))
+    assert held["record"]["feature_names"] == ["x", "y", "</script>"]
+    assert held["record"]["log_likelihood"] is None
+    assert held["checksum"] == json.loads(run("inspect", tmp_path / "m.zarr").stdout)["checksum"]
+
+
+def test_warnings_come_first(fitted: GaussianMixture, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "converged": False, "result": {"status": "max_iter", "rows": 90, "dropped_rows": 10},
+        "remarks": ["The rows do not tell components 0 and 1 of 2 apart."],
+    }  # fmt: skip
+    content = page(saved(fitted, tmp_path / "m.zarr", **changes), name="m.zarr", words={"max_iter": "--max-iter"})
+    for warning in (
+        "Not converged. The fit ended at --max-iter without converging. Increase --max-iter",
+        "10 of 100 rows were left out, since they hold a NaN or an infinity.",
+        "The rows do not tell components 0 and 1 of 2 apart.",
+    ):
+        assert 0 < content.index(warning) < content.index('<p class="lead">')
+    assert 'class="warning"' not in page(saved(fitted, tmp_path / "m.zarr"), name="m.zarr")
+
+
+def test_many_features_come_in_tables_that_fit_paper(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(300, 15))
+    rows[:150, [14, 3]] += 20
+    mixture = GaussianMixture(2, covariance_type="diag", random_state=0).fit(rows)
+    content = page(saved(mixture, tmp_path / "m.zarr"), name="m.zarr")
+    heads = [text for text in Read(content).texts if text.startswith("feature ")]
+    assert len(heads) == 12
+    assert set(heads[:2]) == {"feature 15", "feature 4"}, "what tells most comes first"
+    assert "Shown: the 12 of 15 features in which components differ most." in content
 
 
 def test_a_selection_is_in_it(tmp_path: Path, small_store: Path) -> None:
@@ -88,7 +141,7 @@ def test_a_selection_is_in_it(tmp_path: Path, small_store: Path) -> None:
     assert (result["output"], result["bytes"]) == (str(place), place.stat().st_size)
     read = Read(place.read_text())
     assert "Best by BIC: 3 components, diag." in read.texts
-    assert len(read.sources) == 2, "the criterion, and the likelihood by pass"
+    assert len(read.sources) == 3, "the corner plot, the criterion, and the likelihood by pass"
     assert "3 components (diag covariances), 2 features, 14 free parameters, fitted to 3,000 rows." in read.texts
     assert str(small_store) in read.texts
     again = run("report", output, "-o", place)
@@ -115,7 +168,8 @@ def test_everything_is_escaped(fitted: GaussianMixture, tmp_path: Path, where: s
     assert read.elements <= ELEMENTS
     assert read.attributes <= ATTRIBUTES
     assert all(source.startswith("data:image/svg+xml;base64,") for source in read.sources)
-    assert "<script" not in content
+    assert content.count("<script") == content.count("</script") == len(read.scripts) == 1, "the model as JSON"
+    assert read.scripts[0][0]["type"] == "application/json", "which nothing runs"
     assert where == "status" or any(HOSTILE in text for text in read.texts), "and it is all there"
     assert "default-src 'none'" in content, "nothing would run even so"
 

@@ -94,7 +94,9 @@ def _sample(
 
 def _feature(typed: str, names: Sequence[str]) -> str | int:
     """Return the feature that was typed: its name, or its number from 1, as `inspect` counts them."""
-    return int(typed) - 1 if typed not in names and typed.isdecimal() and int(typed) > 0 else typed
+    if typed in names or not typed.isdecimal() or not 0 < int(typed) <= len(names):
+        return typed
+    return int(typed) - 1
 
 
 def _result(command: str, model: str, output: str, n_bytes: int, sample: Sample | None) -> dict[str, Any]:

@@ -119,6 +119,11 @@ def selection_lines(
     return lines, [worded(sentence, words) for sentence in said]
 
 
+def with_points_aligned(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return cells for HTML, which drops blanks at their ends: spaces of the width of figures stand there instead."""
+    return [[cell.rstrip() + "\N{FIGURE SPACE}" * (len(cell) - len(cell.rstrip())) for cell in row] for row in rows]
+
+
 def selection_text(*compared: Any, words: Mapping[str, str] | None = None) -> str:
     """Return the same as lines of text."""
     lines, said = selection_lines(*compared, words=words)

@@ -63,7 +63,8 @@ def frame(p: Parameters, feature: int, values: Floats | None = None) -> tuple[fl
     if values is not None and len(values):
         ends += [float(q) for q in np.quantile(values, [0.005, 0.995])]
     low, high = min(ends), max(ends)
-    margin = 0.03 * (high - low)
+    # (Numbers that can be told apart are needed for 400 bins and their ticks.)
+    margin = max(0.03 * (high - low), 1e4 * float(np.spacing(max(abs(low), abs(high)))))
     return low - margin, high + margin
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from daskgmm.mixture.record import finite_or_none
-from daskgmm.pictures.comparison import selection_lines
+from daskgmm.pictures.comparison import selection_lines, with_points_aligned
 from daskgmm.pictures.draw import feature_names_of
 from daskgmm.pictures.marginals import telling_features
 from daskgmm.pictures.notation import in_one_notation, shares
@@ -24,12 +24,12 @@ _TABLE = Environment(autoescape=True, undefined=StrictUndefined).from_string("""
 <div>
 {%- for warning in warnings %}
 <p style="border-left: 4px solid #e3a03c; padding-left: .6em; margin: .4em 0">{{ warning }}</p>{% endfor %}
-<div style="overflow-x: auto"><table>
-<thead><tr>{% for name in heading %}<th style="text-align: right">{{ name }}</th>{% endfor %}</tr></thead>
+<div style="overflow-x: auto"><table style="font-variant-numeric: tabular-nums">
+<thead><tr>{% for name in heading %}<th style="text-align: right; padding: .1em .5em">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
 {%- for row in rows %}
 <tr{% if loop.index0 in marked %} style="font-weight: bold; background: rgba(56, 139, 253, .2)"{% endif %}>
-{%- for cell in row %}<td style="text-align: right; white-space: nowrap">{{ cell }}</td>{% endfor %}</tr>
+{%- for cell in row %}<td style="text-align: right; padding: .1em .5em; white-space: nowrap">{{ cell }}</td>{% endfor %}</tr>
 {%- endfor %}
 </tbody></table></div>
 {%- for sentence in said %}
@@ -75,7 +75,7 @@ def selection_html(
     """Return a selection as HTML, the best model marked."""
     (heading, *rows), said = selection_lines(table, criterion, stopped, collapsed)
     best = next(i for i, row in enumerate(table) if row["chosen"])
-    return _TABLE.render(warnings=[], heading=heading, rows=rows, marked=[best], said=said)
+    return _TABLE.render(warnings=[], heading=heading, rows=with_points_aligned(rows), marked=[best], said=said)
 
 
 def _names(model: Model) -> list[str]:

@@ -17,7 +17,7 @@ from daskgmm.fitting.sample import Sample
 from daskgmm.fitting.status import Status
 from daskgmm.mixture.record import finite_or_none, plain_json
 from daskgmm.pictures.citing import citation
-from daskgmm.pictures.comparison import COMPARED, selection_lines
+from daskgmm.pictures.comparison import COMPARED, selection_lines, with_points_aligned
 from daskgmm.pictures.corner import MOST_FEATURES, plot_corner
 from daskgmm.pictures.draw import feature_names_of
 from daskgmm.pictures.marginals import telling_features
@@ -202,7 +202,7 @@ def _selection(selection: Mapping[str, Any] | None, words: Mapping[str, str] | N
     (heading, *rows), said = selection_lines(*(selection[name] for name in COMPARED), words=words)
     best = next(i for i, row in enumerate(selection["table"]) if row["chosen"])
     drawn = _drawn(lambda: plot_selection(selection["table"], selection["criterion"]))
-    return {"said": said, "drawn": drawn, "heading": heading, "rows": rows, "best": best}
+    return {"said": said, "drawn": drawn, "heading": heading, "rows": with_points_aligned(rows), "best": best}
 
 
 def _history(history: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daskgmm.pictures.comparison import digits, selection_lines
+from daskgmm.pictures.comparison import digits, selection_lines, with_points_aligned
 from daskgmm.pictures.plot import plot_selection
 
 
@@ -52,6 +52,14 @@ def test_text_says_what_is_known() -> None:
     text = " ".join(said)
     assert "Level with it: full with 3. Their BIC may still change by the resolution." in text
     assert "At a poor optimum: full with 4. A model of fewer components has a higher log-likelihood" in text
+
+
+def test_points_stay_below_each_other_in_html() -> None:
+    (_, *lines), _ = selection_lines(TABLE, "bic", {}, {})
+    for before, after in zip(lines, with_points_aligned(lines), strict=True):
+        assert [len(cell) for cell in after] == [len(cell) for cell in before]
+        assert not any(cell.endswith(" ") for cell in after)
+        assert [cell.rstrip() for cell in after] == [cell.rstrip() for cell in before]
 
 
 def test_tables_of_other_versions_are_read() -> None:

@@ -11,6 +11,7 @@ from scipy.integrate import quad
 
 from daskgmm.mixture.family import family_of
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.pictures.corner import plot_corner
 from daskgmm.pictures.marginals import binned_densities, frame, marginal_covariances, outside, telling_features
 
 
@@ -89,9 +90,14 @@ def test_a_picture_holds_the_mixture_but_a_far_trifle(offset: float) -> None:
     assert frame(p, 0, np.array([offset - 500.0] * 2 + [offset] * 98))[0] < offset - 500
 
 
-def test_two_equal_components_have_a_picture() -> None:
+@pytest.mark.parametrize("place", [7.0, -1e8, 0.0])
+def test_two_equal_components_have_a_picture(place: float) -> None:
     p = Parameters.from_covariances(
-        family_of("spherical"), np.array([0.5, 0.5]), np.full((2, 2), 7.0), np.array([1e-30, 1e-30])
+        family_of("spherical"), np.array([0.5, 0.5]), np.full((2, 2), place), np.array([1e-30, 1e-30])
     )
     low, high = frame(p, 0)
-    assert low < 7.0 - 3e-15 <= 7.0 < high
+    assert low < place < high
+    edges = np.linspace(low, high, 401)
+    assert (np.diff(edges) > 0).all()
+    assert np.isfinite(binned_densities(p, 0, edges)).all()
+    assert plot_corner(p, ["x", "y"]).encoded("png")[:4] == b"\x89PNG"

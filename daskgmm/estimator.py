@@ -263,6 +263,7 @@ class GaussianMixture(Pictured, CallbackSupport, Convertible, DensityMixin, Base
             **(support_record(Support(self.support_, self.counts_)) if hasattr(self, "support_") else {}),
             "remarks": list(map(worded, getattr(self, "_remarks", ()))),
             "unsupported": list(getattr(self, "_unsupported", ())),
+            **({"status": self._status.value} if hasattr(self, "_status") else {}),
             "lower_bound": finite_or_none(getattr(self, "lower_bound_", -np.inf)),
             "provenance": provenance(),
         }

@@ -25,11 +25,13 @@ _TABLE = Environment(autoescape=True, undefined=StrictUndefined).from_string("""
 {%- for warning in warnings %}
 <p style="border-left: 4px solid #e3a03c; padding-left: .6em; margin: .4em 0">{{ warning }}</p>{% endfor %}
 <div style="overflow-x: auto"><table style="font-variant-numeric: tabular-nums">
-<thead><tr>{% for name in heading %}<th style="text-align: right; padding: .1em .5em">{{ name }}</th>{% endfor %}</tr></thead>
+<thead><tr>
+{%- for name in heading %}<th style="text-align: right; padding: .1em .5em">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
 {%- for row in rows %}
 <tr{% if loop.index0 in marked %} style="font-weight: bold; background: rgba(56, 139, 253, .2)"{% endif %}>
-{%- for cell in row %}<td style="text-align: right; padding: .1em .5em; white-space: nowrap">{{ cell }}</td>{% endfor %}</tr>
+{%- for cell in row %}
+<td style="text-align: right; padding: .1em .5em; white-space: nowrap">{{ cell }}</td>{% endfor %}</tr>
 {%- endfor %}
 </tbody></table></div>
 {%- for sentence in said %}

@@ -107,10 +107,9 @@ def warnings_of(model: Model, words: Mapping[str, str] | None = None) -> list[st
     record = model.record
     found = record.get("result") or {}
     said = []
-    status = found.get("status")
+    status = found.get("status", record.get("status"))
     if not record.get("converged"):
-        known = status in {s.value for s in Status}
-        if known:
+        if status in {s.value for s in Status}:
             said.append(f"Not converged. {Status(status).worded(words)}")
         elif record.get("n_iter"):
             said.append("Not converged.")
@@ -191,7 +190,7 @@ def _numbers(model: Model) -> dict[str, Any]:
     }
     note = (
         'This page holds the whole mixture as JSON, in the element with the id "model": weights, means, covariances '
-        "and precisions_cholesky to the last bit, names, options and input."
+        "and precisions_cholesky to the last bit, names, options and input. GaussianMixture.from_parameters takes them."
     )
     return {"note": note, "model": held}
 

@@ -114,7 +114,7 @@ def test_a_fitted_mixture_shows_its_components() -> None:
     ra = heading.index("mean of ra")
     np.testing.assert_allclose([float(line[ra]) for line in lines], fitted.means_[order, 0], rtol=1e-2)
     content = fitted._repr_html_()
-    assert 0 < content.index("Not converged.") < content.rindex("<table>"), "warnings first"
+    assert 0 < content.index("Not converged. The fit ended at max_iter") < content.rindex("<table"), "warnings first"
     assert "2 more features, in which components differ less." in content
     assert fitted._repr_mimebundle_()["text/html"].endswith(content[content.rindex("<div>") :])
     with config_context(display="text"):

@@ -101,6 +101,9 @@ def test_its_json_is_the_model_to_the_last_bit(fitted: GaussianMixture, tmp_path
     assert held["covariance_type"] == "full"
     for name in ("weights", "means", "covariances", "precisions_cholesky"):
         np.testing.assert_array_equal(np.array(held[name]), getattr(fitted, f"{name}_"))
+    again = GaussianMixture.from_parameters(held["weights"], held["means"], held["covariances"])
+    rows = np.random.default_rng(1).normal(size=(50, 3))
+    np.testing.assert_array_equal(again.score_samples(rows), fitted.score_samples(rows))
     assert held["record"]["feature_names"] == ["x", "y", "</script>"]
     assert held["record"]["log_likelihood"] is None
     assert held["checksum"] == json.loads(run("inspect", tmp_path / "m.zarr").stdout)["checksum"]

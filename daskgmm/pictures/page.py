@@ -167,7 +167,7 @@ def _corner(model: Model, sample: Sample | None) -> dict[str, Any]:
             f"The {MOST_FEATURES} of {p.n_features} features in which components differ most: by the variance of the "
             "means between components, over the mean variance within them."
         )
-    said.append("On the diagonal: the density of the mixture (black), and of each component.")
+    said.append("On the diagonal: the density of the mixture, and in colour that of each component.")
     said.append(
         "Below: ellipses of 1 and 2 standard deviations, which hold 39 % and 86 % of a component in two features."
     )

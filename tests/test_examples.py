@@ -4,15 +4,17 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import zarr
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run_example(script: str, *arguments: os.PathLike[str]) -> str:
+def run_example(script: str, *arguments: str | os.PathLike[str]) -> str:
     completed = subprocess.run(
         [sys.executable, EXAMPLES / script, *arguments], capture_output=True, text=True, check=False, timeout=120
     )
@@ -35,3 +37,83 @@ def test_quickstart(tmp_path: Path) -> None:
     rows = zarr.open_array(tmp_path / "rows.zarr", mode="r")[:]
     nearest = ((rows[:, None] - np.array(means)) ** 2).sum(axis=2).argmin(axis=1)
     assert np.mean(nearest == labels[:]) > 0.999
+
+
+def printed_by(recipe: str, folder: os.PathLike[str]) -> str:
+    return run_example(f"recipes/{recipe}.py", folder)
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"-?\d+\.?\d*", text)]
+
+
+def test_stars(tmp_path: Path) -> None:
+    printed = printed_by("stars", tmp_path)
+    assert "Best by BIC: 2 components, full." in printed
+    assert numbers(printed.splitlines()[-1]) == [2000, 2000, 11.5, -8, 7.4]
+
+
+def test_profiles(tmp_path: Path) -> None:
+    first, *labels = printed_by("profiles", tmp_path).splitlines()
+    assert 150 < numbers(first)[0] < 250
+    latitudes = sorted(numbers(line)[-1] for line in labels)
+    np.testing.assert_allclose(latitudes, [15, 30, 45], atol=2)
+
+
+def test_scene(tmp_path: Path) -> None:
+    labels = [numbers(line) for line in printed_by("scene", tmp_path).splitlines()]
+    assert [label[1] for label in labels] == [33, 33, 33], "percent: a third each, less clouds"
+    green_near_red = sorted(tuple(label[2:]) for label in labels)
+    np.testing.assert_allclose(green_near_red, [(0.03, 0.01, 0.02), (0.06, 0.4, 0.04), (0.18, 0.25, 0.2)], atol=0.01)
+
+
+def test_gates(tmp_path: Path) -> None:
+    printed = printed_by("gates", tmp_path)
+    assert [line.split("+")[0] for line in printed.splitlines()] == ["CD3", "CD19", "CD14"]
+    for line, share in zip(printed.splitlines(), (60, 25, 15), strict=True):
+        whole, gated = numbers(line.split(":")[1])[:2]
+        assert whole == pytest.approx(share, abs=0.5)
+        assert gated == pytest.approx(0.95 * share, abs=1)
+
+
+def test_denoise(tmp_path: Path) -> None:
+    before, after = numbers(printed_by("denoise", tmp_path))
+    assert before == pytest.approx(20, abs=0.2)
+    assert after > before + 5
+    assert (tmp_path / "denoised.png").stat().st_size > 10_000
+
+
+def test_nightly(tmp_path: Path) -> None:
+    (_, usual, _), (_, broken, _) = (numbers(line) for line in printed_by("nightly", tmp_path).splitlines())
+    assert usual <= 8
+    assert 20 <= broken <= 28
+
+
+def test_onnx_export(tmp_path: Path) -> None:
+    assert numbers(printed_by("onnx_export", tmp_path)) == [100.0]
+
+
+@pytest.mark.slow
+def test_resume(tmp_path: Path) -> None:
+    printed = printed_by("resume", tmp_path)
+    assert "killed.zarr: 4 passes of EM, exit status -9" in printed
+    assert "Going on from ./killed.zarr.checkpoint" in printed
+    assert printed.endswith("the same bits: True\n")
+
+
+def test_on_s3(bucket: str) -> None:
+    (found,) = numbers(run_example("recipes/on_s3.py", f"{bucket}/folder").partition(":")[2])
+    one = -1.5 * (1 + np.log(2 * np.pi))  # mean log-density of a normal distribution in three dimensions
+    assert found == pytest.approx(one + np.log(0.5), abs=0.02)
+
+
+def test_every_recipe_is_listed_and_says_what_it_needs() -> None:
+    listed = (EXAMPLES / "recipes/README.md").read_text()
+    for recipe in (EXAMPLES / "recipes").glob("*.py"):
+        assert f"[{recipe.name}]({recipe.name})" in listed
+        assert f"def test_{recipe.stem}(" in Path(__file__).read_text()
+        block = re.search(r"(?m)^# /// script\n((?:#(?: .*)?\n)+?)# ///$", recipe.read_text())
+        assert block is not None
+        header = tomllib.loads(re.sub(r"(?m)^# ?", "", block[1]))
+        assert header["dependencies"][0].startswith("daskgmm")
+        assert (recipe.parent / header["tool"]["uv"]["sources"]["daskgmm"]["path"] / "pyproject.toml").exists()

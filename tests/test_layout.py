@@ -364,3 +364,17 @@ print([name for name in ("sklearn", "matplotlib", "daskgmm.estimator", "daskgmm.
 """
     completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert completed.stdout.strip() == "[]"
+
+
+def test_the_map_names_every_file() -> None:
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[\w-]+\.(?:py|html)\b", text))
+    shapes = PACKAGE / "mixture" / "shapes"
+    missing = [
+        str(path.relative_to(PACKAGE))
+        for path in sorted([*MODULES, *PACKAGE.rglob("*.html")])
+        if path.name not in named and path.name != "__init__.py" and path.parent != shapes
+    ]
+    assert not missing
+    there = {path.name for path in PACKAGE.rglob("*")}
+    assert not {name for name in named if name not in there and not name.startswith("test_")}, "names of files gone"

@@ -18,9 +18,7 @@ from daskgmm import GaussianMixture, open_rows
 
 
 def main(folder: Path) -> None:
-    warnings.filterwarnings(
-        "ignore", "Consolidated metadata"
-    )  # (xarray writes it)
+    warnings.filterwarnings("ignore", "Consolidated metadata")  # (xarray writes it)
     # Like Argo's floats: temperature and salinity on 20 depths, in warm and cold water. Some sensors failed.
     random = np.random.default_rng(0)
     depth, latitude = np.linspace(0, 1000, 20), random.uniform(-60, 60, 4_000)

@@ -18,9 +18,7 @@ from daskgmm import GaussianMixture
 
 
 def main(folder: Path) -> None:
-    warnings.filterwarnings(
-        "ignore", "Consolidated metadata"
-    )  # (xarray writes it)
+    warnings.filterwarnings("ignore", "Consolidated metadata")  # (xarray writes it)
     # As odc.stac.load or rioxarray give it: bands on y and x, packed as integers, clouds masked.
     random, shape = np.random.default_rng(0), (300, 400)
     y, x = np.linspace(48.0, 47.0, shape[0]), np.linspace(7.0, 8.5, shape[1])

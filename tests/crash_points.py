@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from daskgmm.cli.outputs import checksum
 from daskgmm.errors import InputMissingError
-from daskgmm.stores.model_file import load_model
+from daskgmm.stores.model_file import checksum, load_model
 from daskgmm.stores.output import prediction_record
 from daskgmm.stores.parquet_parts import RECORD
 from tests.crashes import HOWS, Crashes

@@ -10,9 +10,11 @@ import pytest
 import zarr
 
 from daskgmm import GaussianMixture
-from daskgmm.cli.jobs import places, report
+from daskgmm.cli.drawing import report
+from daskgmm.cli.jobs import places
 from daskgmm.cli.outputs import check_place
 from daskgmm.errors import OptionError
+from daskgmm.places.dask_cluster import DaskCluster
 from daskgmm.sources.opening import open_rows
 from daskgmm.stores.model_file import load_model, save_model
 
@@ -49,7 +51,7 @@ def test_the_page_of_a_model_whose_input_has_a_name_that_is_no_utf8(tmp_path: Pa
     name = b"caf\xe9.npy".decode(errors="surrogateescape")
     model.record["input"] = {"X": {"kind": "npy", "location": name}}
     save_model(model, tmp_path / "m.zarr")
-    report(str(tmp_path / "m.zarr"), str(tmp_path / "r.html"), force=False)
+    report(str(tmp_path / "m.zarr"), str(tmp_path / "r.html"), data=None, cluster=DaskCluster(), force=False)
     assert "caf\\udce9.npy" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 

@@ -13,9 +13,8 @@ from click.testing import CliRunner, Result
 from fsspec.implementations.memory import MemoryFileSystem
 
 from daskgmm.cli.commands import gmm
-from daskgmm.cli.outputs import checksum
 from daskgmm.errors import DataError, InputMissingError
-from daskgmm.stores.model_file import is_unfinished, load_model
+from daskgmm.stores.model_file import checksum, is_unfinished, load_model
 from daskgmm.stores.output import prediction_record
 
 #: What changes an object store.

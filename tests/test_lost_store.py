@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from daskgmm.cli.outputs import checksum
-from daskgmm.stores.model_file import load_model
+from daskgmm.stores.model_file import checksum, load_model
 from tests.conftest import S3_KEY
 
 FIT = ("-k", 3, "--tol", 0, "--max-iter", 30, "--checkpoint-every", 0, "--workers", 1, "--no-escape")

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_blas_thread() -> Iterator[None]:
+def for_passes() -> Iterator[None]:
     # scikit-learn's products are small here: two threads only wait for each other.
     with threadpool_limits(limits=1, user_api="blas"):
         yield

@@ -8,7 +8,7 @@ from daskgmm.fitting.checks import check_shape, check_survey
 from daskgmm.fitting.sample import SAMPLE_BYTES, Sample
 from daskgmm.fitting.score import scoring_need
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.passes.current import current_executor, one_blas_thread
+from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.executor import Executor
 from daskgmm.passes.memory import promise_memory
 from daskgmm.passes.need import Need
@@ -42,7 +42,7 @@ def glance(
     check_shape(X, n_components=1)
     rows, _ = promise_memory(Rows.plan(X, weights), glance_need(parameters, X), executor)
     work = SurveyPass(X.n_features, False, seed, sample_threshold(X.n_rows, glance_size(X)))
-    with one_blas_thread(executor):
+    with for_passes(executor):
         survey: Survey = run_pass(work, rows, executor, name="survey")
     check_survey(survey, rows, n_components=1, non_finite=non_finite)
     return Sample.of(survey, seed)

@@ -26,7 +26,7 @@ from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.cache import plan_keep
-from daskgmm.passes.current import current_executor, one_blas_thread
+from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.executor import Executor
 from daskgmm.passes.memory import promise_memory
 from daskgmm.passes.rows import Rows
@@ -61,7 +61,7 @@ def running(
     n_columns = sum(column.n_features for column in rows.columns.values())
     rows, need = promise_memory(rows, fit_need([m.options for m in models], X, n_columns=n_columns), executor)
     keep = plan_keep(models[0].options.cache, rows, need, executor)
-    with one_blas_thread(executor), Passes(rows, executor, keep, checkpoint) as passes:
+    with for_passes(executor), Passes(rows, executor, keep, checkpoint) as passes:
         try:
             with nullcontext() if checkpoint is None else checkpoint.going_on():
                 evaluator = Evaluator(passes, need.state_bytes(X.n_features))

@@ -15,7 +15,7 @@ from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.score import ScorePass
 from daskgmm.mixture.criteria import aic, bic
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.passes.current import current_executor, one_blas_thread
+from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.executor import Executor
 from daskgmm.passes.memory import promise_memory
 from daskgmm.passes.need import Need, takes_compiled_kernel
@@ -90,7 +90,7 @@ def score_source(
     check_features(X, parameters)
     check_shape(X, n_components=1)
     rows, need = promise_memory(Rows.plan(X, weights), scoring_need(parameters, X), executor)
-    with one_blas_thread(executor):
+    with for_passes(executor):
         surveyed = None if weights is None else _survey(rows, executor, non_finite)
         plan = make_plan(parameters, origin=parameters.weights @ parameters.means, compiled=need.compiled)
         (found,) = run_pass(ScorePass([plan]), rows, executor, name="score")

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from dask import threaded
-from dask.base import annotate
+from dask.base import annotate, get_annotations
 
 from daskgmm.errors import ClusterError
 from daskgmm.passes.executor import Executor, Held, OnDone, Places, Room, own_room
@@ -34,7 +34,9 @@ class ClientExecutor(Executor):
     ) -> list[Any]:
         if not travels:
             return compute_here(threaded.get, graph, keys, on_done)
-        with annotate(workers=_Places(places), allow_other_workers=True) if places else nullcontext():
+        asked = "workers" in get_annotations()  # (by whoever calls, who knows better)
+        near = annotate(workers=_Places(places), allow_other_workers=True) if places and not asked else nullcontext()
+        with near:
             futures = self.client.get(graph, keys, retries=RETRIES, sync=False)
         return self._gathered(graph, futures, on_done)
 
@@ -96,6 +98,11 @@ class ClientExecutor(Executor):
 
     def n_threads(self) -> int | None:
         return int(sum(self.client.nthreads().values()))
+
+    def named(self) -> AbstractContextManager[Any]:
+        from distributed import span
+
+        return span("daskgmm")
 
     def limit_blas(self) -> AbstractContextManager[Any]:
         from daskgmm.passes.worker import limit_workers

@@ -72,11 +72,15 @@ def current_executor(*, travels: bool) -> Executor:
 
 
 @contextmanager
-def one_blas_thread(executor: Executor | None) -> Iterator[None]:
+def for_passes(executor: Executor | None) -> Iterator[None]:
     """Limit BLAS to one thread a task here and on the workers, and restore what was there at the end.
 
-    The number of threads is part of a result's bits, and two threads on the narrow products of a block are no faster.
-    Passes in this process share their threads meanwhile.
+    Dashboards show the passes as one. The number of threads is part of a result's bits, and two threads on the narrow
+    products of a block are no faster. Passes in this process share their threads meanwhile.
     """
-    with blas_limit.held(), threads_kept() if executor is None else executor.limit_blas():
-        yield
+    if executor is None:
+        with blas_limit.held(), threads_kept():
+            yield
+    else:
+        with blas_limit.held(), executor.limit_blas(), executor.named():
+            yield

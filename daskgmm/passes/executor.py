@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -88,6 +88,10 @@ class Executor(ABC):
     def rooms(self, *, travels: bool) -> list[Room]:
         """Return the processes whose memory is known, and in which a result can stay."""
         return []
+
+    def named(self) -> AbstractContextManager[Any]:
+        """Show what is computed while the block runs as one thing, where a dashboard shows what runs."""
+        return nullcontext()
 
     def limit_blas(self) -> AbstractContextManager[Any]:
         """Limit BLAS to one thread a task in other processes while the block runs; passes in this one share threads."""

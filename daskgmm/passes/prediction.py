@@ -21,7 +21,7 @@ from daskgmm.kernels.prediction import Predictor
 from daskgmm.kernels.tile import buffer_bytes
 from daskgmm.passes.blas import blas_limit
 from daskgmm.passes.client_executor import ClientExecutor
-from daskgmm.passes.current import current_executor, one_blas_thread
+from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.memory import check_machine, check_own_memory
 from daskgmm.passes.need import Need, takes_compiled_kernel
 from daskgmm.passes.rows import Cut, Rows, blocks, cuts
@@ -35,7 +35,7 @@ from daskgmm.sources.source import Reader, Source, as_reader, other_length, plai
 def predict_rows(X: Source, predictor: Predictor, *, non_finite: str) -> Any:
     """Return the prediction for a source: of an array in memory at once, of anything else a Dask array."""
     if X.array is not None:
-        with one_blas_thread(None):
+        with for_passes(None):
             return predict_array(X.array, predictor, non_finite=non_finite)
     if X.blocks is not None:
         return predict_blocks(X.blocks, predictor, non_finite=non_finite)

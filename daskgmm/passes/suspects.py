@@ -70,7 +70,11 @@ def try_alone(died: WorkersDiedError, rows: Rows, run: Callable[[int], object]) 
 
 def _numbers(keys: Sequence[Any]) -> list[int]:
     """Return the numbers of those tasks that read rows, in order, each once."""
-    found = [key[1] for key in keys if isinstance(key, tuple) and str(key[0]).startswith(("partition-", "fill-"))]
+    found = [
+        key[1]
+        for key in keys
+        if isinstance(key, tuple) and str(key[0]).startswith(("daskgmm-partition-", "daskgmm-fill-"))
+    ]
     return list(dict.fromkeys(found))
 
 

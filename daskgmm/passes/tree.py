@@ -236,10 +236,10 @@ class Passes:
             # Tasks go where their rows are: a scheduler that moved one would move the rows with it.
             graph |= self._held.nodes()
             where = self._held.places()
-            places = {(f"partition-{name}", i): where.get(key, ()) for i, key in enumerate(self._filled)}
+            places = {(f"daskgmm-partition-{name}", i): where.get(key, ()) for i, key in enumerate(self._filled)}
             found = executor.compute(graph, keys, travels=rows.travels, places=places, on_done=told)
         elif keep is not None:
-            filled = [(f"fill-{name}", i) for i in range(rows.n_tasks)]
+            filled = [(f"daskgmm-fill-{name}", i) for i in range(rows.n_tasks)]
             found, self._held = executor.hold(graph, keys, filled, travels=rows.travels, on_done=told)
             self._filled = filled
         else:
@@ -266,13 +266,13 @@ def pass_graph(
     Parameters
     ----------
     keep : Keep or None
-        Whether tasks are to keep the rows that they read, in results with the keys (f"fill-{name}", number).
+        Whether tasks are to keep the rows that they read, in results with the keys (f"daskgmm-fill-{name}", number).
     filled : sequence of keys or None
         Results of an earlier pass that kept its rows: each task takes its own.
     known : collection of int
         Numbers of keys whose partials are there already: None stands in their place, and nothing is done for them.
     """
-    pass_key = f"{name}-pass"
+    pass_key = f"daskgmm-pass-{name}"
     graph: dict[Any, Any] = {pass_key: DataNode(pass_key, work)}
     # Subtrees are of 2^n tasks, so that adding the roots in order gives the tree's own sum, bit for bit.
     size = 1  # of a root's subtree, in tasks
@@ -284,11 +284,11 @@ def pass_graph(
         if i // size in known:
             level.append(None)
             continue
-        key = f"partition-{name}", i
+        key = f"daskgmm-partition-{name}", i
         if filled is not None:
             graph[key] = Task(key, reuse, TaskRef(pass_key), own, keep, names, *each)
         elif keep is not None:
-            fill = (f"fill-{name}", i)
+            fill = (f"daskgmm-fill-{name}", i)
             graph[fill] = Task(fill, fill_rows, TaskRef(pass_key), own, keep, names, *each)
             graph[key] = Task(key, partial_of, TaskRef(fill))
         else:
@@ -298,7 +298,7 @@ def pass_graph(
     while size > 1:
         d, width = d + 1, min(FAN_IN, size)
         level = [
-            _add_merge(graph, pass_key, level[i : i + width], (f"merge-{name}-{d}", i // width))
+            _add_merge(graph, pass_key, level[i : i + width], (f"daskgmm-merge-{name}-{d}", i // width))
             for i in range(0, len(level), width)
         ]
         size //= width

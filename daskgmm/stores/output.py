@@ -22,7 +22,7 @@ from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record
-from daskgmm.passes.current import current_executor, one_blas_thread
+from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.executor import Executor
 from daskgmm.passes.memory import promise_memory
 from daskgmm.passes.need import Need
@@ -124,7 +124,7 @@ def write_predictions(
     try:
         with explained(output):
             place, target = _target(output, layout, saved)
-            with one_blas_thread(executor), Passes(rows, executor, memory=saved) as passes:
+            with for_passes(executor), Passes(rows, executor, memory=saved) as passes:
                 work = WritePass(with_kernel(predictor, X.n_rows), target, non_finite)
                 _ = passes.files  # (as they are before anything is read)
                 state = passes.run(work, name="write")

@@ -7,6 +7,6 @@ from threadpoolctl import threadpool_limits
 
 
 @pytest.fixture(scope="package", autouse=True)
-def one_blas_thread() -> Iterator[None]:
+def for_passes() -> Iterator[None]:
     with threadpool_limits(limits=1, user_api="blas"):
         yield

@@ -29,7 +29,7 @@ from daskgmm.fitting.score import score_source
 from daskgmm.kernels.prediction import Predictor
 from daskgmm.passes.blas import BlasLimit
 from daskgmm.passes.client_executor import ClientExecutor
-from daskgmm.passes.current import current_executor, one_blas_thread
+from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.prediction import predict_blocks, predict_source
 from daskgmm.sources.opening import open_rows
@@ -319,7 +319,7 @@ def test_a_worker_that_dies_as_a_fit_begins_or_ends_does_no_harm(when: str) -> N
         pids = sorted(client.run(os.getpid).values())
         if when == "begins":
             os.kill(pids[0], signal.SIGKILL)
-        with one_blas_thread(ClientExecutor(client)):
+        with for_passes(ClientExecutor(client)):
             if when == "ends":
                 os.kill(pids[0], signal.SIGKILL)
         assert client.submit(lambda: 1).result(timeout=30) == 1
@@ -342,3 +342,25 @@ def test_blas_is_limited_on_a_worker_of_two_threads_without_a_nanny(bare_worker:
     with pytest.raises(DataError, match="the first in partition 4, row 4321"):
         fit_mixture(open_rows(store), FitOptions(3))
     assert blas_threads_of(bare_worker) == {2}
+
+
+# -- what a dashboard shows, and what the caller asks of the scheduler ---------------------------------------------
+@pytest.mark.parametrize("cache", [False, True])
+def test_tasks_have_names_of_ours_and_go_where_the_caller_says(cache: bool, store: Path) -> None:
+    def spans(dask_scheduler: Any) -> dict[tuple[str, ...], set[str]]:
+        found = dask_scheduler.extensions["spans"].spans.values()
+        return {span.name: {group.prefix.name for group in span.groups} for span in found}
+
+    def done(dask_worker: Any) -> int:
+        return int(dask_worker.state.executed_count)
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, **LOCAL) as cluster, Client(cluster) as client:
+        asked, other = client.nthreads()
+        with dask.annotate(workers=[asked], allow_other_workers=False):
+            fit_mixture(open_rows(store), FitOptions(2, max_iter=2, tol=1.0, cache=cache))
+        counts = client.run(done)
+        assert counts[asked] > 4
+        assert counts[other] == 0
+        (tasks,) = (tasks for name, tasks in client.run_on_scheduler(spans).items() if name == ("daskgmm",))
+        assert {"daskgmm-partition-em", "daskgmm-merge-em", "daskgmm-partition-closing"} <= tasks
+        assert all(name.startswith("daskgmm-") for name in tasks)

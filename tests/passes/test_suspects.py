@@ -10,7 +10,12 @@ from daskgmm.passes.rows import Rows
 from daskgmm.passes.suspects import WorkersDiedError, try_alone
 from daskgmm.sources.array_source import ArraySource
 
-KEYS = [("fill-em-1", 0), ("partition-em-1", 0), ("merge-em-1-1", 0), ("partition-em-1", 2)]
+KEYS = [
+    ("daskgmm-fill-em-1", 0),
+    ("daskgmm-partition-em-1", 0),
+    ("daskgmm-merge-em-1-1", 0),
+    ("daskgmm-partition-em-1", 2),
+]
 
 
 @pytest.fixture

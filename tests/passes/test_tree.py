@@ -24,7 +24,7 @@ from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.sums import log_likelihood
 from daskgmm.passes.cache import Keep
 from daskgmm.passes.client_executor import ClientExecutor
-from daskgmm.passes.current import one_blas_thread
+from daskgmm.passes.current import for_passes
 from daskgmm.passes.executor import Room
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
@@ -151,7 +151,7 @@ class Failing(Recorded):
 
 def test_a_failure_in_a_thread_is_raised_and_what_has_not_begun_is_let_be() -> None:
     Failing.begun.clear()
-    with one_blas_thread(None), pytest.raises(ValueError, match="row 20"):
+    with for_passes(None), pytest.raises(ValueError, match="row 20"):
         run_pass(Failing(), rows_in(1000), LocalExecutor(), name="p")
     assert 3 <= len(Failing.begun) < 500
 
@@ -160,7 +160,7 @@ def test_a_callback_of_dask_sees_the_tasks_of_a_pass() -> None:
     seen: list[Any] = []
     with Callback(posttask=lambda key, *_: seen.append(key)):
         run_pass(Recorded(), rows_in(5), LocalExecutor(), name="p")
-    assert sum(key[0].startswith("partition-p") for key in seen if isinstance(key, tuple)) == 5
+    assert sum(key[0].startswith("daskgmm-partition-p") for key in seen if isinstance(key, tuple)) == 5
 
 
 @pytest.mark.slow
@@ -176,8 +176,8 @@ def test_the_tree_of_a_thousand_partitions() -> None:
 )
 def test_a_merge_task_takes_eight_states(n_partitions: int, per_task: int, tasks: int, merges: int) -> None:
     graph, keys = pass_graph(Recorded(), replace(rows_in(n_partitions), per_task=per_task), name="p")
-    assert len([key for key in graph if key[0] == "partition-p"]) == tasks
-    found = [key for key in graph if isinstance(key, tuple) and key[0].startswith("merge-p")]
+    assert len([key for key in graph if key[0] == "daskgmm-partition-p"]) == tasks
+    found = [key for key in graph if isinstance(key, tuple) and key[0].startswith("daskgmm-merge-p")]
     assert len(found) == merges
     assert len(keys) == 1
     for key in found:
@@ -190,9 +190,11 @@ def test_partitions_are_tasks_of_one_reader_and_one_pass() -> None:
     shared = [key for key in graph if not isinstance(key, tuple)]
     assert len(shared) == 2, "the pass, and the reader"
     for i in range(20):
-        assert set(get_dependencies(graph, ("partition-p", i))) == set(shared)
+        assert set(get_dependencies(graph, ("daskgmm-partition-p", i))) == set(shared)
     assert all(
-        str(key[0] if isinstance(key, tuple) else key).startswith(("p-", "partition-p", "merge-p", "daskgmm-reader-"))
+        str(key[0] if isinstance(key, tuple) else key).startswith(
+            ("daskgmm-pass-p", "daskgmm-partition-p", "daskgmm-merge-p", "daskgmm-reader-")
+        )
         for key in graph
     )
 
@@ -260,7 +262,7 @@ def test_passes_of_the_same_name_on_one_cluster_are_not_mistaken_for_each_other(
 def test_what_is_collected_goes_to_the_driver_and_no_worker() -> None:
     """And a partition costs no task beside its own."""
     graph, keys = pass_graph(Collected(), rows_in(70), name="p")
-    assert keys == [("partition-p", i) for i in range(70)]
+    assert keys == [("daskgmm-partition-p", i) for i in range(70)]
     assert len(graph) == 2 + 70, "the pass, the reader and the partitions"
 
 
@@ -368,4 +370,4 @@ def test_a_pass_that_may_be_cut_short_leaves_some_dozens_of_parts(n_tasks: int, 
     assert [key is not None for key in keys] == [i == n_roots // 2 for i in range(n_roots)]
     size = -(-n_tasks // n_roots)
     own = range(n_roots // 2 * size, min((n_roots // 2 + 1) * size, n_tasks))
-    assert {key[1] for key in graph if key[0] == "partition-p"} == set(own)
+    assert {key[1] for key in graph if key[0] == "daskgmm-partition-p"} == set(own)

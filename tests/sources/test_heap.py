@@ -11,7 +11,7 @@ import zarr
 from distributed import Client
 
 from daskgmm.passes.client_executor import ClientExecutor
-from daskgmm.passes.current import one_blas_thread
+from daskgmm.passes.current import for_passes
 from daskgmm.sources import heap
 from daskgmm.sources.heap import ReusedHeap
 from daskgmm.sources.opening import open_rows
@@ -38,7 +38,7 @@ def test_workers_use_memory_again_while_a_fit_lasts(client: Client) -> None:
         return list(client.run(first_touches).values())
 
     assert min(found()) >= fresh // 2
-    with one_blas_thread(ClientExecutor(client)), one_blas_thread(ClientExecutor(client)):
+    with for_passes(ClientExecutor(client)), for_passes(ClientExecutor(client)):
         assert max(found()) < fresh // 100
     assert min(found()) >= fresh // 2, "as it was before"
 

@@ -32,7 +32,8 @@ def component_table(found: dict[str, Any]) -> str:
         "support/nats": [formatted(worth_of[k], ",.1f") for k in order],
         "condition": ratios([found["condition_numbers"][k] for k in order]),
     }
-    lines = [[*columns, *(f"mean of {_short(name)}" for name in names[:shown])]]
+    headings = [_short(name) for name in found.get("feature_names") or map(str, range(1, n_features + 1))]
+    lines = [[*columns, *(f"mean {heading}" for heading in headings[:shown])]]
     means = [in_one_notation([found["means"][k][j] for k in order]) for j in range(shown)]
     lines += [list(cells) for cells in zip(*columns.values(), *means, strict=True)]
     state = {True: "converged", False: "not converged", None: "state unknown"}[found["converged"]]

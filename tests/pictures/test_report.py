@@ -12,11 +12,11 @@ def test_the_table_has_the_names_of_features_and_small_weights() -> None:
         "counts": [1e7, 30.0], "support": [9e6, 70.0], "feature_names": ["ra", "parallax_error"],
     }  # fmt: skip
     _, heading, first, second = component_table(found).splitlines()
-    assert heading.endswith("mean of ra  mean of parallax_…")
+    assert heading.endswith("mean ra  mean parallax_…")
     assert len(heading) == len(first) == len(second)
     assert first.split() == ["0", "1.0000", "10,000,000", "9,000,000.0", "1.00", "1.000", "2.000"]
     assert second.split() == ["1", "<", "0.0001", "30", "70.0", "2.00", "3.000", "4.000"], "its rows tell how few"
-    assert "mean of feature 1  mean of feature 2" in component_table({**found, "feature_names": None})
+    assert "mean 1  mean 2" in component_table({**found, "feature_names": None})
 
 
 def test_each_column_has_one_notation() -> None:

@@ -110,6 +110,10 @@ class GaussianMixture(Pictured, CallbackSupport, Convertible, DensityMixin, Base
     escape : bool, default=True
         Whether to search for a better optimum by splitting and merging components on the sample, without reading
         anything. It is not done if the whole start is given.
+    standardize : bool, default=False
+        Whether to fit the features in units of their standard deviations, as behind a StandardScaler, which would load
+        a Dask array whole. Starts and `reg_covar` then do not depend on units. The parameters are those of the data.
+        Not for spherical covariances.
     kernel : {"rule", "phi", "exact"} or Kernel, default="rule"
         The form of the E-step. The rule takes, for each component, the fastest that is exact. Your own is a frozen
         dataclass, a subclass of `daskgmm.Kernel`, for the components that it chooses; `predict`, `score`,

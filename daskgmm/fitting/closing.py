@@ -109,7 +109,7 @@ class Closing:
         # (One that goes on to a smaller tol, and no further than max_iter, has converged as it was asked to.)
         tol, steps = self._models[i].options.tol, np.abs(np.diff(best.lower_bounds[-2:]))
         went_on = best.options.tol < tol and len(steps) == 1 and steps[0] < tol
-        return up_to_date(
+        fit = up_to_date(
             Fit(
                 parameters=parameters,
                 status=Status.CONVERGED if went_on else best.status,
@@ -135,6 +135,7 @@ class Closing:
             ),
             self._progress,
         )
+        return fit if self._known.scaling is None else fit.in_units(self._known.scaling)
 
 
 def up_to_date(fit: Fit, progress: Progress) -> Fit:

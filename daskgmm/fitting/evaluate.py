@@ -152,7 +152,8 @@ def check_mean(statistics: Statistics, plan: Plan, row_set: RowSet) -> None:
     """
     shift, scale = mean_shift(statistics, plan, row_set)
     # (A mean far from zero is itself rounded.)
-    allowed = plan.precision.count_tolerance * scale + 1e-14 * np.abs(row_set.mean)
+    size = np.abs(row_set.mean) if row_set.rounded is None else row_set.rounded
+    allowed = plan.precision.count_tolerance * scale + 1e-14 * size
     wrong = ~(np.abs(shift) <= allowed)
     if wrong.any():
         wrong &= ~(np.abs(shift) <= allowed + lost_on_the_way(statistics, plan, row_set))

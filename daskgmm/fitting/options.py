@@ -31,6 +31,18 @@ def _prior_rule(options: FitOptions, value: Any) -> str:
     return "" if value is None or isinstance(value, Prior) else "None or a Prior"
 
 
+def _standardize_rule(options: FitOptions, value: Any) -> str:
+    from daskgmm.mixture.scaling import scales
+
+    if value is not True:
+        return ""
+    if not scales(options.family):
+        return f"False with `covariance_type` {options.family.name}, which has no such covariances in other units"
+    if options.prior is not None or isinstance(options.kernel, Record):
+        return "False with a prior or a kernel of yours, which are in units of the data"
+    return ""
+
+
 def _kernel_rule(options: FitOptions, value: Any) -> str:
     from daskgmm.kernels.kernel import Kernel
 
@@ -75,6 +87,9 @@ class FitOptions(Record):
         How EM is sped up on the way to its fixed point; None is plain EM.
     stopping : StoppingRule or None
         When a candidate on all rows ends; None where the mean log-likelihood changes by less than `tol`.
+    standardize : bool
+        Whether rows are seen less their mean, over their standard deviations. What is asked and reported is in units
+        of the data, but for reg_covar.
     escape : bool
         Whether components are split and merged on the sample where that promises a better optimum. Never where the
         start is given.
@@ -194,6 +209,15 @@ class FitOptions(Record):
     non_finite: str = declare(
         "error", Option(help="What to do with rows that hold a NaN or an infinity.", choices=("error", "drop"))
     )
+    standardize: bool = declare(
+        False,
+        Option(
+            help="Fit features in units of their standard deviations: starts and --reg-covar no longer depend on "
+            "units. The model is in units of the data.",
+            flag="--standardize", section="Mixture", choices=(False, True), must_be="True or False",
+            rule=_standardize_rule,
+        ),
+    )  # fmt: skip
     # (Arrays are checked against the rows, whose number of features that takes: `given`.)
     weights_init: Any = declare(None, Option(help="Weights of the start."))
     means_init: Any = declare(None, Option(help="Means of the start."))

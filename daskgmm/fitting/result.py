@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from daskgmm.fitting.status import Status
 from daskgmm.kernels.support import Support
 from daskgmm.mixture.criteria import aic, bic, icl
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.scaling import Scaling
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,19 @@ class Fit:
     history: tuple[dict[str, Any], ...]
     reach: float
     n_weighted: int
+
+    def in_units(self, scaling: Scaling) -> Fit:
+        """Return a fit to rows that were mapped, in units of the data. (Its history is, already.)"""
+        volume = scaling.log_volume
+        held_out = None if self.held_out is None else (self.held_out[0] - self.held_out[1] * volume, self.held_out[1])
+        return replace(
+            self,
+            parameters=scaling.back(self.parameters),
+            lower_bounds=tuple(bound - volume for bound in self.lower_bounds),
+            lower_bound=self.lower_bound - volume,
+            log_likelihood=self.log_likelihood - self.weight * volume,
+            held_out=held_out,
+        )
 
     @property
     def mean_log_likelihood(self) -> float:

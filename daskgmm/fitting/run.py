@@ -21,7 +21,7 @@ from daskgmm.fitting.progress import Progress
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.successor import split_starts
-from daskgmm.fitting.surveyed import Surveyed, precise_enough, surveyed
+from daskgmm.fitting.surveyed import Surveyed, as_seen, precise_enough, surveyed
 from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.parameters import Parameters
@@ -67,7 +67,7 @@ def running(
                 evaluator = Evaluator(passes, need.state_bytes(X.n_features))
                 progress = Progress(evaluator, len(models), listener, checkpoint)
                 known = surveyed(progress, models, n_folds)
-                yield Run(progress, known, precise_enough(models, known.survey))
+                yield Run(progress, known, precise_enough(as_seen(models, known), known.survey))
         except DataError:
             if checkpoint is not None:
                 checkpoint.give_up()
@@ -169,6 +169,8 @@ class Run:
         They start where the smaller model has ended, so that a step says little before it is very small: `tol`, nats.
         """
         model, last, X = self.models[i], self._ended[i], self.known.X
+        if self.known.scaling is not None:
+            smaller = self.known.scaling.mapped(smaller)
         options, compiled = model.options, is_compiled(model.options, X)
 
         def starts() -> list[Parameters]:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from daskgmm.fitting.checks import check_folds, check_survey, spoiled_by
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.progress import Progress
@@ -13,6 +15,7 @@ from daskgmm.fitting.sample import Sample, sample_size
 from daskgmm.kernels.folds import Fold
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.row_set import RowSet
+from daskgmm.mixture.scaling import Scaling
 from daskgmm.passes.need import takes_compiled_kernel
 from daskgmm.passes.survey import Survey, SurveyPass, all_but, sample_threshold
 from daskgmm.sources.columns import feature_names
@@ -37,6 +40,8 @@ class Surveyed:
         Of the largest size that a model asks for.
     row_sets : dict of Fold or None to RowSet
         Of all rows, of those of each fold, and of those outside of it.
+    scaling : Scaling or None
+        How passes see the rows mapped, and so all that is known of them here; None as they are.
     """
 
     X: Source
@@ -44,6 +49,7 @@ class Surveyed:
     survey: Survey
     sample: Sample
     row_sets: dict[Fold | None, RowSet]
+    scaling: Scaling | None = None
 
     def n_weighted(self, fold: Fold | None) -> int:
         """Return the rows of positive weight of all, or of those outside of a fold."""
@@ -84,11 +90,38 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
         by = spoiled_by(survey.n_spoiled.tolist(), feature_names(rows.X.column_labels))
         n_dropped = f"{survey.n_dropped:,} of {n_rows:,}"
         logger.info("%s rows are left out, for a NaN or an infinity: %s.", n_dropped, by)
+    scaling = Scaling.of(survey.row_set) if options.standardize else None
+    if scaling is not None:
+        survey, progress.history.scaling = survey.standardized(scaling), scaling
+        progress.passes.rows = progress.passes.rows.standardized(scaling)
     row_sets: dict[Fold | None, RowSet] = {None: survey.row_set}
     for fold in {m.fold for m in models if m.fold is not None}:
         row_sets[fold] = all_but(work, survey, fold.index).row_set
         row_sets[replace(fold, held_out=True)] = survey.folds[fold.index].row_set
-    return Surveyed(rows.X, work, survey, Sample.of(survey, options.seed), row_sets)
+    if scaling is not None:
+        size = np.abs(scaling.shift) / scaling.scale
+        row_sets = {fold: replace(row_set, rounded=size) for fold, row_set in row_sets.items()}
+    return Surveyed(rows.X, work, survey, Sample.of(survey, options.seed), row_sets, scaling)
+
+
+def as_seen(models: Sequence[Model], known: Surveyed) -> tuple[Model, ...]:
+    """Return the models with what was given in units of the data as passes see the rows."""
+    scaling = known.scaling
+    if scaling is None:
+        return tuple(models)
+    found = []
+    for model in models:
+        options, warm = model.options, model.warm
+        given = options.given(known.X.n_features)
+        if given.means is not None:
+            options = replace(options, means_init=scaling.values(given.means))
+        if given.precisions is not None:
+            shape, precisions = options.family.shape, given.precisions
+            options = replace(options, precisions_init=shape.rescaled(precisions, precisions, scaling.scale)[0])
+        if warm is not None:
+            warm = scaling.mapped(warm[0]), warm[1] + scaling.log_volume
+        found.append(replace(model, options=options, warm=warm))
+    return tuple(found)
 
 
 def precise_enough(models: Sequence[Model], survey: Survey) -> tuple[Model, ...]:

@@ -21,12 +21,15 @@ class RowSet:
     mean : (n_features,), float64
     scatter : (n_features, n_features) or (n_features,), float64
         Sum of w (x - mean)(x - mean)', or its diagonal alone.
+    rounded : (n_features,), float64, or None
+        How large the numbers were that the mean is of, where these rows are what is left of larger ones.
     """
 
     n_rows: int
     weight: float
     mean: Floats
     scatter: Floats
+    rounded: Floats | None = None
 
     @property
     def variances(self) -> Floats:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from daskgmm.errors import DataError, OptionError, verbatim
 from daskgmm.kernels.block import Block, Workspace, block_length
 from daskgmm.mixture.arrays import Floats
+from daskgmm.mixture.scaling import Scaling
 from daskgmm.sources.digits import refuse_lost_digits
 from daskgmm.sources.grid import same_order
 from daskgmm.sources.partition import (
@@ -49,6 +50,8 @@ class Rows:
         Whether a task reads the next run while it computes (twice the memory for runs).
     per_task : int
         Neighbouring partitions that a task does, a power of two; no bits depend on it.
+    scaling : Scaling or None
+        How passes see the rows mapped; None as they are.
     columns : mapping of str to Source
         What else comes with each row, by name, for kernels that know it.
     """
@@ -59,6 +62,7 @@ class Rows:
     check: Check = "scan"
     prefetch: bool = True
     per_task: int = 1
+    scaling: Scaling | None = None
     columns: Mapping[str, Source] = field(default_factory=dict)
 
     @classmethod
@@ -145,6 +149,10 @@ class Rows:
         n = partitions_per_task(n_partitions, partition_bytes=mean_bytes, state_bytes=state_bytes, n_threads=n_threads)
         return replace(self, per_task=n)
 
+    def standardized(self, scaling: Scaling) -> Rows:
+        """Return the same rows for passes that see them mapped."""
+        return replace(self, scaling=scaling)
+
     def trusted(self) -> Rows:
         """Return the same rows for passes after a survey that found every value finite."""
         return replace(self, check="trust")
@@ -187,6 +195,7 @@ class Cut:
     n_features: int
     check: Check
     prefetch: bool
+    scaling: Scaling | None = None
 
 
 def cuts(rows: Rows) -> list[Cut]:
@@ -194,7 +203,7 @@ def cuts(rows: Rows) -> list[Cut]:
     X = rows.X
     runs = runs_of(X.run_edges, rows.edges, row_bytes=X.row_bytes)
     ahead = rows.prefetch and X.array is None  # where nothing is read
-    return [Cut(i, r, X.n_features, rows.check, ahead) for i, r in enumerate(runs)]
+    return [Cut(i, r, X.n_features, rows.check, ahead, rows.scaling) for i, r in enumerate(runs)]
 
 
 def blocks(cut: Cut, reader: Reader, beside: Mapping[str, Reader] | None = None) -> Iterator[Block]:
@@ -227,6 +236,8 @@ def blocks(cut: Cut, reader: Reader, beside: Mapping[str, Reader] | None = None)
             np.copyto(x[:, filled : filled + n], run[taken : taken + n].T, casting="unsafe")
             taken, filled = taken + n, filled + n
             if filled == size:
+                if cut.scaling is not None:
+                    cut.scaling.apply(x)
                 w = None if row_weights is None else row_weights.weights(low, size)
                 columns = {name: each.of_block(low, size) for name, each in held.items()}
                 yield _checked(Block(x, w, low, columns=columns), cut.check)

@@ -14,6 +14,7 @@ from daskgmm.kernels.folds import fold_of, row_hash
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.record import Record
 from daskgmm.mixture.row_set import RowSet
+from daskgmm.mixture.scaling import Scaling
 
 Pieces = tuple[Floats | NDArray[np.int64], ...]
 
@@ -62,6 +63,19 @@ class Survey(Record):
     n_weighted: int = 0
     n_spoiled: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     sample_columns: dict[str, Pieces] = field(default_factory=dict)
+
+    def standardized(self, scaling: Scaling) -> Survey:
+        """Return what is known of the rows as they are mapped."""
+        rows = scaling.row_set(self.row_set)
+        return replace(
+            self,
+            mean=rows.mean,
+            minimum=scaling.values(self.minimum),
+            maximum=scaling.values(self.maximum),
+            scatter=rows.scatter,
+            sample=tuple(scaling.values(piece) for piece in self.sample),
+            folds=tuple(fold.standardized(scaling) for fold in self.folds),
+        )
 
     @property
     def row_set(self) -> RowSet:

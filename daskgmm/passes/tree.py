@@ -202,7 +202,10 @@ class Passes:
             return tree_sum(work, self._compute(work, name, {}, None))
         # The key is made of what decides the result: what is computed, how rows are cut, and what the files were. So
         # parts of another pass, or of data that have changed since, are never taken for this one's.
-        memory, key = self._memory, digest((work, self.rows.n_partitions, self.rows.per_task, self.files))
+        memory, key = (
+            self._memory,
+            digest((work, self.rows.n_partitions, self.rows.per_task, self.rows.scaling, self.files)),
+        )
         known = memory.known(key)
         try:
             return tree_sum(work, self._compute(work, name, known, lambda i, partial: memory.add(key, i, partial)))

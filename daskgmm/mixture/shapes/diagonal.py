@@ -57,6 +57,9 @@ class Diagonal(Shape):
     def covariances(self, precisions_cholesky: Floats) -> Floats:
         return 1 / np.square(precisions_cholesky)
 
+    def rescaled(self, covariances: Floats, precisions_cholesky: Floats, scale: Floats) -> tuple[Floats, Floats]:
+        return covariances * scale**2, precisions_cholesky / scale
+
     def pack(self, precisions_cholesky: Floats) -> Floats:
         return precisions_cholesky
 

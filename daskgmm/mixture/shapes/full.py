@@ -61,6 +61,9 @@ class Full(Shape):
     def covariances(self, precisions_cholesky: Floats) -> Floats:
         return np.stack([covariance_of(p) for p in precisions_cholesky])
 
+    def rescaled(self, covariances: Floats, precisions_cholesky: Floats, scale: Floats) -> tuple[Floats, Floats]:
+        return covariances * np.outer(scale, scale), precisions_cholesky / scale[:, np.newaxis]
+
     def pack(self, precisions_cholesky: Floats) -> Floats:
         return precisions_cholesky[(..., *triangle(precisions_cholesky.shape[-1]))]
 

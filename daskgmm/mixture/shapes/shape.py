@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +116,13 @@ class Shape(ABC):
     @abstractmethod
     def covariances(self, precisions_cholesky: Floats) -> Floats:
         """Return the covariances (P P')^-1."""
+
+    #: Whether a covariance stays one of the shape where each feature gets a unit of its own.
+    rescales: ClassVar[bool] = True
+
+    @abstractmethod
+    def rescaled(self, covariances: Floats, precisions_cholesky: Floats, scale: Floats) -> tuple[Floats, Floats]:
+        """Return both where features are multiplied by `scale`, (n_features,): S C S, and S^-1 P."""
 
     @abstractmethod
     def pack(self, precisions_cholesky: Floats) -> Floats:

@@ -14,6 +14,7 @@ class Spherical(Diagonal):
     """Each component has one variance, the same for all features."""
 
     sklearn_type = "spherical"
+    rescales = False
 
     def array_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components,)

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from daskgmm.errors import DataError, FitWarning, OptionError
+from daskgmm.errors import DataError, FitWarning, InputMissingError, OptionError, verbatim
 from daskgmm.fitting.events import HEADER, Listener, PassDone, ignore
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions
@@ -50,6 +50,15 @@ def opened_rows(estimator: Any, X: Any, *, reset: bool) -> Source:
 
 def opened_weights(sample_weight: Any) -> Source | None:
     """Return row weights as a source; None where there are none."""
+    given = sample_weight if isinstance(sample_weight, str) else ""
+    if given and "/" not in given and not os.path.splitext(given)[1] and not os.path.exists(given):
+        name = verbatim(repr(given))
+        raise InputMissingError(
+            "`sample_weight`",
+            "be an array, or the path of one",
+            f"{given!r}, where nothing is",
+            f"A column of X is X[{name}] of a data frame, and daskgmm.open_rows(X, columns=[{name}]) of a file.",
+        )
     return None if sample_weight is None else open_rows(sample_weight, argument="sample_weight")
 
 

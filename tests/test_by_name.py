@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 
 import daskgmm
@@ -203,3 +205,60 @@ def test_dropped_rows_are_told_by_feature(tmp_path: Path, table: dict[str, Any])
         assert GaussianMixture.load(tmp_path / path).n_dropped_by_feature_ == [2, 4]
     same = GaussianMixture(2, random_state=0, non_finite="drop").fit(open_rows(group, columns=["ra", "dec"]))
     assert (same.n_dropped_, same.n_dropped_by_feature_) == (5, [2, 4])
+
+
+# -- what is said where names are not as they are thought to be ------------------------------------------------------
+def test_a_file_without_the_columns_of_the_model_says_whose_they_are(stars: Path) -> None:
+    result("fit", stars, "--columns", "ra,dec", "-k", 1, "-o", "m.zarr")
+    pq.write_table(pa.table({"RA": [1.0, 2.0], "dec": [2.0, 1.0]}), "other.parquet")
+    said = call("predict", "m.zarr", "other.parquet", "-o", "l.zarr", code=66).stderr
+    assert "INPUT must have the columns that the mixture was fitted to; got 'ra' with" in said
+    assert "Did you mean 'RA'? --columns takes others." in said
+    call("predict", "m.zarr", "other.parquet", "--columns", "RA,dec", "-o", "l.zarr", code=65)  # (other names)
+
+
+def test_a_weighted_model_is_told_where_rows_have_no_weights(stars: Path) -> None:
+    result("fit", stars, "--columns", "ra,dec", "--weights", "w", "-k", 1, "-o", "m.zarr")
+    note = "MODEL was fitted to rows with weights; these have none: --weights gives them."
+    assert note in call("score", "m.zarr", stars).stderr
+    assert note not in call("score", "m.zarr", stars, "--weights", "w").stderr
+    call("report", "m.zarr", "-o", "r.html")
+    assert re.search(r"fitted to 4,000 rows with weights, of [\d,.]+ in all", Path("r.html").read_text())
+
+
+def test_a_page_is_html(stars: Path) -> None:
+    result("fit", stars, "--columns", "ra", "-k", 1, "-o", "m.zarr")
+    said = call("report", "m.zarr", "-o", "r.pdf", code=64).stderr
+    assert "--output must be a path of a file that ends with .html or .htm; got r.pdf" in said
+
+
+def test_weights_by_the_name_of_a_column_in_python(stars: Path) -> None:
+    with pytest.raises(InputMissingError, match=r"daskgmm.open_rows\(X, columns=\['w'\]\) of a file"):
+        GaussianMixture(1).fit(open_rows(stars, columns=["ra"]), sample_weight="w")
+    fitted = GaussianMixture(1).fit(open_rows(stars, columns=["ra"]), sample_weight=open_rows(stars, columns=["w"]))
+    loaded = result("fit", stars, "--columns", "ra", "--weights", "w", "-k", 1, "-o", "m.zarr")
+    assert fitted.log_likelihood_ == pytest.approx(loaded["log_likelihood"], rel=1e-12)
+
+
+def test_an_option_of_a_file_that_is_nearly_one(stars: Path) -> None:
+    Path("job.toml").write_text('non_finite = "drop"\n')
+    said = call("fit", stars, "-k", 1, "-o", "m.zarr", "--config", "job.toml", code=64).stderr
+    assert "Did you mean non-finite?" in said
+
+
+def test_a_group_of_grids_names_what_can_be_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ocean = xr.Dataset(
+        {name: (("t", "y", "x"), np.random.default_rng(i).normal(size=(3, 4, 5))) for i, name in enumerate("ab")},
+        coords={"lat": (("y", "x"), np.ones((4, 5)))},
+    )
+    ocean.to_zarr("g.zarr", consolidated=False)
+    ocean.to_netcdf("g.nc", engine="h5netcdf")
+    for name in ("g.zarr", "g.nc"):
+        said = call("fit", name, "-k", 1, "-o", "m.zarr", code=65).stderr
+        assert "Name arrays by --columns" in said or "Name data sets by --columns" in said
+        assert "lat'" not in said.partition("--columns")[2]
+        assert result("fit", name, "--columns", "a,b", "-k", 1, "-o", f"{name}.model")["rows"] == 60
+    weights = xr.DataArray(np.ones((3, 4, 5)), dims=("t", "y", "x"))
+    ocean.assign(w=weights).drop_vars("lat").to_netcdf("w.nc", engine="h5netcdf")
+    assert result("fit", "w.nc", "--columns", "a,b", "--weights", "w", "-k", 1, "-o", "w.model")["features"] == 2

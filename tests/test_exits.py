@@ -46,7 +46,7 @@ WAYS: dict[str, tuple[str, int, str]] = {
         f"{DASKGMM} {FIT} -k 1 --weights huge.npy", 65, r"error: --weights must sum to between .* Divide --weights .*",
     ),
     "memory of a worker": (
-        f"{DASKGMM} {FIT} -k 1 --memory-limit 99MiB", 65, r"error: A task must fit .* 99 MiB a task; got a need of .*",
+        f"{DASKGMM} {FIT} -k 1 --memory-limit 99MiB", 65, r"error: --memory-limit must be at least the \d+ MiB .*",
     ),
     "memory of the process": (
         f"ulimit -v 540000; {DASKGMM} {FIT} -k 1", 65, r"error: Memory must suffice.* Raise .*",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +60,16 @@ def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) 
             "--config",
             f"name options of daskgmm {command}",
             f"{unknown[0]} in {place}",
-            f"There are {', '.join(sorted(known))}.",
+            _remedy(unknown[0], sorted(known)),
         )
     for key in own.keys() & known.keys():
         _check(key, own[key], known[key], place)
     ctx.default_map = {str(known[key].name): _text(value, known[key]) for key, value in own.items() if key in known}
+
+
+def _remedy(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name.replace("_", "-"), known, n=3)
+    return f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(known)}."
 
 
 def _commands(ctx: click.Context) -> dict[str, click.Command]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from daskgmm.cli.input import Input
+from daskgmm.cli.input import Input, note_weights
 from daskgmm.cli.outputs import check_place, refuse_existing, write_file
 from daskgmm.cli.terminal import command_line_words
 from daskgmm.cli.work import Work
@@ -23,6 +23,8 @@ from daskgmm.stores.model_file import Model, as_written, load_model
 
 #: What the names of pictures end with.
 PICTURES = (".png", ".pdf", ".svg")
+#: ... and those of pages, which a browser prints.
+PAGES = (".html", ".htm")
 
 
 def report(model: str, output: str, *, data: Input | None, cluster: Place, force: bool) -> dict[str, Any]:
@@ -30,8 +32,9 @@ def report(model: str, output: str, *, data: Input | None, cluster: Place, force
     from daskgmm.pictures.page import page  # (and with it Jinja2, which no other command needs)
 
     began = perf_counter()
-    if "://" in output or os.path.isdir(output):
-        raise OptionError("--output", "be a path of a file", output, "Name another place, such as report.html.")
+    if os.path.splitext(output)[1].lower() not in PAGES or "://" in output or os.path.isdir(output):
+        must = f"be a path of a file that ends with {' or '.join(PAGES)}"
+        raise OptionError("--output", must, output, "Name another place, such as report.html.")
     loaded, rows = _opened(model, output, data, force=force)
     sample = _sample(loaded, rows, data, cluster, began)
     with as_written(model):
@@ -76,6 +79,7 @@ def _opened(
         return loaded, None
     names = loaded.record.get("feature_names")
     X, weights = data.open(names=names)
+    note_weights(loaded.record, weights)
     check_place(output, inputs={"INPUT": X.places})
     check_features(X, loaded.parameters, units=loaded.record.get("units"), names=names)
     return loaded, (X, weights)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from daskgmm.errors import InputMissingError, OptionError
+from daskgmm.places.log import say
 from daskgmm.sources.columns import feature_names
 from daskgmm.sources.opening import open_by_name, open_rows, takes_columns
 from daskgmm.sources.source import Source
@@ -39,13 +40,24 @@ class Input:
         if columns is None and self.features is None and names is not None:
             X = open_by_name(self.location, names, **options)
         else:
-            if weights is not None and self.array is None:  # (it is no feature)
+            if weights is not None and self.array is None and self._may_mean_weights:  # (it is no feature)
                 columns = (*(columns or ()), f"!{self.weights}")
             X = open_rows(self.location, columns=columns, features=self.features, **options)
         if self.weights is not None and weights is None:
             options["array"] = self.weights_array
             weights = open_rows(self.weights, argument="sample_weight", **options)
         return X, weights
+
+    @property
+    def _may_mean_weights(self) -> bool:
+        """Whether the columns, as they are named, take in that of the weights; a coordinate is none of all."""
+        if self.columns is not None:
+            return any(name.startswith("!") or "*" in name or "?" in name for name in self.columns)
+        try:
+            open_rows(self.location, columns=(f"!{self.weights}",), missing_chunks=self.missing_chunks)
+        except InputMissingError:
+            return False
+        return True
 
     def _column_of_weights(self) -> Source | None:
         """Return the column of INPUT that `--weights` names; None where it names a place."""
@@ -81,3 +93,14 @@ class Input:
 def meaning(X: Source) -> dict[str, Any]:
     """Return what a model says of its features beside their numbers."""
     return {"units": X.beside.units, "feature_names": feature_names(X.column_labels)}
+
+
+def is_weighted(record: Mapping[str, Any]) -> bool:
+    """Return whether the record of a model says that its rows had weights."""
+    return ((record.get("input") or {}).get("weights")) is not None
+
+
+def note_weights(record: Mapping[str, Any], weights: Source | None) -> None:
+    """Log that a model was fitted to weighted rows, where these have no weights."""
+    if weights is None and is_weighted(record):
+        say("MODEL was fitted to rows with weights; these have none: --weights gives them.")

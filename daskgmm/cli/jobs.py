@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from daskgmm.cli.input import Input, meaning
+from daskgmm.cli.input import Input, meaning, note_weights
 from daskgmm.cli.outputs import (
     check_place,
     checkpoint_of,
@@ -172,6 +172,7 @@ def score(model: str, data: Input, *, cluster: Place) -> Result:
     fitted = load_model(model)
     parameters = fitted.parameters
     X, weights = data.open(names=fitted.record.get("feature_names"))
+    note_weights(fitted.record, weights)
     check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
     with Work(Rows.plan(X, weights), scoring_need(parameters, X), cluster).on_machines(began) as running:
         found = score_source(parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor)

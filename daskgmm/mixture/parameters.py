@@ -131,7 +131,9 @@ def check_weights(weights: Any, n_components: int, *, name: str = "weights_init"
             f"`{name}`",
             "lie between 0 and 1",
             f"{result.min():.6g} to {result.max():.6g}",
-            "Divide the weights by their sum.",
+            "Divide the weights by their sum."
+            if result.min() >= 0
+            else "A weight is the share of a component in the rows.",
         )
     if not np.isclose(result.sum(), 1.0, rtol=0, atol=1e-6):
         raise OptionError(f"`{name}`", "sum to 1", f"{result.sum():.10g}", "Divide the weights by their sum.")

@@ -94,23 +94,26 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
     for found in rows, frugal:
         if stated_bytes(found, need) <= limit:
             return found
-    if needed <= limit:
-        own = mib(stated_bytes(frugal, need))
-        raise MemoryLimitError(
-            "`memory_limit`", f"be at least the {own} that the work takes", mib(limit), "Give more memory."
-        )
-    remedy = "Give workers more memory (`memory_limit`), or decrease `n_components`."
-    long = _longest_chunks(rows)
+    needed, long = stated_bytes(frugal, need), _longest_chunks(rows)
+    remedy = f"Give workers more memory (`memory_limit`){'' if need.by_partition else ', or decrease `n_components`'}."
     # Chunks below a run's bytes save nothing: a task reads several of them at once.
     saved = long.read_bytes(long.chunk_bytes) - long.read_bytes(RUN_BYTES)
     if long.chunk_bytes > RUN_BYTES and needed - saved <= limit:
         n_rows = max(1, RUN_BYTES // long.row_bytes)
         chunks = f"({n_rows}, {long.n_features})" if long.n_features > 1 else f"{{0: {n_rows}}}"
         remedy = f"Give workers more memory (`memory_limit`), or {verbatim(long.rechunking(chunks))}"
+    elif rows.n_partitions == 1:
+        raise MemoryLimitError(
+            "`memory_limit`",
+            f"be at least the {mib(needed)} that the work takes",
+            mib(limit),
+            remedy.replace("workers ", ""),
+        )
+    of_chunks = f" for chunks of {mib(long.chunk_bytes)}" if long.chunk_bytes > MIB else ""
     raise MemoryLimitError(
         "A task",
         f"fit in a worker's memory, {mib(limit)} a task",
-        f"a need of {mib(needed)} for chunks of {mib(long.chunk_bytes)} in {long.label}",
+        f"a need of {mib(needed)}{of_chunks} in {long.label}",
         remedy,
     )
 

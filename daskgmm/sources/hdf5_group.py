@@ -65,9 +65,9 @@ def array_in(node: Any, argument: str, path: str) -> Any:
     if len(usable) == 1 and (len(found) == 1 or not describing & set(usable)):
         return next(iter(usable.values()))
     label = _label(path, node)
-    if not usable:
-        grids = [name for name, one in found.items() if one.dtype.kind in "biuf" and len(one.shape or ()) > 2]
-        grids = [name for name in grids if name not in describing]
+    grids = [name for name, one in found.items() if one.dtype.kind in "biuf" and len(one.shape or ()) > 2]
+    grids = [name for name in grids if name not in describing]
+    if not usable or (grids and not set(usable) - describing):
         raise DataError(
             f"`{argument}`",
             "be, or hold, one data set of numbers of one or two dimensions",

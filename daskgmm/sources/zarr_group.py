@@ -55,8 +55,9 @@ def array_in(
     if len(usable) == 1 and (len(members) == 1 or usable[0].basename not in describing):
         return usable[0]
     listed = _listed(members, describing)
-    if not usable:
-        grids = [a.basename for a in members if a.ndim > 2 and a.basename not in describing]
+    own = [a.basename for a in members if np.dtype(a.dtype).kind in "biuf" and a.basename not in describing]
+    grids = [a.basename for a in members if a.ndim > 2 and a.basename in own]
+    if not usable or (grids and not any(a.basename in own for a in usable)):
         by_columns = f"Name arrays by `columns`, {verbatim(grids)}: each point of their grid is a row then."
         raise DataError(
             f"`{argument}`",
@@ -70,6 +71,8 @@ def array_in(
     if by_path:
         path, name = verbatim(f"{label}/{example}"), verbatim(repr(example))
         remedy = f"Give the path of one, such as {path}, or its name, `{option}` {name}."
+    if len(own) > 1 and "weight" not in argument:
+        remedy += f" If each is a feature, name them by `columns`: {verbatim(', '.join(map(repr, own[:8])))}."
     raise OptionError(
         f"`{argument}`", "be one array", f"a group of {len(usable)} that it may be in {label}{listed}", remedy
     )

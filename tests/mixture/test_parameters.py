@@ -21,7 +21,10 @@ def message(text):
     ("weights", "text"),
     [
         ([0.5, 0.6], "weights_init must sum to 1; got 1.1. Divide the weights by their sum."),
-        ([1.2, -0.2], "weights_init must lie between 0 and 1; got -0.2 to 1.2. Divide the weights by their sum."),
+        (
+            [1.2, -0.2],
+            "weights_init must lie between 0 and 1; got -0.2 to 1.2. A weight is the share of a component in the rows.",
+        ),
         ([1.0], "weights_init must have shape (2,); got (1,). The shape follows n_components"),
         ([np.nan, 1.0], "weights_init must be finite; got 1 NaN or infinite values."),
         (["a", "b"], "weights_init must be an array of real numbers; got list."),

@@ -68,7 +68,7 @@ def test_non_finite_rows_take_a_second_pass_to_name_them() -> None:
     X, parameters, truth = mixture_near("full")
     X[17, 0] = np.nan
     blocks = Blocks(X)
-    with pytest.raises(DataError, match="got 1 rows with NaN or infinity in Dask array, .* partition 0, row 17"):
+    with pytest.raises(DataError, match="got 1 rows with NaN or infinity in Dask array .* partition 0, row 17"):
         score_source(parameters, open_rows(blocks.array))
     blocks.n_rows = 0
     found = score_source(parameters, open_rows(blocks.array), non_finite="drop")

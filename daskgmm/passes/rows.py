@@ -161,12 +161,13 @@ class Rows:
 def _check_order(X: Source, name: str, beside: Source) -> None:
     """Raise a DataError for what comes with each row where it is in another order of the points of a grid."""
     if not same_order(X.grid, beside.grid):
+        ours, theirs = _order(X), _order(beside)
         raise DataError(
             name,
-            f"be in the order of the rows of `X`, {_order(X)}",
-            f"{beside.label}, {_order(beside)}",
+            f"be in the order of the rows of `X`, {ours}",
+            f"{beside.label}, {'the same grid at other coordinates' if theirs == ours else theirs}",
             "Give it on the same grid, by the same dimensions, coordinates and chunks, from the same input: "
-            "`daskgmm.open_rows(X, columns='name')`.",
+            "`daskgmm.open_rows(X, columns='name')`; or of xarray by weights.transpose(*X.dims).chunk(X.chunksizes).",
         )
 
 

@@ -29,7 +29,8 @@ class Grid:
     cell : tuple of int
         Points of a cell along each dimension; the last cells may have fewer.
     dims, points : tuple of str
-        Names of the dimensions, and a checksum of the coordinates of each; empty where nobody knows them.
+        Names of the dimensions, and a checksum of the coordinates of each, "" where it has none; empty where nobody
+        knows them.
     """
 
     shape: tuple[int, ...]
@@ -118,8 +119,8 @@ def same_order(one: Grid | None, other: Grid | None) -> bool:
     if one is None or other is None:
         grid = one or other
         return grid is None or grid.is_in_c_order
-    said = ((one.dims, other.dims), (one.points, other.points))
-    if one.shape != other.shape or any(a and b and a != b for a, b in said):
+    points = zip(one.points, other.points, strict=False)
+    if one.shape != other.shape or any(a and b and a != b for a, b in ((one.dims, other.dims), *points)):
         return False
     alike = replace(one, dims=(), points=()) == replace(other, dims=(), points=())
     return alike or (one.is_in_c_order and other.is_in_c_order)

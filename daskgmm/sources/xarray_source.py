@@ -47,7 +47,8 @@ def open_xarray(
                 "`columns`", f"be left out where `{argument}` is one array", "a DataArray of xarray",
                 "Leave it out, or give the Dataset.",
             )  # fmt: skip
-        if features is None:
+        of_a_grid = argument == "sample_weight" and data.ndim > 1 and data.shape[1:] != (1,)  # (a weight a point)
+        if features is None and not of_a_grid:
             return _rows(data, argument)
         return _grid({"" if data.name is None else str(data.name): data}, data, features, argument)
     known = {str(name): array for name, array in data.data_vars.items()}
@@ -153,9 +154,9 @@ def _listed(arrays: Mapping[str, Any]) -> str:
 
 
 def _points(data: Any, dims: Sequence[Any]) -> tuple[str, ...]:
-    """Return a checksum of the coordinates along each dimension; empty where not all have some."""
+    """Return a checksum of the coordinates along each dimension; "" where one has none."""
     indexes = [data.indexes.get(name) for name in dims]
-    return () if any(index is None for index in indexes) else tuple(digest(index.to_numpy()) for index in indexes)
+    return tuple("" if index is None else digest(index.to_numpy()) for index in indexes)
 
 
 def _coordinates(data: Any, dims: Sequence[Any]) -> dict[Any, Any]:

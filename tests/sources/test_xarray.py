@@ -238,3 +238,27 @@ def test_a_cluster_gives_the_same_bits(tmp_path: Path) -> None:
     for gm in found:
         np.testing.assert_array_equal(gm.means_, found[0].means_)
     np.testing.assert_allclose(np.sort(stored.means_, 0), np.sort(found[0].means_, 0), rtol=1e-9)
+
+
+def test_weights_of_a_grid_come_as_an_array_of_it() -> None:
+    """A weight for each point, such as the cosine of its latitude."""
+    rng = np.random.default_rng(0)
+    dims, shape = ("time", "y", "x"), (4, 6, 5)
+    coords = {"y": np.linspace(-60, 60, 6), "time": np.arange(4)}
+    ocean = xr.Dataset({name: (dims, rng.normal(size=shape)) for name in ("a", "b")}, coords=coords)
+    weights = np.cos(np.deg2rad(ocean.y)).broadcast_like(ocean.a).transpose(*dims)
+    flat = np.stack([ocean.a.to_numpy().ravel(), ocean.b.to_numpy().ravel()], axis=1)
+    expected = GaussianMixture(1).fit(flat, sample_weight=weights.to_numpy().ravel()).covariances_
+    np.testing.assert_allclose(GaussianMixture(1).fit(ocean, sample_weight=weights).covariances_, expected, rtol=1e-12)
+    lazy = ocean.chunk({"time": 2, "y": 3})
+    turned = weights.transpose("x", "y", "time")
+    with pytest.raises(DataError, match=r"of xarray by weights.transpose\(\*X.dims\).chunk\(X.chunksizes\)"):
+        GaussianMixture(1).fit(lazy, sample_weight=turned)
+    alike = turned.transpose(*lazy.dims).chunk(lazy.chunksizes)
+    np.testing.assert_allclose(GaussianMixture(1).fit(lazy, sample_weight=alike).covariances_, expected, rtol=1e-12)
+    shifted = alike.assign_coords(y=alike.y + 1)
+    with pytest.raises(DataError, match="the same grid at other coordinates"):
+        GaussianMixture(1).fit(lazy, sample_weight=shifted)
+    surface = ocean.isel(time=0, drop=True)
+    one = GaussianMixture(1).fit(surface, sample_weight=weights.isel(time=0, drop=True))
+    assert one.counts_.sum() == pytest.approx(30)

@@ -355,7 +355,7 @@ def test_weights_in_another_order_are_refused(place: Path) -> None:
             "and 'y' and 'x' cell by cell of (2, 20, 25); got " in str(caught.value)
         )
         assert ", rows as they are stored. Give it on the same grid, by the same dimensions, coor" in str(caught.value)
-    (code,) = re.findall(r"from the same input: (.*)\.$", str(caught.value))
+    (code,) = re.findall(r"from the same input: (.*); or of xarray by", str(caught.value))
     weights = eval(code, {"daskgmm": daskgmm, "X": zarr.open_group(place, mode="r")})
     assert Rows.plan(source, weights).weights is weights
     with pytest.raises(DataError, match=r"columns\['u'\] must be in the order of the rows of X"):

@@ -2,14 +2,20 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import zarr
+from deltalake import DeltaTable, write_deltalake
+
+from daskgmm import open_rows
+from daskgmm.errors import DataError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -105,6 +111,47 @@ def test_on_s3(bucket: str) -> None:
     (found,) = numbers(run_example("recipes/on_s3.py", f"{bucket}/folder").partition(":")[2])
     one = -1.5 * (1 + np.log(2 * np.pi))  # mean log-density of a normal distribution in three dimensions
     assert found == pytest.approx(one + np.log(0.5), abs=0.02)
+
+
+def test_a_delta_table_is_what_its_log_lists(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table, place = pa.table({name: rng.normal(size=3000) for name in "abk"}), tmp_path / "rows.delta"
+    write_deltalake(str(place), table)
+    write_deltalake(str(place), table.slice(0, 1000), mode="append")
+    DeltaTable(str(place)).delete("a > 0")  # writes files anew, and leaves the old ones where they are
+    expected = DeltaTable(str(place)).to_pyarrow_table().select(["a", "b"]).to_pandas().to_numpy()
+    with pytest.raises(DataError, match="a Delta Lake table, .* among whose files are those of rows that were"):
+        open_rows(f"{place}/*.parquet")
+    shutil.copytree(place, tmp_path / "plain")
+    with pytest.raises(DataError, match="examples/delta does so, for deltalake.DeltaTable"):
+        open_rows(tmp_path / "plain")
+
+    # What pip would make of its pyproject.toml.
+    folder = EXAMPLES / "delta"
+    groups = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]
+    info = tmp_path / "site" / "daskgmm_delta-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: daskgmm-delta\nVersion: 0.1.0\n")
+    lines = [f"{name} = {value}" for name, value in groups["daskgmm.sources"].items()]
+    (info / "entry_points.txt").write_text("\n".join(["[daskgmm.sources]", *lines, ""]))
+    code = """
+import sys
+from deltalake import DeltaTable
+from daskgmm import GaussianMixture, open_rows
+for given in (sys.argv[1], DeltaTable(sys.argv[1]), DeltaTable(sys.argv[1], version=0)):
+    source = open_rows(given, columns=["a", "b"])
+    mixture = GaussianMixture(1).fit(source)
+    print(source.n_rows, source.identity()["version"], *mixture.means_[0].tolist(), source.reader().far)
+"""
+    paths = os.pathsep.join([str(tmp_path / "site"), str(folder), str(EXAMPLES.parent)])
+    command, environment = [sys.executable, "-c", code, str(place)], {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    now, again, first = (line.split() for line in done.stdout.splitlines())
+    assert now == again == [str(len(expected)), "2", *map(str, now[2:])]
+    np.testing.assert_allclose([float(x) for x in now[2:4]], expected.mean(axis=0), rtol=1e-12)
+    assert first[:2] == ["3000", "0"]
+    np.testing.assert_allclose(float(first[2]), np.mean(table["a"].to_numpy()), rtol=1e-12)
 
 
 def test_every_recipe_is_listed_and_says_what_it_needs() -> None:

@@ -181,6 +181,7 @@ def _of_pattern(location: FileLocation, argument: str) -> Listing:
     parts = location.root.split("/")
     n_fixed = next(i for i, part in enumerate(parts) if _has_wildcard(part))
     root = FileLocation("/".join(parts[:n_fixed]) or "/")
+    _refuse_tables(root, [], argument)
     found: dict[str, int | None] = {}
     for name, size, is_file in root.matches("/".join(parts[n_fixed:])):
         if is_file:
@@ -219,6 +220,7 @@ def _of_folder(location: FileLocation, argument: str) -> Listing:
     if files is None:
         files = location.files()
         if catalog is None:
+            _refuse_tables(location, files, argument)
             _refuse_catalogs(location, files, argument)
     listed = _listed(location, files, argument, label=label)
     if catalog is not None and not _of_pixels(listed.files):
@@ -229,6 +231,21 @@ def _of_folder(location: FileLocation, argument: str) -> Listing:
             "Give the path of the folder whose files have the rows.",
         )
     return listed
+
+
+def _refuse_tables(location: FileLocation, files: list[tuple[str, int | None]], argument: str) -> None:
+    """Raise a DataError for a folder whose log says which files hold rows: those that were replaced are there, too."""
+    for mark, kind in (("_delta_log/", "Delta Lake"), (".hoodie/", "Hudi"), ("metadata/", "Iceberg")):
+        suffix = ".metadata.json" if kind == "Iceberg" else ""
+        inside = any(name.startswith(mark) and name.endswith(suffix) for name, _ in files)
+        if inside or (kind != "Iceberg" and not location.far and os.path.isdir(location.path_of(mark))):
+            raise DataError(
+                f"`{argument}`",
+                "be Parquet files all of which hold rows",
+                f"a {kind} table, {location.label}, among whose files are those of rows that were replaced",
+                "Open it by what reads its log, and write its rows as Parquet."
+                + (" (examples/delta does so, for deltalake.DeltaTable.)" if kind == "Delta Lake" else ""),
+            )
 
 
 def _refuse_catalogs(location: FileLocation, files: list[tuple[str, int | None]], argument: str) -> None:

@@ -93,8 +93,9 @@ def register_source(claim: str | type | Question, opener: Opener) -> None:
 def opener_of(data: Any) -> Opener | None:
     """Return what opens an input, a path being text; None where nobody claims it."""
     names = [suffix_of(data)] if isinstance(data, str) else list(_types_of(data))
-    opener: Opener | None = _claimed(data, names, _registered)
-    found = None if opener else _claimed(data, names, _OWN) or _claimed(data, names, _installed())
+    opener: Opener | None = _named(names, _registered) or _asked(data, _registered)
+    # (What an installed package names goes before questions of ours, which would claim a folder of its files.)
+    found = None if opener else _named(names, _OWN) or _named(names, _installed()) or _asked(data, _OWN)
     if found is None:
         return opener
     try:
@@ -114,10 +115,11 @@ def suffix_of(location: str) -> str:
     return os.path.splitext(location.rstrip("/"))[1].lower()
 
 
-def _claimed(data: Any, names: list[str], claims: dict[Any, Any]) -> Any:
-    for name in names:
-        if name in claims:
-            return claims[name]
+def _named(names: list[str], claims: dict[Any, Any]) -> Any:
+    return next((claims[name] for name in names if name in claims), None)
+
+
+def _asked(data: Any, claims: dict[Any, Any]) -> Any:
     return next((claims[one] for one in reversed(claims) if callable(one) and one(data)), None)
 
 

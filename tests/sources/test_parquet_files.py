@@ -12,6 +12,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_a_folder_is_read_as_people_count(tmp_path: Path) -> None:
     root = tmp_path / "X"
     for i, name in enumerate(["b/part-0.parquet", "part-2.parquet", "part-10.PQ", "a/part-1.parquet"]):
         put(root / name, i)
-    for name in ("_hidden.parquet", ".hidden.parquet", "_delta_log/x.parquet", ".x/x.parquet", "a/_x.parquet"):
+    for name in ("_hidden.parquet", ".hidden.parquet", "_logs/x.parquet", ".x/x.parquet", "a/_x.parquet"):
         put(root / name, 100)
     (root / "_SUCCESS").touch()
     (root / "notes.txt").write_text("none of the data")
@@ -300,3 +301,27 @@ def test_a_list_of_files_is_in_order(tmp_path: Path) -> None:
         put(tmp_path / name, 0)
     found = [name for name, _ in listing(str(tmp_path), argument="X").files]
     assert found == ["9/a1.parquet", "9/a09.parquet", "9/a9.parquet", "9/a10.parquet", "9/b.parquet", "10/a.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("mark", "kind"),
+    [
+        ("_delta_log/00000000000000000000.json", "Delta Lake"),
+        (".hoodie/hoodie.properties", "Hudi"),
+        ("metadata/00000-abc.metadata.json", "Iceberg"),
+    ],
+)
+@pytest.mark.parametrize("far", [False, True])
+def test_a_table_whose_log_says_which_files_count_is_refused(mark: str, kind: str, far: bool, tmp_path: Path) -> None:
+    """Files of rows that were replaced or removed are still there: they would count."""
+    from fsspec import filesystem
+
+    pq.write_table(pa.table({"a": [1.0, 2.0]}), tmp_path / "part-0.parquet")
+    (tmp_path / mark).parent.mkdir()
+    (tmp_path / mark).write_text("{}")
+    place = str(tmp_path)
+    if far:
+        place = f"memory://tables/{uuid4().hex}"
+        filesystem("memory").put(str(tmp_path), place, recursive=True)
+    with pytest.raises(DataError, match=f"be Parquet files all of which hold rows; got a {kind} table, "):
+        open_rows(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import zipfile
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 import zarr
 from zarr.abc.store import Store
+from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
 
 from daskgmm.errors import DataError, InputMissingError, OptionError, verbatim
@@ -30,7 +32,7 @@ class ZarrLocation:
     Attributes
     ----------
     opener : str
-        "local" (a directory), "zip" (a file), "fsspec" or "obstore" (a URL).
+        "local" (a directory), "zip" (a file), "fsspec" or "obstore" (a URL), "icechunk" (a snapshot).
     url : str
         Absolute path or URL of the store.
     path : str
@@ -151,6 +153,31 @@ class ZarrLocation:
         )
 
 
+@dataclass(frozen=True)
+class SnapshotLocation(ZarrLocation):
+    """A node of a snapshot of Icechunk, which never changes: its session itself travels, with what it opens by.
+
+    Attributes
+    ----------
+    session : bytes
+        The pickled store, some hundred bytes.
+    """
+
+    session: bytes = field(default=b"", repr=False)
+
+    @property
+    def code(self) -> str:
+        return "dask.array.from_zarr(X)"
+
+    def stamps(self, keys: list[str]) -> list[str]:
+        store = self.store()
+        return [self.url if sync(store.exists(key)) else "" for key in keys]
+
+    def store(self) -> Store:
+        found: Store = pickle.loads(self.session)  # noqa: S301  (it never comes from a file)
+        return found
+
+
 def _nodes_in(path: str) -> list[str]:
     """Return the folders of a zip file that are Zarr arrays or groups, the outermost first."""
     try:
@@ -205,7 +232,16 @@ def location_of(node: zarr.Array[Any] | zarr.Group) -> ZarrLocation | None:
         return _fsspec_location(store, node.path)
     if type(store) is ObjectStore:
         return _obstore_location(store.store, node.path)
+    if type(store).__module__.partition(".")[0] == "icechunk":
+        return _snapshot(store, node.path)
     return None
+
+
+def _snapshot(store: Any, path: str) -> ZarrLocation | None:
+    """Return the location of a node of a read-only session; None of one that can write, whose rows may change."""
+    if not store.read_only:
+        return None
+    return SnapshotLocation("icechunk", f"Icechunk snapshot {store.session.snapshot_id}", path, {}, pickle.dumps(store))
 
 
 def _fsspec_location(store: Any, path: str) -> ZarrLocation | None:

@@ -110,7 +110,7 @@ def test_a_memory_limit_is_kept_or_refused_also_in_this_process(tmp_path: Path) 
     done = CliRunner().invoke(gmm, command)
     assert done.exit_code == 65
     assert "--memory-limit must be at least the" in done.stderr
-    assert "got 200 MiB. Give more memory." in done.stderr
+    assert "got 200 MiB. Give more memory (--memory-limit), or decrease --components." in done.stderr
 
 
 def test_an_output_comes_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason=
 def test_this_process_takes_no_more_than_it_says(arguments: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
     own, workers, found = measured(*_placed(arguments, folder, tmp_path))
     assert workers < 50 * MIB, "there are none"
-    most = 576 * MIB + (LIBRARY_BYTES if "out.parquet" in arguments else 0)
+    most = 640 * MIB + (LIBRARY_BYTES if "out.parquet" in arguments else 0)
     assert 100 * MIB < own <= found["stated_peak_bytes"] == found["stated_driver_bytes"] <= most
     assert found["peak_driver_bytes"] == found["peak_worker_bytes"] <= found["stated_peak_bytes"]
 
@@ -142,7 +142,7 @@ def test_workers_and_what_drives_them_take_no_more(arguments: tuple[str, ...], f
     own, worker, found = measured(*_placed(arguments, folder, tmp_path), "--workers", 2, "--memory-limit", "512MiB")
     assert 100 * MIB < own <= found["stated_driver_bytes"] <= 768 * MIB
     assert 100 * MIB < worker <= found["stated_peak_bytes"] <= 512 * MIB
-    assert 100 * MIB < found["peak_driver_bytes"] <= own
+    assert 100 * MIB < found["peak_driver_bytes"] <= own + MIB, "which was asked for every 20 ms"
 
 
 @needs_proc

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import zipfile
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,15 +154,15 @@ class ZarrLocation:
 
 @dataclass(frozen=True)
 class SnapshotLocation(ZarrLocation):
-    """A node of a snapshot of Icechunk, which never changes: its session itself travels, with what it opens by.
+    """A node of a snapshot of Icechunk, which never changes: its session itself travels, some hundred bytes.
 
     Attributes
     ----------
-    session : bytes
-        The pickled store, some hundred bytes.
+    held : Store
+        The store of the session.
     """
 
-    session: bytes = field(default=b"", repr=False)
+    held: Any = field(default=None, repr=False, compare=False)
 
     @property
     def code(self) -> str:
@@ -174,7 +173,7 @@ class SnapshotLocation(ZarrLocation):
         return [self.url if sync(store.exists(key)) else "" for key in keys]
 
     def store(self) -> Store:
-        found: Store = pickle.loads(self.session)  # noqa: S301  (it never comes from a file)
+        found: Store = self.held
         return found
 
 
@@ -241,7 +240,7 @@ def _snapshot(store: Any, path: str) -> ZarrLocation | None:
     """Return the location of a node of a read-only session; None of one that can write, whose rows may change."""
     if not store.read_only:
         return None
-    return SnapshotLocation("icechunk", f"Icechunk snapshot {store.session.snapshot_id}", path, {}, pickle.dumps(store))
+    return SnapshotLocation("icechunk", f"Icechunk snapshot {store.session.snapshot_id}", path, {}, store)
 
 
 def _fsspec_location(store: Any, path: str) -> ZarrLocation | None:

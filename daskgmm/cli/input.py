@@ -35,29 +35,29 @@ class Input:
         names : sequence of str or None
             The features of a model: where no columns are named, these are taken, whatever their order and company.
         """
-        weights, columns = self._column_of_weights(), self.columns
+        weights = self._column_of_weights()
         options: dict[str, Any] = {"array": self.array, "missing_chunks": self.missing_chunks}
-        if columns is None and self.features is None and names is not None:
+        if self.columns is None and self.features is None and names is not None:
             X = open_by_name(self.location, names, **options)
         else:
-            if weights is not None and self.array is None and self._may_mean_weights:  # (it is no feature)
-                columns = (*(columns or ()), f"!{self.weights}")
-            X = open_rows(self.location, columns=columns, features=self.features, **options)
+            X = self._rows(options, with_column_of_weights=weights is not None and self.array is None)
         if self.weights is not None and weights is None:
             options["array"] = self.weights_array
             weights = open_rows(self.weights, argument="sample_weight", **options)
         return X, weights
 
-    @property
-    def _may_mean_weights(self) -> bool:
-        """Whether the columns, as they are named, take in that of the weights; a coordinate is none of all."""
-        if self.columns is not None:
-            return any(name.startswith("!") or "*" in name or "?" in name for name in self.columns)
-        try:
-            open_rows(self.location, columns=(f"!{self.weights}",), missing_chunks=self.missing_chunks)
-        except InputMissingError:
-            return False
-        return True
+    def _rows(self, options: dict[str, Any], *, with_column_of_weights: bool) -> Source:
+        """Return the source of the columns that are named, or of all; the column of the weights is no feature."""
+        columns = self.columns
+        several = columns is None or any(name.startswith("!") or "*" in name or "?" in name for name in columns)
+        if with_column_of_weights and several:
+            try:
+                others = (*(columns or ()), f"!{self.weights}")
+                return open_rows(self.location, columns=others, features=self.features, **options)
+            except InputMissingError:
+                if columns is not None:
+                    raise  # (and else it is a coordinate, which is none of all columns)
+        return open_rows(self.location, columns=columns, features=self.features, **options)
 
     def _column_of_weights(self) -> Source | None:
         """Return the column of INPUT that `--weights` names; None where it names a place."""

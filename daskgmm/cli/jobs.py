@@ -125,11 +125,7 @@ def predict(
     check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
 
     planned = plan_predictions(Predictor.of(parameters, what), X, output, columns)
-    if is_parquet(output) and X.grid is not None and len(X.grid.shape) > 1:
-        say(
-            f"Rows are the points of a grid of shape {X.grid.shape}, chunk by chunk, and so are those of the table. "
-            "A Zarr output has its shape, and its coordinates."
-        )
+    _say_order(X, output)
 
     def run(cluster: Place) -> Result:
         kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
@@ -164,6 +160,15 @@ def predict(
         return found
 
     return {**carried_on(cluster, run), "skipped": False}
+
+
+def _say_order(X: Source, output: str) -> None:
+    """Log in which order the points of a grid stand in a table."""
+    if is_parquet(output) and X.grid is not None and len(X.grid.shape) > 1:
+        say(
+            f"Rows are the points of a grid of shape {X.grid.shape}, chunk by chunk, and so are those of the table. "
+            "A Zarr output has its shape, and its coordinates."
+        )
 
 
 def score(model: str, data: Input, *, cluster: Place) -> Result:

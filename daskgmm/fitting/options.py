@@ -32,11 +32,9 @@ def _prior_rule(options: FitOptions, value: Any) -> str:
 
 
 def _standardize_rule(options: FitOptions, value: Any) -> str:
-    from daskgmm.mixture.scaling import scales
-
     if value is not True:
         return ""
-    if not scales(options.family):
+    if not options.family.rescales:
         return f"False with `covariance_type` {options.family.name}, which has no such covariances in other units"
     if options.prior is not None or isinstance(options.kernel, Record):
         return "False with a prior or a kernel of yours, which are in units of the data"

@@ -79,6 +79,11 @@ class Family(ABC):
         """
         return central
 
+    @property
+    def rescales(self) -> bool:
+        """Whether each member stays one where each feature gets a unit of its own, as `standardize` gives it."""
+        return self.shape.rescales and type(self).maximise is Family.maximise
+
     def nearest(self, weights: Floats, covariances: Floats, previous: Floats) -> Floats | None:
         """Return the member that covariances to which a leap led become, by `maximise`; None where they are one.
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from daskgmm.mixture.arrays import Floats
-from daskgmm.mixture.family import Family
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record
 from daskgmm.mixture.row_set import RowSet
@@ -64,11 +63,6 @@ class Scaling(Record):
     def back(self, p: Parameters) -> Parameters:
         """Return the mixture in units of the data."""
         return _with_units(p, self.shift + p.means * self.scale, self.scale)
-
-
-def scales(family: Family) -> bool:
-    """Return whether a family has each covariance of its shape in other units too."""
-    return family.shape.rescales and type(family).maximise is Family.maximise
 
 
 def _with_units(p: Parameters, means: Floats, scale: Floats) -> Parameters:

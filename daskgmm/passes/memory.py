@@ -87,27 +87,27 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
         Where a task does not fit even so; the message has the command that rechunks.
     """
     frugal, limit = replace(rows, prefetch=False), memory_limit(rows, executor)
-    needed = peak_worker_bytes(frugal, need)
     if limit is None:
-        check_machine(needed, rows.X)
+        check_machine(peak_worker_bytes(frugal, need), rows.X)
         return rows
     for found in rows, frugal:
         if stated_bytes(found, need) <= limit:
             return found
     needed, long = stated_bytes(frugal, need), _longest_chunks(rows)
-    remedy = f"Give workers more memory (`memory_limit`){'' if need.by_partition else ', or decrease `n_components`'}."
+    more = f"Give {'' if rows.n_partitions == 1 else 'workers '}more memory (`memory_limit`)"
+    remedy = f"{more}{'' if need.by_partition else ', or decrease `n_components`'}."
     # Chunks below a run's bytes save nothing: a task reads several of them at once.
     saved = long.read_bytes(long.chunk_bytes) - long.read_bytes(RUN_BYTES)
     if long.chunk_bytes > RUN_BYTES and needed - saved <= limit:
         n_rows = max(1, RUN_BYTES // long.row_bytes)
         chunks = f"({n_rows}, {long.n_features})" if long.n_features > 1 else f"{{0: {n_rows}}}"
-        remedy = f"Give workers more memory (`memory_limit`), or {verbatim(long.rechunking(chunks))}"
+        remedy = f"{more}, or {verbatim(long.rechunking(chunks))}"
     elif rows.n_partitions == 1:
         raise MemoryLimitError(
             "`memory_limit`",
             f"be at least the {mib(needed)} that the work takes",
             mib(limit),
-            remedy.replace("workers ", ""),
+            remedy,
         )
     of_chunks = f" for chunks of {mib(long.chunk_bytes)}" if long.chunk_bytes > MIB else ""
     raise MemoryLimitError(

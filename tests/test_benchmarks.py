@@ -52,6 +52,29 @@ def test_a_quick_run_gives_json_a_table_and_a_plot(tmp_path: Path) -> None:
     assert json.loads(output.read_text())["cases"] == found["cases"]
 
 
+@pytest.mark.parametrize("folder", [BENCHMARKS, BENCHMARKS / "optimum"], ids=lambda folder: folder.name)
+def test_every_script_finds_what_it_imports(folder: Path) -> None:
+    names = sorted(path.stem for path in folder.glob("*.py"))
+    assert len(names) > 5
+    code = f"import importlib, sys; sys.path.insert(0, {str(folder)!r}); [importlib.import_module(n) for n in {names}]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_streamed_pass_is_measured_beside_what_it_must_cost(tmp_path: Path) -> None:
+    small = ("--gib", 0.01, "--rounds", 1, "--components", 2, "--codecs", "zstd", "--no-cold")
+
+    done = run("out_of_core.py", *small, "--layouts", "plain,parquet", "--json", tmp_path / "found.json")
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert [(line["codec"], line["layout"]) for line in found] == [
+        ("zstd", "plain"), ("zstd", "parquet"), ("snappy", "parquet")
+    ]  # fmt: skip
+    assert all(min(line["pass"], line["decode"], line["kernel"]) > 0 for line in found)
+    assert all(0 < line["ratio"] <= line["larger"] for line in found)
+
+
 def test_cases_that_do_not_exist_are_refused() -> None:
     done = run("run.py", "--cases", "A,Z")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.util import find_spec
+from math import ceil
 
 import numpy as np
 from dask.system import CPU_COUNT
@@ -231,5 +232,5 @@ def _candidate_bytes(rows: Rows, shape: Shape, n_components: int) -> int:
 
 
 def mib(n_bytes: float) -> str:
-    """Return a number of bytes in words, in MiB."""
-    return f"{n_bytes / MIB:.0f} MiB"
+    """Return a number of bytes in words, in MiB, rounded up: who gives what a message asks for has given enough."""
+    return f"{ceil(n_bytes / MIB)} MiB"

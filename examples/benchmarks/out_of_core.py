@@ -3,14 +3,16 @@
 For each store (codec and layout, with its files in the page cache and dropped from it), in interleaved rounds:
 
     disk     wall time of reading the store's files as bytes, by as many threads as there are workers
-    decode   CPU time of reading every partition with zarr, nothing else
+    decode   CPU time of reading every partition with zarr, or with pyarrow, nothing else
     kernel   CPU time of the same E-step on the same rows in memory (blocks made of them included)
     pass     wall time of the streamed E-step, as a fit runs it
     ratio    pass / max(disk, (decode + kernel) / workers): 1 is what the machine must charge
+    larger   pass / max(disk, decode / workers, kernel / workers): 1 only if decoding took no cores from the kernel
     cpu      CPU time of the workers during the pass / (decode + kernel): what is above 1 is needless work
     idle     share of the machine's cores that stood idle during the pass; what else is in the ratio went to others
 
 decode and kernel are measured on the workers, all at the same time: memory bandwidth and clock are those of the pass.
+The layout parquet is a file of 40 columns, of which 16 (--features) are read, in row groups of 32 MiB of these.
 With --memory instead: peak memory of a worker in a pass over 1 to 32 GiB, whose chunks are links to a single file.
 """
 
@@ -36,6 +38,8 @@ import dask
 import distributed
 import numpy as np
 import psutil
+import pyarrow
+import pyarrow.parquet
 import zarr
 from distributed import Client, LocalCluster
 from zarr.codecs import BloscCodec, ZstdCodec
@@ -46,7 +50,7 @@ from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.client_executor import ClientExecutor
-from daskgmm.passes.current import one_blas_thread
+from daskgmm.passes.current import for_passes
 from daskgmm.passes.rows import Cut, Rows, blocks, cuts
 from daskgmm.passes.tree import run_pass
 from daskgmm.sources.opening import open_rows
@@ -57,6 +61,8 @@ CODECS: dict[str, Any] = {
     "blosc-lz4": BloscCodec(cname="lz4", shuffle="shuffle"),
     "none": None,
 }
+#: How Parquet files are compressed, and how many columns they have for each that is read.
+PARQUET_CODECS, PARQUET_COLUMNS = ("zstd", "snappy"), 2.5
 #: Decoded bytes of a chunk, and of a shard (whose inner chunks are half as large as plain ones).
 CHUNK_BYTES, SHARD_BYTES = 2 * MIB, 32 * MIB
 MEMORY_GIB = (1, 4, 16, 32)
@@ -94,6 +100,29 @@ def make_store(path: Path, rows: np.ndarray, n_rows: int, *, codec: str, layout:
     return n_rows * per_row / sum(file.stat().st_size for file in files_of(path))
 
 
+def make_parquet(path: Path, rows: np.ndarray, n_rows: int, *, codec: str) -> float:
+    """Write a file of columns f0, f1, ... of which rows fill the first; return decoded over stored bytes of these."""
+    n_features = rows.shape[1]
+    group = SHARD_BYTES // (4 * n_features)
+    names = [f"f{i}" for i in range(round(n_features * PARQUET_COLUMNS))]
+    schema = pyarrow.schema([(name, pyarrow.float32()) for name in names])
+    with pyarrow.parquet.ParquetWriter(path, schema, compression=codec, use_dictionary=False) as writer:
+        for start in range(0, n_rows, group):
+            length, begin = min(group, n_rows - start), start % (len(rows) - group + 1)
+            taken = rows[begin : begin + length]
+            columns = [np.ascontiguousarray(taken[:, i % n_features]) for i in range(len(names))]
+            writer.write_table(pyarrow.table(columns, schema=schema), row_group_size=group)
+    os.sync()
+    metadata = pyarrow.parquet.read_metadata(path)
+    chunks = (metadata.row_group(i).column(j) for i in range(metadata.num_row_groups) for j in range(n_features))
+    return n_rows * 4 * n_features / sum(chunk.total_compressed_size for chunk in chunks)
+
+
+def opened_rows(path: Path, n_features: int) -> Any:
+    """Return a store's rows as a fit has them: of a Parquet file, the first columns."""
+    return open_rows(path, columns=[f"f{i}" for i in range(n_features)] if path.suffix == ".parquet" else None)
+
+
 def make_linked_store(path: Path, rows: np.ndarray, n_rows: int) -> None:
     """Write a store of one chunk many times over: a file, and links to it."""
     chunk = CHUNK_BYTES // (4 * rows.shape[1])
@@ -106,6 +135,8 @@ def make_linked_store(path: Path, rows: np.ndarray, n_rows: int) -> None:
 
 
 def files_of(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
     return sorted(file for file in path.rglob("*") if file.is_file())
 
 
@@ -143,12 +174,28 @@ def disk_seconds(path: Path, n_threads: int) -> float:
 
 
 def decode_cpu_seconds(path: Path, own: list[Cut]) -> float:
-    """Return the CPU time of zarr for the runs of some partitions; runs on a worker."""
+    """Return the CPU time of zarr for the runs of some partitions, or of pyarrow; runs on a worker."""
+    if path.suffix == ".parquet":
+        return parquet_cpu_seconds(path, own)
     array = zarr.open_array(path, mode="r")
     start = time.process_time()
     for cut in own:
         for low, high in zip(cut.runs[:-1], cut.runs[1:], strict=True):
             array[low:high]
+    return time.process_time() - start
+
+
+def parquet_cpu_seconds(path: Path, own: list[Cut]) -> float:
+    """Return the CPU time of pyarrow for the row groups that begin in some partitions."""
+    file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+    lengths = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    begins = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    start = time.process_time()
+    for cut in own:
+        names = [f"f{i}" for i in range(cut.n_features)]
+        for i in np.flatnonzero((begins >= cut.runs[0]) & (begins < cut.runs[-1])):
+            for _ in file.iter_batches(row_groups=[int(i)], columns=names, use_threads=False):
+                pass
     return time.process_time() - start
 
 
@@ -164,10 +211,10 @@ class _Held:
 
 def kernel_cpu_seconds(path: Path, own: list[Cut], work: EStep) -> float:
     """Return the CPU time of blocks and E-step for some partitions, each in memory before; runs on a worker."""
-    array, seconds = zarr.open_array(path, mode="r"), 0.0
+    seconds = 0.0
     for cut in own:
         start, stop = cut.runs[0], cut.runs[-1]
-        held = _Held(array[start:stop], start)
+        held = _Held(opened_rows(path, cut.n_features).reader().read(start, stop), start)
         begun, state = time.process_time(), work.zero()
         for block in blocks(Cut(cut.index, (start, stop), cut.n_features, cut.check, False), held, None):
             state = work.update(state, block)
@@ -207,9 +254,11 @@ def estep(n_components: int, n_features: int) -> EStep:
     return EStep([make_plan(parameters, origin=np.zeros(n_features), compiled=can_compile())])
 
 
-def measured(client: Client, path: Path, work: EStep, *, caches: list[str], rounds: int) -> list[dict[str, Any]]:
+def measured(
+    client: Client, path: Path, source: Any, work: EStep, *, caches: list[str], rounds: int
+) -> list[dict[str, Any]]:
     """Return for each state of the page cache the medians over interleaved rounds, and their ratios."""
-    rows = Rows.plan(open_rows(path), None).trusted()
+    rows = Rows.plan(source, None).trusted()
     n_workers = len(client.nthreads())
     every: dict[str, list[float]] = {"decode": [], "kernel": []}
     own: dict[str, dict[str, list[float]]] = {
@@ -235,7 +284,14 @@ def summary(runs: dict[str, list[float]], n_workers: int) -> dict[str, Any]:
     medians = {what: statistics.median(values) for what, values in runs.items()}
     cpu = medians["decode"] + medians["kernel"]
     ratio = medians["pass"] / max(medians["disk"], cpu / n_workers)
-    return {**medians, "ratio": ratio, "cpu": medians["pass_cpu"] / cpu, "runs": runs}
+    either = max(medians["disk"], medians["decode"] / n_workers, medians["kernel"] / n_workers)
+    return {
+        **medians,
+        "ratio": ratio,
+        "larger": medians["pass"] / either,
+        "cpu": medians["pass_cpu"] / cpu,
+        "runs": runs,
+    }
 
 
 # -- the two benchmarks --------------------------------------------------------------------------------------------
@@ -247,7 +303,7 @@ def workers(n_workers: int, **options: Any) -> Iterator[Client]:
     with (
         LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0", **options) as cluster,
         Client(cluster) as client,
-        one_blas_thread(ClientExecutor(client)),
+        for_passes(ClientExecutor(client)),
     ):
         yield client
 
@@ -258,17 +314,31 @@ def benchmark(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]
     n_rows = int(options.gib * GIB) // (4 * n_features)
     rows = made_rows(min(n_rows, 2 * SHARD_BYTES // (4 * n_features)), n_features)
     caches = ["warm"] * options.warm + ["cold"] * options.cold
-    columns = ("disk", "decode", "kernel", "pass", "ratio", "cpu", "idle")
+    columns = ("disk", "decode", "kernel", "pass", "ratio", "larger", "cpu", "idle")
     results = []
     print(f"{options.gib:g} GiB of float32, {n_rows} rows, D={n_features}; {options.workers} workers; seconds")
     print("codec      layout   stored    K  cache" + "".join(f"{column:>8}" for column in columns))
-    for codec, layout in itertools.product(options.codecs.split(","), options.layouts.split(",")):
-        path = folder / f"{codec}-{layout}.zarr"
-        compression = make_store(path, rows, n_rows, codec=codec, layout=layout)
+    chosen = list(itertools.product(options.codecs.split(","), options.layouts.split(",")))
+    chosen = [(codec, layout) for codec, layout in chosen if layout != "parquet"]
+    if "parquet" in options.layouts.split(","):
+        chosen += [(codec, "parquet") for codec in PARQUET_CODECS]
+    for codec, layout in chosen:
+        path = folder / f"{codec}-{layout}.{'parquet' if layout == 'parquet' else 'zarr'}"
+        if layout == "parquet":
+            compression = make_parquet(path, rows, n_rows, codec=codec)
+        else:
+            compression = make_store(path, rows, n_rows, codec=codec, layout=layout)
         for n_components in map(int, options.components.split(",")):
             store = {"codec": codec, "layout": layout, "compression": compression, "n_components": n_components}
             with workers(options.workers) as client:
-                lines = measured(client, path, estep(n_components, n_features), caches=caches, rounds=options.rounds)
+                lines = measured(
+                    client,
+                    path,
+                    opened_rows(path, n_features),
+                    estep(n_components, n_features),
+                    caches=caches,
+                    rounds=options.rounds,
+                )
             for line in lines:
                 results.append(store | line)
                 print(
@@ -276,7 +346,7 @@ def benchmark(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]
                     + "".join(f"{line[column]:8.2f}" for column in columns),
                     flush=True,
                 )
-        shutil.rmtree(path)
+        path.unlink() if path.is_file() else shutil.rmtree(path)
     return results
 
 
@@ -328,7 +398,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gib", type=float, default=0.5, help="decoded size of each store")
     parser.add_argument("--codecs", default=",".join(CODECS))
-    parser.add_argument("--layouts", default="plain,sharded")
+    parser.add_argument("--layouts", default="plain,sharded,parquet")
     parser.add_argument("--components", default="8", help="one or more numbers of components")
     parser.add_argument("--features", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)

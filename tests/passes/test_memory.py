@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +200,8 @@ def test_message_has_both_numbers_and_the_chunk(tmp_path: Path) -> None:
         check_memory(rows, Need(DIAG, 4), Limited(400 * MIB))
     need = peak_worker_bytes(replace(rows, prefetch=False), Need(DIAG, 4)) / MIB
     assert said(caught).startswith(
-        f"A task must fit in a worker's memory, 400 MiB a task; got a need of {need:.0f} MiB for chunks of 128 MiB in "
-        f"{tmp_path}/X.zarr. Give workers more memory (memory_limit), or rechunk: "
+        f"A task must fit in a worker's memory, 400 MiB a task; got a need of {ceil(need)} MiB for chunks of 128 MiB "
+        f"in {tmp_path}/X.zarr. Give workers more memory (memory_limit), or rechunk: "
     )
 
 
@@ -243,7 +244,7 @@ def test_the_command_works_for_an_array_of_a_group_and_for_weights(
 def test_the_command_for_a_dask_array_rechunks_it() -> None:
     X = dask.array.ones((10**7, 16), chunks=(5 * 10**6, 16))
     fits = Limited(INTERPRETER_BYTES + BUSY_BYTES + 120 * MIB)
-    with pytest.raises(MemoryLimitError, match="for chunks of 610 MiB in Dask array. ") as caught:
+    with pytest.raises(MemoryLimitError, match="for chunks of 611 MiB in Dask array. ") as caught:
         check_memory(Rows.plan(open_rows(X), None), Need(DIAG, 4), fits)
     names = {"X": X}
     exec(said(caught).partition("or rechunk: ")[2], names)
@@ -261,6 +262,17 @@ def test_rechunking_is_not_advised_where_it_does_not_help(tmp_path: Path, chunk_
     assert said(caught).endswith(
         f" MiB {of_chunks}in {tmp_path}/X.zarr. Give workers more memory (memory_limit), or decrease n_components."
     )
+
+
+@pytest.mark.parametrize("n_rows", range(10**6, 10**6 + 16_000, 3_000))
+def test_who_gives_what_the_message_asks_for_has_given_enough(tmp_path: Path, n_rows: int) -> None:
+    """The need of chunks of 61 MiB and a fraction is not rounded down."""
+    rows = rows_of(tmp_path / "X.zarr", (10**7, 16), (n_rows, 16))
+    with pytest.raises(MemoryLimitError) as caught:
+        check_memory(rows, Need(DIAG, 4), Limited(MIB))
+    asked = re.search(r"a need of (\d+) MiB", said(caught))
+    assert asked
+    check_memory(rows, Need(DIAG, 4), Limited(int(asked[1]) * MIB))
 
 
 @pytest.mark.parametrize("where", ["in memory", "a path"])

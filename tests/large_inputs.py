@@ -190,7 +190,7 @@ def tried(kind: str, n_rows: int, folder: Path) -> dict[str, Any]:
         began = time.monotonic()
         output = folder / f"{n_workers}.zarr"
         where = ("--workers", n_workers, "--memory-limit", limit)
-        own, worker, found = measured("fit", *given, *FIT, "-o", output, *where)
+        own, worker, found = measured("fit", *given, *FIT, "-o", output, *where, ends=3)
         record["seconds"].append(round(time.monotonic() - began, 1))
         record["stated"] = found["stated_peak_bytes"]
         record["peaks"].append(worker)

@@ -43,7 +43,7 @@ print('{"mean_log_likelihood": %r}' % mixture.score(sys.argv[1]))
 """
 
 
-def measured(*arguments: object, code: str | None = None) -> tuple[int, int, dict[str, Any]]:
+def measured(*arguments: object, code: str | None = None, ends: int = 0) -> tuple[int, int, dict[str, Any]]:
     """The high-water marks of a command's process, and of its largest worker, bytes; and its result."""
     command = [sys.executable, *(("-c", code) if code else ("-m", "daskgmm")), *map(str, arguments)]
     process = subprocess.Popen(
@@ -58,7 +58,7 @@ def measured(*arguments: object, code: str | None = None) -> tuple[int, int, dic
         for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
             peaks[pid] = max(peaks.get(pid, 0), _high_water(pid) if _session(pid) == process.pid else 0)
         waiting.join(0.02)
-    assert process.returncode == 0, told[1]
+    assert process.returncode == ends, told[1]
     own = peaks.pop(process.pid)
     return own, max(peaks.values()), json.loads(told[0])
 

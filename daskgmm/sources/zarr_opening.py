@@ -19,7 +19,8 @@ from daskgmm.sources.grid_source import Column, GridSource, check_features, labe
 from daskgmm.sources.source import Source
 from daskgmm.sources.zarr_array import ZarrArray, refuse_older
 from daskgmm.sources.zarr_group import array_in, arrays_along, arrays_called, member
-from daskgmm.sources.zarr_location import ZarrLocation, locate, location_of
+from daskgmm.sources.zarr_locating import locate, location_of
+from daskgmm.sources.zarr_location import ZarrLocation
 from daskgmm.sources.zarr_reader import ZarrReader
 from daskgmm.sources.zarr_source import ZarrSource
 

@@ -18,7 +18,7 @@ from daskgmm import GaussianMixture
 from daskgmm.cli.commands import gmm
 from daskgmm.errors import OptionError
 from daskgmm.sources.credentials import has_secret, refuse_secrets, shown, without_secrets
-from daskgmm.sources.zarr_location import locate, location_of
+from daskgmm.sources.zarr_locating import locate, location_of
 from daskgmm.stores.model_file import load_model
 from tests.conftest import S3_KEY
 

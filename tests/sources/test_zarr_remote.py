@@ -29,7 +29,8 @@ from daskgmm.passes.tree import Passes
 from daskgmm.sources import failures
 from daskgmm.sources.credentials import without_secrets
 from daskgmm.sources.opening import open_rows
-from daskgmm.sources.zarr_location import ZarrLocation, locate
+from daskgmm.sources.zarr_locating import locate
+from daskgmm.sources.zarr_location import ZarrLocation
 from tests.conftest import S3_KEY
 from tests.sources.test_zarr_source import LAYOUTS, X, elsewhere, reader_of, written
 

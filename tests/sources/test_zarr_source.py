@@ -27,7 +27,7 @@ from daskgmm.passes.tree import run_pass
 from daskgmm.sources import failures
 from daskgmm.sources.opening import open_rows
 from daskgmm.sources.source import Source, as_reader
-from daskgmm.sources.zarr_location import locate
+from daskgmm.sources.zarr_locating import locate
 from daskgmm.sources.zarr_source import ZarrSource
 from tests.sources.test_sources import DTYPES, numbers, rows_of
 

@@ -103,7 +103,8 @@ def test_weights_that_could_be_a_column_and_a_place(stars: Path, table: dict[str
 
 
 def test_what_was_fitted_to_other_columns_is_not_gone_on_with(stars: Path) -> None:
-    call("fit", stars, "--columns", "ra,dec", "-k", 1, "-o", "m.zarr")
+    done = call("fit", stars, "--columns", "ra,dec", "-k", 1, "-o", "m.zarr")
+    assert "rows of 2 features (ra, dec), float64" in done.stderr
     assert result("fit", stars, "--columns", "ra,dec", "-k", 1, "-o", "m.zarr")["skipped"]
     assert "columns of INPUT is" in call("fit", stars, "--columns", "dec,ra", "-k", 1, "-o", "m.zarr", code=73).stderr
 

@@ -18,7 +18,9 @@ from daskgmm.passes.rows import Rows
 from daskgmm.places.log import say
 from daskgmm.places.machines import Machines, peak_bytes
 from daskgmm.places.place import Place
+from daskgmm.sources.columns import feature_names
 from daskgmm.sources.partition import MIB
+from daskgmm.sources.source import Source
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,16 @@ class Work:
         X, n_chunks, n_partitions = self.rows.X, len(self.rows.X.chunk_edges) - 1, self.rows.n_partitions
         weighted = "" if self.rows.weights is None else f", weighted by {self.rows.weights.label}"
         return (
-            f"{X.label}: {X.n_rows:,} rows of {_count(X.n_features, 'feature')}, {X.dtype}{weighted}; "
+            f"{X.label}: {X.n_rows:,} rows of {_count(X.n_features, 'feature')}{_names_of(X)}, {X.dtype}{weighted}; "
             f"{_size(self.rows.n_bytes)} in {_count(n_chunks, 'chunk')}, read as {_count(n_partitions, 'partition')}."
         )
+
+
+def _names_of(X: Source) -> str:
+    """Return the names of features in brackets, the middle ones of many left out, so that a wrong choice is seen."""
+    names = feature_names(X.column_labels) or []
+    shown = [*names[:4], "...", names[-1]] if len(names) > 6 else names
+    return f" ({', '.join(shown)})" if names else ""
 
 
 @dataclass(frozen=True)

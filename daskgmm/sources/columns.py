@@ -82,6 +82,9 @@ def _missing(name: str, available: Sequence[str], argument: str, label: str, opt
     # (Names that differ in their case alone look far from each other.)
     near = list(dict.fromkeys([*(one for one in available if one.lower() == name.lower()), *near]))
     remedy = f"Did you mean {verbatim(_listed(near))}?" if near else _remedy(available)
+    several = [one.strip() for one in name.split(",")]
+    if len(several) > 1 and all(one in available for one in several):
+        remedy = f"Give several as a list: {verbatim(str(several))}."
     return InputMissingError(
         f"`{option}`", f"name columns of `{argument}`", f"{name!r} with {label}, where none {what}", remedy
     )

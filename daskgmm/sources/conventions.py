@@ -53,7 +53,7 @@ class Beside:
                 f"`{argument}`",
                 "hold numbers that mean what they are",
                 f"times in {self.units!r} in {where}",
-                f"If these numbers are meant, give them without their units: {verbatim(numbers)}.",
+                f"Leave it out. If these numbers are meant, give them without their units: {verbatim(numbers)}.",
             )
 
 

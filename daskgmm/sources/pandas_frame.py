@@ -130,5 +130,5 @@ def refuse_digits(whole: NDArray[Any], name: Any, argument: str) -> None:
     try:
         refuse_lost_digits(whole, first_row=None, argument=argument, column=repr(name))
     except DataError as error:
-        remedy = "Take a whole number from that column first, or round it yourself to floats of 64 bits."
+        remedy = "Subtract a whole number from that column first, or round it yourself to floats of 64 bits."
         raise DataError(error.argument, error.requirement, error.got, remedy) from None

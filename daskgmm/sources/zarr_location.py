@@ -135,19 +135,17 @@ class ZarrLocation:
             )
         if self.opener in ("local", "zip") and os.path.exists(self.url):
             inside = "" if not self.path else f" at {self.path!r}"
-            if self.url.endswith(".json") and os.path.isfile(self.url):
-                return DataError(
-                    f"`{argument}`",
-                    "be a Zarr array or group, or a .npy file",
-                    f"{self.url}, which exists but is no Zarr store",
-                    f"If it says where chunks are (kerchunk), give {verbatim(f'reference::{self.url}')}.",
-                )
+            remedy = "Convert it, for example with dask.array's to_zarr, or give the path of the array. "
+            remedy += "(What opens another suffix is registered first: daskgmm.register_source.)"
+            if self.url.endswith(".json"):
+                remedy = f"If it says where chunks are (kerchunk), give {verbatim(f'reference::{self.url}')}."
+            elif self.opener == "local" and os.path.isdir(self.url):
+                remedy += " A folder of Parquet files must hold some; others are named by a pattern: 'folder/*.h5'."
             return DataError(
                 f"`{argument}`",
                 "be a Zarr array or group, or a .npy file",
                 f"{self.url}, which exists but is no Zarr store{inside}",
-                "Convert it, for example with dask.array's to_zarr, or give the path of the array. (What opens another "
-                "suffix is registered first: daskgmm.register_source.)",
+                remedy,
             )
         return InputMissingError(
             f"`{argument}`",

@@ -40,6 +40,10 @@ def test_names_and_wildcards(columns: list[str] | None, found: list[str]) -> Non
             r"^columns must name columns of X; got 'z_c' with here, where none has that name\. Did you mean 'z_[ab]'",
         ),
         (["mass"], r"Did you mean 'Mass'\?"),
+        (
+            ["Mass, id"],
+            r"got 'Mass, id' with .* Give several as a list: \['Mass', 'id'\]\.",
+        ),
         (["y_*"], r"got 'y_\*' with here, where none is meant by that wildcard\."),
         (["velocity"], r"got 'velocity' with here, .*\. Name some of 'id', 'z_a', 'z_b', 'Mass', 'emb\[0\]'"),
     ],

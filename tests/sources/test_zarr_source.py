@@ -267,7 +267,9 @@ def test_missing_and_foreign_paths(tmp_path: Path) -> None:
         open_rows(tmp_path / "none.zarr")
     assert not (tmp_path / "none.zarr").exists()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"got .*/empty, which exists but is no Zarr store\. Convert it"):
+    with pytest.raises(
+        DataError, match=r"got .*/empty, which exists but is no Zarr store\. Convert.* Parquet files must"
+    ):
         open_rows(tmp_path / "empty")
     (tmp_path / "X.dat").write_bytes(b"1 2 3")
     with pytest.raises(DataError, match=r"got .*/X\.dat, which exists but is no Zarr store"):

@@ -39,7 +39,7 @@ def expected_failures(estimator: GaussianMixture) -> dict[str, str]:
     if estimator.n_components > 1:
         # With a given start they do hold: tests/fitting/test_fit.py.
         reasons["check_sample_weight_equivalence_on_dense_data"] = (
-            "a start draws rows, repeated ones more than once (of scikit-learn's own KMeans it is expected to fail, too)"
+            "a start draws rows, repeated ones more than once (scikit-learn expects its KMeans to fail, too)"
         )
     return reasons
 

@@ -14,6 +14,7 @@ from daskgmm.errors import DataError, OptionError, verbatim
 from daskgmm.kernels.block import Block, Workspace, block_length
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.scaling import Scaling
+from daskgmm.sources.coordinates import same_points
 from daskgmm.sources.digits import refuse_lost_digits
 from daskgmm.sources.grid import same_order
 from daskgmm.sources.partition import (
@@ -160,7 +161,10 @@ class Rows:
 
 def _check_order(X: Source, name: str, beside: Source) -> None:
     """Raise a DataError for what comes with each row where it is in another order of the points of a grid."""
-    if not same_order(X.grid, beside.grid):
+    # (What is opened from one place is of one grid.)
+    if not same_order(X.grid, beside.grid) or (
+        X.label != beside.label and not same_points(X.coordinates(), beside.coordinates())
+    ):
         ours, theirs = _order(X), _order(beside)
         raise DataError(
             name,

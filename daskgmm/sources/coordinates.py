@@ -26,7 +26,7 @@ from daskgmm.sources.conventions import (
     plain_attribute,
 )
 from daskgmm.sources.failures import retried
-from daskgmm.sources.grid import Grid
+from daskgmm.sources.grid import Box, Grid
 from daskgmm.sources.hdf5_file import attributes_of as hdf5_attributes_of
 from daskgmm.sources.hdf5_file import dimension_names as hdf5_dimension_names
 from daskgmm.sources.hdf5_file import opened, scale_of
@@ -38,6 +38,8 @@ from daskgmm.sources.zarr_reader import ZarrReader
 _NOT_COPIED = {
     *PACKED_BY, DIMENSIONS, "coordinates", "CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "DIMENSION_LABELS",
 }  # fmt: skip
+#: Numbers of a coordinate that are read at once where two are compared.
+_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,31 @@ class Coordinate:
 
     def read(self) -> NDArray[Any]:
         """Return all of it."""
-        asked = BoxReader(self.reader, tuple(slice(0, n) for n in self.shape))
+        return self.part(tuple(slice(0, n) for n in self.shape))
+
+    def part(self, box: Box) -> NDArray[Any]:
+        """Return the numbers of a box of it, which may end beyond it."""
+        asked = BoxReader(
+            self.reader, tuple(slice(r.start, min(r.stop, n)) for r, n in zip(box, self.shape, strict=True))
+        )
         values: NDArray[Any] = retried(asked.read, asked, 0, self.shape[0])
         return values
+
+
+def same_points(one: Sequence[Coordinate], other: Sequence[Coordinate]) -> bool:
+    """Return whether two grids lie at the same points along each dimension for which both have a coordinate."""
+    ours = {each.name: each for each in one if each.dims == (each.name,)}
+    return all(_same(ours[each.name], each) for each in other if each.dims == (each.name,) and each.name in ours)
+
+
+def _same(one: Coordinate, other: Coordinate) -> bool:
+    """Return whether two coordinates have the same numbers; some are read at once, as there may be one for each row."""
+    if one.attributes.get("units") != other.attributes.get("units"):
+        return True  # (as far as numbers can tell: days since a date, hours since another one)
+    if one.shape != other.shape:
+        return False
+    boxes = [(slice(low, low + _AT_ONCE),) for low in range(0, one.shape[0], _AT_ONCE)]
+    return all(np.array_equal(one.part(box), other.part(box), equal_nan=True) for box in boxes)
 
 
 def coordinates_of_group(group: zarr.Group, grid: Grid) -> list[Coordinate]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for axis, scale in enumerate(("time", "y", "x")):
                 file[name].dims[axis].attach_scale(file[scale])
     return place
+
+
+def test_weights_at_other_coordinates_are_refused(place: Path, tmp_path: Path) -> None:
+    shutil.copy(place, tmp_path / "other.h5")
+    X = open_rows(place, columns="PACKED")
+    same = open_rows(tmp_path / "other.h5", columns="TEMP")
+    assert Rows.plan(X, same).weights is same
+    with h5py.File(tmp_path / "other.h5", "a") as file:
+        file["y"][...] = np.arange(50)[::-1]
+    with pytest.raises(DataError, match="the same grid at other coordinates"):
+        Rows.plan(X, open_rows(tmp_path / "other.h5", columns="TEMP"))
 
 
 def test_rows_are_the_points_and_features_the_data_sets(place: Path) -> None:

@@ -343,6 +343,29 @@ def test_predictions_are_those_of_the_rows_and_are_written_in_the_shape_of_the_g
     assert_array_equal(zarr.open_group(tmp_path / "out")["score"][...], source.to_grid(found))
 
 
+def on_latitudes(place: Path, lat: np.ndarray, units: str = "degrees") -> Path:
+    """A grid of two features and weights, with a coordinate."""
+    group = zarr.create_group(place)
+    named = {"chunks": (10, 10), "dimension_names": ("lat", "lon")}
+    for i, name in enumerate("abw"):
+        group.create_array(name, data=np.random.default_rng(i).uniform(1, 2, (30, 20)), **named)
+    group.create_array("lat", data=lat, dimension_names=("lat",))
+    group["lat"].attrs["units"] = units
+    return place
+
+
+def test_weights_at_other_coordinates_are_refused(tmp_path: Path) -> None:
+    lat = np.arange(30.0)
+    X = open_rows(on_latitudes(tmp_path / "X.zarr", lat), columns=["a", "b"])
+    for name, same in (("again", lat.astype("f4")), ("otherwise said", lat)):
+        units = "degrees_north" if name == "otherwise said" else "degrees"
+        weights = open_rows(on_latitudes(tmp_path / name, same, units), columns="w")
+        assert Rows.plan(X, weights).weights is weights
+    turned = open_rows(on_latitudes(tmp_path / "turned", lat[::-1]), columns="w")
+    with pytest.raises(DataError, match="sample_weight must be in the order .*, the same grid at other coordinates"):
+        GaussianMixture(1).fit(X, sample_weight=turned)
+
+
 # -- what comes with the rows ------------------------------------------------------------------------------------
 def test_weights_in_another_order_are_refused(place: Path) -> None:
     source = open_rows(place, columns=["TEMP", "SAL"])

@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,15 @@ import scipy.linalg
 import sklearn.cluster
 import zarr
 from dask.callbacks import Callback
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, get_worker, worker_client
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from daskgmm import GaussianMixture
+from daskgmm.errors import MemoryLimitError
 from daskgmm.passes.blas import blas_limit
 from daskgmm.sources import partition
 from tests.clusters import LOCAL
+from tests.groups import two_groups
 
 
 def of_the_process() -> dict[str, Any]:
@@ -151,6 +155,48 @@ def fitted_in_a_task(X: Any) -> tuple[float, list[str]]:
     partition.PARTITION_BYTES = 24_000
     bound(X)  # (what is imported first is not what a fit changes)
     return bound(X), changed(lambda: bound(X))
+
+
+def fitted_by(more: bool, X: Any) -> dict[str, Any]:
+    """Fit in a task, alone or with the cluster: the most threads at once, and the tasks that other workers did."""
+    partition.PARTITION_BYTES = 24_000
+    most, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.001):
+            most = max(most, sum(one.name.startswith("daskgmm-pass") for one in threading.enumerate()))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    with worker_client() if more else nullcontext():
+        found = bound(X)
+    done.set()
+    watching.join()
+    return {"bound": found, "threads": most, "where": get_worker().address}
+
+
+def test_a_fit_in_a_task_takes_no_more_than_its_task(store: str) -> None:
+    def done(dask_worker: Any) -> int:
+        return int(dask_worker.state.executed_count)
+
+    with LocalCluster(n_workers=2, threads_per_worker=2, **LOCAL) as cluster, Client(cluster) as client:
+        alone = client.gather([client.submit(fitted_by, False, store, pure=False) for _ in range(4)])
+        assert sum(client.run(done).values()) == 4, "no task but these"
+        assert {found["bound"] for found in alone} == {bound(store)}
+        # (Two at once on each worker, of two threads.)
+        assert max(found["threads"] for found in alone) <= 2
+        with_all = client.submit(fitted_by, True, store).result(timeout=100)
+        assert sum(client.run(done).values()) > 10
+        assert with_all["bound"] == bound(store)
+
+
+def test_a_fit_in_a_task_is_refused_what_its_worker_has_not(tmp_path: Path) -> None:
+    place = two_groups(tmp_path / "X.zarr", 40_000)
+    with LocalCluster(n_workers=1, threads_per_worker=4, memory_limit="1GiB", **LOCAL) as own, Client(own) as client:
+        future = client.submit(fitted_by, False, str(place))
+        with pytest.raises(MemoryLimitError, match="256 MiB a task"):
+            future.result(timeout=100)
 
 
 def test_a_fit_in_a_task_of_a_worker_of_one_thread(store: str) -> None:

@@ -13,8 +13,8 @@ from daskgmm.errors import ClusterError, OptionError, verbatim
 from daskgmm.passes.blas import blas_limit
 from daskgmm.passes.client_executor import ClientExecutor, workers_asked_for
 from daskgmm.passes.executor import Executor
-from daskgmm.passes.local_executor import LocalExecutor
-from daskgmm.passes.pools import threads_kept
+from daskgmm.passes.local_executor import LocalExecutor, TaskExecutor
+from daskgmm.passes.pools import own_task, threads_kept
 
 _chosen: ContextVar[Executor | None] = ContextVar("daskgmm-executor", default=None)
 
@@ -37,7 +37,8 @@ def running_by(executor: Executor) -> Iterator[None]:
 def current_executor(*, travels: bool) -> Executor:
     """Return the executor that the user's surroundings call for: a current distributed client, else the local one.
 
-    One that `running_by` names comes first.
+    One that `running_by` names comes first. In a task of a worker it is the task's own thread, unless the task asks for
+    more with `distributed.worker_client`.
 
     Where the input travels, a cluster must have workers: those of one that adapts are asked for, and waited for as long
     as Dask's configuration "daskgmm.workers-timeout" says, 60 s by default.
@@ -45,6 +46,9 @@ def current_executor(*, travels: bool) -> Executor:
     chosen = _chosen.get()
     if chosen is not None:
         return chosen
+    worker = own_task()
+    if worker is not None and not _asks_for_more():
+        return TaskExecutor(worker)
     try:
         scheduler = get_scheduler()
     except RuntimeError as error:
@@ -69,6 +73,16 @@ def current_executor(*, travels: bool) -> Executor:
             'dask.config.set({"daskgmm.workers-timeout": 600}).',
         )
     return ClientExecutor(client)
+
+
+def _asks_for_more() -> bool:
+    """Return whether a task has entered `distributed.worker_client`, which makes its client the current one there."""
+    from distributed import Client
+
+    try:
+        return Client.current(allow_global=False) is not None
+    except ValueError:
+        return False
 
 
 @contextmanager

@@ -28,14 +28,18 @@ class LocalExecutor(Executor):
         places: Places | None = None,
         on_done: OnDone | None = None,
     ) -> list[Any]:
-        return compute_here(_local_scheduler(travels), graph, keys, on_done)
+        return compute_here(self._scheduler(travels), graph, keys, on_done)
 
     def is_here(self, *, travels: bool) -> bool:
-        return runs_here(_local_scheduler(travels))
+        return runs_here(self._scheduler(travels))
 
     def rooms(self, *, travels: bool) -> list[Room]:
-        run = _local_scheduler(travels)
+        run = self._scheduler(travels)
         return own_room(self.memory_limit()) if run in (threaded.get, get_sync) else []
+
+    def _scheduler(self, travels: bool) -> Callable[..., Any]:
+        run: Callable[..., Any] = (get_scheduler() if travels else None) or threaded.get
+        return run
 
 
 @contextmanager
@@ -68,9 +72,21 @@ class LimitedExecutor(LocalExecutor):
         return self._n_threads
 
 
-def _local_scheduler(travels: bool) -> Callable[..., Any]:
-    run: Callable[..., Any] = (get_scheduler() if travels else None) or threaded.get
-    return run
+class TaskExecutor(LocalExecutor):
+    """One thread of this process: a fit that is itself a task of a worker takes no more than a task does.
+
+    (Its worker's client would wait for other workers, and for this one's threads.)
+    """
+
+    def __init__(self, worker: Any) -> None:
+        limit, n_threads = worker.memory_manager.memory_limit, worker.state.nthreads
+        self._limit = limit // n_threads if limit else None
+
+    def memory_limit(self) -> int | None:
+        return self._limit
+
+    def _scheduler(self, travels: bool) -> Callable[..., Any]:
+        return threaded.get
 
 
 def compute_here(run: Callable[..., Any], graph: dict[Any, Any], keys: list[Any], on_done: OnDone | None) -> list[Any]:

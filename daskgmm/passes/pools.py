@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -59,5 +60,14 @@ def pool_of_a_call(run: Callable[..., Any]) -> Iterator[dict[str, Any]]:
 
 
 def n_workers() -> int:
-    """Return the threads of a call, by Dask's configuration."""
-    return int(dask.config.get("num_workers", None) or CPU_COUNT)
+    """Return the threads of a call, by Dask's configuration; one where this is a task of a worker, which has one."""
+    return 1 if own_task() is not None else int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+
+def own_task() -> Any:
+    """Return the `distributed.Worker` whose task this thread does; None where it does none, as in most programs."""
+    distributed = sys.modules.get("distributed")  # (0.4 s, which no task is without)
+    try:
+        return None if distributed is None else distributed.get_worker()
+    except (ValueError, AttributeError):  # (it is just being imported)
+        return None

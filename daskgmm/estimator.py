@@ -42,9 +42,9 @@ from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.record import finite_or_none
 from daskgmm.mixture.sampling import sample
 from daskgmm.passes.prediction import predict_rows
+from daskgmm.passes.provenance import provenance
 from daskgmm.pictures.pictured import Pictured
 from daskgmm.stores.model_file import Model, as_written, dropped_in, load_model, save_model, support_in, support_record
-from daskgmm.stores.provenance import provenance
 
 #: What a model file says of a fit; a mixture that was set by hand has none of it.
 _OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_passes_", "n_dropped_",

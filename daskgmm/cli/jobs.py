@@ -30,6 +30,7 @@ from daskgmm.fitting.status import Status
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.record import finite_or_none
+from daskgmm.passes.provenance import provenance
 from daskgmm.passes.rows import Rows
 from daskgmm.pictures.report import condition_numbers
 from daskgmm.places.log import say
@@ -41,7 +42,6 @@ from daskgmm.sources.source import Source
 from daskgmm.stores.model_file import Model, checksum, load_model, save_model, support_record
 from daskgmm.stores.output import Written, plan_predictions, write_predictions
 from daskgmm.stores.parquet_parts import check_parquet, is_parquet
-from daskgmm.stores.provenance import provenance
 from daskgmm.stores.samples import write_sample
 
 Result = dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.progress import Progress
-from daskgmm.fitting.remarks import remarks, spikes_of
+from daskgmm.fitting.remarks import of_processors, remarks, spikes_of
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.sample import FEW_ROWS
 from daskgmm.fitting.status import Status
@@ -67,6 +68,10 @@ class Closing:
             self._fit(i, c, chosen[j], scores[j], held.get(j), joined.get(j))
             for j, (i, c) in enumerate(zip(which, best, strict=True))
         ]
+
+    @cached_property
+    def _processors(self) -> list[str]:
+        return self._progress.passes.processors()
 
     def _suspect(self, i: int, parameters: Parameters) -> Joined | None:
         """Return a model's mixture with two components as one, where they may be; as few rows of the sample tell."""
@@ -131,7 +136,10 @@ class Closing:
                 n_weighted=n_weighted,
                 support=support,
                 spikes=spikes_of(parameters, support, options, n_rows=n_weighted),
-                remarks=remarks(parameters, support, options, n_rows=n_weighted, joined=joined),
+                remarks=(
+                    *remarks(parameters, support, options, n_rows=n_weighted, joined=joined),
+                    *of_processors(self._processors),
+                ),
             ),
             self._progress,
         )

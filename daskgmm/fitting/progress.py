@@ -12,9 +12,9 @@ from daskgmm.fitting.evaluate import Evaluator
 from daskgmm.fitting.events import Listener
 from daskgmm.fitting.history import History
 from daskgmm.passes.fingerprint import check_unchanged
+from daskgmm.passes.provenance import provenance
 from daskgmm.sources.digest import digest
 from daskgmm.stores.checkpoint import Checkpoint
-from daskgmm.stores.provenance import provenance
 
 logger = logging.getLogger("daskgmm")
 

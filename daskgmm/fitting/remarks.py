@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -56,6 +57,17 @@ def remarks(
     if not too_weak and not too_large:
         too_many = [*_of_joined(p, joined)]
     return (*too_large, *too_many, *_of_alike(p, support, alike))
+
+
+def of_processors(processors: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence where passes ran on processors of several kinds, whose sums differ in their last bits."""
+    kinds = Counter(processors)
+    if len(kinds) > 1:
+        listed = _listed([f"{n} workers with {kind}" for kind, n in kinds.most_common()])
+        yield (
+            f"Passes ran on processors of several kinds ({listed}): the same fit may end in other last bits next time. "
+            f"For the same bits take workers of one kind."
+        )
 
 
 def _of_few(p: Parameters, support: Support, few: Sequence[int]) -> Iterator[str]:

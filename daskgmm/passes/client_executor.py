@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from dask import threaded
@@ -11,6 +11,7 @@ from dask.base import annotate, get_annotations
 from daskgmm.errors import ClusterError
 from daskgmm.passes.executor import Executor, Held, OnDone, Places, Room, own_room
 from daskgmm.passes.local_executor import compute_here, out_of_the_way, runs_here
+from daskgmm.passes.provenance import processor
 from daskgmm.passes.suspects import WorkersDiedError
 
 #: Attempts beyond the first that a task gets where it fails (a store that hiccups, not bad data).
@@ -98,6 +99,11 @@ class ClientExecutor(Executor):
 
     def n_threads(self) -> int | None:
         return int(sum(self.client.nthreads().values()))
+
+    def processors(self) -> list[str]:
+        with suppress(OSError):  # (of a worker that is just being lost)
+            return list(self.client.run(processor).values())
+        return []
 
     def named(self) -> AbstractContextManager[Any]:
         from distributed import span

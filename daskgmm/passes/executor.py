@@ -89,6 +89,10 @@ class Executor(ABC):
         """Return the processes whose memory is known, and in which a result can stay."""
         return []
 
+    def processors(self) -> list[str]:
+        """Return what bits depend on of the processor of each worker; none where they stay in this process."""
+        return []
+
     def named(self) -> AbstractContextManager[Any]:
         """Show what is computed while the block runs as one thing, where a dashboard shows what runs."""
         return nullcontext()

@@ -119,6 +119,10 @@ class Passes:
         if self._keep is not None:
             drop_kept(self._keep)
 
+    def processors(self) -> list[str]:
+        """Return what bits depend on of the processor of each worker that may do a task."""
+        return self._executor.processors() if self.rows.travels and self.rows.n_partitions > 1 else []
+
     def run(self, work: Pass[State], *, name: str) -> State:
         """Return the state of all rows after one pass; `name` says what it is for."""
         rows = self.rows

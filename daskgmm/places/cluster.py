@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pkgutil
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from daskgmm.places.lost import watched
 from daskgmm.places.signals import interrupts
 from daskgmm.places.starting import started_within
 from daskgmm.places.tls import check_address, check_files
-from daskgmm.version import __version__
+from daskgmm.places.versions import check_versions
 
 #: A limit is a promise: nothing is spilled to disk or held back below it, and a worker beyond it is killed.
 _MEMORY_CONFIG = {
@@ -81,9 +80,11 @@ def started(
 
 @contextmanager
 def joined(
-    address: str | None, file: str | None, *, timeout: float, security: Security, by_options: bool
+    address: str | None, file: str | None, *, timeout: float, security: Security, by_options: bool, upload: bool
 ) -> Iterator[tuple[Client, str]]:
     """Provide a client of a scheduler that runs, at an address or at that in its file, and what the log calls it.
+
+    With `upload` this package is sent to its workers where they lack it.
 
     Raises
     ------
@@ -95,7 +96,7 @@ def joined(
     with quiet(), _connected(address, file, deadline, timeout, security, by_options) as client:
         found = _address_of(client)
         _wait_for_workers(client, 1, max(1.0, deadline - time.monotonic()), timeout, found)
-        _check_versions(client, found)
+        check_versions(client, found, upload=upload)
         with watched(client, timeout):
             yield client, f"{len(client.nthreads())} workers of {found}"
 
@@ -173,30 +174,6 @@ def _wait_for_workers(client: Client, n_workers: int, left: float, timeout: floa
         f"{found} at {address}",
         "Start workers (dask worker ADDRESS), look at their logs, or wait longer (`workers_timeout`).",
     )
-
-
-def _check_versions(client: Client, address: str) -> None:
-    """Raise a ClusterError unless every worker has this version of daskgmm, and the packages that its tasks import."""
-    # (A function of daskgmm's own could not be asked of a worker that lacks it.)
-    found = client.run(pkgutil.resolve_name, "daskgmm:__version__", on_error="return")
-    needed = client.run(pkgutil.resolve_name, "daskgmm.passes.tree:__name__", on_error="return")
-    for worker, version in [*found.items(), *((w, e) for w, e in needed.items() if isinstance(e, BaseException))]:
-        if isinstance(version, OSError):
-            continue  # (it is just being lost)
-        if isinstance(version, BaseException):
-            raise ClusterError(
-                "Workers",
-                "have daskgmm installed",
-                f"{type(version).__name__}: {version} from {worker} of {address}",
-                f"Install daskgmm {__version__}, and what it needs, where they run.",
-            )
-        if version != __version__:
-            raise ClusterError(
-                "Workers",
-                f"run the daskgmm of this process, {__version__}",
-                f"{version} from {worker} of {address}",
-                "Install the same version on both sides.",
-            )
 
 
 def _address_in(path: str, deadline: float, timeout: float) -> str:

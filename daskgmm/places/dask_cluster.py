@@ -55,6 +55,8 @@ class DaskCluster(Place):
         Seconds to wait for the scheduler and its first worker, also where all are lost later.
     scheduler_wait : float
         Seconds to wait for a scheduler that was lost, and for its first worker.
+    upload_package : bool
+        Whether daskgmm is sent to workers that have none.
     tls_ca_file, tls_cert, tls_key : str or None
         Files of an authority, and of the certificate and key by which this side is known: all connections are
         encrypted then, and authenticated on both sides. None leaves it to Dask's own configuration.
@@ -83,6 +85,11 @@ class DaskCluster(Place):
         60.0, "--scheduler-wait", "How long a fit waits for a lost scheduler to come back. 0: end at once.",
         metavar="SECONDS", number=float,
     )  # fmt: skip
+    upload_package: bool = _option(
+        False, "--upload-package",
+        "Send daskgmm itself to workers that have none. They need the packages that it imports, and keep it until they "
+        "are restarted.", choices=(False, True),
+    )  # fmt: skip
     tls_ca_file: str | None = _option(
         None, "--tls-ca-file",
         "Certificate authority (PEM) of the scheduler, the workers and this command.", metavar="FILE",
@@ -102,7 +109,10 @@ class DaskCluster(Place):
                 text=f"{' and '.join(local)} must be left out with {given[0]}, whose workers run already with limits "
                 "of their own. They are for a local cluster."
             )
-
+        if self.upload_package and not given:
+            raise OptionError(
+                "`upload_package`", "be left out without a scheduler", "it alone", "Workers here have it."
+            )
         files = {f"`{n}`": getattr(self, n) for n in ("tls_ca_file", "tls_cert", "tls_key")}
         lacking = [name for name, file in files.items() if file is None]
         if 0 < len(lacking) < len(files):
@@ -153,7 +163,9 @@ class DaskCluster(Place):
             return
         tls: Any = {"security": self.security, "by_options": self.tls_by_options}
         if self.joins:
-            opened = joined(self.scheduler, self.scheduler_file, timeout=self.workers_timeout, **tls)
+            opened = joined(
+                self.scheduler, self.scheduler_file, timeout=self.workers_timeout, upload=self.upload_package, **tls
+            )
         else:
             n_workers, limit = self.n_processes(n_partitions), self.limit_bytes(n_partitions)
             opened = started(n_workers, memory_limit=limit, timeout=self.workers_timeout, **tls)

@@ -28,11 +28,11 @@ from daskgmm.fitting.sweep import Sweep, select_model
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.local_executor import LocalExecutor
+from daskgmm.passes.provenance import provenance
 from daskgmm.passes.task import Partial
 from daskgmm.sources.opening import open_rows
 from daskgmm.stores.checkpoint import Checkpoint
 from daskgmm.stores.encoding import encode
-from daskgmm.stores.provenance import provenance
 from daskgmm.stores.storage import storage_at
 from tests.faults import Faulty, Torn, mutilate
 from tests.strategies import make_case

@@ -21,9 +21,9 @@ from daskgmm import GaussianMixture
 from daskgmm.errors import DataError, InputMissingError, OutputError
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.passes.provenance import provenance
 from daskgmm.stores import model_file
 from daskgmm.stores.model_file import Model, is_model, load_model, save_model
-from daskgmm.stores.provenance import provenance
 from tests.faults import mutilate
 from tests.fitting.driving import KINDS, well_separated
 
@@ -95,7 +95,7 @@ def test_what_is_no_mixture_is_refused(kind: str, name: str, value: float, messa
 
 
 def test_provenance_is_text() -> None:
-    assert set(provenance()) == {"daskgmm", "numpy", "scipy", "zarr", "python", "machine", "blas"}
+    assert set(provenance()) == {"daskgmm", "numpy", "scipy", "zarr", "python", "machine", "blas", "simd"}
     assert all(isinstance(value, str) for value in provenance().values())
 
 

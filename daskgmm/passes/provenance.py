@@ -5,7 +5,9 @@ from __future__ import annotations
 import platform
 from functools import lru_cache
 from importlib.metadata import version
+from typing import Any
 
+import numpy as np
 import threadpoolctl
 
 from daskgmm.version import __version__
@@ -24,4 +26,17 @@ def provenance() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "blas": ", ".join(sorted(names)),
+        "simd": " ".join(_instructions()),
     }
+
+
+def processor() -> str:
+    """Return what bits depend on of the processor of this process: the BLAS chosen for it, and NumPy's instructions."""
+    found = provenance()
+    return ", ".join(found[name] for name in ("machine", "blas", "simd") if found[name])
+
+
+def _instructions() -> list[str]:
+    """Return the sets of instructions beyond NumPy's least that it found here, and takes for sums, exp and the like."""
+    said: Any = np.show_config(mode="dicts")
+    return sorted(said.get("SIMD Extensions", {}).get("found", []))

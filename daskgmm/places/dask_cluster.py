@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,8 @@ class DaskCluster(Place):
         Seconds to wait for the scheduler and its first worker, also where all are lost later.
     scheduler_wait : float
         Seconds to wait for a scheduler that was lost, and for its first worker.
+    priority : int
+        Of the tasks, among those of others on the same scheduler.
     upload_package : bool
         Whether daskgmm is sent to workers that have none.
     tls_ca_file, tls_cert, tls_key : str or None
@@ -84,6 +86,11 @@ class DaskCluster(Place):
     scheduler_wait: float = _option(
         60.0, "--scheduler-wait", "How long a fit waits for a lost scheduler to come back. 0: end at once.",
         metavar="SECONDS", number=float,
+    )  # fmt: skip
+    priority: int = _option(
+        0, "--priority",
+        "Of commands that share a scheduler those of larger priority go first; they may be negative.",
+        metavar="N", number=int, least=-1000, most=1000,
     )  # fmt: skip
     upload_package: bool = _option(
         False, "--upload-package",
@@ -154,6 +161,8 @@ class DaskCluster(Place):
 
     @contextmanager
     def machines(self, n_partitions: int) -> Iterator[Machines]:
+        from dask import annotate
+
         from daskgmm.passes.client_executor import ClientExecutor
         from daskgmm.passes.local_executor import LimitedExecutor
         from daskgmm.places.cluster import joined, started  # (distributed takes a second: --help needs it not)
@@ -169,5 +178,7 @@ class DaskCluster(Place):
         else:
             n_workers, limit = self.n_processes(n_partitions), self.limit_bytes(n_partitions)
             opened = started(n_workers, memory_limit=limit, timeout=self.workers_timeout, **tls)
-        with opened as (client, where):
+        # (Not without one: the annotation would take that of whoever calls.)
+        before_others = annotate(priority=self.priority) if self.priority else nullcontext()
+        with opened as (client, where), before_others:
             yield Machines(ClientExecutor(client), len(client.nthreads()), where, client)

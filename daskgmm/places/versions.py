@@ -12,7 +12,6 @@ from typing import Any
 
 from distributed import Client
 
-import daskgmm
 from daskgmm.errors import ClusterError
 from daskgmm.version import __version__
 
@@ -66,7 +65,7 @@ def _upload(client: Client) -> None:
 
 def _modules() -> Iterator[tuple[Path, str]]:
     """Yield each file of this package, and its name within the zip file."""
-    root = Path(daskgmm.__file__).parent
+    root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*")):
         if path.is_file() and path.suffix != ".pyc":
             yield path, str(path.relative_to(root.parent))

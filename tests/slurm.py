@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -118,24 +117,31 @@ class Slurm:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if len(self._daemons) == 3:
-            self.run("scancel", "--user", getpass.getuser())
-            deadline = time.monotonic() + 20
-            while time.monotonic() < deadline and self.run("squeue", "--noheader").strip():
-                time.sleep(0.2)
-        for daemon in reversed(self._daemons):
-            daemon.send_signal(signal.SIGTERM)
-            try:
-                daemon.wait(10)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
-        self._daemons.clear()
+        try:
+            if len(self._daemons) == 3:
+                self._end_jobs()
+        finally:
+            for daemon in reversed(self._daemons):
+                daemon.terminate()
+                try:
+                    daemon.wait(10)
+                except subprocess.TimeoutExpired:
+                    daemon.kill()
+                    daemon.wait()
+            self._daemons.clear()
+
+    def _end_jobs(self) -> None:
+        self.run("scancel", "--user", getpass.getuser())
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and self.run("squeue", "--noheader").strip():
+            time.sleep(0.2)
 
     def _start(self, *command: str) -> None:
+        # (They end with this process, however it ends.)
+        tied = ["setpriv", "--pdeathsig", "TERM", *command]
         with (self.folder / f"{command[0]}.out").open("ab") as log:
             self._daemons.append(
-                subprocess.Popen(command, stdout=log, stderr=log, env=self.environment, start_new_session=True)
+                subprocess.Popen(tied, stdout=log, stderr=log, env=self.environment, start_new_session=True)
             )
 
     def _until(self, is_so: Callable[[], bool], what: str, *, within: float) -> None:
@@ -159,7 +165,7 @@ class Slurm:
         """Stdout of a command of SLURM; an AssertionError with what it said where it failed."""
         done = subprocess.run(
             [str(part) for part in command], env={**self.environment, **environment}, cwd=folder,
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True, text=True, check=False, timeout=150,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -174,7 +180,7 @@ class Slurm:
         said = self.run("scontrol", "show", "job", "--oneliner", number)
         return dict(part.split("=", 1) for part in said.split() if "=" in part)
 
-    def ended(self, number: str, *, within: float = 60) -> dict[str, str]:
+    def ended(self, number: str, *, within: float = 120) -> dict[str, str]:
         """What is said of a job when it has ended, in whatever state: COMPLETED, FAILED, CANCELLED, TIMEOUT..."""
         deadline = time.monotonic() + within
         while (job := self.job(number))["JobState"] in {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED"}:

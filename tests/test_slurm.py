@@ -1,4 +1,4 @@
-"""The SLURM of the tests: jobs run, wait, are cancelled and requeued as on a cluster, and nothing of it stays."""
+"""The SLURM of the tests: its jobs run as on a cluster, and nothing of it stays."""
 
 import subprocess
 import time
@@ -18,14 +18,6 @@ def test_a_job_has_its_exit_code_and_its_tasks(slurm: Slurm, tmp_path: Path) -> 
     ended = slurm.ended(job)
     assert (ended["JobState"], ended["ExitCode"], ended["NumTasks"]) == ("FAILED", "3:0", "3")
     assert sorted((tmp_path / "out.txt").read_text().split()) == ["0", "1", "2"]
-
-
-def test_a_requeued_job_keeps_its_number(slurm: Slurm, tmp_path: Path) -> None:
-    again = 'test -n "$SLURM_RESTART_COUNT" || { scontrol requeue $SLURM_JOB_ID; sleep 60; }'
-    script = f"echo $SLURM_JOB_ID >> lives; {again}"
-    job = slurm.submit("--requeue", "--wrap", script, folder=tmp_path)
-    assert slurm.ended(job)["Restarts"] == "1"
-    assert (tmp_path / "lives").read_text().split() == [job, job]
 
 
 def test_no_daemon_stays(tmp_path: Path) -> None:

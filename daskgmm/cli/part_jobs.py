@@ -183,7 +183,13 @@ def merge(parts: Sequence[str], output: str, *, force: bool) -> Result:
 
 def start(parts: Sequence[str], output: str, *, force: bool) -> Result:
     """Return the result of finding a start on the sample of a survey; the model is then at `output`."""
-    first = read_part(parts[0]).asked
+    begun = read_part(parts[0])
+    if begun.name != "survey":
+        raise DataError(
+            "PARTS", "be of a survey", f"{parts[0]}, of pass {begun.pass_number} ({begun.name})",
+            "Name what daskgmm survey wrote.",
+        )  # fmt: skip
+    first = begun.asked
     total = joined(parts, of=nothing_of(first, first_pass(first)))
     standing = Standing(stamps=stamps_in(total) if len(total.numbers) == total.n_parts else [])
     return _next("start", Waiting(first, first_pass(first), standing.stamps), standing, total, output, "", force=force)

@@ -11,6 +11,7 @@ import zarr
 from distributed import Client, LocalCluster
 from hypothesis import settings
 
+from tests import slurm as real_slurm
 from tests.clusters import LOCAL
 
 #: Any key opens the S3 service of the tests.
@@ -40,6 +41,15 @@ def client(cluster: LocalCluster) -> Iterator[Client]:
     """The current client, for one test: dask computes on the cluster."""
     with Client(cluster) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real_slurm.Slurm]:
+    """A real SLURM of this machine alone, with 16 processors that need not be there; one for all tests."""
+    if reason := real_slurm.missing():
+        pytest.skip(reason)
+    with real_slurm.Slurm(tmp_path_factory.mktemp("slurm")) as slurm:
+        yield slurm
 
 
 @pytest.fixture

@@ -21,8 +21,10 @@ from distributed import Client
 
 from daskgmm import GaussianMixture
 from daskgmm.cli.commands import gmm
-from daskgmm.cli.part_files import read_part
+from daskgmm.cli.part_files import joined, read_part, whole
 from daskgmm.cli.part_jobs import Waiting
+from daskgmm.errors import DataError
+from daskgmm.fitting.by_parts import Standing, go_on
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
@@ -332,6 +334,26 @@ def test_a_part_of_another_mixture_in_the_same_pass_is_named(begun: Begun) -> No
     assert "got other, where the mixture of the pass is another one." in said
 
 
+def test_parts_of_several_machines_are_told(begun: Begun) -> None:
+    part = read_part(str(begun / "P2"))
+    elsewhere = {**part.by[0], "blas": "another one"}
+    write_record(str(begun / "P2"), replace(part, by=(elsewhere,)))
+    said = call("mstep", begun / "M0", *begun.all("P"), "-o", begun / "out", code=3).stderr
+    assert re.search(r"warning: Parts were computed by blas .* and another one: last bits may differ", said)
+
+
+def test_sums_in_other_forms_than_this_machine_would_take_are_named(begun: Begun) -> None:
+    """Whether a component is computed by products is decided by numbers, whose last bits are a processor's own."""
+    checksums = load_model(begun / "M0").record["beside"]
+    how = {"argument": "MODEL", "what": "one"}
+    waiting = read_beside(str(begun / "M0"), "waiting", checksums["waiting"], Waiting, **how)
+    standing = read_beside(str(begun / "M0"), "standing", checksums["standing"], Standing, **how)
+    found = whole(joined([str(path) for path in begun.all("P")]), waiting.awaited)
+    assert go_on(waiting.asked, standing, found, place="M0").n_passes == 2
+    with pytest.raises(DataError, match="The sums of a pass must have the forms that this machine would take; got oth"):
+        go_on(waiting.asked, standing, replace(found, forms="others"), place="M0")
+
+
 def test_what_is_no_part_or_is_damaged_is_named(begun: Begun) -> None:
     (begun / "text").write_text("no part")
     written = "PARTS must name files that daskgmm survey, stats or merge wrote; got"
@@ -359,7 +381,7 @@ def test_a_model_that_no_fit_by_parts_wrote_is_named(begun: Begun) -> None:
 
 def test_options_that_cannot_be_are_refused_before_anything_is_read(begun: Begun) -> None:
     said = begun.survey(part="1/9", code=64).stderr
-    assert "--part must be of at most 8 parts, as many as the rows have partitions; got 9 parts. Take 8" in said
+    assert "--part must be of no more parts than the rows have partitions, 8; got 9 parts. Take 8, or fewer." in said
     for wrong in ("0/3", "4/3", "3", "a/b", "-1/3"):
         assert "is no part. Write for example 3/40" in begun.survey(part=wrong, code=64).stderr
     said = begun.survey("--init", "k-means||", code=64).stderr

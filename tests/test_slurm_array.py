@@ -63,6 +63,7 @@ def test_processes_of_this_machine(place: Path, means: np.ndarray, tmp_path: Pat
     assert sorted(os.listdir(folder)) == ["fit.sh", "log", "model.zarr"]
     last = json.loads(done.stdout[done.stdout.rindex('{\n  "command": "mstep"') :])
     assert (last["next"], last["status"], last["n_passes"]) == (None, "max_iter", 3)
+    os.rename(folder / "model.zarr", folder / "M2")  # as where it was killed before it could give it its name
     again = submitted(folder, place, 2, *OPTIONS, LAUNCHER="here")
     assert (again.returncode, "is complete: nothing to do" in again.stderr) == (0, True)
 

@@ -80,7 +80,7 @@ class Asked(Record):
                 "`init_params`",
                 "be a start on the sample, where a fit goes by parts",
                 options.init_params,
-                "Choose another one, or use `daskgmm fit`, which makes more passes for it.".replace("`", ""),
+                "Choose another one, or fit all in one go, which makes the passes that it takes.",
             )
         weights = None if rows.weights is None else _known_of(rows.weights)
         return cls(options, input, meaning, opened, _known_of(rows.X), weights, rows.edges)

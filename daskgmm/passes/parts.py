@@ -53,9 +53,9 @@ def share(number: int, n_parts: int, n_partitions: int) -> tuple[int, int]:
     if n_parts > n_partitions:
         raise OptionError(
             "`part`",
-            f"be of at most {n_partitions} parts, as many as the rows have partitions",
+            f"be of no more parts than the rows have partitions, {n_partitions}",
             f"{n_parts} parts",
-            f"Take {n_partitions} or fewer: what a process does at least is a partition.",
+            f"Take {n_partitions}, or fewer.",
         )
     size = 1
     while n_partitions // (2 * size) >= SUBTREES * n_parts:

@@ -63,9 +63,11 @@ make_model() { # the next one, of all parts; it ends here, with the code of the 
     if ((code != 0 && code != 3)); then exit "$code"; fi
     rm -rf "${these[@]}"
     if ((next > 0)); then rm -rf "$model"; fi
-    if [[ "$result" == *'"next": "'* ]]; then return; fi
-    mv "$folder/M$next" "$folder/model.zarr"
-    exit "$code"
+    if ended "$folder/M$next"; then mv "$folder/M$next" "$folder/model.zarr"; exit "$code"; fi
+}
+
+ended() { # model: one whose fit goes on holds the pass that it waits for
+    [[ -n "$1" && ! -d "$1/waiting" ]]
 }
 
 missing() { # numbers of the parts that are not there
@@ -100,14 +102,16 @@ case "$step" in
         submit
         ;;
     submit)
-        if [[ -e "$folder/model.zarr" ]]; then echo "$folder/model.zarr is complete: nothing to do" >&2; exit 0; fi
-        # (Jobs run a copy, so that this file may change meanwhile.)
-        if [[ ! "$0" -ef "$folder/fit.sh" ]]; then cp "$0" "$folder/fit.sh"; fi
-        if [[ "${LAUNCHER:-sbatch}" == here ]]; then here; fi
-        if [[ -n "$(squeue --noheader --me --name="$name")" ]]; then
+        if [[ "${LAUNCHER:-sbatch}" != here && -n "$(squeue --noheader --me --name="$name")" ]]; then
             echo "jobs called $name are there already: squeue --me --name=$name" >&2
             exit 69
         fi
+        look
+        if ended "$model"; then mv "$model" "$folder/model.zarr"; fi # (killed before it could)
+        if [[ -e "$folder/model.zarr" ]]; then echo "$folder/model.zarr is complete: nothing to do" >&2; exit 0; fi
+        # Jobs run a copy, so that this file may change meanwhile.
+        if [[ ! "$0" -ef "$folder/fit.sh" ]]; then cp "$0" "$folder/.fit.sh"; mv "$folder/.fit.sh" "$folder/fit.sh"; fi
+        if [[ "${LAUNCHER:-sbatch}" == here ]]; then here; fi
         submit
         ;;
 esac

@@ -403,7 +403,12 @@ def test_rows_that_change_between_the_passes_are_named(tmp_path: Path) -> None:
     own.stats("M0", part="1/2", to="P1")
     said = own.stats("M0", part="2/2", to="P2", code=65).stderr
     assert "INPUT must stay as it is while it is read; got other files for rows 1477 to 1500" in said
+    assert "or begin again with daskgmm survey, for other outputs." in said
     assert not os.path.lexists(own / "P2")
+    for i in (1, 2):
+        own.survey(part=f"{i}/2", to=f"again{i}")
+    call("start", own / "again1", own / "again2", "-o", own / "N0")
+    own.stats("N0", part="2/2", to="P2")
 
 
 def test_spoiled_rows_are_said_by_whoever_has_all_parts(tmp_path: Path) -> None:

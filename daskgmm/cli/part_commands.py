@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daskgmm.cli.fit_options import Kind, fit_options
+from daskgmm.cli.fit_options import fit_options, model_options
 from daskgmm.cli.group import SectionCommand
 from daskgmm.cli.options import (
     declared_option,
@@ -71,24 +71,7 @@ def _task_options(command: Callable[..., Any]) -> Any:
 @click.command(cls=SectionCommand, short_help="Fit by parts, 1: survey a part of the rows.")
 @click.argument("input")
 @_task_options
-@option(
-    "-k",
-    "--components",
-    type=click.IntRange(min=1),
-    required=True,
-    section="Mixture",
-    metavar="N",
-    help="Number of Gaussians.",
-)
-@option(
-    "--covariance",
-    type=Kind(),
-    default="full",
-    show_default=True,
-    section="Mixture",
-    metavar="KIND",
-    help="full (a full matrix each), tied (one for all), diag (axis-parallel) or spherical (one variance each).",
-)
+@model_options
 @fit_options
 @input_options(weights=True)
 @output_option("PART", "what the part finds, such as S3")

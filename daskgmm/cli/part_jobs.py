@@ -122,7 +122,8 @@ def _part(
         stated_peak_bytes=stated,
     )  # fmt: skip
     before = waiting.stamps[begin:end] or stamps_of(rows, begin, end)
-    _check_unchanged(before, rows, begin, end)
+    if waiting.stamps:
+        _check_unchanged(before, rows, begin, end)
     with blas_limit.held():
         subtrees = compute_part(awaited.work(asked), rows, begin, end)
     _check_unchanged(before, rows, begin, end)
@@ -316,7 +317,11 @@ def _lasting(identity: Result) -> Result:
 
 def _check_unchanged(before: Sequence[str], rows: Rows, begin: int, end: int) -> None:
     part = replace(rows, edges=rows.edges[begin : end + 1])
-    check_unchanged(before, stamps_of(rows, begin, end), part, checkpoint=None)
+    try:
+        check_unchanged(before, stamps_of(rows, begin, end), part, checkpoint=None)
+    except DataError as error:
+        remedy = "Bring them back with their times, or begin again with daskgmm survey, for other outputs."
+        raise DataError(error.argument, error.requirement, error.got, remedy) from error
 
 
 def _warn_of_mixture(total: Part) -> None:

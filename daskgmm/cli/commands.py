@@ -29,6 +29,7 @@ from daskgmm.cli.options import (
     option,
     output_option,
 )
+from daskgmm.cli.part_commands import PART_COMMANDS
 from daskgmm.places.signals import ENDING
 
 #: Seconds that Python has to end in after an error; one that comes by a signal has to end within 10.
@@ -331,6 +332,10 @@ def demo(*, output_dir: str, components: int, **options: Any) -> dict[str, Any]:
 
     typed = click.get_current_context().meta[group.__name__]
     return run_demo(Demo(output_dir, components, log_format=group.log_format(typed), **options))
+
+
+for _command in PART_COMMANDS:
+    gmm.add_command(_command)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from daskgmm.cli.fit_options import Kind, Kinds, Numbers, fit_options
+from daskgmm.cli.fit_options import Kinds, Numbers, fit_options, model_options
 from daskgmm.cli.group import SectionCommand
 from daskgmm.cli.options import (
     checkpoint_option,
@@ -24,24 +24,7 @@ from daskgmm.cli.options import (
 
 @click.command(cls=SectionCommand, short_help="Fit a mixture to rows, and write the model.")
 @click.argument("input")
-@option(
-    "-k",
-    "--components",
-    type=click.IntRange(min=1),
-    required=True,
-    section="Mixture",
-    metavar="N",
-    help="Number of Gaussians.",
-)
-@option(
-    "--covariance",
-    type=Kind(),
-    default="full",
-    show_default=True,
-    section="Mixture",
-    metavar="KIND",
-    help="full (a full matrix each), tied (one for all), diag (axis-parallel) or spherical (one variance each).",
-)
+@model_options
 @fit_options
 @input_options(weights=True)
 @output_option("MODEL", "the model, such as model.zarr")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daskgmm.cli.options import declared_option, typed_value, with_options
+from daskgmm.cli.options import declared_option, option, typed_value, with_options
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions
 
@@ -64,6 +64,34 @@ class Kinds(Kind):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         kinds = [super(Kinds, self).convert(kind.strip(), param, ctx) for kind in str(value).split(",")]
         return list(dict.fromkeys(kinds))
+
+
+def model_options(command: Callable[..., Any]) -> Any:
+    """Declare how many components of which kind a mixture has, where a command fits one."""
+    return with_options(
+        command,
+        [
+            option(
+                "-k",
+                "--components",
+                type=click.IntRange(min=1),
+                required=True,
+                section="Mixture",
+                metavar="N",
+                help="Number of Gaussians.",
+            ),
+            option(
+                "--covariance",
+                type=Kind(),
+                default="full",
+                show_default=True,
+                section="Mixture",
+                metavar="KIND",
+                help="full (a full matrix each), tied (one for all), diag (axis-parallel) or spherical (one variance "
+                "each).",
+            ),
+        ],
+    )
 
 
 def fit_options(command: Callable[..., Any], *, of: type[FitOptions] = FitOptions) -> Any:

@@ -271,7 +271,7 @@ def log_options(command: Callable[..., Any]) -> Any:
 
         result = command(*args, **kwargs)
         write_result(result)
-        if result.get("converged") is False and result["command"] in ("fit", "select"):
+        if result.get("converged") is False and result["command"] in ("fit", "select", "mstep"):
             raise click.exceptions.Exit(3)
 
     section = "Log and help"

@@ -36,6 +36,7 @@ _WORDS = {
     "non_finite='drop'": "--non-finite drop",
     "criterion": "--criterion",
     "kind": "--kind",
+    "part": "--part",
     "only": "--only",
     "held_out": "held-out",
     "n_folds": "--folds",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 
 import numpy as np
 
@@ -70,7 +69,7 @@ class Evaluator:
         return self._run(requests, SupportPass, "closing")
 
     def _run(self, requests: Sequence[Request], work: type[EStep] | type[ScorePass], name: str) -> list[Statistics]:
-        began = perf_counter()
+        self.seconds = 0.0
         found: list[Statistics] = []
         waves = list(self._waves(requests, scoring=issubclass(work, ScorePass)))
         if len(waves) > 1 and not self._told:
@@ -82,8 +81,8 @@ class Evaluator:
         for wave in waves:
             self.n_passes += 1
             states: list[Statistics] = self.passes.run(work([r.plan for r in wave], [r.fold for r in wave]), name=name)
+            self.seconds += self.passes.seconds
             found += states
-        self.seconds = perf_counter() - began
         return found
 
     def _waves(self, requests: Sequence[Request], *, scoring: bool) -> Iterator[list[Request]]:

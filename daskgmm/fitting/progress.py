@@ -51,9 +51,8 @@ class Progress:
 
     def read(self, what: str, work: Any, models: Sequence[int]) -> Any:
         """Return the state of all rows after a pass that no candidate has part in."""
-        began = perf_counter()
         found = self.passes.run(work, name=what)
-        self.history.read(what, perf_counter() - began, models)
+        self.history.read(what, self.passes.seconds, models)
         return found
 
     def once(self, name: str, compute: Callable[[], Any], *, instead: str = "", **beside: Any) -> Any:

@@ -104,14 +104,17 @@ class Plan:
     given: tuple[Any, NDArray[np.bool_]] | None = None
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        # Half of a precision Cholesky is zeros; workers derive the rest themselves, once per process.
-        packed = self.shape.pack(self.precisions_cholesky)
+        return unpacked, (self.shape, self.packed, self.given)
+
+    @property
+    def packed(self) -> tuple[Any, ...]:
+        """What travels of it beside its shape and a given kernel: arrays, texts and truths.
+
+        Half of a precision Cholesky is zeros; workers derive the rest themselves, once per process.
+        """
         return (
-            _unpack,
-            (
-                self.shape, self.log_weights, self.means, packed, self.origin, self.exact, self.stacked,
-                self.common_by_row, self.precision.name, self.compiled, self.given,
-            ),
+            self.log_weights, self.means, self.shape.pack(self.precisions_cholesky), self.origin, self.exact,
+            self.stacked, self.common_by_row, self.precision.name, self.compiled,
         )  # fmt: skip
 
     @property
@@ -173,15 +176,11 @@ class Plan:
         return np.ascontiguousarray(self.natural_parameters.T)
 
 
-def _unpack(
-    shape: Shape, log_weights: Floats, means: Floats, packed: Floats, origin: Floats, exact: Any, stacked: Any,
-    common_by_row: bool, precision: str, compiled: bool, given: Any,
-) -> Plan:  # fmt: skip
-    precisions_cholesky = shape.unpack(packed, means.shape[1])
-    found = precision_called(precision)
-    return Plan(
-        shape, log_weights, means, precisions_cholesky, origin, exact, stacked, common_by_row, found, compiled, given
-    )
+def unpacked(shape: Shape, packed: tuple[Any, ...], given: Any = None) -> Plan:
+    """Return the plan of a shape that `Plan.packed` tells of."""
+    log_weights, means, factors, origin, exact, stacked, common_by_row, precision, compiled = packed
+    factors, found = shape.unpack(factors, means.shape[1]), precision_called(precision)
+    return Plan(shape, log_weights, means, factors, origin, exact, stacked, common_by_row, found, compiled, given)
 
 
 def make_plan(

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import pairwise
+from time import perf_counter
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -99,6 +100,8 @@ class Passes:
         Decoded bytes that all passes so far have read, and those that the last one found or left in memory.
     n_repeats : int
         Reads that failed in these passes, and were tried again.
+    seconds : float
+        Time of the last pass.
     """
 
     def __init__(self, rows: Rows, executor: Executor, keep: Keep | None = None, memory: Memory | None = None) -> None:
@@ -109,6 +112,7 @@ class Passes:
         self._has_travelled = False
         self._carried: set[type[Any]] = set()
         self.bytes_read = self.bytes_kept = self.n_repeats = 0
+        self.seconds = 0.0
 
     def __enter__(self) -> Passes:
         return self
@@ -125,7 +129,7 @@ class Passes:
 
     def run(self, work: Pass[State], *, name: str) -> State:
         """Return the state of all rows after one pass; `name` says what it is for."""
-        rows = self.rows
+        rows, began = self.rows, perf_counter()
         # Three ways to the same bits: a single task is called, threads of this process share out several, and all else
         # is a graph. (A cache and a checkpoint refer to tasks by their keys, so they need one.)
         alone = rows.n_partitions == 1 or (rows.n_tasks == 1 and not rows.travels)
@@ -148,7 +152,7 @@ class Passes:
                 self.rows.X.label, partial.n_repeats, self.n_repeats,
             )  # fmt: skip
         self.bytes_read += partial.bytes_read
-        self.bytes_kept = partial.bytes_kept
+        self.bytes_kept, self.seconds = partial.bytes_kept, perf_counter() - began
         state: State = work.collected(partial.state) if isinstance(work, CollectingPass) else partial.state
         return state
 

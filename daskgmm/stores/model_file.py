@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,12 @@ from daskgmm.kernels.support import Support
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import Family, family_called, family_names
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.record import finite_or_none
+from daskgmm.mixture.record import Record, finite_or_none
 from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.sources.credentials import refuse_secrets, shown
 from daskgmm.sources.failures import refused, unreachable
 from daskgmm.sources.stamps import file_stamp
+from daskgmm.stores.record_file import write_beside
 from daskgmm.stores.storage import of_a_store, plain_path, remedy
 from daskgmm.stores.writing import whole_or_nothing
 
@@ -52,10 +53,13 @@ class Model:
     parameters : Parameters
     record : dict
         JSON: options, input, result, history, provenance.
+    beside : dict of str to Record
+        What else is to be written: what a fit by parts goes on from (`record_file.read_beside`).
     """
 
     parameters: Parameters
     record: dict[str, Any]
+    beside: dict[str, Record] = field(default_factory=dict)
 
 
 def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -248,6 +252,7 @@ def _write(group: zarr.Group, model: Model) -> None:
         )
         made.with_config({"write_empty_chunks": True})[...] = values
         checksums[name] = hashlib.sha256(values.tobytes()).hexdigest()
+    beside = write_beside(group, model.beside)
     # One write of one file, the last of them.
     group.attrs.put(
         {
@@ -256,7 +261,7 @@ def _write(group: zarr.Group, model: Model) -> None:
             "n_components": p.n_components,
             "n_features": p.n_features,
             "checksums": checksums,
-            "record": model.record,
+            "record": {**model.record, **({"beside": beside} if beside else {})},
             "format": FORMAT,
         }
     )

@@ -161,7 +161,7 @@ class DaskCluster(Place):
 
     @contextmanager
     def machines(self, n_partitions: int) -> Iterator[Machines]:
-        from dask import annotate
+        from dask.base import annotate
 
         from daskgmm.passes.client_executor import ClientExecutor
         from daskgmm.passes.local_executor import LimitedExecutor

@@ -724,7 +724,7 @@ def test_predictions_that_go_on_from_another_thing_are_bad_data(
     arguments = ("predict", model, small_store, "-o", tmp_path / "labels.zarr", "--checkpoint-every", 0, "--workers", 1)
     monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 1000)
     with monkeypatch.context() as patched:
-        patched.setattr("daskgmm.cli.outputs.Checkpoint", Ending)
+        patched.setattr("daskgmm.cli.saving.Checkpoint", Ending)
         call(*arguments, code=75)
     checkpoint = Checkpoint.at(str(place))
     (roots,) = (checkpoint.get(name) for name in checkpoint._slots if name.startswith("roots"))

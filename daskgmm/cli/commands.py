@@ -28,6 +28,7 @@ from daskgmm.cli.options import (
     output_option,
 )
 from daskgmm.cli.saving_options import saving_options
+from daskgmm.cli.status_command import status
 from daskgmm.places.signals import ENDING
 
 #: Seconds that Python has to end in after an error; one that comes by a signal has to end within 10.
@@ -136,6 +137,9 @@ def score(*, model: str, data: Any, cluster: Any) -> dict[str, Any]:
     from daskgmm.cli import jobs
 
     return jobs.score(model, data, cluster=cluster)
+
+
+gmm.add_command(status)
 
 
 @gmm.command(short_help="Draw rows from a model.")

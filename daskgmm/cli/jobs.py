@@ -50,17 +50,18 @@ def fit(data: Input, output: str, options: FitOptions, *, cluster: Place, saving
     now = {"command": "fit", "options": options.as_json(), "input": identity, **meaning(X)}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
-        saving.remove(output)
+        saving.done_before(output, now, stored)
         return skipped(stored, output)
     check_shape(X, n_components=options.n_components)
 
     def run(cluster: Place) -> tuple[Fit, Result]:
-        kept = saving.checkpoint(output, now, force=force)
-        with kept as checkpoint, fitting_work([options], X, weights, cluster).on_machines(began) as running:
-            with passes_shown(running.executor) as hear:
+        kept = saving.work(output, now, force=force)
+        with kept as saved, fitting_work([options], X, weights, cluster).on_machines(began) as running:
+            with passes_shown(running.executor) as hear, saved.standing.on(running.where):
                 done = fit_mixture(
-                    X, options, weights=weights, executor=running.executor, listener=hear, checkpoint=checkpoint
-                )
+                    X, options, weights=weights, executor=running.executor, listener=saved.standing.telling(hear),
+                    checkpoint=saved.checkpoint,
+                )  # fmt: skip
             found = {
                 "command": "fit",
                 **fit_result(done),
@@ -70,7 +71,7 @@ def fit(data: Input, output: str, options: FitOptions, *, cluster: Place, saving
             }
             interrupts.defer()
             save_model(Model(done.parameters, model_record(done, now, found)), output, overwrite=force)
-            saving.remove(output)
+            saved.done(found)
         return done, found
 
     done, found = carried_on(cluster, run)
@@ -112,7 +113,7 @@ def predict(
     }
     stored = finished_array(output, now, force=force)
     if stored is not None:
-        saving.remove(output)
+        saving.done_before(output, now, stored)
         return skipped(stored, output)
     check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
 
@@ -120,10 +121,10 @@ def predict(
     _say_order(X, output)
 
     def run(cluster: Place) -> Result:
-        kept = saving.checkpoint(output, now, force=force)
+        kept = saving.work(output, now, force=force)
         found: Result = {}
         work = Work(*planned, cluster)
-        with kept as checkpoint, work.on_machines(began) as running, checkpoint.going_on():
+        with kept as saved, work.on_machines(began) as running, saved.checkpoint.going_on():
 
             def result(written: Written) -> Result:
                 found.update(
@@ -141,14 +142,15 @@ def predict(
                 return found
 
             try:
-                write_predictions(
-                    parameters, X, output, what=what, record=now, result=result, non_finite=data.non_finite,
-                    executor=running.executor, saved=checkpoint, kept=columns,
-                )  # fmt: skip
+                with saved.standing.on(running.where):
+                    write_predictions(
+                        parameters, X, output, what=what, record=now, result=result, non_finite=data.non_finite,
+                        executor=running.executor, saved=saved.checkpoint, kept=columns,
+                    )  # fmt: skip
             except DataError:
-                saving.remove(output)
+                saved.remove()
                 raise
-            saving.remove(output)
+            saved.done(found)
         return found
 
     return {**carried_on(cluster, run), "skipped": False}

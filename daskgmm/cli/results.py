@@ -14,6 +14,14 @@ from daskgmm.cli.terminal import strict_json
 from daskgmm.errors import OptionError, OutputError
 
 
+class Shown(dict[str, Any]):
+    """A result that a person reads as a text, where stdout is a terminal and JSON was not asked for."""
+
+    def __init__(self, result: Mapping[str, Any], text: str) -> None:
+        super().__init__(result)
+        self.text = text
+
+
 def write_result(result: Mapping[str, Any], file: str | None = None) -> None:
     """Write the one JSON object of a command to a file, and to stdout: in one line where that is no terminal.
 
@@ -29,7 +37,9 @@ def write_result(result: Mapping[str, Any], file: str | None = None) -> None:
 
         write_file(file, (strict_json(result, indent=2) + "\n").encode())
     try:
-        sys.stdout.write(strict_json(result, indent=2 if sys.stdout.isatty() else None) + "\n")
+        on_terminal = sys.stdout.isatty()
+        text = strict_json(result, indent=2 if on_terminal else None)
+        sys.stdout.write((result.text if isinstance(result, Shown) and on_terminal else text) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         pass

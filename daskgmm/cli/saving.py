@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from daskgmm.cli.outputs import check_place, differences
+from daskgmm.cli.standing import Standing, told
 from daskgmm.cli.terminal import strict_json
-from daskgmm.errors import DataError, OutputError
+from daskgmm.errors import DataError, OptionError, OutputError
 from daskgmm.stores.checkpoint import Checkpoint
+from daskgmm.stores.status_file import checkpoint_place
 from daskgmm.stores.storage import plain_path
 
 
@@ -26,10 +28,13 @@ class Saving:
         Seconds between two writes within a pass.
     place : str or None
         Path or URL of the checkpoint; None is beside the output.
+    metrics : str or None
+        File of metrics for Prometheus.
     """
 
     every: float = 60.0
     place: str | None = None
+    metrics: str | None = None
 
     def place_of(self, output: str) -> str:
         """Return where the checkpoint of an output is."""
@@ -41,10 +46,16 @@ class Saving:
         if self.place is not None:
             check_place(self.place, inputs={**inputs, "--output": output}, option="--checkpoint")
             check_place(output, inputs={"--checkpoint": self.place})
+        if self.metrics is not None:
+            if "://" in self.metrics or not self.metrics.endswith(".prom"):
+                raise OptionError("--metrics", "be a path that ends with .prom", self.metrics, "Rename it.")
+            check_place(self.metrics, inputs={**inputs, "--output": output}, option="--metrics")
 
     @contextmanager
-    def checkpoint(self, output: str, now: Mapping[str, Any], *, force: bool) -> Iterator[Checkpoint]:
+    def work(self, output: str, now: Mapping[str, Any], *, force: bool) -> Iterator[Saved]:
         """Provide the checkpoint of an output, from which the work goes on if it is the same, to this process alone.
+
+        How far the work is is noted beside it, for others, until it ends.
 
         Parameters
         ----------
@@ -61,15 +72,25 @@ class Saving:
             It is damaged.
         """
         with Checkpoint.held(self.place_of(output)):
-            yield self._begun(output, json.loads(strict_json(now)), force=force)
+            checkpoint = self._begun(output, json.loads(strict_json(now)), force=force)
+            standing = self._standing(output, now, checkpoint=checkpoint, replaces=force)
+            keeps = self.place is not None
+            with told(standing, kept=keeps):
+                yield Saved(checkpoint, standing, keeps)
 
-    def remove(self, output: str) -> None:
-        """Remove what is left of the checkpoint of a complete output, also of a process that was killed before."""
+    def done_before(self, output: str, now: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Remove what is left of the checkpoint of an output that is complete, and note its result."""
         place = self.place_of(output)
         # (Something else stands there, or it cannot be removed, or is another process's: the output is complete.)
+        kept = self.place is not None
         if "://" in place or os.path.isdir(plain_path(place)):
             with suppress(OutputError), Checkpoint.held(place):
-                Checkpoint.remove(place)
+                Checkpoint.remove(place, but_status=kept)
+        if kept or self.metrics is not None:
+            self._standing(output, now).end("done", keep=kept, result=dict(result))
+
+    def _standing(self, output: str, now: Mapping[str, Any], **others: Any) -> Standing:
+        return Standing(now["command"], output, self.place_of(output), metrics=self.metrics, **others)
 
     def _begun(self, output: str, asked: dict[str, Any], *, force: bool) -> Checkpoint:
         place = self.place_of(output)
@@ -98,9 +119,27 @@ class Saving:
         return checkpoint
 
 
-def checkpoint_place(output: str) -> str:
-    """Return where the checkpoint of an output is, unless another place was named: beside it."""
-    return f"{output.rstrip('/')}.checkpoint"
+@dataclass(frozen=True)
+class Saved:
+    """A piece of work whose progress is kept: its checkpoint, and what others are told of it."""
+
+    checkpoint: Checkpoint
+    standing: Standing
+    keeps: bool
+
+    def remove(self) -> None:
+        """Remove the checkpoint, if that can be: nothing may go on from it."""
+        with suppress(OutputError):
+            self.checkpoint.clear()
+
+    def done(self, result: Mapping[str, Any]) -> None:
+        """Note the result of a complete output, and remove the checkpoint, if that can be.
+
+        Of a place that was named the record stays.
+        """
+        self.standing.end("done", keep=self.keeps, result=dict(result))
+        with suppress(OutputError):
+            Checkpoint.remove(self.checkpoint.place, but_status=self.keeps)
 
 
 def _untimed(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,10 @@ def saving_options(command: Callable[..., Any]) -> Any:
     """Declare where and how often progress is kept; the function gets a `Saving` as `saving`."""
 
     @functools.wraps(command)
-    def run(*args: Any, checkpoint: str | None, checkpoint_every: float, **kwargs: Any) -> Any:
+    def run(*args: Any, checkpoint: str | None, checkpoint_every: float, metrics: str | None, **kwargs: Any) -> Any:
         from daskgmm.cli.saving import Saving
 
-        return command(*args, saving=Saving(checkpoint_every, checkpoint), **kwargs)
+        return command(*args, saving=Saving(checkpoint_every, checkpoint, metrics), **kwargs)
 
     return with_options(
         run,
@@ -39,6 +39,13 @@ def saving_options(command: Callable[..., Any]) -> Any:
                 metavar="SECONDS",
                 section="Output",
                 help="How often to save the progress of a long pass.",
+            ),
+            option(
+                "--metrics",
+                metavar="FILE",
+                section="Output",
+                help="Write how far it is to a file too, every few seconds, such as fit.prom: for Prometheus, by the "
+                "textfile collector of its node_exporter.",
             ),
         ],
     )

@@ -140,19 +140,20 @@ def select(
     now = {"command": "select", "options": comparison.as_json(), "input": identity, **meaning(X)}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
-        saving.remove(output)
+        saving.done_before(output, now, stored)
         return _repeat(skipped(stored, output), files)
     if not force:
         files.refuse_existing()
     check_shape(X, n_components=max(comparison.n_components))
 
     def run(cluster: Place) -> tuple[Sweep, Result]:
-        kept = saving.checkpoint(output, now, force=force)
-        with kept as checkpoint, fitting_work(models, X, weights, cluster).on_machines(began) as running:
-            with passes_shown(running.executor) as hear:
+        kept = saving.work(output, now, force=force)
+        with kept as saved, fitting_work(models, X, weights, cluster).on_machines(began) as running:
+            with passes_shown(running.executor) as hear, saved.standing.on(running.where):
                 sweep = select_model(
                     X, comparison.options, **asked, stop_early=not comparison.fit_all, weights=weights,
-                    executor=running.executor, listener=hear, checkpoint=checkpoint,
+                    executor=running.executor, listener=saved.standing.telling(hear),
+                    checkpoint=saved.checkpoint,
                 )  # fmt: skip
             found = {
                 "command": "select",
@@ -168,7 +169,7 @@ def select(
             }
             interrupts.defer()
             _save(sweep, comparison, now, found, overwrite=force)
-            saving.remove(output)
+            saved.done(found)
         return sweep, found
 
     sweep, found = carried_on(cluster, run)

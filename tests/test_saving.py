@@ -3,8 +3,10 @@
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,19 @@ def test_a_key_that_is_none(
     monkeypatch.chdir(tmp_path)
     Path("job.toml").write_text(text)
     assert said in call("fit", small_store, *QUICK, "-o", "m.zarr", "--config", "job.toml", code=64).stderr
+
+
+def test_the_file_that_is_shown_is_one(tmp_path: Path, small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "".join(path.read_text() for path in (Path(__file__).parents[1] / "cluster").glob("*.md"))
+    (shown,) = re.findall(r"(?m)^    memory_limit.*\n(?:(?:    .*)?\n)+", text)
+    Path("job.toml").write_text(textwrap.dedent(shown).replace("s3://bucket/", ""))
+    done = call("fit", small_store, "--config", "job.toml", "--max-iter", 1, "--restarts", 1, "--no-escape")
+    found = strict(done.stdout)
+    assert (found["components"], found["output"], found["converged"]) == (8, "model.zarr", False)
+    assert found["memory_limit"] == 2 << 30
+    assert Path("night.checkpoint/status.json").exists()
+    assert strict(done.stderr.splitlines()[0])["level"] == "info"
 
 
 @pytest.mark.parametrize("by", ["file", "environment"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -35,6 +36,8 @@ from tests.groups import two_groups
 from tests.test_cli import call, command, strict
 
 QUICK = ("-k", 3, "--restarts", 1, "--no-escape")
+#: Where it is written how to watch a job.
+CLUSTER = Path(__file__).parents[1] / "cluster"
 #: A fit that ends when it is ended.
 ENDLESS = ("-k", 4, "--tol", 0, "--max-iter", 10**6, "--restarts", 1, "--no-escape", "--start-rows", 2000)
 
@@ -277,6 +280,12 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert families.keys() == {"daskgmm_info", "daskgmm_state"}
     assert families["daskgmm_info"].samples[0].labels["command"] == "fit"
     assert all(name.endswith("_total") == (kind == "counter") for name, kind, *_ in METRICS)
+
+
+def test_metrics_are_documented() -> None:
+    text = "".join(path.read_text() for path in CLUSTER.glob("*.md"))
+    names = {name for name, *_ in METRICS} | {"daskgmm_info", "daskgmm_state", "daskgmm_converged"}
+    assert set(re.findall(r"daskgmm_[a-z_]+", text)) == names
 
 
 def test_metrics_of_a_fit_that_is_done(tmp_path: Path, small_store: Path) -> None:

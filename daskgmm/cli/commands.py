@@ -121,6 +121,9 @@ def predict(
     return jobs.predict(model, data, output, what=what, keep=names, cluster=cluster, saving=saving, force=force)
 
 
+gmm.add_command(status)
+
+
 @gmm.command(short_help="Print log-likelihood, AIC and BIC of a model on rows.")
 @click.argument("model")
 @click.argument("input")
@@ -137,9 +140,6 @@ def score(*, model: str, data: Any, cluster: Any) -> dict[str, Any]:
     from daskgmm.cli import jobs
 
     return jobs.score(model, data, cluster=cluster)
-
-
-gmm.add_command(status)
 
 
 @gmm.command(short_help="Draw rows from a model.")

@@ -39,7 +39,7 @@ from tests.groups import two_groups
 
 # Without a dashboard its port is still served, by default 8787, which another cluster may have.
 COMMANDS = (
-    "fit", "select", "predict", "score", "sample", "inspect", "plot", "report", "demo",
+    "fit", "select", "predict", "status", "score", "sample", "inspect", "plot", "report", "demo",
     "survey", "start", "stats", "merge", "mstep",
 )  # fmt: skip
 
@@ -727,7 +727,7 @@ def test_predictions_that_go_on_from_another_thing_are_bad_data(
     arguments = ("predict", model, small_store, "-o", tmp_path / "labels.zarr", "--checkpoint-every", 0, "--workers", 1)
     monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 1000)
     with monkeypatch.context() as patched:
-        patched.setattr("daskgmm.cli.outputs.Checkpoint", Ending)
+        patched.setattr("daskgmm.cli.saving.Checkpoint", Ending)
         call(*arguments, code=75)
     checkpoint = Checkpoint.at(str(place))
     (roots,) = (checkpoint.get(name) for name in checkpoint._slots if name.startswith("roots"))

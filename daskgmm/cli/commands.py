@@ -14,11 +14,9 @@ from typing import Any
 
 import click
 
-from daskgmm.cli import group
 from daskgmm.cli.fit_commands import fit, select
 from daskgmm.cli.group import Commands
 from daskgmm.cli.options import (
-    checkpoint_option,
     cluster_options,
     data_options,
     force_option,
@@ -30,14 +28,19 @@ from daskgmm.cli.options import (
     output_option,
 )
 from daskgmm.cli.part_commands import PART_COMMANDS
+from daskgmm.cli.saving_options import saving_options
+from daskgmm.cli.status_command import status
 from daskgmm.places.signals import ENDING
 
 #: Seconds that Python has to end in after an error; one that comes by a signal has to end within 10.
 _ENDS_WITHIN = 2.0
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="daskgmm")
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "auto_envvar_prefix": "DASKGMM"}
+
+
+@click.group(cls=Commands, context_settings=_SETTINGS)
+@click.version_option(package_name="daskgmm", allow_from_autoenv=False)
 def gmm() -> None:
     """Fit Gaussian mixtures to data that need not fit in memory.
 
@@ -81,7 +84,7 @@ gmm.add_command(select)
 @keep_option
 @input_options(weights=False)
 @output_option("PLACE", "a Zarr array, such as labels.zarr, or a folder of Parquet files, such as labels.parquet")
-@checkpoint_option
+@saving_options
 @force_option
 @cluster_options
 @log_options
@@ -92,7 +95,7 @@ def predict(
     keep: tuple[tuple[str, ...], ...],
     data: Any,
     output: str,
-    checkpoint_every: float,
+    saving: Any,
     force: bool,
     cluster: Any,
 ) -> dict[str, Any]:
@@ -116,9 +119,10 @@ def predict(
     from daskgmm.cli import jobs
 
     names = [name for line in keep for name in line] or None
-    return jobs.predict(
-        model, data, output, what=what, keep=names, cluster=cluster, checkpoint_every=checkpoint_every, force=force
-    )
+    return jobs.predict(model, data, output, what=what, keep=names, cluster=cluster, saving=saving, force=force)
+
+
+gmm.add_command(status)
 
 
 @gmm.command(short_help="Print log-likelihood, AIC and BIC of a model on rows.")
@@ -328,10 +332,10 @@ def demo(*, output_dir: str, components: int, **options: Any) -> dict[str, Any]:
     Example:
       daskgmm demo
     """
+    from daskgmm.cli.terminal import is_text
     from daskgmm.demo.demo import Demo, run_demo
 
-    typed = click.get_current_context().meta[group.__name__]
-    return run_demo(Demo(output_dir, components, log_format=group.log_format(typed), **options))
+    return run_demo(Demo(output_dir, components, log_format="text" if is_text() else "json", **options))
 
 
 for _command in PART_COMMANDS:

@@ -1,9 +1,9 @@
-"""`--config FILE.toml`: options that are not typed each time. What is typed comes before what the file says."""
+"""`--config FILE.toml`: options that are not typed each time. What is typed, or in the environment, comes before it."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from daskgmm.errors import InputMissingError, OptionError
 def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) -> None:
     """Take defaults of a command's options from a TOML file.
 
-    Its keys are options without their dashes, at the top for every command that has them, or in a table of the
-    command's name for that one alone. Which options there are is known to click: an option needs no line here.
+    Its keys are long options with underscores, as in memory_limit, at the top for every command that has them, or in a
+    table of the command's name for that one alone. Which options there are is known to click: an option needs no line
+    here.
 
     Raises
     ------
@@ -45,16 +46,10 @@ def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) 
             f"[{strange[0]}] in {place}",
             f"There are {', '.join(commands)}.",
         )
-    general, special = {key: value for key, value in found.items() if key not in tables}, tables.get(command, {})
-    own = general | special
-    known = {
-        name.removeprefix("--"): parameter
-        for parameter in ctx.command.get_params(ctx)
-        if isinstance(parameter, click.Option) and parameter.expose_value and parameter.name
-        for name in parameter.opts
-        if name.startswith("--")
-    }
-    of_others = {name.removeprefix("--") for other in commands.values() for p in other.params for name in p.opts}
+    general = _by_option({key: value for key, value in found.items() if key not in tables}, place)
+    special = _by_option(tables.get(command, {}), place)
+    own, known = general | special, _keys(ctx.command.get_params(ctx))
+    of_others = {key for other in commands.values() for key in _keys(other.params)}
     if unknown := [key for key in own if key not in known and (key in special or key not in of_others)]:
         raise OptionError(
             "--config",
@@ -67,8 +62,30 @@ def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) 
     ctx.default_map = {str(known[key].name): _text(value, known[key]) for key, value in own.items() if key in known}
 
 
+def _by_option(found: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return what a table says by the keys of options; dashes are read as underscores."""
+    values: dict[str, Any] = {}
+    for name, value in found.items():
+        key = name.replace("-", "_")
+        if key in values:
+            raise OptionError("--config", "name an option once", f"{key} and {name} in {place}", "Remove one of them.")
+        values[key] = value
+    return values
+
+
+def _keys(parameters: Iterable[click.Parameter]) -> dict[str, click.Option]:
+    """Return the options that a file may set, by their keys."""
+    return {
+        name.removeprefix("--").replace("-", "_"): parameter
+        for parameter in parameters
+        if isinstance(parameter, click.Option) and (parameter.expose_value or parameter.name == "log_format")
+        for name in parameter.opts
+        if name.startswith("--")
+    }
+
+
 def _remedy(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name.replace("_", "-"), known, n=3)
+    near = get_close_matches(name, known, n=3)
     return f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(known)}."
 
 

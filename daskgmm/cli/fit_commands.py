@@ -12,7 +12,6 @@ import click
 from daskgmm.cli.fit_options import Kinds, Numbers, fit_options, model_options
 from daskgmm.cli.group import SectionCommand
 from daskgmm.cli.options import (
-    checkpoint_option,
     cluster_options,
     force_option,
     input_options,
@@ -20,6 +19,7 @@ from daskgmm.cli.options import (
     option,
     output_option,
 )
+from daskgmm.cli.saving_options import accept_option, saving_options
 
 
 @click.command(cls=SectionCommand, short_help="Fit a mixture to rows, and write the model.")
@@ -28,13 +28,14 @@ from daskgmm.cli.options import (
 @fit_options
 @input_options(weights=True)
 @output_option("MODEL", "the model, such as model.zarr")
-@checkpoint_option
+@saving_options
 @force_option
+@accept_option
 @cluster_options
 @log_options
 def fit(
-    *, components: int, covariance: str, how: dict[str, Any], data: Any, output: str, checkpoint_every: float,
-    force: bool, cluster: Any,
+    *, components: int, covariance: str, how: dict[str, Any], data: Any, output: str, saving: Any, force: bool,
+    cluster: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit a mixture to all rows of INPUT, and write the model.
 
@@ -56,7 +57,7 @@ def fit(
     from daskgmm.fitting.options import FitOptions
 
     options = FitOptions(n_components=components, covariance_type=covariance, non_finite=data.non_finite, **how)
-    return jobs.fit(data, output, options, cluster=cluster, checkpoint_every=checkpoint_every, force=force)
+    return jobs.fit(data, output, options, cluster=cluster, saving=saving, force=force)
 
 
 @click.command(cls=SectionCommand, short_help="Fit several mixtures in shared passes, and write the best.")
@@ -113,13 +114,14 @@ def fit(
 @output_option("MODEL", "the model, such as model.zarr")
 @option("--table", section="Output", metavar="FILE", help="Where to write the table, as .csv or .json.")
 @option("--plot", section="Output", metavar="FILE", help="Where to draw the criterion, as .png, .pdf or .svg.")
-@checkpoint_option
+@saving_options
 @force_option
+@accept_option
 @cluster_options
 @log_options
 def select(
     *, components: list[int], covariance: list[str], criterion: str, folds: int | None, fit_all: bool,
-    how: dict[str, Any], data: Any, output: str, table: str | None, plot: str | None, checkpoint_every: float,
+    how: dict[str, Any], data: Any, output: str, table: str | None, plot: str | None, saving: Any,
     force: bool, cluster: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit mixtures of several sizes and kinds to all rows of INPUT, and write the best of them.
@@ -150,6 +152,6 @@ def select(
         table=table,
         plot=plot,
         cluster=cluster,
-        checkpoint_every=checkpoint_every,
+        saving=saving,
         force=force,
     )

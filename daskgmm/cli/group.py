@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from daskgmm.cli.terminal import command_line_words, log_on_stderr
+from daskgmm.cli.terminal import command_line_words, is_text, log_on_stderr
 from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError, OptionError
 from daskgmm.passes.addresses import address_limit
 from daskgmm.places.log import say
@@ -27,6 +27,11 @@ class SectionOption(click.Option):
     def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """Return what the environment says; an option that may come several times comes once (click: once a word)."""
+        found = self.resolve_envvar_value(ctx)
+        return [found] if found is not None and self.multiple else super().value_from_envvar(ctx)
 
 
 class SectionCommand(click.Command):
@@ -100,7 +105,7 @@ def exit_codes(args: Sequence[str]) -> Iterator[None]:
             code, message = outcome(error, debug=debug)
             fields = {"traceback": "".join(traceback.format_exception(error))} if debug else {}
             for text in fields.values():
-                if log_format(args) == "text":
+                if is_text():
                     click.echo(text, err=True, nl=False)
             say(message, level=logging.ERROR, exit_code=code, **fields)
             raise click.exceptions.Exit(code) from error

@@ -8,15 +8,9 @@ from time import perf_counter
 from typing import Any
 
 from daskgmm.cli.input import Input, meaning, note_weights
-from daskgmm.cli.outputs import (
-    check_place,
-    checkpoint_of,
-    finished_array,
-    finished_fit,
-    group_around,
-    remove_checkpoint,
-)
+from daskgmm.cli.outputs import check_place, finished_array, finished_fit, group_around
 from daskgmm.cli.passes_shown import passes_shown
+from daskgmm.cli.saving import Saving
 from daskgmm.cli.terminal import command_line_words
 from daskgmm.cli.work import Work
 from daskgmm.errors import DataError, worded
@@ -47,28 +41,27 @@ from daskgmm.stores.samples import write_sample
 Result = dict[str, Any]
 
 
-def fit(
-    data: Input, output: str, options: FitOptions, *, cluster: Place, checkpoint_every: float, force: bool
-) -> Result:
+def fit(data: Input, output: str, options: FitOptions, *, cluster: Place, saving: Saving, force: bool) -> Result:
     """Return the result of a fit, whose model is then at `output`."""
     began = perf_counter()
     X, weights = data.open()
-    check_place(output, inputs=places(X, weights))
+    saving.check(output, inputs=places(X, weights))
     identity = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
     now = {"command": "fit", "options": options.as_json(), "input": identity, **meaning(X)}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
-        remove_checkpoint(output)
+        saving.done_before(output, now, stored)
         return skipped(stored, output)
     check_shape(X, n_components=options.n_components)
 
     def run(cluster: Place) -> tuple[Fit, Result]:
-        kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
-        with kept as checkpoint, fitting_work([options], X, weights, cluster).on_machines(began) as running:
-            with passes_shown(running.executor) as hear:
+        kept = saving.work(output, now, force=force)
+        with kept as saved, fitting_work([options], X, weights, cluster).on_machines(began) as running:
+            with passes_shown(running.executor) as hear, saved.standing.on(running.where):
                 done = fit_mixture(
-                    X, options, weights=weights, executor=running.executor, listener=hear, checkpoint=checkpoint
-                )
+                    X, options, weights=weights, executor=running.executor, listener=saved.standing.telling(hear),
+                    checkpoint=saved.checkpoint,
+                )  # fmt: skip
             found = {
                 "command": "fit",
                 **fit_result(done),
@@ -78,7 +71,7 @@ def fit(
             }
             interrupts.defer()
             save_model(Model(done.parameters, model_record(done, now, found)), output, overwrite=force)
-            remove_checkpoint(output)
+            saved.done(found)
         return done, found
 
     done, found = carried_on(cluster, run)
@@ -99,7 +92,7 @@ def predict(
     what: What,
     keep: Sequence[str] | None,
     cluster: Place,
-    checkpoint_every: float,
+    saving: Saving,
     force: bool,
 ) -> Result:
     """Return the result of predicting for all rows, which are then at `output`."""
@@ -107,7 +100,7 @@ def predict(
     fitted = load_model(model)
     parameters = fitted.parameters
     X, _ = data.open(names=fitted.record.get("feature_names"))
-    check_place(output, inputs={"MODEL": model, "INPUT": X.places})  # (labels may join its group)
+    saving.check(output, inputs={"MODEL": model, "INPUT": X.places})  # (labels may join its group)
     check_parquet(output, option="--output")
     columns = None if keep is None else X.kept(keep)
     now = {
@@ -120,7 +113,7 @@ def predict(
     }
     stored = finished_array(output, now, force=force)
     if stored is not None:
-        remove_checkpoint(output)
+        saving.done_before(output, now, stored)
         return skipped(stored, output)
     check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
 
@@ -128,10 +121,10 @@ def predict(
     _say_order(X, output)
 
     def run(cluster: Place) -> Result:
-        kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
+        kept = saving.work(output, now, force=force)
         found: Result = {}
         work = Work(*planned, cluster)
-        with kept as checkpoint, work.on_machines(began) as running, checkpoint.going_on():
+        with kept as saved, work.on_machines(began) as running, saved.checkpoint.going_on():
 
             def result(written: Written) -> Result:
                 found.update(
@@ -149,14 +142,15 @@ def predict(
                 return found
 
             try:
-                write_predictions(
-                    parameters, X, output, what=what, record=now, result=result, non_finite=data.non_finite,
-                    executor=running.executor, saved=checkpoint, kept=columns,
-                )  # fmt: skip
+                with saved.standing.on(running.where):
+                    write_predictions(
+                        parameters, X, output, what=what, record=now, result=result, non_finite=data.non_finite,
+                        executor=running.executor, saved=saved.checkpoint, kept=columns,
+                    )  # fmt: skip
             except DataError:
-                remove_checkpoint(output)
+                saved.remove()
                 raise
-            remove_checkpoint(output)
+            saved.done(found)
         return found
 
     return {**carried_on(cluster, run), "skipped": False}

@@ -262,16 +262,24 @@ def _place(place: type[Place], name: str, given: dict[str, Any]) -> Place:
     return place(**{own: typed_value(given.pop(_parameter(name, own)), *found) for own, found in known.items()})
 
 
+def _log_as(ctx: click.Context, param: click.Parameter, log_format: str) -> None:
+    from daskgmm.cli.terminal import log_as
+
+    log_as(log_format)
+
+
 def log_options(command: Callable[..., Any]) -> Any:
     """Declare what every command has; `group` acts on them, and the result of the function is written."""
 
     @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        from daskgmm.cli.terminal import write_result
+    def run(*args: Any, result: str | None, accept_not_converged: bool = False, **kwargs: Any) -> None:
+        from daskgmm.cli.results import check_result_place, write_result
 
-        result = command(*args, **kwargs)
-        write_result(result)
-        if result.get("converged") is False and result["command"] in ("fit", "select", "mstep"):
+        check_result_place(result, click.get_current_context())
+        found = command(*args, **kwargs)
+        write_result(found, result)
+        unfinished = found.get("converged") is False and found["command"] in ("fit", "select", "mstep")
+        if unfinished and not accept_not_converged:
             raise click.exceptions.Exit(3)
 
     section = "Log and help"
@@ -279,14 +287,22 @@ def log_options(command: Callable[..., Any]) -> Any:
         run,
         [
             option(
+                "--result",
+                metavar="FILE",
+                section=section,
+                help="Write the result, which stdout gets, to a file too, such as result.json. An older one is removed "
+                "first.",
+            ),
+            option(
                 "--config",
                 metavar="FILE",
                 is_eager=True,
                 expose_value=False,
                 callback=apply_config,
                 section=section,
-                help="Read options from a TOML file, with lines such as restarts = 3. Typed options take precedence. "
-                "Paths in it are relative to the working directory.",
+                help="Read options from a TOML file, with lines such as memory_limit = '2GiB', below [fit] for it. "
+                "Options that are typed take precedence, and before the file so does the environment, by names such as "
+                "DASKGMM_FIT_MEMORY_LIMIT. Paths in it are relative to the working directory.",
             ),
             option(
                 "--log-format",
@@ -294,6 +310,7 @@ def log_options(command: Callable[..., Any]) -> Any:
                 default="text",
                 show_default=True,
                 expose_value=False,
+                callback=_log_as,
                 section=section,
                 help="Format of the log on stderr. text: for people. json: one JSON object a line.",
             ),
@@ -324,15 +341,6 @@ keep_option = option(
     section="Prediction",
     help="Columns of INPUT to write before the predictions, where both are Parquet, such as id,ra,dec or *; !z leaves "
     "one out. They keep their types.",
-)
-checkpoint_option = option(
-    "--checkpoint-every",
-    type=click.FloatRange(min=0, max=1e9),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    section="Output",
-    help="How often to save the progress of a long pass.",
 )
 force_option = option(
     "--force",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from daskgmm.cli.terminal import command_line_words, strict_json
@@ -13,10 +12,9 @@ from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionErr
 from daskgmm.fitting.option import flags
 from daskgmm.fitting.options import FitOptions
 from daskgmm.sources.credentials import refuse_secrets
-from daskgmm.stores.checkpoint import Checkpoint
 from daskgmm.stores.model_file import as_written, is_model, is_unfinished, load_model
 from daskgmm.stores.output import prediction_record
-from daskgmm.stores.storage import of_a_store, plain_path, storage_at
+from daskgmm.stores.storage import of_a_store, storage_at
 from daskgmm.stores.writing import unfinished_place, whole_or_nothing
 
 #: What must be the same where a fit is not done again.
@@ -160,69 +158,6 @@ def _readable(stored: Any) -> dict[str, Any]:
     return dict(stored)
 
 
-@contextmanager
-def checkpoint_of(output: str, now: Mapping[str, Any], *, force: bool, every: float) -> Iterator[Checkpoint]:
-    """Provide the checkpoint beside an output, from which the work goes on if it is the same, to this process alone.
-
-    Parameters
-    ----------
-    now : mapping
-        "command", "options" and "input" of the work that is asked for, as JSON.
-    force : bool
-        Whether a checkpoint of other work, or a damaged one, is to be given up.
-    every : float
-        Seconds between two writes within a pass.
-
-    Raises
-    ------
-    OutputError
-        It is of other input or options, or another process has it.
-    DataError
-        It is damaged.
-    """
-    with Checkpoint.held(checkpoint_place(output)):
-        yield _checkpoint(checkpoint_place(output), json.loads(strict_json(now)), force=force, every=every)
-
-
-def _checkpoint(place: str, asked: dict[str, Any], *, force: bool, every: float) -> Checkpoint:
-    try:
-        checkpoint = Checkpoint.at(place, every=every)
-        if force:
-            checkpoint.check()
-        if checkpoint.record is not None:
-            with checkpoint.going_on():
-                # (What has been written to since is told by its rows, where the work goes on.)
-                found = differences(_untimed(checkpoint.record), _untimed(asked))
-            if found:
-                raise OutputError(
-                    "the checkpoint of --output",
-                    "be of the same work",
-                    f"{place}, where {'; '.join(found)}",
-                    "Use --force to start again without it, or choose another --output.",
-                )
-    except (OutputError, DataError):
-        if not force:
-            raise
-        Checkpoint.remove(place)
-        checkpoint = Checkpoint.at(place, every=every)
-    checkpoint.begin(asked)
-    return checkpoint
-
-
-def remove_checkpoint(output: str) -> None:
-    """Remove what is left of the checkpoint of a complete output: the process was killed before it could."""
-    place = checkpoint_place(output)
-    # (Something else stands there, or it cannot be removed, or is another process's: the output is complete.)
-    if "://" in place or os.path.isdir(plain_path(place)):
-        with suppress(OutputError), Checkpoint.held(place):
-            Checkpoint.remove(place)
-
-
-def checkpoint_place(output: str) -> str:
-    """Return where the checkpoint of an output is: beside it."""
-    return f"{output.rstrip('/')}.checkpoint"
-
-
 def finished_array(
     output: str, now: Mapping[str, Any], *, force: bool, option: str = "--output"
 ) -> dict[str, Any] | None:
@@ -261,16 +196,6 @@ def differences(stored: Any, now: Any, name: str = "") -> list[str]:
     if name == "options acceleration":
         stored, now = stored or "none", now or "none"
     return [] if stored == now else [f"{_shown(name)} is {_brief(stored)} there, {_brief(now)} now"]
-
-
-def _untimed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of a piece of work without the times of its inputs."""
-
-    def without(value: Any) -> Any:
-        return {k: v for k, v in value.items() if k != "modified"} if isinstance(value, dict) else value
-
-    inputs = record.get("input")
-    return {**record, "input": {k: without(v) for k, v in inputs.items()} if isinstance(inputs, dict) else inputs}
 
 
 def _refuse_differences(output: str, stored: Any, now: Any, *, option: str = "--output") -> None:

@@ -21,8 +21,9 @@ from daskgmm.cli.jobs import (
     say_remarks,
     skipped,
 )
-from daskgmm.cli.outputs import check_place, checkpoint_of, finished_fit, refuse_existing, remove_checkpoint, write_file
+from daskgmm.cli.outputs import check_place, finished_fit, refuse_existing, write_file
 from daskgmm.cli.passes_shown import passes_shown
+from daskgmm.cli.saving import Saving
 from daskgmm.cli.terminal import command_line_words, strict_json
 from daskgmm.errors import OptionError
 from daskgmm.fitting.checks import check_shape
@@ -125,7 +126,7 @@ def select(
     table: str | None,
     plot: str | None,
     cluster: Place,
-    checkpoint_every: float,
+    saving: Saving,
     force: bool,
 ) -> Result:
     """Return the result of a selection, whose best model is then at `output`."""
@@ -133,25 +134,26 @@ def select(
     asked, files = comparison.asked(), Files(table, plot)
     models = [model.options for model in selection_models(comparison.options, **asked)]
     X, weights = data.open()
-    check_place(output, inputs=places(X, weights))
+    saving.check(output, inputs=places(X, weights))
     files.check(inputs={**places(X, weights), "--output": output})
     identity = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
     now = {"command": "select", "options": comparison.as_json(), "input": identity, **meaning(X)}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
-        remove_checkpoint(output)
+        saving.done_before(output, now, stored)
         return _repeat(skipped(stored, output), files)
     if not force:
         files.refuse_existing()
     check_shape(X, n_components=max(comparison.n_components))
 
     def run(cluster: Place) -> tuple[Sweep, Result]:
-        kept = checkpoint_of(output, now, force=force, every=checkpoint_every)
-        with kept as checkpoint, fitting_work(models, X, weights, cluster).on_machines(began) as running:
-            with passes_shown(running.executor) as hear:
+        kept = saving.work(output, now, force=force)
+        with kept as saved, fitting_work(models, X, weights, cluster).on_machines(began) as running:
+            with passes_shown(running.executor) as hear, saved.standing.on(running.where):
                 sweep = select_model(
                     X, comparison.options, **asked, stop_early=not comparison.fit_all, weights=weights,
-                    executor=running.executor, listener=hear, checkpoint=checkpoint,
+                    executor=running.executor, listener=saved.standing.telling(hear),
+                    checkpoint=saved.checkpoint,
                 )  # fmt: skip
             found = {
                 "command": "select",
@@ -167,7 +169,7 @@ def select(
             }
             interrupts.defer()
             _save(sweep, comparison, now, found, overwrite=force)
-            remove_checkpoint(output)
+            saved.done(found)
         return sweep, found
 
     sweep, found = carried_on(cluster, run)

@@ -1,4 +1,4 @@
-"""What a command writes: its log on stderr as text or JSON lines, one JSON object on stdout."""
+"""The log of a command on stderr, as text or JSON lines, in the words of the command line; and strict JSON."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from daskgmm.errors import DaskgmmWarning, OutputError
+from daskgmm.errors import DaskgmmWarning
 from daskgmm.fitting.option import flags
 from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.record import plain_json
@@ -50,26 +50,6 @@ def strict_json(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(plain_json(value), indent=indent, allow_nan=False)
 
 
-def write_result(result: Mapping[str, Any]) -> None:
-    """Write the one JSON object of a command to stdout; an OutputError where that takes nothing."""
-    try:
-        sys.stdout.write(strict_json(result, indent=2) + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        pass
-    except (OSError, AttributeError) as error:  # (Python has no stdout where it was closed)
-        if sys.stdout is not None:
-            with suppress(OSError):
-                sys.stdout.close()  # what it still holds must not fail again at the end
-        raise OutputError(
-            "stdout",
-            "take the result",
-            error,
-            "The work itself is done and written: run the same command again, which says its result without "
-            "doing it again.",
-        ) from error
-
-
 def command_line_words() -> dict[str, str]:
     """Return what a person types for each option and argument that messages name (`daskgmm.errors`)."""
     places = registered_places().values()
@@ -86,9 +66,7 @@ def log_on_stderr(log_format: str) -> Iterator[None]:
     log_format : {"text", "json"}
     """
     handler = _ToStderr()
-    handler.setFormatter(_JsonLines() if log_format == "json" else _Text())
-    if log_format == "json":
-        handler.addFilter(lambda record: not getattr(record, "fields", {}).get("text_only"))
+    handler.addFilter(lambda record: is_text() or not getattr(record, "fields", {}).get("text_only"))
     heard = logging.getLogger(HEARD)
     before = (logger.level, logger.propagate, heard.level, heard.propagate, warnings.showwarning)
     logger.setLevel(logging.INFO)
@@ -99,11 +77,19 @@ def log_on_stderr(log_format: str) -> Iterator[None]:
         with quiet():
             logger.addHandler(handler)
             heard.addHandler(handler)
+            log_as(log_format)
             yield
     finally:
         logger.removeHandler(handler)
         heard.removeHandler(handler)
         logger.level, logger.propagate, heard.level, heard.propagate, warnings.showwarning = before
+
+
+def log_as(log_format: str) -> None:
+    """Go on in a format, "text" or "json", with the log that goes to stderr."""
+    for handler in logger.handlers:
+        if isinstance(handler, _ToStderr):
+            handler.setFormatter(_JsonLines() if log_format == "json" else _Text())
 
 
 def is_text() -> bool:

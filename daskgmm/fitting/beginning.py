@@ -22,7 +22,7 @@ from daskgmm.fitting.start import starts
 from daskgmm.fitting.surveyed import Surveyed
 from daskgmm.kernels.folds import FoldPass
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.stores.checkpoint import Steps
+from daskgmm.stores.steps import Steps
 
 logger = logging.getLogger("daskgmm")
 

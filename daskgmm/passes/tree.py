@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from time import perf_counter
@@ -52,8 +53,24 @@ MOST_TRIES = 3
 logger = logging.getLogger("daskgmm")
 
 
+@dataclass(frozen=True)
+class Underway:
+    """A pass that goes on: what it is for, and how many of its parts are done."""
+
+    name: str
+    n_done: int = 0
+    n_parts: int = 1
+
+    @property
+    def share(self) -> float:
+        return self.n_done / self.n_parts
+
+
 class Memory(Protocol):
     """What outlives a pass that is cut short: partials of its parts, by what the pass computes and their number."""
+
+    def passing(self, underway: Underway) -> None:
+        """Hear how far a pass is: when it begins, and when a part of it is done."""
 
     def known(self, key: str) -> dict[int, Partial[Any]]:
         """Return the partials that are there."""
@@ -135,6 +152,8 @@ class Passes:
         alone = rows.n_partitions == 1 or (rows.n_tasks == 1 and not rows.travels)
         streams = self._keep is None and self._memory is None and self._executor.is_here(travels=rows.travels)
         direct = _direct_arguments(rows) if alone or streams else None
+        if self._memory is not None:
+            self._memory.passing(Underway(name))
         if direct is None:
             partial = self._graph(work, name)
         elif alone:
@@ -227,7 +246,7 @@ class Passes:
     ) -> list[Partial[State]]:
         """Return the partials whose sum is the result, in order, of which some are known."""
         rows, executor = self.rows, self._executor
-        name = f"{name}-{uuid4().hex}"  # a scheduler that remembers a key does not run it again
+        what, name = name, f"{name}-{uuid4().hex}"  # a scheduler that remembers a key does not run it again
         keep = None if known else self._keep  # (what is known of a pass leaves rows unread)
         graph, roots = pass_graph(
             work,
@@ -240,7 +259,7 @@ class Passes:
         )
         missing = [i for i, key in enumerate(roots) if key is not None]
         keys = [roots[i] for i in missing]
-        told = None if on_done is None else lambda j, partial: on_done(missing[j], partial)
+        told = None if on_done is None else self._telling(what, on_done, missing, len(roots))
         if not keys:
             found = []
         elif self._held is not None and self._filled is not None:
@@ -257,6 +276,21 @@ class Passes:
             found = executor.compute(graph, keys, travels=rows.travels, on_done=told)
         partials = dict(known) | dict(zip(missing, found, strict=True))
         return [partials[i] for i in range(len(roots))]
+
+    def _telling(self, what: str, on_done: OnDone, missing: Sequence[int], n_parts: int) -> OnDone:
+        """Return what hears of each part of a pass that is done, of those that were missing."""
+        n_left = len(missing)
+
+        def told(j: int, partial: Any) -> None:
+            nonlocal n_left
+            n_left -= 1
+            on_done(missing[j], partial)
+            if self._memory is not None:
+                self._memory.passing(Underway(what, n_parts - n_left, n_parts))
+
+        if self._memory is not None:
+            self._memory.passing(Underway(what, n_parts - n_left, n_parts))
+        return told
 
 
 def pass_graph(

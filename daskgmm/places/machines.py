@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from daskgmm.passes.executor import Executor
 
 
+#: Seconds that a scheduler may take to say how many workers it has.
+_ASKED_FOR = 2.0
+
+
 @dataclass(frozen=True)
 class Machines:
     """Where passes run.
@@ -29,6 +33,15 @@ class Machines:
     n_workers: int
     where: str
     client: Any = None
+
+    def n_present(self) -> int | None:
+        """Return the worker processes that there are now; None where that is not known in a moment."""
+        if self.client is None:
+            return self.n_workers
+        try:
+            return len(self.client.sync(self.client.scheduler.ncores, workers=None, callback_timeout=_ASKED_FOR))
+        except Exception:  # (another thread closes the client, or there is no connection just now)
+            return None
 
     def peak_worker_bytes(self) -> int | None:
         """Return the largest resident memory that any worker has had since it started, bytes; None if unknown."""

@@ -20,8 +20,10 @@ from typing import Any, TypeVar
 
 from daskgmm.errors import UNLIKE_WRITTEN, DaskgmmError, DataError, OutputError, UndefinedError
 from daskgmm.passes.task import Partial
+from daskgmm.passes.tree import Underway
 from daskgmm.stores.encoding import decode, encode
 from daskgmm.stores.holding import HeldError
+from daskgmm.stores.status_file import STATUS_FILE
 from daskgmm.stores.storage import Storage, storage_at
 
 Value = TypeVar("Value")
@@ -40,7 +42,17 @@ class Checkpoint:
     storage : Storage
     every : float
         Seconds between two writes within a pass.
+
+    Attributes
+    ----------
+    underway : Underway or None
+        The pass that goes on; None between passes.
+    saved : float or None
+        When it was last written, in seconds since 1970; None before this process has.
     """
+
+    underway: Underway | None = None
+    saved: float | None = None
 
     def __init__(self, storage: Storage, *, every: float) -> None:
         self._storage, self._every = storage, every
@@ -64,11 +76,19 @@ class Checkpoint:
         return cls(storage_at(place), every=every)
 
     @staticmethod
-    def remove(place: str) -> None:
-        """Remove the checkpoint at a path or URL, whole or damaged; an OutputError where something else is there."""
+    def remove(place: str, *, but_status: bool = False) -> None:
+        """Remove the checkpoint at a path or URL, whole or damaged; an OutputError where something else is there.
+
+        With `but_status` the record stays of how far the work is (`daskgmm.stores.status_file`).
+        """
         storage = storage_at(place)
         _refuse_others(storage)
-        storage.clear()
+        if not but_status:
+            storage.clear()
+            return
+        for name in storage.names():
+            if name != STATUS_FILE:
+                storage.remove(name)
 
     @staticmethod
     @contextmanager
@@ -84,6 +104,11 @@ class Checkpoint:
     @property
     def place(self) -> str:
         return self._storage.place
+
+    @property
+    def is_there(self) -> bool:
+        """Whether something is written."""
+        return self._number > 0
 
     @property
     def record(self) -> dict[str, Any] | None:
@@ -154,6 +179,7 @@ class Checkpoint:
         kept = {name: slot for name, slot in self._slots.items() if not name.startswith(gone)}
         self._write({**kept, **{name: self._part(value) for name, value in values.items()}})
         self._roots, self._pending = {}, {}
+        self.underway = None
 
     def clear(self) -> None:
         """Remove it: the output is complete, or what it was computed from has changed."""
@@ -181,6 +207,10 @@ class Checkpoint:
                 for of_pass, partials in self._read(name).items():
                     self._roots.setdefault(of_pass, {}).update({int(i): partial for i, partial in partials.items()})
         return dict(self._roots.get(key, {}))
+
+    def passing(self, underway: Underway) -> None:
+        """Hear how far a pass is."""
+        self.underway = underway
 
     def add(self, key: str, number: int, partial: Partial[Any]) -> None:
         """Remember a partial; it is written with others when it is time."""
@@ -218,7 +248,8 @@ class Checkpoint:
             if not self._holds(name, whole):
                 raise _of_another(self.place) from error
         self._number, self._slots, self._written = number, slots, time.monotonic()
-        used = {name, *(f"{_PART}{slot['sha256']}" for slot in slots.values())}
+        self.saved = time.time()
+        used = {name, STATUS_FILE, *(f"{_PART}{slot['sha256']}" for slot in slots.values())}
         for other in self._storage.names():
             if other not in used and _number_of(other) < number:
                 self._storage.remove(other)
@@ -247,44 +278,6 @@ class Checkpoint:
             raise
         except DataError as error:
             raise _damaged(self.place, f"{name}: {error}") from error
-
-
-class Steps:
-    """The steps of a start, which reads nothing: those that are done are written when it is time, or it is cut short.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint or None
-    name : str
-        What the names of the steps begin with.
-    spent : callable
-        Returns what a checkpoint keeps beside every value.
-    """
-
-    def __init__(self, checkpoint: Checkpoint | None, name: str, spent: Callable[[], dict[str, Any]]) -> None:
-        self._checkpoint, self._name, self._spent = checkpoint, name, spent
-        self._n_done = 0
-        self._pending: dict[str, Any] = {}
-        self._beside: dict[str, Any] = {}
-
-    def __call__(self, compute: Callable[[], Any], /) -> Any:
-        """Return what a step gives, which another process may have done."""
-        if self._checkpoint is None:
-            return compute()
-        name, self._n_done = f"{self._name}{self._n_done}", self._n_done + 1
-        found = self._checkpoint.get(name)
-        if found is None:
-            found = self._pending[name] = compute()
-            self._beside = self._spent()  # as it is now: a step that is cut short has noted something already
-            if self._checkpoint.is_due:
-                self.write()
-        return found
-
-    def write(self) -> None:
-        """Write what is done and not written yet."""
-        if self._pending and self._checkpoint is not None:
-            self._checkpoint.put({**self._pending, **self._beside})
-            self._pending = {}
 
 
 def is_of_the_user(error: BaseException) -> bool:
@@ -334,7 +327,7 @@ def _latest(storage: Storage) -> tuple[int, dict[str, Any] | None, dict[str, dic
 
 def _refuse_others(storage: Storage) -> None:
     """Raise an OutputError where there are files that are of no checkpoint."""
-    others = [name for name in storage.names() if not name.startswith((_MANIFEST, _PART))]
+    others = [name for name in storage.names() if not name.startswith((_MANIFEST, _PART)) and name != STATUS_FILE]
     if others:
         raise OutputError(
             "the checkpoint's place",

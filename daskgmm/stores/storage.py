@@ -47,6 +47,15 @@ class Storage(Protocol):
             It cannot be written: no file of that name is there then.
         """
 
+    def replace(self, name: str, content: bytes) -> None:
+        """Write a file whole, in place of the one of that name: for what tells of the moment, and is not made durable.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+
     def remove(self, name: str) -> None:
         """Remove a file if it is there."""
 
@@ -111,6 +120,12 @@ class _Folder:
                     os.unlink(unfinished)
             sync_folder(self.place)
 
+    def replace(self, name: str, content: bytes) -> None:
+        with _explained(self.place):
+            with suppress(FileExistsError):
+                os.mkdir(self.place)
+            replace_file(os.path.join(self.place, name), content)
+
     def remove(self, name: str) -> None:
         with _explained(self.place), suppress(FileNotFoundError):
             os.unlink(os.path.join(self.place, name))
@@ -119,8 +134,10 @@ class _Folder:
         with _explained(self.place), suppress(FileNotFoundError):
             names = os.listdir(self.place)
             for name in names:
-                if name != LOCK:  # (which goes last, with the folder, where it is given up)
-                    os.unlink(os.path.join(self.place, name))
+                # (The lock goes last, with the folder, where it is given up. A status may just be written by a thread.)
+                with suppress(FileNotFoundError):
+                    if name != LOCK:
+                        os.unlink(os.path.join(self.place, name))
             if LOCK not in names:
                 os.rmdir(self.place)
 
@@ -160,6 +177,11 @@ class _AtUrl:
         with _explained(self.place):
             system, root = self._opened()
             system.pipe_file(f"{root}/{name}", content, mode="create")
+
+    def replace(self, name: str, content: bytes) -> None:
+        with _explained(self.place):
+            system, root = self._opened()
+            system.pipe_file(f"{root}/{name}", content)
 
     def remove(self, name: str) -> None:
         with _explained(self.place), suppress(FileNotFoundError):
@@ -242,6 +264,18 @@ def remedy(error: BaseException) -> str:
     if not isinstance(error, OSError | ImportError):
         return "check the network, the service and the credentials"
     return "make room, restore the permission or make the folder"
+
+
+def replace_file(path: str, content: bytes) -> None:
+    """Write a file in place of the one that is there: others see the one or the other. It is not made durable."""
+    unfinished = os.path.join(os.path.dirname(path), f"{_UNFINISHED}{uuid4().hex}")
+    try:
+        with open(unfinished, "xb") as file:
+            file.write(content)
+        os.replace(unfinished, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(unfinished)
 
 
 def _publish(unfinished: str, place: str) -> None:

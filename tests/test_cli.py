@@ -38,7 +38,7 @@ from tests.clusters import LOCAL, OwnCluster, free_port
 from tests.groups import two_groups
 
 # Without a dashboard its port is still served, by default 8787, which another cluster may have.
-COMMANDS = ("fit", "select", "predict", "score", "sample", "inspect", "plot", "report", "demo")
+COMMANDS = ("fit", "select", "plan", "predict", "score", "sample", "inspect", "plot", "report", "demo")
 
 
 def command(*arguments: object) -> list[str]:

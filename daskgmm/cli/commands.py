@@ -29,6 +29,7 @@ from daskgmm.cli.options import (
     option,
     output_option,
 )
+from daskgmm.cli.plan_command import plan
 from daskgmm.places.signals import ENDING
 
 #: Seconds that Python has to end in after an error; one that comes by a signal has to end within 10.
@@ -63,6 +64,7 @@ def gmm() -> None:
 
 gmm.add_command(fit)
 gmm.add_command(select)
+gmm.add_command(plan)
 
 
 @gmm.command(short_help="Write label, probabilities or log-density of each row.")

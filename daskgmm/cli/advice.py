@@ -118,7 +118,9 @@ def _of_the_pass(planned: Planned, options: FitOptions, data: Input) -> Iterator
     if planned.kept_bytes < rows.n_bytes and rows.X.decodes and em.binds in ("storage", "decoding"):
         n = max(1, planned.n_workers)
         threads = planned.n_threads / n
-        limit = 2 * (rows.n_bytes / n + INTERPRETER_BYTES + threads * peak_task_bytes(rows, planned.need))
+        # (With more memory rows are read ahead, too.)
+        task = peak_task_bytes(replace(rows, prefetch=True), planned.wanted)
+        limit = 2 * (rows.n_bytes / n + INTERPRETER_BYTES + threads * task)
         all_kept = forecast(found, rows, planned.need, options, n_threads=planned.n_threads, kept=1.0)
         if all_kept.em.seconds < _WORTH * em.seconds:
             yield (

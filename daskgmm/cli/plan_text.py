@@ -7,7 +7,7 @@ from math import ceil
 from typing import Any
 
 from daskgmm.cli.planned import Planned
-from daskgmm.cli.work import size
+from daskgmm.cli.work import count, size
 from daskgmm.fitting.events import duration, rate
 from daskgmm.passes.memory import DRIVER_BYTES, INTERPRETER_BYTES, TASK_BYTES
 from daskgmm.sources.partition import MIB
@@ -27,7 +27,7 @@ def plan_text(found: dict[str, Any]) -> str:
     memory, passing, tried = found["memory"], found["pass"], found["tried"]
     workers, threads = found["workers"], found["threads"]
     stored = "" if found["stored_bytes"] is None else f", {size(found['stored_bytes'])} stored"
-    where = f"{workers} workers of {threads / workers:.3g} thread each" if workers else "this process"
+    where = f"{count(workers, 'worker')} of {count(threads // workers, 'thread')}" if workers else "this process"
     limit = "" if memory["memory_limit"] is None else f" of {size(memory['memory_limit'])}"
     kept = memory["kept_bytes"]
     parts = [("reading", "read"), ("decoding", "decode"), ("computing", "compute")]

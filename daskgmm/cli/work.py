@@ -86,8 +86,8 @@ class Work:
         X, n_chunks, n_partitions = self.rows.X, len(self.rows.X.chunk_edges) - 1, self.rows.n_partitions
         weighted = "" if self.rows.weights is None else f", weighted by {self.rows.weights.label}"
         return (
-            f"{X.label}: {X.n_rows:,} rows of {_count(X.n_features, 'feature')}{_names_of(X)}, {X.dtype}{weighted}; "
-            f"{size(self.rows.n_bytes)} in {_count(n_chunks, 'chunk')}, read as {_count(n_partitions, 'partition')}."
+            f"{X.label}: {X.n_rows:,} rows of {count(X.n_features, 'feature')}{_names_of(X)}, {X.dtype}{weighted}; "
+            f"{size(self.rows.n_bytes)} in {count(n_chunks, 'chunk')}, read as {count(n_partitions, 'partition')}."
         )
 
 
@@ -139,7 +139,8 @@ class Running:
         }
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Return so many things in words."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

@@ -22,8 +22,9 @@ from daskgmm.cli.advice import advice
 from daskgmm.cli.commands import gmm
 from daskgmm.cli.input import Input
 from daskgmm.cli.planned import Planned
+from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.forecast import TASK_SECONDS, Range, em_passes, forecast, longest_share
-from daskgmm.fitting.need import fit_need
+from daskgmm.fitting.need import checkpoint_bytes, fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.trial import LEAST_BYTES, MOST_BYTES, Costs, Tried, shares, spread, tried
 from daskgmm.passes.local_executor import LocalExecutor
@@ -32,6 +33,7 @@ from daskgmm.passes.rows import Rows
 from daskgmm.sources.opening import open_rows
 from daskgmm.sources.partition import MIB
 from daskgmm.sources.zarr_reader import ZarrReader
+from daskgmm.stores.checkpoint import Checkpoint
 from tests.clusters import LOCAL
 from tests.groups import two_groups
 
@@ -55,7 +57,7 @@ def spare() -> Rows:
     return Rows.plan(open_rows(array), None)
 
 
-COSTS = Tried(0, 2, 10**6, 32 * 10**6, 0, Costs(2e-7, 1e-7, 1e-7, 4e-7), 1.0, 1.0)
+COSTS = Tried(0, 2, 10**6, 32 * 10**6, 0, Costs(2e-7, 1e-7, 1e-7, 4e-7), 1.0, 1.0, 1.0)
 
 
 # -- what is planned is what happens --------------------------------------------------------------------------------
@@ -205,6 +207,22 @@ def test_passes_are_a_range_that_follows_tol_and_ends_at_max_iter() -> None:
     assert em_passes(FitOptions()) == Range(1, 1)
 
 
+@pytest.mark.parametrize("options", [{}, {"init_params": "k-means||", "n_init": 4}])
+def test_a_checkpoint_takes_no_more_than_is_planned(options: dict[str, Any], tmp_path: Path) -> None:
+    model = FitOptions(n_components=4, tol=1e-12, max_iter=3, **options)
+    X = open_rows(two_groups(tmp_path / "rows.zarr", 40_000))
+    rows = Rows.plan(X, None)
+    planned = checkpoint_bytes(model, rows, fit_need([model], X))
+    place, most = tmp_path / "checkpoint", 0
+
+    def look(_: Any) -> None:
+        nonlocal most
+        most = max(most, sum(file.stat().st_size for file in place.rglob("*") if file.is_file()))
+
+    fit_mixture(X, model, executor=LocalExecutor(), listener=look, checkpoint=Checkpoint.at(str(place), every=0.0))
+    assert planned / 10 < most <= planned
+
+
 # -- memory that does not do ----------------------------------------------------------------------------------------
 
 
@@ -346,6 +364,11 @@ def test_the_limit_that_keeps_all_rows_does(store: Path, monkeypatch: pytest.Mon
     (limit,) = re.findall(r"With --memory-limit (\d+MiB) all decoded rows stay", "".join(said["advice"]))
     found = json.loads(call("plan", *here, "--memory-limit", limit).stdout)
     assert found["memory"]["kept_bytes"] == found["decoded_bytes"]
+
+
+def test_it_is_said_where_others_have_the_cores_too(spare: Rows) -> None:
+    assert "the threads of the trial got 40% of theirs" in advised(planned_of(spare, replace(COSTS, got=0.4)))
+    assert "Other processes" not in advised(planned_of(spare))
 
 
 def test_the_scheduler_is_named_where_it_binds(spare: Rows) -> None:

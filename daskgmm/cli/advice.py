@@ -20,6 +20,8 @@ from daskgmm.sources.partition import MIB, RUN_BYTES
 
 #: What gains less is not worth a sentence.
 _WORTH = 0.85
+#: Below this share of its core a thread is not alone on it.
+_BUSY = 0.75
 #: Limits that are named are whole multiples of so many bytes.
 _STEP_BYTES = 64 * MIB
 
@@ -110,6 +112,11 @@ def _of_the_pass(planned: Planned, options: FitOptions, data: Input) -> Iterator
         yield (
             f"{found.n_spoiled:,} of the {found.n_rows:,} rows that were tried hold a NaN or an infinity, which a fit "
             "refuses: --non-finite drop leaves such rows out."
+        )
+    if found.got < _BUSY:
+        yield (
+            f"Other processes have the cores, too: the threads of the trial got {found.got:.0%} of theirs. All times "
+            "are as they are now; alone they would be about so much shorter."
         )
     if options.precision == "double" and em.binds == "computing" and found.single < _WORTH:
         yield f"--precision single computes in {found.single:.0%} of the time, good to 1e-3 nats a row."

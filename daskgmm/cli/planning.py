@@ -17,7 +17,8 @@ from daskgmm.cli.planned import Planned
 from daskgmm.cli.work import Running, Work
 from daskgmm.errors import MemoryLimitError
 from daskgmm.fitting.checks import check_shape
-from daskgmm.fitting.forecast import checkpoint_bytes, forecast
+from daskgmm.fitting.forecast import forecast
+from daskgmm.fitting.need import checkpoint_bytes
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.trial import tried
 from daskgmm.passes.cache import kept_worker_bytes, plan_keep, room_bytes
@@ -159,6 +160,7 @@ def _record(planned: Planned, options: FitOptions) -> Result:
             "rows": found.n_rows,
             "bytes_read": found.n_bytes,
             "threads": found.n_shares,
+            "share_of_core": found.got,
             "seconds_a_row": found.a_row._asdict(),
         },
         "pass": {
@@ -175,5 +177,5 @@ def _record(planned: Planned, options: FitOptions) -> Result:
         "startup_seconds": planned.startup,
         "passes": [int(ahead.passes.least), int(ahead.passes.most)],
         "total_seconds": total,
-        "checkpoint_bytes": checkpoint_bytes(rows, planned.need),
+        "checkpoint_bytes": checkpoint_bytes(options, rows, planned.need),
     }  # fmt: skip

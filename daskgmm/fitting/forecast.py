@@ -16,7 +16,6 @@ from daskgmm.fitting.sample import MOST_TASKS, VISITS, race_size, sample_size
 from daskgmm.fitting.trial import Tried
 from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
-from daskgmm.sources.partition import MOST_ROOTS
 
 #: What a pass takes beyond its parts: threads that wait for a lock, or for the last task (measured: 1.04 to 1.18).
 EXCESS = 1.1
@@ -186,9 +185,3 @@ def start_seconds(found: Tried, options: FitOptions, n_rows: int, n_features: in
     raced, whole = race_size(options, n_rows, n_features), sample_size(options, n_rows, n_features)
     visits = VISITS * raced * options.n_init / 10 + FINAL_PASSES / 2 * (whole - raced)
     return visits * found.a_row.compute / (_RACE_RATE * min(CPU_COUNT, MOST_TASKS))
-
-
-def checkpoint_bytes(rows: Rows, need: Need) -> int:
-    """Return the bytes of a checkpoint at most: the sample, models, and what is done of a pass."""
-    state = need.state_bytes(rows.X.n_features)
-    return need.extra_bytes + (6 + min(MOST_ROOTS, rows.n_tasks)) * state + 64 * 1024

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from time import perf_counter, process_time
+from time import perf_counter, process_time, thread_time
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -71,6 +71,8 @@ class Tried:
         Seconds a row.
     single : float
         Time of an E-step in single precision over that; 1 where it is asked for, or gains nothing.
+    got : float
+        CPU time of the E-steps over their time by the clock: less than 1 where other processes have the cores, too.
     threads_a_core : float
         Of the machine with most threads for its cores: all threads of a pass, not those of the trial.
     """
@@ -82,6 +84,7 @@ class Tried:
     n_spoiled: int
     a_row: Costs
     single: float
+    got: float
     threads_a_core: float
 
 
@@ -95,6 +98,7 @@ class Share:
     n_timed: int
     took: Costs
     single: float
+    got: float
     n_cores: int
 
 
@@ -235,7 +239,7 @@ def go_over(job: Job, runs: Sequence[int], n_beside: int, names: Sequence[str], 
     plan: Plan | None = None
     scaling: Scaling | None = None
     several, n_spoiled, n_bytes, n_timed, single = len(runs) > 2, 0, 0, 0, 1.0
-    took = np.zeros(4)
+    took, on_core = np.zeros(4), 0.0
     with blas_limit.held():
         for i, (start, stop) in enumerate(pairwise(runs)):
             began, cpu = perf_counter(), process_time()
@@ -257,16 +261,17 @@ def go_over(job: Job, runs: Sequence[int], n_beside: int, names: Sequence[str], 
                 mixture = _mixture(job, X if scaling is None else scaling.values(X))
                 plan, single = job.plan(mixture), _single(job, mixture, X)
             cut = replace(cut, check="scan" if spoiled else "trust", scaling=scaling)
-            began, estep = perf_counter(), EStep([plan])
+            began, cpu, estep = perf_counter(), thread_time(), EStep([plan])
             sums = estep.zero()
             for block in blocks(cut, *in_memory):
                 sums = estep.update(sums, block)
             if i or not several:
-                n_timed += stop - start
+                n_timed, on_core = n_timed + stop - start, on_core + thread_time() - cpu
                 took += [read, decode, survey, perf_counter() - began]
             del run, held, in_memory
     costs = Costs(*map(float, took))
-    return Share(runs[-1] - runs[0], n_bytes, n_spoiled, n_timed, costs, single, CPU_COUNT)
+    got = min(1.0, on_core / costs.compute)
+    return Share(runs[-1] - runs[0], n_bytes, n_spoiled, n_timed, costs, single, got, CPU_COUNT)
 
 
 class _Held(Reader):
@@ -340,11 +345,14 @@ def _together(found: Sequence[Share], partition: int, threads: Mapping[str, int]
     """Return what all shares say: seconds a row, by the rows of each."""
     n_timed = sum(share.n_timed for share in found)
     a_row = Costs(*(sum(seconds) / n_timed for seconds in zip(*(share.took for share in found), strict=True)))
-    single = sum(share.single * share.n_timed for share in found) / n_timed
+    single, got = (
+        sum(each * share.n_timed for each, share in zip(values, found, strict=True)) / n_timed
+        for values in ([share.single for share in found], [share.got for share in found])
+    )
     n_threads = 1 if threads is None else sum(threads.values())
     n_machines = len({address.rsplit(":", 1)[0] for address in threads or ("",)})
     return Tried(
         partition, len(found), sum(share.n_rows for share in found), sum(share.n_bytes for share in found),
-        sum(share.n_spoiled for share in found), a_row, single,
+        sum(share.n_spoiled for share in found), a_row, single, got,
         n_threads / n_machines / min(share.n_cores for share in found),
     )  # fmt: skip

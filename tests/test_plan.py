@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -437,3 +439,15 @@ def test_one_partition_asks_for_no_workers(small_store: Path) -> None:
     lines = call("plan", small_store, "-k", 3, "--workers", 3, "--for", "slurm").stdout.splitlines()
     assert lines[0] == "#SBATCH --ntasks=1"
     assert all(line.startswith("#SBATCH") for line in lines)
+
+
+def test_the_benchmark_sets_plans_beside_what_happens(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "examples/benchmarks/plan.py"
+    command = [sys.executable, script, "--rounds", "1", "--mib", "1", "--only", "8", "--output", tmp_path / "plan.json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads((tmp_path / "plan.json").read_text())["records"]
+    assert record["combination"] == "npy, 16 features, K=16, tied"
+    assert record["n_rows"] == record["tried"]["rows"] == (1 << 20) // 64
+    assert record["ratio"] == record["planned"][0] / record["happened"][0] > 0
+    assert f"({record['ratio']:.2f}–{record['ratio']:.2f})" in done.stdout

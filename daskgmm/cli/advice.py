@@ -115,8 +115,8 @@ def _of_the_pass(planned: Planned, options: FitOptions, data: Input) -> Iterator
         )
     if found.got < _BUSY:
         yield (
-            f"Other processes have the cores, too: the threads of the trial got {found.got:.0%} of theirs. All times "
-            "are as they are now; alone they would be about so much shorter."
+            f"Other processes have the cores, too: the threads of the trial got {found.got:.0%} of theirs. Times are "
+            f"as they are now; alone a pass would take some {duration(found.got * em.seconds)}."
         )
     if options.precision == "double" and em.binds == "computing" and found.single < _WORTH:
         yield f"--precision single computes in {found.single:.0%} of the time, good to 1e-3 nats a row."

@@ -70,10 +70,13 @@ def plan(
     from daskgmm.cli import planning
     from daskgmm.cli.plan_text import plan_text, resource_lines
     from daskgmm.fitting.options import FitOptions
+    from daskgmm.places.log import say
 
     options = FitOptions(n_components=components, covariance_type=covariance, non_finite=data.non_finite, **how)
     result, planned = planning.plan(data, options, cluster=cluster, elsewhere=target is not None)
     lines = None if target is None else resource_lines(planned, target)
+    for text in result["advice"] if lines is not None else ():
+        say(text)
     if not as_json and (lines is not None or sys.stdout.isatty()):
         click.echo(plan_text(result) if lines is None else lines)
         raise click.exceptions.Exit(0)

@@ -314,7 +314,7 @@ def test_candidates_that_do_not_go_together_are_named(spare: Rows) -> None:
 def test_smaller_chunks_are_advised_by_a_command_that_makes_them() -> None:
     array = zarr.create_array({}, shape=(2 * 10**7, 8), chunks=(2 * 10**6, 8), dtype="f4")
     said = advised(planned_of(Rows.plan(open_rows(array), None)))
-    assert "Chunks of 61 MiB are what a worker's memory is taken by." in said
+    assert "Chunks of 62 MiB are what a worker's memory is taken by." in said
     assert ".rechunk((524288, 8)).to_zarr" in said
 
 

@@ -28,6 +28,7 @@ from daskgmm.cli.options import (
     output_option,
 )
 from daskgmm.cli.part_commands import PART_COMMANDS
+from daskgmm.cli.plan_command import plan
 from daskgmm.cli.saving_options import saving_options
 from daskgmm.cli.status_command import status
 from daskgmm.places.signals import ENDING
@@ -67,6 +68,7 @@ def gmm() -> None:
 
 gmm.add_command(fit)
 gmm.add_command(select)
+gmm.add_command(plan)
 
 
 @gmm.command(short_help="Write label, probabilities or log-density of each row.")

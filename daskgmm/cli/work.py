@@ -72,22 +72,22 @@ class Work:
                 raise MemoryLimitError(error.argument, error.requirement, error.got, remedy) from error
             stated = stated_bytes(rows, need) + kept_worker_bytes(self.cache, rows, need, where.executor)
             limit = memory_limit(rows, where.executor)
-            against = f", of its limit of {_size(limit)}" if limit else ""
+            against = f", of its limit of {size(limit)}" if limit else ""
             place = "this process (one partition) with" if alone else f"{where.where}, each with"
             own = stated if alone else peak_own_bytes(rows, need, driving=True)
-            beside = "" if alone else f", and at most {_size(own)} in this process"
+            beside = "" if alone else f", and at most {size(own)} in this process"
             say(
-                f"Running in {place} at most {_size(stated)} of memory{against}{beside}.",
+                f"Running in {place} at most {size(stated)} of memory{against}{beside}.",
                 stated_peak_bytes=stated, stated_driver_bytes=own,
             )  # fmt: skip
-            yield Running(where, stated, own, n_partitions, began)
+            yield Running(where, stated, own, rows, need, began)
 
     def _found(self) -> str:
         X, n_chunks, n_partitions = self.rows.X, len(self.rows.X.chunk_edges) - 1, self.rows.n_partitions
         weighted = "" if self.rows.weights is None else f", weighted by {self.rows.weights.label}"
         return (
-            f"{X.label}: {X.n_rows:,} rows of {_count(X.n_features, 'feature')}{_names_of(X)}, {X.dtype}{weighted}; "
-            f"{_size(self.rows.n_bytes)} in {_count(n_chunks, 'chunk')}, read as {_count(n_partitions, 'partition')}."
+            f"{X.label}: {X.n_rows:,} rows of {count(X.n_features, 'feature')}{_names_of(X)}, {X.dtype}{weighted}; "
+            f"{size(self.rows.n_bytes)} in {count(n_chunks, 'chunk')}, read as {count(n_partitions, 'partition')}."
         )
 
 
@@ -100,12 +100,23 @@ def _names_of(X: Source) -> str:
 
 @dataclass(frozen=True)
 class Running:
-    """Work on its machines."""
+    """Work on its machines.
+
+    Attributes
+    ----------
+    where : Machines
+    stated, stated_driver : int
+        Bytes that a worker, and this process, take at peak.
+    rows, need : Rows, Need
+        As tasks, and what these need, as memory allows.
+    began : float
+    """
 
     where: Machines
     stated: int
     stated_driver: int
-    n_partitions: int
+    rows: Rows
+    need: Need
     began: float
 
     @property
@@ -114,9 +125,9 @@ class Running:
 
     def resources(self, bytes_read: int) -> dict[str, Any]:
         """Return what the work took, as a part of the result: bytes, seconds since `began`, and processes."""
-        own = self.n_partitions == 1
+        own = self.rows.n_partitions == 1
         return {
-            "partitions": self.n_partitions,
+            "partitions": self.rows.n_partitions,
             "bytes_read": bytes_read,
             "seconds": perf_counter() - self.began,
             "workers": 0 if own else self.where.n_workers,
@@ -128,10 +139,12 @@ class Running:
         }
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Return so many things in words."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _size(n_bytes: int) -> str:
+def size(n_bytes: int) -> str:
+    """Return a number of bytes in words."""
     unit, size = next(((u, s) for u, s in (("GiB", MIB << 10), ("MiB", MIB)) if n_bytes >= s), ("KiB", 1024))
     return f"{n_bytes / size:.3g} {unit}"

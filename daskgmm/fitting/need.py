@@ -17,6 +17,8 @@ from daskgmm.kernels.kernel import Kernel
 from daskgmm.kernels.tile import buffer_bytes
 from daskgmm.passes.far_rows import DISTANCES
 from daskgmm.passes.need import Need, takes_compiled_kernel
+from daskgmm.passes.rows import Rows
+from daskgmm.sources.partition import MOST_ROOTS
 from daskgmm.sources.source import Source
 
 #: The allocator keeps what the threads of a race have let go, in pieces.
@@ -84,6 +86,25 @@ def _race_bytes(options: FitOptions, X: Source) -> int:
     sums = 8 * k * shape.n_statistics(d, exact=True) * (MOST_TASKS + 2 * n_threads)
     raced = n_raced * (_candidate_bytes(options, X) + sums) + n_threads * buffer_bytes(shape, k, d)
     return ordered + max(k_means, int(KEPT_FACTOR * raced) + 16 * k * n_rows)
+
+
+def checkpoint_bytes(options: FitOptions, rows: Rows, need: Need) -> int:
+    """Return the bytes of a checkpoint at most, in the making: the sample, candidates, and what is done of a pass.
+
+    The candidates are those of all steps of a race, of which a stage keeps half, or of EM on all rows.
+    """
+    X = rows.X
+    # (Of a sample that is drawn by a hash the number of rows is an expectation.)
+    sample = 0 if options.starts_on_all_rows else int(1.05 * _start_bytes(options, X))
+    n_raced = 0 if not sample else 2 * len(ways(options, few_rows=False)) + (ESCAPE_MOVES if options.escape else 0)
+    n_candidates = 2 + max(n_raced, options.n_init if options.starts_on_all_rows else 1)
+    search = _start_bytes(options, X) if options.starts_on_all_rows else 0
+    states = min(MOST_ROOTS, rows.n_tasks) * need.state_bytes(X.n_features)
+    return sample + search + n_candidates * _candidate_bytes(options, X) + states + _RECORD_BYTES
+
+
+#: Manifests and history in a checkpoint.
+_RECORD_BYTES = 1 << 18
 
 
 def _start_bytes(options: FitOptions, X: Source) -> int:

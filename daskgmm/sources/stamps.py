@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -82,3 +83,18 @@ def newest_of(files: Mapping[str, str]) -> str | None:
     for name, stats in found.items():
         sha.update(f"{name} {stats.st_size} {stats.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return f"{newest} ({len(found):,} files, {sha.hexdigest()[:16]})" if len(found) > 1 else newest
+
+
+def stored_bytes(places: Iterable[str]) -> int | None:
+    """Return the bytes of all files at some paths, folders and patterns; None where one is no path of this machine."""
+    total = 0
+    for place in places:
+        found = [place] if os.path.exists(place) else glob.glob(os.path.expanduser(place), recursive=True)
+        if not found:
+            return None
+        for one in found:
+            files = (
+                [one] if os.path.isfile(one) else [os.path.join(d, n) for d, _, names in os.walk(one) for n in names]
+            )
+            total += sum(os.stat(file).st_size for file in files)
+    return total

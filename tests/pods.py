@@ -137,7 +137,7 @@ class Network:
         path = self._folder / f"{name}.log"
         log = self._stack.enter_context(path.open("wb"))
         process = subprocess.Popen(
-            [*self._inside, "unshare", "--pid", "--fork", "--kill-child", *command],
+            [*self._inside, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *command],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**self._environment, **(environment or {})},
         )  # fmt: skip
         self._stack.callback(self._end, process)

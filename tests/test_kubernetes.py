@@ -232,7 +232,7 @@ def test_the_indexed_job_is_interrupted_and_goes_on(network: Network, tmp_path: 
     assert first.wait(30) == 75, first.log
     second = started(0, "second")  # (its scheduler has the port of the first, whose processes ended with it)
     assert second.wait(120) == 0, second.log + workers[0].log
-    assert "goes on" in second.log
+    assert "Going on from" in second.log
     assert_same_bits(fetched(network, "fit", tmp_path), undisturbed(tmp_path))
     for worker in workers:
         assert worker.process.poll() is None, worker.log  # until the Job ends it

@@ -24,7 +24,9 @@ import yaml
 Manifest = dict[str, Any]
 
 #: The command with small partitions, so that little data are several tasks, and its environment's `dask`.
-SMALL = "import daskgmm.sources.partition as p; p.PARTITION_BYTES = 40_000; from daskgmm.cli.commands import main; main()"
+SMALL = (
+    "import daskgmm.sources.partition as p; p.PARTITION_BYTES = 40_000; from daskgmm.cli.commands import main; main()"
+)
 COMMANDS = {"daskgmm": [sys.executable, "-c", SMALL], "dask": [sys.executable, "-m", "dask"]}
 
 

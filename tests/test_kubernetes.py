@@ -28,7 +28,9 @@ from daskgmm.cli.commands import gmm
 from tests.conftest import S3_KEY
 from tests.pods import COMMANDS, Manifest, Network, Pod, container, manifests, pod_specs
 
-kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="the extra 'test-clusters' brings kubernetes-validate")
+kubernetes_validate = pytest.importorskip(
+    "kubernetes_validate", reason="the extra 'test-clusters' brings kubernetes-validate"
+)
 
 FOLDER = Path(__file__).parents[1] / "cluster" / "kubernetes"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -17,7 +17,7 @@ import pytest
 import zarr
 
 from daskgmm import GaussianMixture
-from tests.pods import Network, Pod
+from tests.pods import COMMANDS, Network, Pod
 
 FOLDER = Path(__file__).parents[1] / "cluster" / "systemd"
 SERVICES = ["daskgmm-scheduler.service", "daskgmm-worker.service", "daskgmm-fit@.service"]
@@ -90,12 +90,14 @@ def test_the_timer_is_each_night() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_units_are_closed(installed: Path, name: str) -> None:
-    """Exposure by systemd's own count: 9.6 without options, below 2 as a service can be that reads data and computes."""
+    """Exposure by systemd's own count: 9.6 without options; about as low as what reads data and computes can have."""
     if "--offline" not in analyze("--help"):
         pytest.skip("this systemd-analyze rates no files: version 250 or later does")
     name = name.replace("@", "@nightly")
     (installed / name).write_text((installed / name.replace("nightly", "")).read_text())
-    (exposure,) = re.findall(r"exposure level for \S+: ([\d.]+)", analyze("security", "--offline=yes", installed / name))
+    (exposure,) = re.findall(
+        r"exposure level for \S+: ([\d.]+)", analyze("security", "--offline=yes", installed / name)
+    )
     assert float(exposure) < 2
 
 
@@ -154,3 +156,17 @@ def test_the_commands_of_the_units(machine: Network, tmp_path: Path) -> None:
     assert "Going on from" in fit.log
     assert json.loads((state / "nightly.json").read_text())["rows"] == 6000
     assert GaussianMixture.load(state / "nightly.zarr").means_.shape == (8, 2)
+
+
+def test_the_line_of_cron(tmp_path: Path) -> None:
+    (line,) = re.findall(r"^    0 2 \* \* \* daskgmm (.*)$", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    zarr.create_array(tmp_path / "rows.zarr", data=np.random.default_rng(0).gamma(2.0, size=(2000, 2)))
+    program = " ".join(map(shlex.quote, COMMANDS["daskgmm"]))
+    here = line.replace("/var/lib/daskgmm", shlex.quote(str(tmp_path))).replace("/opt/daskgmm/bin/daskgmm", program)
+    assert "%" not in line  # cron makes line breaks of them
+    for _ in range(2):  # the second night replaces the model of the first
+        completed = subprocess.run(["sh", "-c", here], capture_output=True, text=True, check=False, timeout=150)
+        assert completed.returncode == 0, (tmp_path / "nightly.log").read_text()
+        assert completed.stdout + completed.stderr == ""  # cron would send a letter
+        assert json.loads((tmp_path / "nightly.json").read_text())["skipped"] is False
+    assert GaussianMixture.load(tmp_path / "nightly.zarr").means_.shape == (8, 2)

@@ -183,10 +183,13 @@ def fetched(network: Network, name: str, folder: Path) -> GaussianMixture:
     return GaussianMixture.load(folder / "fetched.zarr")
 
 
-def undisturbed(folder: Path) -> GaussianMixture:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> GaussianMixture:
     """The model of the same rows by the same command, on this machine."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    zarr.create_array(folder / "rows.zarr", data=rows(), chunks=(1000, 2))
     command = [*COMMANDS["daskgmm"], "fit", "rows.zarr", "--components", "8", "--output", "local.zarr"]
-    completed = subprocess.run([*command, "--workers", "2"], cwd=folder, capture_output=True, text=True, check=False)
+    completed = subprocess.run([*command, "--workers", "1"], cwd=folder, capture_output=True, text=True, check=False)
     assert completed.returncode in {0, 3}, completed.stderr
     return GaussianMixture.load(folder / "local.zarr")
 
@@ -202,7 +205,11 @@ def result_of(pod: Pod) -> dict[str, Any]:
     return found
 
 
-def test_the_cron_jobs_pod_on_the_lasting_cluster(network: Network, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_cron_jobs_pod_on_the_lasting_cluster(
+    network: Network, tmp_path: Path, undisturbed: GaussianMixture
+) -> None:
     (cluster,), (cron,) = manifests(FOLDER / "cluster.yaml"), manifests(FOLDER / "cronjob.yaml")
     scheduler = network.start_container("scheduler", container(cluster, "scheduler"))
     for name in ("daskgmm-1", "daskgmm-2"):
@@ -216,10 +223,14 @@ def test_the_cron_jobs_pod_on_the_lasting_cluster(network: Network, tmp_path: Pa
     asked = f"import urllib.request as u; print(u.urlopen('http://daskgmm-scheduler:8787{probe['path']}').status)"
     assert network.run(sys.executable, "-c", asked) == "200\n"
     assert "daskgmm-2" in scheduler.log
-    assert_same_bits(fetched(network, "nightly-29384720", tmp_path), undisturbed(tmp_path))
+    assert_same_bits(fetched(network, "nightly-29384720", tmp_path), undisturbed)
 
 
-def test_the_indexed_job_is_interrupted_and_goes_on(network: Network, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_indexed_job_is_interrupted_and_goes_on(
+    network: Network, tmp_path: Path, undisturbed: GaussianMixture
+) -> None:
     main = container(manifests(FOLDER / "job.yaml")[-1], "main")
 
     def started(index: int, name: str) -> Pod:
@@ -235,7 +246,7 @@ def test_the_indexed_job_is_interrupted_and_goes_on(network: Network, tmp_path: 
     second = started(0, "second")  # (its scheduler has the port of the first, whose processes ended with it)
     assert second.wait(120) == 0, second.log + workers[0].log
     assert "Going on from" in second.log
-    assert_same_bits(fetched(network, "fit", tmp_path), undisturbed(tmp_path))
+    assert_same_bits(fetched(network, "fit", tmp_path), undisturbed)
     for worker in workers:
         assert worker.process.poll() is None, worker.log  # until the Job ends it
         worker.send(signal.SIGTERM)

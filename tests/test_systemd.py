@@ -133,6 +133,8 @@ def machine(tmp_path: Path) -> Iterator[Network]:
         network.close()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_commands_of_the_units(machine: Network, tmp_path: Path) -> None:
     state = tmp_path / "var/lib/daskgmm"
     state.mkdir(parents=True)
@@ -158,6 +160,8 @@ def test_the_commands_of_the_units(machine: Network, tmp_path: Path) -> None:
     assert GaussianMixture.load(state / "nightly.zarr").means_.shape == (8, 2)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_line_of_cron(tmp_path: Path) -> None:
     (line,) = re.findall(r"^    0 2 \* \* \* daskgmm (.*)$", (FOLDER / "README.md").read_text(), re.MULTILINE)
     zarr.create_array(tmp_path / "rows.zarr", data=np.random.default_rng(0).gamma(2.0, size=(2000, 2)))

@@ -58,6 +58,8 @@ def fits_of(process: int) -> Iterator[psutil.Process]:
             yield child
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_snakemake_goes_on_after_an_interruption(folder: Path, environment: dict[str, str]) -> None:
     if importlib.util.find_spec("snakemake") is None:
         pytest.skip("Snakemake is not here: the extra 'test-clusters' brings it")

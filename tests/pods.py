@@ -116,7 +116,7 @@ class Network:
         }
         hosts = folder / "hosts"
         hosts.write_text(f"127.0.0.1 localhost {' '.join(names)}\n")
-        script = 'ip link set lo up && mount --bind "$0" /etc/hosts && echo ready && exec sleep 600'
+        script = 'ip link set lo up && mount --bind "$0" /etc/hosts && echo ready && exec sleep 1200'
         self._holder = subprocess.Popen(["unshare", "--net", "--mount", "sh", "-c", script, hosts], stdout=-1)
         self._stack.callback(self._end, self._holder)
         assert self._holder.stdout is not None
@@ -147,17 +147,14 @@ class Network:
 
     def start_container(
         self, name: str, specification: Manifest, *, labels: Mapping[str, str] | None = None,
-        environment: Mapping[str, str] | None = None, replaced: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> Pod:  # fmt: skip
-        """Start the command of a container.
-
-        `environment` is what Kubernetes or an operator adds, `replaced` the declared variables that a user would edit.
-        """
-        variables = {**(environment or {}), **variables_of(specification, labels or {}), **(replaced or {})}
+        """Start the command of a container; `environment` is what Kubernetes or an operator adds."""
+        variables = {**(environment or {}), **variables_of(specification, labels or {})}
         command = [expanded(word, variables) for word in specification["command"]]
         return self.start(name, *command, environment=variables)
 
-    def run(self, *command: str, timeout: float = 60) -> str:
+    def run(self, *command: str, timeout: float = 200) -> str:
         """Return what a command writes, run beside the pods."""
         completed = subprocess.run(
             [*self._inside, *command], env=self._environment, capture_output=True, text=True, timeout=timeout,

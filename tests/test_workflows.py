@@ -71,15 +71,15 @@ def test_snakemake_goes_on_after_an_interruption(folder: Path, environment: dict
         snakemake_log.open("wb") as written,
         subprocess.Popen(command, cwd=folder, env=environment, stdout=written, stderr=written) as process,
     ):
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 200
         while not (log.exists() and "Looking for a start" in log.read_text()):
             assert process.poll() is None, snakemake_log.read_text()
             assert time.monotonic() < deadline, snakemake_log.read_text()
             time.sleep(0.05)
         next(fits_of(process.pid)).send_signal(signal.SIGTERM)
-        assert process.wait(150) == 0, snakemake_log.read_text() + log.read_text()
+        assert process.wait(300) == 0, snakemake_log.read_text() + log.read_text()
     assert "Trying to restart job" in snakemake_log.read_text()
-    assert "Going on from results/model.checkpoint" in log.read_text()
+    assert re.search(r"Going on from .*results/model\.checkpoint", log.read_text())
     result = json.loads((folder / "results/fit.json").read_text())
     assert result["rows"] == 6000
     # (Snakemake leaves a file of its own in a folder that is an output.)

@@ -151,7 +151,8 @@ def pass_time(found: Tried, rows: Rows, *, n_threads: int, compute: float, kept:
         row = read + compute
     schedule = TASK_SECONDS * rows.n_tasks if rows.n_partitions > 1 else 0.0
     seconds = max(EXCESS * longest * row, schedule) + BETWEEN_SECONDS
-    return PassTime(seconds, longest * max(0.0, read - decode), longest * decode, longest * compute, schedule)
+    waiting, decoding = max(0.0, read - decode), min(read, decode)
+    return PassTime(seconds, longest * waiting, longest * decoding, longest * compute, schedule)
 
 
 def longest_share(rows: Rows, n_threads: int) -> int:

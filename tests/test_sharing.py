@@ -29,8 +29,8 @@ ALONE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Path of rows in eight partitions."""
-    X = np.random.default_rng(0).normal(size=(2_000_000, 16)).astype("f4")
+    """Path of rows in several partitions."""
+    X = np.random.default_rng(0).normal(size=(1_000_000, 16)).astype("f4")
     X[::3] += 4
     place = tmp_path_factory.mktemp("shared") / "X.npy"
     np.save(place, X)
@@ -61,7 +61,8 @@ def test_eight_fits_and_one_that_is_cancelled_share_a_scheduler(rows: Path, tmp_
             if "pass   3" in line:
                 break
         cancelled.send_signal(signal.SIGTERM)
-        assert cancelled.wait(60) == 75
+        cancelled.communicate(timeout=60)
+        assert cancelled.returncode == 75
         for process in running:
             _, said = process.communicate(timeout=300)
             assert process.returncode == 3, said

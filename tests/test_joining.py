@@ -121,6 +121,17 @@ def test_sending_needs_somebody_to_send_to(rows: Path, tmp_path: Path) -> None:
     assert "--upload-package must be left out without a scheduler; got" in done.stderr
 
 
+def test_the_scheduler_of_dasks_configuration_is_joined(rows: Path, tmp_path: Path) -> None:
+    with LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        address = cluster.scheduler_address
+        done = call("fit", rows, *OPTIONS, "-o", tmp_path / "m.zarr", DASK_SCHEDULER_ADDRESS=address)
+        assert done.returncode in (0, 3), done.stderr
+        assert f"Running in 1 workers of {address} (dashboard: {cluster.dashboard_link})" in done.stderr
+    # What is typed of a local cluster goes before it.
+    done = call("fit", rows, *OPTIONS, "-o", tmp_path / "n.zarr", "--workers", 1, DASK_SCHEDULER_ADDRESS=address)
+    assert "Running in 1 worker processes" in done.stderr
+
+
 def test_something_that_is_no_scheduler(rows: Path, tmp_path: Path) -> None:
     import http.server
     import threading

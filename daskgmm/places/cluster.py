@@ -98,7 +98,7 @@ def joined(
         _wait_for_workers(client, 1, max(1.0, deadline - time.monotonic()), timeout, found)
         check_versions(client, found, upload=upload)
         with watched(client, timeout):
-            yield client, f"{len(client.nthreads())} workers of {found}"
+            yield client, f"{len(client.nthreads())} workers of {found}{_dashboard(client)}"
 
 
 def _connected(
@@ -154,6 +154,13 @@ def _client(address: str, security: Security, left: float) -> Client:
     if isinstance(found[0], BaseException):
         raise found[0]
     return found[0]
+
+
+def _dashboard(client: Client) -> str:
+    """Return where the scheduler shows what it does, in brackets; nothing where it does not."""
+    if "dashboard" not in client.scheduler_info(n_workers=0).get("services", {}):
+        return ""
+    return f" (dashboard: {client.dashboard_link})"
 
 
 def _address_of(client: Client) -> str:

@@ -46,7 +46,8 @@ class DaskCluster(Place):
     Attributes
     ----------
     scheduler, scheduler_file : str or None
-        Address of a running scheduler, or the JSON file that it wrote; without either, a local cluster is started.
+        Address of a running scheduler, or the JSON file that it wrote; without either, that of Dask's configuration
+        is joined, or else a local cluster is started.
     workers : int or None
         Processes of the local cluster; None means one a core, and no more than there are partitions.
     memory_limit : int or None
@@ -116,7 +117,7 @@ class DaskCluster(Place):
                 text=f"{' and '.join(local)} must be left out with {given[0]}, whose workers run already with limits "
                 "of their own. They are for a local cluster."
             )
-        if self.upload_package and not given:
+        if self.upload_package and not self.joins:
             raise OptionError(
                 "`upload_package`", "be left out without a scheduler", "it alone", "Workers here have it."
             )
@@ -145,7 +146,17 @@ class DaskCluster(Place):
 
     @property
     def joins(self) -> bool:
-        return self.scheduler is not None or self.scheduler_file is not None
+        return self.scheduler is not None or self.scheduler_file is not None or self.configured is not None
+
+    @property
+    def configured(self) -> str | None:
+        """The scheduler of Dask's own configuration, "scheduler-address", where nothing is said of a local cluster."""
+        import dask
+
+        if self.workers is not None or self.memory_limit is not None:
+            return None
+        found = dask.config.get("scheduler-address", None)
+        return None if found is None else str(found)
 
     def n_processes(self, n_partitions: int) -> int:
         from dask.system import CPU_COUNT
@@ -172,8 +183,9 @@ class DaskCluster(Place):
             return
         tls: Any = {"security": self.security, "by_options": self.tls_by_options}
         if self.joins:
+            address = self.scheduler if self.scheduler or self.scheduler_file else self.configured
             opened = joined(
-                self.scheduler, self.scheduler_file, timeout=self.workers_timeout, upload=self.upload_package, **tls
+                address, self.scheduler_file, timeout=self.workers_timeout, upload=self.upload_package, **tls
             )
         else:
             n_workers, limit = self.n_processes(n_partitions), self.limit_bytes(n_partitions)

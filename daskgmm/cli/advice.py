@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from daskgmm.cli.input import Input
+from daskgmm.cli.plan_text import duration_of
 from daskgmm.cli.planned import Planned
 from daskgmm.cli.work import Work
 from daskgmm.errors import MemoryLimitError, verbatim
-from daskgmm.fitting.events import duration
 from daskgmm.fitting.forecast import forecast
 from daskgmm.fitting.options import FitOptions
 from daskgmm.kernels.loops import can_compile
@@ -103,7 +103,7 @@ def _of_machines(planned: Planned, options: FitOptions) -> Iterator[str]:
         other = forecast(more, planned.rows, planned.need, options, n_threads=2 * n, kept=kept)
         gain = other.em.seconds / planned.forecast.em.seconds
         if gain < _WORTH and planned.forecast.seconds.most > 600:
-            yield f"Twice as many workers, on cores of their own, bring a pass to {duration(other.em.seconds)}."
+            yield f"Twice as many workers, on cores of their own, bring a pass to {duration_of(other.em.seconds)}."
 
 
 def _of_the_pass(planned: Planned, options: FitOptions, data: Input) -> Iterator[str]:
@@ -116,7 +116,7 @@ def _of_the_pass(planned: Planned, options: FitOptions, data: Input) -> Iterator
     if found.got < _BUSY:
         yield (
             f"Other processes have the cores, too: the threads of the trial got {found.got:.0%} of theirs. Times are "
-            f"as they are now; alone a pass would take some {duration(found.got * em.seconds)}."
+            f"as they are now; alone a pass would take some {duration_of(found.got * em.seconds)}."
         )
     if options.precision == "double" and em.binds == "computing" and found.single < _WORTH:
         yield f"--precision single computes in {found.single:.0%} of the time, good to 1e-3 nats a row."
@@ -132,7 +132,7 @@ def _of_the_pass(planned: Planned, options: FitOptions, data: Input) -> Iterator
         if all_kept.em.seconds < _WORTH * em.seconds:
             yield (
                 f"With --memory-limit {_up(limit)} all decoded rows stay in memory, and a pass after the first takes "
-                f"{duration(all_kept.em.seconds)}."
+                f"{duration_of(all_kept.em.seconds)}."
             )
     if em.binds == "storage" and planned.n_workers:
         yield "Storage binds: more workers on this machine gain nothing; a nearer or compressed copy does."

@@ -84,21 +84,21 @@ def _driver_bytes(planned: Planned) -> int:
 
 def _slurm(planned: Planned) -> str:
     n = planned.n_workers
-    worker = _worker_bytes(planned) if n else _driver_bytes(planned)
-    n_own = -(-_driver_bytes(planned) // worker)
+    # (On the first node the driver and the scheduler are beside the workers, of which there may be a single one.)
+    task = (_worker_bytes(planned) if n else 0) + _driver_bytes(planned)
     minutes = seconds_allowed(planned) // 60
     days, hours = divmod(minutes // 60, 24)
     per_worker = planned.n_threads // n if n else 1
     lines = [
-        f"#SBATCH --ntasks={n + n_own}",
+        f"#SBATCH --ntasks={n or 1}",
         f"#SBATCH --cpus-per-task={per_worker}",
-        f"#SBATCH --mem-per-cpu={-(-worker // MIB // per_worker)}M",
+        f"#SBATCH --mem-per-cpu={-(-task // MIB // per_worker)}M",
         f"#SBATCH --time={days}-{hours:02d}:{minutes % 60:02d}:00",
     ]
     if n:
         lines += [
-            f"# {n} workers, and {n_own} for scheduler and fit, which take {size(_driver_bytes(planned))}. A worker:",
-            f"# dask worker --nworkers 1 --nthreads {per_worker} --memory-limit {_limit(planned)}",
+            "# A task is a worker, with room for what is beside it on the first node: scheduler and fit, which take at most",
+            f"# {size(_driver_bytes(planned))}. For cluster/slurm/nightly.sbatch: MEMORY_LIMIT={_limit(planned)}",
         ]
     return "\n".join(lines)
 

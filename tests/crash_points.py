@@ -1,7 +1,7 @@
 """Each change of the disk that a command makes fails, tears, or is the last of the process: the same again, same bits.
 
-`python -m tests.crash_points` tries all of them, for a fit, a selection and predictions. What came of each is one line
-of a file; `--resume` goes on with those that are not in it. (The tests try some, drawn by DASKGMM_SEED.)
+`python -m tests.crash_points` tries all of them, for a fit, a selection, predictions and samples. What came of each is a
+line of a file; `--resume` goes on with those that are not in it. (The tests try some, drawn by DASKGMM_SEED.)
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from daskgmm.errors import InputMissingError
 from daskgmm.stores.model_file import checksum, load_model
 from daskgmm.stores.output import prediction_record
 from daskgmm.stores.parquet_parts import RECORD
+from daskgmm.stores.targets import ATTRIBUTE
 from tests.crashes import HOWS, Crashes
 from tests.strategies import make_case
 
@@ -34,6 +35,8 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "predict": ("predict", "m.zarr", "X.zarr", "-o", "out", "--what", "proba", "--checkpoint-every", 0),
     "predict-grid": ("predict", "m.zarr", "grid.zarr", "--columns", "a,b", "-o", "out", "--checkpoint-every", 0),
     "predict-parquet": ("predict", "m.zarr", "X.zarr", "-o", "out.parquet", "--checkpoint-every", 0),
+    "sample": ("sample", "m.zarr", "-n", 500, "-o", "out"),
+    "sample-parquet": ("sample", "m.zarr", "-n", 500, "-o", "out.parquet"),
 }
 _PLACES = {"X.zarr", "grid.zarr", "m.zarr", "out", "out.json", "out.parquet"}
 
@@ -79,12 +82,23 @@ def files_there(folder: Path) -> Any:
     return [(name, (output / name).read_bytes()) for name in names], record["result"]["rows"]
 
 
+def sample_there(folder: Path) -> Any:
+    """The rows that were drawn, None where there are none; such as are not complete are an error."""
+    if not (folder / "out").exists():
+        return None
+    array = zarr.open_array(folder / "out", mode="r")
+    assert array.attrs[ATTRIBUTE]["complete"] is True
+    return np.asarray(array[...]).tobytes()
+
+
 THERE: dict[str, Callable[[Path], Any]] = {
     "fit": model_there,
     "select": model_there,
     "predict": predictions_there,
     "predict-grid": grid_there,
     "predict-parquet": files_there,
+    "sample": sample_there,
+    "sample-parquet": files_there,
 }
 
 

@@ -97,7 +97,7 @@ def _slurm(planned: Planned) -> str:
     ]
     if n:
         lines += [
-            "# A task is a worker, with room for what is beside it on the first node: scheduler and fit, which take at most",
+            "# A task is a worker, with room for what is beside it on the first node: scheduler and fit, which take",
             f"# {size(_driver_bytes(planned))}. For cluster/slurm/nightly.sbatch: MEMORY_LIMIT={_limit(planned)}",
         ]
     return "\n".join(lines)

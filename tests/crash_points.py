@@ -1,7 +1,7 @@
 """Each change of the disk that a command makes fails, tears, or is the last of the process: the same again, same bits.
 
-`python -m tests.crash_points` tries all of them, for a fit, a selection, predictions and samples. What came of each is a
-line of a file; `--resume` goes on with those that are not in it. (The tests try some, drawn by DASKGMM_SEED.)
+`python -m tests.crash_points` tries all of them, for a fit, a selection, predictions and samples. What came of each is
+a line of a file; `--resume` goes on with those that are not in it. (The tests try some, drawn by DASKGMM_SEED.)
 """
 
 from __future__ import annotations

@@ -75,8 +75,9 @@ env DASK_DISTRIBUTED__COMM__TLS__CA_FILE="$folder/cert.pem" \
     --port 0 --dashboard-address 127.0.0.1:0 >"$folder/scheduler.log" 2>&1 &
 scheduler=$!
 # One thread a process: it is as fast as the core. The nanny of `dask worker` replaces one that dies.
-"${launcher[@]}" "${container[@]}" "$dask" worker "${joining[@]}" "${network[@]}" --nworkers 1 --nthreads 1 \
-    --memory-limit "${MEMORY_LIMIT:-2GiB}" --death-timeout 60 >"$folder/workers.log" 2>&1 &
+# (What a worker serves beside its work has no TLS: it stays on its machine.)
+"${launcher[@]}" "${container[@]}" "$dask" worker "${joining[@]}" "${network[@]}" --dashboard-address 127.0.0.1:0 \
+    --nworkers 1 --nthreads 1 --memory-limit "${MEMORY_LIMIT:-2GiB}" --death-timeout 60 >"$folder/workers.log" 2>&1 &
 workers=$!
 "${container[@]}" daskgmm "$@" "${joining[@]}" &
 command=$!

@@ -436,7 +436,7 @@ def test_no_workers_in_time(tmp_path: Path, small_store: Path) -> None:
         address = empty.scheduler_address
         options = ("--scheduler", address, "--workers-timeout", 1)
         done = call("fit", small_store, "-k", 1, "-o", tmp_path / "m.zarr", *options, code=69)
-    assert re.search(rf"At least 1 workers must join within 1 s; got 0 at {address}\. Start workers", done.stderr)
+    assert re.search(rf"At least 1 worker must join within 1 s; got 0 at {address}\. Start workers", done.stderr)
 
 
 @pytest.mark.parametrize("package", ["daskgmm", "threadpoolctl"])

@@ -256,6 +256,7 @@ def test_a_fit_without_workers_ends_in_time(clusters: Any, store: Path, tmp_path
     cluster = clusters(free_port())
     stderr = ends(cluster, store, tmp_path / "m.zarr", cluster.workers, signal.SIGKILL)
     assert f"Workers must be there until the end; got none at {cluster.address} for 4 s." in stderr
+    assert "There are no workers. Waiting up to 4 s for one." in stderr
 
 
 def test_a_scheduler_that_is_silent_ends_the_fit_in_time(clusters: Any, store: Path, tmp_path: Path) -> None:

@@ -126,10 +126,18 @@ def test_the_scheduler_of_dasks_configuration_is_joined(rows: Path, tmp_path: Pa
         address = cluster.scheduler_address
         done = call("fit", rows, *OPTIONS, "-o", tmp_path / "m.zarr", DASK_SCHEDULER_ADDRESS=address)
         assert done.returncode in (0, 3), done.stderr
-        assert f"Running in 1 workers of {address} (dashboard: {cluster.dashboard_link})" in done.stderr
+        assert f"Running in 1 worker of {address} (dashboard: {cluster.dashboard_link})" in done.stderr
     # What is typed of a local cluster goes before it.
     done = call("fit", rows, *OPTIONS, "-o", tmp_path / "n.zarr", "--workers", 1, DASK_SCHEDULER_ADDRESS=address)
-    assert "Running in 1 worker processes" in done.stderr
+    assert "Running in 1 worker process," in done.stderr
+
+
+def test_an_address_that_nobody_typed_is_named(rows: Path, tmp_path: Path) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    where = ("--workers-timeout", 2)
+    done = call("fit", rows, *OPTIONS, "-o", tmp_path / "m.zarr", *where, DASK_SCHEDULER_ADDRESS=address)
+    assert done.returncode == 69, done.stderr
+    assert f"got nothing from {address}, which Dask's configuration names (DASK_SCHEDULER_ADDRESS)." in done.stderr
 
 
 def test_something_that_is_no_scheduler(rows: Path, tmp_path: Path) -> None:

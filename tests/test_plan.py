@@ -433,12 +433,17 @@ def test_kubernetes_is_asked_for_what_workers_and_fit_take(store: Path) -> None:
     assert asked["driver"]["activeDeadlineSeconds"] % 600 == 0
 
 
-def test_one_partition_asks_for_no_workers(small_store: Path) -> None:
+def test_one_partition_needs_no_workers(small_store: Path) -> None:
+    """SLURM's job starts one nevertheless, beside a scheduler."""
     asked = yaml.safe_load(call("plan", small_store, "-k", 3, "--workers", 3, "--for", "kubernetes").stdout)
     assert list(asked) == ["driver"]
-    lines = call("plan", small_store, "-k", 3, "--workers", 3, "--for", "slurm").stdout.splitlines()
+    result = json.loads(call("plan", small_store, "-k", 3, "--workers", 3, "--for", "slurm", "--json").stdout)
+    lines = result["resources"].splitlines()
     assert lines[0] == "#SBATCH --ntasks=1"
-    assert all(line.startswith("#SBATCH") for line in lines)
+    limit = int(lines[-1].rpartition("MEMORY_LIMIT=")[2].removesuffix("MiB")) << 20
+    task = int(lines[2].rpartition("=")[2].removesuffix("M")) << 20
+    assert result["memory"]["stated_peak_bytes"] <= 0.7 * limit
+    assert task >= limit + result["memory"]["stated_driver_bytes"]
 
 
 def test_the_benchmark_sets_plans_beside_what_happens(tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def test_a_fit_that_runs_dies_goes_on_and_is_interrupted(tmp_path: Path, monkeyp
     assert f"  To go on:\n    cd {tmp_path} && daskgmm {typed}" in status_text(found)
 
     monkeypatch.chdir("/")
+    # (A script that calls the command says what calls itself.)
+    monkeypatch.setenv("DASKGMM_AGAIN", "sbatch night.sbatch fit")
     again = f"cd {found['folder']} && exec {shlex.quote(sys.executable)} -m {found['again']}"
     with began(["sh", "-c", again], tmp_path / "log") as process:
         wait_for(lambda: "Going on from" in (tmp_path / "log").read_text())
@@ -110,6 +112,7 @@ def test_a_fit_that_runs_dies_goes_on_and_is_interrupted(tmp_path: Path, monkeyp
         assert process.wait(30) == 75, (tmp_path / "log").read_text()
     found = status(tmp_path / "m.zarr")
     assert (found["state"], found["exit_code"]) == ("interrupted", 75)
+    assert found["again"] == "sbatch night.sbatch fit"
     assert "Interrupted by SIGTERM" in found["message"]
     assert "was interrupted in" in status_text(found)
     state = metric_values((tmp_path / "fit.prom").read_text(), "daskgmm_state", "state")

@@ -24,6 +24,10 @@ case "${1-}" in
 esac
 read -ra launcher <<<"${LAUNCHER-}"
 
+# What `daskgmm status` says to go on with: the scheduler of this run ends with it.
+DASKGMM_AGAIN="LAUNCHER=$(printf '%q' "${LAUNCHER-}") $(printf '%q ' "$0" "$@")"
+export DASKGMM_AGAIN="${DASKGMM_AGAIN% }"
+
 # --- as in ../slurm/nightly.sbatch
 # A folder of this run alone: what an earlier run left, or an earlier life of the same job, is never joined.
 folder="$(mktemp -d "${SHARED:-$PWD}/daskgmm-XXXXXX")"

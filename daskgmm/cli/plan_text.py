@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
 
-from daskgmm.cli.planned import Planned
+from daskgmm.cli.planned import WORKER_SHARE, Planned
 from daskgmm.cli.work import count, size
 from daskgmm.fitting.events import duration, rate
 from daskgmm.passes.memory import DRIVER_BYTES, INTERPRETER_BYTES, TASK_BYTES
@@ -70,36 +70,42 @@ def seconds_allowed(planned: Planned) -> int:
     return ceil(PATIENCE * (planned.startup + planned.forecast.seconds.most) / 600) * 600
 
 
+def _worker_limit(planned: Planned) -> int:
+    """Return the limit of a worker of one thread, also of one that a job starts where no worker is needed."""
+    if planned.n_workers:
+        return planned.worker_limit or planned.worker_bytes
+    return _up(planned.worker_bytes / WORKER_SHARE)
+
+
 def _worker_bytes(planned: Planned) -> int:
     """Return what a worker and its nanny take together."""
     n_threads = planned.n_threads // max(1, planned.n_workers)
-    return _up((planned.worker_limit or planned.worker_bytes) * n_threads + NANNY_BYTES)
+    return _up(_worker_limit(planned) * n_threads + NANNY_BYTES)
 
 
-def _driver_bytes(planned: Planned) -> int:
-    """Return what the process of the fit and a scheduler take together."""
-    scheduler = SCHEDULER_BYTES + TASK_BYTES * planned.rows.n_partitions if planned.n_workers else 0
-    return _up(planned.driver_bytes + scheduler)
+def _driver_bytes(planned: Planned, *, scheduler: bool) -> int:
+    """Return what the process of the fit takes, together with a scheduler."""
+    return _up(planned.driver_bytes + (SCHEDULER_BYTES + TASK_BYTES * planned.rows.n_partitions if scheduler else 0))
 
 
 def _slurm(planned: Planned) -> str:
-    n = planned.n_workers
+    n = max(1, planned.n_workers)  # (the job starts one for a single partition, too)
     # (On the first node the driver and the scheduler are beside the workers, of which there may be a single one.)
-    task = (_worker_bytes(planned) if n else 0) + _driver_bytes(planned)
+    task = _worker_bytes(planned) + _driver_bytes(planned, scheduler=True)
     minutes = seconds_allowed(planned) // 60
     days, hours = divmod(minutes // 60, 24)
-    per_worker = planned.n_threads // n if n else 1
+    per_worker = planned.n_threads // n
     lines = [
-        f"#SBATCH --ntasks={n or 1}",
+        f"#SBATCH --ntasks={n}",
         f"#SBATCH --cpus-per-task={per_worker}",
         f"#SBATCH --mem-per-cpu={-(-task // MIB // per_worker)}M",
         f"#SBATCH --time={days}-{hours:02d}:{minutes % 60:02d}:00",
     ]
-    if n:
-        lines += [
-            "# A task is a worker, with room for what is beside it on the first node: scheduler and fit, which take",
-            f"# {size(_driver_bytes(planned))}. For cluster/slurm/nightly.sbatch: MEMORY_LIMIT={_limit(planned)}",
-        ]
+    driver = size(_driver_bytes(planned, scheduler=True))
+    lines += [
+        "# A task is a worker, with room for what is beside it on the first node: scheduler and fit, which take",
+        f"# {driver}. For cluster/slurm/nightly.sbatch: MEMORY_LIMIT={_limit(planned)}",
+    ]
     return "\n".join(lines)
 
 
@@ -117,7 +123,7 @@ def _kubernetes(planned: Planned) -> str:
     lines += [
         "driver:" + ("  # the fit, and the scheduler where it is in the same pod" if n else ""),
         f"  activeDeadlineSeconds: {seconds_allowed(planned)}",
-        *_resources(1, _driver_bytes(planned)),
+        *_resources(1, _driver_bytes(planned, scheduler=n > 0)),
     ]
     return "\n".join(lines)
 
@@ -132,8 +138,8 @@ def _resources(n_cores: int, n_bytes: int) -> list[str]:
 
 
 def _limit(planned: Planned) -> str:
-    n_threads = planned.n_threads // planned.n_workers
-    return f"{(planned.worker_limit or planned.worker_bytes) * n_threads // MIB}MiB"
+    n_threads = planned.n_threads // max(1, planned.n_workers)
+    return f"{_worker_limit(planned) * n_threads // MIB}MiB"
 
 
 def _up(n_bytes: float) -> int:

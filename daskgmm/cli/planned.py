@@ -9,6 +9,9 @@ from daskgmm.fitting.trial import Tried
 from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 
+#: Share of its limit that a worker of a cluster may take: beyond, distributed moves results to disk, and holds tasks.
+WORKER_SHARE = 0.7
+
 
 @dataclass(frozen=True)
 class Planned:

@@ -13,7 +13,7 @@ from distributed.system import MEMORY_LIMIT
 from daskgmm.cli.advice import advice, would_fit
 from daskgmm.cli.input import Input
 from daskgmm.cli.jobs import Result, fitting_work
-from daskgmm.cli.planned import Planned
+from daskgmm.cli.planned import WORKER_SHARE, Planned
 from daskgmm.cli.work import Running, Work
 from daskgmm.errors import MemoryLimitError
 from daskgmm.fitting.checks import check_shape
@@ -32,8 +32,6 @@ from daskgmm.places.place import Place
 from daskgmm.sources.partition import MIB
 from daskgmm.sources.stamps import stored_bytes
 
-#: Share of its limit that a worker of a cluster may take: beyond, distributed moves results to disk, and holds tasks.
-WORKER_SHARE = 0.7
 #: Limits are whole multiples of so many bytes.
 STEP_BYTES = 64 * MIB
 

@@ -19,7 +19,7 @@ import click
 
 from daskgmm.cli.group import Commands, outcome
 from daskgmm.cli.metrics import metrics_text
-from daskgmm.cli.terminal import command_line_words, strict_json
+from daskgmm.cli.terminal import strict_json
 from daskgmm.errors import DaskgmmError, OutputError
 from daskgmm.fitting.events import Listener, PassDone
 from daskgmm.places.alive import this_process
@@ -155,6 +155,8 @@ class Standing:
 
         A pass that writes predictions is the only one: what is left of it takes as long as what was done, by its share.
         """
+        if self._machines is not None and self._machines.n_workers and not self._n_workers:
+            return None  # (all workers are lost, and nobody knows when one comes)
         if self._last is not None:
             left = self._last.remaining_seconds
             return None if left is None else max(0.0, left - (now - self._heard))
@@ -192,8 +194,9 @@ class Standing:
             self._write()
         except Exception as error:
             if not self._has_failed:
-                text = error.worded(command_line_words()) if isinstance(error, DaskgmmError) else str(error)
-                say(f"Nobody can see how far this is (daskgmm status): {text}", level=logging.WARNING)
+                # (Without a remedy: the work goes on.)
+                text = error.got if isinstance(error, DaskgmmError) and error.got else str(error)
+                say(f"Nobody can see how far this is (daskgmm status): {text}.", level=logging.WARNING)
             self._has_failed = True
 
     def _write(self) -> None:
@@ -208,7 +211,12 @@ class Standing:
 
 
 def _as_typed(command: str) -> str:
-    """Return the command as a person types it to go on, with what the environment says of it."""
+    """Return the command as a person types it to go on, with what the environment says of it.
+
+    A script that calls this one says by DASKGMM_AGAIN what calls itself again: a scheduler of its own ends with it.
+    """
+    if by_script := os.environ.get("DASKGMM_AGAIN"):
+        return by_script
     context = click.get_current_context(silent=True)
     arguments = None if context is None else context.meta.get(Commands.__module__)
     if arguments is None:

@@ -30,8 +30,8 @@ from daskgmm.cli.options import log_options, option
 def status(*, place: str, watch: bool, every: float, as_json: bool) -> dict[str, Any]:
     """Say how far daskgmm fit, select or predict is, while it runs or after it ended or died.
 
-    PLACE is the command's --output, or its --checkpoint. The command notes there every 5 seconds how far it is. On a
-    terminal the answer is text, elsewhere one line of JSON.
+    PLACE is the command's --output, or its --checkpoint where it was given one. The command notes there every 5
+    seconds how far it is. On a terminal the answer is text, elsewhere one line of JSON.
 
     \b
     Examples:

@@ -7,7 +7,9 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from http.client import HTTPException
+from urllib.request import urlopen
 
 import dask
 from distributed import Client, LocalCluster
@@ -75,16 +77,24 @@ def started(
         left = max(1.0, deadline - time.monotonic())
         _wait_for_workers(client, n_workers, left, timeout, "the local cluster")
         with watched(client, timeout):
-            yield client, f"{n_workers} worker processes"
+            yield client, f"{n_workers} worker process{'' if n_workers == 1 else 'es'}"
 
 
 @contextmanager
 def joined(
-    address: str | None, file: str | None, *, timeout: float, security: Security, by_options: bool, upload: bool
+    address: str | None,
+    file: str | None,
+    *,
+    timeout: float,
+    security: Security,
+    by_options: bool,
+    upload: bool,
+    said_by: str = "",
 ) -> Iterator[tuple[Client, str]]:
     """Provide a client of a scheduler that runs, at an address or at that in its file, and what the log calls it.
 
-    With `upload` this package is sent to its workers where they lack it.
+    With `upload` this package is sent to its workers where they lack it. `said_by` is where the address comes from, if
+    it was not typed.
 
     Raises
     ------
@@ -93,16 +103,22 @@ def joined(
     """
     deadline = time.monotonic() + timeout
     # (Quiet once more: importing distributed has made its loggers.)
-    with quiet(), _connected(address, file, deadline, timeout, security, by_options) as client:
+    with quiet(), _connected(address, file, deadline, timeout, security, by_options, said_by) as client:
         found = _address_of(client)
         _wait_for_workers(client, 1, max(1.0, deadline - time.monotonic()), timeout, found)
         check_versions(client, found, upload=upload)
         with watched(client, timeout):
-            yield client, f"{len(client.nthreads())} workers of {found}{_dashboard(client)}"
+            yield client, f"{_workers(len(client.nthreads()))} of {found}{_dashboard(client)}"
 
 
 def _connected(
-    given: str | None, file: str | None, deadline: float, timeout: float, security: Security, by_options: bool
+    given: str | None,
+    file: str | None,
+    deadline: float,
+    timeout: float,
+    security: Security,
+    by_options: bool,
+    said_by: str,
 ) -> Client:
     """Return a client of the scheduler that is joined; its file is read again until one answers, as it may be old."""
     check_files(security, "client", by_options=by_options)
@@ -127,7 +143,7 @@ def _connected(
             raise ClusterError(
                 "The scheduler",
                 f"answer within {timeout:g} s",
-                f"nothing from {address}",
+                f"nothing from {address}{said_by}",
                 "Check that it runs, and that its address and port are right and reachable from here; one with "
                 "TLS wants `tls_ca_file`, `tls_cert` and `tls_key`.",
             ) from error
@@ -156,11 +172,18 @@ def _client(address: str, security: Security, left: float) -> Client:
     return found[0]
 
 
+def _workers(n: int) -> str:
+    return f"{n} worker{'' if n == 1 else 's'}"
+
+
 def _dashboard(client: Client) -> str:
     """Return where the scheduler shows what it does, in brackets; nothing where it does not."""
     if "dashboard" not in client.scheduler_info(n_workers=0).get("services", {}):
         return ""
-    return f" (dashboard: {client.dashboard_link})"
+    # (A scheduler without bokeh, or whose pages are for its own machine, names an address where there are none.)
+    with suppress(OSError, HTTPException), urlopen(client.dashboard_link, timeout=1.0):  # noqa: S310 (as Dask says it)
+        return f" (dashboard: {client.dashboard_link})"
+    return ""
 
 
 def _address_of(client: Client) -> str:
@@ -176,7 +199,7 @@ def _wait_for_workers(client: Client, n_workers: int, left: float, timeout: floa
         pass
     found = len(client.nthreads())
     raise ClusterError(
-        f"At least {n_workers} workers",
+        f"At least {_workers(n_workers)}",
         f"join within {timeout:.0f} s",
         f"{found} at {address}",
         "Start workers (dask worker ADDRESS), look at their logs, or wait longer (`workers_timeout`).",

@@ -183,7 +183,10 @@ class DaskCluster(Place):
             return
         tls: Any = {"security": self.security, "by_options": self.tls_by_options}
         if self.joins:
-            address = self.scheduler if self.scheduler or self.scheduler_file else self.configured
+            typed = self.scheduler is not None or self.scheduler_file is not None
+            address = self.scheduler if typed else self.configured
+            if not typed:
+                tls["said_by"] = ", which Dask's configuration names (DASK_SCHEDULER_ADDRESS)"
             opened = joined(
                 address, self.scheduler_file, timeout=self.workers_timeout, upload=self.upload_package, **tls
             )

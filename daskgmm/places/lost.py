@@ -58,6 +58,8 @@ def watched(client: Client, patience: float) -> Iterator[None]:
                 continue  # the connection is lost, and whoever waits is told so
             # (A cluster that adapts stops workers that have nothing to do, and starts some when they have.)
             wanted = any(future.status == "pending" for future in list(client.futures.values()))
+            if wanted and not found and not without:
+                say(f"There are no workers. Waiting up to {patience:g} s for one.", level=logging.WARNING)
             without = without + every if wanted and not found else 0.0
             if without >= patience:
                 interrupts.end_with(

@@ -11,6 +11,7 @@ from distributed import Client, LocalCluster
 
 from daskgmm import GaussianMixture
 from daskgmm.errors import OptionError
+from tests.clusters import LOCAL
 
 
 def test_an_asynchronous_client_waits_in_a_thread() -> None:
@@ -18,9 +19,7 @@ def test_an_asynchronous_client_waits_in_a_thread() -> None:
 
     async def run() -> GaussianMixture:
         async with (
-            LocalCluster(
-                n_workers=1, threads_per_worker=1, processes=False, asynchronous=True, dashboard_address=None
-            ) as cluster,
+            LocalCluster(n_workers=1, threads_per_worker=1, processes=False, asynchronous=True, **LOCAL) as cluster,
             Client(cluster, asynchronous=True),
         ):
             mixture, X = GaussianMixture(1), da.from_array(rows, chunks=(10, 2))

@@ -13,13 +13,16 @@ from daskgmm import GaussianMixture
 from daskgmm.errors import OptionError
 from tests.clusters import LOCAL
 
+#: (Without a host: it is of this process.)
+HERE = {name: value for name, value in LOCAL.items() if name != "host"}
+
 
 def test_an_asynchronous_client_waits_in_a_thread() -> None:
     rows = np.random.default_rng(0).normal(size=(40, 2))
 
     async def run() -> GaussianMixture:
         async with (
-            LocalCluster(n_workers=1, threads_per_worker=1, processes=False, asynchronous=True, **LOCAL) as cluster,
+            LocalCluster(n_workers=1, threads_per_worker=1, processes=False, asynchronous=True, **HERE) as cluster,
             Client(cluster, asynchronous=True),
         ):
             mixture, X = GaussianMixture(1), da.from_array(rows, chunks=(10, 2))

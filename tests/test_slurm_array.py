@@ -62,7 +62,9 @@ def test_processes_of_this_machine(place: Path, tmp_path: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert_same(folder / "model.zarr", place, max_iter=0)
     assert sorted(os.listdir(folder)) == ["fit.sh", "log", "model.zarr"]
-    last = json.loads(done.stdout[done.stdout.rindex('{\n  "command": "mstep"') :])
+    last = json.loads(
+        next(line for line in reversed(done.stdout.splitlines()) if line.startswith('{"command": "mstep"'))
+    )
     assert (last["next"], last["status"], last["n_passes"]) == (None, "max_iter", 2)
     os.rename(folder / "model.zarr", folder / "M1")  # as where it was killed before it could give it its name
     again = submitted(folder, place, 2, *OPTIONS, LAUNCHER="here")

@@ -184,7 +184,7 @@ def test_an_array_of_fits_and_one_by_any_batch(slurm: Slurm, tmp_path: Path, row
     assert slurm.ended(other)["JobState"] == "COMPLETED"
     assert parameters(tmp_path / "other.zarr") == parameters(tmp_path / "here-2.zarr")
     said = (tmp_path / f"log-{other}.txt").read_text()
-    assert json.loads(said[said.index("{\n") :])["workers"] == 2
+    assert json.loads(next(line for line in said.splitlines() if line.startswith('{"command"')))["workers"] == 2
 
 
 def test_the_interactive_cluster(slurm: Slurm, tmp_path: Path, rows: Path) -> None:

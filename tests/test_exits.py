@@ -40,7 +40,7 @@ WAYS: dict[str, tuple[str, int, str]] = {
         f"{Path(sys.executable).with_name('dask')} gmm {FIT}",
         64, r"error: Missing option .* See: dask gmm fit --help",
     ),
-    "no command": (DASKGMM, 64, r" +demo .*"),
+    "no command": (DASKGMM, 64, r" +mstep .*"),
     "bad rows": (f"{DASKGMM} fit nan.npy -k 1 -o m", 65, r"error: INPUT must be finite; got 1 rows .* row 7\..*"),
     "weights too large": (
         f"{DASKGMM} {FIT} -k 1 --weights huge.npy", 65, r"error: --weights must sum to between .* Divide --weights .*",

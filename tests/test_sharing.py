@@ -30,7 +30,7 @@ ALONE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of rows in several partitions."""
-    X = np.random.default_rng(0).normal(size=(1_000_000, 16)).astype("f4")
+    X = np.random.default_rng(0).normal(size=(1_200_000, 16)).astype("f4")
     X[::3] += 4
     place = tmp_path_factory.mktemp("shared") / "X.npy"
     np.save(place, X)
@@ -84,7 +84,18 @@ def test_priority_is_that_of_the_tasks(rows: Path, tmp_path: Path) -> None:
 
     with LocalCluster(n_workers=1, threads_per_worker=1, **LOCAL) as cluster, Client(cluster) as client:
         found: set[int] = set()
-        process = fit(rows, tmp_path / "m.zarr", "-k", 2, "--scheduler", cluster.scheduler_address, "--priority", -3)
+        process = fit(
+            rows,
+            tmp_path / "m.zarr",
+            "-k",
+            2,
+            "--scheduler",
+            cluster.scheduler_address,
+            "--max-iter",
+            40,
+            "--priority",
+            -3,
+        )
         while process.poll() is None:
             found.update(client.run_on_scheduler(priorities))
         _, said = process.communicate()

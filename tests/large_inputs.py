@@ -199,7 +199,9 @@ def tried(kind: str, n_rows: int, folder: Path) -> dict[str, Any]:
         checksums.append(checksum(output))
     record["code"], log = killed(given, folder / "again.zarr", limit, folder)
     checksums.append(checksum(folder / "again.zarr"))
-    record["resumed"] = "Go on" in log or "Resum" in log or "resum" in log
+    record["resumed"] = "Going on from" in log
+    if not record["resumed"] or record["code"] != 3:
+        record["wrong"] += "it did not go on. "
     if len(set(checksums)) > 1:
         record["wrong"] += "other bits. "
     mixture = GaussianMixture.load(folder / "2.zarr")

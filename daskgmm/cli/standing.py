@@ -19,7 +19,7 @@ import click
 
 from daskgmm.cli.group import Commands, outcome
 from daskgmm.cli.metrics import metrics_text
-from daskgmm.cli.terminal import strict_json
+from daskgmm.cli.terminal import command_line_words, strict_json
 from daskgmm.errors import DaskgmmError, OutputError
 from daskgmm.fitting.events import Listener, PassDone
 from daskgmm.places.alive import this_process
@@ -194,9 +194,10 @@ class Standing:
             self._write()
         except Exception as error:
             if not self._has_failed:
-                # (Without a remedy: the work goes on.)
-                text = error.got if isinstance(error, DaskgmmError) and error.got else str(error)
-                say(f"Nobody can see how far this is (daskgmm status): {text}.", level=logging.WARNING)
+                text = str(error)
+                if isinstance(error, DaskgmmError):  # (without its remedy: the work goes on)
+                    text = type(error)(error.argument, error.requirement, error.got).worded(command_line_words())
+                say(f"Nobody can see how far this is (daskgmm status): {text}", level=logging.WARNING)
             self._has_failed = True
 
     def _write(self) -> None:

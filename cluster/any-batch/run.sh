@@ -98,7 +98,7 @@ while kill -0 "$command" 2>/dev/null; do wait "$command" || true; done # (a sign
 wait "$command" && code=0 || code=$?
 if [[ -n "$lost" ]] && ((code)); then code=69; fi
 case "$code" in
-    69 | 70 | 1??) tail -n 20 "$folder"/{scheduler,workers}.log >&2 ;;
+    69 | 70 | 1??) tail -n 20 "$folder"/{scheduler,workers}.log >&2 || true ;; # (one may not be there yet)
 esac
 trap - EXIT
 stop

@@ -122,18 +122,6 @@ def netcdf(folder: Path, n_rows: int) -> list[object]:
     return [str(folder / "*.nc"), "--columns", "f*"]
 
 
-def icechunk(folder: Path, n_rows: int) -> list[object]:
-    import icechunk as library
-
-    repository = library.Repository.create(library.local_filesystem_storage(str(folder / "X.icechunk")))
-    session = repository.writable_session("main")
-    array = zarr.create_array(session.store, shape=(n_rows, N_FEATURES), chunks=(1 << 16, N_FEATURES), dtype="f4")
-    for start, rows in runs(n_rows):
-        array[start : start + len(rows)] = rows
-    session.commit("rows")
-    return [folder / "X.icechunk"]
-
-
 KINDS: dict[str, Callable[[Path, int], list[object]]] = {
     "npy": npy,
     "zarr": zarr_array,

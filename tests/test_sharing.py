@@ -77,7 +77,7 @@ def test_eight_fits_and_one_that_is_cancelled_share_a_scheduler(rows: Path, tmp_
 
 
 def test_priority_is_that_of_the_tasks(rows: Path, tmp_path: Path) -> None:
-    """Seen by the scheduler, of a fit that says so and of one in Python whose caller does."""
+    """Seen by the scheduler."""
 
     def priorities(dask_scheduler: Any) -> list[int]:
         return sorted({-task.priority[0] for task in dask_scheduler.tasks.values() if "daskgmm" in str(task.key)})

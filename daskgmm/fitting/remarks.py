@@ -63,7 +63,7 @@ def of_processors(processors: Sequence[str]) -> Iterator[str]:
     """Yield a sentence where passes ran on processors of several kinds, whose sums differ in their last bits."""
     kinds = Counter(processors)
     if len(kinds) > 1:
-        listed = _listed([f"{n} workers with {kind}" for kind, n in kinds.most_common()])
+        listed = _listed([f"{n} worker{'' if n == 1 else 's'} with {kind}" for kind, n in kinds.most_common()])
         yield (
             f"Passes ran on processors of several kinds ({listed}): the same fit may end in other last bits next time. "
             f"For the same bits take workers of one kind."

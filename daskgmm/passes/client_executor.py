@@ -101,8 +101,8 @@ class ClientExecutor(Executor):
         return int(sum(self.client.nthreads().values()))
 
     def processors(self) -> list[str]:
-        with suppress(OSError):  # (of a worker that is just being lost)
-            return list(self.client.run(processor).values())
+        with suppress(OSError):  # (of a scheduler that is just being lost; such workers, and others, say nothing)
+            return list(self.client.run(processor, on_error="ignore").values())
         return []
 
     def named(self) -> AbstractContextManager[Any]:

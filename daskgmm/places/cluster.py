@@ -181,7 +181,7 @@ def _dashboard(client: Client) -> str:
     if "dashboard" not in client.scheduler_info(n_workers=0).get("services", {}):
         return ""
     # (A scheduler without bokeh, or whose pages are for its own machine, names an address where there are none.)
-    with suppress(OSError, HTTPException), urlopen(client.dashboard_link, timeout=1.0):  # noqa: S310 (as Dask says it)
+    with suppress(OSError, HTTPException, ValueError), urlopen(client.dashboard_link, timeout=1.0):  # noqa: S310 (as Dask says it)
         return f" (dashboard: {client.dashboard_link})"
     return ""
 

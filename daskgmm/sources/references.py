@@ -61,16 +61,18 @@ class ReferencesLocation(ZarrLocation):
 
 
 def _tags(system: Any, files: list[str]) -> list[str]:
-    """Return size and time, or tag, of files that references name, by URL or path."""
+    """Return size and time, or tag, of files that references name, by URL or path; those at one place many at once."""
     from fsspec.core import split_protocol
 
-    found = []
+    found, by_system = dict.fromkeys(files, ""), dict[str | None, list[str]]()
     for file in files:
-        protocol, path = split_protocol(file)
-        own = system.fss[protocol if protocol in system.fss else None]
-        own = getattr(own, "sync_fs", own)
-        found += [file_stamp(os.path.abspath(path))] if _is_local(own) else tags_of(own, [own._strip_protocol(file)])
-    return found
+        protocol, _ = split_protocol(file)
+        by_system.setdefault(protocol if protocol in system.fss else None, []).append(file)
+    for protocol, own in by_system.items():
+        below = getattr(system.fss[protocol], "sync_fs", system.fss[protocol])
+        paths = [below._strip_protocol(file) for file in own]
+        found.update(zip(own, map(file_stamp, paths) if _is_local(below) else tags_of(below, paths), strict=True))
+    return list(found.values())
 
 
 def _is_local(system: Any) -> bool:

@@ -1,0 +1,102 @@
+"""Estimators in model files: `save` and `load`."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from daskgmm.errors import worded
+from daskgmm.exchange import attributes_of
+from daskgmm.fitting.option import declared
+from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.options_json import from_json
+from daskgmm.kernels.support import Support
+from daskgmm.mixture.arrays import Floats
+from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.record import finite_or_none
+from daskgmm.passes.provenance import provenance
+from daskgmm.stores.model_file import Model, as_written, dropped_in, load_model, save_model, support_in, support_record
+
+#: What a model file says of a fit; a mixture that was set by hand has none of it.
+_OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_passes_", "n_dropped_",
+             "n_dropped_by_feature_", "history_")  # fmt: skip
+
+
+class Saved:
+    """Gives an estimator `save` and `load`."""
+
+    options_type: ClassVar[type[FitOptions]]
+    support_: Floats
+    counts_: Floats
+
+    @abstractmethod
+    def _parameters(self) -> Parameters:
+        """Return the mixture."""
+
+    @abstractmethod
+    def fit_options(self) -> FitOptions:
+        """Return the options of its fit."""
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the fitted mixture as a Zarr group; whole or not at all."""
+        save_model(self._model(), path, overwrite=overwrite)
+
+    def _model(self) -> Model:
+        check_is_fitted(self, "means_")
+        record = {
+            "options": getattr(self, "_fit_options", None) or self.fit_options().as_json(),
+            "feature_names": list(getattr(self, "feature_names_in_", ())) or None,
+            "units": getattr(self, "units_in_", None),
+            **{name.rstrip("_"): getattr(self, name) for name in _OF_A_FIT if hasattr(self, name)},
+            **(support_record(Support(self.support_, self.counts_)) if hasattr(self, "support_") else {}),
+            "remarks": list(map(worded, getattr(self, "_remarks", ()))),
+            "unsupported": list(getattr(self, "_unsupported", ())),
+            **({"status": self._status.value} if hasattr(self, "_status") else {}),
+            "lower_bound": finite_or_none(getattr(self, "lower_bound_", -np.inf)),
+            "provenance": provenance(),
+        }
+        return Model(self._parameters(), record)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Return the fitted estimator in a model file; it runs nothing that is in the file."""
+        model = load_model(path)
+        with as_written(os.fspath(path)):
+            return cls._of(model.record, model.parameters)
+
+    @classmethod
+    def _of(cls, record: dict[str, Any], p: Parameters) -> Self:
+        """Return the estimator of a model file; any exception where its record is not as `save` wrote it."""
+        stored = dict(record.get("options", {}))
+        known = {name for name, (_, option) in declared(cls.options_type).items() if option.of_estimator}
+        options = {k: from_json(v) for k, v in stored.items() if k in known}
+        options |= {"n_components": p.n_components, "covariance_type": p.family.name}
+        options["random_state"] = stored.get("seed")
+        estimator: Any = cls(**options)
+        estimator.__dict__ |= attributes_of(p)
+        estimator._fit_options = stored
+        if (names := record.get("feature_names")) is not None:
+            if len(names) != p.n_features or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"feature_names that are not {p.n_features} names")
+            estimator.feature_names_in_ = np.array(list(names), dtype=object)
+        if (units := record.get("units")) is not None:
+            estimator.units_in_ = str(units)
+        lower_bound = record.get("lower_bound")
+        estimator.converged_ = bool(record.get("converged", False))
+        estimator.lower_bound_ = -np.inf if lower_bound is None else float(lower_bound)
+        estimator.lower_bounds_ = [float(value) for value in record.get("lower_bounds", [])]
+        estimator.log_likelihood_ = float(record.get("log_likelihood", np.nan))
+        for name in ("n_iter", "n_passes", "n_dropped"):
+            setattr(estimator, f"{name}_", int(record.get(name, 0)))
+        estimator.n_dropped_by_feature_ = dropped_in(record, p.n_features)
+        found = support_in(record, p.n_components)
+        estimator.support_, estimator.counts_ = found.nats, found.counts
+        estimator._remarks = tuple(str(one) for one in record.get("remarks", []))
+        estimator._unsupported = tuple(int(k) for k in record.get("unsupported") or ())
+        estimator.history_ = [dict(one) for one in record.get("history", [])]
+        made: Self = estimator
+        return made

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted
 
 from daskgmm.callbacks import CallbackSupport, call_back
+from daskgmm.conditional import Conditionable
 from daskgmm.errors import OptionError
 from daskgmm.exchange import Convertible, attributes_of
 from daskgmm.fitting.events import Listener
@@ -43,7 +44,7 @@ from daskgmm.pictures.pictured import Pictured
 from daskgmm.saved import Saved
 
 
-class GaussianMixture(Pictured, CallbackSupport, Convertible, Saved, DensityMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixture(Pictured, CallbackSupport, Convertible, Conditionable, Saved, DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture, fitted by exact EM to data that need not fit in memory.
 
     Names and meanings are scikit-learn's. `X` may be a NumPy array, a data frame (of Dask too), an array or data set of

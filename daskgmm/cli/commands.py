@@ -16,6 +16,7 @@ import click
 
 from daskgmm.cli.fit_commands import fit, select
 from daskgmm.cli.group import Commands
+from daskgmm.cli.model_commands import MODEL_COMMANDS
 from daskgmm.cli.options import (
     cluster_options,
     data_options,
@@ -340,7 +341,7 @@ def demo(*, output_dir: str, components: int, **options: Any) -> dict[str, Any]:
     return run_demo(Demo(output_dir, components, log_format="text" if is_text() else "json", **options))
 
 
-for _command in PART_COMMANDS:
+for _command in (*MODEL_COMMANDS, *PART_COMMANDS):
     gmm.add_command(_command)
 
 

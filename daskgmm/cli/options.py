@@ -52,7 +52,12 @@ def _names(text: str) -> tuple[str, ...]:
 
 def names_type(name: str) -> _AnyType:
     """Return the type of an option that is names, with commas between them."""
-    return _Parsed(name, _names)
+    return parsed_type(name, _names)
+
+
+def parsed_type(name: str, parse: Callable[[str], Any]) -> _AnyType:
+    """Return the type of an option that a function reads; it raises a ValueError that ends "'text' ..."."""
+    return _Parsed(name, parse)
 
 
 def option(*names: str, section: str, **attributes: Any) -> Callable[[Command], Command]:

@@ -12,6 +12,7 @@ from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.estep import Densities
 from daskgmm.kernels.plan import DOUBLE, Plan, make_plan
 from daskgmm.kernels.support import Support, leave_out
+from daskgmm.mixture import merging
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.shape import Shape
@@ -79,7 +80,7 @@ def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
         Row weights.
     """
     p, pairs = parameters, _close_pairs(parameters)
-    merged = _merged(p, pairs) if len(pairs) else None
+    merged = merging.merged(p, pairs) if len(pairs) else None
     if merged is None:
         pairs = pairs[:0]
     plans = [make_plan(each, origin=mean_row(X, w)) for each in (p, merged) if each is not None]
@@ -177,25 +178,3 @@ def _distances(parameters: Parameters) -> Floats:
     distance += distance.T.copy()
     np.fill_diagonal(distance, np.inf)
     return distance
-
-
-def _merged(parameters: Parameters, pairs: Integers) -> Parameters | None:
-    """Return each pair as one component with the weight, mean and covariance of both; None where that is singular.
-
-    A covariance that is common to all components stays as it is.
-    """
-    p = parameters
-    w = np.maximum(p.weights[pairs], 1e-300)
-    total = w.sum(axis=1)
-    share = w / total[:, np.newaxis]
-    difference = p.means[pairs[:, 1]] - p.means[pairs[:, 0]]
-    means = p.means[pairs[:, 0]] + share[:, 1:] * difference
-    between = np.concatenate(
-        [p.shape.of_points(np.outer(d, [-s[1], s[0]]), s) for d, s in zip(difference, share, strict=True)]
-    )
-    covariances = p.shape.joined(p.covariances, pairs, share, between)
-    covariances = p.family.maximise(total, covariances, p.shape.subset(p.covariances, pairs[:, 0]))
-    try:
-        return Parameters.from_covariances(p.family, total, means, covariances)
-    except CollapsedComponentError:
-        return None

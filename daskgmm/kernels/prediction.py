@@ -12,6 +12,7 @@ from daskgmm.errors import DataError
 from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.estep import Densities, softmax
 from daskgmm.kernels.plan import Plan, make_plan
+from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 
 What = Literal["label", "proba", "score"]
@@ -83,6 +84,11 @@ class Predictor:
         if self.what == "score":
             out[...] = score
         elif self.what == "proba":
-            np.divide(log_density, total, out=out.T)
+            log_density /= total
+            self._write(block, log_density, out, work)
         if block.non_finite is not None:
             out[block.non_finite] = -1 if self.what == "label" else np.nan
+
+    def _write(self, block: Block, resp: Floats, out: NDArray[Any], work: Workspace) -> None:
+        """Write what is made of the responsibilities, (n_components, n_rows)."""
+        out[...] = resp.T

@@ -193,6 +193,11 @@ def family_called(name: str) -> Family:
     return family
 
 
+def family_of_shape(shape: Shape) -> Family:
+    """Return the family that has all covariances of a shape."""
+    return next(family for family in _FAMILIES.values() if family.shape == shape and family.name in _OWN)
+
+
 def family_of(covariance_type: str | Family) -> Family:
     """Return the family that a covariance_type asks for; one that is given itself is registered by that."""
     if isinstance(covariance_type, type) and issubclass(covariance_type, Family):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from daskgmm.errors import OptionError
 from daskgmm.fitting.sample import Sample
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
@@ -78,22 +77,6 @@ def plot_corner(
     lost = int(outside(p, list(features), frames).sum())
     _tell(axes, p, lost=lost, n_rows=None if sample is None else len(sample))
     return figure
-
-
-def chosen_features(only: Sequence[str | int] | None, names: Sequence[str]) -> list[int] | None:
-    """Return the numbers of features that are named, or numbered from 0; an OptionError for what is none of them."""
-    if only is None:
-        return None
-    found = []
-    for one in [only] if isinstance(only, str) else only:
-        number = list(names).index(one) if isinstance(one, str) and one in names else one
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < len(names):
-            listed = ", ".join(names) if len(names) <= 20 else f"{', '.join(names[:20])} and {len(names) - 20} more"
-            raise OptionError("`only`", f"name features of the mixture ({listed})", repr(one), "Name some of these.")
-        found.append(int(number))
-    if not found or len(set(found)) < len(found):
-        raise OptionError("`only`", "name at least one feature, and each once", repr(only), "Name some of them.")
-    return found
 
 
 def _draw_density(

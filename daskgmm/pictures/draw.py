@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from daskgmm.errors import OptionError
 from daskgmm.fitting.sample import Sample
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.pictures.corner import chosen_features, plot_corner
+from daskgmm.pictures.corner import plot_corner
 from daskgmm.pictures.plot import check_matplotlib, drawable, plot_history, plot_selection, plot_weights
+from daskgmm.sources.columns import chosen_features
 from daskgmm.stores.model_file import Model, support_in, unsupported_in
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def draw(
     check_drawn(model, kind, only=only, rows=sample is not None)
     if kind == "corner":
         names = feature_names_of(model)
-        return plot_corner(p, names, chosen=chosen_features(only, names), sample=sample)
+        return plot_corner(p, names, chosen=_chosen(only, names), sample=sample)
     if kind == "weights":
         return plot_weights(p.weights, support_in(record, p.n_components).counts, unsupported_in(record))
     if kind == "history":
@@ -46,7 +47,7 @@ def check_drawn(model: Model, kind: str, *, only: Sequence[str | int] | None, ro
         raise OptionError(
             "`kind`", "be corner where rows or features are named", kind, "Leave them out: that picture shows neither."
         )
-    chosen_features(only, feature_names_of(model))
+    _chosen(only, feature_names_of(model))
     missing = {
         "history": ("passes over all rows", drawable(model.record.get("history") or []), "A fit has it"),
         "criterion": ("a selection", model.record.get("selection"), "The model that the command select writes has it"),
@@ -55,6 +56,10 @@ def check_drawn(model: Model, kind: str, *, only: Sequence[str | int] | None, ro
     if not found:
         raise OptionError("`kind`", "be of what the model holds", f"{kind}, of a model without {what}", f"{remedy}.")
     check_matplotlib("A plot")
+
+
+def _chosen(only: Sequence[str | int] | None, names: Sequence[str]) -> list[int] | None:
+    return None if only is None else chosen_features(only, names, argument="only")
 
 
 def feature_names_of(model: Model) -> list[str]:

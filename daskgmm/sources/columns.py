@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
+
 from daskgmm.errors import DataError, InputMissingError, OptionError, verbatim
 
 #: Names that a message lists at most.
@@ -174,3 +176,19 @@ def refuse_other_names(names: Sequence[str], fitted: Sequence[str], *, by_name: 
     if not unseen and not missing:
         said += "Feature names must be in the same order as they were in fit.\n"
     raise DataError(text=f"{verbatim(said)}To select the same columns in the same order, {by_name}.")
+
+
+def chosen_features(asked: Sequence[str | int] | str | int, names: Sequence[str], *, argument: str) -> list[int]:
+    """Return the numbers of features that are named, or numbered from 0; an OptionError for what is none of them."""
+    found = []
+    for one in [asked] if isinstance(asked, str | int | np.integer) else asked:
+        number = list(names).index(one) if isinstance(one, str) and one in names else one
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < len(names):
+            listed = ", ".join(names) if len(names) <= 20 else f"{', '.join(names[:20])} and {len(names) - 20} more"
+            must = f"name features of the mixture ({listed})"
+            raise OptionError(f"`{argument}`", must, repr(one), "Name some of these.")
+        found.append(int(number))
+    if not found or len(set(found)) < len(found):
+        must = "name at least one feature, and each once"
+        raise OptionError(f"`{argument}`", must, repr(asked), "Name some of them.")
+    return found

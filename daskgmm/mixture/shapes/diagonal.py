@@ -22,6 +22,12 @@ class Diagonal(Shape):
     def n_second(self, n_features: int, *, exact: bool) -> int:
         return n_features
 
+    def marginal(self, covariances: Floats, kept: NDArray[np.intp]) -> Floats:
+        return covariances[:, kept]
+
+    def conditional(self, covariances: Floats, kept: NDArray[np.intp], given: NDArray[np.intp]) -> tuple[Floats, None]:
+        return self.marginal(covariances, kept), None
+
     def least_rows(self, n_features: int) -> int:
         return 3
 

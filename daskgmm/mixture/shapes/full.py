@@ -32,6 +32,20 @@ class Full(Shape):
     def n_second(self, n_features: int, *, exact: bool) -> int:
         return n_features * (n_features + 1) // 2
 
+    def marginal(self, covariances: Floats, kept: NDArray[np.intp]) -> Floats:
+        return np.ascontiguousarray(covariances[..., kept[:, np.newaxis], kept])
+
+    def conditional(
+        self, covariances: Floats, kept: NDArray[np.intp], given: NDArray[np.intp]
+    ) -> tuple[Floats, Floats | None]:
+        # With L L' the covariance of what is given and V = L^-1 S_gk: S_kk - V'V, and slopes V' L^-1.
+        lower = np.linalg.cholesky(self.marginal(covariances, given))
+        half = np.linalg.solve(lower, covariances[..., given[:, np.newaxis], kept])
+        turned = np.swapaxes(half, -1, -2)
+        inverse = np.linalg.solve(lower, np.broadcast_to(np.eye(len(given)), lower.shape))
+        slopes: Floats = (turned @ inverse).reshape(-1, len(kept), len(given))
+        return self.marginal(covariances, kept) - turned @ half, slopes
+
     def least_rows(self, n_features: int) -> int:
         return n_features + 1
 

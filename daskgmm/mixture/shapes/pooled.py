@@ -10,8 +10,9 @@ from scipy.linalg import solve_triangular
 
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.row_set import RowSet
-from daskgmm.mixture.shapes.full import Full, check_definite
+from daskgmm.mixture.shapes.full import FULL, Full, check_definite
 from daskgmm.mixture.shapes.matrices import covariance_of, precision_cholesky_of
+from daskgmm.mixture.shapes.shape import Shape
 
 
 class Pooled(Full):
@@ -49,6 +50,9 @@ class Pooled(Full):
 
     def joined(self, covariances: Floats, pairs: NDArray[np.int64], share: Floats, between: Floats) -> Floats:
         return covariances
+
+    def separate(self, covariances: Floats, n_components: int) -> tuple[Shape, Floats]:
+        return FULL, np.repeat(covariances[np.newaxis], n_components, axis=0)
 
     def covariance_weights(self, weights: Floats) -> Floats:
         return np.ones(1)

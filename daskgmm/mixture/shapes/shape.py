@@ -92,9 +92,26 @@ class Shape(ABC):
         result: Floats = first + second + between
         return result
 
+    def separate(self, covariances: Floats, n_components: int) -> tuple[Shape, Floats]:
+        """Return the shape in which each component has a covariance of its own, and these covariances in it."""
+        return self, covariances
+
     def covariance_weights(self, weights: Floats) -> Floats:
         """Return the weight of the rows of which each covariance is, for weights of the components."""
         return weights
+
+    @abstractmethod
+    def marginal(self, covariances: Floats, kept: NDArray[np.intp]) -> Floats:
+        """Return the covariances of the features `kept` alone, in their order."""
+
+    @abstractmethod
+    def conditional(
+        self, covariances: Floats, kept: NDArray[np.intp], given: NDArray[np.intp]
+    ) -> tuple[Floats, Floats | None]:
+        """Return the covariances of the features `kept` where others are `given`, and how their means follow these.
+
+        The latter are the slopes, (n_components, n_kept, n_given), or (1, ...) where they are common; None for zeros.
+        """
 
     # -- conversions between covariance, precision and precision Cholesky ------------------------------------
     @abstractmethod

@@ -22,6 +22,9 @@ class Spherical(Diagonal):
     def n_second(self, n_features: int, *, exact: bool) -> int:
         return 1
 
+    def marginal(self, covariances: Floats, kept: NDArray[np.intp]) -> Floats:
+        return covariances
+
     def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:
         result: Floats = np.sqrt(2 * n_features) * np.log(precisions_cholesky / base)[:, np.newaxis]
         return result

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from daskgmm.callbacks import CallbackSupport, call_back
 from daskgmm.conditional import Conditionable
+from daskgmm.diagnostics import Diagnosable
 from daskgmm.errors import OptionError
 from daskgmm.exchange import Convertible, attributes_of
 from daskgmm.fitting.events import Listener
@@ -44,7 +45,16 @@ from daskgmm.pictures.pictured import Pictured
 from daskgmm.saved import Saved
 
 
-class GaussianMixture(Pictured, CallbackSupport, Convertible, Conditionable, Saved, DensityMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixture(
+    Pictured,
+    CallbackSupport,
+    Convertible,
+    Conditionable,
+    Diagnosable,
+    Saved,
+    DensityMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+):
     """A Gaussian mixture, fitted by exact EM to data that need not fit in memory.
 
     Names and meanings are scikit-learn's. `X` may be a NumPy array, a data frame (of Dask too), an array or data set of

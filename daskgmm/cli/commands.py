@@ -131,19 +131,26 @@ gmm.add_command(status)
 @gmm.command(short_help="Print log-likelihood, AIC and BIC of a model on rows.")
 @click.argument("model")
 @click.argument("input")
+@option(
+    "--standard-errors",
+    is_flag=True,
+    section="Score",
+    help="Print the standard errors of the parameters too, where INPUT is what MODEL was fitted to; a pass more.",
+)
 @input_options(weights=True)
 @cluster_options
 @log_options
-def score(*, model: str, data: Any, cluster: Any) -> dict[str, Any]:
+def score(*, model: str, standard_errors: bool, data: Any, cluster: Any) -> dict[str, Any]:
     """Print how well a MODEL describes the rows of INPUT: log-likelihood in nats, AIC and BIC.
 
     \b
-    Example:
+    Examples:
       daskgmm score model.zarr other-data.zarr
+      daskgmm score model.zarr data.zarr --standard-errors
     """
     from daskgmm.cli import jobs
 
-    return jobs.score(model, data, cluster=cluster)
+    return jobs.score(model, data, errors=standard_errors, cluster=cluster)
 
 
 @gmm.command(short_help="Draw rows from a model.")

@@ -13,13 +13,15 @@ from daskgmm.cli.passes_shown import passes_shown
 from daskgmm.cli.saving import Saving
 from daskgmm.cli.terminal import command_line_words
 from daskgmm.cli.work import Work
-from daskgmm.errors import DataError, worded
+from daskgmm.errors import DataError, OptionError, worded
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.fit import fit_mixture
+from daskgmm.fitting.grouped import grouped_components, grouping_need
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.score import check_features, score_source, scoring_need
+from daskgmm.fitting.standard_errors import standard_errors
 from daskgmm.fitting.status import Status
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.criteria import warn_of_small_weight
@@ -165,8 +167,8 @@ def _say_order(X: Source, output: str) -> None:
         )
 
 
-def score(model: str, data: Input, *, cluster: Place) -> Result:
-    """Return how well a model describes rows."""
+def score(model: str, data: Input, *, errors: bool, cluster: Place) -> Result:
+    """Return how well a model describes rows, and with `errors` the standard errors of its parameters."""
     began = perf_counter()
     fitted = load_model(model)
     parameters = fitted.parameters
@@ -175,7 +177,12 @@ def score(model: str, data: Input, *, cluster: Place) -> Result:
     check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
     with Work(Rows.plan(X, weights), scoring_need(parameters, X), cluster).on_machines(began) as running:
         found = score_source(parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor)
-        resources = running.resources(found.bytes_read)
+        known = None
+        if errors:
+            known = standard_errors(
+                parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor
+            )
+        resources = running.resources(found.bytes_read * (1 + errors))
     warn_of_small_weight(found.weight, found.n_weighted)
     return {
         "command": "score",
@@ -187,7 +194,32 @@ def score(model: str, data: Input, *, cluster: Place) -> Result:
         "rows": found.n_rows,
         "dropped_rows": found.n_dropped,
         "weight": found.weight,
-        "n_passes": found.n_passes,
+        "n_passes": found.n_passes + errors,
+        **({} if known is None else {"standard_errors": known.as_json()}),
+        **resources,
+    }
+
+
+def combine(model: str, data: Input, *, n_groups: int | None, cluster: Place) -> Result:
+    """Return the group of each component of a model, where components together are groups."""
+    began = perf_counter()
+    fitted = load_model(model)
+    p = fitted.parameters
+    X, weights = data.open(names=fitted.record.get("feature_names"))
+    note_weights(fitted.record, weights)
+    check_features(X, p, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
+    if n_groups is not None and n_groups > p.n_components:
+        raise OptionError("--groups", f"be at most the number of components, {p.n_components}", n_groups)
+    with Work(Rows.plan(X, weights), grouping_need(p, X), cluster).on_machines(began) as running:
+        found = grouped_components(
+            p, X, weights=weights, n_groups=n_groups, non_finite=data.non_finite, executor=running.executor
+        )
+        resources = running.resources(X.n_rows * X.n_features * X.dtype.itemsize)
+    return {
+        "command": "combine",
+        "status": "done",
+        "groups": found.groups.tolist(),
+        "entropies": list(found.entropies),
         **resources,
     }
 

@@ -1,4 +1,4 @@
-"""The commands that make a model of a model: `daskgmm marginal`, `condition`, `reduce`. They read no rows."""
+"""The commands that make a model of a model, and read no rows: `daskgmm marginal`, `condition`, `reduce`; `combine`."""
 
 # click keeps the lines of a paragraph apart that begins with a backspace, "\b".
 # ruff: noqa: D301
@@ -10,7 +10,16 @@ from typing import Any
 import click
 
 from daskgmm.cli.group import SectionCommand
-from daskgmm.cli.options import force_option, log_options, names_type, option, output_option, parsed_type
+from daskgmm.cli.options import (
+    cluster_options,
+    force_option,
+    input_options,
+    log_options,
+    names_type,
+    option,
+    output_option,
+    parsed_type,
+)
 
 
 def _given(text: str) -> dict[str, float]:
@@ -109,4 +118,33 @@ def reduce(*, model: str, components: int, output: str, force: bool) -> dict[str
     return model_jobs.reduce(model, output, components=components, force=force)
 
 
-MODEL_COMMANDS = (marginal, condition, reduce)
+@click.command(cls=SectionCommand, short_help="Say which components together are a group.")
+@click.argument("model")
+@click.argument("input")
+@option(
+    "--groups",
+    type=click.IntRange(min=1),
+    section="Groups",
+    metavar="N",
+    show_default="where the assignment of rows begins to be less sure",
+    help="Number of groups.",
+)
+@input_options(weights=True)
+@cluster_options
+@log_options
+def combine(*, model: str, groups: int | None, data: Any, cluster: Any) -> dict[str, Any]:
+    """Say which components of a MODEL together are a group of another shape, from a sample of the rows of INPUT.
+
+    Step by step those two become one whose union makes the assignment of rows surest (Baudry et al. 2010). "groups"
+    in the result is the group of each component, from 0; "entropies" are those for 1, 2, ... groups, in nats.
+
+    \b
+    Example:
+      daskgmm combine model.zarr data.zarr --groups 3
+    """
+    from daskgmm.cli import jobs
+
+    return jobs.combine(model, data, n_groups=groups, cluster=cluster)
+
+
+MODEL_COMMANDS = (marginal, condition, reduce, combine)

@@ -91,11 +91,11 @@ def score_source(
     check_shape(X, n_components=1)
     rows, need = promise_memory(Rows.plan(X, weights), scoring_need(parameters, X), executor)
     with for_passes(executor):
-        surveyed = None if weights is None else _survey(rows, executor, non_finite)
+        surveyed = None if weights is None else survey_of(rows, executor, non_finite)
         plan = make_plan(parameters, origin=parameters.weights @ parameters.means, compiled=need.compiled)
         (found,) = run_pass(ScorePass([plan]), rows, executor, name="score")
         if surveyed is None and found.n_rows != X.n_rows and non_finite == "error":
-            surveyed = _survey(rows, executor, non_finite)
+            surveyed = survey_of(rows, executor, non_finite)
     if surveyed is not None:
         check_counts(found, surveyed.row_set)
     if not found.weight > 0:
@@ -149,9 +149,9 @@ def check_features(
         )
 
 
-def _survey(rows: Rows, executor: Executor, non_finite: str) -> Survey:
-    """Return what a pass of its own counts; raise a DataError that names the first bad row or weight."""
-    work = SurveyPass(rows.X.n_features, False, 0, -1)
+def survey_of(rows: Rows, executor: Executor, non_finite: str, work: SurveyPass | None = None) -> Survey:
+    """Return what a survey of its own finds; raise a DataError that names the first bad row or weight."""
+    work = work or SurveyPass(rows.X.n_features, False, 0, -1)
     survey: Survey = run_pass(work, rows, executor, name="survey")
     check_survey(survey, rows, n_components=1, non_finite=non_finite)
     return survey

@@ -57,6 +57,14 @@ class Diagonal(Shape):
     def cholesky_of_precisions(self, precisions: Floats) -> Floats:
         return np.sqrt(precisions)
 
+    def scores(self, offsets: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
+        precision = np.square(precision_cholesky)[:, np.newaxis]
+        u: Floats = precision * offsets
+        return u, 0.5 * (np.square(u) - precision)
+
+    def of_free(self, values: Floats, n_features: int) -> Floats:
+        return values
+
     def precisions(self, precisions_cholesky: Floats) -> Floats:
         return np.square(precisions_cholesky)
 

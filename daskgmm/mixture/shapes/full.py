@@ -69,6 +69,19 @@ class Full(Shape):
         reversed_factor = np.linalg.cholesky(precisions[..., ::-1, ::-1])
         return np.ascontiguousarray(reversed_factor[..., ::-1, ::-1], dtype=np.float64)
 
+    def scores(self, offsets: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
+        rows, columns = triangle(len(offsets))
+        precision = precision_cholesky @ precision_cholesky.T
+        u: Floats = precision @ offsets
+        twice = np.where(rows == columns, 0.5, 1.0)[:, np.newaxis]  # (an entry off the diagonal stands twice)
+        return u, twice * (u[rows] * u[columns] - precision[rows, columns][:, np.newaxis])
+
+    def of_free(self, values: Floats, n_features: int) -> Floats:
+        rows, columns = triangle(n_features)
+        found = np.empty((*values.shape[:-1], n_features, n_features))
+        found[..., rows, columns] = found[..., columns, rows] = values
+        return found
+
     def precisions(self, precisions_cholesky: Floats) -> Floats:
         return precisions_cholesky @ np.swapaxes(precisions_cholesky, -1, -2)
 

@@ -54,6 +54,10 @@ class Pooled(Full):
     def separate(self, covariances: Floats, n_components: int) -> tuple[Shape, Floats]:
         return FULL, np.repeat(covariances[np.newaxis], n_components, axis=0)
 
+    def of_free(self, values: Floats, n_features: int) -> Floats:
+        found: Floats = super().of_free(values, n_features)[0]
+        return found
+
     def covariance_weights(self, weights: Floats) -> Floats:
         return np.ones(1)
 

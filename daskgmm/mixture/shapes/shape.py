@@ -10,7 +10,7 @@ Which of the covariances of a shape an M-step may give is the family's (`family.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from daskgmm.errors import CollapsedComponentError
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.row_set import RowSet
+from daskgmm.mixture.shapes.derived import Derived
 
 LOG_2PI = float(np.log(2 * np.pi))
 
 
 @dataclass(frozen=True)
-class Shape(ABC):
+class Shape(Derived):
     """A shape of covariances, without state: two of one class are equal, and it travels to workers by its class.
 
     "Covariances" are those of all components, as one array of `array_shape`: by components, unless they are common.
@@ -92,26 +93,9 @@ class Shape(ABC):
         result: Floats = first + second + between
         return result
 
-    def separate(self, covariances: Floats, n_components: int) -> tuple[Shape, Floats]:
-        """Return the shape in which each component has a covariance of its own, and these covariances in it."""
-        return self, covariances
-
     def covariance_weights(self, weights: Floats) -> Floats:
         """Return the weight of the rows of which each covariance is, for weights of the components."""
         return weights
-
-    @abstractmethod
-    def marginal(self, covariances: Floats, kept: NDArray[np.intp]) -> Floats:
-        """Return the covariances of the features `kept` alone, in their order."""
-
-    @abstractmethod
-    def conditional(
-        self, covariances: Floats, kept: NDArray[np.intp], given: NDArray[np.intp]
-    ) -> tuple[Floats, Floats | None]:
-        """Return the covariances of the features `kept` where others are `given`, and how their means follow these.
-
-        The latter are the slopes, (n_components, n_kept, n_given), or (1, ...) where they are common; None for zeros.
-        """
 
     # -- conversions between covariance, precision and precision Cholesky ------------------------------------
     @abstractmethod

@@ -25,6 +25,14 @@ class Spherical(Diagonal):
     def marginal(self, covariances: Floats, kept: NDArray[np.intp]) -> Floats:
         return covariances
 
+    def scores(self, offsets: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
+        precision = np.square(precision_cholesky)
+        u: Floats = precision * offsets
+        return u, 0.5 * (np.einsum("dn,dn->n", u, u) - len(offsets) * precision)[np.newaxis]
+
+    def of_free(self, values: Floats, n_features: int) -> Floats:
+        return values[..., 0]
+
     def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:
         result: Floats = np.sqrt(2 * n_features) * np.log(precisions_cholesky / base)[:, np.newaxis]
         return result

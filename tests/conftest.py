@@ -29,6 +29,20 @@ for _number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU):
         signal.signal(_number, signal.SIG_DFL)
 
 
+#: Files of tests that start many processes, or wait: the longest first, so that processes side by side end together.
+LONG = (
+    "test_cluster_slurm", "test_workflows", "test_failures", "test_whole_process", "test_slurm_array", "test_joining",
+    "test_promises", "test_cli", "test_crash_points", "test_terminal", "test_hosts", "test_any_batch", "test_examples",
+    "test_benchmarks", "test_sharing", "test_plan", "test_kubernetes", "test_systemd", "test_demo", "test_one_job",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of long files first."""
+    places = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LocalCluster]:
     """Two worker processes of one thread, reachable from this machine only; made by the first test that asks."""

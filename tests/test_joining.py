@@ -123,7 +123,7 @@ def test_the_scheduler_of_dasks_configuration_is_joined(rows: Path, tmp_path: Pa
         address = cluster.scheduler_address
         done = call("fit", rows, *OPTIONS, "-o", tmp_path / "m.zarr", DASK_SCHEDULER_ADDRESS=address)
         assert done.returncode in (0, 3), done.stderr
-        assert f"Running in 1 worker of {address} (dashboard: {cluster.dashboard_link})" in done.stderr
+        assert f"Running in 1 worker of {address} (dashboard: {cluster.dashboard_link})" in done.stderr, done.stderr
     # What is typed of a local cluster goes before it.
     done = call("fit", rows, *OPTIONS, "-o", tmp_path / "n.zarr", "--workers", 1, DASK_SCHEDULER_ADDRESS=address)
     assert "Running in 1 worker process," in done.stderr

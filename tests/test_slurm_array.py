@@ -45,7 +45,7 @@ def submitted(folder: Path, *arguments: object, **environment: str) -> subproces
     return subprocess.run(
         ["bash", SCRIPT, folder, *map(str, arguments)],
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **environment},
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=170,
     )  # fmt: skip
 
 

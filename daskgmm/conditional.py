@@ -32,6 +32,18 @@ class Conditionable:
     def _parameters(self) -> Parameters:
         """Return the mixture."""
 
+    def _components(self) -> Parameters:
+        """Return the mixture; an OptionError where noise stands beside its components."""
+        p = self._parameters()
+        if p.noise is not None:
+            raise OptionError(
+                "the mixture",
+                "have no noise, which is no density of some of the features",
+                f"noise of {p.noise}",
+                "Take its components alone: from_parameters(weights_ / weights_.sum(), means_, covariances_).",
+            )
+        return p
+
     def marginal(self, features: Features) -> Self:
         """Return the mixture of some features alone, with its components in their order.
 
@@ -47,7 +59,7 @@ class Conditionable:
             and nothing of a fit.
         """
         kept = self._numbers(features, "features")
-        return self._of_some(marginal(self._parameters(), kept), kept)
+        return self._of_some(marginal(self._components(), kept), kept)
 
     def condition(self, features: Features, values: Any) -> Self:
         """Return the mixture of the other features where some have known values, its components in their order.
@@ -65,7 +77,7 @@ class Conditionable:
         -----
         Of component k, with g what is known: mean m_k + S_kg S_gg^-1 (v - m_g), covariance S_kk - S_kg S_gg^-1 S_gk.
         """
-        given, p = self._numbers(features, "features"), self._parameters()
+        given, p = self._numbers(features, "features"), self._components()
         known = np.atleast_1d(np.asarray(values, dtype=np.float64))
         if known.shape != (len(given),) or not np.isfinite(known).all():
             raise OptionError(
@@ -83,7 +95,7 @@ class Conditionable:
         Step by step the two components become one whose union costs least (Runnalls 2007). In its attribute `groups_`,
         (n_components of this one,), int64, stands what has become of each component.
         """
-        p = self._parameters()
+        p = self._components()
         number = isinstance(n_components, Integral) and not isinstance(n_components, bool)
         if not number or not 1 <= n_components <= p.n_components:
             raise OptionError("`n_components`", f"be 1 to {p.n_components}, those that there are", repr(n_components))
@@ -118,7 +130,7 @@ class Conditionable:
         if features is None:
             features = self._shared_names(open_rows(X))
         given = self._numbers(features, "features")
-        found = Conditional.of(self._parameters(), self._within(given))
+        found = Conditional.of(self._components(), self._within(given))
         rows = open_by_name(X, None if names is None else [str(names[j]) for j in given])
         if rows.n_features != len(given):
             raise DataError(
@@ -143,13 +155,13 @@ class Conditionable:
 
     def _numbers(self, features: Features, argument: str) -> NDArray[np.intp]:
         check_is_fitted(self, "means_")
-        n_features = self._parameters().n_features
+        n_features = self._components().n_features
         names = [str(name) for name in getattr(self, "feature_names_in_", range(n_features))]
         return np.array(chosen_features(features, names, argument=argument), dtype=np.intp)
 
     def _within(self, given: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return features that are known, of which there must be others."""
-        if len(given) == self._parameters().n_features:
+        if len(given) == self._components().n_features:
             raise OptionError("`features`", "leave a feature that is not known", "all of them", "Name fewer.")
         return given
 

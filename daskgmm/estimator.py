@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -123,10 +124,18 @@ class GaussianMixture(
         `bic` and `aic` take the rule's.
     start_rows : int or None
         Rows of the sample at most; None takes as many as a start needs.
+    noise : False, True or float, default=False
+        Whether a uniform density stands beside the components, for rows that belong to none of them: over the robust
+        box of the sample (between the 0.5 % and 99.5 % quantiles along its principal axes), or over this volume, in
+        units of the features multiplied. It holds everywhere, outside of the box too.
+    noise_weight_init : float, default=0.05
+        Weight of the noise at the start; `weights_init` then sums to what it leaves of 1.
 
     Attributes
     ----------
     weights_ : (n_components,), float64
+    noise_weight_ : float
+        Weight of the noise; with weights_ it sums to 1.
     means_ : (n_components, n_features), float64
     covariances_, precisions_, precisions_cholesky_ : float64
         full (n_components, n_features, n_features); tied (n_features, n_features); diag (n_components, n_features);
@@ -225,11 +234,17 @@ class GaussianMixture(
 
     # -- predictions -----------------------------------------------------------------------------------------
     def predict(self, X: Any) -> Any:
-        """Return the most probable component of each row, (n_rows,), int64; a lazy Dask array unless X is in memory."""
+        """Return the most probable component of each row, (n_rows,), int64; a lazy Dask array unless X is in memory.
+
+        n_components where the row most probably belongs to the noise; -1 where it was dropped.
+        """
         return self._predict(X, "label")
 
     def predict_proba(self, X: Any) -> Any:
-        """Return the responsibilities, (n_rows, n_components), float64; a lazy Dask array unless X is in memory."""
+        """Return the responsibilities, (n_rows, n_components), float64; a lazy Dask array unless X is in memory.
+
+        With noise there is a column more, for it.
+        """
         return self._predict(X, "proba")
 
     def score_samples(self, X: Any) -> Any:
@@ -311,7 +326,9 @@ class GaussianMixture(
         fitted_as = getattr(self, "_family", family)
         if np.ndim(self.means_) == 2 and np.shape(known) == fitted_as.shape.array_shape(*np.shape(self.means_)):
             family = fitted_as
-        return parameters_of(family, self.weights_, self.means_, covariances=covariances, precisions_cholesky=cholesky)
+        p = parameters_of(family, self.weights_, self.means_, covariances=covariances, precisions_cholesky=cholesky)
+        noise = getattr(self, "_noise", None)
+        return p if noise is None else replace(p, noise=noise.with_weight(self.noise_weight_))
 
     def _assign(self, fit: Fit) -> None:
         self.__dict__ |= attributes_of(fit.parameters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from daskgmm.errors import OptionError
 from daskgmm.inputs import random_numbers
 from daskgmm.mixture.family import family_of
+from daskgmm.mixture.noise import Noise
 from daskgmm.mixture.parameters import Parameters, check_covariances, check_means, check_precisions, check_weights
 
 #: What a fit leaves beside the parameters, in scikit-learn's names.
@@ -38,7 +40,7 @@ class Convertible:
         Parameters
         ----------
         weights : (n_components,)
-            Not negative, with a sum of 1.
+            Not negative, with a sum of 1; less where `noise` is a volume, which has the rest of it as its weight.
         means : (n_components, n_features)
         covariances, precisions : array
             One of them, in the shape of `covariances_`: symmetric and positive definite.
@@ -54,7 +56,7 @@ class Convertible:
         OptionError
             An array says no mixture.
         """
-        p = _parameters_from(weights, means, covariances, precisions, covariance_type)
+        p = _parameters_from(weights, means, covariances, precisions, covariance_type, parameters.get("noise", False))
         names = _checked_names(feature_names, p.n_features)
         made = cls()
         made.set_params(n_components=p.n_components, covariance_type=covariance_type, **parameters)  # type: ignore[attr-defined]
@@ -102,12 +104,19 @@ class Convertible:
 
         check_is_fitted(self, "means_")
         p, made = self._parameters(), GaussianMixture()
+        if p.noise is not None:
+            raise OptionError(
+                "the mixture",
+                "have no noise, which scikit-learn's cannot have",
+                f"noise of weight {p.noise.weight:.6g}",
+                "Fit with `noise`=False.",
+            )
         known = made.get_params()
         made.set_params(**{name: value for name, value in self.get_params().items() if name in known})  # type: ignore[attr-defined]
         if isinstance(made.random_state, np.random.Generator):  # (which scikit-learn does not take)
             made.set_params(random_state=random_numbers(made.random_state))
         made.set_params(n_components=p.n_components, covariance_type=p.shape.sklearn_type)
-        made.__dict__ |= {name: value for name, value in attributes_of(p).items() if name != "_family"}
+        made.__dict__ |= {name: value for name, value in attributes_of(p).items() if name not in _NOT_SKLEARNS}
         made.__dict__ |= _outcome(self)
         return made
 
@@ -124,28 +133,47 @@ def attributes_of(p: Parameters) -> dict[str, Any]:
         "precisions_": p.precisions,
         "precisions_cholesky_": p.precisions_cholesky,
         "n_features_in_": p.n_features,
+        "noise_weight_": 0.0 if p.noise is None else p.noise.weight,
+        "_noise": p.noise,
         "_family": p.family,
     }
+
+
+#: What an estimator has of a mixture that scikit-learn's has not.
+_NOT_SKLEARNS = ("noise_weight_", "_noise", "_family")
 
 
 def _outcome(estimator: Any) -> dict[str, Any]:
     return {name: getattr(estimator, name) for name in _OF_A_FIT if hasattr(estimator, name)}
 
 
-def _parameters_from(weights: Any, means: Any, covariances: Any, precisions: Any, covariance_type: Any) -> Parameters:
+def _parameters_from(
+    weights: Any, means: Any, covariances: Any, precisions: Any, covariance_type: Any, volume: Any
+) -> Parameters:
     family, given = family_of(covariance_type), np.shape(means)
+    noise = _noise_of(weights, volume)
     if len(given) != 2 or 0 in given:
         raise OptionError("`means`", "have shape (n_components, n_features)", given, "Give a row a component.")
     if (covariances is None) == (precisions is None):
         got = "neither" if precisions is None else "both"
         raise OptionError("one of `covariances` and `precisions`", "be given", got, "Give one of them.")
     (k, d), shape = given, family.shape
-    weights, means = check_weights(weights, k, name="weights"), check_means(means, k, d, name="means")
+    beside = 0.0 if noise is None else noise.weight
+    weights, means = check_weights(weights, k, name="weights", beside=beside), check_means(means, k, d, name="means")
     if precisions is None:
         covariances = check_covariances(covariances, family, k, d)
-        return Parameters(family, weights, means, covariances, shape.precisions_cholesky(covariances))
+        return Parameters(family, weights, means, covariances, shape.precisions_cholesky(covariances), noise)
     cholesky = shape.cholesky_of_precisions(check_precisions(precisions, family, k, d, name="precisions"))
-    return Parameters(family, weights, means, shape.covariances(cholesky), cholesky)
+    return Parameters(family, weights, means, shape.covariances(cholesky), cholesky, noise)
+
+
+def _noise_of(weights: Any, volume: Any) -> Noise | None:
+    """Return noise over a volume, of the weight that those of components leave; None without."""
+    if volume is False:
+        return None
+    if isinstance(volume, bool) or not isinstance(volume, Real) or not 0 < float(volume) < np.inf:
+        raise OptionError("`noise`", "be False or a positive volume, as there are no rows", repr(volume), "Give one.")
+    return Noise(max(0.0, 1.0 - float(np.sum(weights))), float(np.log(float(volume))))
 
 
 def _checked_names(names: Sequence[str] | None, n_features: int) -> np.ndarray[Any, Any] | None:

@@ -14,7 +14,7 @@ from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.plan import Plan
 from daskgmm.kernels.score import ScorePass, SupportPass
 from daskgmm.kernels.statistics import Statistics
-from daskgmm.kernels.sums import lost_on_the_way, mean_shift
+from daskgmm.kernels.sums import lost_on_the_way, mean_shift, noise_share
 from daskgmm.mixture.row_set import RowSet
 from daskgmm.passes.tree import Passes
 
@@ -129,9 +129,13 @@ def check_weight(weight: float, row_set: RowSet, tolerance: float = 1e-9) -> Non
 
 
 def check_responsibilities(statistics: Statistics, plan: Plan) -> None:
-    """Raise a DaskgmmError unless the responsibilities of an E-step sum to the weight of its rows, as each row's do."""
+    """Raise a DaskgmmError unless the responsibilities of an E-step sum to the weight of its rows, as each row's do.
+
+    Those of the noise are not summed: where there is noise the others must leave it nothing less than nothing.
+    """
     total, weight = float(statistics.panel(plan.n_components)[:, -1].sum()), statistics.weight
-    if not abs(total - weight) <= plan.precision.count_tolerance * weight:
+    least = weight if plan.log_noise is None else 0.0
+    if not least - plan.precision.count_tolerance * weight <= total <= weight * (1 + plan.precision.count_tolerance):
         raise DaskgmmError(
             "the responsibilities of a pass",
             "sum to the weight of its rows",
@@ -153,6 +157,10 @@ def check_mean(statistics: Statistics, plan: Plan, row_set: RowSet) -> None:
     # (A mean far from zero is itself rounded.)
     size = np.abs(row_set.mean) if row_set.rounded is None else row_set.rounded
     allowed = plan.precision.count_tolerance * scale + 1e-14 * size
+    share = noise_share(statistics, plan)
+    if share > 0:
+        # (A part of the rows, whose mean nobody sums, moves that of the others by so many deviations of all at most.)
+        allowed += np.sqrt(share * (1 - share) * row_set.variances) + share * size * 1e-14
     wrong = ~(np.abs(shift) <= allowed)
     if wrong.any():
         wrong &= ~(np.abs(shift) <= allowed + lost_on_the_way(statistics, plan, row_set))

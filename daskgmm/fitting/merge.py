@@ -11,7 +11,7 @@ from daskgmm.errors import CollapsedComponentError
 from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.estep import Densities
 from daskgmm.kernels.plan import DOUBLE, Plan, make_plan
-from daskgmm.kernels.support import Support, leave_out
+from daskgmm.kernels.support import Support
 from daskgmm.mixture import merging
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
@@ -91,8 +91,9 @@ def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
         v = w[tile.first_row : tile.first_row + tile.x.shape[1]]
         densities = Densities(tile.x, work)
         log_density = densities.log_density(plans[0], complete=True)
-        left, sums, log_likelihood, _ = leave_out(log_density.copy(), v)
+        left, sums, log_likelihood, _ = densities.leave_out(plans[0], log_density.copy(), v)
         lost, resp_sums = lost + left, resp_sums + sums
+        log_density = log_density[: p.n_components]
         resp = np.exp(np.maximum(log_density - log_likelihood, DOUBLE.smallest_log_resp))
         for k, r in enumerate(resp):
             own = np.flatnonzero((r > SMALLEST_RESP) & (v > 0))
@@ -119,7 +120,8 @@ def without_one(parameters: Parameters, merge: Merge) -> Parameters | None:
     weights, means, covariances = p.weights.copy(), p.means.copy(), p.covariances.copy()
     merge.write(p.shape, weights, means, covariances)
     try:
-        return Parameters.from_covariances(p.family, weights, means, covariances).subset(kept)
+        cholesky = p.shape.precisions_cholesky(covariances)
+        return Parameters(p.family, weights, means, covariances, cholesky, p.noise).subset(kept)
     except CollapsedComponentError:
         return None
 

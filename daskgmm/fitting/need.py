@@ -11,7 +11,7 @@ from daskgmm.fitting.evaluate import WAVE_BYTES
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import N_ROUNDS, OVERSAMPLING
 from daskgmm.fitting.race import ESCAPE_MOVES
-from daskgmm.fitting.sample import MOST_TASKS, sample_size
+from daskgmm.fitting.sample import MOST_TASKS, sample_size, surveyed_size
 from daskgmm.fitting.start import ways
 from daskgmm.kernels.kernel import Kernel
 from daskgmm.kernels.tile import buffer_bytes
@@ -51,7 +51,7 @@ def _kernel_bytes(options: FitOptions, n_features: int) -> int:
 
 def _own_bytes(models: Sequence[FitOptions], X: Source) -> int:
     """Return the bytes of the sample, of the largest race on it, and of the candidates of all models after it."""
-    sample = max(sample_size(o, X.n_rows, X.n_features) for o in models) * 8 * (X.n_features + 2)
+    sample = max(surveyed_size(o, X.n_rows, X.n_features) for o in models) * 8 * (X.n_features + 2)
     started = sum(_candidate_bytes(o, X) * (o.n_init if o.starts_on_all_rows else 1) for o in models)
     return int(sample + started + max(_race_bytes(o, X) for o in models))
 
@@ -113,7 +113,7 @@ def _start_bytes(options: FitOptions, X: Source) -> int:
     if options.starts_on_all_rows:
         n_points = 1 + N_ROUNDS * OVERSAMPLING * options.n_components
         return 8 * (32 * n_points * (2 * n_features + 1) + 4 * max(DISTANCES, n_points))
-    return 8 * (n_features + 2) * sample_size(options, X.n_rows, n_features)
+    return 8 * (n_features + 2) * surveyed_size(options, X.n_rows, n_features)
 
 
 def is_compiled(options: FitOptions, X: Source) -> bool:

@@ -77,7 +77,7 @@ class Option:
     @property
     def is_switch(self) -> bool:
         """Whether it is on or off."""
-        return set(map(type, self.choices)) == {bool}
+        return self.parse is None and set(map(type, self.choices)) == {bool}
 
     def check(self, name: str, options: Any) -> None:
         """Raise an OptionError unless the option of this name is what it must be, given all options."""

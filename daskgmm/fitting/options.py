@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskgmm.errors import OptionError
 from daskgmm.fitting.main_options import MainOptions
+from daskgmm.fitting.noise_options import NoiseOptions
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options_json import json_value
 from daskgmm.fitting.stopping import StoppingRule, Tolerance
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FitOptions(MainOptions):
+class FitOptions(NoiseOptions, MainOptions):
     """What a user asks of a fit: what its bases declare, and what follows from it.
 
     What is declared is a parameter of the estimator and, with a flag, an option of the command line.
@@ -87,15 +88,16 @@ class FitOptions(MainOptions):
     @property
     def is_closed_form(self) -> bool:
         """Whether one E-step from anywhere ends at the optimum: one component, whose responsibilities are all 1."""
-        return self.n_components == 1 and self.max_iter > 0 and not self.any_given and self.prior is None
+        alone = self.n_components == 1 and not self.noise
+        return alone and self.max_iter > 0 and not self.any_given and self.prior is None
 
     def given(self, n_features: int) -> Given:
         """Return the given initial parameters, checked against the number of features."""
         from daskgmm.mixture.parameters import check_means, check_precisions, check_weights
 
-        k = self.n_components
+        k, beside = self.n_components, self.noise_weight_init if self.noise else 0.0
         return Given(
-            None if self.weights_init is None else check_weights(self.weights_init, k),
+            None if self.weights_init is None else check_weights(self.weights_init, k, beside=beside),
             None if self.means_init is None else check_means(self.means_init, k, n_features),
             None
             if self.precisions_init is None

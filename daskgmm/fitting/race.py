@@ -226,7 +226,7 @@ class Race:
         with rows.passes(self._options) as passes:
             evaluator = Evaluator(passes)
             kernel = self._options.kernel
-            plans = [make_plan(p, origin=p.weights @ p.means, kernel=kernel, compiled=self._compiled) for p in mixtures]
+            plans = [make_plan(p, origin=p.centre, kernel=kernel, compiled=self._compiled) for p in mixtures]
             requests = [Request(plan) for plan in plans]
             found = evaluator.supports(requests) if supports else evaluator.scores(requests)
         self._note(self._fresh(mixtures), len(rows), evaluator.seconds)

@@ -116,7 +116,7 @@ def _of_alike(p: Parameters, support: Support, alike: Sequence[int]) -> Iterator
 
 def _of_reg_covar(p: Parameters, options: FitOptions) -> list[str]:
     """Say where reg_covar is much of the least variance of most components."""
-    reg_covar = options.reg_covar
+    reg_covar, p = options.reg_covar, p.of_components
     if not reg_covar > 0:
         return []
     least = p.shape.least_variances(p.covariances, p.weights, p.means, reg_covar)

@@ -45,6 +45,17 @@ def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
     return max(raced, _bounded(min(_as_good(options, n_features), n_rows / SAMPLE_PART), options, n_rows, n_features))
 
 
+def surveyed_size(options: FitOptions, n_rows: int, n_features: int) -> int:
+    """Return the number of rows that the survey takes, in expectation: the sample, or more for the box of the noise."""
+    own = 0 if options.is_closed_form else sample_size(options, n_rows, n_features)
+    return max(own, box_size(n_rows, n_features)) if options.noise is True else own
+
+
+def box_size(n_rows: int, n_features: int) -> int:
+    """Return the number of rows whose box is that of the noise: the same for all models of a fit."""
+    return int(min(n_rows, FEW_ROWS, max(SAMPLE_BYTES // (8 * n_features), 1)))
+
+
 def race_size(options: FitOptions, n_rows: int, n_features: int) -> int:
     """Return the number of the sample's rows, in expectation, on which all restarts race; zero without a race.
 

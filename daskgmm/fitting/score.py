@@ -92,7 +92,7 @@ def score_source(
     rows, need = promise_memory(Rows.plan(X, weights), scoring_need(parameters, X), executor)
     with for_passes(executor):
         surveyed = None if weights is None else survey_of(rows, executor, non_finite)
-        plan = make_plan(parameters, origin=parameters.weights @ parameters.means, compiled=need.compiled)
+        plan = make_plan(parameters, origin=parameters.centre, compiled=need.compiled)
         (found,) = run_pass(ScorePass([plan]), rows, executor, name="score")
         if surveyed is None and found.n_rows != X.n_rows and non_finite == "error":
             surveyed = survey_of(rows, executor, non_finite)

@@ -289,18 +289,20 @@ def _parameters(
     found: Moments | None, given: Given, options: FitOptions, *, fallback: Floats | None, shrinkage: float = 0.0
 ) -> Parameters:
     """Return the start that the sample's moments give, with what the user gave in the place of its own."""
-    family = options.family
+    family, noise = options.family, options.known_noise
     if found is None:
         weights, means = given.weights, given.means
     else:
-        weights = given.weights if given.weights is not None else found.counts / found.counts.sum()
+        shares = found.counts / found.counts.sum()
+        own = shares if noise is None else shares * (1 - noise.weight)
+        weights = given.weights if given.weights is not None else own
         means = given.means if given.means is not None else found.means
     if given.precisions is not None:
         cholesky = family.shape.cholesky_of_precisions(given.precisions)
         covariances = family.shape.covariances(cholesky)
-        return Parameters(family, np.asarray(weights), np.asarray(means), covariances, cholesky)
+        return Parameters(family, np.asarray(weights), np.asarray(means), covariances, cholesky, noise)
     if found is None or fallback is None:
         raise ValueError("precisions must be given where there is no sample; got None.")
     prior = Together((Shrinkage(shrinkage), options.whole_prior))
     start = maximise(found, family, previous=fallback, prior=prior)
-    return replace(start, weights=np.asarray(weights), means=np.asarray(means))
+    return replace(start, weights=np.asarray(weights), means=np.asarray(means), noise=noise)

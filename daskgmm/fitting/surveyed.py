@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from daskgmm.fitting.checks import check_folds, check_survey, spoiled_by
 from daskgmm.fitting.model import Model
+from daskgmm.fitting.noise_volume import beside_noise, noise_over
 from daskgmm.fitting.progress import Progress
-from daskgmm.fitting.sample import Sample, sample_size
+from daskgmm.fitting.sample import Sample, box_size, sample_size, surveyed_size
 from daskgmm.kernels.folds import Fold
+from daskgmm.mixture.noise import Noise
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.scaling import Scaling
@@ -60,6 +63,12 @@ class Surveyed:
         threshold = sample_threshold(self.X.n_rows, sample_size(model.options, self.X.n_rows, self.X.n_features))
         return self.sample.within(threshold).outside(model.fold)
 
+    @cached_property
+    def box(self) -> Noise:
+        """Noise over the box of the sample, of weight zero."""
+        few = self.sample.within(sample_threshold(self.X.n_rows, box_size(self.X.n_rows, self.X.n_features)))
+        return noise_over(few, self.X)
+
     def is_compiled(self, p: Parameters) -> bool:
         """Return whether passes that score a mixture use the compiled kernel."""
         return p.n_components > 1 and takes_compiled_kernel(self.X.n_rows, p.shape, p.n_components, p.n_features)
@@ -69,8 +78,7 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
     """Return what a survey finds of the rows, of which each is then known to be finite, or left out."""
     rows, options = progress.passes.rows, models[0].options
     n_rows, n_features = rows.X.n_rows, rows.X.n_features
-    searched = [m.options for m in models if m.warm is None and not m.options.is_closed_form]
-    sizes = [0, *(sample_size(o, n_rows, n_features) for o in searched)]
+    sizes = [0, *(surveyed_size(m.options, n_rows, n_features) for m in models if _is_searched(m))]
     threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
     scatter = any(m.options.family.shape.leaves_common_term() for m in models)
     work = SurveyPass(n_features, scatter, options.seed, threshold, n_folds)
@@ -104,11 +112,17 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
     return Surveyed(rows.X, work, survey, Sample.of(survey, options.seed), row_sets, scaling)
 
 
+def _is_searched(model: Model) -> bool:
+    """Return whether a model needs a sample: for a start, or for the volume of noise that it does not go on from."""
+    return model.warm is None or (model.options.noise is True and model.warm[0].noise is None)
+
+
 def as_seen(models: Sequence[Model], known: Surveyed) -> tuple[Model, ...]:
     """Return the models with what was given in units of the data as passes see the rows."""
     scaling = known.scaling
+    models = tuple(beside_noise(model, scaling, lambda: known.box) for model in models)
     if scaling is None:
-        return tuple(models)
+        return models
     found = []
     for model in models:
         options, warm = model.options, model.warm

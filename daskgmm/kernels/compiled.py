@@ -303,6 +303,7 @@ def add_tile(
     log_likelihood: Floats,
     scratch: Reals,
     smallest: Any,
+    log_noise: Any,
     total: Floats,
     correction: Floats,
 ) -> None:
@@ -322,15 +323,22 @@ def add_tile(
     eta : (n_phi, n_components), float64 or float32
         Natural parameters, transposed. What follows has its dtype, unless said otherwise.
     shifted, phi, part, density : (n_features, n_rows), (n_panel, n_rows), (n,), (n_components, n_rows)
-        Buffers; n is n_components times the larger of n_panel and n_rows.
+        Buffers; n is n_components times the larger of n_panel and n_rows. Where there is noise, density has a row more.
     weights, log_likelihood, scratch, smallest
         See `softmax`.
+    log_noise : scalar
+        Log of weight times density of the noise, where density has a row for it.
     total, correction : (n_components * n_phi + 3,), float64
         The compensated sums of responsibilities, times row weights, times Phi; of log-likelihood and row weights. (The
         last, a number of rows, is left alone.)
     """
     (n_phi, n_components), n_panel = eta.shape, len(phi)
-    log_density(x, origin, products, fill, eta, shifted, phi, part, density)
+    own = density[:n_components]
+    log_density(x, origin, products, fill, eta, shifted, phi, part, own)
+    for k in range(n_components, len(density)):
+        row = density[k]
+        for i in range(len(row)):
+            row[i] = log_noise
     softmax(density, weights, log_likelihood, scratch, smallest)
     for begin in range(0, n_phi, n_panel):
         end = min(begin + n_panel, n_phi)
@@ -339,9 +347,9 @@ def add_tile(
             _fill(x, origin, products, shifted, panel, begin)
         sums = part[: n_components * (end - begin)].reshape(n_components, end - begin)
         if n_phi <= SMALL_PHI:
-            _small_sums(density, phi, sums)
+            _small_sums(own, phi, sums)
         else:
-            np.dot(density, panel.T, sums)
+            np.dot(own, panel.T, sums)
         for k in range(n_components):
             low, high = k * n_phi + begin, k * n_phi + end
             add(total[low:high], correction[low:high], sums[k])
@@ -364,6 +372,7 @@ def add_block(
     log_likelihood: Floats,
     scratch: Reals,
     smallest: Any,
+    log_noise: Any,
     total: Floats,
     correction: Floats,
 ) -> None:
@@ -372,7 +381,7 @@ def add_block(
     The buffer `tile` is as large as one, flat; the others are those of `add_tile`.
     """
     n_features, n_rows = x.shape
-    n_components, n_panel = eta.shape[1], len(phi)
+    n_densities, n_panel = len(density), len(phi)
     flat_shifted, flat_phi, flat_density = shifted.reshape(-1), phi.reshape(-1), density.reshape(-1)
     for low in range(0, n_rows, length):
         n = min(length, n_rows - low)
@@ -384,6 +393,6 @@ def add_block(
         add_tile(
             rows, origin, products, True, eta,
             flat_shifted[: n_features * n].reshape(n_features, n), flat_phi[: n_panel * n].reshape(n_panel, n), part,
-            flat_density[: n_components * n].reshape(n_components, n), weights[low : low + n], log_likelihood[:n],
-            scratch, smallest, total, correction,
+            flat_density[: n_densities * n].reshape(n_densities, n), weights[low : low + n], log_likelihood[:n],
+            scratch, smallest, log_noise, total, correction,
         )  # fmt: skip

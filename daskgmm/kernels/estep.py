@@ -140,9 +140,9 @@ class Densities(Tile):
     """Log-densities of the rows of one tile under any number of plans, which share Phi where they can."""
 
     def log_density(self, plan: Plan, *, keep_z: bool = False, complete: bool = False) -> NDArray[Any]:
-        """Return log of weight times density, (n_components, n_rows), nats: a buffer, valid until the next call.
+        """Return log of weight times density, (n_densities, n_rows), nats: a buffer, valid until the next call.
 
-        It has the dtype of the plan's precision.
+        That of the noise is last. It has the dtype of the plan's precision.
 
         Parameters
         ----------
@@ -154,11 +154,13 @@ class Densities(Tile):
             log-likelihood only if the plan says so.
         """
         self.keeps, self.complete = keep_z, complete
-        result: NDArray[Any] = self.work.get("log_density", (plan.n_components, self.x.shape[1]), plan.precision.dtype)
+        result: NDArray[Any] = self.work.get("log_density", (plan.n_densities, self.x.shape[1]), plan.precision.dtype)
         for kernel, own in forms(plan):
-            kernel.log_density(plan, own, self, result)
+            kernel.log_density(plan, own, self, result[: plan.n_components])
         for k in plan.weightless:
             result[k] = -np.inf
+        if plan.log_noise is not None:
+            result[-1] = plan.log_noise
         return result
 
     def responsibilities(self, plan: Plan, log_density: NDArray[Any], weights: Floats | None) -> Floats:
@@ -178,9 +180,10 @@ class Densities(Tile):
 
     def leave_out(self, plan: Plan, log_density: Floats, weights: Floats | None) -> tuple[Floats, ...]:
         """Return what `support.leave_out` does, of complete log-densities in double precision; they are overwritten."""
-        if not plan.compiled:
-            return leave_out(log_density, weights)
         n_components, n_rows = log_density.shape
+        if not plan.compiled:
+            lost, resp_sums, *of_rows = leave_out(log_density, weights)
+            return lost[: plan.n_components], resp_sums[: plan.n_components], *of_rows
         get = self.work.get
         log_likelihood, log_largest = get("log_likelihood", (n_rows,)), get("log_largest", (n_rows,))
         lost, resp_sums = np.empty((2, n_components))
@@ -188,10 +191,12 @@ class Densities(Tile):
             log_density, _NO_WEIGHTS if weights is None else weights, log_likelihood, log_largest,
             get("left_out", (3, n_rows)), get("top", (n_rows,), np.int64), DOUBLE.smallest_log_resp, lost, resp_sums,
         )  # fmt: skip
-        return lost, resp_sums, log_likelihood, log_largest
+        return lost[: plan.n_components], resp_sums[: plan.n_components], log_likelihood, log_largest
 
     def labels(self, plan: Plan, log_density: NDArray[Any], out: NDArray[np.intp]) -> NDArray[Any]:
         """Write the component of the largest log-density of each row, (n_rows,), the first of equal ones.
+
+        That of the noise is n_components.
 
         Return these largest ones, (n_rows,), a buffer.
         """
@@ -206,4 +211,4 @@ class Densities(Tile):
     def statistics(self, plan: Plan, resp: NDArray[Any], out: Floats) -> None:
         """Write the sums of each component, (n_components, n_statistics), for weighted responsibilities `resp`."""
         for kernel, own in forms(plan):
-            kernel.sums(plan, own, self, resp, out)
+            kernel.sums(plan, own, self, resp[: plan.n_components], out)

@@ -9,7 +9,7 @@ import numpy as np
 from daskgmm.errors import NotFiniteError
 from daskgmm.kernels.plan import Plan
 from daskgmm.kernels.statistics import Statistics
-from daskgmm.kernels.sums import log_likelihood, moments
+from daskgmm.kernels.sums import log_likelihood, moments, noise_share
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prior import Prior, maximise
 from daskgmm.mixture.row_set import RowSet
@@ -63,12 +63,12 @@ def m_step(
 
     Notes
     -----
-    weights = n_k / sum n; means and covariances are the responsible moments (Dempster, Laird and Rubin 1977,
-    doi:10.1111/j.2517-6161.1977.tb01600.x). A component without rows keeps its mean and covariance: the M-step says
-    nothing about them.
+    weights = n_k / n; that of the noise is what they leave of 1, and a prior is one on the components alone. Means and
+    covariances are the responsible moments (Dempster, Laird and Rubin 1977, doi:10.1111/j.2517-6161.1977.tb01600.x). A
+    component without rows keeps its mean and covariance: the M-step says nothing about them.
     """
     objective = log_likelihood(statistics, plan, row_set) / statistics.weight
-    objective += prior.log_density(previous) / statistics.weight
+    objective += prior.log_density(previous.of_components) / statistics.weight
     with np.errstate(over="ignore", invalid="ignore"):  # (what comes of it is looked at)
         found = moments(statistics, plan, row_set)
     if not (np.isfinite(objective) and np.isfinite(found.means).all() and np.isfinite(found.central).all()):
@@ -79,4 +79,5 @@ def m_step(
             "Check the given start, and rescale features beyond 1e150.",
         )
     parameters = maximise(found, previous.family, previous=previous.covariances, prior=prior)
-    return MStep(parameters, objective)
+    noise = None if previous.noise is None else previous.noise.with_weight(noise_share(statistics, plan))
+    return MStep(parameters.beside_noise(noise), objective)

@@ -65,7 +65,8 @@ class CompiledPhi(Phi):
         whole = _is_most(plan, own) and len(plan.transposed_parameters) <= LONGEST_WHOLE_PHI
         # (Where others stand beside them the sums are products with Phi, which then must be there as a whole.)
         if (whole and not leaves_term) or (is_all(plan, own) and not (leaves_term and tile.complete)):
-            loops().log_density(*_arguments(plan, tile, tile.x.shape[1]))
+            *rest, _ = _arguments(plan, tile, tile.x.shape[1])
+            loops().log_density(*rest, out)
         else:
             super().log_density(plan, own, tile, out)
 
@@ -80,7 +81,8 @@ class CompiledPhi(Phi):
         x, origin, products, fill, *rest = _arguments(plan, tile, length)
         others = (
             *rest, _NO_WEIGHTS if block.weights is None else block.weights, get("log_likelihood", (length,)),
-            get("softmax", (2, length), dtype), dtype(plan.precision.smallest_log_resp), values, correction,
+            get("softmax", (2, length), dtype), dtype(plan.precision.smallest_log_resp),
+            dtype(0.0 if plan.log_noise is None else plan.log_noise), values, correction,
         )  # fmt: skip
         if tiled:
             loops().add_block(x, length, get("tile", (n_features * length,)), origin, products, *others)
@@ -114,5 +116,5 @@ def _arguments(plan: Plan, tile: Tile, length: int) -> tuple[Any, ...]:
     return (
         x, plan.origin, products, fill, plan.transposed_parameters, get("shifted", (len(x), length), dtype), phi,
         get("part", (plan.n_components * max(len(phi), length),), dtype),
-        get("log_density", (plan.n_components, length), dtype),
+        get("log_density", (plan.n_densities, length), dtype),
     )  # fmt: skip

@@ -89,6 +89,8 @@ class Plan:
         Whether compiled loops do what they can. It is decided once for a candidate: last bits depend on it.
     given : (Kernel, (n_components,) bool) or None
         A kernel that the user has given, and the components that it computes; they count as exact.
+    log_noise : float or None
+        Log of weight times density of the noise, nats: one row more of log-densities, and no sums. None without noise.
     """
 
     shape: Shape
@@ -102,6 +104,7 @@ class Plan:
     precision: Precision = DOUBLE
     compiled: bool = False
     given: tuple[Any, NDArray[np.bool_]] | None = None
+    log_noise: float | None = None
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return unpacked, (self.shape, self.packed, self.given)
@@ -114,12 +117,17 @@ class Plan:
         """
         return (
             self.log_weights, self.means, self.shape.pack(self.precisions_cholesky), self.origin, self.exact,
-            self.stacked, self.common_by_row, self.precision.name, self.compiled,
+            self.stacked, self.common_by_row, self.precision.name, self.compiled, self.log_noise,
         )  # fmt: skip
 
     @property
     def n_components(self) -> int:
         return int(self.means.shape[0])
+
+    @property
+    def n_densities(self) -> int:
+        """Number of the densities of a row: those of the components and, last, of the noise."""
+        return self.n_components + (self.log_noise is not None)
 
     @cached_property
     def derived(self) -> dict[str, Any]:
@@ -178,9 +186,11 @@ class Plan:
 
 def unpacked(shape: Shape, packed: tuple[Any, ...], given: Any = None) -> Plan:
     """Return the plan of a shape that `Plan.packed` tells of."""
-    log_weights, means, factors, origin, exact, stacked, common_by_row, precision, compiled = packed
+    log_weights, means, factors, origin, exact, stacked, common_by_row, precision, compiled, log_noise = packed
     factors, found = shape.unpack(factors, means.shape[1]), precision_called(precision)
-    return Plan(shape, log_weights, means, factors, origin, exact, stacked, common_by_row, found, compiled, given)
+    return Plan(
+        shape, log_weights, means, factors, origin, exact, stacked, common_by_row, found, compiled, given, log_noise
+    )
 
 
 def make_plan(
@@ -280,12 +290,17 @@ def _plan(
     parameters: Parameters, origin: Floats, exact: NDArray[np.bool_], precision: Precision, compiled: bool = False
 ) -> Plan:
     p, c = parameters, np.asarray(origin, dtype=np.float64)
+    log_noise = None if p.noise is None else p.noise.log_term
+    if log_noise is not None and p.shape.leaves_common_term():
+        # (What the components have in common the noise has not, and the scatter of all rows is not theirs.)
+        exact = np.ones_like(exact)
     common_bound = p.shape.common_bound(p.precisions, p.deviations)
     common_by_row = not SAFETY * DOUBLE.unit_roundoff * common_bound <= DOUBLE.tolerance
     stacked = exact & _loses_little(p, c) if exact.any() else np.zeros_like(exact)
     return Plan(
-        p.shape, p.log_weights, p.means, p.precisions_cholesky, c, exact, stacked, common_by_row, precision, compiled
-    )
+        p.shape, p.log_weights, p.means, p.precisions_cholesky, c, exact, stacked, common_by_row, precision, compiled,
+        log_noise=log_noise,
+    )  # fmt: skip
 
 
 def _loses_little(p: Parameters, origin: Floats) -> NDArray[np.bool_]:

@@ -26,7 +26,8 @@ class Predictor:
     ----------
     plan : Plan
     what : {"label", "proba", "score"}
-        The most probable component of a row; its responsibilities; its log-density in nats.
+        The most probable component of a row; its responsibilities; its log-density in nats. The noise comes after the
+        components.
     """
 
     plan: Plan
@@ -35,12 +36,12 @@ class Predictor:
     @classmethod
     def of(cls, parameters: Parameters, what: What) -> Predictor:
         """Return the predictor of a mixture; its plan follows from the parameters alone."""
-        return cls(make_plan(parameters, origin=parameters.weights @ parameters.means), what)
+        return cls(make_plan(parameters, origin=parameters.centre), what)
 
     @property
     def n_columns(self) -> int | None:
         """Number of columns of a prediction; None where it is one number a row."""
-        return self.plan.n_components if self.what == "proba" else None
+        return self.plan.n_densities if self.what == "proba" else None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -51,7 +52,7 @@ class Predictor:
         return n_rows * self.dtype.itemsize * (self.n_columns or 1)
 
     def empty(self, n_rows: int) -> NDArray[Any]:
-        """Return an uninitialised prediction for n_rows rows: (n_rows,) or (n_rows, n_components)."""
+        """Return an uninitialised prediction for n_rows rows: (n_rows,) or (n_rows, n_columns)."""
         return np.empty((n_rows,) if self.n_columns is None else (n_rows, self.n_columns), dtype=self.dtype)
 
     def predict(self, block: Block, out: NDArray[Any], work: Workspace) -> None:

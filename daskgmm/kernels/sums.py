@@ -20,6 +20,14 @@ def log_likelihood(statistics: Statistics, plan: Plan, row_set: RowSet | None) -
     return statistics.log_sum + plan.shape.total_common_term(plan.precisions_cholesky, plan.origin, row_set)
 
 
+def noise_share(statistics: Statistics, plan: Plan) -> float:
+    """Return the share of the rows that belong to the noise: what the components leave of their weight."""
+    if plan.log_noise is None:
+        return 0.0
+    own = float(statistics.panel(plan.n_components)[:, -1].sum()) / statistics.weight
+    return min(max(1.0 - own, 0.0), 1.0)
+
+
 def mean_shift(statistics: Statistics, plan: Plan, row_set: RowSet) -> tuple[Floats, Floats]:
     """Return how far the mean of a pass's rows lies from the row set's, and what rounding is measured by.
 
@@ -29,6 +37,7 @@ def mean_shift(statistics: Statistics, plan: Plan, row_set: RowSet) -> tuple[Flo
     -----
     Responsibilities sum to one in each row, so sum_k n_k mu_k / n, with mu_k the responsible means, is the mean of the
     rows whatever the parameters. Measured is by the spread of the rows, and of what each component is measured from.
+    Where noise takes a share of the rows, the shift is that of the others' part in the mean.
     """
     n_features = plan.means.shape[1]
     panel = statistics.panel(plan.n_components)
@@ -41,7 +50,7 @@ def mean_shift(statistics: Statistics, plan: Plan, row_set: RowSet) -> tuple[Flo
         if not kernel.about_origin:
             first[own] = kernel.shifts(plan, own, first) + share[own, np.newaxis] * apart[own]
             scale = scale + share[own] @ (np.abs(apart[own]) + np.sqrt(component_variances(plan))[own])
-    return first.sum(axis=0) - offset, scale
+    return first.sum(axis=0) - (1.0 - noise_share(statistics, plan)) * offset, scale
 
 
 def lost_on_the_way(statistics: Statistics, plan: Plan, row_set: RowSet) -> Floats:

@@ -58,12 +58,13 @@ class Support:
         weight : float
             Sum of the row weights.
         """
-        if parameters.n_components == 1:
+        noise = 0.0 if parameters.noise is None else parameters.noise.weight
+        if parameters.n_components == 1 and not noise > 0:
             return cls(np.full(1, np.inf), resp_sums * (n_rows / weight), weight / n_rows)
         # (Not 1 less the weight: what is left may be less than the rounding of 1.)
-        others = (1.0 - np.eye(parameters.n_components)) @ parameters.weights
+        others = (1.0 - np.eye(parameters.n_components)) @ parameters.weights + noise
         with np.errstate(divide="ignore"):
-            log_others = np.log(others / parameters.weights.sum())
+            log_others = np.log(others / (parameters.weights.sum() + noise))
         # Where the others have no weight there is no mixture without the component.
         nats = np.where(others > 0, lost + weight * np.maximum(log_others, -1e300), np.inf)
         return cls(nats, resp_sums * (n_rows / weight), weight / n_rows)
@@ -134,7 +135,8 @@ def thin_gain(parameters: Parameters, floor: float) -> Floats:
     Directions in which the rows as a whole have no variance of their own do not count. The covariance of all rows is
     that of the mixture, as it is at a fixed point of EM.
     """
-    return parameters.shape.thin_gain(parameters.covariances, parameters.weights, parameters.means, floor)
+    p = parameters.of_components
+    return p.shape.thin_gain(p.covariances, p.weights, p.means, floor)
 
 
 def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats, Floats]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from daskgmm.errors import OptionError
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import Family
+from daskgmm.mixture.noise import N_PARAMETERS, Noise
 from daskgmm.mixture.record import Record
 from daskgmm.mixture.shapes.shape import Shape
 
@@ -24,11 +25,13 @@ class Parameters(Record):
     family : Family
         Of the covariances; its shape knows the next two.
     weights : (n_components,), float64
-        Mixing weights; they sum to one.
+        Mixing weights; with that of the noise they sum to one.
     means : (n_components, n_features), float64
     covariances, precisions_cholesky : float64
         full (n_components, n_features, n_features); tied (n_features, n_features); diag (n_components,
         n_features); spherical (n_components,). The precision Cholesky P is upper triangular, Sigma^-1 = P P'.
+    noise : Noise or None
+        A uniform density beside the components.
     """
 
     family: Family
@@ -36,6 +39,7 @@ class Parameters(Record):
     means: Floats
     covariances: Floats
     precisions_cholesky: Floats
+    noise: Noise | None = None
 
     @classmethod
     def from_covariances(cls, family: Family, weights: Floats, means: Floats, covariances: Floats) -> Parameters:
@@ -44,9 +48,44 @@ class Parameters(Record):
 
     def subset(self, chosen: Any) -> Parameters:
         """Return the mixture of the chosen components (their numbers, or a mask), whose weights sum to one again."""
-        weights = self.weights[chosen] / self.weights[chosen].sum()
-        own = (self.shape.subset(values, chosen) for values in (self.covariances, self.precisions_cholesky))
-        return Parameters(self.family, weights, self.means[chosen], *own)
+        weights, noise = self._summing_to_one(self.weights[chosen])
+        covariances, cholesky = (self.shape.subset(a, chosen) for a in (self.covariances, self.precisions_cholesky))
+        return Parameters(self.family, weights, self.means[chosen], covariances, cholesky, noise)
+
+    def changed(self, weights: Floats, means: Floats, covariances: Floats) -> Parameters:
+        """Return the mixture of other components beside the same noise, all weights divided by their sum.
+
+        Raises
+        ------
+        CollapsedComponentError
+            A covariance is singular.
+        """
+        weights, noise = self._summing_to_one(weights)
+        cholesky = self.shape.precisions_cholesky(covariances)
+        return Parameters(self.family, weights, means, covariances, cholesky, noise)
+
+    def beside_noise(self, noise: Noise | None) -> Parameters:
+        """Return the mixture, which has no noise, with its weights times what the weight of the noise leaves."""
+        if noise is None:
+            return self
+        return replace(self, weights=self.weights * (1.0 - noise.weight), noise=noise)
+
+    @property
+    def of_components(self) -> Parameters:
+        """The mixture without its noise, of weights that sum to one; itself where it has none."""
+        return self if self.noise is None else replace(self, weights=self.weights / self.weights.sum(), noise=None)
+
+    @property
+    def centre(self) -> Floats:
+        """Mean of the components, (n_features,), float64."""
+        centre: Floats = self.of_components.weights @ self.means
+        return centre
+
+    def _summing_to_one(self, weights: Floats) -> tuple[Floats, Noise | None]:
+        if self.noise is None:
+            return weights / weights.sum(), None
+        total = weights.sum() + self.noise.weight
+        return weights / total, self.noise.with_weight(self.noise.weight / total)
 
     def tempered(self, power: float) -> Parameters:
         """Return a mixture of which the responsibilities are those of this one to a power, divided by their sums.
@@ -61,7 +100,12 @@ class Parameters(Record):
         before, after = (shape.log_norm(p, n, self.n_features) for p in (self.precisions_cholesky, cholesky))
         log_weights = power * (self.log_weights + before) - after
         weights = np.exp(np.maximum(log_weights - log_weights.max(), -700.0))  # (none underflows)
-        return Parameters(self.family, weights / weights.sum(), self.means, self.covariances / power, cholesky)
+        if self.noise is None:
+            return Parameters(self.family, weights / weights.sum(), self.means, self.covariances / power, cholesky)
+        of_noise = power * self.noise.log_term + self.noise.log_volume - log_weights.max()
+        noise = self.noise.with_weight(np.exp(np.clip(of_noise, -700.0, 700.0)))
+        tempered = Parameters(self.family, weights, self.means, self.covariances / power, cholesky, noise)
+        return tempered.subset(slice(None))
 
     @property
     def shape(self) -> Shape:
@@ -78,9 +122,10 @@ class Parameters(Record):
 
     @property
     def n_free(self) -> int:
-        """Number of free parameters: weights, means and covariances."""
+        """Number of free parameters: weights, means and covariances, and weight and volume of the noise."""
         n_components, n_features = self.n_components, self.n_features
-        return n_components - 1 + n_components * n_features + self.family.n_parameters(n_components, n_features)
+        n_free = n_components - 1 + n_components * n_features + self.family.n_parameters(n_components, n_features)
+        return n_free if self.noise is None else n_free + N_PARAMETERS
 
     @cached_property
     def precisions(self) -> Floats:
@@ -123,8 +168,11 @@ def parameters_of(
     return Parameters(family, weights, means, covariances, precisions_cholesky)
 
 
-def check_weights(weights: Any, n_components: int, *, name: str = "weights_init") -> Floats:
-    """Return given mixing weights as (n_components,) float64; an OptionError says what is wrong with them."""
+def check_weights(weights: Any, n_components: int, *, name: str = "weights_init", beside: float = 0.0) -> Floats:
+    """Return given mixing weights as (n_components,) float64; an OptionError says what is wrong with them.
+
+    `beside` is the weight of the noise, which they leave.
+    """
     result = _as_floats(weights, name, (n_components,))
     if (result < 0).any() or (result > 1).any():
         raise OptionError(
@@ -135,7 +183,14 @@ def check_weights(weights: Any, n_components: int, *, name: str = "weights_init"
             if result.min() >= 0
             else "A weight is the share of a component in the rows.",
         )
-    if not np.isclose(result.sum(), 1.0, rtol=0, atol=1e-6):
+    if beside and not np.isclose(result.sum(), 1.0 - beside, rtol=0, atol=1e-6):
+        raise OptionError(
+            f"`{name}`",
+            f"sum to {1 - beside:.6g}, beside a `noise_weight_init` of {beside:.6g}",
+            f"{result.sum():.10g}",
+            f"Divide the weights by their sum, and multiply them by {1 - beside:.6g}.",
+        )
+    if not beside and not np.isclose(result.sum(), 1.0, rtol=0, atol=1e-6):
         raise OptionError(f"`{name}`", "sum to 1", f"{result.sum():.10g}", "Divide the weights by their sum.")
     return result
 

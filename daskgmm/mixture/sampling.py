@@ -20,10 +20,20 @@ def sample(parameters: Parameters, n_rows: int, rng: np.random.RandomState) -> t
     -------
     X : (n_rows, n_features), float64
     labels : (n_rows,), int64
+        n_components for rows of the noise, which lie in its box.
+
+    Raises
+    ------
+    OptionError
+        There is noise without a box.
     """
-    counts = rng.multinomial(n_rows, parameters.weights / parameters.weights.sum())
-    rows = [_component_rows(parameters, k, n, rng) for k, n in enumerate(counts)]
-    return np.concatenate(rows), np.repeat(np.arange(parameters.n_components), counts)
+    p = parameters
+    weights = p.weights if p.noise is None else np.append(p.weights, p.noise.weight)
+    counts = rng.multinomial(n_rows, weights / weights.sum())
+    rows = [_component_rows(p, k, n, rng) for k, n in enumerate(counts[: p.n_components])]
+    if p.noise is not None:
+        rows.append(p.noise.rows(int(counts[-1]), rng))
+    return np.concatenate(rows), np.repeat(np.arange(len(counts)), counts)
 
 
 def sample_blocks(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from daskgmm.mixture.arrays import Floats
+from daskgmm.mixture.noise import Noise
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record
 from daskgmm.mixture.row_set import RowSet
@@ -58,12 +59,15 @@ class Scaling(Record):
 
     def mapped(self, p: Parameters) -> Parameters:
         """Return the mixture of rows that are mapped, of one in units of the data."""
-        return _with_units(p, self.values(p.means), 1 / self.scale)
+        noise = None if p.noise is None else p.noise.moved(-self.shift / self.scale, 1 / self.scale)
+        return _with_units(p, self.values(p.means), 1 / self.scale, noise)
 
     def back(self, p: Parameters) -> Parameters:
         """Return the mixture in units of the data."""
-        return _with_units(p, self.shift + p.means * self.scale, self.scale)
+        noise = None if p.noise is None else p.noise.moved(self.shift, self.scale)
+        return _with_units(p, self.shift + p.means * self.scale, self.scale, noise)
 
 
-def _with_units(p: Parameters, means: Floats, scale: Floats) -> Parameters:
-    return Parameters(p.family, p.weights, means, *p.shape.rescaled(p.covariances, p.precisions_cholesky, scale))
+def _with_units(p: Parameters, means: Floats, scale: Floats, noise: Noise | None) -> Parameters:
+    rescaled = p.shape.rescaled(p.covariances, p.precisions_cholesky, scale)
+    return Parameters(p.family, p.weights, means, *rescaled, noise)

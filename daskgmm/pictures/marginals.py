@@ -22,6 +22,7 @@ def telling_features(p: Parameters, n_most: int) -> list[int]:
     """
     if p.n_features <= n_most:
         return list(range(p.n_features))
+    p = p.of_components
     centred = p.means - p.weights @ p.means
     between, within = p.weights @ centred**2, p.weights @ np.broadcast_to(p.deviations**2, p.means.shape)
     return [int(j) for j in np.argsort(-between / within, kind="stable")[:n_most]]
@@ -56,6 +57,7 @@ def frame(p: Parameters, feature: int, values: Floats | None = None) -> tuple[fl
     It holds all but a thousandth of the mixture, two standard deviations of each component of a thousandth or more, and
     99 of 100 values, if there are any.
     """
+    p = p.of_components
     mean, deviation = _marginal(p, feature)
     heavy = p.weights >= min(_LEAST_WEIGHT, p.weights.max())
     lows, highs = mean - 2 * deviation, mean + 2 * deviation

@@ -59,6 +59,8 @@ def mixture_html(model: Model) -> str:
             ("features, in which components differ less", p.n_features, chosen),
         ) if len(shown) < n
     ]  # fmt: skip
+    if p.noise is not None:
+        left_out.append(f"Beside the components: noise of {p.noise}.")
     return _TABLE.render(
         warnings=warnings_of(model),
         heading=[*columns, *(f"mean of {names[j]}" for j in chosen)],

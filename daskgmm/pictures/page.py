@@ -141,6 +141,8 @@ def _components(model: Model) -> dict[str, Any]:
     said = ["The heaviest component first."]
     said.append("The support is what the log-likelihood loses without a component.")
     said.append("The condition is the largest over the smallest variance of a component in any direction.")
+    if p.noise is not None:
+        said.append(f"Beside the components there is noise, of a uniform density: {p.noise}.")
     if len(order) < p.n_components:
         said.append(f"Shown: {len(order)} of {p.n_components} components.")
     return {"note": " ".join(said), "heading": list(columns), "rows": list(zip(*columns.values(), strict=True))}
@@ -169,7 +171,8 @@ def _corner(model: Model, sample: Sample | None) -> dict[str, Any]:
             f"The {MOST_FEATURES} of {p.n_features} features in which components differ most: by the variance of the "
             "means between components, over the mean variance within them."
         )
-    said.append("On the diagonal: the density of the mixture, and in colour that of each component.")
+    less = "" if p.noise is None else ", less its noise"
+    said.append(f"On the diagonal: the density of the mixture{less}, and in colour that of each component.")
     said.append(
         "Below: ellipses of 1 and 2 standard deviations, which hold 39 % and 86 % of a component in two features."
     )
@@ -187,6 +190,7 @@ def _numbers(model: Model) -> dict[str, Any]:
     held = {
         "covariance_type": p.family.name,
         **{name: a.tolist() for name, a in arrays.items()},
+        **({} if p.noise is None else p.noise.record),
         "checksum": checksum(p),
         "record": plain_json(record),
     }

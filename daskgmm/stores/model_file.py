@@ -26,6 +26,7 @@ from daskgmm.errors import (
 from daskgmm.kernels.support import Support
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import Family, family_called, family_names
+from daskgmm.mixture.noise import Noise
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record, finite_or_none
 from daskgmm.mixture.shapes.shape import Shape
@@ -130,14 +131,15 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         checksums = dict(attributes["checksums"])
         arrays = {name: _read(group, name, shapes[name], checksums.get(name), place) for name in _ARRAYS}
         record = dict(attributes["record"])
-        _check_mixture(family.shape, arrays)
+        noise = Noise.of_json(attributes.get("noise"), d)
+        _check_mixture(family.shape, arrays, beside=0.0 if noise is None else noise.weight)
     except PermissionError as error:
         raise _unreadable(error, place) from error
     except UNLIKE_WRITTEN as error:
         if isinstance(error, DataError):
             raise
         raise DataError("the model", "be whole", f"{error!r} reading {place}", "Fit it again.") from error
-    return Model(Parameters(family, **arrays), record)
+    return Model(Parameters(family, **arrays, noise=noise), record)
 
 
 @contextmanager
@@ -161,6 +163,8 @@ def checksum(parameters: Parameters) -> str:
     digest = hashlib.sha256(parameters.family.name.encode())
     for array in (parameters.weights, parameters.means, parameters.covariances):
         digest.update(repr(array.shape).encode() + array.astype("<f8").tobytes())
+    if parameters.noise is not None:
+        digest.update(repr(parameters.noise.json).encode())
     return digest.hexdigest()
 
 
@@ -224,13 +228,13 @@ def _family(name: Any, place: str) -> Family:
         ) from error
 
 
-def _check_mixture(shape: Shape, arrays: dict[str, Floats]) -> None:
+def _check_mixture(shape: Shape, arrays: dict[str, Floats], *, beside: float) -> None:
     """Raise a ValueError where whole arrays are no mixture, whoever wrote them."""
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{name} that are not finite")
     weights = arrays["weights"]
-    if weights.min() < 0 or not abs(weights.sum() - 1) < 1e-6:
+    if weights.min() < 0 or not abs(weights.sum() + beside - 1) < 1e-6:
         raise ValueError(f"weights of {weights.min():.3g} or more with a sum of {weights.sum():.6g}")
     with np.errstate(invalid="ignore", divide="ignore"):
         log_norms = shape.log_norm(arrays["precisions_cholesky"], *arrays["means"].shape)
@@ -261,6 +265,7 @@ def _write(group: zarr.Group, model: Model) -> None:
             "n_components": p.n_components,
             "n_features": p.n_features,
             "checksums": checksums,
+            **({} if p.noise is None else {"noise": p.noise.json}),
             "record": {**model.record, **({"beside": beside} if beside else {})},
             "format": FORMAT,
         }

@@ -236,7 +236,7 @@ class WritePass:
 
     def __init__(self, predictor: Predictor, target: Target, non_finite: str) -> None:
         self._predictor, self._target, self._non_finite = predictor, target, non_finite
-        self._n_counts = predictor.plan.n_components if predictor.what == "label" else 1
+        self._n_counts = predictor.plan.n_densities if predictor.what == "label" else 1
 
     def zero(self) -> Progress:
         return Progress(0, (0,) * self._n_counts, work=Workspace())

@@ -27,6 +27,7 @@ from daskgmm.fitting.status import Status
 from daskgmm.inputs import (
     constructor,
     opened_columns,
+    opened_labels,
     opened_rows,
     opened_weights,
     printing,
@@ -128,6 +129,9 @@ class GaussianMixture(
         Whether a uniform density stands beside the components, for rows that belong to none of them: over the robust
         box of the sample (between the 0.5 % and 99.5 % quantiles along its principal axes), or over this volume, in
         units of the features multiplied. It holds everywhere, outside of the box too.
+    label_components : tuple of int, mapping or None, default=None
+        Which components each class has, where `fit` is given labels: (0, 0, 1) or {0: [0, 1], 1: [2]}. None: component
+        k is class k. Components without a class, and without rows of it, take unlabelled rows alone.
     noise_weight_init : float, default=0.05
         Weight of the noise at the start; `weights_init` then sums to what it leaves of 1.
 
@@ -196,8 +200,9 @@ class GaussianMixture(
 
     # -- fitting ---------------------------------------------------------------------------------------------
     def fit(
-        self, X: Any, y: Any = None, *, sample_weight: Any = None, columns: Mapping[str, Any] | None = None
-    ) -> Self:
+        self, X: Any, y: Any = None, *, sample_weight: Any = None, columns: Mapping[str, Any] | None = None,
+        labels: Any = None,
+    ) -> Self:  # fmt: skip
         """Return the estimator, fitted to all rows of X.
 
         Parameters
@@ -210,6 +215,10 @@ class GaussianMixture(
         columns : mapping of str to what X may be, optional
             What else comes with each row, (n_rows,) or (n_rows, n_columns) numbers, for a `kernel` of yours that knows
             it by its name; a data frame is one of each. A NaN in it comes as it is. `fit` alone takes columns.
+        labels : array, Dask array, Zarr array, path or URL, optional
+            (n_rows,) whole numbers: the class of each row, or -1 where nobody knows. Component k is class k (but see
+            `label_components`): it starts at the rows with its label, which belong to no other component nor to the
+            noise. `log_likelihood_` and `lower_bound_` take of such a row the terms of its class alone.
 
         Raises
         ------
@@ -219,7 +228,7 @@ class GaussianMixture(
         """
         before = self.__dict__.copy()
         try:
-            call_back(self, partial(self._fit, X, sample_weight, columns), X, y, sample_weight, self.max_iter)
+            call_back(self, partial(self._fit, X, sample_weight, columns, labels), X, y, sample_weight, self.max_iter)
         except BaseException:
             self.__dict__ = before
             raise
@@ -277,14 +286,16 @@ class GaussianMixture(
         options = {name: getattr(self, name) for name, (_, option) in known.items() if option.of_estimator}
         return self.options_type(**options, seed=seed_of(self.random_state))
 
-    def _fit(self, X: Any, sample_weight: Any, columns: Mapping[str, Any] | None, hear: Listener) -> None:
+    def _fit(self, X: Any, sample_weight: Any, columns: Mapping[str, Any] | None, labels: Any, hear: Listener) -> None:
         options, listener = self.fit_options(), printing(self.verbose, self.verbose_interval, also=hear)
         options.check_records()
         source, weights = opened_rows(self, X, reset=True), opened_weights(sample_weight)
         goes_on = bool(self.warm_start) and hasattr(self, "converged_")
         warm = self._warm(source.n_features) if goes_on else None
-        beside = opened_columns(columns)
-        self._assign(fit_mixture(source, options, weights=weights, columns=beside, warm=warm, listener=listener))
+        beside, known = opened_columns(columns), opened_labels(labels)
+        self._assign(
+            fit_mixture(source, options, weights=weights, columns=beside, labels=known, warm=warm, listener=listener)
+        )
         self._fit_options = options.as_json()
 
     def _warm(self, n_features: int) -> tuple[Parameters, float]:

@@ -77,6 +77,11 @@ def opened_columns(columns: Mapping[str, Any] | None) -> dict[str, Source]:
     return {name: open_rows(each, argument=f"columns[{name!r}]") for name, each in named}
 
 
+def opened_labels(labels: Any) -> Source | None:
+    """Return the known classes of rows as a source; None where there are none."""
+    return None if labels is None else open_rows(labels, argument="labels")
+
+
 def _note_units(estimator: Any, units: str | None) -> None:
     if units is not None:
         estimator.units_in_ = units

@@ -15,7 +15,7 @@ from daskgmm.estimator import GaussianMixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.sweep import Sweep, n_folds_of, select_model, selection_models
-from daskgmm.inputs import opened_rows, opened_weights, printing, warn_of, warn_unless_converged
+from daskgmm.inputs import opened_labels, opened_rows, opened_weights, printing, warn_of, warn_unless_converged
 from daskgmm.mixture.family import Family, family_of
 from daskgmm.pictures.comparison import by_kind, selection_table, selection_text
 
@@ -131,6 +131,7 @@ def select(
     n_folds: int | None = None,
     stop_early: bool = True,
     sample_weight: Any = None,
+    labels: Any = None,
     verbose: int = 0,
     **parameters: Any,
 ) -> Selection:
@@ -157,6 +158,8 @@ def select(
         by "k-means||" have no sample: all numbers are fitted.)
     sample_weight : array, Dask array, Zarr array, path or URL, optional
         (n_rows,); criteria count the sum of the weights as rows.
+    labels : array, Dask array, Zarr array, path or URL, optional
+        (n_rows,), the class of each row or -1, as `GaussianMixture.fit` takes it.
     **parameters
         Of each model, as for `GaussianMixture`: tol, max_iter, random_state and so on. A converged fit knows its
         criterion to about 2 n_rows tol. So models that may still be the best go on, up to max_iter passes, until theirs
@@ -199,7 +202,10 @@ def select(
     # (What can be known to be wrong is told before Dask counts the rows of chunks of unknown size.)
     selection_models(options, **asked)
     source, weights = opened_rows(like, X, reset=True), opened_weights(sample_weight)
-    sweep = select_model(source, options, **asked, stop_early=stop_early, weights=weights, listener=listener)
+    sweep = select_model(
+        source, options, **asked, stop_early=stop_early, weights=weights, labels=opened_labels(labels),
+        listener=listener,
+    )  # fmt: skip
     best = sweep.entries[sweep.best].fit
     if options.max_iter > 0:
         warn_unless_converged(best.status, best.n_iter, stacklevel=2)

@@ -82,6 +82,15 @@ def test_gates(tmp_path: Path) -> None:
         assert gated == pytest.approx(0.95 * share, abs=1)
 
 
+def test_controls(tmp_path: Path) -> None:
+    *shares, counts = printed_by("controls", tmp_path).splitlines()
+    names = ["B cells", "T cells", "unknown population", "noise"]
+    for line, name, share in zip(shares, names, (25, 50, 15, 10), strict=True):
+        assert line.split(":")[0] == name
+        assert numbers(line)[0] == pytest.approx(share, abs=1)
+    assert sum(numbers(counts.split(":")[1].replace(",", ""))) == 60_000
+
+
 def test_denoise(tmp_path: Path) -> None:
     before, after = numbers(printed_by("denoise", tmp_path))
     assert before == pytest.approx(20, abs=0.2)

@@ -71,7 +71,7 @@ def test_parameters_are_those_of_scikit_learn() -> None:
     assert theirs.items() - {"n_init": 1}.items() <= ours.items()
     assert ours["n_init"] == 10, "nearly free: all but the best end on a sample"
     own = {"acceleration", "cache", "escape", "kernel", "non_finite", "precision", "prior", "standardize"}
-    own |= {"noise", "noise_weight_init"}
+    own |= {"noise", "noise_weight_init", "label_components"}
     assert set(ours) - set(theirs) == own | {"start_rows", "stopping"}
 
 

@@ -26,7 +26,7 @@ from daskgmm.cli.saving_options import accept_option, saving_options
 @click.argument("input")
 @model_options
 @fit_options
-@input_options(weights=True)
+@input_options(weights=True, labels=True)
 @output_option("MODEL", "the model, such as model.zarr")
 @saving_options
 @force_option
@@ -110,7 +110,7 @@ def fit(
     "with --init k-means||).",
 )
 @fit_options
-@input_options(weights=True)
+@input_options(weights=True, labels=True)
 @output_option("MODEL", "the model, such as model.zarr")
 @option("--table", section="Output", metavar="FILE", help="Where to write the table, as .csv or .json.")
 @option("--plot", section="Output", metavar="FILE", help="Where to draw the criterion, as .png, .pdf or .svg.")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daskgmm.errors import InputMissingError, OptionError
+from daskgmm.errors import InputMissingError, OptionError, verbatim
 from daskgmm.places.log import say
 from daskgmm.sources.columns import feature_names
 from daskgmm.sources.opening import open_by_name, open_rows, takes_columns
@@ -24,6 +24,8 @@ class Input:
     features: str | None = None
     weights: str | None = None
     weights_array: str | None = None
+    labels: str | None = None
+    labels_array: str | None = None
     non_finite: str = "error"
     missing_chunks: str = "error"
 
@@ -35,54 +37,61 @@ class Input:
         names : sequence of str or None
             The features of a model: where no columns are named, these are taken, whatever their order and company.
         """
-        weights = self._column_of_weights()
+        weights = self._column("--weights", self.weights, "sample_weight")
+        beside = [self.weights] if weights is not None else []
+        if self._column("--labels", self.labels, "labels") is not None:
+            beside.append(self.labels)
         options: dict[str, Any] = {"array": self.array, "missing_chunks": self.missing_chunks}
         if self.columns is None and self.features is None and names is not None:
             X = open_by_name(self.location, names, **options)
         else:
-            X = self._rows(options, with_column_of_weights=weights is not None and self.array is None)
+            X = self._rows(options, beside=[] if self.array is not None else [str(name) for name in beside])
         if self.weights is not None and weights is None:
             options["array"] = self.weights_array
             weights = open_rows(self.weights, argument="sample_weight", **options)
         return X, weights
 
-    def _rows(self, options: dict[str, Any], *, with_column_of_weights: bool) -> Source:
-        """Return the source of the columns that are named, or of all; the column of the weights is no feature."""
+    def open_labels(self) -> Source | None:
+        """Return the source of the known classes of rows; None without labels."""
+        found = self._column("--labels", self.labels, "labels")
+        if self.labels is None or found is not None:
+            return found
+        return open_rows(self.labels, argument="labels", array=self.labels_array, missing_chunks=self.missing_chunks)
+
+    def _rows(self, options: dict[str, Any], *, beside: Sequence[str]) -> Source:
+        """Return the source of the columns that are named, or of all; those of weights and labels are no features."""
         columns = self.columns
         several = columns is None or any(name.startswith("!") or "*" in name or "?" in name for name in columns)
-        if with_column_of_weights and several:
+        if beside and several:
             try:
-                others = (*(columns or ()), f"!{self.weights}")
+                others = (*(columns or ()), *(f"!{name}" for name in beside))
                 return open_rows(self.location, columns=others, features=self.features, **options)
             except InputMissingError:
                 if columns is not None:
                     raise  # (and else it is a coordinate, which is none of all columns)
         return open_rows(self.location, columns=columns, features=self.features, **options)
 
-    def _column_of_weights(self) -> Source | None:
-        """Return the column of INPUT that `--weights` names; None where it names a place."""
-        name = self.weights
+    def _column(self, flag: str, name: str | None, argument: str) -> Source | None:
+        """Return the column of INPUT that an option names; None where it names a place."""
         if name is None or "/" in name or os.path.splitext(name)[1] or not takes_columns(self.location):
             return None
         if name in (self.columns or ()):
             raise OptionError(
-                "--columns", "leave out the column of --weights", f"{name!r} in both", "It is no feature."
+                "--columns", f"leave out the column of {verbatim(flag)}", f"{name!r} in both", "It is no feature."
             )
         try:
-            found = open_rows(
-                self.location, columns=(name,), argument="sample_weight", missing_chunks=self.missing_chunks
-            )
+            found = open_rows(self.location, columns=(name,), argument=argument, missing_chunks=self.missing_chunks)
         except OptionError:  # (INPUT has no columns with names)
             return None
         except InputMissingError as error:
             if os.path.exists(name):
                 return None
             raise InputMissingError(
-                "--weights", "name a column of INPUT, or a place", f"{name!r}, which is neither", error.remedy
+                flag, "name a column of INPUT, or a place", f"{name!r}, which is neither", error.remedy
             ) from error
         if os.path.exists(name):
             raise OptionError(
-                "--weights",
+                flag,
                 "name a column of INPUT, or a place",
                 f"{name}, which is both",
                 f"Type ./{name} for the place, or move it.",

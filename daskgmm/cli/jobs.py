@@ -20,6 +20,7 @@ from daskgmm.fitting.grouped import grouped_components, grouping_need
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
+from daskgmm.fitting.run import column_of_labels
 from daskgmm.fitting.score import check_features, score_source, scoring_need
 from daskgmm.fitting.standard_errors import standard_errors
 from daskgmm.fitting.status import Status
@@ -46,9 +47,9 @@ Result = dict[str, Any]
 def fit(data: Input, output: str, options: FitOptions, *, cluster: Place, saving: Saving, force: bool) -> Result:
     """Return the result of a fit, whose model is then at `output`."""
     began = perf_counter()
-    X, weights = data.open()
-    saving.check(output, inputs=places(X, weights))
-    identity = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
+    (X, weights), labels = data.open(), data.open_labels()
+    saving.check(output, inputs=places(X, weights, labels))
+    identity = identity_of(X, weights, labels)
     now = {"command": "fit", "options": options.as_json(), "input": identity, **meaning(X)}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
@@ -58,11 +59,11 @@ def fit(data: Input, output: str, options: FitOptions, *, cluster: Place, saving
 
     def run(cluster: Place) -> tuple[Fit, Result]:
         kept = saving.work(output, now, force=force)
-        with kept as saved, fitting_work([options], X, weights, cluster).on_machines(began) as running:
+        with kept as saved, fitting_work([options], X, weights, cluster, labels=labels).on_machines(began) as running:
             with passes_shown(running.executor) as hear, saved.standing.on(running.where):
                 done = fit_mixture(
-                    X, options, weights=weights, executor=running.executor, listener=saved.standing.telling(hear),
-                    checkpoint=saved.checkpoint,
+                    X, options, weights=weights, labels=labels, executor=running.executor,
+                    listener=saved.standing.telling(hear), checkpoint=saved.checkpoint,
                 )  # fmt: skip
             found = {
                 "command": "fit",
@@ -81,9 +82,19 @@ def fit(data: Input, output: str, options: FitOptions, *, cluster: Place, saving
     return {**found, "skipped": False}
 
 
-def fitting_work(models: Sequence[FitOptions], X: Source, weights: Source | None, cluster: Place) -> Work:
+def fitting_work(
+    models: Sequence[FitOptions], X: Source, weights: Source | None, cluster: Place, *, labels: Source | None = None
+) -> Work:
     """Return the work of fitting some models in the same passes."""
-    return Work(Rows.plan(X, weights), fit_need(models, X), cluster, cache=models[0].cache)
+    beside = column_of_labels(models, X, labels)
+    rows, need = Rows.plan(X, weights, beside), fit_need(models, X, n_columns=len(beside))
+    return Work(rows, need, cluster, cache=models[0].cache)
+
+
+def identity_of(X: Source, weights: Source | None, labels: Source | None) -> Result:
+    """Return what tells one input of a fit from another."""
+    found = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
+    return found if labels is None else {**found, "labels": labels.identity()}
 
 
 def predict(
@@ -291,10 +302,10 @@ def inspect(model: str, *, history: bool = False) -> Result:
     }
 
 
-def places(X: Source, weights: Source | None) -> dict[str, str]:
+def places(X: Source, weights: Source | None, labels: Source | None = None) -> dict[str, str]:
     """Return where a model must not be: in an input, or in its group, among whose arrays it would then stand."""
     found = {}
-    for name, source in (("INPUT", X), ("--weights", weights)):
+    for name, source in (("INPUT", X), ("--weights", weights), ("--labels", labels)):
         if source is not None:
             found[name] = source.label
             found[f"the Zarr group of {name}"] = group_around(source.root)

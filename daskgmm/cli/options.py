@@ -88,7 +88,7 @@ def typed_value(typed: Any, declaration: Field[Any], found: Option) -> Any:
     return typed != declaration.default if found.is_switch else found.typed(typed)
 
 
-def input_options(*, weights: bool) -> Callable[[Command], Command]:
+def input_options(*, weights: bool, labels: bool = False) -> Callable[[Command], Command]:
     """Declare the options that say what INPUT is; the function gets an `Input` as `data`."""
 
     def declare(command: Callable[..., Any]) -> Any:
@@ -103,17 +103,20 @@ def input_options(*, weights: bool) -> Callable[[Command], Command]:
             missing_chunks: str,
             weights: str | None = None,
             weights_array: str | None = None,
+            labels: str | None = None,
+            labels_array: str | None = None,
             **kwargs: Any,
         ) -> Any:
             from daskgmm.cli.input import Input
 
             data = Input(
                 input, columns=tuple(chain(*columns)) or None, array=array, features=features, weights=weights,
-                weights_array=weights_array, non_finite=non_finite, missing_chunks=missing_chunks,
+                weights_array=weights_array, labels=labels, labels_array=labels_array, non_finite=non_finite,
+                missing_chunks=missing_chunks,
             )  # fmt: skip
             return command(*args, data=data, **kwargs)
 
-        return with_options(run, _declarations_of_input(weights=weights))
+        return with_options(run, _declarations_of_input(weights=weights, labels=labels))
 
     return declare
 
@@ -142,7 +145,7 @@ def data_options(command: Command) -> Any:
     return declare(input_options(weights=True)(run))
 
 
-def _declarations_of_input(*, weights: bool) -> list[Callable[[Any], Any]]:
+def _declarations_of_input(*, weights: bool, labels: bool) -> list[Callable[[Any], Any]]:
     """Return the declarations to click of the options that say what INPUT is."""
     options = [
         option(
@@ -181,6 +184,22 @@ def _declarations_of_input(*, weights: bool) -> list[Callable[[Any], Any]]:
                 metavar="NAME",
                 section="Input",
                 help="Array to take, where --weights is a Zarr group.",
+            ),
+        ]
+    if labels:
+        options += [
+            option(
+                "--labels",
+                metavar="COLUMN|PLACE",
+                section="Input",
+                help="The class of each row, a whole number, and -1 where nobody knows: a column of INPUT, or "
+                "the path or URL of an array of shape (rows,). Component 0 is class 0, and so on.",
+            ),
+            option(
+                "--labels-array",
+                metavar="NAME",
+                section="Input",
+                help="Array to take, where --labels is a Zarr group.",
             ),
         ]
     options += [

@@ -16,6 +16,7 @@ from daskgmm.cli.jobs import (
     Result,
     fit_result,
     fitting_work,
+    identity_of,
     model_record,
     places,
     say_remarks,
@@ -133,10 +134,10 @@ def select(
     began = perf_counter()
     asked, files = comparison.asked(), Files(table, plot)
     models = [model.options for model in selection_models(comparison.options, **asked)]
-    X, weights = data.open()
-    saving.check(output, inputs=places(X, weights))
-    files.check(inputs={**places(X, weights), "--output": output})
-    identity = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
+    (X, weights), labels = data.open(), data.open_labels()
+    saving.check(output, inputs=places(X, weights, labels))
+    files.check(inputs={**places(X, weights, labels), "--output": output})
+    identity = identity_of(X, weights, labels)
     now = {"command": "select", "options": comparison.as_json(), "input": identity, **meaning(X)}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
@@ -148,10 +149,10 @@ def select(
 
     def run(cluster: Place) -> tuple[Sweep, Result]:
         kept = saving.work(output, now, force=force)
-        with kept as saved, fitting_work(models, X, weights, cluster).on_machines(began) as running:
+        with kept as saved, fitting_work(models, X, weights, cluster, labels=labels).on_machines(began) as running:
             with passes_shown(running.executor) as hear, saved.standing.on(running.where):
                 sweep = select_model(
-                    X, comparison.options, **asked, stop_early=not comparison.fit_all, weights=weights,
+                    X, comparison.options, **asked, stop_early=not comparison.fit_all, weights=weights, labels=labels,
                     executor=running.executor, listener=saved.standing.telling(hear),
                     checkpoint=saved.checkpoint,
                 )  # fmt: skip

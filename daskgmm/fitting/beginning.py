@@ -67,7 +67,7 @@ def _searched(progress: Progress, known: Surveyed, i: int, model: Model) -> list
     points, weights, spread = far_points(
         run, mean=row_set.mean, variances=row_set.variances, n_components=options.n_components, seed=options.seed
     )
-    return parallel_starts(points, weights, spread, options, options.n_init)
+    return parallel_starts(points, weights, spread, options, options.n_init, known.class_starts(model))
 
 
 def _sampled(progress: Progress, known: Surveyed, i: int, model: Model) -> list[Parameters]:
@@ -77,7 +77,7 @@ def _sampled(progress: Progress, known: Surveyed, i: int, model: Model) -> list[
     n_all = known.n_weighted(model.fold)
     plain = options.n_init == 1 and not options.escape and len(sample) == n_all
     if options.start_is_given or options.max_iter == 0 or plain:
-        return starts(sample.X, sample.weights, options, n_features=X.n_features)
+        return starts(sample.X, sample.weights, options, n_features=X.n_features, classes=known.class_starts(model))
     logger.info(
         "Looking for a start of %d components on a sample of %s rows.", options.n_components, f"{len(sample):,}"
     )
@@ -86,6 +86,7 @@ def _sampled(progress: Progress, known: Surveyed, i: int, model: Model) -> list[
         sample, options, n_rows=race_size(options, X.n_rows, X.n_features),
         whole=len(sample) == n_all, n_all=n_all, compiled=is_compiled(options, X),
         note=lambda found, n, seconds: progress.history.sampled(i, found, n, seconds), step=steps,
+        classes=known.class_starts(model),
     )  # fmt: skip
     del sample  # (the race has a copy of its own, in another order)
     try:

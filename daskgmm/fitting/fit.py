@@ -21,6 +21,7 @@ def fit_mixture(
     *,
     weights: Source | None = None,
     columns: Mapping[str, Source] | None = None,
+    labels: Source | None = None,
     warm: tuple[Parameters, float] | None = None,
     executor: Executor | None = None,
     listener: Listener = ignore,
@@ -36,6 +37,8 @@ def fit_mixture(
         Row weights, one for each row of X.
     columns : mapping of str to Source
         What else comes with each row, by name, for a kernel that knows it.
+    labels : Source or None
+        The class of each row, or -1.
     warm : (Parameters, float) or None
         Parameters to go on from, and their lower bound; replaces the start.
     executor : Executor or None
@@ -54,6 +57,7 @@ def fit_mixture(
     """
     models = [Model(options, warm=warm)]
     with running(
-        models, X, weights=weights, columns=columns, executor=executor, listener=listener, checkpoint=checkpoint
-    ) as run:
+        models, X, weights=weights, columns=columns, labels=labels, executor=executor, listener=listener,
+        checkpoint=checkpoint,
+    ) as run:  # fmt: skip
         return run.fits([0])[0]

@@ -53,7 +53,8 @@ def suspect(parameters: Parameters, sample: Sample, *, weight: float) -> Joined 
     if parameters.n_components < 2 or not len(sample):
         return None
     outlook = look(parameters, sample.X, sample.weights)
-    pairs = [m for m in outlook.merges if m.i != m.j]
+    held = parameters.held
+    pairs = [m for m in outlook.merges if m.i != m.j and not (held[m.i] or held[m.j])]
     if not pairs:
         return None
     best = min(pairs, key=lambda m: m.cost)

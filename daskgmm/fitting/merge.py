@@ -121,7 +121,7 @@ def without_one(parameters: Parameters, merge: Merge) -> Parameters | None:
     merge.write(p.shape, weights, means, covariances)
     try:
         cholesky = p.shape.precisions_cholesky(covariances)
-        return Parameters(p.family, weights, means, covariances, cholesky, p.noise).subset(kept)
+        return Parameters(p.family, weights, means, covariances, cholesky, p.noise, p.classes).subset(kept)
     except CollapsedComponentError:
         return None
 

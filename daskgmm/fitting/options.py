@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from daskgmm.errors import OptionError
+from daskgmm.fitting.label_options import LabelOptions, classes_of
 from daskgmm.fitting.main_options import MainOptions
 from daskgmm.fitting.noise_options import NoiseOptions
 from daskgmm.fitting.option import declared
@@ -14,6 +15,9 @@ from daskgmm.fitting.stopping import StoppingRule, Tolerance
 from daskgmm.mixture.record import Record
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from daskgmm.mixture.acceleration import Accelerator
     from daskgmm.mixture.arrays import Floats
     from daskgmm.mixture.family import Family
@@ -21,13 +25,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FitOptions(NoiseOptions, MainOptions):
+class FitOptions(NoiseOptions, LabelOptions, MainOptions):
     """What a user asks of a fit: what its bases declare, and what follows from it.
 
     What is declared is a parameter of the estimator and, with a flag, an option of the command line.
     """
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "label_components", classes_of(self.label_components))
         for name, (_, option) in declared(type(self)).items():
             option.check(name, self)
         from daskgmm.mixture.family import family_of
@@ -103,6 +108,14 @@ class FitOptions(NoiseOptions, MainOptions):
             if self.precisions_init is None
             else check_precisions(self.precisions_init, self.family, k, n_features),
         )
+
+    @property
+    def known_classes(self) -> NDArray[np.int64] | None:
+        """The class of each component, once a survey has seen labels; None without labels."""
+        import numpy as np
+
+        given = self.label_components
+        return None if given is None or len(given) < self.n_components else np.array(given, dtype=np.int64)
 
     def as_json(self) -> dict[str, Any]:
         """Return the options that decide the result as JSON values, given arrays as nested lists."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from daskgmm.fitting.class_starts import ClassStarts
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.start import Members, moments_of, regular_starts, spread_of
 from daskgmm.mixture.arrays import Floats
@@ -75,8 +76,9 @@ def far_points(
 
 
 def parallel_starts(
-    points: Floats, weights: Floats, spread: Floats, options: FitOptions, n_starts: int
-) -> list[Parameters]:
+    points: Floats, weights: Floats, spread: Floats, options: FitOptions, n_starts: int,
+    classes: ClassStarts | None = None,
+) -> list[Parameters]:  # fmt: skip
     """Return n_starts initial mixtures by k-means on weighted points, and from what the user gave.
 
     A start with a singular covariance is left out, unless all are singular.
@@ -94,6 +96,8 @@ def parallel_starts(
     whole = spread_of(points, weights, shape, options.n_components, within=spread)
     fallback = shape.regularise(whole, options.whole_prior.floor)
     found = _moments(points, weights, spread, options, n_starts, rng)
+    if classes is not None:
+        found = (classes.placed(moments, options.family, whole=whole) for moments in found)
     return regular_starts(found, given, options, fallback=fallback)
 
 

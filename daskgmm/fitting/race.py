@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.fitting.annealing import annealed
+from daskgmm.fitting.class_starts import ClassStarts
 from daskgmm.fitting.escape import exchanges, moved, proposals
 from daskgmm.fitting.evaluate import Evaluator, Request, RowSets
 from daskgmm.fitting.loop import Candidate, ranked, run_em
@@ -85,6 +86,8 @@ class Race:
         Whether the compiled kernel does what it can.
     note : callable
     step : callable
+    classes : ClassStarts or None
+        Where the components of known classes start.
     """
 
     def __init__(
@@ -98,7 +101,9 @@ class Race:
         compiled: bool,
         note: Note,
         step: Step,
+        classes: ClassStarts | None = None,
     ) -> None:
+        self._classes = classes
         self._all, self._compiled, self._note, self._step = sample.shuffled(), compiled, note, step
         self._sample = self._all.part(0, n_rows)
         # (max_iter bounds passes over all rows; here each stage has its own number.)
@@ -145,7 +150,7 @@ class Race:
         options = self._options.on_sample(len(rows) / self._n_all)
         several = len(self._sample) >= FEW
         found = starts_by(
-            ways(options, few_rows=self._whole), rows.X, rows.weights, options,
+            ways(options, few_rows=self._whole), rows.X, rows.weights, options, classes=self._classes,
             k_means_iterations=K_MEANS_ITERATIONS, distinct=several and options.init_params != "random_from_data",
         )  # fmt: skip
         if not any(schedule for _, schedule in found):
@@ -236,9 +241,9 @@ class Race:
         """Return which components the rows, on which the mixture was fitted, and others do not support."""
         own = support_of(seen, p, n_rows=seen.n_rows)  # (no row of a sample has the weight zero)
         found = unsupported(p, own, floor=self._options.whole_prior.floor, n_rows=self._n_all)
-        if unseen is None:
-            return found
-        return found | unproven(p, own, support_of(unseen, p, n_rows=unseen.n_rows), n_rows=self._n_all)
+        if unseen is not None:
+            found = found | unproven(p, own, support_of(unseen, p, n_rows=unseen.n_rows), n_rows=self._n_all)
+        return found & ~p.held
 
     def _worths(self, candidates: Sequence[Candidate]) -> list[Worth]:
         """Return what candidates are worth: their spikes on the first rows, and their scores on the rest without them.
@@ -322,6 +327,10 @@ class Race:
                 p, rows.X, rows.weights, outlook.members, floor=self._options.whole_prior.floor,
                 rng=np.random.RandomState(self._options.seed), n_fitted=n_fitted,
             )  # fmt: skip
+            held = p.held
+            if held.any():  # (labels say where these are)
+                free = [m for m in outlook.merges if not (held[m.i] or held[m.j])]
+                outlook, found = replace(outlook, merges=free), [s for s in found if not held[s.k]]
             self._last = p, n_fitted, outlook, found
         return self._last[2], self._last[3]
 

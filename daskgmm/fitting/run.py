@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
-from daskgmm.errors import ChangedDataError, CollapsedComponentError, DataError
+from daskgmm.errors import ChangedDataError, CollapsedComponentError, DataError, OptionError, verbatim
 from daskgmm.fitting.beginning import begun
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.closing import Closing, up_to_date
@@ -16,12 +16,14 @@ from daskgmm.fitting.loop import Candidate, run_em
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.need import fit_need, is_compiled
 from daskgmm.fitting.one_component import of_sample
+from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.polishing import Polishing
 from daskgmm.fitting.progress import Progress
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.successor import split_starts
 from daskgmm.fitting.surveyed import Surveyed, as_seen, precise_enough, surveyed
+from daskgmm.kernels.labels import LABELS
 from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.parameters import Parameters
@@ -46,13 +48,15 @@ def running(
     listener: Listener,
     checkpoint: Checkpoint | None = None,
     columns: Mapping[str, Source] | None = None,
+    labels: Source | None = None,
 ) -> Iterator[Run]:
     """Provide the run of some models over the same rows; what metadata tell is checked before anything is read.
 
     The models' options differ in n_components and covariance_type only. With a checkpoint it goes on from there.
     """
+    columns = {**(columns or {}), **column_of_labels([m.options for m in models], X, labels)}
     if executor is None:
-        every = [X, *([] if weights is None else [weights]), *(columns or {}).values()]
+        every = [X, *([] if weights is None else [weights]), *columns.values()]
         executor = current_executor(travels=all(source.travels for source in every))
     for model in models:
         check_shape(X, n_components=model.options.n_components)
@@ -198,6 +202,31 @@ class Run:
     def up_to_date(self, fit: Fit) -> Fit:
         """Return a fit with what all models have taken until now."""
         return up_to_date(fit, self.progress)
+
+
+def column_of_labels(models: Sequence[FitOptions], X: Source, labels: Source | None) -> dict[str, Source]:
+    """Return labels as a column that comes with the rows; none without labels."""
+    if labels is None:
+        if any(options.label_components is not None for options in models):
+            remedy = "Give `labels` to the fit, or leave it out."
+            raise OptionError("`label_components`", "come with labels of rows", "it alone", remedy)
+        return {}
+    for options in models:
+        if len(options.label_components or ()) > options.n_components:
+            raise OptionError(
+                "`label_components`",
+                f"be classes of `n_components` = {options.n_components} components at most",
+                f"those of {len(options.label_components or ())}",
+                "Leave the others out, or fit more components.",
+            )
+    if labels.n_rows != X.n_rows or labels.n_features != 1:
+        raise DataError(
+            "`labels`",
+            f"have shape ({X.n_rows},), one label for each row of {verbatim(X.label)}",
+            f"({labels.n_rows}, {labels.n_features}) in {labels.label}",
+            "Give -1 to rows whose class nobody knows.",
+        )
+    return {LABELS: labels}
 
 
 def _needed(found: Fit | CollapsedComponentError) -> Fit:

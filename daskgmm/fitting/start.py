@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting.annealing import PLAIN, SHRUNK, TEMPERED, Schedule
+from daskgmm.fitting.class_starts import ClassStarts
 from daskgmm.fitting.options import FitOptions, Given
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.moments import SMALLEST_COUNT, Moments
@@ -62,8 +63,9 @@ def ways(options: FitOptions, *, few_rows: bool) -> list[Way]:
 
 
 def starts(
-    X: Floats, weights: Floats, options: FitOptions, *, n_features: int, k_means_iterations: int = 300
-) -> list[Parameters]:
+    X: Floats, weights: Floats, options: FitOptions, *, n_features: int, k_means_iterations: int = 300,
+    classes: ClassStarts | None = None,
+) -> list[Parameters]:  # fmt: skip
     """Return n_init initial mixtures, from the sample and from what the user gave.
 
     One where all of it is given, since all would be alike; and a start with a singular covariance is left out, as a
@@ -76,17 +78,21 @@ def starts(
         Row weights, positive.
     k_means_iterations : int
         Of k-means at most; 300 are scikit-learn's.
+    classes : ClassStarts or None
+        Where the components of known classes start.
     """
     if options.start_is_given:
         return [_parameters(None, options.given(n_features), options, fallback=None)]
     way = Way(options.init_params)
-    found = starts_by([way] * options.n_init, X, weights, options, k_means_iterations=k_means_iterations)
+    found = starts_by(
+        [way] * options.n_init, X, weights, options, k_means_iterations=k_means_iterations, classes=classes
+    )
     return [p for p, _ in found]
 
 
 def starts_by(
     chosen: Iterable[Way], X: Floats, weights: Floats, options: FitOptions, *, k_means_iterations: int,
-    distinct: bool = False,
+    distinct: bool = False, classes: ClassStarts | None = None,
 ) -> list[tuple[Parameters, Schedule]]:  # fmt: skip
     """Return an initial mixture by each of some ways, and the steps that come next; the singular ones are left out.
 
@@ -130,6 +136,8 @@ def starts_by(
         members = _members(seen, weights, replace(options, init_params=way.init_params), rng, k_means_iterations)
         share = way.schedule[0].share if way.schedule else 0.0
         moments = moments_of(X, members, options.family.shape, rng)
+        if classes is not None:
+            moments = classes.placed(moments, options.family, whole=whole)
         return _parameters(moments, given, options, fallback=fallback, shrinkage=share * len(X) / k)
 
     with _in_haste(len(X)):
@@ -289,7 +297,7 @@ def _parameters(
     found: Moments | None, given: Given, options: FitOptions, *, fallback: Floats | None, shrinkage: float = 0.0
 ) -> Parameters:
     """Return the start that the sample's moments give, with what the user gave in the place of its own."""
-    family, noise = options.family, options.known_noise
+    family, noise, classes = options.family, options.known_noise, options.known_classes
     if found is None:
         weights, means = given.weights, given.means
     else:
@@ -300,9 +308,9 @@ def _parameters(
     if given.precisions is not None:
         cholesky = family.shape.cholesky_of_precisions(given.precisions)
         covariances = family.shape.covariances(cholesky)
-        return Parameters(family, np.asarray(weights), np.asarray(means), covariances, cholesky, noise)
+        return Parameters(family, np.asarray(weights), np.asarray(means), covariances, cholesky, noise, classes)
     if found is None or fallback is None:
         raise ValueError("precisions must be given where there is no sample; got None.")
     prior = Together((Shrinkage(shrinkage), options.whole_prior))
     start = maximise(found, family, previous=fallback, prior=prior)
-    return replace(start, weights=np.asarray(weights), means=np.asarray(means), noise=noise)
+    return replace(start, weights=np.asarray(weights), means=np.asarray(means), noise=noise, classes=classes)

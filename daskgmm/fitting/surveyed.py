@@ -10,11 +10,13 @@ from functools import cached_property
 import numpy as np
 
 from daskgmm.fitting.checks import check_folds, check_survey, spoiled_by
+from daskgmm.fitting.class_starts import ClassStarts, check_labels, n_classes, with_classes
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.noise_volume import beside_noise, noise_over
 from daskgmm.fitting.progress import Progress
 from daskgmm.fitting.sample import Sample, box_size, sample_size, surveyed_size
 from daskgmm.kernels.folds import Fold
+from daskgmm.kernels.labels import LABELS
 from daskgmm.mixture.noise import Noise
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.row_set import RowSet
@@ -63,6 +65,13 @@ class Surveyed:
         threshold = sample_threshold(self.X.n_rows, sample_size(model.options, self.X.n_rows, self.X.n_features))
         return self.sample.within(threshold).outside(model.fold)
 
+    def class_starts(self, model: Model) -> ClassStarts | None:
+        """Return where the components of known classes start; None without labels."""
+        classes, survey = model.options.known_classes, self.survey
+        if model.fold is not None:
+            survey = all_but(self.work, survey, model.fold.index)
+        return None if classes is None or survey.classes is None else ClassStarts(classes, survey.classes)
+
     @cached_property
     def box(self) -> Noise:
         """Noise over the box of the sample, of weight zero."""
@@ -81,13 +90,19 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
     sizes = [0, *(surveyed_size(m.options, n_rows, n_features) for m in models if _is_searched(m))]
     threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
     scatter = any(m.options.family.shape.leaves_common_term() for m in models)
-    work = SurveyPass(n_features, scatter, options.seed, threshold, n_folds)
+    labels, shapes = rows.columns.get(LABELS), [m.options.family.shape for m in models]
+    work = SurveyPass(
+        n_features, scatter, options.seed, threshold, n_folds, 0 if labels is None else n_classes(models),
+        all(shape.n_statistics(n_features, exact=True) <= 3 * n_features for shape in shapes),
+    )  # fmt: skip
     largest = max(m.options.n_components for m in models)
 
     def run() -> Survey:
         found: Survey = progress.read("survey", work, range(len(models)))
         check_survey(found, rows, n_components=largest, non_finite=options.non_finite)
         check_folds(found, n_components=largest)
+        if labels is not None and found.classes is not None:
+            check_labels(found.classes, models, labels.label)
         return found
 
     # (What is stored is noted before anything is read.)
@@ -121,6 +136,7 @@ def as_seen(models: Sequence[Model], known: Surveyed) -> tuple[Model, ...]:
     """Return the models with what was given in units of the data as passes see the rows."""
     scaling = known.scaling
     models = tuple(beside_noise(model, scaling, lambda: known.box) for model in models)
+    models = tuple(with_classes(model, known.survey.classes) for model in models)
     if scaling is None:
         return models
     found = []

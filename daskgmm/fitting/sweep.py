@@ -74,6 +74,7 @@ def select_model(
     n_folds: int = 0,
     stop_early: bool = True,
     weights: Source | None = None,
+    labels: Source | None = None,
     executor: Executor | None = None,
     listener: Listener = ignore,
     checkpoint: Checkpoint | None = None,
@@ -102,8 +103,9 @@ def select_model(
     )
     check_shape(X, n_components=max(model.options.n_components for model in models))
     with running(
-        models, X, n_folds=n_folds, weights=weights, executor=executor, listener=listener, checkpoint=checkpoint
-    ) as run:
+        models, X, n_folds=n_folds, weights=weights, labels=labels, executor=executor, listener=listener,
+        checkpoint=checkpoint,
+    ) as run:  # fmt: skip
         started, stopped = _started(run, models, criterion, stop_early=stop_early)
         found = run.polished({i: c for i, c in started.items() if not isinstance(c, CollapsedComponentError)})
         failures = {i: e for i, e in (started | found).items() if isinstance(e, CollapsedComponentError)}

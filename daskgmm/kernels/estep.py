@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.forms import forms, one_call
+from daskgmm.kernels.labels import LABELS, restrict
 from daskgmm.kernels.loops import loops
 from daskgmm.kernels.plan import DOUBLE, Plan
 from daskgmm.kernels.statistics import Statistics
@@ -161,6 +162,8 @@ class Densities(Tile):
             result[k] = -np.inf
         if plan.log_noise is not None:
             result[-1] = plan.log_noise
+        if plan.classes is not None and LABELS in self.columns:
+            restrict(result, self.columns[LABELS], plan.classes)
         return result
 
     def responsibilities(self, plan: Plan, log_density: NDArray[Any], weights: Floats | None) -> Floats:

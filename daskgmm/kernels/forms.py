@@ -30,4 +30,6 @@ def forms(plan: Plan) -> tuple[tuple[Kernel, Integers], ...]:
 def one_call(plan: Plan) -> CompiledPhi | None:
     """Return the kernel that does a block of this plan in one call, softmax included; None where none does."""
     ((kernel, own), *others) = forms(plan)
+    if plan.classes is not None:
+        return None
     return kernel if isinstance(kernel, CompiledPhi) and not others and is_all(plan, own) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -80,4 +80,6 @@ def m_step(
         )
     parameters = maximise(found, previous.family, previous=previous.covariances, prior=prior)
     noise = None if previous.noise is None else previous.noise.with_weight(noise_share(statistics, plan))
+    if previous.classes is not None:
+        parameters = replace(parameters, classes=previous.classes)
     return MStep(parameters.beside_noise(noise), objective)

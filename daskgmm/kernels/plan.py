@@ -91,6 +91,8 @@ class Plan:
         A kernel that the user has given, and the components that it computes; they count as exact.
     log_noise : float or None
         Log of weight times density of the noise, nats: one row more of log-densities, and no sums. None without noise.
+    classes : (n_components,), int64, or None
+        The class of each component, -1 for none, for rows that come with labels.
     """
 
     shape: Shape
@@ -105,6 +107,7 @@ class Plan:
     compiled: bool = False
     given: tuple[Any, NDArray[np.bool_]] | None = None
     log_noise: float | None = None
+    classes: NDArray[np.int64] | None = None
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return unpacked, (self.shape, self.packed, self.given)
@@ -118,6 +121,7 @@ class Plan:
         return (
             self.log_weights, self.means, self.shape.pack(self.precisions_cholesky), self.origin, self.exact,
             self.stacked, self.common_by_row, self.precision.name, self.compiled, self.log_noise,
+            self.classes,
         )  # fmt: skip
 
     @property
@@ -186,11 +190,12 @@ class Plan:
 
 def unpacked(shape: Shape, packed: tuple[Any, ...], given: Any = None) -> Plan:
     """Return the plan of a shape that `Plan.packed` tells of."""
-    log_weights, means, factors, origin, exact, stacked, common_by_row, precision, compiled, log_noise = packed
+    log_weights, means, factors, origin, exact, stacked, common_by_row, precision, compiled, log_noise, classes = packed
     factors, found = shape.unpack(factors, means.shape[1]), precision_called(precision)
     return Plan(
-        shape, log_weights, means, factors, origin, exact, stacked, common_by_row, found, compiled, given, log_noise
-    )
+        shape, log_weights, means, factors, origin, exact, stacked, common_by_row, found, compiled, given, log_noise,
+        classes,
+    )  # fmt: skip
 
 
 def make_plan(
@@ -299,7 +304,7 @@ def _plan(
     stacked = exact & _loses_little(p, c) if exact.any() else np.zeros_like(exact)
     return Plan(
         p.shape, p.log_weights, p.means, p.precisions_cholesky, c, exact, stacked, common_by_row, precision, compiled,
-        log_noise=log_noise,
+        log_noise=log_noise, classes=p.classes,
     )  # fmt: skip
 
 

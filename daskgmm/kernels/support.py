@@ -66,7 +66,9 @@ class Support:
         with np.errstate(divide="ignore"):
             log_others = np.log(others / (parameters.weights.sum() + noise))
         # Where the others have no weight there is no mixture without the component.
-        nats = np.where(others > 0, lost + weight * np.maximum(log_others, -1e300), np.inf)
+        # And without the only component of a class none for its rows.
+        left = (others > 0) & ~parameters.is_alone
+        nats = np.where(left, lost + weight * np.maximum(log_others, -1e300), np.inf)
         return cls(nats, resp_sums * (n_rows / weight), weight / n_rows)
 
     def is_below(self, parameters: Parameters, n_rows: int, owed: Floats | float = 0.0) -> NDArray[np.bool_]:

@@ -84,7 +84,7 @@ class Chart:
         except (CollapsedComponentError, np.linalg.LinAlgError, ValueError):  # (the last: not finite, says SciPy)
             return None
         means = np.where(live[:, np.newaxis], means, rest.means)
-        found = Parameters(base.family, weights, means, covariances, precisions, noise)
+        found = Parameters(base.family, weights, means, covariances, precisions, noise, rest.classes)
         finite = all(np.isfinite(a).all() for a in (weights, means, covariances, precisions))
         return found if finite and (shape.variances(covariances) > 0).all() else None
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daskgmm.errors import OptionError
 from daskgmm.mixture.arrays import Floats
@@ -32,6 +33,8 @@ class Parameters(Record):
         n_features); spherical (n_components,). The precision Cholesky P is upper triangular, Sigma^-1 = P P'.
     noise : Noise or None
         A uniform density beside the components.
+    classes : (n_components,), int64, or None
+        The class of each component, -1 for none, where labels of rows are known: only those rows see it.
     """
 
     family: Family
@@ -40,6 +43,7 @@ class Parameters(Record):
     covariances: Floats
     precisions_cholesky: Floats
     noise: Noise | None = None
+    classes: NDArray[np.int64] | None = None
 
     @classmethod
     def from_covariances(cls, family: Family, weights: Floats, means: Floats, covariances: Floats) -> Parameters:
@@ -50,7 +54,8 @@ class Parameters(Record):
         """Return the mixture of the chosen components (their numbers, or a mask), whose weights sum to one again."""
         weights, noise = self._summing_to_one(self.weights[chosen])
         covariances, cholesky = (self.shape.subset(a, chosen) for a in (self.covariances, self.precisions_cholesky))
-        return Parameters(self.family, weights, self.means[chosen], covariances, cholesky, noise)
+        classes = None if self.classes is None else self.classes[chosen]
+        return Parameters(self.family, weights, self.means[chosen], covariances, cholesky, noise, classes)
 
     def changed(self, weights: Floats, means: Floats, covariances: Floats) -> Parameters:
         """Return the mixture of other components beside the same noise, all weights divided by their sum.
@@ -62,7 +67,23 @@ class Parameters(Record):
         """
         weights, noise = self._summing_to_one(weights)
         cholesky = self.shape.precisions_cholesky(covariances)
-        return Parameters(self.family, weights, means, covariances, cholesky, noise)
+        classes = self.classes
+        if classes is not None:  # (a component more has no class)
+            classes = np.append(classes, np.full(len(weights) - len(classes), -1))
+        return Parameters(self.family, weights, means, covariances, cholesky, noise, classes)
+
+    @property
+    def held(self) -> NDArray[np.bool_]:
+        """Components of a class, (n_components,), bool: labels hold them where they are."""
+        return np.zeros(self.n_components, dtype=bool) if self.classes is None else self.classes >= 0
+
+    @property
+    def is_alone(self) -> NDArray[np.bool_]:
+        """Components that are the only ones of their class, (n_components,), bool."""
+        if self.classes is None:
+            return np.zeros(self.n_components, dtype=bool)
+        alone: NDArray[np.bool_] = (self.classes[:, np.newaxis] == self.classes).sum(axis=1) == 1
+        return alone & self.held
 
     def beside_noise(self, noise: Noise | None) -> Parameters:
         """Return the mixture, which has no noise, with its weights times what the weight of the noise leaves."""
@@ -101,10 +122,11 @@ class Parameters(Record):
         log_weights = power * (self.log_weights + before) - after
         weights = np.exp(np.maximum(log_weights - log_weights.max(), -700.0))  # (none underflows)
         if self.noise is None:
-            return Parameters(self.family, weights / weights.sum(), self.means, self.covariances / power, cholesky)
+            weights = weights / weights.sum()
+            return replace(self, weights=weights, covariances=self.covariances / power, precisions_cholesky=cholesky)
         of_noise = power * self.noise.log_term + self.noise.log_volume - log_weights.max()
         noise = self.noise.with_weight(np.exp(np.clip(of_noise, -700.0, 700.0)))
-        tempered = Parameters(self.family, weights, self.means, self.covariances / power, cholesky, noise)
+        tempered = Parameters(self.family, weights, self.means, self.covariances / power, cholesky, noise, self.classes)
         return tempered.subset(slice(None))
 
     @property

@@ -70,4 +70,4 @@ class Scaling(Record):
 
 def _with_units(p: Parameters, means: Floats, scale: Floats, noise: Noise | None) -> Parameters:
     rescaled = p.shape.rescaled(p.covariances, p.precisions_cholesky, scale)
-    return Parameters(p.family, p.weights, means, *rescaled, noise)
+    return Parameters(p.family, p.weights, means, *rescaled, noise, p.classes)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, OptionError, verbatim
 from daskgmm.kernels.block import Block, Workspace, block_length
+from daskgmm.kernels.labels import LABELS
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.scaling import Scaling
 from daskgmm.sources.coordinates import same_points
@@ -97,7 +98,7 @@ class Rows:
         if weights is not None:
             _check_order(X, f"`{WEIGHT}`", weights)
         for name, column in (columns or {}).items():
-            _check_order(X, f"columns[{verbatim(repr(name))}]", column)
+            _check_order(X, "`labels`" if name == LABELS else f"columns[{verbatim(repr(name))}]", column)
         if X.array is not None and is_cut_finely(X.n_rows * X.row_bytes):
             edges = X.chunk_edges
         else:

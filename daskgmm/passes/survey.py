@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import local
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.folds import fold_of, row_hash
+from daskgmm.kernels.labels import LABELS
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.record import Record
 from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.scaling import Scaling
+from daskgmm.passes.known_classes import KnownClasses
 
 Pieces = tuple[Floats | NDArray[np.int64], ...]
 
@@ -44,6 +47,8 @@ class Survey(Record):
         Finite rows of positive weight.
     n_spoiled : (n_features,), int64
         Dropped rows by the features that hold their NaN or infinity: a row counts for each of these.
+    classes : KnownClasses or None
+        What is known of rows with labels.
     """
 
     n_rows: int
@@ -63,6 +68,7 @@ class Survey(Record):
     n_weighted: int = 0
     n_spoiled: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     sample_columns: dict[str, Pieces] = field(default_factory=dict)
+    classes: KnownClasses | None = None
 
     def standardized(self, scaling: Scaling) -> Survey:
         """Return what is known of the rows as they are mapped."""
@@ -75,6 +81,7 @@ class Survey(Record):
             scatter=rows.scatter,
             sample=tuple(scaling.values(piece) for piece in self.sample),
             folds=tuple(fold.standardized(scaling) for fold in self.folds),
+            classes=None if self.classes is None else self.classes.standardized(scaling),
         )
 
     @property
@@ -98,6 +105,10 @@ class SurveyPass:
         A row is in the sample where its hash, 0 to 2^64 - 1, is at most this; -1 takes none.
     n_folds : int
         Folds to be surveyed one by one too, told apart with the same seed.
+    n_classes : int
+        Classes that labels may name; 0 where rows have none.
+    squares_alone : bool
+        Whether of the classes variances alone are wanted.
     """
 
     n_features: int
@@ -105,6 +116,8 @@ class SurveyPass:
     seed: int
     threshold: int
     n_folds: int = 0
+    n_classes: int = 0
+    squares_alone: bool = False
 
     @cached_property
     def _local(self) -> local:
@@ -114,8 +127,11 @@ class SurveyPass:
     def _nothing(self) -> NDArray[np.int64]:
         return np.zeros(self.n_features, np.int64)
 
-    def __reduce__(self) -> tuple[type[SurveyPass], tuple[int, bool, int, int, int]]:
-        return SurveyPass, (self.n_features, self.with_scatter, self.seed, self.threshold, self.n_folds)
+    def __reduce__(self) -> tuple[type[SurveyPass], tuple[Any, ...]]:
+        return SurveyPass, (
+            self.n_features, self.with_scatter, self.seed, self.threshold, self.n_folds, self.n_classes,
+            self.squares_alone,
+        )  # fmt: skip
 
     def zero(self) -> Survey:
         empty = self._empty()
@@ -125,7 +141,10 @@ class SurveyPass:
         d = self.n_features
         scatter = np.zeros((d, d) if self.with_scatter else d)
         edge = np.full(d, np.inf)
-        return Survey(0, 0, -1, 0.0, np.zeros(d), edge, -edge, scatter, 0, -1, (), (), (), n_spoiled=self._nothing)
+        empty = Survey(0, 0, -1, 0.0, np.zeros(d), edge, -edge, scatter, 0, -1, (), (), (), n_spoiled=self._nothing)
+        if not self.n_classes:
+            return empty
+        return replace(empty, classes=KnownClasses.zero(self.n_classes, d, squares_alone=self.squares_alone))
 
     def update(self, state: Survey, block: Block) -> Survey:
         # Values beyond 1e150, which are refused after the survey by their range, overflow in the scatter.
@@ -183,6 +202,7 @@ class SurveyPass:
                 name: state.sample_columns.get(name, ()) + other.sample_columns.get(name, ())
                 for name in {**state.sample_columns, **other.sample_columns}
             },
+            state.classes if state.classes is None or other.classes is None else state.classes.merge(other.classes),
         )
 
     def _folds(self, block: Block) -> tuple[Survey, ...]:
@@ -193,7 +213,8 @@ class SurveyPass:
         for fold in range(self.n_folds):
             chosen = np.flatnonzero(kept & (of_row == fold))
             weights = None if block.weights is None else block.weights[chosen]
-            rows = Block(np.ascontiguousarray(block.x[:, chosen]), weights, block.first_row)
+            labels = {name: values[chosen] for name, values in block.columns.items() if name == LABELS}
+            rows = Block(np.ascontiguousarray(block.x[:, chosen]), weights, block.first_row, columns=labels)
             survey = self._survey(rows) if len(chosen) else self._empty()
             found.append(replace(survey, sample=(), sample_weights=(), sample_rows=(), sample_columns={}))
         return tuple(found)
@@ -210,7 +231,7 @@ class SurveyPass:
             empty = self._empty()
             return Survey(
                 n_rows, n_dropped, lost, *_between(empty), int(bad.sum()),
-                _first_true(bad, block.first_row), (), (), (), n_spoiled=spoiled,
+                _first_true(bad, block.first_row), (), (), (), n_spoiled=spoiled, classes=empty.classes,
             )  # fmt: skip
         # Rows are measured from one of them before their mean is taken: a constant feature then has it exactly.
         first = x[:, [int(np.argmax(kept))]]
@@ -237,7 +258,14 @@ class SurveyPass:
             scatter, 0, -1, (np.ascontiguousarray(x[:, chosen].T),), (w[chosen],), (_row_numbers(block)[chosen],),
             n_weighted=int(weighted_rows.sum()), n_spoiled=spoiled,
             sample_columns={name: (values[..., chosen].T,) for name, values in block.columns.items()},
+            classes=self._classes(block, kept),
         )  # fmt: skip
+
+    def _classes(self, block: Block, kept: NDArray[np.bool_]) -> KnownClasses | None:
+        if not self.n_classes:
+            return None
+        zero = KnownClasses.zero(self.n_classes, self.n_features, squares_alone=self.squares_alone)
+        return zero.of_block(block, block.columns[LABELS], kept)
 
     def _chosen(self, block: Block) -> NDArray[np.bool_]:
         if self.threshold < 0:

@@ -139,7 +139,8 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         if isinstance(error, DataError):
             raise
         raise DataError("the model", "be whole", f"{error!r} reading {place}", "Fit it again.") from error
-    return Model(Parameters(family, **arrays, noise=noise), record)
+    weights, means, covariances, cholesky = (arrays[name] for name in _ARRAYS)
+    return Model(Parameters(family, weights, means, covariances, cholesky, noise), record)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from daskgmm.exchange import attributes_of
 from daskgmm.kernels.regression import Regression
 from daskgmm.mixture.conditional import Conditional, marginal
 from daskgmm.mixture.merging import reduced
+from daskgmm.mixture.noise import refuse_noise
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.prediction import predict_rows
 from daskgmm.sources.columns import chosen_features, feature_names
@@ -35,13 +36,7 @@ class Conditionable:
     def _components(self) -> Parameters:
         """Return the mixture; an OptionError where noise stands beside its components."""
         p = self._parameters()
-        if p.noise is not None:
-            raise OptionError(
-                "the mixture",
-                "have no noise, which is no density of some of the features",
-                f"noise of {p.noise}",
-                "Take its components alone: from_parameters(weights_ / weights_.sum(), means_, covariances_).",
-            )
+        refuse_noise(p.noise, "which is no density of some of the features")
         return p
 
     def marginal(self, features: Features) -> Self:

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from daskgmm.errors import OptionError
 from daskgmm.inputs import random_numbers
 from daskgmm.mixture.family import family_of
-from daskgmm.mixture.noise import Noise
+from daskgmm.mixture.noise import Noise, refuse_noise
 from daskgmm.mixture.parameters import Parameters, check_covariances, check_means, check_precisions, check_weights
 
 #: What a fit leaves beside the parameters, in scikit-learn's names.
@@ -104,13 +104,7 @@ class Convertible:
 
         check_is_fitted(self, "means_")
         p, made = self._parameters(), GaussianMixture()
-        if p.noise is not None:
-            raise OptionError(
-                "the mixture",
-                "have no noise, which scikit-learn's cannot have",
-                f"noise of weight {p.noise.weight:.6g}",
-                "Fit with `noise`=False.",
-            )
+        refuse_noise(p.noise, "which scikit-learn's cannot have")
         known = made.get_params()
         made.set_params(**{name: value for name, value in self.get_params().items() if name in known})  # type: ignore[attr-defined]
         if isinstance(made.random_state, np.random.Generator):  # (which scikit-learn does not take)

@@ -280,8 +280,6 @@ def test_a_model_file_has_it(rows: np.ndarray, tmp_path: Path) -> None:
     assert_allclose(by_hand.predict_proba(rows), found.predict_proba(rows), atol=1e-9)
     with pytest.raises(OptionError, match=r"noise must be False or a positive volume, as there are no rows; got True"):
         GaussianMixture.from_parameters(found.weights_, found.means_, found.covariances_, noise=True)
-    with pytest.raises(OptionError, match=r"have no noise, which scikit-learn's cannot have; got noise of weight 0\."):
-        found.to_sklearn()
 
 
 def test_commands_say_it(rows: np.ndarray, tmp_path: Path) -> None:
@@ -374,7 +372,10 @@ def test_rows_that_come_out_otherwise_are_noticed_where_they_are_far_off() -> No
 
 def test_what_follows_from_components_alone_says_how_to_have_it(rows: np.ndarray) -> None:
     found = fitted(rows, noise=900.0)
-    for call in (lambda: found.marginal([0]), lambda: found.condition([0], [1.0]), lambda: found.reduced(1)):
+    for call in (
+        lambda: found.marginal([0]), lambda: found.condition([0], [1.0]), lambda: found.reduced(1),
+        lambda: found.standard_errors(rows), lambda: found.combine(rows, 1), found.to_sklearn,
+    ):  # fmt: skip
         with pytest.raises(OptionError, match=r"must have no noise.*from_parameters\(weights_ / weights_\.sum\(\)"):
             call()
     alone = GaussianMixture.from_parameters(

@@ -12,6 +12,7 @@ from daskgmm.fitting.sample import FEW_ROWS, Sample
 from daskgmm.fitting.score import check_features, survey_of
 from daskgmm.kernels.prediction import Predictor
 from daskgmm.mixture.grouping import elbow, grouped
+from daskgmm.mixture.noise import refuse_noise
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.executor import Executor
@@ -54,6 +55,7 @@ def grouped_components(
     With `n_groups` None there are as many as where the entropy of the assignment begins to rise faster.
     """
     check_features(X, p)
+    refuse_noise(p.noise, "which is in no group")
     check_shape(X, n_components=1)
     if executor is None:
         executor = current_executor(travels=X.travels and (weights is None or weights.travels))

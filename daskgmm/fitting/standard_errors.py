@@ -15,6 +15,7 @@ from daskgmm.kernels.information import InformationPass
 from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import family_of_shape
+from daskgmm.mixture.noise import refuse_noise
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.executor import Executor
@@ -76,6 +77,7 @@ def standard_errors(
     The roots of the diagonal of J^-1, J the sum of the outer products of the rows' scores (`InformationPass`). They
     hold where the mixture is the optimum and the rows are of it.
     """
+    refuse_noise(p.noise, "whose weight and volume have no standard errors here")
     check_features(X, p)
     check_shape(X, n_components=1)
     if p.family is not family_of_shape(p.shape):

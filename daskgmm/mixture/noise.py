@@ -103,6 +103,17 @@ class Noise(Record):
         return found
 
 
+def refuse_noise(noise: Noise | None, why: str) -> None:
+    """Raise an OptionError where there is noise, which something cannot be with."""
+    if noise is not None:
+        raise OptionError(
+            "the mixture",
+            f"have no noise, {why}",
+            f"noise of {noise}",
+            "Take its components alone: from_parameters(weights_ / weights_.sum(), means_, covariances_).",
+        )
+
+
 def box_of(X: Floats, weights: Floats, *, weight: float) -> Noise | None:
     """Return noise, of a weight, over the robust box of some rows; None where they lie in a subspace.
 

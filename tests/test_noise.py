@@ -19,6 +19,7 @@ from daskgmm import GaussianMixture, select
 from daskgmm.cli.commands import gmm
 from daskgmm.errors import ChangedDataError, DataError, OptionError
 from daskgmm.fitting.evaluate import check_mean, check_responsibilities
+from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.kernels.loops import can_compile
 from daskgmm.kernels.mstep import m_step
@@ -29,10 +30,13 @@ from daskgmm.mixture.family import family_called
 from daskgmm.mixture.noise import Noise, box_of
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prior import Ridge
+from daskgmm.sources.opening import open_rows
+from daskgmm.stores.model_file import load_model
 from tests.kernels.driving import one_pass, row_set_of
 from tests.oracle_beside import State, em_step, log_likelihoods
 from tests.reference_data import faithful
 from tests.strategies import KINDS, make_case
+from tests.test_parts import assert_same, fitted_by_parts
 from tests.test_seams import went_on
 
 #: The start of the reference numbers: mclust's volume, by the counts of principal axes.
@@ -382,3 +386,19 @@ def test_what_follows_from_components_alone_says_how_to_have_it(rows: np.ndarray
         found.weights_ / found.weights_.sum(), found.means_, covariances=found.covariances_
     )
     assert alone.marginal([0]).means_.shape == (2, 1)
+
+
+def test_a_fit_by_parts_has_the_same_noise(rows: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 8192)
+    zarr.create_array(tmp_path / "X.zarr", data=rows, chunks=(500, 2))
+    typed = ["-k", "2", "--noise", "yes", "--restarts", "1"]
+    (tmp_path / "parts").mkdir()
+    model, _ = fitted_by_parts(tmp_path / "parts", str(tmp_path / "X.zarr"), 2, *typed)
+    options = FitOptions(2, n_init=1, noise=True)
+    expected = fit_mixture(open_rows(str(tmp_path / "X.zarr")), options)
+    assert_same(model, expected)
+    found = load_model(model).parameters.noise
+    assert found is not None
+    assert expected.parameters.noise is not None
+    assert found.weight == expected.parameters.noise.weight
+    assert_array_equal(found.edges, expected.parameters.noise.edges)

@@ -232,8 +232,8 @@ class Turn:
 
 
 def _forms(plans: Sequence[tuple[Any, ...]]) -> str:
-    # (All but the log weights, whose last bit is a processor's own.)
-    return digest([packed[1:] for packed in plans])
+    # (All but the log weights, and the noise's, whose last bits are a processor's own.)
+    return digest([packed[2:] for packed in plans])
 
 
 def first_pass(asked: Asked) -> Awaited:

@@ -119,9 +119,8 @@ class Plan:
         Half of a precision Cholesky is zeros; workers derive the rest themselves, once per process.
         """
         return (
-            self.log_weights, self.means, self.shape.pack(self.precisions_cholesky), self.origin, self.exact,
-            self.stacked, self.common_by_row, self.precision.name, self.compiled, self.log_noise,
-            self.classes,
+            self.log_weights, self.log_noise, self.means, self.shape.pack(self.precisions_cholesky), self.origin,
+            self.exact, self.stacked, self.common_by_row, self.precision.name, self.compiled, self.classes,
         )  # fmt: skip
 
     @property
@@ -190,7 +189,7 @@ class Plan:
 
 def unpacked(shape: Shape, packed: tuple[Any, ...], given: Any = None) -> Plan:
     """Return the plan of a shape that `Plan.packed` tells of."""
-    log_weights, means, factors, origin, exact, stacked, common_by_row, precision, compiled, log_noise, classes = packed
+    log_weights, log_noise, means, factors, origin, exact, stacked, common_by_row, precision, compiled, classes = packed
     factors, found = shape.unpack(factors, means.shape[1]), precision_called(precision)
     return Plan(
         shape, log_weights, means, factors, origin, exact, stacked, common_by_row, found, compiled, given, log_noise,

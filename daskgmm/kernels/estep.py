@@ -97,7 +97,7 @@ class EStep(CandidatesPass):
     def update(self, state: list[Statistics], block: Block) -> list[Statistics]:
         """Return the state with the rows of a block added; `state` is changed in place."""
         plan, work = self.plans[0], self.work
-        whole = one_call(plan)
+        whole = one_call(plan, block)
         if whole is not None and len(self.plans) == 1 and plan.shape.products(len(block.x)) is not None:
             # The same sums, tile by tile, but without the interpreter between.
             (own,) = rows_of_each(block, self.folds)
@@ -106,7 +106,7 @@ class EStep(CandidatesPass):
         for tile in block.tiles():
             densities = Densities(tile.x, work, tile.columns)
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
-                whole = one_call(plan)
+                whole = one_call(plan, tile)
                 if whole is not None:
                     whole.add(plan, densities, own, total)
                     continue

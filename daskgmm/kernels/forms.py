@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from daskgmm.kernels.block import Block
 from daskgmm.kernels.exact import CompiledStacked, Exact, Stacked
 from daskgmm.kernels.kernel import Integers, Kernel
+from daskgmm.kernels.labels import has_labels
 from daskgmm.kernels.phi import CompiledPhi, Phi, is_all
 from daskgmm.kernels.plan import Plan
 
@@ -27,9 +29,9 @@ def forms(plan: Plan) -> tuple[tuple[Kernel, Integers], ...]:
     return result
 
 
-def one_call(plan: Plan) -> CompiledPhi | None:
-    """Return the kernel that does a block of this plan in one call, softmax included; None where none does."""
+def one_call(plan: Plan, rows: Block) -> CompiledPhi | None:
+    """Return the kernel that does rows under this plan in one call, softmax included; None where none does."""
     ((kernel, own), *others) = forms(plan)
-    if plan.classes is not None:
+    if plan.classes is not None and has_labels(rows.columns):
         return None
     return kernel if isinstance(kernel, CompiledPhi) and not others and is_all(plan, own) else None

@@ -7,8 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.kernels.block import Columns
+
 #: The name of the labels among what comes with each row: whole numbers, -1 where nobody knows.
 LABELS = "known labels"
+
+
+def has_labels(columns: Columns) -> bool:
+    """Return whether the class of any of the rows is known that these columns come with."""
+    return LABELS in columns and bool((columns[LABELS] >= 0).any())
 
 
 def restrict(log_density: NDArray[Any], labels: NDArray[Any], classes: NDArray[np.int64]) -> None:

@@ -92,6 +92,8 @@ def _summary(model: Model, words: Mapping[str, str] | None) -> dict[str, Any]:
     rows = f" fitted to {found['rows']:,} rows" if "rows" in found else ""
     if rows and (record.get("input") or {}).get("weights") is not None:
         rows += f" with weights, of {found.get('weight', 0):,.6g} in all"
+    if rows and (record.get("input") or {}).get("labels") is not None:
+        rows += ", some of known classes"
     lead = (
         f"{p.n_components} components ({p.family.name} covariances), {p.n_features} features, "
         f"{p.n_free:,} free parameters{',' if rows else ''}{rows}."

@@ -346,3 +346,18 @@ def test_rows_of_weight_zero_may_have_any_class(cells: tuple[np.ndarray, ...]) -
     labels = np.where(w == 0, 2, labels)
     found = fitted(X, 3, labels, sample_weight=w)
     assert np.isfinite(found.log_likelihood_)
+
+
+def test_messages_name_the_flags(cells: tuple[np.ndarray, ...], tmp_path: Path) -> None:
+    X, _, labels = cells
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "l.npy", labels)
+    fit = ["fit", str(tmp_path / "X.npy"), "-k", "1", "-o", str(tmp_path / "m.zarr")]
+    done = CliRunner().invoke(gmm, [*fit, "--label-components", "0"])
+    assert done.exit_code == 64
+    assert (
+        "--label-components must come with labels of rows; got it alone. Give --labels, or leave it out." in done.output
+    )
+    done = CliRunner().invoke(gmm, [*fit, "--labels", str(tmp_path / "l.npy")])
+    assert done.exit_code == 65
+    assert "--labels must be -1 or a class that has a component, below --components = 1; got 1 in row" in done.output

@@ -31,6 +31,8 @@ _WORDS = {
     "features": "--features",
     "sample_weight": "--weights",
     "sample_weight's array": "--weights-array",
+    "labels": "--labels",
+    "labels's array": "--labels-array",
     "missing_chunks": "--missing-chunks",
     'dask.config.set({"daskgmm.missing-chunks": "fill"})': "--missing-chunks fill",
     "non_finite='drop'": "--non-finite drop",

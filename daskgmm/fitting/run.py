@@ -208,7 +208,7 @@ def column_of_labels(models: Sequence[FitOptions], X: Source, labels: Source | N
     """Return labels as a column that comes with the rows; none without labels."""
     if labels is None:
         if any(options.label_components is not None for options in models):
-            remedy = "Give `labels` to the fit, or leave it out."
+            remedy = "Give `labels`, or leave it out."
             raise OptionError("`label_components`", "come with labels of rows", "it alone", remedy)
         return {}
     for options in models:

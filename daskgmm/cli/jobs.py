@@ -87,7 +87,7 @@ def fitting_work(
 ) -> Work:
     """Return the work of fitting some models in the same passes."""
     beside = column_of_labels(models, X, labels)
-    rows, need = Rows.plan(X, weights, beside), fit_need(models, X, n_columns=len(beside))
+    rows, need = Rows.plan(X, weights, beside), fit_need(models, X, n_columns=len(beside), labels=labels is not None)
     return Work(rows, need, cluster, cache=models[0].cache)
 
 

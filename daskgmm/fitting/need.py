@@ -25,10 +25,11 @@ from daskgmm.sources.source import Source
 KEPT_FACTOR = 1.5
 
 
-def fit_need(models: Sequence[FitOptions], X: Source, *, n_columns: int = 0) -> Need:
+def fit_need(models: Sequence[FitOptions], X: Source, *, n_columns: int = 0, labels: bool = False) -> Need:
     """Return what the fits of some models in the same passes need beside the rows.
 
-    It is stated as for candidates that are all as large as the largest. `n_columns` numbers come with each row.
+    It is stated as for candidates that are all as large as the largest. `n_columns` numbers come with each row; with
+    `labels` a survey holds the moments of their classes.
     """
     n_features = X.n_features
     sizes = [o.n_components * o.family.shape.n_statistics(n_features, exact=True) for o in models]
@@ -37,6 +38,9 @@ def fit_need(models: Sequence[FitOptions], X: Source, *, n_columns: int = 0) -> 
     n_candidates = min(-(-total // max(sizes)), max(1, WAVE_BYTES // (8 * max(sizes))))
     of_columns = 8 * n_columns * max(sample_size(o, X.n_rows, n_features) for o in models)
     beside = max(_start_bytes(o, X) + _kernel_bytes(o, n_features) for o in models) + of_columns
+    if labels:  # (a state, what is added to it, and their sum)
+        n_classes = max(max(o.label_components or (o.n_components - 1,)) + 1 for o in models)
+        beside += 3 * 8 * n_classes * (n_features + 1) ** 2
     n_components = max(o.n_components for o in models)
     compiled = any(is_compiled(o, X) for o in models)
     own = _own_bytes(models, X) + 2 * of_columns  # (the race has the sample in another order)

@@ -63,7 +63,9 @@ def running(
         model.options.given(X.n_features)
     rows = Rows.plan(X, weights, columns)
     n_columns = sum(column.n_features for column in rows.columns.values())
-    rows, need = promise_memory(rows, fit_need([m.options for m in models], X, n_columns=n_columns), executor)
+    rows, need = promise_memory(
+        rows, fit_need([m.options for m in models], X, n_columns=n_columns, labels=labels is not None), executor
+    )
     keep = plan_keep(models[0].options.cache, rows, need, executor)
     with for_passes(executor), Passes(rows, executor, keep, checkpoint) as passes:
         try:

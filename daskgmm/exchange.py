@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from daskgmm.errors import OptionError
 from daskgmm.inputs import random_numbers
-from daskgmm.mixture.family import family_of
+from daskgmm.mixture.family import Family, family_of
 from daskgmm.mixture.parameters import Parameters, check_covariances, check_means, check_precisions, check_weights
 
 #: What a fit leaves beside the parameters, in scikit-learn's names.
@@ -54,7 +54,8 @@ class Convertible:
         OptionError
             An array says no mixture.
         """
-        p = _parameters_from(weights, means, covariances, precisions, covariance_type)
+        factors = (parameters.get("n_factors"), parameters.get("factor_noise", "isotropic"))
+        p = _parameters_from(weights, means, covariances, precisions, family_of(covariance_type, *factors))
         names = _checked_names(feature_names, p.n_features)
         made = cls()
         made.set_params(n_components=p.n_components, covariance_type=covariance_type, **parameters)  # type: ignore[attr-defined]
@@ -132,14 +133,15 @@ def _outcome(estimator: Any) -> dict[str, Any]:
     return {name: getattr(estimator, name) for name in _OF_A_FIT if hasattr(estimator, name)}
 
 
-def _parameters_from(weights: Any, means: Any, covariances: Any, precisions: Any, covariance_type: Any) -> Parameters:
-    family, given = family_of(covariance_type), np.shape(means)
+def _parameters_from(weights: Any, means: Any, covariances: Any, precisions: Any, family: Family) -> Parameters:
+    given = np.shape(means)
     if len(given) != 2 or 0 in given:
         raise OptionError("`means`", "have shape (n_components, n_features)", given, "Give a row a component.")
     if (covariances is None) == (precisions is None):
         got = "neither" if precisions is None else "both"
         raise OptionError("one of `covariances` and `precisions`", "be given", got, "Give one of them.")
     (k, d), shape = given, family.shape
+    family.check(d)
     weights, means = check_weights(weights, k, name="weights"), check_means(means, k, d, name="means")
     if precisions is None:
         covariances = check_covariances(covariances, family, k, d)

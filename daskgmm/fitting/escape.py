@@ -70,7 +70,8 @@ def moved(parameters: Parameters, moves: Sequence[Move]) -> Parameters | None:
             weights[slot], means[slot] = whole * halves.weights[half], halves.means[half]
             p.shape.put(covariances, slot, p.shape.component(halves.covariances, half))
     try:
-        child = Parameters.from_covariances(p.family, weights / weights.sum(), means, covariances)
+        weights = weights / weights.sum()
+        child = Parameters.from_covariances(p.family, weights, means, p.family.together(weights, covariances))
     except CollapsedComponentError:
         return None
     finite = (child.weights, child.means, child.covariances, child.precisions_cholesky)

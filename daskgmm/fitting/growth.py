@@ -83,6 +83,7 @@ def _with_halves(p: Parameters, k: int, shares: Floats, means: Floats, covarianc
     for slot, half in ((k, 0), (p.n_components, 1)):
         p.shape.put(spread, slot, p.shape.component(covariances, half))
     try:
-        return Parameters.from_covariances(p.family, weights / weights.sum(), located, spread)
+        weights = weights / weights.sum()
+        return Parameters.from_covariances(p.family, weights, located, p.family.together(weights, spread))
     except CollapsedComponentError:
         return None

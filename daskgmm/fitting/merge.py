@@ -119,7 +119,9 @@ def without_one(parameters: Parameters, merge: Merge) -> Parameters | None:
     weights, means, covariances = p.weights.copy(), p.means.copy(), p.covariances.copy()
     merge.write(p.shape, weights, means, covariances)
     try:
-        return Parameters.from_covariances(p.family, weights, means, covariances).subset(kept)
+        weights = weights[kept] / weights[kept].sum()
+        covariances = p.family.together(weights, p.shape.subset(covariances, kept))
+        return Parameters.from_covariances(p.family, weights, means[kept], covariances)
     except CollapsedComponentError:
         return None
 

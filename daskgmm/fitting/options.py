@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from daskgmm.errors import OptionError
+from daskgmm.fitting.factor_options import FactorOptions
 from daskgmm.fitting.main_options import MainOptions
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options_json import json_value
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FitOptions(MainOptions):
+class FitOptions(FactorOptions, MainOptions):
     """What a user asks of a fit: what its bases declare, and what follows from it.
 
     What is declared is a parameter of the estimator and, with a flag, an option of the command line.
@@ -29,16 +30,14 @@ class FitOptions(MainOptions):
     def __post_init__(self) -> None:
         for name, (_, option) in declared(type(self)).items():
             option.check(name, self)
-        from daskgmm.mixture.family import family_of
-
         # (Its name travels into records; one that is given itself is registered under it.)
-        object.__setattr__(self, "covariance_type", family_of(self.covariance_type).name)
+        object.__setattr__(self, "covariance_type", self.family.name)
 
     @property
     def family(self) -> Family:
-        from daskgmm.mixture.family import family_called
+        from daskgmm.mixture.family import family_of
 
-        return family_called(self.covariance_type)
+        return family_of(self.covariance_type, self.n_factors, self.factor_noise)
 
     @property
     def accelerator(self) -> Accelerator:
@@ -91,15 +90,16 @@ class FitOptions(MainOptions):
 
     def given(self, n_features: int) -> Given:
         """Return the given initial parameters, checked against the number of features."""
-        from daskgmm.mixture.parameters import check_means, check_precisions, check_weights
+        from daskgmm.mixture.parameters import check_means, check_start, check_weights
 
         k = self.n_components
+        weights = None if self.weights_init is None else check_weights(self.weights_init, k)
         return Given(
-            None if self.weights_init is None else check_weights(self.weights_init, k),
+            weights,
             None if self.means_init is None else check_means(self.means_init, k, n_features),
             None
             if self.precisions_init is None
-            else check_precisions(self.precisions_init, self.family, k, n_features),
+            else check_start(self.precisions_init, self.family, k, n_features, weights=weights),
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """All of mclust's fourteen families, with one to nine components, in shared passes; and some of them alone.
 
-`python families.py [ROWS] [--alone KIND:K,...]` prints JSON: the table, passes and seconds of one `select` over Gaussians
-of five features, and for each model that is asked for (by default one a family, of three components) whether a fit of it
+`python families.py [ROWS] [--alone KIND:K,...]` prints JSON: the table, passes and seconds of one `select` over rows of
+five features, and for each model that is asked for (by default one a family, of three components) whether a fit of it
 alone has the same bits, its passes and its seconds. `--output FILE` writes it.
 """
 

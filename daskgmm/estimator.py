@@ -39,7 +39,7 @@ from daskgmm.inputs import (
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.criteria import warn_of_small_weight
-from daskgmm.mixture.family import family_of
+from daskgmm.mixture.family import Family, family_of
 from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.sampling import sample
 from daskgmm.passes.prediction import predict_rows
@@ -67,8 +67,14 @@ class GaussianMixture(
     Parameters
     ----------
     n_components : int, default=1
-    covariance_type : {"full", "tied", "diag", "spherical"} or Family, default="full"
-        A family of your own is an object of a subclass of `daskgmm.Family`, or its name if it is registered.
+    covariance_type : {"full", "tied", "diag", "spherical", "VEE" or another of mclust's, "lowrank"} or Family
+        Of mclust's fourteen, VVV is full, EEE tied, VVI diag and VII spherical; `precisions_init` of these and of
+        "lowrank" are any full precisions. A family of your own is an object of a subclass of `daskgmm.Family`, or its
+        name if it is registered. The default is "full".
+    n_factors : int or None
+        Of "lowrank": in so many directions each component has its own variance. "lowrank-3" names both.
+    factor_noise : {"isotropic", "feature"}, default="isotropic"
+        Its variance beside them: one (probabilistic PCA), or each feature's own (factor analysis).
     tol : float, default=1e-3
         The fit has converged when the mean log-likelihood of a row changes by less, nats. With 0 it takes `max_iter`
         iterations.
@@ -143,7 +149,7 @@ class GaussianMixture(
     means_ : (n_components, n_features), float64
     covariances_, precisions_, precisions_cholesky_ : float64
         full (n_components, n_features, n_features); tied (n_features, n_features); diag (n_components, n_features);
-        spherical (n_components,).
+        spherical (n_components,). EII has spherical's shape, EEI, VEI and EVI diag's, and other families full's.
     converged_ : bool
     n_iter_ : int
         Iterations of the best restart.
@@ -300,7 +306,7 @@ class GaussianMixture(
 
     def _warm(self, n_features: int) -> tuple[Parameters, float]:
         p = self._parameters()
-        asked = family_of(self.covariance_type).name
+        asked = self._asked_family().name
         if (p.family.name, *p.means.shape) != (asked, self.n_components, n_features):
             raise OptionError(
                 "`warm_start`",
@@ -328,11 +334,14 @@ class GaussianMixture(
         warn_of_small_weight(found.weight, found.n_weighted, stacklevel=3)
         return found
 
+    def _asked_family(self) -> Family:
+        return family_of(self.covariance_type, self.n_factors, self.factor_noise)
+
     def _parameters(self) -> Parameters:
         """Return the mixture that the public attributes are: of a fit, or set by hand as scikit-learn allows."""
         covariances: Any = getattr(self, "covariances_", None)
         cholesky: Any = getattr(self, "precisions_cholesky_", None)
-        family, known = family_of(self.covariance_type), cholesky if covariances is None else covariances
+        family, known = self._asked_family(), cholesky if covariances is None else covariances
         # (What was fitted keeps its family when the options change.)
         fitted_as = getattr(self, "_family", family)
         if np.ndim(self.means_) == 2 and np.shape(known) == fitted_as.shape.array_shape(*np.shape(self.means_)):

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from daskgmm.errors import OptionError
 from daskgmm.inputs import random_numbers
-from daskgmm.mixture.family import family_of
+from daskgmm.mixture.family import Family, family_of
 from daskgmm.mixture.noise import Noise, refuse_noise
 from daskgmm.mixture.parameters import Parameters, check_covariances, check_means, check_precisions, check_weights
 
@@ -56,7 +56,9 @@ class Convertible:
         OptionError
             An array says no mixture.
         """
-        p = _parameters_from(weights, means, covariances, precisions, covariance_type, parameters.get("noise", False))
+        factors = (parameters.get("n_factors"), parameters.get("factor_noise", "isotropic"))
+        family, volume = family_of(covariance_type, *factors), parameters.get("noise", False)
+        p = _parameters_from(weights, means, covariances, precisions, family, volume)
         names = _checked_names(feature_names, p.n_features)
         made = cls()
         made.set_params(n_components=p.n_components, covariance_type=covariance_type, **parameters)  # type: ignore[attr-defined]
@@ -142,16 +144,16 @@ def _outcome(estimator: Any) -> dict[str, Any]:
 
 
 def _parameters_from(
-    weights: Any, means: Any, covariances: Any, precisions: Any, covariance_type: Any, volume: Any
+    weights: Any, means: Any, covariances: Any, precisions: Any, family: Family, volume: Any
 ) -> Parameters:
-    family, given = family_of(covariance_type), np.shape(means)
-    noise = _noise_of(weights, volume)
+    given, noise = np.shape(means), _noise_of(weights, volume)
     if len(given) != 2 or 0 in given:
         raise OptionError("`means`", "have shape (n_components, n_features)", given, "Give a row a component.")
     if (covariances is None) == (precisions is None):
         got = "neither" if precisions is None else "both"
         raise OptionError("one of `covariances` and `precisions`", "be given", got, "Give one of them.")
     (k, d), shape = given, family.shape
+    family.check(d)
     beside = 0.0 if noise is None else noise.weight
     weights, means = check_weights(weights, k, name="weights", beside=beside), check_means(means, k, d, name="means")
     if precisions is None:

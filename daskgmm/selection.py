@@ -16,7 +16,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.sweep import Sweep, n_folds_of, select_model, selection_models
 from daskgmm.inputs import opened_labels, opened_rows, opened_weights, printing, warn_of, warn_unless_converged
-from daskgmm.mixture.family import Family, family_of
+from daskgmm.mixture.family import Family, families_of
 from daskgmm.pictures.comparison import by_kind, selection_table, selection_text
 
 if TYPE_CHECKING:
@@ -145,7 +145,8 @@ def select(
     X : array, Dask array, Zarr array, path or URL
         (n_rows, n_features), as for `GaussianMixture.fit`.
     n_components : int or iterable of int, default=range(1, 11)
-    covariance_type : {"full", "tied", "diag", "spherical"}, Family or sequence of these, default="full"
+    covariance_type : str, Family or sequence of these, default="full"
+        As for `GaussianMixture`; "mclust" stands for mclust's fourteen families.
     criterion : {"bic", "aic", "icl", "held_out"}, default="bic"
         What is compared. BIC asks for the number of Gaussians, ICL (BIC - 2 sum log max_k r_k, r the responsibilities)
         for that of separate groups, AIC and the log-likelihood of held-out rows for the best density.
@@ -188,6 +189,8 @@ def select(
         families = [families]
     if "warm_start" in parameters:
         raise TypeError("select() got an unexpected keyword argument 'warm_start'")
+    factors = {name: parameters.pop(name) for name in ("n_factors", "factor_noise") if name in parameters}
+    kinds = families_of(families, **factors)
     like = GaussianMixture(**parameters, verbose=verbose)
     if not isinstance(stop_early, bool):
         raise OptionError("`stop_early`", "be True or False", repr(stop_early))
@@ -195,7 +198,7 @@ def select(
     folds = n_folds_of(criterion) if n_folds is None else n_folds
     asked: dict[str, Any] = {
         "n_components": numbers,
-        "covariance_types": [family_of(family).name for family in families],
+        "covariance_types": kinds,
         "criterion": criterion,
         "n_folds": folds,
     }

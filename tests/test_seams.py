@@ -1073,7 +1073,7 @@ def test_the_command_line_knows_a_family_that_is_registered(rows: np.ndarray, tm
     fit = ("fit", tmp_path / "x.zarr", "-k", 3, "-o", tmp_path / "m.zarr", "--covariance", "toy", "--restarts", 2)
     refused = call(*fit)
     assert refused.exit_code == 64
-    assert "'toy' is not one of full, tied, diag, spherical." in refused.stderr
+    assert "'toy' is not one of full, tied, diag, spherical, EII, " in refused.stderr
     register_family(Toy())
     done = call(*fit)
     assert done.exit_code == 0, done.stderr

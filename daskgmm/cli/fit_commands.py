@@ -80,7 +80,8 @@ def fit(
     section="Mixture",
     metavar="KINDS",
     help="Kinds to compare, such as full,diag: full (a full matrix each), tied (one for all), diag (axis-parallel), "
-    "spherical (one variance each).",
+    "spherical (one variance each); families of mclust's, such as VEE,VVV, or mclust for all fourteen; lowrank-2, "
+    "lowrank-3 (so many factors).",
 )
 @option(
     "--criterion",
@@ -140,7 +141,9 @@ def select(
     """
     from daskgmm.cli.selecting import Comparison, select
     from daskgmm.fitting.options import FitOptions
+    from daskgmm.mixture.family import families_of
 
+    covariance = families_of(covariance, how.pop("n_factors"), how.pop("factor_noise"))
     comparison = Comparison(
         components, covariance, criterion, folds=folds, fit_all=fit_all,
         options=FitOptions(non_finite=data.non_finite, **how),

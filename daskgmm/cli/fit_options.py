@@ -49,9 +49,9 @@ class Kind(_ListType):
     name = "kind"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from daskgmm.mixture.family import family_names  # (no page of help waits for NumPy)
+        from daskgmm.mixture.family import family_names, is_family  # (no page of help waits for NumPy)
 
-        if value not in family_names():
+        if not is_family(value):
             self.fail(f"{value!r} is not one of {', '.join(family_names())}. Write for example diag.", param, ctx)
         return value
 
@@ -62,8 +62,10 @@ class Kinds(Kind):
     name = "kinds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        kinds = [super(Kinds, self).convert(kind.strip(), param, ctx) for kind in str(value).split(",")]
-        return list(dict.fromkeys(kinds))
+        from daskgmm.mixture.family import GROUPS
+
+        named = [kind for part in str(value).split(",") for kind in GROUPS.get(part.strip(), (part.strip(),))]
+        return list(dict.fromkeys(super(Kinds, self).convert(kind, param, ctx) for kind in named))
 
 
 def model_options(command: Callable[..., Any]) -> Any:
@@ -87,8 +89,8 @@ def model_options(command: Callable[..., Any]) -> Any:
                 show_default=True,
                 section="Mixture",
                 metavar="KIND",
-                help="full (a full matrix each), tied (one for all), diag (axis-parallel) or spherical (one variance "
-                "each).",
+                help="full (a full matrix each), tied (one for all), diag (axis-parallel), spherical (one variance "
+                "each); a family of mclust's, such as VEE; or lowrank, with --factors.",
             ),
         ],
     )

@@ -70,6 +70,7 @@ def survey(
     X, weights = data.open()
     _check_output(output, places(X, weights))
     check_shape(X, n_components=options.n_components)
+    options.family.check(X.n_features)
     rows = Rows.plan(X, weights)
     opened = {name: value for name, value in asdict(data).items() if name != "location"}
     asked = Asked.of(options, rows, input=_identity(X, weights), meaning=meaning(X), opened=opened)

@@ -54,6 +54,7 @@ def plan(data: Input, options: FitOptions, *, cluster: Place, elsewhere: bool) -
     began = perf_counter()
     X, weights = data.open()
     check_shape(X, n_components=options.n_components)
+    options.family.check(X.n_features)
     local = cluster if isinstance(cluster, DaskCluster) and not cluster.joins else None
     if local is not None:
         elsewhere = elsewhere and Rows.plan(X, weights).n_partitions > 1

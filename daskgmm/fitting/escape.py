@@ -70,7 +70,7 @@ def moved(parameters: Parameters, moves: Sequence[Move]) -> Parameters | None:
             weights[slot], means[slot] = whole * halves.weights[half], halves.means[half]
             p.shape.put(covariances, slot, p.shape.component(halves.covariances, half))
     try:
-        child = p.changed(weights, means, covariances)
+        child = p.changed(weights, means, p.family.together(weights / weights.sum(), covariances))
     except CollapsedComponentError:
         return None
     finite = (child.weights, child.means, child.covariances, child.precisions_cholesky)

@@ -83,6 +83,6 @@ def _with_halves(p: Parameters, k: int, shares: Floats, means: Floats, covarianc
     for slot, half in ((k, 0), (p.n_components, 1)):
         p.shape.put(spread, slot, p.shape.component(covariances, half))
     try:
-        return p.changed(weights, located, spread)
+        return p.changed(weights, located, p.family.together(weights / weights.sum(), spread))
     except CollapsedComponentError:
         return None

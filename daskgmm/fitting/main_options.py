@@ -96,8 +96,7 @@ class MainOptions(Record):
     covariance_type: str = declare(
         "full",
         Option(
-            help="A full matrix each; one for all; axis-parallel; one variance each.", flag="--covariance",
-            section="Mixture",
+            help="Which covariances components may have.", flag="--covariance", section="Mixture",
         ),
     )  # fmt: skip
     reg_covar: float = declare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,8 +120,9 @@ def without_one(parameters: Parameters, merge: Merge) -> Parameters | None:
     weights, means, covariances = p.weights.copy(), p.means.copy(), p.covariances.copy()
     merge.write(p.shape, weights, means, covariances)
     try:
-        cholesky = p.shape.precisions_cholesky(covariances)
-        return Parameters(p.family, weights, means, covariances, cholesky, p.noise, p.classes).subset(kept)
+        weights, covariances = weights[kept], p.shape.subset(covariances, kept)
+        left = replace(p, classes=None if p.classes is None else p.classes[kept])
+        return left.changed(weights, means[kept], p.family.together(weights / weights.sum(), covariances))
     except CollapsedComponentError:
         return None
 

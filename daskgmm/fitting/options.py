@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from daskgmm.errors import OptionError
+from daskgmm.fitting.factor_options import FactorOptions
 from daskgmm.fitting.label_options import LabelOptions, classes_of
 from daskgmm.fitting.main_options import MainOptions
 from daskgmm.fitting.noise_options import NoiseOptions
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FitOptions(NoiseOptions, LabelOptions, MainOptions):
+class FitOptions(NoiseOptions, LabelOptions, FactorOptions, MainOptions):
     """What a user asks of a fit: what its bases declare, and what follows from it.
 
     What is declared is a parameter of the estimator and, with a flag, an option of the command line.
@@ -35,16 +36,14 @@ class FitOptions(NoiseOptions, LabelOptions, MainOptions):
         object.__setattr__(self, "label_components", classes_of(self.label_components))
         for name, (_, option) in declared(type(self)).items():
             option.check(name, self)
-        from daskgmm.mixture.family import family_of
-
         # (Its name travels into records; one that is given itself is registered under it.)
-        object.__setattr__(self, "covariance_type", family_of(self.covariance_type).name)
+        object.__setattr__(self, "covariance_type", self.family.name)
 
     @property
     def family(self) -> Family:
-        from daskgmm.mixture.family import family_called
+        from daskgmm.mixture.family import family_of
 
-        return family_called(self.covariance_type)
+        return family_of(self.covariance_type, self.n_factors, self.factor_noise)
 
     @property
     def accelerator(self) -> Accelerator:
@@ -98,15 +97,16 @@ class FitOptions(NoiseOptions, LabelOptions, MainOptions):
 
     def given(self, n_features: int) -> Given:
         """Return the given initial parameters, checked against the number of features."""
-        from daskgmm.mixture.parameters import check_means, check_precisions, check_weights
+        from daskgmm.mixture.parameters import check_means, check_start, check_weights
 
         k, beside = self.n_components, self.noise_weight_init if self.noise else 0.0
+        weights = None if self.weights_init is None else check_weights(self.weights_init, k, beside=beside)
         return Given(
-            None if self.weights_init is None else check_weights(self.weights_init, k, beside=beside),
+            weights,
             None if self.means_init is None else check_means(self.means_init, k, n_features),
             None
             if self.precisions_init is None
-            else check_precisions(self.precisions_init, self.family, k, n_features),
+            else check_start(self.precisions_init, self.family, k, n_features, weights=weights),
         )
 
     @property

@@ -60,6 +60,7 @@ def running(
         executor = current_executor(travels=all(source.travels for source in every))
     for model in models:
         check_shape(X, n_components=model.options.n_components)
+        model.options.family.check(X.n_features)
         model.options.given(X.n_features)
     rows = Rows.plan(X, weights, columns)
     n_columns = sum(column.n_features for column in rows.columns.values())

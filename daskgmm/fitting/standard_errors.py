@@ -80,7 +80,7 @@ def standard_errors(
     refuse_noise(p.noise, "whose weight and volume have no standard errors here")
     check_features(X, p)
     check_shape(X, n_components=1)
-    if p.family is not family_of_shape(p.shape):
+    if type(p.family) is not type(family_of_shape(p.shape)):
         raise OptionError(
             "`covariance_type`",
             "be full, tied, diag or spherical for standard errors",

@@ -1,4 +1,4 @@
-"""Families of covariances: which ones an M-step may give, how many numbers they have, and how SQUAREM leaps in them.
+"""The families of covariances that are known: scikit-learn's four, mclust's fourteen, low rank; and where to add one.
 
 A shape (`shapes/`) says how second moments are packed and computed; many families share one. To add a family, derive
 from `Family`, and give an object of the class to `register_family`, or to `covariance_type` itself:
@@ -20,136 +20,19 @@ Only shapes travel to workers: a family is needed nowhere but where the fit runs
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from daskgmm.errors import OptionError
-from daskgmm.mixture.arrays import Floats
-from daskgmm.mixture.shapes.diagonal import DIAGONAL
-from daskgmm.mixture.shapes.full import FULL
-from daskgmm.mixture.shapes.pooled import POOLED
+from daskgmm.mixture.families.family import Family as Family
+from daskgmm.mixture.families.low_rank import LOW_RANK, NOISES, low_rank_called, low_rank_name
+from daskgmm.mixture.families.plain import PLAIN
+from daskgmm.mixture.families.volume_shape_orientation import VOLUME_SHAPE_ORIENTATION
 from daskgmm.mixture.shapes.shape import Shape
-from daskgmm.mixture.shapes.spherical import SPHERICAL
 
-
-class Family(ABC):
-    """A family of covariances: those of a shape that an M-step may give. Its objects never change.
-
-    Attributes
-    ----------
-    name : str
-        The covariance_type that asks for it, and that a model file and a checkpoint hold.
-    shape : Shape
-        Their form: FULL, POOLED, DIAGONAL or SPHERICAL, in the files of `daskgmm.mixture.shapes` by these names.
-    """
-
-    name: str
-    shape: Shape
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"  # (as an estimator shows its parameters)
-
-    @abstractmethod
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        """Return the number of free parameters in the covariances."""
-
-    def n_own(self, n_features: int) -> int:
-        """Return the number of free parameters of one component alone: its weight, mean and own covariance."""
-        return 1 + n_features + self.n_parameters(2, n_features) - self.n_parameters(1, n_features)
-
-    def least_rows(self, n_features: int) -> int:
-        """Return the number of rows below which a component is about these rows alone, whatever they gain."""
-        return self.shape.least_rows(n_features)
-
-    def maximise(self, counts: Floats, central: Floats, previous: Floats) -> Floats:
-        """Return the covariances of the family under which rows of these moments are the most likely: the M-step.
-
-        Without a definition of its own a family has all covariances of its shape, whose maximum the moments are.
-
-        Parameters
-        ----------
-        counts : (n_components,), float64
-            Rows of each component, or their share in all rows.
-        central : float64
-            Covariances of the components' rows, regularised: of FULL (n_components, n_features, n_features), of POOLED
-            one for all of them, (n_features, n_features), of DIAGONAL (n_components, n_features), and of SPHERICAL
-            (n_components,).
-        previous : float64, of the same shape
-            The covariances that went into the E-step; at a start, those of all rows, the same for each component.
-            What is returned, of that shape, too, must be at least as likely as these, or EM is no ascent.
-        """
-        return central
-
-    @property
-    def rescales(self) -> bool:
-        """Whether each member stays one where each feature gets a unit of its own, as `standardize` gives it."""
-        return self.shape.rescales and type(self).maximise is Family.maximise
-
-    def nearest(self, weights: Floats, covariances: Floats, previous: Floats) -> Floats | None:
-        """Return the member that covariances to which a leap led become, by `maximise`; None where they are one.
-
-        A family with coordinates of its own is never left by a leap.
-        """
-        own = type(self)
-        if own.maximise is Family.maximise or own.from_relative is not Family.from_relative:
-            return None
-        return own.maximise(self, weights, covariances, previous)
-
-    def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:
-        """Return the coordinates in which SQUAREM leaps, (n_components, n), any n: see `Shape.relative`.
-
-        A leap goes along a line in them. Where a family has none of its own, what such a line leads to is brought back
-        to it (`nearest`); in coordinates of its own, of which each is a member, fewer leaps may be lost.
-
-        Parameters
-        ----------
-        base, precisions_cholesky : float64
-            Precision Cholesky P, upper triangular, with inverse covariance P P', in the shape of covariances.
-        """
-        return self.shape.relative(base, precisions_cholesky, n_features)
-
-    def from_relative(self, base: Floats, relative: Floats, n_features: int) -> Floats:
-        """Return the precision Cholesky that has these coordinates about `base`; a LinAlgError where they overflow."""
-        return self.shape.from_relative(base, relative, n_features)
-
-
-class Full(Family):
-    """Each component has its own covariance matrix."""
-
-    name, shape = "full", FULL
-
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        return n_components * n_features * (n_features + 1) // 2
-
-
-class Tied(Family):
-    """All components share one covariance matrix."""
-
-    name, shape = "tied", POOLED
-
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        return n_features * (n_features + 1) // 2
-
-
-class Diagonal(Family):
-    """Each component has its own variance for each feature."""
-
-    name, shape = "diag", DIAGONAL
-
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        return n_components * n_features
-
-
-class Spherical(Family):
-    """Each component has one variance, the same for all features."""
-
-    name, shape = "spherical", SPHERICAL
-
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        return n_components
-
-
-_FAMILIES: dict[str, Family] = {family.name: family for family in (Full(), Tied(), Diagonal(), Spherical())}
+_FAMILIES: dict[str, Family] = {family.name: family for family in (*PLAIN, *VOLUME_SHAPE_ORIENTATION)}
 _OWN = tuple(_FAMILIES)
+#: What stands for several families where they are compared.
+GROUPS = {"mclust": tuple(family.name for family in VOLUME_SHAPE_ORIENTATION)}
 
 
 def register_family(family: Family) -> None:
@@ -170,41 +53,94 @@ def register_family(family: Family) -> None:
     name = family.name
     if not re.fullmatch(r"[\w.-]+", name):
         raise OptionError("name of a family", "be letters, digits, '.', '-' and '_'", repr(name))
-    if name in _OWN and _FAMILIES[name] is not family:
+    if (name in _OWN and _FAMILIES[name] is not family) or name in GROUPS or name.split("-")[0] == LOW_RANK:
         raise OptionError("name of a family", "not be that of one of daskgmm's own", repr(name), "Choose another.")
     _FAMILIES[name] = family
 
 
 def family_names() -> tuple[str, ...]:
-    """Return the names of all families that are known here."""
-    return tuple(_FAMILIES)
+    """Return the names of all families that are known here; "lowrank" is one for each number of factors."""
+    return (*_FAMILIES, LOW_RANK)
+
+
+def is_family(name: str) -> bool:
+    """Return whether a family is known by this name, or will be with a number of factors."""
+    return name in family_names() or low_rank_called(name) is not None
 
 
 def family_called(name: str) -> Family:
     """Return the family of this name; an OptionError where none is registered."""
-    family = _FAMILIES.get(name) if isinstance(name, str) else None
-    if family is None:
+    family = (_FAMILIES.get(name) or low_rank_called(name)) if isinstance(name, str) else None
+    if family is not None:
+        return family
+    if name == LOW_RANK:
+        raise OptionError("`n_factors`", f"be given with `covariance_type` {LOW_RANK}", None, "Take `n_factors` 2.")
+    if isinstance(name, str) and name in GROUPS:
         raise OptionError(
             "`covariance_type`",
-            f"be one of {', '.join(_FAMILIES)}",
-            repr(name),
-            "Register another family first: daskgmm.register_family. Or give an object of it.",
+            "be one family",
+            f"{name!r}, which stands for {len(GROUPS[name])}",
+            "Compare them: select.",
         )
-    return family
+    raise OptionError(
+        "`covariance_type`",
+        f"be one of {', '.join(family_names())}",
+        repr(name),
+        "Register another family first: daskgmm.register_family. Or give an object of it.",
+    )
 
 
 def family_of_shape(shape: Shape) -> Family:
     """Return the family that has all covariances of a shape."""
-    return next(family for family in _FAMILIES.values() if family.shape == shape and family.name in _OWN)
+    return next(family for family in PLAIN if family.shape == shape)
 
 
-def family_of(covariance_type: str | Family) -> Family:
-    """Return the family that a covariance_type asks for; one that is given itself is registered by that."""
+def family_of(covariance_type: str | Family, n_factors: int | None = None, factor_noise: str = NOISES[0]) -> Family:
+    """Return the family that a covariance_type asks for; one that is given itself is registered by that.
+
+    Parameters
+    ----------
+    n_factors : int or None
+        For low rank alone; None where its name says it, as lowrank-3 does.
+    factor_noise : {"isotropic", "feature"}
+    """
     if isinstance(covariance_type, type) and issubclass(covariance_type, Family):
         raise OptionError(
             "`covariance_type`", "be an object", f"the class {covariance_type.__name__}", "Give an object of it."
         )
-    if not isinstance(covariance_type, Family):
-        return family_called(covariance_type)
-    register_family(covariance_type)
-    return covariance_type
+    if isinstance(covariance_type, Family):
+        if low_rank_called(covariance_type.name) is not covariance_type:
+            register_family(covariance_type)
+        covariance_type = covariance_type.name
+    if covariance_type == LOW_RANK and n_factors is not None:
+        return family_called(low_rank_name(n_factors, factor_noise))
+    found = family_called(covariance_type)
+    of_name = low_rank_name(n_factors, factor_noise) if n_factors is not None else None
+    if n_factors is not None and found.name not in (of_name, low_rank_name(n_factors, NOISES[1])):
+        raise OptionError(
+            "`n_factors`", f"be left out with `covariance_type` {found.name}", n_factors, f"{LOW_RANK} has factors."
+        )
+    if factor_noise != NOISES[0] and (low_rank_called(found.name) is None or not found.name.endswith(factor_noise)):
+        raise OptionError(
+            "`factor_noise`",
+            f"be left out with `covariance_type` {found.name}",
+            repr(factor_noise),
+            f"{LOW_RANK} has factors.",
+        )
+    return found
+
+
+def families_of(
+    covariance_types: Iterable[str | Family], n_factors: int | None = None, factor_noise: str = NOISES[0]
+) -> list[str]:
+    """Return the names of the families to compare; n_factors is that of `lowrank` among them, which there must be."""
+    kinds = [each for kind in covariance_types for each in _group(kind)]
+    if LOW_RANK not in kinds and (n_factors is not None or factor_noise != NOISES[0]):
+        name, value = ("n_factors", n_factors) if n_factors is not None else ("factor_noise", repr(factor_noise))
+        raise OptionError(f"`{name}`", f"be left out where {LOW_RANK} is no `covariance_type`", value, "Leave it out.")
+    own = (n_factors, factor_noise)
+    return [family_of(kind, *(own if isinstance(kind, str) and kind == LOW_RANK else ())).name for kind in kinds]
+
+
+def _group(kind: str | Family) -> tuple[str | Family, ...]:
+    return GROUPS.get(kind, (kind,)) if isinstance(kind, str) else (kind,)

@@ -28,7 +28,7 @@ def merged(parameters: Parameters, pairs: Integers) -> Parameters | None:
         [p.shape.of_points(np.outer(d, [-s[1], s[0]]), s) for d, s in zip(difference, share, strict=True)]
     )
     covariances = p.shape.joined(p.covariances, pairs, share, between)
-    covariances = p.family.maximise(total, covariances, p.shape.subset(p.covariances, pairs[:, 0]))
+    covariances = p.family.alone(total, covariances, p.shape.subset(p.covariances, pairs[:, 0]))
     try:
         return Parameters.from_covariances(p.family, total, means, covariances)
     except CollapsedComponentError:

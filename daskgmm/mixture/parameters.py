@@ -14,6 +14,7 @@ from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import Family
 from daskgmm.mixture.noise import N_PARAMETERS, Noise
 from daskgmm.mixture.record import Record
+from daskgmm.mixture.shapes.full import FULL
 from daskgmm.mixture.shapes.shape import Shape
 
 
@@ -233,6 +234,27 @@ def check_precisions(
     return result
 
 
+def check_start(
+    precisions: Any, family: Family, n_components: int, n_features: int, *, weights: Floats | None = None
+) -> Floats:
+    """Return the precisions of a given start in the shape of `family`, float64; an OptionError says what is wrong.
+
+    A family that takes any start has those of (n_components, n_features, n_features) too, whatever its own shape.
+    """
+    name, dense = "precisions_init", (n_components, n_features, n_features)
+    if not family.takes_any_start:
+        return check_precisions(precisions, family, n_components, n_features)
+    if np.shape(precisions) == family.shape.array_shape(n_components, n_features) != dense:
+        result = _as_floats(precisions, name, np.shape(precisions))
+        family.shape.check_definite(result, name)
+        return result
+    result = _as_floats(precisions, name, dense)
+    FULL.check_definite(result, name)
+    share = np.full(n_components, 1 / n_components) if weights is None else weights
+    covariances = family.shape.from_matrices(FULL.covariances(FULL.cholesky_of_precisions(result)), share)
+    return family.shape.precisions(family.shape.precisions_cholesky(covariances))
+
+
 def check_covariances(covariances: Any, family: Family, n_components: int, n_features: int) -> Floats:
     """Return given covariances in the shape of `family`, float64; an OptionError says what is wrong with them."""
     result = _as_floats(covariances, "covariances", family.shape.array_shape(n_components, n_features))
@@ -243,9 +265,7 @@ def check_covariances(covariances: Any, family: Family, n_components: int, n_fea
 
 def _check_family(covariances: Floats, family: Family, n_components: int, name: str) -> None:
     """Raise an OptionError for covariances, or those of precisions, that are none of a family's."""
-    nearest = family.maximise(np.ones(n_components), covariances, covariances)
-    rounding = 1e-9 * float(np.nanmax(np.abs(covariances)))
-    if not np.allclose(nearest, covariances, rtol=1e-6, atol=rounding, equal_nan=True):
+    if not family.has(covariances, n_components):
         raise OptionError(
             f"`{name}`",
             f"be {'' if name == 'covariances' else 'the precisions of '}{family.name} covariances",

@@ -179,5 +179,5 @@ def maximise(rows: Moments, family: Family, *, previous: Floats, prior: Prior) -
         )
     empty = found.counts < 2 * SMALLEST_COUNT
     if empty.any():
-        covariances = family.shape.chosen(~empty, covariances, previous)
+        covariances = family.with_empty(empty, covariances, previous)
     return Parameters.from_covariances(family, found.counts / found.counts.sum(), found.means, covariances)

@@ -118,7 +118,8 @@ def test_a_collapsed_component_is_named_with_three_remedies(kind, covariances, w
 
 @pytest.mark.parametrize("name", ["Full", "", None, 3])
 def test_an_unknown_kind(name):
-    text = f"covariance_type must be one of full, tied, diag, spherical; got {name!r}."
+    fourteen = "EII, VII, EEI, VEI, EVI, VVI, EEE, VEE, EVE, VVE, EEV, VEV, EVV, VVV"
+    text = f"covariance_type must be one of full, tied, diag, spherical, {fourteen}, lowrank; got {name!r}."
     with pytest.raises(OptionError, match=message(text)):
         family_called(name)
 

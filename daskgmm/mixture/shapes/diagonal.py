@@ -74,6 +74,9 @@ class Diagonal(Shape):
     def rescaled(self, covariances: Floats, precisions_cholesky: Floats, scale: Floats) -> tuple[Floats, Floats]:
         return covariances * scale**2, precisions_cholesky / scale
 
+    def from_matrices(self, matrices: Floats, weights: Floats) -> Floats:
+        return np.diagonal(matrices, axis1=1, axis2=2).copy()
+
     def pack(self, precisions_cholesky: Floats) -> Floats:
         return precisions_cholesky
 

@@ -91,6 +91,9 @@ class Full(Shape):
     def rescaled(self, covariances: Floats, precisions_cholesky: Floats, scale: Floats) -> tuple[Floats, Floats]:
         return covariances * np.outer(scale, scale), precisions_cholesky / scale[:, np.newaxis]
 
+    def from_matrices(self, matrices: Floats, weights: Floats) -> Floats:
+        return matrices
+
     def pack(self, precisions_cholesky: Floats) -> Floats:
         return precisions_cholesky[(..., *triangle(precisions_cholesky.shape[-1]))]
 

@@ -97,6 +97,9 @@ class Pooled(Full):
     def covariances(self, precisions_cholesky: Floats) -> Floats:
         return covariance_of(precisions_cholesky)
 
+    def from_matrices(self, matrices: Floats, weights: Floats) -> Floats:
+        return np.asarray(np.tensordot(weights / weights.sum(), matrices, axes=1))
+
     def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:
         return super().relative(base[np.newaxis], precisions_cholesky[np.newaxis], n_features)
 

@@ -133,6 +133,13 @@ class Shape(Derived):
     def unpack(self, packed: Floats, n_features: int) -> Floats:
         """Return the precision Cholesky that `pack` packed."""
 
+    @abstractmethod
+    def from_matrices(self, matrices: Floats, weights: Floats) -> Floats:
+        """Return the covariances of this shape nearest to (n_components, n_features, n_features) ones.
+
+        As an M-step makes them of rows with these covariances, for (n_components,) weights of which one is above 0.
+        """
+
     # -- coordinates about another precision Cholesky --------------------------------------------------------
     @abstractmethod
     def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:

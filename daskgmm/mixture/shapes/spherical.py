@@ -33,6 +33,9 @@ class Spherical(Diagonal):
     def of_free(self, values: Floats, n_features: int) -> Floats:
         return values[..., 0]
 
+    def from_matrices(self, matrices: Floats, weights: Floats) -> Floats:
+        return np.asarray(super().from_matrices(matrices, weights).mean(axis=1))
+
     def relative(self, base: Floats, precisions_cholesky: Floats, n_features: int) -> Floats:
         result: Floats = np.sqrt(2 * n_features) * np.log(precisions_cholesky / base)[:, np.newaxis]
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -311,7 +312,9 @@ class GaussianMixture(
         fitted_as = getattr(self, "_family", family)
         if np.ndim(self.means_) == 2 and np.shape(known) == fitted_as.shape.array_shape(*np.shape(self.means_)):
             family = fitted_as
-        return parameters_of(family, self.weights_, self.means_, covariances=covariances, precisions_cholesky=cholesky)
+        found = parameters_of(family, self.weights_, self.means_, covariances=covariances, precisions_cholesky=cholesky)
+        fixed = getattr(self, "_fixed", ())
+        return replace(found, fixed=fixed) if len(fixed) == found.n_components + 1 else found
 
     def _assign(self, fit: Fit) -> None:
         self.__dict__ |= attributes_of(fit.parameters)

@@ -107,7 +107,7 @@ class Convertible:
         if isinstance(made.random_state, np.random.Generator):  # (which scikit-learn does not take)
             made.set_params(random_state=random_numbers(made.random_state))
         made.set_params(n_components=p.n_components, covariance_type=p.shape.sklearn_type)
-        made.__dict__ |= {name: value for name, value in attributes_of(p).items() if name != "_family"}
+        made.__dict__ |= {name: value for name, value in attributes_of(p).items() if not name.startswith("_")}
         made.__dict__ |= _outcome(self)
         return made
 
@@ -125,6 +125,7 @@ def attributes_of(p: Parameters) -> dict[str, Any]:
         "precisions_cholesky_": p.precisions_cholesky,
         "n_features_in_": p.n_features,
         "_family": p.family,
+        "_fixed": p.fixed,
     }
 
 

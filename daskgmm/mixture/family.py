@@ -22,6 +22,8 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 
+import numpy as np
+
 from daskgmm.errors import OptionError
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.shapes.diagonal import DIAGONAL
@@ -80,9 +82,19 @@ class Family(ABC):
         return central
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it has all covariances of its shape."""
+        return type(self).maximise is Family.maximise
+
+    @property
+    def is_common(self) -> bool:
+        """Whether all components have one covariance."""
+        return len(self.shape.row_sums(np.ones(2))) == 1
+
+    @property
     def rescales(self) -> bool:
         """Whether each member stays one where each feature gets a unit of its own, as `standardize` gives it."""
-        return self.shape.rescales and type(self).maximise is Family.maximise
+        return self.shape.rescales and self.is_whole
 
     def nearest(self, weights: Floats, covariances: Floats, previous: Floats) -> Floats | None:
         """Return the member that covariances to which a leap led become, by `maximise`; None where they are one.

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daskgmm.errors import OptionError
 from daskgmm.mixture.arrays import Floats
@@ -29,6 +30,9 @@ class Parameters(Record):
     covariances, precisions_cholesky : float64
         full (n_components, n_features, n_features); tied (n_features, n_features); diag (n_components,
         n_features); spherical (n_components,). The precision Cholesky P is upper triangular, Sigma^-1 = P P'.
+    fixed : tuple of int
+        How many numbers of each component a fit has left as they were, and last of those that all have in common;
+        empty for none.
     """
 
     family: Family
@@ -36,6 +40,7 @@ class Parameters(Record):
     means: Floats
     covariances: Floats
     precisions_cholesky: Floats
+    fixed: tuple[int, ...] = ()
 
     @classmethod
     def from_covariances(cls, family: Family, weights: Floats, means: Floats, covariances: Floats) -> Parameters:
@@ -45,8 +50,8 @@ class Parameters(Record):
     def subset(self, chosen: Any) -> Parameters:
         """Return the mixture of the chosen components (their numbers, or a mask), whose weights sum to one again."""
         weights = self.weights[chosen] / self.weights[chosen].sum()
-        own = (self.shape.subset(values, chosen) for values in (self.covariances, self.precisions_cholesky))
-        return Parameters(self.family, weights, self.means[chosen], *own)
+        covariances, cholesky = (self.shape.subset(v, chosen) for v in (self.covariances, self.precisions_cholesky))
+        return Parameters(self.family, weights, self.means[chosen], covariances, cholesky)
 
     def tempered(self, power: float) -> Parameters:
         """Return a mixture of which the responsibilities are those of this one to a power, divided by their sums.
@@ -78,9 +83,21 @@ class Parameters(Record):
 
     @property
     def n_free(self) -> int:
-        """Number of free parameters: weights, means and covariances."""
+        """Number of free parameters: weights, means and covariances, less what a fit has left as it was."""
         n_components, n_features = self.n_components, self.n_features
-        return n_components - 1 + n_components * n_features + self.family.n_parameters(n_components, n_features)
+        n_all = n_components - 1 + n_components * n_features + self.family.n_parameters(n_components, n_features)
+        return n_all - sum(self.fixed)
+
+    @property
+    def n_own(self) -> Floats:
+        """Free parameters of each component alone, (n_components,), float64."""
+        n_own = np.full(self.n_components, float(self.family.n_own(self.n_features)))
+        return n_own - np.array(self.fixed[:-1]) if self.fixed else n_own
+
+    @property
+    def has_fixed(self) -> NDArray[np.bool_]:
+        """Whether anything of each component is fixed, (n_components,), bool."""
+        return np.array(self.fixed[:-1], dtype=bool) if self.fixed else np.zeros(self.n_components, dtype=bool)
 
     @cached_property
     def precisions(self) -> Floats:

@@ -131,13 +131,16 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         arrays = {name: _read(group, name, shapes[name], checksums.get(name), place) for name in _ARRAYS}
         record = dict(attributes["record"])
         _check_mixture(family.shape, arrays)
+        fixed = tuple(int(n) for n in record.get("fixed", ()))
+        if fixed and len(fixed) != k + 1:
+            raise ValueError(f"{len(fixed)} numbers of what is fixed")
     except PermissionError as error:
         raise _unreadable(error, place) from error
     except UNLIKE_WRITTEN as error:
         if isinstance(error, DataError):
             raise
         raise DataError("the model", "be whole", f"{error!r} reading {place}", "Fit it again.") from error
-    return Model(Parameters(family, **arrays), record)
+    return Model(Parameters(family, **arrays, fixed=fixed), record)
 
 
 @contextmanager
@@ -261,7 +264,11 @@ def _write(group: zarr.Group, model: Model) -> None:
             "n_components": p.n_components,
             "n_features": p.n_features,
             "checksums": checksums,
-            "record": {**model.record, **({"beside": beside} if beside else {})},
+            "record": {
+                **model.record,
+                **({"fixed": list(p.fixed)} if p.fixed else {}),
+                **({"beside": beside} if beside else {}),
+            },
             "format": FORMAT,
         }
     )

@@ -306,6 +306,39 @@ class Shape(Derived):
         moved: Floats = central + np.concatenate(squares)
         return moved
 
+    # -- under a prior, and above a floor ----------------------------------------------------------------------
+    def wishart(self, n_features: int) -> tuple[int, int]:
+        """Return the order of the inverse Wishart that each number, or matrix, of a covariance has as its prior.
+
+        And of how many features it is the variance: each row is so many draws for it.
+        """
+        return n_features, 1
+
+    def row_sums(self, counts: Floats) -> Floats:
+        """Return the rows of which each covariance is, (n_covariances,), from those of the components."""
+        return counts
+
+    def times(self, factors: Floats, covariances: Floats) -> Floats:
+        """Return the covariances times a factor each, (n_covariances,)."""
+        result: Floats = _along(factors, covariances) * covariances
+        return result
+
+    @abstractmethod
+    def floored(self, covariances: Floats, least: Floats) -> Floats:
+        """Return the covariances above a floor under which rows of these are the most likely.
+
+        Each maximises -log|S| - tr(S^-1 C) over all S with S - least positive semidefinite: C where that is one. (With
+        z in units of the floor, as x = G z and least = G G', the eigenvalues below 1 of C become 1.)
+
+        Parameters
+        ----------
+        least : float64, of `array_shape` for one component
+        """
+
+    @abstractmethod
+    def in_units_of(self, least: Floats, covariances: Floats, means: Floats) -> tuple[Floats, Floats]:
+        """Return covariances and means in coordinates in which a floor is the unit matrix."""
+
     # -- variances -------------------------------------------------------------------------------------------
     @abstractmethod
     def variances(self, covariances: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from pathlib import Path
@@ -10,12 +11,20 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
+from click.testing import CliRunner
+from distributed import Client, LocalCluster
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import invwishart, multivariate_normal
 from sklearn.base import clone
 
 from daskgmm import GaussianMixture, select
+from daskgmm.cli.commands import gmm
 from daskgmm.errors import OptionError
+from daskgmm.fitting.fit import fit_mixture
+from daskgmm.fitting.options import FitOptions
+from daskgmm.sources.opening import open_rows
+from daskgmm.stores.checkpoint import Checkpoint
 from tests.fitting.driving import KINDS, small_partitions
 from tests.reference_data import faithful
 
@@ -393,3 +402,141 @@ def test_singular_rows_are_refused() -> None:
         with pytest.raises(OptionError, match=rf"{name} must be of rows whose covariance is positive definite"):
             GaussianMixture(2, **{name: value}).fit(rows)
         fitted(GaussianMixture(2, random_state=0, n_init=2, **{name: 0.01}), rows)  # (the remedy)
+
+
+# -- adaptation ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_adapted_is_reynolds_and_keeps_the_rest_to_the_bit(small_partitions: None) -> None:
+    model = fitted(GaussianMixture(2, random_state=0, n_init=1), X)
+    rows = X[:60] + np.array([0.3, 3.0])
+    one = model.adapted(rows, max_iter=1, tol=0)
+    resp = model.predict_proba(rows)
+    counts, sums = resp.sum(axis=0), resp.T @ rows
+    assert_allclose(one.means_, (sums + 16 * model.means_) / (counts + 16)[:, np.newaxis], rtol=1e-10)
+    cut = model.adapted(da.from_array(rows, chunks=(7, 2)), max_iter=1, tol=0)
+    assert_allclose(cut.means_, one.means_, rtol=1e-12)
+    for name in ("weights_", "covariances_", "precisions_cholesky_"):
+        assert_array_equal(getattr(one, name), getattr(model, name))
+    assert not one.warm_start
+    every = model.adapted(rows, max_iter=1, tol=0, relevance=40, adapt=("weights", "means", "covariances"))
+    assert_allclose(every.weights_, (counts + 40 * model.weights_) / (60 + 40), rtol=1e-10)
+    for k in range(2):
+        away, moved = rows - every.means_[k], model.means_[k] - every.means_[k]
+        total = (resp[:, k] * away.T) @ away + 40 * np.outer(moved, moved) + 40 * model.covariances_[k]
+        assert_allclose(every.covariances_[k], total / (counts[k] + 40), rtol=1e-9)
+
+
+def test_adapted_to_next_to_nothing_stays() -> None:
+    model = fitted(GaussianMixture(2, random_state=0, n_init=1), X)
+    adapted = model.adapted(X[:2], relevance=1e12, adapt=("weights", "means", "covariances"))
+    for name in ("weights_", "means_", "covariances_"):
+        assert_allclose(getattr(adapted, name), getattr(model, name), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"relevance": 0}, "relevance must be a number above 0"),
+        ({"adapt": "means"}, "adapt must name some of weights, means, covariances"),
+        ({"adapt": ("variances",)}, "adapt must name some of weights, means, covariances"),
+        ({"adapt": ("covariances",), "relevance": 3}, "relevance must be above 4 where covariances"),
+    ],
+)
+def test_adaptation_refuses(options: dict[str, Any], said: str) -> None:
+    model = GaussianMixture.from_parameters([0.5, 0.5], MEANS, np.linalg.inv(PRECISIONS["full"]))
+    with pytest.raises(OptionError, match=said):
+        model.adapted(X, **options)
+
+
+def test_adapt_as_a_command(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", X[:60] + np.array([0.3, 3.0]))
+    model = fitted(GaussianMixture(2, random_state=0, n_init=1), X)
+    model.save(tmp_path / "m.zarr")
+    places = [str(tmp_path / name) for name in ("m.zarr", "rows.npy", "n.zarr")]
+    command = ["adapt", *places[:2], "--output", places[2], "--relevance", "8", "--tol", "1e-6"]
+    done = CliRunner().invoke(gmm, command)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["command"] == "adapt"
+    own = GaussianMixture.load(places[2])
+    expected = model.adapted(np.load(places[1]), relevance=8, tol=1e-6)
+    assert_array_equal(own.means_, expected.means_)
+    assert_array_equal(own.covariances_, model.covariances_)
+    assert own.bic(X) == expected.bic(X)
+    assert json.loads(CliRunner().invoke(gmm, command).stdout)["skipped"]
+    inspected = json.loads(CliRunner().invoke(gmm, ["inspect", places[2]]).stdout)
+    assert inspected["free_parameters"] == 4
+    other = CliRunner().invoke(gmm, [*command, "--relevance", "9"])
+    assert other.exit_code == 73
+
+
+def test_priors_and_floors_as_flags_and_in_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", X)
+    config = tmp_path / "options.toml"
+    config.write_text(
+        'covariance_floor = [0.1, 35]\ncovariance_prior = "[[2, 0.5], [0.5, 90]]"\nmean_precision_prior = 0.5\n'
+    )
+    asked = {"n_init": 1, "covariance_floor": [0.1, 35], "covariance_prior": [[2, 0.5], [0.5, 90]], "random_state": 0}
+    flags = [
+        "--covariance-floor",
+        "0.1,35",
+        "--covariance-prior",
+        "[[2, 0.5], [0.5, 90]]",
+        "--mean-precision-prior",
+        "0.5",
+    ]
+    expected = fitted(GaussianMixture(2, mean_precision_prior=0.5, **asked))
+    for i, own in enumerate([flags, ["--config", str(config)]]):
+        output = str(tmp_path / f"m{i}.zarr")
+        done = CliRunner().invoke(
+            gmm, ["fit", str(tmp_path / "rows.npy"), "-k", "2", "--restarts", "1", "-o", output, *own]
+        )
+        assert done.exit_code == 0, done.output
+        assert_array_equal(GaussianMixture.load(output).covariances_, expected.covariances_)
+    done = CliRunner().invoke(
+        gmm, ["fit", str(tmp_path / "rows.npy"), "-k", "2", "-o", output, "--force", "--restarts", "1",
+              "--covariance-floor", "relative 1e-4", "--degrees-of-freedom-prior", "5"],
+    )  # fmt: skip
+    assert done.exit_code == 64
+    assert "--degrees-of-freedom-prior must be left out without --covariance-prior" in done.output
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"covariance_prior": "weak", "covariance_floor": "relative 1e-3"},
+        {"fixed": {"weights": [True, False], "means": [False, True]}, "weights_init": [0.4, 0.6], "means_init": MEANS,
+         "covariance_prior": [[1.0, 0.2], [0.2, 40]]},
+    ],
+    ids=["weak", "fixed"],
+)  # fmt: skip
+def test_workers_and_a_checkpoint_give_the_same_bits(
+    known: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 1000)
+    zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(40, 2))
+    source, options = open_rows(tmp_path / "X.zarr"), FitOptions(2, tol=0, max_iter=8, n_init=2, **known)
+    alone = fit_mixture(source, options)
+    passes = 0
+
+    class KilledError(Exception):
+        pass
+
+    def kill(event: Any) -> None:
+        nonlocal passes
+        passes += event.what == "em"
+        if passes == 4:  # (after a leap, which the prior brings back)
+            raise KilledError
+
+    place = str(tmp_path / "checkpoint")
+    local = {"processes": True, "dashboard_address": None}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **local) as cluster, Client(cluster):
+        with pytest.raises(KilledError):
+            fit_mixture(source, options, checkpoint=Checkpoint.at(place), listener=kill)
+        found = fit_mixture(source, options, checkpoint=Checkpoint.at(place))
+    assert_array_equal(found.parameters.covariances, alone.parameters.covariances)
+    assert_array_equal(found.parameters.means, alone.parameters.means)
+    assert found.log_likelihood == alone.log_likelihood
+    assert found.parameters.n_free == alone.parameters.n_free

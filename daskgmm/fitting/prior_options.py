@@ -38,7 +38,11 @@ def _number_or_array(text: str) -> Any:
         found = None
     if isinstance(found, bool) or not isinstance(found, Real | list):
         raise ValueError("is not a number, nor numbers as in 0.1,35 or [[2,1],[1,3]].")
-    return found
+    return _tuples(found)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _covariance_prior(text: str) -> Any:
@@ -155,7 +159,7 @@ class PriorOptions(Record):
     Attributes
     ----------
     weight_concentration_prior : float or (n_components,), or None
-        Of a Dirichlet prior on the weights: each component has had so many rows more, plus one.
+        Of a Dirichlet prior on the weights: each component has had so many rows more, less one.
     mean_precision_prior : float or (n_components,), or None
         How many rows the prior on a mean counts as.
     mean_prior : (n_features,) or (n_components, n_features), or None
@@ -201,7 +205,7 @@ class PriorOptions(Record):
     weight_concentration_prior: Any = declare(
         None,
         Option(
-            help="Of the prior on weights: each component has had so many rows more, plus one.",
+            help="Of the prior on weights: one more than the rows that each component is taken to have had.",
             flag="--weight-concentration-prior", section="Mixture", metavar="FLOAT", parse=_number_or_array,
             rule=_at_least(1, "numbers of at least 1"), default_text="none", remedy="1 is no prior.",
         ),

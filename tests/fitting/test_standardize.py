@@ -196,7 +196,7 @@ def test_what_it_does_not_go_with(options: dict[str, Any], text: str) -> None:
         GaussianMixture(2, **{"standardize": True, **options}).fit(X)
 
 
-def test_a_sample_of_few_rows(small_partitions: None) -> None:
+def test_a_sample_of_few_rows() -> None:
     """There covariances are shrunk to the one within all components, in the units of the sample."""
     random = np.random.default_rng(5)
     X = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 3.0]])[random.integers(3, size=2000)] + random.standard_normal((2000, 3))

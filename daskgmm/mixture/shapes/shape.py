@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from daskgmm.errors import CollapsedComponentError
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.row_set import RowSet
+from daskgmm.mixture.shapes.bounded import Bounded, along
 from daskgmm.mixture.shapes.derived import Derived
 
 LOG_2PI = float(np.log(2 * np.pi))
 
 
 @dataclass(frozen=True)
-class Shape(Derived):
+class Shape(Bounded, Derived):
     """A shape of covariances, without state: two of one class are equal, and it travels to workers by its class.
 
     "Covariances" are those of all components, as one array of `array_shape`: by components, unless they are common.
@@ -76,7 +77,7 @@ class Shape(Derived):
 
     def chosen(self, which: NDArray[np.bool_], covariances: Floats, others: Floats) -> Floats:
         """Return the covariances of the components in `which`, (n_components,), and `others` of the others."""
-        return np.where(_along(which, covariances), covariances, others)
+        return np.where(along(which, covariances), covariances, others)
 
     def joined(self, covariances: Floats, pairs: NDArray[np.int64], share: Floats, between: Floats) -> Floats:
         """Return the covariance of each pair of components as one, common ones as they are.
@@ -89,7 +90,7 @@ class Shape(Derived):
         between : float64, in this shape
             Covariances of the two means.
         """
-        first, second = (_along(share[:, i], covariances) * covariances[pairs[:, i]] for i in (0, 1))
+        first, second = (along(share[:, i], covariances) * covariances[pairs[:, i]] for i in (0, 1))
         result: Floats = first + second + between
         return result
 
@@ -296,7 +297,7 @@ class Shape(Derived):
         if not n_rows > 0:
             return central
         within = np.tensordot(counts / counts.sum(), central, axes=1)
-        own = _along(counts / (counts + n_rows), central)
+        own = along(counts / (counts + n_rows), central)
         shrunk: Floats = own * central + (1 - own) * within
         return shrunk
 
@@ -305,39 +306,6 @@ class Shape(Derived):
         squares = [self.of_points(shift[:, np.newaxis], np.ones(1)) for shift in shifts]
         moved: Floats = central + np.concatenate(squares)
         return moved
-
-    # -- under a prior, and above a floor ----------------------------------------------------------------------
-    def wishart(self, n_features: int) -> tuple[int, int]:
-        """Return the order of the inverse Wishart that each number, or matrix, of a covariance has as its prior.
-
-        And of how many features it is the variance: each row is so many draws for it.
-        """
-        return n_features, 1
-
-    def row_sums(self, counts: Floats) -> Floats:
-        """Return the rows of which each covariance is, (n_covariances,), from those of the components."""
-        return counts
-
-    def times(self, factors: Floats, covariances: Floats) -> Floats:
-        """Return the covariances times a factor each, (n_covariances,)."""
-        result: Floats = _along(factors, covariances) * covariances
-        return result
-
-    @abstractmethod
-    def floored(self, covariances: Floats, least: Floats) -> Floats:
-        """Return the covariances above a floor under which rows of these are the most likely.
-
-        Each maximises -log|S| - tr(S^-1 C) over all S with S - least positive semidefinite: C where that is one. (With
-        z in units of the floor, as x = G z and least = G G', the eigenvalues below 1 of C become 1.)
-
-        Parameters
-        ----------
-        least : float64, of `array_shape` for one component
-        """
-
-    @abstractmethod
-    def in_units_of(self, least: Floats, covariances: Floats, means: Floats) -> tuple[Floats, Floats]:
-        """Return covariances and means in coordinates in which a floor is the unit matrix."""
 
     # -- variances -------------------------------------------------------------------------------------------
     @abstractmethod
@@ -381,11 +349,6 @@ def collapsed(who: str) -> CollapsedComponentError:
         "a singular one (single or duplicate rows, or a constant feature)",
         "Decrease `n_components`, increase `reg_covar`, or rescale or drop the features that hardly vary.",
     )
-
-
-def _along(values: NDArray[Any], covariances: Floats) -> NDArray[Any]:
-    """Return a value of each component as it multiplies, or chooses, the components' covariances."""
-    return values.reshape(-1, *[1] * (covariances.ndim - 1))
 
 
 def _weighted_median(means: Floats, weights: Floats) -> Floats:

@@ -503,40 +503,38 @@ def test_priors_and_floors_as_flags_and_in_files(tmp_path: Path) -> None:
     assert "--degrees-of-freedom-prior must be left out without --covariance-prior" in done.output
 
 
-@pytest.mark.parametrize(
-    "known",
-    [
-        {"covariance_prior": "weak", "covariance_floor": "relative 1e-3"},
-        {"fixed": {"weights": [True, False], "means": [False, True]}, "weights_init": [0.4, 0.6], "means_init": MEANS,
-         "covariance_prior": [[1.0, 0.2], [0.2, 40]]},
-    ],
-    ids=["weak", "fixed"],
-)  # fmt: skip
-def test_workers_and_a_checkpoint_give_the_same_bits(
-    known: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 1000)
-    zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(40, 2))
-    source, options = open_rows(tmp_path / "X.zarr"), FitOptions(2, tol=0, max_iter=8, n_init=2, **known)
-    alone = fit_mixture(source, options)
-    passes = 0
+KILLED: list[dict[str, Any]] = [
+    {"covariance_prior": "weak", "covariance_floor": "relative 1e-3"},
+    {"fixed": {"weights": [True, False], "means": [False, True]}, "weights_init": [0.4, 0.6], "means_init": MEANS,
+     "covariance_prior": [[1.0, 0.2], [0.2, 40]]},
+]  # fmt: skip
+
+
+def test_workers_and_a_checkpoint_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 2000)
+    zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(80, 2))
+    source = open_rows(tmp_path / "X.zarr")
 
     class KilledError(Exception):
         pass
 
-    def kill(event: Any) -> None:
-        nonlocal passes
-        passes += event.what == "em"
-        if passes == 4:  # (after a leap, which the prior brings back)
-            raise KilledError
-
-    place = str(tmp_path / "checkpoint")
-    local = {"processes": True, "dashboard_address": None}
+    asked = [FitOptions(2, tol=0, max_iter=6, n_init=2, **known) for known in KILLED]
+    fits = [fit_mixture(source, options) for options in asked]
+    local: dict[str, Any] = {"processes": True, "dashboard_address": None}
     with LocalCluster(n_workers=2, threads_per_worker=1, **local) as cluster, Client(cluster):
-        with pytest.raises(KilledError):
-            fit_mixture(source, options, checkpoint=Checkpoint.at(place), listener=kill)
-        found = fit_mixture(source, options, checkpoint=Checkpoint.at(place))
-    assert_array_equal(found.parameters.covariances, alone.parameters.covariances)
-    assert_array_equal(found.parameters.means, alone.parameters.means)
-    assert found.log_likelihood == alone.log_likelihood
-    assert found.parameters.n_free == alone.parameters.n_free
+        for i in range(len(KILLED)):
+            options, passes, alone = asked[i], [0], fits[i]
+
+            def kill(event: Any, passes: list[int] = passes) -> None:
+                passes[0] += event.what == "em"
+                if passes[0] == 4:  # (after a leap, which the prior brings back)
+                    raise KilledError
+
+            checkpoint = Checkpoint.at(str(tmp_path / f"checkpoint{i}"))
+            with pytest.raises(KilledError):
+                fit_mixture(source, options, checkpoint=checkpoint, listener=kill)
+            found = fit_mixture(source, options, checkpoint=Checkpoint.at(str(tmp_path / f"checkpoint{i}")))
+            assert_array_equal(found.parameters.covariances, alone.parameters.covariances)
+            assert_array_equal(found.parameters.means, alone.parameters.means)
+            assert found.log_likelihood == alone.log_likelihood
+            assert found.parameters.n_free == alone.parameters.n_free

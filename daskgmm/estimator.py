@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted
 
+from daskgmm.adapting import Adaptable
 from daskgmm.callbacks import CallbackSupport, call_back
 from daskgmm.conditional import Conditionable
 from daskgmm.diagnostics import Diagnosable
@@ -48,6 +49,7 @@ from daskgmm.saved import Saved
 
 
 class GaussianMixture(
+    Adaptable,
     Pictured,
     CallbackSupport,
     Convertible,
@@ -83,6 +85,24 @@ class GaussianMixture(
     prior : Prior or None, default=None
         What is known of the parameters beside the rows: a frozen dataclass of yours, a subclass of `daskgmm.Prior`. The
         fit then maximises log-likelihood plus the prior's log density. reg_covar is added after it.
+    covariance_prior : "weak", float, array or None, default=None
+        The scale of an inverse Wishart prior on covariances, a sum of squares: for all components, or one each. "weak"
+        (Fraley and Raftery 2007) is the rows' covariance over K^(2/D), and sets the next three where they are None: it
+        keeps components from closing in on few rows. `lower_bound_` then has the prior's log density in it.
+    mean_precision_prior : float, (n_components,) or None, default=None
+        How many rows the prior on a mean counts as; 0.01 where `covariance_prior` is "weak".
+    mean_prior : (n_features,), (n_components, n_features) or None, default=None
+        Where means are expected; None for the mean of the rows.
+    degrees_of_freedom_prior : float, (n_components,) or None, default=None
+        Of the prior on covariances, above n_features - 1; None for n_features + 2.
+    weight_concentration_prior : float, (n_components,) or None, default=None
+        Of a Dirichlet prior on weights, at least 1: each component has had so many rows more, less one.
+    covariance_floor : float, array, "relative 1e-4" or None, default=None
+        What no covariance is below, exactly, so that EM stays an ascent: a variance, a covariance, or a share of the
+        rows' covariance. Nothing is added by reg_covar then.
+    fixed : dict or None, default=None
+        Which of the given parameters stay, to the bit: {"weights": True, "means": mask (n_components,), "covariances":
+        ...}, at weights_init, means_init and precisions_init. They are not counted by `bic`.
     max_iter : int, default=100
         Passes of EM over all rows, at most.
     n_init : int, default=10
@@ -347,8 +367,10 @@ class GaussianMixture(
         if np.ndim(self.means_) == 2 and np.shape(known) == fitted_as.shape.array_shape(*np.shape(self.means_)):
             family = fitted_as
         p = parameters_of(family, self.weights_, self.means_, covariances=covariances, precisions_cholesky=cholesky)
-        noise = getattr(self, "_noise", None)
-        return p if noise is None else replace(p, noise=noise.with_weight(self.noise_weight_))
+        noise, fixed = getattr(self, "_noise", None), getattr(self, "_fixed", ())
+        if noise is not None:
+            p = replace(p, noise=noise.with_weight(self.noise_weight_))
+        return replace(p, fixed=fixed) if len(fixed) == p.n_components + 1 else p
 
     def _assign(self, fit: Fit) -> None:
         self.__dict__ |= attributes_of(fit.parameters)

@@ -132,11 +132,12 @@ def attributes_of(p: Parameters) -> dict[str, Any]:
         "noise_weight_": 0.0 if p.noise is None else p.noise.weight,
         "_noise": p.noise,
         "_family": p.family,
+        "_fixed": p.fixed,
     }
 
 
 #: What an estimator has of a mixture that scikit-learn's has not.
-_NOT_SKLEARNS = ("noise_weight_", "_noise", "_family")
+_NOT_SKLEARNS = ("noise_weight_", "_noise", "_family", "_fixed")
 
 
 def _outcome(estimator: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from daskgmm.cli.adapt_command import adapt
 from daskgmm.cli.fit_commands import fit, select
 from daskgmm.cli.group import Commands
 from daskgmm.cli.model_commands import MODEL_COMMANDS
@@ -70,6 +71,7 @@ def gmm() -> None:
 gmm.add_command(fit)
 gmm.add_command(select)
 gmm.add_command(plan)
+gmm.add_command(adapt)
 
 
 @gmm.command(short_help="Write label, probabilities or log-density of each row.")

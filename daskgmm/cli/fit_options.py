@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -96,12 +96,19 @@ def model_options(command: Callable[..., Any]) -> Any:
     )
 
 
-def fit_options(command: Callable[..., Any], *, of: type[FitOptions] = FitOptions) -> Any:
+def fit_options(
+    command: Callable[..., Any], *, of: type[FitOptions] = FitOptions, only: Sequence[str] | None = None
+) -> Any:
     """Declare how a mixture is fitted; the function gets the keywords of its options as `how`.
 
-    How many components of which kind it has is the command's own: one model, or several.
+    How many components of which kind it has is the command's own: one model, or several. `only` names those that are
+    declared, where it is not all.
     """
-    known = {name: found for name, found in declared(of).items() if found[1].flag and name not in _OF_A_MODEL}
+    known = {
+        name: found
+        for name, found in declared(of).items()
+        if found[1].flag and name not in _OF_A_MODEL and (only is None or name in only)
+    }
 
     @functools.wraps(command)
     def run(*args: Any, **given: Any) -> Any:

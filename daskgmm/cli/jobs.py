@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from daskgmm.cli.input import Input, meaning, note_weights
 from daskgmm.cli.outputs import check_place, finished_array, finished_fit, group_around
 from daskgmm.cli.passes_shown import passes_shown
@@ -44,13 +46,22 @@ from daskgmm.stores.samples import write_sample
 Result = dict[str, Any]
 
 
-def fit(data: Input, output: str, options: FitOptions, *, cluster: Place, saving: Saving, force: bool) -> Result:
-    """Return the result of a fit, whose model is then at `output`."""
+def fit(
+    data: Input, output: str, options: FitOptions, *, cluster: Place, saving: Saving, force: bool,
+    of: tuple[str, Model] | None = None,
+) -> Result:  # fmt: skip
+    """Return the result of a fit, whose model is then at `output`; `of` is the model that it adapts, and its place."""
     began = perf_counter()
-    (X, weights), labels = data.open(), data.open_labels()
-    saving.check(output, inputs=places(X, weights, labels))
+    record = {} if of is None else of[1].record
+    (X, weights), labels = data.open(names=record.get("feature_names")), data.open_labels()
+    warm = None if of is None else (of[1].parameters, -np.inf)
+    command = "fit" if of is None else "adapt"
+    if of is not None:
+        note_weights(record, weights)
+        check_features(X, of[1].parameters, units=record.get("units"), names=record.get("feature_names"))
+    saving.check(output, inputs=places(X, weights, labels) | ({} if of is None else {"MODEL": of[0]}))
     identity = identity_of(X, weights, labels)
-    now = {"command": "fit", "options": options.as_json(), "input": identity, **meaning(X)}
+    now = {"command": command, "options": options.as_json(), "input": identity, **meaning(X)}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
         saving.done_before(output, now, stored)
@@ -63,10 +74,10 @@ def fit(data: Input, output: str, options: FitOptions, *, cluster: Place, saving
             with passes_shown(running.executor) as hear, saved.standing.on(running.where):
                 done = fit_mixture(
                     X, options, weights=weights, labels=labels, executor=running.executor,
-                    listener=saved.standing.telling(hear), checkpoint=saved.checkpoint,
+                    listener=saved.standing.telling(hear), checkpoint=saved.checkpoint, warm=warm,
                 )  # fmt: skip
             found = {
-                "command": "fit",
+                "command": command,
                 **fit_result(done),
                 **running.resources(done.bytes_read),
                 "cached_bytes": done.cached_bytes,

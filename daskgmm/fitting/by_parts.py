@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from daskgmm.errors import DataError, OptionError
 from daskgmm.fitting.evaluate import Evaluator
 from daskgmm.fitting.events import Listener, ignore
+from daskgmm.fitting.known import check_known
 from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.options import FitOptions
@@ -82,6 +83,7 @@ class Asked(Record):
                 options.init_params,
                 "Choose another one, or fit all in one go, which makes the passes that it takes.",
             )
+        check_known(options, rows.X.n_features)
         weights = None if rows.weights is None else _known_of(rows.weights)
         return cls(options, input, meaning, opened, _known_of(rows.X), weights, rows.edges)
 

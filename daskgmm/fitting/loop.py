@@ -97,6 +97,7 @@ class Candidate(Record):
         compiled: bool = False,
     ) -> Candidate:
         """Return a candidate before its first pass."""
+        parameters = options.whole_prior.kept(parameters)
         move = Move(parameters, False, 1.0)
         return cls(
             index, options, move, parameters, options.accelerator, fold, previous=previous, compiled=compiled,
@@ -270,7 +271,10 @@ def _lost(candidate: Candidate, status: Status, error: DataError) -> Candidate:
 
 
 def _moved(candidate: Candidate, found: Advance) -> Candidate:
-    return _judge(replace(candidate, accelerator=found.accelerator, move=found.move))
+    move = found.move
+    if move.extrapolated:  # (an M-step keeps to what the prior allows)
+        move = replace(move, parameters=candidate.options.whole_prior.kept(move.parameters))
+    return _judge(replace(candidate, accelerator=found.accelerator, move=move))
 
 
 def _judge(candidate: Candidate) -> Candidate:

@@ -18,6 +18,11 @@ def _acceleration_rule(options: Any, value: Any) -> str:
     return "one of None, squarem, or an Accelerator" if wrong else ""
 
 
+def _reg_covar_rule(options: Any, value: Any) -> str:
+    floored = getattr(options, "covariance_floor", None) is not None
+    return "left out with `covariance_floor`, which takes its place" if floored and value not in (0, 1e-6) else ""
+
+
 def _prior_rule(options: Any, value: Any) -> str:
     from daskgmm.mixture.prior import Prior
 
@@ -103,7 +108,7 @@ class MainOptions(Record):
         1e-6,
         Option(
             help="Added to every variance, in squared units of the data.", flag="--reg-covar", section="Mixture",
-            metavar="FLOAT", number=float,
+            metavar="FLOAT", number=float, rule=_reg_covar_rule, remedy="Leave it out.",
         ),
     )  # fmt: skip
     prior: Record | None = declare(

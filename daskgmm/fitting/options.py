@@ -12,6 +12,7 @@ from daskgmm.fitting.main_options import MainOptions
 from daskgmm.fitting.noise_options import NoiseOptions
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options_json import json_value
+from daskgmm.fitting.prior_options import PRIORS, PriorOptions
 from daskgmm.fitting.stopping import StoppingRule, Tolerance
 from daskgmm.mixture.record import Record
 
@@ -22,15 +23,29 @@ if TYPE_CHECKING:
     from daskgmm.mixture.acceleration import Accelerator
     from daskgmm.mixture.arrays import Floats
     from daskgmm.mixture.family import Family
+    from daskgmm.mixture.parameters import Parameters
     from daskgmm.mixture.prior import Prior
 
 
 @dataclass(frozen=True)
-class FitOptions(NoiseOptions, LabelOptions, FactorOptions, MainOptions):
+class FitOptions(PriorOptions, NoiseOptions, LabelOptions, FactorOptions, MainOptions):
     """What a user asks of a fit: what its bases declare, and what follows from it.
 
     What is declared is a parameter of the estimator and, with a flag, an option of the command line.
+
+    Attributes
+    ----------
+    known : Conjugate or None
+        What the options say of the parameters, once the rows are surveyed: see `daskgmm.fitting.known`.
+    least : Floor or None
+        The floor of covariances, likewise.
+    shrunk : float
+        Rows of the covariance within all components that each is given, on a sample of few rows.
     """
+
+    known: Record | None = None
+    least: Record | None = None
+    shrunk: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label_components", classes_of(self.label_components))
@@ -55,19 +70,36 @@ class FitOptions(NoiseOptions, LabelOptions, FactorOptions, MainOptions):
 
     @property
     def whole_prior(self) -> Prior:
-        """What M-steps add to the rows: the prior, and reg_covar."""
-        from daskgmm.mixture.prior import OfUser, Ridge, Together
+        """What M-steps add to the rows: the prior, what is fixed, and reg_covar, or a floor in its place."""
+        from daskgmm.mixture.prior import OfUser, Ridge, Shrinkage, Together
 
-        ridge = Ridge(self.reg_covar)
-        return ridge if self.prior is None else Together((OfUser(self.prior), ridge))  # type: ignore[arg-type]
+        first = () if not self.shrunk else (Shrinkage(self.shrunk),)
+        own = tuple(OfUser(prior) for prior in (*first, *(() if self.prior is None else (self.prior,))))
+        last = (self.least or Ridge(self.reg_covar),) if self.covariance_floor is None or self.least else ()
+        every: Any = (*own, *(() if self.known is None else (self.known,)), *last)
+        return every[0] if len(every) == 1 else Together(every)
+
+    @property
+    def prior_of_starts(self) -> Prior:
+        """What the moments of a start are taken under: what is fixed stands in it anyhow, and rows know none of it."""
+        known: Any = self.known
+        return (self if known is None else replace(self, known=replace(known, fixed=None))).whole_prior
+
+    def log_prior(self, parameters: Parameters) -> float:
+        """Return the log density, nats, of what is known of the parameters beforehand, by the options for it."""
+        known: Any = self.known
+        return 0.0 if known is None else float(known.log_density(parameters))
 
     def on_sample(self, share: float) -> FitOptions:
         """Return the options for a sample of so many of all rows: the prior weighs as much against them."""
         from daskgmm.mixture.prior import OfUser
 
-        if self.prior is None:
-            return self
-        return replace(self, prior=OfUser(self.prior).scaled(share).prior)  # type: ignore[arg-type]
+        found: Any = self
+        if self.prior is not None:
+            found = replace(found, prior=OfUser(self.prior).scaled(share).prior)  # type: ignore[arg-type]
+        if self.known is not None:
+            found = replace(found, known=found.known.scaled(share))
+        return found  # type: ignore[no-any-return]
 
     @property
     def rule(self) -> StoppingRule:
@@ -93,7 +125,13 @@ class FitOptions(NoiseOptions, LabelOptions, FactorOptions, MainOptions):
     def is_closed_form(self) -> bool:
         """Whether one E-step from anywhere ends at the optimum: one component, whose responsibilities are all 1."""
         alone = self.n_components == 1 and not self.noise
-        return alone and self.max_iter > 0 and not self.any_given and self.prior is None
+        free = not self.any_given and self.prior is None and not self.has_prior
+        return alone and self.max_iter > 0 and free
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether anything is known of the parameters, by the options for it."""
+        return any(getattr(self, name) is not None for name in PRIORS)
 
     def given(self, n_features: int) -> Given:
         """Return the given initial parameters, checked against the number of features."""
@@ -119,7 +157,7 @@ class FitOptions(NoiseOptions, LabelOptions, FactorOptions, MainOptions):
 
     def as_json(self) -> dict[str, Any]:
         """Return the options that decide the result as JSON values, given arrays as nested lists."""
-        return {f.name: json_value(getattr(self, f.name)) for f in fields(self) if f.name != "cache"}
+        return {f.name: json_value(getattr(self, f.name)) for f in fields(self) if f.name not in _NOT_ASKED}
 
     def check_records(self) -> None:
         """Raise an OptionError for an object of the user's that holds what no file can."""
@@ -133,6 +171,10 @@ class FitOptions(NoiseOptions, LabelOptions, FactorOptions, MainOptions):
                     f"{value!r:.80}",
                     "Keep it in other fields.",
                 ) from error
+
+
+#: Fields that do not decide the result, or follow from the others and the rows.
+_NOT_ASKED = ("cache", "known", "least", "shrunk")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, get_args, get_origin, get_type_hints
@@ -39,10 +40,13 @@ def json_value(value: Any) -> Any:
         return [json_value(item) for item in value]
     if value is None or isinstance(value, (str, bool)):
         return value
+    if isinstance(value, Mapping):
+        return {str(name): json_value(item) for name, item in value.items()}
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):
         return float(value)
     import numpy as np
 
-    return np.asarray(value, dtype=np.float64).tolist()
+    array = np.asarray(value)
+    return (array if array.dtype == bool else array.astype(np.float64)).tolist()

@@ -24,7 +24,6 @@ from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.kernels.support import support_of, unproven, unsupported
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.prior import Shrinkage, Together
 from daskgmm.mixture.split import Split, splits
 
 Found = TypeVar("Found")
@@ -194,11 +193,7 @@ class Race:
 
     def _on(self, n_rows: int) -> FitOptions:
         """Return the options of EM on so many rows: the prior weighs as much as on all, and covariances are shrunk."""
-        options, shrinkage = self._options.on_sample(n_rows / self._n_all), self._shrinkage(n_rows)
-        if not shrinkage:
-            return options
-        priors = [Shrinkage(shrinkage), *([] if options.prior is None else [options.prior])]
-        return replace(options, prior=Together(tuple(priors)))  # type: ignore[arg-type]
+        return replace(self._options.on_sample(n_rows / self._n_all), shrunk=self._shrinkage(n_rows))
 
     def _em(self, candidates: Sequence[Candidate], size: int, n_passes: int) -> list[Candidate]:
         """Return the candidates after EM on the first rows of the sample, from their parameters."""
@@ -240,7 +235,7 @@ class Race:
     def _spikes(self, p: Parameters, seen: Statistics, unseen: Statistics | None) -> NDArray[np.bool_]:
         """Return which components the rows, on which the mixture was fitted, and others do not support."""
         own = support_of(seen, p, n_rows=seen.n_rows)  # (no row of a sample has the weight zero)
-        found = unsupported(p, own, floor=self._options.whole_prior.floor, n_rows=self._n_all)
+        found = unsupported(p, own, floor=self._options.whole_prior.least_covariance, n_rows=self._n_all)
         if unseen is not None:
             found = found | unproven(p, own, support_of(unseen, p, n_rows=unseen.n_rows), n_rows=self._n_all)
         return found & ~p.held
@@ -262,7 +257,11 @@ class Race:
             p.weights[s].sum() < _MOSTLY for p, s in zip(mixtures, spikes, strict=True)
         ):
             scores = self._scores([p.subset(~s) if s.any() else p for p, s in zip(mixtures, spikes, strict=True)], rest)
-        return [Worth(score, [bool(b) for b in s]) for score, s in zip(scores, spikes, strict=True)]
+        row_weight = rest.weights.mean()
+        priors = [self._options.log_prior(p) / (self._n_all * row_weight) for p in mixtures]  # (nats a row)
+        return [
+            Worth(score + prior, [bool(b) for b in s]) for score, prior, s in zip(scores, priors, spikes, strict=True)
+        ]
 
     def _best(self, candidates: Sequence[Candidate]) -> tuple[Candidate, Worth]:
         """Return the best of some candidates that have seen the first rows, and what it is worth."""
@@ -327,8 +326,8 @@ class Race:
                 p, rows.X, rows.weights, outlook.members, floor=self._options.whole_prior.floor,
                 rng=np.random.RandomState(self._options.seed), n_fitted=n_fitted,
             )  # fmt: skip
-            held = p.held
-            if held.any():  # (labels say where these are)
+            held = p.held | p.has_fixed
+            if held.any():  # (labels, or what is fixed of a component, say where these are)
                 free = [m for m in outlook.merges if not (held[m.i] or held[m.j])]
                 outlook, found = replace(outlook, merges=free), [s for s in found if not held[s.k]]
             self._last = p, n_fitted, outlook, found

@@ -22,7 +22,7 @@ _LISTED = 5
 
 def spikes_of(parameters: Parameters, support: Support, options: FitOptions, *, n_rows: int) -> tuple[int, ...]:
     """Return the numbers of the components that the rows do not support."""
-    found = unsupported(parameters, support, floor=options.whole_prior.floor, n_rows=n_rows)
+    found = unsupported(parameters, support, floor=options.whole_prior.least_covariance, n_rows=n_rows)
     return tuple(int(k) for k in np.flatnonzero(found))
 
 
@@ -50,13 +50,13 @@ def remarks(
     few = [k for k in spikes if support.counts[k] < p.family.least_rows(p.n_features)]
     alike, weak = [], []
     if not too_large:
-        alike = [int(k) for k in np.flatnonzero(thin_gain(p, options.whole_prior.floor) > 0) if k not in few]
+        alike = [int(k) for k in np.flatnonzero(thin_gain(p, options.whole_prior.least_covariance) > 0) if k not in few]
         weak = [k for k in spikes if k not in few and k not in alike]
     too_weak = [*_of_few(p, support, few), *_of_weak(p, support, weak, n_rows)]
     too_many = [" ".join([*too_weak, _fewer(p)])] if too_weak else []
     if not too_weak and not too_large:
         too_many = [*_of_joined(p, joined)]
-    return (*too_large, *too_many, *_of_alike(p, support, alike))
+    return (*too_large, *too_many, *_of_alike(p, support, alike, options))
 
 
 def of_processors(processors: Sequence[str]) -> Iterator[str]:
@@ -83,10 +83,11 @@ def _of_few(p: Parameters, support: Support, few: Sequence[int]) -> Iterator[str
 def _of_weak(p: Parameters, support: Support, weak: Sequence[int], n_rows: int) -> Iterator[str]:
     if weak:
         worth = _listed([f"{support.nats[k]:,.1f}" for k in weak])
+        asked = np.broadcast_to(price(p, n_rows), p.n_components)[weak].max()
         yield (
             f"{len(weak)} of {p.n_components} components {'is' if len(weak) == 1 else 'are'} worth less than the "
             f"{p.family.n_own(p.n_features):,} numbers that {_each(weak)} made of: without {_it(weak)} the others lose "
-            f"{worth} nats, and {_bic(support)} asks for {support.row_weight * price(p, n_rows):,.1f}."
+            f"{worth} nats, and {_bic(support)} asks for {support.row_weight * asked:,.1f}."
         )
 
 
@@ -104,12 +105,13 @@ def _of_joined(p: Parameters, joined: Joined | None) -> Iterator[str]:
         )
 
 
-def _of_alike(p: Parameters, support: Support, alike: Sequence[int]) -> Iterator[str]:
+def _of_alike(p: Parameters, support: Support, alike: Sequence[int], options: FitOptions) -> Iterator[str]:
     if alike:
+        least = "`reg_covar`" if options.covariance_floor is None else "`covariance_floor`"
         each = _listed([f"component {k}: {support.counts[k]:,.0f} rows near {_place(p.means[k])}" for k in alike], "; ")
         yield (
             f"{_holds(alike, p.n_components)} rows that are alike ({each}): in most directions there is no variance "
-            "but `reg_covar`, and the likelihood tells how small that is. Leave repeated rows out, or give them the "
+            f"but {least}, and the likelihood tells how small that is. Leave repeated rows out, or give them the "
             "weight 0 by `sample_weight`."
         )
 
@@ -117,7 +119,7 @@ def _of_alike(p: Parameters, support: Support, alike: Sequence[int]) -> Iterator
 def _of_reg_covar(p: Parameters, options: FitOptions) -> list[str]:
     """Say where reg_covar is much of the least variance of most components."""
     reg_covar, p = options.reg_covar, p.of_components
-    if not reg_covar > 0:
+    if not reg_covar > 0 or options.covariance_floor is not None:
         return []
     least = p.shape.least_variances(p.covariances, p.weights, p.means, reg_covar)
     large = reg_covar > LARGE_SHARE * (least + reg_covar)

@@ -12,6 +12,7 @@ from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.closing import Closing, up_to_date
 from daskgmm.fitting.evaluate import Evaluator, Request
 from daskgmm.fitting.events import Listener
+from daskgmm.fitting.known import check_known
 from daskgmm.fitting.loop import Candidate, run_em
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.need import fit_need, is_compiled
@@ -62,6 +63,7 @@ def running(
         check_shape(X, n_components=model.options.n_components)
         model.options.family.check(X.n_features)
         model.options.given(X.n_features)
+        check_known(model.options, X.n_features)
     rows = Rows.plan(X, weights, columns)
     n_columns = sum(column.n_features for column in rows.columns.values())
     rows, need = promise_memory(

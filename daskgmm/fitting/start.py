@@ -311,6 +311,6 @@ def _parameters(
         return Parameters(family, np.asarray(weights), np.asarray(means), covariances, cholesky, noise, classes)
     if found is None or fallback is None:
         raise ValueError("precisions must be given where there is no sample; got None.")
-    prior = Together((Shrinkage(shrinkage), options.whole_prior))
+    prior = Together((Shrinkage(shrinkage), options.prior_of_starts))
     start = maximise(found, family, previous=fallback, prior=prior)
     return replace(start, weights=np.asarray(weights), means=np.asarray(means), noise=noise, classes=classes)

@@ -11,6 +11,7 @@ import numpy as np
 
 from daskgmm.fitting.checks import check_folds, check_survey, spoiled_by
 from daskgmm.fitting.class_starts import ClassStarts, check_labels, n_classes, with_classes
+from daskgmm.fitting.known import needs_scatter, settled
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.noise_volume import beside_noise, noise_over
 from daskgmm.fitting.progress import Progress
@@ -90,6 +91,7 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
     sizes = [0, *(surveyed_size(m.options, n_rows, n_features) for m in models if _is_searched(m))]
     threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
     scatter = any(m.options.family.shape.leaves_common_term() for m in models)
+    scatter = scatter or needs_scatter([m.options for m in models])
     labels, shapes = rows.columns.get(LABELS), [m.options.family.shape for m in models]
     work = SurveyPass(
         n_features, scatter, options.seed, threshold, n_folds, 0 if labels is None else n_classes(models),
@@ -133,25 +135,29 @@ def _is_searched(model: Model) -> bool:
 
 
 def as_seen(models: Sequence[Model], known: Surveyed) -> tuple[Model, ...]:
-    """Return the models with what was given in units of the data as passes see the rows."""
-    scaling = known.scaling
+    """Return the models as passes see the rows: what was given in units of the data, and priors of what rows are."""
+    scaling, found = known.scaling, []
     models = tuple(beside_noise(model, scaling, lambda: known.box) for model in models)
     models = tuple(with_classes(model, known.survey.classes) for model in models)
-    if scaling is None:
-        return models
-    found = []
     for model in models:
-        options, warm = model.options, model.warm
-        given = options.given(known.X.n_features)
-        if given.means is not None:
-            options = replace(options, means_init=scaling.values(given.means))
-        if given.precisions is not None:
-            shape, precisions = options.family.shape, given.precisions
-            options = replace(options, precisions_init=shape.rescaled(precisions, precisions, scaling.scale)[0])
-        if warm is not None:
-            warm = scaling.mapped(warm[0]), warm[1] + scaling.log_volume
-        found.append(replace(model, options=options, warm=warm))
+        seen = model if scaling is None else _mapped(model, scaling, known.X.n_features)
+        warm = None if seen.warm is None else seen.warm[0]
+        options = settled(seen.options, known.row_sets[model.fold], scaling=scaling, warm=warm)
+        found.append(replace(seen, options=options))
     return tuple(found)
+
+
+def _mapped(model: Model, scaling: Scaling, n_features: int) -> Model:
+    """Return a model with what was given as rows are mapped."""
+    options, warm, given = model.options, model.warm, model.options.given(n_features)
+    if given.means is not None:
+        options = replace(options, means_init=scaling.values(given.means))
+    if given.precisions is not None:
+        shape, precisions = options.family.shape, given.precisions
+        options = replace(options, precisions_init=shape.rescaled(precisions, precisions, scaling.scale)[0])
+    if warm is not None:
+        warm = scaling.mapped(warm[0]), warm[1] + scaling.log_volume
+    return replace(model, options=options, warm=warm)
 
 
 def precise_enough(models: Sequence[Model], survey: Survey) -> tuple[Model, ...]:

@@ -87,27 +87,38 @@ def support_of(score: Statistics, parameters: Parameters, *, n_rows: int) -> Sup
     return Support.of_sums(lost, resp_sums, parameters, weight=score.weight, n_rows=n_rows)
 
 
-def price(parameters: Parameters, n_rows: int) -> float:
-    """Return what a component must be worth at least, nats in units of the mean row weight: p_k log(n_rows) / 2."""
-    return 0.5 * parameters.family.n_own(parameters.n_features) * float(np.log(n_rows))
+def price(parameters: Parameters, n_rows: int) -> Floats | float:
+    """Return what a component must be worth at least, nats in units of the mean row weight: p_k log(n_rows) / 2.
+
+    Numbers that are fixed cost nothing: where there are such it is one of each component, (n_components,).
+    """
+    n_own = parameters.n_own if parameters.fixed else parameters.family.n_own(parameters.n_features)
+    return 0.5 * n_own * float(np.log(n_rows))
 
 
-def unsupported(parameters: Parameters, support: Support, *, floor: float, n_rows: int) -> NDArray[np.bool_]:
-    """Return which components are spikes, (n_components,), bool.
+def unsupported(parameters: Parameters, support: Support, *, floor: Floats | float, n_rows: int) -> NDArray[np.bool_]:
+    """Return which components are spikes, (n_components,), bool: of fixed numbers alone none is.
 
     Parameters
     ----------
     support : Support
         On all rows, or on a sample of them.
-    floor : float
-        What the prior adds to every variance, in squared units.
+    floor : float, or float64 in the shape of one covariance
+        What every component has of variance from the prior alone, in squared units.
     n_rows : int
         Number of all rows.
     """
     if parameters.n_components == 1:
         return np.zeros(1, dtype=bool)
-    few = support.counts < parameters.family.least_rows(parameters.n_features)
-    return few | support.is_below(parameters, n_rows, owed=thin_gain(parameters, floor))
+    p = parameters
+    few = (support.counts < p.family.least_rows(p.n_features)) & ~_is_known(p)
+    return (few | support.is_below(p, n_rows, owed=thin_gain(p, floor))) & (p.n_own > 0)
+
+
+def _is_known(p: Parameters) -> NDArray[np.bool_]:
+    """Return which components have no more free numbers than a weight and a mean, the rest fixed."""
+    found: NDArray[np.bool_] = p.has_fixed & (p.n_own <= 1 + p.n_features)
+    return found
 
 
 #: A component with so many times the rows that its shape needs is judged by these rows alone.
@@ -128,16 +139,20 @@ def unproven(parameters: Parameters, support: Support, elsewhere: Support, *, n_
         Number of all rows.
     """
     few = support.counts < SURE * parameters.family.least_rows(parameters.n_features)
+    few &= ~_is_known(parameters)
     return np.asarray(few & elsewhere.is_below(parameters, n_rows), dtype=bool)
 
 
-def thin_gain(parameters: Parameters, floor: float) -> Floats:
+def thin_gain(parameters: Parameters, floor: Floats | float) -> Floats:
     """Return what each component gains a row from being a point mass, (n_components,), nats: 0 where it is none.
 
     Directions in which the rows as a whole have no variance of their own do not count. The covariance of all rows is
     that of the mixture, as it is at a fixed point of EM.
     """
     p = parameters.of_components
+    if isinstance(floor, np.ndarray):
+        covariances, means = p.shape.in_units_of(floor, p.covariances, p.means)
+        return p.shape.thin_gain(covariances, p.weights, means, 1.0)
     return p.shape.thin_gain(p.covariances, p.weights, p.means, floor)
 
 

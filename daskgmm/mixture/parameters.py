@@ -36,6 +36,9 @@ class Parameters(Record):
         A uniform density beside the components.
     classes : (n_components,), int64, or None
         The class of each component, -1 for none, where labels of rows are known: only those rows see it.
+    fixed : tuple of int
+        How many numbers of each component a fit has left as they were, and last of those that all have in common;
+        empty for none.
     """
 
     family: Family
@@ -45,6 +48,7 @@ class Parameters(Record):
     precisions_cholesky: Floats
     noise: Noise | None = None
     classes: NDArray[np.int64] | None = None
+    fixed: tuple[int, ...] = ()
 
     @classmethod
     def from_covariances(cls, family: Family, weights: Floats, means: Floats, covariances: Floats) -> Parameters:
@@ -145,10 +149,21 @@ class Parameters(Record):
 
     @property
     def n_free(self) -> int:
-        """Number of free parameters: weights, means and covariances, and weight and volume of the noise."""
+        """Number of free parameters: weights, means, covariances, weight and volume of noise, less what is fixed."""
         n_components, n_features = self.n_components, self.n_features
-        n_free = n_components - 1 + n_components * n_features + self.family.n_parameters(n_components, n_features)
-        return n_free if self.noise is None else n_free + N_PARAMETERS
+        n_all = n_components - 1 + n_components * n_features + self.family.n_parameters(n_components, n_features)
+        return n_all + (0 if self.noise is None else N_PARAMETERS) - sum(self.fixed)
+
+    @property
+    def n_own(self) -> Floats:
+        """Free parameters of each component alone, (n_components,), float64."""
+        n_own = np.full(self.n_components, float(self.family.n_own(self.n_features)))
+        return n_own - np.array(self.fixed[:-1]) if self.fixed else n_own
+
+    @property
+    def has_fixed(self) -> NDArray[np.bool_]:
+        """Whether anything of each component is fixed, (n_components,), bool."""
+        return np.array(self.fixed[:-1], dtype=bool) if self.fixed else np.zeros(self.n_components, dtype=bool)
 
     @cached_property
     def precisions(self) -> Floats:

@@ -67,10 +67,19 @@ class Prior(Record, ABC):
         """Return the prior for a sample, so many of all rows: it must weigh as much against them as against all."""
         return self
 
+    def kept(self, parameters: Parameters) -> Parameters:
+        """Return a mixture, of a start or a leap, brought back to what the prior allows; here that is any."""
+        return parameters
+
     @property
     def floor(self) -> float:
         """The variance that every component has in every direction from the prior alone, in squared units."""
         return 0.0
+
+    @property
+    def least_covariance(self) -> Floats | float:
+        """The same as `floor`; or as a covariance of one component, in its shape, where directions differ."""
+        return self.floor
 
 
 @dataclass(frozen=True)
@@ -157,9 +166,18 @@ class Together(Prior):
     def scaled(self, share: float) -> Prior:
         return Together(tuple(prior.scaled(share) for prior in self.priors))
 
+    def kept(self, parameters: Parameters) -> Parameters:
+        for prior in reversed(self.priors):  # (what is fixed stays so, below a floor too)
+            parameters = prior.kept(parameters)
+        return parameters
+
     @property
     def floor(self) -> float:
         return sum(prior.floor for prior in self.priors)
+
+    @property
+    def least_covariance(self) -> Floats | float:
+        return sum((prior.least_covariance for prior in self.priors), start=0.0)
 
 
 def maximise(rows: Moments, family: Family, *, previous: Floats, prior: Prior) -> Parameters:
@@ -180,4 +198,4 @@ def maximise(rows: Moments, family: Family, *, previous: Floats, prior: Prior) -
     empty = found.counts < 2 * SMALLEST_COUNT
     if empty.any():
         covariances = family.with_empty(empty, covariances, previous)
-    return Parameters.from_covariances(family, found.counts / found.counts.sum(), found.means, covariances)
+    return prior.kept(Parameters.from_covariances(family, found.counts / found.counts.sum(), found.means, covariances))

@@ -133,6 +133,9 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         record = dict(attributes["record"])
         noise = Noise.of_json(attributes.get("noise"), d)
         _check_mixture(family.shape, arrays, beside=0.0 if noise is None else noise.weight)
+        fixed = tuple(int(n) for n in record.get("fixed", ()))
+        if fixed and len(fixed) != k + 1:
+            raise ValueError(f"{len(fixed)} numbers of what is fixed")
     except PermissionError as error:
         raise _unreadable(error, place) from error
     except UNLIKE_WRITTEN as error:
@@ -140,7 +143,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
             raise
         raise DataError("the model", "be whole", f"{error!r} reading {place}", "Fit it again.") from error
     weights, means, covariances, cholesky = (arrays[name] for name in _ARRAYS)
-    return Model(Parameters(family, weights, means, covariances, cholesky, noise), record)
+    return Model(Parameters(family, weights, means, covariances, cholesky, noise, fixed=fixed), record)
 
 
 @contextmanager
@@ -267,7 +270,11 @@ def _write(group: zarr.Group, model: Model) -> None:
             "n_features": p.n_features,
             "checksums": checksums,
             **({} if p.noise is None else {"noise": p.noise.json}),
-            "record": {**model.record, **({"beside": beside} if beside else {})},
+            "record": {
+                **model.record,
+                **({"fixed": list(p.fixed)} if p.fixed else {}),
+                **({"beside": beside} if beside else {}),
+            },
             "format": FORMAT,
         }
     )

@@ -194,3 +194,11 @@ def test_the_command_line_and_the_model_file(tmp_path: Path) -> None:
 def test_what_it_does_not_go_with(options: dict[str, Any], text: str) -> None:
     with pytest.raises(OptionError, match=text):
         GaussianMixture(2, **{"standardize": True, **options}).fit(X)
+
+
+def test_a_sample_of_few_rows() -> None:
+    """There covariances are shrunk to the one within all components, in the units of the sample."""
+    random = np.random.default_rng(5)
+    X = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 3.0]])[random.integers(3, size=2000)] + random.standard_normal((2000, 3))
+    gm = GaussianMixture(3, standardize=True, start_rows=300, n_init=2, random_state=0).fit(X)
+    assert sorted(gm.means_.round().tolist()) == [[0, 0, 0], [0, 9, 3], [9, 0, 0]]

@@ -93,9 +93,19 @@ class Family(ABC):
         return self.shape.chosen(~empty, covariances, previous)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it has all covariances of its shape."""
+        return type(self).maximise is Family.maximise
+
+    @property
+    def is_common(self) -> bool:
+        """Whether all components have one covariance."""
+        return len(self.shape.row_sums(np.ones(2))) == 1
+
+    @property
     def rescales(self) -> bool:
         """Whether each member stays one where each feature gets a unit of its own, as `standardize` gives it."""
-        return self.shape.rescales and type(self).maximise is Family.maximise
+        return self.shape.rescales and self.is_whole
 
     def nearest(self, weights: Floats, covariances: Floats, previous: Floats) -> Floats | None:
         """Return the member that covariances to which a leap led become, by `maximise`; None where they are one.

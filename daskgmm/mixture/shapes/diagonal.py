@@ -161,6 +161,15 @@ class Diagonal(Shape):
     def regularise(self, covariances: Floats, floor: float) -> Floats:
         return covariances + floor
 
+    def wishart(self, n_features: int) -> tuple[int, int]:
+        return 1, 1
+
+    def floored(self, covariances: Floats, least: Floats) -> Floats:
+        return np.maximum(covariances, least)
+
+    def in_units_of(self, least: Floats, covariances: Floats, means: Floats) -> tuple[Floats, Floats]:
+        return covariances / least, means / np.sqrt(self.variances(least))
+
     def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
         result: Floats = noise * np.sqrt(covariances[k])
         return result

@@ -253,6 +253,20 @@ class Full(Shape):
         hidden = 4 * n_features * ROUNDOFF * own[:, -1] > floor
         return np.where(hidden, np.inf, own[:, 0] - floor)
 
+    def floored(self, covariances: Floats, least: Floats) -> Floats:
+        root, inverse = _roots(least)
+        values, vectors = np.linalg.eigh(inverse @ covariances @ inverse.T)
+        # (Rounding of the largest variance is no breach of the floor: what is above it keeps its bits.)
+        above = np.all(values >= 1 - 16 * ROUNDOFF * len(root) * values[..., -1:], axis=-1, keepdims=True)
+        axes = (root @ vectors) * np.sqrt(np.maximum(values, 1.0))[..., np.newaxis, :]
+        clipped = axes @ np.swapaxes(axes, -1, -2)
+        symmetric: Floats = (clipped + np.swapaxes(clipped, -1, -2)) / 2
+        return np.where(above[..., np.newaxis], covariances, symmetric)
+
+    def in_units_of(self, least: Floats, covariances: Floats, means: Floats) -> tuple[Floats, Floats]:
+        _, inverse = _roots(least)
+        return inverse @ covariances @ inverse.T, means @ inverse.T
+
     def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
         result: Floats = noise @ np.linalg.cholesky(covariances[k]).T
         return result
@@ -274,6 +288,12 @@ def check_definite(matrix: Floats, name: str) -> None:
             f"a smallest eigenvalue of {smallest:.6g}",
             "Take covariances of full rank, and their inverses.",
         ) from None
+
+
+def _roots(least: Floats) -> tuple[Floats, Floats]:
+    """Return G with G G' a matrix, lower triangular, and its inverse."""
+    root = np.asarray(np.linalg.cholesky(least.reshape(least.shape[-2:])), dtype=np.float64)
+    return root, solved(root.T, np.eye(len(root)), transposed=True)
 
 
 FULL = Full()

@@ -68,6 +68,14 @@ class Pooled(Full):
         moved: Floats = central + (shifts.T * (counts / counts.sum())) @ shifts
         return moved
 
+    def row_sums(self, counts: Floats) -> Floats:
+        total: Floats = counts.sum(keepdims=True)
+        return total
+
+    def times(self, factors: Floats, covariances: Floats) -> Floats:
+        result: Floats = factors[0] * covariances
+        return result
+
     def weighted_covariances(self, x: Floats, resp: Floats, means: Floats) -> Floats | None:
         return None
 

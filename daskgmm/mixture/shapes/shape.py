@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from daskgmm.errors import CollapsedComponentError
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.row_set import RowSet
+from daskgmm.mixture.shapes.bounded import Bounded, along
 from daskgmm.mixture.shapes.derived import Derived
 
 LOG_2PI = float(np.log(2 * np.pi))
 
 
 @dataclass(frozen=True)
-class Shape(Derived):
+class Shape(Bounded, Derived):
     """A shape of covariances, without state: two of one class are equal, and it travels to workers by its class.
 
     "Covariances" are those of all components, as one array of `array_shape`: by components, unless they are common.
@@ -76,7 +77,7 @@ class Shape(Derived):
 
     def chosen(self, which: NDArray[np.bool_], covariances: Floats, others: Floats) -> Floats:
         """Return the covariances of the components in `which`, (n_components,), and `others` of the others."""
-        return np.where(_along(which, covariances), covariances, others)
+        return np.where(along(which, covariances), covariances, others)
 
     def joined(self, covariances: Floats, pairs: NDArray[np.int64], share: Floats, between: Floats) -> Floats:
         """Return the covariance of each pair of components as one, common ones as they are.
@@ -89,7 +90,7 @@ class Shape(Derived):
         between : float64, in this shape
             Covariances of the two means.
         """
-        first, second = (_along(share[:, i], covariances) * covariances[pairs[:, i]] for i in (0, 1))
+        first, second = (along(share[:, i], covariances) * covariances[pairs[:, i]] for i in (0, 1))
         result: Floats = first + second + between
         return result
 
@@ -303,7 +304,7 @@ class Shape(Derived):
         if not n_rows > 0:
             return central
         within = np.tensordot(counts / counts.sum(), central, axes=1)
-        own = _along(counts / (counts + n_rows), central)
+        own = along(counts / (counts + n_rows), central)
         shrunk: Floats = own * central + (1 - own) * within
         return shrunk
 
@@ -355,11 +356,6 @@ def collapsed(who: str) -> CollapsedComponentError:
         "a singular one (single or duplicate rows, or a constant feature)",
         "Decrease `n_components`, increase `reg_covar`, or rescale or drop the features that hardly vary.",
     )
-
-
-def _along(values: NDArray[Any], covariances: Floats) -> NDArray[Any]:
-    """Return a value of each component as it multiplies, or chooses, the components' covariances."""
-    return values.reshape(-1, *[1] * (covariances.ndim - 1))
 
 
 def _weighted_median(means: Floats, weights: Floats) -> Floats:

@@ -70,6 +70,9 @@ class Spherical(Diagonal):
         found: Floats = super().weighted_covariances(x, resp, means).mean(axis=1)
         return found
 
+    def wishart(self, n_features: int) -> tuple[int, int]:
+        return 1, n_features
+
     def variances(self, covariances: Floats) -> Floats:
         return covariances[:, np.newaxis]
 

@@ -93,23 +93,27 @@ class Convertible:
         made = cls()
         known = made.get_params()  # type: ignore[attr-defined]
         made.set_params(**{name: value for name, value in mixture.get_params().items() if name in known})  # type: ignore[attr-defined]
-        made.__dict__ |= attributes_of(p) | _outcome(mixture)
+        made.__dict__ |= attributes_of(p) | outcome_of(mixture)
         return made
 
     def to_sklearn(self) -> Any:
         """Return a fitted sklearn.mixture.GaussianMixture with the same parameters (for skl2onnx, skops and others)."""
-        from sklearn.mixture import GaussianMixture
-
         check_is_fitted(self, "means_")
-        p, made = self._parameters(), GaussianMixture()
+        p, made = self._parameters(), self._sklearn_class()()
         known = made.get_params()
         made.set_params(**{name: value for name, value in self.get_params().items() if name in known})  # type: ignore[attr-defined]
         if isinstance(made.random_state, np.random.Generator):  # (which scikit-learn does not take)
             made.set_params(random_state=random_numbers(made.random_state))
         made.set_params(n_components=p.n_components, covariance_type=p.shape.sklearn_type)
-        made.__dict__ |= {name: value for name, value in attributes_of(p).items() if name != "_family"}
-        made.__dict__ |= _outcome(self)
+        made.__dict__ |= {name: value for name, value in attributes_of(p).items() if name[0] != "_"}
+        made.__dict__ |= outcome_of(self)
         return made
+
+    @staticmethod
+    def _sklearn_class() -> Any:
+        from sklearn.mixture import GaussianMixture
+
+        return GaussianMixture
 
     @abstractmethod
     def _parameters(self) -> Parameters: ...
@@ -125,10 +129,12 @@ def attributes_of(p: Parameters) -> dict[str, Any]:
         "precisions_cholesky_": p.precisions_cholesky,
         "n_features_in_": p.n_features,
         "_family": p.family,
+        **p.attributes,
     }
 
 
-def _outcome(estimator: Any) -> dict[str, Any]:
+def outcome_of(estimator: Any) -> dict[str, Any]:
+    """Return what an estimator, or scikit-learn's, says of its fit."""
     return {name: getattr(estimator, name) for name in _OF_A_FIT if hasattr(estimator, name)}
 
 

@@ -97,6 +97,7 @@ class Candidate(Record):
         compiled: bool = False,
     ) -> Candidate:
         """Return a candidate before its first pass."""
+        parameters = options.whole_prior.kept(parameters)
         move = Move(parameters, False, 1.0)
         return cls(
             index, options, move, parameters, options.accelerator, fold, previous=previous, compiled=compiled,

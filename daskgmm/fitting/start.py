@@ -303,4 +303,6 @@ def _parameters(
         raise ValueError("precisions must be given where there is no sample; got None.")
     prior = Together((Shrinkage(shrinkage), options.whole_prior))
     start = maximise(found, family, previous=fallback, prior=prior)
-    return replace(start, weights=np.asarray(weights), means=np.asarray(means))
+    if start is not start.shares and not options.any_given:
+        return start  # (a posterior, which weights and means alone do not tell)
+    return replace(start.shares, weights=np.asarray(weights), means=np.asarray(means))

@@ -72,7 +72,7 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
     searched = [m.options for m in models if m.warm is None and not m.options.is_closed_form]
     sizes = [0, *(sample_size(o, n_rows, n_features) for o in searched)]
     threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
-    scatter = any(m.options.family.shape.leaves_common_term() for m in models)
+    scatter = any(m.options.needs_scatter for m in models)
     work = SurveyPass(n_features, scatter, options.seed, threshold, n_folds)
     largest = max(m.options.n_components for m in models)
 
@@ -105,11 +105,11 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
 
 
 def as_seen(models: Sequence[Model], known: Surveyed) -> tuple[Model, ...]:
-    """Return the models with what was given in units of the data as passes see the rows."""
-    scaling = known.scaling
+    """Return the models with what priors take from the survey, and what was given as passes see the rows."""
+    scaling, found = known.scaling, []
+    models = [replace(m, options=m.options.knowing(known.row_sets[m.fold])) for m in models]
     if scaling is None:
         return tuple(models)
-    found = []
     for model in models:
         options, warm = model.options, model.warm
         given = options.given(known.X.n_features)

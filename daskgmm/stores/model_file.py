@@ -29,10 +29,11 @@ from daskgmm.mixture.family import Family, family_called, family_names
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record, finite_or_none
 from daskgmm.mixture.shapes.shape import Shape
+from daskgmm.mixture.variational import Posterior
 from daskgmm.sources.credentials import refuse_secrets, shown
 from daskgmm.sources.failures import refused, unreachable
 from daskgmm.sources.stamps import file_stamp
-from daskgmm.stores.record_file import write_beside
+from daskgmm.stores.record_file import read_beside, write_beside
 from daskgmm.stores.storage import of_a_store, plain_path, remedy
 from daskgmm.stores.writing import whole_or_nothing
 
@@ -42,6 +43,8 @@ FORMAT_VERSION = 2
 #: The format of a group at a URL, where nothing can be renamed, from its first object on until its last is written.
 UNFINISHED = "daskgmm-model-unfinished"
 _ARRAYS = ("weights", "means", "covariances", "precisions_cholesky")
+#: Beside them, in a model by variational Bayes.
+_POSTERIOR = "posterior"
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,16 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         arrays = {name: _read(group, name, shapes[name], checksums.get(name), place) for name in _ARRAYS}
         record = dict(attributes["record"])
         _check_mixture(family.shape, arrays)
+        posterior = dict(record.get("beside", {})).get(_POSTERIOR)
     except PermissionError as error:
         raise _unreadable(error, place) from error
     except UNLIKE_WRITTEN as error:
         if isinstance(error, DataError):
             raise
         raise DataError("the model", "be whole", f"{error!r} reading {place}", "Fit it again.") from error
+    if posterior is not None:
+        p = read_beside(os.fspath(path), _POSTERIOR, posterior, Posterior, argument="the model", what="a daskgmm model")
+        return Model(p, record)
     return Model(Parameters(family, **arrays), record)
 
 
@@ -159,7 +166,8 @@ def as_written(place: str, *, what: str = "model", remedy: str = "Fit it again."
 def checksum(parameters: Parameters) -> str:
     """Return what tells one mixture from another: a SHA-256 of its family, weights, means and covariances."""
     digest = hashlib.sha256(parameters.family.name.encode())
-    for array in (parameters.weights, parameters.means, parameters.covariances):
+    posterior = (parameters.counts, parameters.log_weights) if isinstance(parameters, Posterior) else ()
+    for array in (parameters.weights, parameters.means, parameters.covariances, *posterior):
         digest.update(repr(array.shape).encode() + array.astype("<f8").tobytes())
     return digest.hexdigest()
 
@@ -252,7 +260,8 @@ def _write(group: zarr.Group, model: Model) -> None:
         )
         made.with_config({"write_empty_chunks": True})[...] = values
         checksums[name] = hashlib.sha256(values.tobytes()).hexdigest()
-    beside = write_beside(group, model.beside)
+    whole: dict[str, Record] = {_POSTERIOR: p} if isinstance(p, Posterior) else {}
+    beside = write_beside(group, {**model.beside, **whole})
     # One write of one file, the last of them.
     group.attrs.put(
         {

@@ -306,6 +306,11 @@ class Shape(Derived):
         moved: Floats = central + np.concatenate(squares)
         return moved
 
+    def times(self, numbers: Floats, covariances: Floats) -> Floats:
+        """Return the covariances times a number of each; of common ones there is one number."""
+        result: Floats = _along(numbers, covariances) * covariances
+        return result
+
     # -- variances -------------------------------------------------------------------------------------------
     @abstractmethod
     def variances(self, covariances: Floats) -> Floats:

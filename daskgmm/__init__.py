@@ -9,6 +9,7 @@ from daskgmm.version import __version__ as __version__
 
 __all__ = [
     "Accelerator",
+    "BayesianGaussianMixture",
     "Family",
     "GaussianMixture",
     "Kernel",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from daskgmm.bayesian import BayesianGaussianMixture
     from daskgmm.estimator import GaussianMixture
     from daskgmm.fitting.stopping import StoppingRule, Verdict
     from daskgmm.kernels.kernel import Kernel
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 # Workers import nothing above daskgmm.passes: scikit-learn costs 100 MB and a second.
 _PLACES = {
     "Accelerator": "daskgmm.mixture.acceleration",
+    "BayesianGaussianMixture": "daskgmm.bayesian",
     "Family": "daskgmm.mixture.family",
     "GaussianMixture": "daskgmm.estimator",
     "Kernel": "daskgmm.kernels.kernel",

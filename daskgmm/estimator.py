@@ -355,7 +355,9 @@ class GaussianMixture(
         return found
 
     def _asked_family(self) -> Family:
-        return family_of(self.covariance_type, self.n_factors, self.factor_noise)
+        # (Not every class has the other options.)
+        factors = {name: getattr(self, name) for name in ("n_factors", "factor_noise") if hasattr(self, name)}
+        return family_of(self.covariance_type, **factors)
 
     def _parameters(self) -> Parameters:
         """Return the mixture that the public attributes are: of a fit, or set by hand as scikit-learn allows."""

@@ -97,15 +97,13 @@ class Convertible:
         made = cls()
         known = made.get_params()  # type: ignore[attr-defined]
         made.set_params(**{name: value for name, value in mixture.get_params().items() if name in known})  # type: ignore[attr-defined]
-        made.__dict__ |= attributes_of(p) | _outcome(mixture)
+        made.__dict__ |= attributes_of(p) | outcome_of(mixture)
         return made
 
     def to_sklearn(self) -> Any:
         """Return a fitted sklearn.mixture.GaussianMixture with the same parameters (for skl2onnx, skops and others)."""
-        from sklearn.mixture import GaussianMixture
-
         check_is_fitted(self, "means_")
-        p, made = self._parameters(), GaussianMixture()
+        p, made = self._parameters(), self._sklearn_class()()
         refuse_noise(p.noise, "which scikit-learn's cannot have")
         known = made.get_params()
         made.set_params(**{name: value for name, value in self.get_params().items() if name in known})  # type: ignore[attr-defined]
@@ -113,8 +111,14 @@ class Convertible:
             made.set_params(random_state=random_numbers(made.random_state))
         made.set_params(n_components=p.n_components, covariance_type=p.shape.sklearn_type)
         made.__dict__ |= {name: value for name, value in attributes_of(p).items() if name not in _NOT_SKLEARNS}
-        made.__dict__ |= _outcome(self)
+        made.__dict__ |= outcome_of(self)
         return made
+
+    @staticmethod
+    def _sklearn_class() -> Any:
+        from sklearn.mixture import GaussianMixture
+
+        return GaussianMixture
 
     @abstractmethod
     def _parameters(self) -> Parameters: ...
@@ -133,14 +137,16 @@ def attributes_of(p: Parameters) -> dict[str, Any]:
         "_noise": p.noise,
         "_family": p.family,
         "_fixed": p.fixed,
+        **p.attributes,
     }
 
 
 #: What an estimator has of a mixture that scikit-learn's has not.
-_NOT_SKLEARNS = ("noise_weight_", "_noise", "_family", "_fixed")
+_NOT_SKLEARNS = ("noise_weight_", "_noise", "_family", "_fixed", "_posterior")
 
 
-def _outcome(estimator: Any) -> dict[str, Any]:
+def outcome_of(estimator: Any) -> dict[str, Any]:
+    """Return what an estimator, or scikit-learn's, says of its fit."""
     return {name: getattr(estimator, name) for name in _OF_A_FIT if hasattr(estimator, name)}
 
 

@@ -30,6 +30,7 @@ class Saved:
     """Gives an estimator `save` and `load`."""
 
     options_type: ClassVar[type[FitOptions]]
+    parameters_type: ClassVar[type[Parameters]] = Parameters
     support_: Floats
     counts_: Floats
 
@@ -63,10 +64,19 @@ class Saved:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Return the fitted estimator in a model file; it runs nothing that is in the file."""
+        """Return the fitted estimator in a model file, of its class; it runs nothing that is in the file."""
         model = load_model(path)
         with as_written(os.fspath(path)):
-            return cls._of(model.record, model.parameters)
+            made: Self = cls._of_parameters(model.parameters)._of(model.record, model.parameters)
+            return made
+
+    @classmethod
+    def _of_parameters(cls, p: Parameters) -> Any:
+        """Return the class of estimators that have such parameters: this one if it may be."""
+        from daskgmm import BayesianGaussianMixture, GaussianMixture  # (by name, when they are there)
+
+        classes: tuple[Any, ...] = (cls, BayesianGaussianMixture, GaussianMixture)
+        return next(c for c in classes if c.parameters_type is type(p))
 
     @classmethod
     def _of(cls, record: dict[str, Any], p: Parameters) -> Self:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from daskgmm.cli.bayesian_options import bayesian_options
 from daskgmm.cli.fit_options import Kinds, Numbers, fit_options, model_options
 from daskgmm.cli.group import SectionCommand
 from daskgmm.cli.options import (
@@ -26,6 +27,7 @@ from daskgmm.cli.saving_options import accept_option, saving_options
 @click.argument("input")
 @model_options
 @fit_options
+@bayesian_options
 @input_options(weights=True, labels=True)
 @output_option("MODEL", "the model, such as model.zarr")
 @saving_options
@@ -34,7 +36,7 @@ from daskgmm.cli.saving_options import accept_option, saving_options
 @cluster_options
 @log_options
 def fit(
-    *, components: int, covariance: str, how: dict[str, Any], data: Any, output: str, saving: Any, force: bool,
+    *, components: int, covariance: str, how: dict[str, Any], of: Any, data: Any, output: str, saving: Any, force: bool,
     cluster: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit a mixture to all rows of INPUT, and write the model.
@@ -47,6 +49,7 @@ def fit(
     Examples:
       daskgmm fit data.zarr --components 8 --output model.zarr
       daskgmm fit data.zarr -k 8 -o model.zarr --covariance diag --restarts 10 --memory-limit 2GiB
+      daskgmm fit data.zarr -k 20 -o model.zarr --bayesian dirichlet_process
       daskgmm fit s3://bucket/data.zarr -k 8 -o model.zarr --scheduler tcp://10.0.0.5:8786
 
     Prints one line a pass, then the result as JSON. Exit code 3: the model is written, but has not converged. Progress
@@ -54,9 +57,8 @@ def fit(
     interrupted, run it again: it goes on from there, to the same bits.
     """
     from daskgmm.cli import jobs
-    from daskgmm.fitting.options import FitOptions
 
-    options = FitOptions(n_components=components, covariance_type=covariance, non_finite=data.non_finite, **how)
+    options = of(n_components=components, covariance_type=covariance, non_finite=data.non_finite, **how)
     return jobs.fit(data, output, options, cluster=cluster, saving=saving, force=force)
 
 

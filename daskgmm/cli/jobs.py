@@ -28,7 +28,9 @@ from daskgmm.fitting.standard_errors import standard_errors
 from daskgmm.fitting.status import Status
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.criteria import warn_of_small_weight
+from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import finite_or_none
+from daskgmm.mixture.variational import Posterior
 from daskgmm.passes.provenance import provenance
 from daskgmm.passes.rows import Rows
 from daskgmm.pictures.report import condition_numbers
@@ -211,8 +213,7 @@ def score(model: str, data: Input, *, errors: bool, cluster: Place) -> Result:
         "status": "done",
         "log_likelihood": found.log_likelihood,
         "mean_log_likelihood": found.mean_log_likelihood,
-        "aic": found.aic,
-        "bic": found.bic,
+        **({} if isinstance(parameters, Posterior) else {"aic": found.aic, "bic": found.bic}),
         "rows": found.n_rows,
         "dropped_rows": found.n_dropped,
         "weight": found.weight,
@@ -297,6 +298,8 @@ def inspect(model: str, *, history: bool = False) -> Result:
         "features": p.n_features,
         "feature_names": found.record.get("feature_names"),
         "free_parameters": p.n_free,
+        **effective(p, np.asarray(found.record.get("counts") or [], dtype=np.float64)),
+        **p.as_json(),
         "weights": p.weights.tolist(),
         **({} if p.noise is None else {**p.noise.record, "noise": str(p.noise)}),
         "means": p.means.tolist(),
@@ -335,9 +338,7 @@ def fit_result(done: Fit) -> Result:
         "mean_log_likelihood": done.mean_log_likelihood,
         "log_likelihood": done.log_likelihood,
         "lower_bound": done.lower_bound,
-        "bic": done.bic,
-        "aic": done.aic,
-        "icl": done.icl,
+        **(effective(p, done.support.counts) or {"bic": done.bic, "aic": done.aic, "icl": done.icl}),
         "components": p.n_components,
         "covariance": p.family.name,
         **({} if p.noise is None else p.noise.record),
@@ -350,6 +351,11 @@ def fit_result(done: Fit) -> Result:
         "unsupported": list(done.spikes),
         "remarks": list(map(worded, done.remarks)),
     }
+
+
+def effective(p: Parameters, counts: Any) -> Result:
+    """Return how many components of a posterior have rows; nothing of another mixture."""
+    return {"effective_components": p.n_effective(counts)} if isinstance(p, Posterior) else {}
 
 
 def say_remarks(done: Fit) -> None:

@@ -91,7 +91,7 @@ def annealed(
             except (CollapsedComponentError, NotFiniteError):
                 del current[i]
         after_pass(tempered)
-    doubled = {i for i, p in current.items() if starts[i][1] and has_doubles(p)}
+    doubled = {i for i, p in current.items() if starts[i][1] and not options.may_be_empty and has_doubles(p)}
     if len(doubled) < len(current):
         current = {i: p for i, p in current.items() if i not in doubled}
     return [current.get(i) for i in range(len(starts))]

@@ -76,7 +76,8 @@ class Closing:
     def _suspect(self, i: int, parameters: Parameters) -> Joined | None:
         """Return a model's mixture with two components as one, where they may be; as few rows of the sample tell."""
         options, weight = self._models[i].options, self._known.row_sets[self._models[i].fold].weight
-        if options.start_is_given or options.is_closed_form or parameters.has_fixed.any():
+        held = parameters.has_fixed.any() or options.may_be_empty
+        if options.start_is_given or options.is_closed_form or held:
             return None
         few = sample_threshold(self._known.X.n_rows, FEW_ROWS)
         return suspect(parameters, self._known.sample_of(self._models[i]).within(few), weight=weight)

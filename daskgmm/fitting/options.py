@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from daskgmm.mixture.family import Family
     from daskgmm.mixture.parameters import Parameters
     from daskgmm.mixture.prior import Prior
+    from daskgmm.mixture.row_set import RowSet
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,20 @@ class FitOptions(PriorOptions, NoiseOptions, LabelOptions, FactorOptions, MainOp
         if self.known is not None:
             found = replace(found, known=found.known.scaled(share))
         return found  # type: ignore[no-any-return]
+
+    @property
+    def needs_scatter(self) -> bool:
+        """Whether a survey finds the covariances of all rows, and not their variances alone."""
+        return self.family.shape.leaves_common_term()
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether components without rows are no fault of a fit."""
+        return False
+
+    def knowing(self, rows: RowSet) -> FitOptions:
+        """Return the options with what they take from a survey of the rows of the fit."""
+        return self
 
     @property
     def rule(self) -> StoppingRule:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from daskgmm.fitting.annealing import annealed
 from daskgmm.fitting.class_starts import ClassStarts
+from daskgmm.fitting.emptied import emptied
 from daskgmm.fitting.escape import exchanges, moved, proposals
 from daskgmm.fitting.evaluate import Evaluator, Request, RowSets
 from daskgmm.fitting.loop import Candidate, ranked, run_em
@@ -112,7 +113,7 @@ class Race:
         # (Splits and merges are judged on these last rows. The mixture that they change must not have been fitted to
         # them either, or the comparison is biased.)
         n = len(self._sample)
-        self._n_seen = n - n // 4 if options.escape and not whole else n
+        self._n_seen = n - n // 4 if options.escape and not whole and not options.may_be_empty else n
         n_features = sample.X.shape[1]
         #: Fewer rows tell little of so many parameters; to start from it takes twice as many.
         self._first = enough_rows(options, n_features)
@@ -134,6 +135,8 @@ class Race:
         while True:
             finalists = self._finalists(left, self._n_seen, grows=not self._whole)
             alive = _alive(finalists)
+            if alive and self._options.may_be_empty:
+                return self._polished(self._emptied(alive))
             if self._moves and alive:
                 return self._polished(self._escaped(alive))
             if alive:
@@ -234,6 +237,8 @@ class Race:
 
     def _spikes(self, p: Parameters, seen: Statistics, unseen: Statistics | None) -> NDArray[np.bool_]:
         """Return which components the rows, on which the mixture was fitted, and others do not support."""
+        if self._options.may_be_empty:
+            return np.zeros(p.n_components, dtype=bool)
         own = support_of(seen, p, n_rows=seen.n_rows)  # (no row of a sample has the weight zero)
         found = unsupported(p, own, floor=self._options.whole_prior.least_covariance, n_rows=self._n_all)
         if unseen is not None:
@@ -285,6 +290,20 @@ class Race:
             if not reached.beats(worth):
                 break
             best, worth = moved, reached
+        return best
+
+    def _emptied(self, candidates: Sequence[Candidate]) -> Candidate:
+        """Return the candidate of the highest bound, with components emptied into others as far as that raises it."""
+        best = candidates[ranked([c.lower_bound for c in candidates])[0]]
+        rows = self._sample.part(0, self._n_seen)
+        for _ in range(self._options.n_components if self._options.escape else 0):
+            for child in self._step(partial(emptied, best.parameters, rows.X, rows.weights)):
+                (tried,) = self._step(partial(self._em, self._fresh([child]), self._n_seen, EXCHANGE_PASSES))
+                if not tried.status.is_lost and tried.lower_bound > best.lower_bound + RISE:
+                    best = tried
+                    break
+            else:
+                break
         return best
 
     def _exchanged(self, best: Candidate, worth: Worth) -> tuple[Candidate, Worth]:
@@ -353,6 +372,8 @@ class Race:
         return best if polished.status.is_lost else polished
 
 
+#: A move of variational Bayes must raise the bound by so much, nats a row.
+RISE = 1e-8
 #: A move must gain so much on rows that it has not seen, nats.
 GAIN = 1e-4
 

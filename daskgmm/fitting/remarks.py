@@ -21,7 +21,9 @@ _LISTED = 5
 
 
 def spikes_of(parameters: Parameters, support: Support, options: FitOptions, *, n_rows: int) -> tuple[int, ...]:
-    """Return the numbers of the components that the rows do not support."""
+    """Return the numbers of the components that the rows do not support, where all of them must be."""
+    if options.may_be_empty:
+        return ()
     found = unsupported(parameters, support, floor=options.whole_prior.least_covariance, n_rows=n_rows)
     return tuple(int(k) for k in np.flatnonzero(found))
 

@@ -313,4 +313,7 @@ def _parameters(
         raise ValueError("precisions must be given where there is no sample; got None.")
     prior = Together((Shrinkage(shrinkage), options.prior_of_starts))
     start = maximise(found, family, previous=fallback, prior=prior)
-    return replace(start, weights=np.asarray(weights), means=np.asarray(means), noise=noise, classes=classes)
+    if start is not start.shares and not options.any_given:
+        return start  # (a posterior, which weights and means alone do not tell)
+    weights, means = np.asarray(weights), np.asarray(means)
+    return replace(start.shares, weights=weights, means=means, noise=noise, classes=classes)

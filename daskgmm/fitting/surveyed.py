@@ -90,8 +90,7 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
     n_rows, n_features = rows.X.n_rows, rows.X.n_features
     sizes = [0, *(surveyed_size(m.options, n_rows, n_features) for m in models if _is_searched(m))]
     threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
-    scatter = any(m.options.family.shape.leaves_common_term() for m in models)
-    scatter = scatter or needs_scatter([m.options for m in models])
+    scatter = any(m.options.needs_scatter for m in models) or needs_scatter([m.options for m in models])
     labels, shapes = rows.columns.get(LABELS), [m.options.family.shape for m in models]
     work = SurveyPass(
         n_features, scatter, options.seed, threshold, n_folds, 0 if labels is None else n_classes(models),
@@ -137,6 +136,7 @@ def _is_searched(model: Model) -> bool:
 def as_seen(models: Sequence[Model], known: Surveyed) -> tuple[Model, ...]:
     """Return the models as passes see the rows: what was given in units of the data, and priors of what rows are."""
     scaling, found = known.scaling, []
+    models = tuple(replace(m, options=m.options.knowing(known.row_sets[m.fold])) for m in models)
     models = tuple(beside_noise(model, scaling, lambda: known.box) for model in models)
     models = tuple(with_classes(model, known.survey.classes) for model in models)
     for model in models:

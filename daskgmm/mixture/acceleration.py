@@ -130,15 +130,16 @@ class Squarem(Accelerator):
 
 def _leap(theta0: Parameters, theta1: Parameters, theta2: Parameters, *, longest: float) -> Move | None:
     """Return the leap from three points, each the EM image of the one before; None where EM goes as far."""
-    chart = Chart.about(theta0, [theta1, theta2])
-    r = chart.coordinates(theta1)
-    v = chart.coordinates(theta2) - 2 * r
+    point0, point1, point2 = theta0.shares, theta1.shares, theta2.shares
+    chart = Chart.about(point0, [point1, point2])
+    r = chart.coordinates(point1)
+    v = chart.coordinates(point2) - 2 * r
     length, curvature = float(np.linalg.norm(r)), float(np.linalg.norm(v))
     if not (np.isfinite(length) and length > curvature > 0):
         return None
     step = min(length / curvature, longest)
-    found = chart.mixture(step * (2 * r + step * v), theta2)
-    return None if found is None else Move(found, extrapolated=True, step=step)
+    found = chart.mixture(step * (2 * r + step * v), point2)
+    return None if found is None else Move(theta2.like(found), extrapolated=True, step=step)
 
 
 def _em_step(image: Parameters) -> Move:

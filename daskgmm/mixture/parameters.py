@@ -135,6 +135,24 @@ class Parameters(Record):
         return tempered.subset(slice(None))
 
     @property
+    def shares(self) -> Parameters:
+        """The mixture whose weights are shares of the rows: itself. It has coordinates, in which SQUAREM leaps."""
+        return self
+
+    def like(self, shares: Parameters) -> Parameters:
+        """Return what such a mixture tells, of the same kind as this one."""
+        return shares
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What an estimator has of it beside weights, means, covariances and precisions, by scikit-learn's names."""
+        return {}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a person may want to see of it beside weights, means and covariances, as JSON values."""
+        return {}
+
+    @property
     def shape(self) -> Shape:
         """The shape of the family."""
         return self.family.shape
@@ -195,12 +213,12 @@ def parameters_of(
     if covariances is None and precisions_cholesky is None:
         raise OptionError("`covariances_` or `precisions_cholesky_`", "be set beside `means_`", "neither", "Set one.")
     (k, d), shape = given, family.shape
-    weights, means = _as_floats(weights, "weights_", (k,)), _as_floats(means, "means_", given)
+    weights, means = array_of(weights, "weights_", (k,)), array_of(means, "means_", given)
     if covariances is not None:
-        covariances = _as_floats(covariances, "covariances_", shape.array_shape(k, d))
+        covariances = array_of(covariances, "covariances_", shape.array_shape(k, d))
     if precisions_cholesky is None:
         precisions_cholesky = shape.precisions_cholesky(covariances)
-    precisions_cholesky = _as_floats(precisions_cholesky, "precisions_cholesky_", shape.array_shape(k, d))
+    precisions_cholesky = array_of(precisions_cholesky, "precisions_cholesky_", shape.array_shape(k, d))
     if covariances is None:
         covariances = shape.covariances(precisions_cholesky)
     return Parameters(family, weights, means, covariances, precisions_cholesky)
@@ -211,7 +229,7 @@ def check_weights(weights: Any, n_components: int, *, name: str = "weights_init"
 
     `beside` is the weight of the noise, which they leave.
     """
-    result = _as_floats(weights, name, (n_components,))
+    result = array_of(weights, name, (n_components,))
     if (result < 0).any() or (result > 1).any():
         raise OptionError(
             f"`{name}`",
@@ -235,7 +253,7 @@ def check_weights(weights: Any, n_components: int, *, name: str = "weights_init"
 
 def check_means(means: Any, n_components: int, n_features: int, *, name: str = "means_init") -> Floats:
     """Return given means as (n_components, n_features) float64; an OptionError says what is wrong with them."""
-    return _as_floats(means, name, (n_components, n_features))
+    return array_of(means, name, (n_components, n_features))
 
 
 def check_precisions(
@@ -243,7 +261,7 @@ def check_precisions(
 ) -> Floats:
     """Return given precisions in the shape of `family`, float64; an OptionError says what is wrong with them."""
     shape = family.shape
-    result = _as_floats(precisions, name, shape.array_shape(n_components, n_features))
+    result = array_of(precisions, name, shape.array_shape(n_components, n_features))
     shape.check_definite(result, name)
     _check_family(shape.covariances(shape.cholesky_of_precisions(result)), family, n_components, name)
     return result
@@ -260,10 +278,10 @@ def check_start(
     if not family.takes_any_start:
         return check_precisions(precisions, family, n_components, n_features)
     if np.shape(precisions) == family.shape.array_shape(n_components, n_features) != dense:
-        result = _as_floats(precisions, name, np.shape(precisions))
+        result = array_of(precisions, name, np.shape(precisions))
         family.shape.check_definite(result, name)
         return result
-    result = _as_floats(precisions, name, dense)
+    result = array_of(precisions, name, dense)
     FULL.check_definite(result, name)
     share = np.full(n_components, 1 / n_components) if weights is None else weights
     covariances = family.shape.from_matrices(FULL.covariances(FULL.cholesky_of_precisions(result)), share)
@@ -272,7 +290,7 @@ def check_start(
 
 def check_covariances(covariances: Any, family: Family, n_components: int, n_features: int) -> Floats:
     """Return given covariances in the shape of `family`, float64; an OptionError says what is wrong with them."""
-    result = _as_floats(covariances, "covariances", family.shape.array_shape(n_components, n_features))
+    result = array_of(covariances, "covariances", family.shape.array_shape(n_components, n_features))
     family.shape.check_definite(result, "covariances")
     _check_family(result, family, n_components, "covariances")
     return result
@@ -289,7 +307,8 @@ def _check_family(covariances: Floats, family: Family, n_components: int, name: 
         )
 
 
-def _as_floats(values: Any, name: str, shape: tuple[int, ...]) -> Floats:
+def array_of(values: Any, name: str, shape: tuple[int, ...]) -> Floats:
+    """Return what a user gave as float64 of this shape; an OptionError says what is wrong with it."""
     try:
         result = np.array(values).astype(np.float64, casting="same_kind")
     except (TypeError, ValueError) as error:

@@ -67,6 +67,10 @@ class Prior(Record, ABC):
         """Return the prior for a sample, so many of all rows: it must weigh as much against them as against all."""
         return self
 
+    def posterior(self, rows: Moments, family: Family) -> Parameters | None:
+        """Return what these moments and the prior tell of a mixture; None where that is its most likely parameters."""
+        return None
+
     def kept(self, parameters: Parameters) -> Parameters:
         """Return a mixture, of a start or a leap, brought back to what the prior allows; here that is any."""
         return parameters
@@ -166,6 +170,10 @@ class Together(Prior):
     def scaled(self, share: float) -> Prior:
         return Together(tuple(prior.scaled(share) for prior in self.priors))
 
+    def posterior(self, rows: Moments, family: Family) -> Parameters | None:
+        found = (prior.posterior(rows, family) for prior in self.priors)
+        return next((p for p in found if p is not None), None)
+
     def kept(self, parameters: Parameters) -> Parameters:
         for prior in reversed(self.priors):  # (what is fixed stays so, below a floor too)
             parameters = prior.kept(parameters)
@@ -186,6 +194,9 @@ def maximise(rows: Moments, family: Family, *, previous: Floats, prior: Prior) -
     Components without rows, to which the prior gives none either, keep the covariances `previous`.
     """
     found = prior.moments(rows, family.shape, previous)
+    posterior = prior.posterior(found, family)
+    if posterior is not None:
+        return posterior
     covariances = family.maximise(found.counts, found.central, previous)
     n_bad = np.size(covariances) - np.count_nonzero(np.isfinite(covariances))
     if np.shape(covariances) != found.central.shape or (n_bad and np.isfinite(found.central).all()):

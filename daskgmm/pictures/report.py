@@ -44,6 +44,8 @@ def component_table(found: dict[str, Any]) -> str:
     ]
     if found.get("noise"):
         said.append(f"Beside the components: noise of {found['noise']}")
+    if "posterior" in found:
+        said.append(f"by variational Bayes; {found['effective_components']} of the components have rows of their own")
     if found.get("n_dropped"):
         by = spoiled_by(found.get("n_dropped_by_feature") or (), names)
         said.append(f"{found['n_dropped']:,} rows were left out, for a NaN or an infinity{by and f': {by}'}")

@@ -30,10 +30,11 @@ from daskgmm.mixture.noise import Noise
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record, finite_or_none
 from daskgmm.mixture.shapes.shape import Shape
+from daskgmm.mixture.variational import Posterior
 from daskgmm.sources.credentials import refuse_secrets, shown
 from daskgmm.sources.failures import refused, unreachable
 from daskgmm.sources.stamps import file_stamp
-from daskgmm.stores.record_file import write_beside
+from daskgmm.stores.record_file import read_beside, write_beside
 from daskgmm.stores.storage import of_a_store, plain_path, remedy
 from daskgmm.stores.writing import whole_or_nothing
 
@@ -43,6 +44,8 @@ FORMAT_VERSION = 2
 #: The format of a group at a URL, where nothing can be renamed, from its first object on until its last is written.
 UNFINISHED = "daskgmm-model-unfinished"
 _ARRAYS = ("weights", "means", "covariances", "precisions_cholesky")
+#: Beside them, in a model by variational Bayes.
+_POSTERIOR = "posterior"
 
 
 @dataclass(frozen=True)
@@ -136,12 +139,16 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         fixed = tuple(int(n) for n in record.get("fixed", ()))
         if fixed and len(fixed) != k + 1:
             raise ValueError(f"{len(fixed)} numbers of what is fixed")
+        posterior = dict(record.get("beside", {})).get(_POSTERIOR)
     except PermissionError as error:
         raise _unreadable(error, place) from error
     except UNLIKE_WRITTEN as error:
         if isinstance(error, DataError):
             raise
         raise DataError("the model", "be whole", f"{error!r} reading {place}", "Fit it again.") from error
+    if posterior is not None:
+        p = read_beside(os.fspath(path), _POSTERIOR, posterior, Posterior, argument="the model", what="a daskgmm model")
+        return Model(p, record)
     weights, means, covariances, cholesky = (arrays[name] for name in _ARRAYS)
     return Model(Parameters(family, weights, means, covariances, cholesky, noise, fixed=fixed), record)
 
@@ -165,7 +172,8 @@ def as_written(place: str, *, what: str = "model", remedy: str = "Fit it again."
 def checksum(parameters: Parameters) -> str:
     """Return what tells one mixture from another: a SHA-256 of its family, weights, means and covariances."""
     digest = hashlib.sha256(parameters.family.name.encode())
-    for array in (parameters.weights, parameters.means, parameters.covariances):
+    posterior = (parameters.counts, parameters.log_weights) if isinstance(parameters, Posterior) else ()
+    for array in (parameters.weights, parameters.means, parameters.covariances, *posterior):
         digest.update(repr(array.shape).encode() + array.astype("<f8").tobytes())
     if parameters.noise is not None:
         digest.update(repr(parameters.noise.json).encode())
@@ -260,7 +268,8 @@ def _write(group: zarr.Group, model: Model) -> None:
         )
         made.with_config({"write_empty_chunks": True})[...] = values
         checksums[name] = hashlib.sha256(values.tobytes()).hexdigest()
-    beside = write_beside(group, model.beside)
+    whole: dict[str, Record] = {_POSTERIOR: p} if isinstance(p, Posterior) else {}
+    beside = write_beside(group, {**model.beside, **whole})
     # One write of one file, the last of them.
     group.attrs.put(
         {

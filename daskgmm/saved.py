@@ -19,7 +19,8 @@ from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import finite_or_none
 from daskgmm.passes.provenance import provenance
-from daskgmm.stores.model_file import Model, as_written, dropped_in, load_model, save_model, support_in, support_record
+from daskgmm.stores.model_file import Model, as_written, load_model, save_model
+from daskgmm.stores.model_record import dropped_in, support_in, support_record
 
 #: What a model file says of a fit; a mixture that was set by hand has none of it.
 _OF_A_FIT = ("converged_", "lower_bounds_", "log_likelihood_", "n_iter_", "n_passes_", "n_dropped_",

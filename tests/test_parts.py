@@ -31,7 +31,8 @@ from daskgmm.fitting.result import Fit
 from daskgmm.sources import partition
 from daskgmm.sources.opening import open_rows
 from daskgmm.stores.encoding import encode
-from daskgmm.stores.model_file import load_model, support_record
+from daskgmm.stores.model_file import load_model
+from daskgmm.stores.model_record import support_record
 from daskgmm.stores.record_file import read_beside, write_record
 
 ROWS_OF_A_CHUNK = 211

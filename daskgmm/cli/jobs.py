@@ -40,7 +40,8 @@ from daskgmm.places.machines import peak_bytes
 from daskgmm.places.place import Place
 from daskgmm.places.signals import interrupts
 from daskgmm.sources.source import Source
-from daskgmm.stores.model_file import Model, checksum, load_model, save_model, support_record
+from daskgmm.stores.model_file import Model, checksum, load_model, save_model
+from daskgmm.stores.model_record import support_record
 from daskgmm.stores.output import Written, plan_predictions, write_predictions
 from daskgmm.stores.parquet_parts import check_parquet, is_parquet
 from daskgmm.stores.samples import write_sample

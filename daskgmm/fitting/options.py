@@ -189,7 +189,7 @@ class FitOptions(PriorOptions, NoiseOptions, LabelOptions, FactorOptions, MainOp
 
 
 #: Fields that do not decide the result, or follow from the others and the rows.
-_NOT_ASKED = ("cache", "known", "least", "shrunk")
+_NOT_ASKED = ("cache", "known", "least", "shrunk", "variational")
 
 
 @dataclass(frozen=True)

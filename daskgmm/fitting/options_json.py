@@ -35,6 +35,8 @@ def json_value(value: Any) -> Any:
     """Return an option's value as JSON's: a record as its class and fields, an array as nested lists."""
     if isinstance(value, Record):
         found = {f.name: json_value(getattr(value, f.name)) for f in fields(value)}  # type: ignore[arg-type]
+        if any(isinstance(item, dict) and "class" not in item for item in found.values()):
+            raise TypeError("a record holds a dict")  # (which would not come back as it was)
         return {"class": record_name(type(value)), **found}
     if isinstance(value, tuple) and any(isinstance(item, Record | str | tuple) or item is None for item in value):
         return [json_value(item) for item in value]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from daskgmm.fitting.merge import Outlook, look
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import Sample, enough_rows
 from daskgmm.fitting.start import starts_by, ways
+from daskgmm.fitting.worth import MOSTLY, RISE, Worth, alive, latest
 from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.kernels.support import support_of, unproven, unsupported
@@ -134,13 +135,13 @@ class Race:
         left = self._fresh(self._step(lambda: self._starts(first)))
         while True:
             finalists = self._finalists(left, self._n_seen, grows=not self._whole)
-            alive = _alive(finalists)
-            if alive and self._options.may_be_empty:
-                return self._polished(self._emptied(alive))
-            if self._moves and alive:
-                return self._polished(self._escaped(alive))
-            if alive:
-                return self._polished(alive[0] if len(alive) == 1 else self._best(alive)[0])
+            left = alive(finalists)
+            if left and self._options.may_be_empty:
+                return self._polished(self._emptied(left))
+            if self._moves and left:
+                return self._polished(self._escaped(left))
+            if left:
+                return self._polished(left[0] if len(left) == 1 else self._best(left)[0])
             # Until it collapses such a candidate is ahead of all others: those race again without it.
             gone = {c.index for c in finalists}
             left = [c for c in left if c.index not in gone]
@@ -208,17 +209,17 @@ class Race:
             fresh = [Candidate.start(c.index, c.parameters, options, compiled=self._compiled) for c in candidates]
             return run_em(
                 fresh, evaluator.statistics, row_sets, n_passes=n_passes,
-                after_pass=lambda found: self._note(_latest(found), size, evaluator.seconds),
+                after_pass=lambda found: self._note(latest(found), size, evaluator.seconds),
             )  # fmt: skip
 
     def _halved(self, candidates: Sequence[Candidate], size: int) -> list[Candidate]:
         """Return the better half of the candidates, judged on rows that they have not seen where there are enough."""
-        alive = _alive(candidates) or list(candidates)
+        left = alive(candidates) or list(candidates)
         unseen = self._sample.part(size, min(2 * size, len(self._sample)))
-        scores = [c.lower_bound for c in alive]
+        scores = [c.lower_bound for c in left]
         if len(unseen) >= self._least:
-            scores = self._scores([c.parameters for c in alive], unseen)
-        return [alive[i] for i in sorted(ranked(scores)[: max(1, len(candidates) // 2)])]
+            scores = self._scores([c.parameters for c in left], unseen)
+        return [left[i] for i in sorted(ranked(scores)[: max(1, len(candidates) // 2)])]
 
     def _scores(self, mixtures: Sequence[Parameters], rows: Sample) -> list[float]:
         """Return the mean log-likelihood of some rows under each mixture, nats."""
@@ -259,7 +260,7 @@ class Race:
         spikes = [self._spikes(p, a, None if same else b) for p, a, b in zip(mixtures, seen, unseen, strict=True)]
         scores = [s.log_sum / s.weight for s in unseen]
         if any(s.any() for s in spikes) and all(
-            p.weights[s].sum() < _MOSTLY for p, s in zip(mixtures, spikes, strict=True)
+            p.weights[s].sum() < MOSTLY for p, s in zip(mixtures, spikes, strict=True)
         ):
             scores = self._scores([p.subset(~s) if s.any() else p for p, s in zip(mixtures, spikes, strict=True)], rest)
         row_weight = rest.weights.mean()
@@ -283,7 +284,7 @@ class Race:
             proposed = self._step(partial(self._proposed, best))
             if not proposed:
                 break
-            tried = _alive(self._finalists(self._fresh(proposed), self._n_seen, grows=False))
+            tried = alive(self._finalists(self._fresh(proposed), self._n_seen, grows=False))
             if not tried:
                 break
             moved, reached = self._best(tried)
@@ -370,34 +371,3 @@ class Race:
             return best
         (polished,) = self._step(lambda: self._em([best], len(self._all), FINAL_PASSES))
         return best if polished.status.is_lost else polished
-
-
-#: A move of variational Bayes must raise the bound by so much, nats a row.
-RISE = 1e-8
-#: A move must gain so much on rows that it has not seen, nats.
-GAIN = 1e-4
-
-
-#: Where spikes have at least this share of the rows, their likelihood counts as any.
-_MOSTLY = 0.5
-
-
-class Worth(NamedTuple):
-    """What a candidate is worth: its score, nats a row, without its spikes, and which components these are."""
-
-    score: float
-    spikes: list[bool]
-
-    def beats(self, other: Worth) -> bool:
-        """Return whether it is better, and has no spike more."""
-        return self.score > other.score + GAIN and sum(self.spikes) <= sum(other.spikes)
-
-
-def _latest(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates that took part in the last pass: those that ended before are visited no more."""
-    n_passes = max(c.n_passes for c in candidates)
-    return [c for c in candidates if c.n_passes == n_passes]
-
-
-def _alive(candidates: Sequence[Candidate]) -> list[Candidate]:
-    return [c for c in candidates if not c.status.is_lost]

@@ -11,7 +11,8 @@ from daskgmm.mixture.parameters import Parameters
 from daskgmm.pictures.corner import plot_corner
 from daskgmm.pictures.plot import check_matplotlib, drawable, plot_history, plot_selection, plot_weights
 from daskgmm.sources.columns import chosen_features
-from daskgmm.stores.model_file import Model, support_in, unsupported_in
+from daskgmm.stores.model_file import Model
+from daskgmm.stores.model_record import support_in, unsupported_in
 
 if TYPE_CHECKING:
     from daskgmm.pictures.picture import Picture

@@ -14,7 +14,8 @@ from daskgmm.pictures.marginals import telling_features
 from daskgmm.pictures.notation import in_one_notation, shares
 from daskgmm.pictures.page import warnings_of
 from daskgmm.pictures.report import component_order, formatted
-from daskgmm.stores.model_file import Model, support_in, unsupported_in
+from daskgmm.stores.model_file import Model
+from daskgmm.stores.model_record import support_in, unsupported_in
 
 #: Lines of components, and features whose means are shown, at most.
 _COMPONENTS, _FEATURES = 20, 6

@@ -24,7 +24,8 @@ from daskgmm.pictures.marginals import telling_features
 from daskgmm.pictures.notation import ratios, shares, with_deviations
 from daskgmm.pictures.plot import check_matplotlib, drawable, plot_history, plot_selection
 from daskgmm.pictures.report import component_order, condition_numbers, formatted, history_lines
-from daskgmm.stores.model_file import Model, checksum, support_in
+from daskgmm.stores.model_file import Model, checksum
+from daskgmm.stores.model_record import support_in
 
 if TYPE_CHECKING:
     from daskgmm.pictures.picture import Picture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +23,11 @@ from daskgmm.errors import (
     OptionError,
     OutputError,
 )
-from daskgmm.kernels.support import Support
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import Family, family_called, family_names
 from daskgmm.mixture.noise import Noise
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.record import Record, finite_or_none
+from daskgmm.mixture.record import Record
 from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.mixture.variational import Posterior
 from daskgmm.sources.credentials import refuse_secrets, shown
@@ -178,54 +177,6 @@ def checksum(parameters: Parameters) -> str:
     if parameters.noise is not None:
         digest.update(repr(parameters.noise.json).encode())
     return digest.hexdigest()
-
-
-def support_record(support: Support) -> dict[str, list[float | None]]:
-    """Return what each component is worth as JSON values; what is not finite becomes null."""
-    return {
-        name: [finite_or_none(value) for value in values]
-        for name, values in (("support", support.nats), ("counts", support.counts))
-    }
-
-
-def support_in(record: Mapping[str, Any], n_components: int) -> Support:
-    """Return what `support_record` made JSON of; NaN where a file of an earlier version has none.
-
-    Raises
-    ------
-    ValueError
-        The numbers are not those of so many components.
-    """
-    unknown: Floats = np.full(n_components, np.nan)
-    if "support" not in record:
-        return Support(unknown, unknown)
-    nats, counts = (
-        np.array([missing if value is None else float(value) for value in record[name]])
-        for name, missing in (("support", np.inf), ("counts", np.nan))
-    )
-    if not nats.shape == counts.shape == unknown.shape:
-        raise ValueError(f"support and counts of {len(nats)} and {len(counts)} components")
-    return Support(nats, counts)
-
-
-def dropped_in(record: Mapping[str, Any], n_features: int) -> list[int]:
-    """Return the dropped rows by feature that a record says; zeros where a file of an earlier version has none.
-
-    Raises
-    ------
-    ValueError
-        The numbers are not those of so many features.
-    """
-    found = [int(n) for n in record.get("n_dropped_by_feature", [0] * n_features)]
-    if len(found) != n_features:
-        raise ValueError(f"n_dropped_by_feature of {len(found)} features")
-    return found
-
-
-def unsupported_in(record: Mapping[str, Any]) -> list[int]:
-    """Return the numbers of the components that the rows of a fit do not support; none where nobody knows."""
-    found = record.get("unsupported", (record.get("result") or {}).get("unsupported")) or []
-    return [int(k) for k in found]
 
 
 def _family(name: Any, place: str) -> Family:

@@ -58,20 +58,20 @@ class BayesianOptions(FitOptions):
         Option(
             help="Fit by variational Bayes, with this prior on the weights: it empties components that the rows do not "
             "need, up to --components.",
-            flag="--bayesian", section="Mixture", choices=(PROCESS, DISTRIBUTION),
+            flag="--bayesian", section="Priors", choices=(PROCESS, DISTRIBUTION),
         ),
     )  # fmt: skip
     weight_concentration_prior: float | None = declare(
         None,
         Option(
-            help="The smaller, the fewer components have rows.", flag="--weight-concentration-prior", section="Mixture",
+            help="The smaller, the fewer components have rows.", flag="--weight-concentration-prior", section="Priors",
             default_text="1 / components", **_NUMBER,
         ),
     )  # fmt: skip
     mean_precision_prior: float | None = declare(
         None,
         Option(
-            help="How many rows the prior mean counts.", flag="--mean-precision-prior", section="Mixture",
+            help="How many rows the prior mean counts.", flag="--mean-precision-prior", section="Priors",
             default_text="1", **_NUMBER,
         ),
     )  # fmt: skip
@@ -80,7 +80,7 @@ class BayesianOptions(FitOptions):
         None,
         Option(
             help="How many rows the prior covariance counts: more than the features less 1.",
-            flag="--degrees-of-freedom-prior", section="Mixture", default_text="the number of features",
+            flag="--degrees-of-freedom-prior", section="Priors", default_text="the number of features",
             **_NUMBER,
         ),
     )  # fmt: skip

@@ -176,7 +176,7 @@ class PriorOptions(Record):
         Option(
             help="Keep covariances from closing in on few rows: weak, a little of the rows' own covariance (Fraley and "
             "Raftery 2007); or a scale in squared units.",
-            flag="--covariance-prior", section="Mixture", metavar="weak|FLOAT", parse=_covariance_prior,
+            flag="--covariance-prior", section="Priors", metavar="weak|FLOAT", parse=_covariance_prior,
             rule=_covariance_rule, remedy="Take weak, or leave it out.",
         ),
     )  # fmt: skip
@@ -184,7 +184,7 @@ class PriorOptions(Record):
         None,
         Option(
             help="How many rows the prior on means, the rows' mean, counts as.", flag="--mean-precision-prior",
-            section="Mixture", metavar="ROWS", parse=_number_or_array, rule=_at_least(0, "numbers of at least 0"),
+            section="Priors", metavar="ROWS", parse=_number_or_array, rule=_at_least(0, "numbers of at least 0"),
             default_text="0.01 with --covariance-prior weak, else none", remedy="Take 0.01, or leave it out.",
         ),
     )  # fmt: skip
@@ -195,7 +195,7 @@ class PriorOptions(Record):
         None,
         Option(
             help="Degrees of freedom of the prior on covariances.", flag="--degrees-of-freedom-prior",
-            section="Mixture", metavar="FLOAT", parse=_number_or_array, rule=_degrees_rule, default_text="features + 2",
+            section="Priors", metavar="FLOAT", parse=_number_or_array, rule=_degrees_rule, default_text="features + 2",
             remedy="Leave it out for n_features + 2.",
         ),
     )  # fmt: skip
@@ -203,7 +203,7 @@ class PriorOptions(Record):
         None,
         Option(
             help="Of the prior on weights: one more than the rows that each component is taken to have had.",
-            flag="--weight-concentration-prior", section="Mixture", metavar="FLOAT", parse=_number_or_array,
+            flag="--weight-concentration-prior", section="Priors", metavar="FLOAT", parse=_number_or_array,
             rule=_at_least(1, "numbers of at least 1"), default_text="none", remedy="1 is no prior.",
         ),
     )  # fmt: skip
@@ -212,7 +212,7 @@ class PriorOptions(Record):
         Option(
             help="What no covariance is below, and nothing is added to variances then: a variance in squared units, or "
             "a share of the rows' covariance as in 'relative 1e-4'.",
-            flag="--covariance-floor", section="Mixture", metavar="FLOAT|'relative FLOAT'", parse=_covariance_floor,
+            flag="--covariance-floor", section="Priors", metavar="FLOAT|'relative FLOAT'", parse=_covariance_floor,
             rule=_floor_rule, default_text="none", remedy="Take relative 1e-4, or leave it out.",
         ),
     )  # fmt: skip

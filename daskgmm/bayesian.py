@@ -115,7 +115,7 @@ units_in_
     parameters_type: ClassVar[type[Parameters]] = Posterior
 
     aic = bic = _NotOffered("compare lower_bound_, higher is better, or score on other rows")
-    marginal = condition = reduced = predict_features = standard_errors = _NotOffered(
+    adapted = marginal = condition = reduced = predict_features = standard_errors = _NotOffered(
         "take that of GaussianMixture.from_parameters(weights_, means_, covariances_), the mixture of posterior means"
     )
 

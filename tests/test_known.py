@@ -456,6 +456,12 @@ def test_adaptation_refuses(options: dict[str, Any], said: str) -> None:
         model.adapted(X, **options)
 
 
+def test_a_mixture_with_noise_is_not_adapted() -> None:
+    model = GaussianMixture.from_parameters([0.5, 0.4], MEANS, np.stack([np.eye(2)] * 2), noise=100.0)
+    with pytest.raises(OptionError, match="have no noise, whose weight takes its share"):
+        model.adapted(X)
+
+
 def test_adapt_as_a_command(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", X[:60] + np.array([0.3, 3.0]))
     model = fitted(GaussianMixture(2, random_state=0, n_init=1), X)

@@ -11,6 +11,7 @@ import numpy as np
 from daskgmm.errors import OptionError
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.prior_options import FIXABLE
+from daskgmm.mixture.noise import refuse_noise
 from daskgmm.mixture.parameters import Parameters
 
 
@@ -31,6 +32,7 @@ def adaptation(p: Parameters, *, relevance: float, adapt: Collection[str]) -> di
     Of n rows with the mean x the new mean is (n x + r mu) / (n + r), with r the relevance (Reynolds, Quatieri and Dunn
     2000, doi:10.1006/dspr.1999.0361); a covariance (W + r Sigma + B) / (n + r), and a weight in proportion to n + r w.
     """
+    refuse_noise(p.noise, "whose weight takes its share of those that stay")
     if not isinstance(relevance, Real) or isinstance(relevance, bool) or not 0 < float(relevance) < np.inf:
         raise OptionError("`relevance`", "be a number above 0", repr(relevance), "Take 16.")
     if isinstance(adapt, str) or not adapt or not set(adapt) <= set(FIXABLE):

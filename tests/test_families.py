@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from daskgmm import GaussianMixture, select
 from daskgmm.cli.commands import gmm
-from daskgmm.errors import OptionError
+from daskgmm.errors import FitWarning, OptionError
 from daskgmm.fitting.events import PassDone
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
@@ -246,3 +246,13 @@ def test_the_command_line_knows_families_and_factors(rows: np.ndarray, tmp_path:
     table = json.loads((tmp_path / "t.json").read_text())
     assert [row["covariance_type"] for row in table[::2]] == [*FOURTEEN, "lowrank-1"]
     assert call("inspect", tmp_path / "s.zarr")["covariance"] == found["covariance"]
+
+
+@pytest.mark.parametrize("name", ["VEI", "VEE", "VEV", "VVI"])
+def test_a_point_mass_is_named(name: str) -> None:
+    """Where components share a shape, too, by which one of rows that are alike has variances above the floor."""
+    random = np.random.default_rng(0)
+    wide = random.normal([0, 0, 0], [1, 2, 0.5], (350, 3)), random.normal([6, 0, 0], [2, 4, 1], (350, 3))
+    rows = np.concatenate([*wide, np.repeat(random.normal(0, 3, (1, 3)), 60, axis=0)])
+    with pytest.warns(FitWarning, match="holds rows that are alike .* 60 rows near"):
+        GaussianMixture(3, covariance_type=name, random_state=0).fit(rows)

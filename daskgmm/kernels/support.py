@@ -25,6 +25,7 @@ from daskgmm.kernels.plan import DOUBLE
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.shapes.thin import POINT_MASS
 
 #: Rows whose 1 - r, each at least 1/2, may be multiplied without underflow before one logarithm is taken of them all.
 _RUN = 512
@@ -153,7 +154,12 @@ def thin_gain(parameters: Parameters, floor: Floats | float) -> Floats:
     if isinstance(floor, np.ndarray):
         covariances, means = p.shape.in_units_of(floor, p.covariances, p.means)
         return p.shape.thin_gain(covariances, p.weights, means, 1.0)
-    return p.shape.thin_gain(p.covariances, p.weights, p.means, floor)
+    covariances = p.covariances
+    if p.family.shares_shape and floor > 0:
+        # The volume l of one that is the floor alone has tr(floor A^-1) / D = l, and so tr(floor S^-1) = D.
+        thin = floor * p.shape.variances(p.precisions).mean(axis=1) > 1 / POINT_MASS
+        covariances = p.shape.chosen(~thin, covariances, p.shape.regularise(np.zeros_like(covariances), floor))
+    return p.shape.thin_gain(covariances, p.weights, p.means, floor)
 
 
 def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats, Floats]:

@@ -48,6 +48,10 @@ class Family(ABC):
     #: M-step makes members of them. Else it has the family's own shape, and is a member.
     takes_any_start: bool = False
 
+    #: Whether components have a shape in common, and volumes of their own: one of rows that are alike then has
+    #: variances on both sides of the floor.
+    shares_shape: bool = False
+
     def maximise(self, counts: Floats, central: Floats, previous: Floats) -> Floats:
         """Return the covariances of the family under which rows of these moments are the most likely: the M-step.
 

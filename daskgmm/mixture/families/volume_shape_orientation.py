@@ -153,6 +153,7 @@ class VEI(InAxesOfFeatures):
     """Diagonal: own volume, common shape."""
 
     name, needs_all_directions, least = "VEI", False, 2
+    shares_shape = True
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
         return n_components + n_features - 1
@@ -177,6 +178,7 @@ class VEE(OfMatrices):
     """Own volume, common shape and orientation: multiples of one matrix."""
 
     name, needs_all_directions, knows_no_units, least = "VEE", False, True, 2
+    shares_shape = True
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
         return n_components - 1 + n_features * (n_features + 1) // 2
@@ -243,6 +245,7 @@ class VEV(OfMatrices):
     """Own volume and orientation, common shape."""
 
     name, needs_all_directions, least = "VEV", False, 2
+    shares_shape = True
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
         return n_components + n_features - 1 + n_components * n_features * (n_features - 1) // 2

@@ -91,6 +91,15 @@ def test_controls(tmp_path: Path) -> None:
     assert sum(numbers(counts.split(":")[1].replace(",", ""))) == 60_000
 
 
+def test_speakers(tmp_path: Path) -> None:
+    *ratios, last = printed_by("speakers", tmp_path).splitlines()
+    for speaker, line in enumerate(ratios):
+        own = numbers(line.split("frame")[1])
+        assert np.argmax(own) == speaker
+        assert own[speaker] > 1 > 0 > max(own[:speaker] + own[speaker + 1 :])
+    assert last == "5 of 5 are told by one second of speech"
+
+
 def test_denoise(tmp_path: Path) -> None:
     before, after = numbers(printed_by("denoise", tmp_path))
     assert before == pytest.approx(20, abs=0.2)

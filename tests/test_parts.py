@@ -327,8 +327,8 @@ def test_a_part_of_another_mixture_in_the_same_pass_is_named(begun: Begun) -> No
     """Of the same rows, options and pass, but from a start that was another one."""
     checksum = load_model(begun / "M0").record["beside"]["waiting"]
     waiting = read_beside(str(begun / "M0"), "waiting", checksum, Waiting, argument="MODEL", what="one")
-    (log_weights, means, *others), *_ = waiting.awaited.plans
-    awaited = replace(waiting.awaited, plans=((log_weights, means + 1.0, *others),))
+    (log_weights, log_noise, means, *others), *_ = waiting.awaited.plans
+    awaited = replace(waiting.awaited, plans=((log_weights, log_noise, means + 1.0, *others),))
     other = replace(read_part(str(begun / "P2")), key=awaited.key(waiting.asked))
     write_record(str(begun / "other"), other)
     said = begun.said_of("mstep", "M0", "P1", "other", "P3")

@@ -33,6 +33,8 @@ def needs_scatter(options: Sequence[FitOptions]) -> bool:
 
 def check_known(options: FitOptions, n_features: int) -> None:
     """Raise an OptionError for arrays of another shape, or no prior: all that is known before anything is read."""
+    if not (options.has_prior or options.fixed or options.covariance_floor is not None):
+        return  # (nor is a matrix made, of many features)
     rows = RowSet(2, 2.0, np.zeros(n_features), np.eye(n_features))
     settled(options, rows)
 

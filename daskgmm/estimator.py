@@ -15,11 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 from daskgmm.adapting import Adaptable
 from daskgmm.callbacks import CallbackSupport, call_back
 from daskgmm.conditional import Conditionable
+from daskgmm.deconvolution import Deconvolving
 from daskgmm.diagnostics import Diagnosable
 from daskgmm.errors import OptionError
 from daskgmm.exchange import Convertible, attributes_of
 from daskgmm.fitting.events import Listener
 from daskgmm.fitting.fit import fit_mixture
+from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
@@ -37,13 +39,11 @@ from daskgmm.inputs import (
     warn_of,
     warn_unless_converged,
 )
-from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.family import Family, family_of
 from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.sampling import sample
-from daskgmm.passes.prediction import predict_rows
 from daskgmm.pictures.pictured import Pictured
 from daskgmm.saved import Saved
 
@@ -55,6 +55,7 @@ class GaussianMixture(
     Convertible,
     Conditionable,
     Diagnosable,
+    Deconvolving,
     Saved,
     DensityMixin,  # type: ignore[misc]
     BaseEstimator,  # type: ignore[misc]
@@ -227,7 +228,7 @@ class GaussianMixture(
     # -- fitting ---------------------------------------------------------------------------------------------
     def fit(
         self, X: Any, y: Any = None, *, sample_weight: Any = None, columns: Mapping[str, Any] | None = None,
-        labels: Any = None,
+        labels: Any = None, errors: Any = None,
     ) -> Self:  # fmt: skip
         """Return the estimator, fitted to all rows of X.
 
@@ -245,6 +246,10 @@ class GaussianMixture(
             (n_rows,) whole numbers: the class of each row, or -1 where nobody knows. Component k is class k (but see
             `label_components`): it starts at the rows with its label, which belong to no other component nor to the
             noise. `log_likelihood_` and `lower_bound_` take of such a row the terms of its class alone.
+        errors : what X may be, optional
+            Measurement errors of X, as standard deviations (not variances): (n_features,) for all rows or (n_rows,
+            n_features); or covariances: (n_features, n_features) for all rows, or (n_rows, n_features, n_features), or
+            (n_rows, n_features^2) as a file. The mixture is then that of the true values (extreme deconvolution).
 
         Raises
         ------
@@ -254,7 +259,8 @@ class GaussianMixture(
         """
         before = self.__dict__.copy()
         try:
-            call_back(self, partial(self._fit, X, sample_weight, columns, labels), X, y, sample_weight, self.max_iter)
+            beside = sample_weight, columns, labels, errors
+            call_back(self, partial(self._fit, X, *beside), X, y, sample_weight, self.max_iter)
         except BaseException:
             self.__dict__ = before
             raise
@@ -263,40 +269,40 @@ class GaussianMixture(
         warn_of(self._remarks, stacklevel=2)
         return self
 
-    def fit_predict(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Any:
+    def fit_predict(self, X: Any, y: Any = None, *, sample_weight: Any = None, errors: Any = None) -> Any:
         """Return the labels of X after fitting to it; lazy where X is."""
-        return self.fit(X, sample_weight=sample_weight).predict(X)
+        return self.fit(X, sample_weight=sample_weight, errors=errors).predict(X, errors=errors)
 
     # -- predictions -----------------------------------------------------------------------------------------
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Any, *, errors: Any = None) -> Any:
         """Return the most probable component of each row, (n_rows,), int64; a lazy Dask array unless X is in memory.
 
         n_components where the row most probably belongs to the noise; -1 where it was dropped.
         """
-        return self._predict(X, "label")
+        return self._predict(X, "label", errors)
 
-    def predict_proba(self, X: Any) -> Any:
+    def predict_proba(self, X: Any, *, errors: Any = None) -> Any:
         """Return the responsibilities, (n_rows, n_components), float64; a lazy Dask array unless X is in memory.
 
         With noise there is a column more, for it.
         """
-        return self._predict(X, "proba")
+        return self._predict(X, "proba", errors)
 
-    def score_samples(self, X: Any) -> Any:
+    def score_samples(self, X: Any, *, errors: Any = None) -> Any:
         """Return the log-density of each row, (n_rows,), float64, nats; a lazy Dask array unless X is in memory."""
-        return self._predict(X, "score")
+        return self._predict(X, "score", errors)
 
-    def score(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, *, sample_weight: Any = None, errors: Any = None) -> float:
         """Return the mean log-likelihood of a row (per unit of weight), nats; one pass."""
-        return self._scored(X, sample_weight).mean_log_likelihood
+        return self._scored(X, sample_weight, errors).mean_log_likelihood
 
-    def aic(self, X: Any, *, sample_weight: Any = None) -> float:
+    def aic(self, X: Any, *, sample_weight: Any = None, errors: Any = None) -> float:
         """Return Akaike's information criterion on X, lower is better; one pass."""
-        return self._compared(X, sample_weight).aic
+        return self._compared(X, sample_weight, errors).aic
 
-    def bic(self, X: Any, *, sample_weight: Any = None) -> float:
+    def bic(self, X: Any, *, sample_weight: Any = None, errors: Any = None) -> float:
         """Return the Bayesian information criterion on X, lower is better; n is the sum of the weights; one pass."""
-        return self._compared(X, sample_weight).bic
+        return self._compared(X, sample_weight, errors).bic
 
     def sample(self, n_samples: int = 1) -> tuple[Floats, NDArray[np.int64]]:
         """Return rows of the mixture, (n_samples, n_features) float64, and their components, (n_samples,) int64."""
@@ -312,16 +318,17 @@ class GaussianMixture(
         options = {name: getattr(self, name) for name, (_, option) in known.items() if option.of_estimator}
         return self.options_type(**options, seed=seed_of(self.random_state))
 
-    def _fit(self, X: Any, sample_weight: Any, columns: Mapping[str, Any] | None, labels: Any, hear: Listener) -> None:
+    def _fit(
+        self, X: Any, sample_weight: Any, columns: Mapping[str, Any] | None, labels: Any, errors: Any, hear: Listener
+    ) -> None:
         options, listener = self.fit_options(), printing(self.verbose, self.verbose_interval, also=hear)
         options.check_records()
         source, weights = opened_rows(self, X, reset=True), opened_weights(sample_weight)
         goes_on = bool(self.warm_start) and hasattr(self, "converged_")
         warm = self._warm(source.n_features) if goes_on else None
-        beside, known = opened_columns(columns), opened_labels(labels)
-        self._assign(
-            fit_mixture(source, options, weights=weights, columns=beside, labels=known, warm=warm, listener=listener)
-        )
+        beside: dict[str, Any] = {"columns": opened_columns(columns), "labels": opened_labels(labels)}
+        of = None if errors is None else Measured.of(errors, source)
+        self._assign(fit_mixture(source, options, weights=weights, **beside, errors=of, warm=warm, listener=listener))
         self._fit_options = options.as_json()
 
     def _warm(self, n_features: int) -> tuple[Parameters, float]:
@@ -337,20 +344,14 @@ class GaussianMixture(
             )
         return p, float(self.lower_bound_)
 
-    def _predict(self, X: Any, what: What) -> Any:
-        check_is_fitted(self, "means_")
-        predictor = Predictor.of(self._parameters(), what)
-        rows = opened_rows(self, X, reset=False)
-        found = predict_rows(rows, predictor, non_finite=self.non_finite)
-        return rows.as_given(found, what) if rows.as_given else found
-
-    def _scored(self, X: Any, sample_weight: Any) -> Score:
+    def _scored(self, X: Any, sample_weight: Any, errors: Any) -> Score:
         check_is_fitted(self, "means_")
         source, weights = opened_rows(self, X, reset=False), opened_weights(sample_weight)
-        return score_source(self._parameters(), source, weights=weights, non_finite=self.non_finite)
+        of = None if errors is None else Measured.of(errors, source)
+        return score_source(self._parameters(), source, weights=weights, errors=of, non_finite=self.non_finite)
 
-    def _compared(self, X: Any, sample_weight: Any) -> Score:
-        found = self._scored(X, sample_weight)
+    def _compared(self, X: Any, sample_weight: Any, errors: Any) -> Score:
+        found = self._scored(X, sample_weight, errors)
         warn_of_small_weight(found.weight, found.n_weighted, stacklevel=3)
         return found
 

@@ -12,6 +12,7 @@ from sklearn.base import clone
 
 from daskgmm.errors import OptionError
 from daskgmm.estimator import GaussianMixture
+from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.sweep import Sweep, n_folds_of, select_model, selection_models
@@ -132,6 +133,7 @@ def select(
     stop_early: bool = True,
     sample_weight: Any = None,
     labels: Any = None,
+    errors: Any = None,
     verbose: int = 0,
     **parameters: Any,
 ) -> Selection:
@@ -161,6 +163,8 @@ def select(
         (n_rows,); criteria count the sum of the weights as rows.
     labels : array, Dask array, Zarr array, path or URL, optional
         (n_rows,), the class of each row or -1, as `GaussianMixture.fit` takes it.
+    errors : what X may be, optional
+        Measurement errors of X, as for `GaussianMixture.fit`.
     **parameters
         Of each model, as for `GaussianMixture`: tol, max_iter, random_state and so on. A converged fit knows its
         criterion to about 2 n_rows tol. So models that may still be the best go on, up to max_iter passes, until theirs
@@ -205,10 +209,9 @@ def select(
     # (What can be known to be wrong is told before Dask counts the rows of chunks of unknown size.)
     selection_models(options, **asked)
     source, weights = opened_rows(like, X, reset=True), opened_weights(sample_weight)
-    sweep = select_model(
-        source, options, **asked, stop_early=stop_early, weights=weights, labels=opened_labels(labels),
-        listener=listener,
-    )  # fmt: skip
+    beside: dict[str, Any] = {"weights": weights, "labels": opened_labels(labels)}
+    of = None if errors is None else Measured.of(errors, source)
+    sweep = select_model(source, options, **asked, stop_early=stop_early, **beside, errors=of, listener=listener)
     best = sweep.entries[sweep.best].fit
     if options.max_iter > 0:
         warn_unless_converged(best.status, best.n_iter, stacklevel=2)

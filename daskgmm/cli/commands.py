@@ -87,7 +87,7 @@ gmm.add_command(adapt)
     "score: the log-density in nats.",
 )
 @keep_option
-@input_options(weights=False)
+@input_options(weights=False, errors=True)
 @output_option("PLACE", "a Zarr array, such as labels.zarr, or a folder of Parquet files, such as labels.parquet")
 @saving_options
 @force_option
@@ -139,7 +139,7 @@ gmm.add_command(status)
     section="Score",
     help="Print the standard errors of the parameters too, where INPUT is what MODEL was fitted to; a pass more.",
 )
-@input_options(weights=True)
+@input_options(weights=True, errors=True)
 @cluster_options
 @log_options
 def score(*, model: str, standard_errors: bool, data: Any, cluster: Any) -> dict[str, Any]:
@@ -150,9 +150,9 @@ def score(*, model: str, standard_errors: bool, data: Any, cluster: Any) -> dict
       daskgmm score model.zarr other-data.zarr
       daskgmm score model.zarr data.zarr --standard-errors
     """
-    from daskgmm.cli import jobs
+    from daskgmm.cli import scoring
 
-    return jobs.score(model, data, errors=standard_errors, cluster=cluster)
+    return scoring.score(model, data, errors=standard_errors, cluster=cluster)
 
 
 @gmm.command(short_help="Draw rows from a model.")

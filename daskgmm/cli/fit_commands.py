@@ -28,7 +28,7 @@ from daskgmm.cli.saving_options import accept_option, saving_options
 @model_options
 @fit_options
 @bayesian_options
-@input_options(weights=True, labels=True)
+@input_options(weights=True, labels=True, errors=True)
 @output_option("MODEL", "the model, such as model.zarr")
 @saving_options
 @force_option
@@ -113,7 +113,7 @@ def fit(
     "with --init k-means||).",
 )
 @fit_options
-@input_options(weights=True, labels=True)
+@input_options(weights=True, labels=True, errors=True)
 @output_option("MODEL", "the model, such as model.zarr")
 @option("--table", section="Output", metavar="FILE", help="Where to write the table, as .csv or .json.")
 @option("--plot", section="Output", metavar="FILE", help="Where to draw the criterion, as .png, .pdf or .svg.")

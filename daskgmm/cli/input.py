@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from daskgmm.errors import InputMissingError, OptionError, verbatim
+from daskgmm.fitting.measured import Measured
 from daskgmm.places.log import say
 from daskgmm.sources.columns import feature_names
 from daskgmm.sources.opening import open_by_name, open_rows, takes_columns
@@ -28,6 +30,7 @@ class Input:
     labels_array: str | None = None
     non_finite: str = "error"
     missing_chunks: str = "error"
+    errors: str | None = None
 
     def open(self, *, names: Sequence[str] | None = None) -> tuple[Source, Source | None]:
         """Return the sources of the rows and of the weights; their metadata are checked, no row is read.
@@ -58,9 +61,23 @@ class Input:
             return found
         return open_rows(self.labels, argument="labels", array=self.labels_array, missing_chunks=self.missing_chunks)
 
+    def measured(self, X: Source) -> Measured | None:
+        """Return the errors of the rows, None where none are named; their metadata are checked."""
+        if self.errors is None:
+            return None
+        names, options = self._columns_of_errors(), {"argument": "errors", "missing_chunks": self.missing_chunks}
+        given: Any = open_rows(self.location, columns=names, **options) if names else open_rows(self.errors, **options)
+        return Measured.of(given, X)
+
+    def _columns_of_errors(self) -> tuple[str, ...]:
+        """Return the columns of INPUT that `--errors` names; none where it names a place."""
+        names = () if self.errors is None else tuple(next(csv.reader([self.errors], skipinitialspace=True)))
+        place = any("/" in name or os.path.splitext(name)[1] for name in names) or os.path.exists(self.errors or "")
+        return () if place or not takes_columns(self.location) else names
+
     def _rows(self, options: dict[str, Any], *, beside: Sequence[str]) -> Source:
         """Return the source of the columns that are named, or of all; those of weights and labels are no features."""
-        columns = self.columns
+        columns, beside = self.columns, (*beside, *self._columns_of_errors())
         several = columns is None or any(name.startswith("!") or "*" in name or "?" in name for name in columns)
         if beside and several:
             try:
@@ -102,6 +119,15 @@ class Input:
 def meaning(X: Source) -> dict[str, Any]:
     """Return what a model says of its features beside their numbers."""
     return {"units": X.beside.units, "feature_names": feature_names(X.column_labels)}
+
+
+def identity_of(
+    X: Source, weights: Source | None, labels: Source | None, errors: Measured | None = None
+) -> dict[str, Any]:
+    """Return what tells one input of a fit from another."""
+    found = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
+    of_errors = {} if errors is None else {"errors": errors.identity()}
+    return {**found, **({} if labels is None else {"labels": labels.identity()}), **of_errors}
 
 
 def is_weighted(record: Mapping[str, Any]) -> bool:

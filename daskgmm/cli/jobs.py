@@ -9,22 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from daskgmm.cli.input import Input, meaning, note_weights
+from daskgmm.cli.input import Input, identity_of, meaning, note_weights
 from daskgmm.cli.outputs import check_place, finished_array, finished_fit, group_around
 from daskgmm.cli.passes_shown import passes_shown
 from daskgmm.cli.saving import Saving
 from daskgmm.cli.terminal import command_line_words
 from daskgmm.cli.work import Work
-from daskgmm.errors import DataError, OptionError, worded
+from daskgmm.errors import DataError, worded
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.fit import fit_mixture
-from daskgmm.fitting.grouped import grouped_components, grouping_need
+from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import column_of_labels
-from daskgmm.fitting.score import check_features, score_source, scoring_need
-from daskgmm.fitting.standard_errors import standard_errors
+from daskgmm.fitting.score import check_features
 from daskgmm.fitting.status import Status
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.criteria import warn_of_small_weight
@@ -62,8 +61,9 @@ def fit(
     if of is not None:
         note_weights(record, weights)
         check_features(X, of[1].parameters, units=record.get("units"), names=record.get("feature_names"))
-    saving.check(output, inputs=places(X, weights, labels) | ({} if of is None else {"MODEL": of[0]}))
-    identity = identity_of(X, weights, labels)
+    errors = data.measured(X)
+    saving.check(output, inputs=places(X, weights, labels, errors) | ({} if of is None else {"MODEL": of[0]}))
+    identity = identity_of(X, weights, labels, errors)
     now = {"command": command, "options": options.as_json(), "input": identity, **meaning(X)}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
@@ -73,10 +73,11 @@ def fit(
 
     def run(cluster: Place) -> tuple[Fit, Result]:
         kept = saving.work(output, now, force=force)
-        with kept as saved, fitting_work([options], X, weights, cluster, labels=labels).on_machines(began) as running:
+        work = fitting_work([options], X, weights, cluster, labels=labels, errors=errors)
+        with kept as saved, work.on_machines(began) as running:
             with passes_shown(running.executor) as hear, saved.standing.on(running.where):
                 done = fit_mixture(
-                    X, options, weights=weights, labels=labels, executor=running.executor,
+                    X, options, weights=weights, labels=labels, errors=errors, executor=running.executor,
                     listener=saved.standing.telling(hear), checkpoint=saved.checkpoint, warm=warm,
                 )  # fmt: skip
             found = {
@@ -97,18 +98,21 @@ def fit(
 
 
 def fitting_work(
-    models: Sequence[FitOptions], X: Source, weights: Source | None, cluster: Place, *, labels: Source | None = None
+    models: Sequence[FitOptions],
+    X: Source,
+    weights: Source | None,
+    cluster: Place,
+    *,
+    labels: Source | None = None,
+    errors: Measured | None = None,
 ) -> Work:
     """Return the work of fitting some models in the same passes."""
-    beside = column_of_labels(models, X, labels)
-    rows, need = Rows.plan(X, weights, beside), fit_need(models, X, n_columns=len(beside), labels=labels is not None)
+    errors = errors or Measured()
+    beside = {**column_of_labels(models, X, labels), **errors.columns}
+    asked = [errors.asked(options, X.n_features) if errors.are_given else options for options in models]
+    n_columns = sum(column.n_features for column in beside.values())
+    rows, need = Rows.plan(X, weights, beside), fit_need(asked, X, n_columns=n_columns, labels=labels is not None)
     return Work(rows, need, cluster, cache=models[0].cache)
-
-
-def identity_of(X: Source, weights: Source | None, labels: Source | None) -> Result:
-    """Return what tells one input of a fit from another."""
-    found = {"X": X.identity(), "weights": None if weights is None else weights.identity()}
-    return found if labels is None else {**found, "labels": labels.identity()}
 
 
 def predict(
@@ -127,7 +131,9 @@ def predict(
     fitted = load_model(model)
     parameters = fitted.parameters
     X, _ = data.open(names=fitted.record.get("feature_names"))
-    saving.check(output, inputs={"MODEL": model, "INPUT": X.places})  # (labels may join its group)
+    errors = data.measured(X) or Measured()
+    beside = {"--errors": errors.column.label} if errors.column is not None and errors.column.label != X.label else {}
+    saving.check(output, inputs={"MODEL": model, "INPUT": X.places, **beside})  # (labels may join its group)
     check_parquet(output, option="--output")
     columns = None if keep is None else X.kept(keep)
     now = {
@@ -136,7 +142,7 @@ def predict(
         "what": what,
         "non_finite": data.non_finite,
         "keep": None if columns is None else list(columns.names),
-        "input": {"X": X.identity()},
+        "input": {"X": X.identity(), **({"errors": errors.identity()} if errors.are_given else {})},
     }
     stored = finished_array(output, now, force=force)
     if stored is not None:
@@ -144,7 +150,7 @@ def predict(
         return skipped(stored, output)
     check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
 
-    planned = plan_predictions(Predictor.of(parameters, what), X, output, columns)
+    planned = plan_predictions(Predictor.of(parameters, what, kernel=errors.kernel), X, output, columns, errors.columns)
     _say_order(X, output)
 
     def run(cluster: Place) -> Result:
@@ -171,7 +177,8 @@ def predict(
             try:
                 with saved.standing.on(running.where):
                     write_predictions(
-                        parameters, X, output, what=what, record=now, result=result, non_finite=data.non_finite,
+                        errors.seen(parameters), X, output, what=what, record=now, columns=errors.columns,
+                        kernel=errors.kernel, result=result, non_finite=data.non_finite,
                         executor=running.executor, saved=saved.checkpoint, kept=columns,
                     )  # fmt: skip
             except DataError:
@@ -190,62 +197,6 @@ def _say_order(X: Source, output: str) -> None:
             f"Rows are the points of a grid of shape {X.grid.shape}, chunk by chunk, and so are those of the table. "
             "A Zarr output has its shape, and its coordinates."
         )
-
-
-def score(model: str, data: Input, *, errors: bool, cluster: Place) -> Result:
-    """Return how well a model describes rows, and with `errors` the standard errors of its parameters."""
-    began = perf_counter()
-    fitted = load_model(model)
-    parameters = fitted.parameters
-    X, weights = data.open(names=fitted.record.get("feature_names"))
-    note_weights(fitted.record, weights)
-    check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
-    with Work(Rows.plan(X, weights), scoring_need(parameters, X), cluster).on_machines(began) as running:
-        found = score_source(parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor)
-        known = None
-        if errors:
-            known = standard_errors(
-                parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor
-            )
-        resources = running.resources(found.bytes_read * (1 + errors))
-    warn_of_small_weight(found.weight, found.n_weighted)
-    return {
-        "command": "score",
-        "status": "done",
-        "log_likelihood": found.log_likelihood,
-        "mean_log_likelihood": found.mean_log_likelihood,
-        **({} if isinstance(parameters, Posterior) else {"aic": found.aic, "bic": found.bic}),
-        "rows": found.n_rows,
-        "dropped_rows": found.n_dropped,
-        "weight": found.weight,
-        "n_passes": found.n_passes + errors,
-        **({} if known is None else {"standard_errors": known.as_json()}),
-        **resources,
-    }
-
-
-def combine(model: str, data: Input, *, n_groups: int | None, cluster: Place) -> Result:
-    """Return the group of each component of a model, where components together are groups."""
-    began = perf_counter()
-    fitted = load_model(model)
-    p = fitted.parameters
-    X, weights = data.open(names=fitted.record.get("feature_names"))
-    note_weights(fitted.record, weights)
-    check_features(X, p, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
-    if n_groups is not None and n_groups > p.n_components:
-        raise OptionError("--groups", f"be at most the number of components, {p.n_components}", n_groups)
-    with Work(Rows.plan(X, weights), grouping_need(p, X), cluster).on_machines(began) as running:
-        found = grouped_components(
-            p, X, weights=weights, n_groups=n_groups, non_finite=data.non_finite, executor=running.executor
-        )
-        resources = running.resources(X.n_rows * X.n_features * X.dtype.itemsize)
-    return {
-        "command": "combine",
-        "status": "done",
-        "groups": found.groups.tolist(),
-        "entropies": list(found.entropies),
-        **resources,
-    }
 
 
 def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | None, force: bool) -> Result:
@@ -317,10 +268,13 @@ def inspect(model: str, *, history: bool = False) -> Result:
     }
 
 
-def places(X: Source, weights: Source | None, labels: Source | None = None) -> dict[str, str]:
+def places(
+    X: Source, weights: Source | None, labels: Source | None = None, errors: Measured | None = None
+) -> dict[str, str]:
     """Return where a model must not be: in an input, or in its group, among whose arrays it would then stand."""
     found = {}
-    for name, source in (("INPUT", X), ("--weights", weights), ("--labels", labels)):
+    of_errors = None if errors is None else errors.column
+    for name, source in (("INPUT", X), ("--weights", weights), ("--labels", labels), ("--errors", of_errors)):
         if source is not None:
             found[name] = source.label
             found[f"the Zarr group of {name}"] = group_around(source.root)

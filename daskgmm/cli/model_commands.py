@@ -142,9 +142,9 @@ def combine(*, model: str, groups: int | None, data: Any, cluster: Any) -> dict[
     Example:
       daskgmm combine model.zarr data.zarr --groups 3
     """
-    from daskgmm.cli import jobs
+    from daskgmm.cli import scoring
 
-    return jobs.combine(model, data, n_groups=groups, cluster=cluster)
+    return scoring.combine(model, data, n_groups=groups, cluster=cluster)
 
 
 MODEL_COMMANDS = (marginal, condition, reduce, combine)

@@ -88,7 +88,7 @@ def typed_value(typed: Any, declaration: Field[Any], found: Option) -> Any:
     return typed != declaration.default if found.is_switch else found.typed(typed)
 
 
-def input_options(*, weights: bool, labels: bool = False) -> Callable[[Command], Command]:
+def input_options(*, weights: bool, labels: bool = False, errors: bool = False) -> Callable[[Command], Command]:
     """Declare the options that say what INPUT is; the function gets an `Input` as `data`."""
 
     def declare(command: Callable[..., Any]) -> Any:
@@ -105,18 +105,19 @@ def input_options(*, weights: bool, labels: bool = False) -> Callable[[Command],
             weights_array: str | None = None,
             labels: str | None = None,
             labels_array: str | None = None,
+            errors: str | None = None,
             **kwargs: Any,
         ) -> Any:
             from daskgmm.cli.input import Input
 
             data = Input(
                 input, columns=tuple(chain(*columns)) or None, array=array, features=features, weights=weights,
-                weights_array=weights_array, labels=labels, labels_array=labels_array, non_finite=non_finite,
-                missing_chunks=missing_chunks,
+                weights_array=weights_array, labels=labels, labels_array=labels_array, errors=errors,
+                non_finite=non_finite, missing_chunks=missing_chunks,
             )  # fmt: skip
             return command(*args, data=data, **kwargs)
 
-        return with_options(run, _declarations_of_input(weights=weights, labels=labels))
+        return with_options(run, _declarations_of_input(weights=weights, labels=labels, errors=errors))
 
     return declare
 
@@ -145,7 +146,7 @@ def data_options(command: Command) -> Any:
     return declare(input_options(weights=True)(run))
 
 
-def _declarations_of_input(*, weights: bool, labels: bool) -> list[Callable[[Any], Any]]:
+def _declarations_of_input(*, weights: bool, labels: bool, errors: bool) -> list[Callable[[Any], Any]]:
     """Return the declarations to click of the options that say what INPUT is."""
     options = [
         option(
@@ -202,6 +203,18 @@ def _declarations_of_input(*, weights: bool, labels: bool) -> list[Callable[[Any
                 help="Array to take, where --labels is a Zarr group.",
             ),
         ]
+    if errors:
+        options.append(
+            option(
+                "--errors",
+                metavar="COLUMNS|PLACE",
+                section="Input",
+                help="Standard deviations of the measurement errors, not variances: columns of INPUT in the order of "
+                "the features, such as e_ra,e_dec; or the path or URL of an array, (rows, features), or of "
+                "covariances, (rows, features^2). What is (features,) or (features, features) holds for all rows. "
+                "MODEL is of the true values.",
+            )
+        )
     options += [
         option(
             "--missing-chunks",

@@ -11,12 +11,11 @@ from time import perf_counter
 from typing import Any
 
 from daskgmm.cli.drawing import PICTURES
-from daskgmm.cli.input import Input, meaning
+from daskgmm.cli.input import Input, identity_of, meaning
 from daskgmm.cli.jobs import (
     Result,
     fit_result,
     fitting_work,
-    identity_of,
     model_record,
     places,
     say_remarks,
@@ -135,9 +134,11 @@ def select(
     asked, files = comparison.asked(), Files(table, plot)
     models = [model.options for model in selection_models(comparison.options, **asked)]
     (X, weights), labels = data.open(), data.open_labels()
-    saving.check(output, inputs=places(X, weights, labels))
-    files.check(inputs={**places(X, weights, labels), "--output": output})
-    identity = identity_of(X, weights, labels)
+    errors = data.measured(X)
+    beside = places(X, weights, labels, errors)
+    saving.check(output, inputs=beside)
+    files.check(inputs={**beside, "--output": output})
+    identity = identity_of(X, weights, labels, errors)
     now = {"command": "select", "options": comparison.as_json(), "input": identity, **meaning(X)}
     stored = finished_fit(output, now, force=force)
     if stored is not None:
@@ -149,11 +150,12 @@ def select(
 
     def run(cluster: Place) -> tuple[Sweep, Result]:
         kept = saving.work(output, now, force=force)
-        with kept as saved, fitting_work(models, X, weights, cluster, labels=labels).on_machines(began) as running:
+        work = fitting_work(models, X, weights, cluster, labels=labels, errors=errors)
+        with kept as saved, work.on_machines(began) as running:
             with passes_shown(running.executor) as hear, saved.standing.on(running.where):
                 sweep = select_model(
                     X, comparison.options, **asked, stop_early=not comparison.fit_all, weights=weights, labels=labels,
-                    executor=running.executor, listener=saved.standing.telling(hear),
+                    errors=errors, executor=running.executor, listener=saved.standing.telling(hear),
                     checkpoint=saved.checkpoint,
                 )  # fmt: skip
             found = {

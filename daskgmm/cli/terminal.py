@@ -29,6 +29,7 @@ _WORDS = {
     "keep": "--keep",
     "array": "--array",
     "features": "--features",
+    "errors": "--errors",
     "sample_weight": "--weights",
     "sample_weight's array": "--weights-array",
     "labels": "--labels",

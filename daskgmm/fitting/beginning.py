@@ -77,7 +77,9 @@ def _sampled(progress: Progress, known: Surveyed, i: int, model: Model) -> list[
     n_all = known.n_weighted(model.fold)
     plain = options.n_init == 1 and not options.escape and len(sample) == n_all
     if options.start_is_given or options.max_iter == 0 or plain:
-        return starts(sample.X, sample.weights, options, n_features=X.n_features, classes=known.class_starts(model))
+        classes = known.class_starts(model)
+        found = starts(sample.X, sample.weights, options, n_features=X.n_features, classes=classes)
+        return found if options.any_given else [sample.unseen(p, options) for p in found]
     logger.info(
         "Looking for a start of %d components on a sample of %s rows.", options.n_components, f"{len(sample):,}"
     )

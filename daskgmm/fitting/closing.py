@@ -80,7 +80,11 @@ class Closing:
         if options.start_is_given or options.is_closed_form or held:
             return None
         few = sample_threshold(self._known.X.n_rows, FEW_ROWS)
-        return suspect(parameters, self._known.sample_of(self._models[i]).within(few), weight=weight)
+        sample = self._known.sample_of(self._models[i]).within(few)
+        if not len(sample):
+            return None
+        found = suspect(sample.seen(parameters, options), sample, weight=weight)
+        return None if found is None else replace(found, parameters=sample.unseen(found.parameters, options))
 
     def _scored(self, mixtures: Sequence[tuple[Parameters, Fold | None]], name: str) -> tuple[list[Statistics], int]:
         """Return the scores of some mixtures, each on its rows, and the number of passes that they took.

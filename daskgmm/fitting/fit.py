@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from daskgmm.errors import OptionError
 from daskgmm.fitting.events import Listener, ignore
+from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
@@ -22,6 +24,7 @@ def fit_mixture(
     weights: Source | None = None,
     columns: Mapping[str, Source] | None = None,
     labels: Source | None = None,
+    errors: Measured | None = None,
     warm: tuple[Parameters, float] | None = None,
     executor: Executor | None = None,
     listener: Listener = ignore,
@@ -39,6 +42,8 @@ def fit_mixture(
         What else comes with each row, by name, for a kernel that knows it.
     labels : Source or None
         The class of each row, or -1.
+    errors : Measured or None
+        Measurement errors of the rows. The mixture is then that of their true values, and the likelihood of the rows.
     warm : (Parameters, float) or None
         Parameters to go on from, and their lower bound; replaces the start.
     executor : Executor or None
@@ -55,9 +60,15 @@ def fit_mixture(
     DataError, OptionError, MemoryLimitError, CollapsedComponentError
         Before anything is read where metadata tell it.
     """
+    if errors is not None:
+        if labels is not None:
+            raise OptionError("`labels`", "be left out with `errors`", "both", "Leave `labels` out.")
+        options, warm = errors.asked(options, X.n_features), errors.warm(warm)
+        columns = {**(columns or {}), **errors.columns}
     models = [Model(options, warm=warm)]
     with running(
         models, X, weights=weights, columns=columns, labels=labels, executor=executor, listener=listener,
         checkpoint=checkpoint,
     ) as run:  # fmt: skip
-        return run.fits([0])[0]
+        found = run.fits([0])[0]
+    return found if errors is None else errors.of_true_values(found)

@@ -140,8 +140,8 @@ class FitOptions(PriorOptions, NoiseOptions, LabelOptions, FactorOptions, MainOp
     def is_closed_form(self) -> bool:
         """Whether one E-step from anywhere ends at the optimum: one component, whose responsibilities are all 1."""
         alone = self.n_components == 1 and not self.noise
-        free = not self.any_given and self.prior is None and not self.has_prior
-        return alone and self.max_iter > 0 and free
+        free = not (self.any_given or self.has_prior or getattr(self.kernel, "completes", False))
+        return alone and self.max_iter > 0 and self.prior is None and free
 
     @property
     def has_prior(self) -> bool:

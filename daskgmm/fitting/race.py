@@ -156,6 +156,8 @@ class Race:
             ways(options, few_rows=self._whole), rows.X, rows.weights, options, classes=self._classes,
             k_means_iterations=K_MEANS_ITERATIONS, distinct=several and options.init_params != "random_from_data",
         )  # fmt: skip
+        if not options.any_given:
+            found = [(rows.unseen(p, options), schedule) for p, schedule in found]
         if not any(schedule for _, schedule in found):
             return [p for p, _ in found]
         with rows.passes(options) as passes:
@@ -329,9 +331,9 @@ class Race:
         outlook, found_splits = self._looked(p, self._n_seen // 2 if self._whole else self._n_seen)
         moves = exchanges(outlook, found_splits, np.array(worth.spikes))
         numbers = [n for n in (len(moves) >> i for i in range(HALVINGS)) if n]
-        found = [moved(p, moves[:n]) for n in numbers]
+        found = [moved(self._sample.seen(p, self._options), moves[:n]) for n in numbers]
         self._note([best], self._looks(), perf_counter() - began)
-        return [child for child in found if child is not None]
+        return [self._sample.unseen(child, self._options) for child in found if child is not None]
 
     def _looked(self, p: Parameters, n_fitted: int | None) -> tuple[Outlook, list[Split]]:
         """Return what moves see of a mixture, and the splits of its components, fitted to the first rows.
@@ -341,9 +343,10 @@ class Race:
         """
         if self._last is None or self._last[0] is not p or self._last[1] != n_fitted:
             rows = self._sample
-            outlook = look(p, rows.X, rows.weights)
+            seen = rows.seen(p, self._options)
+            outlook = look(seen, rows.X, rows.weights)
             found = splits(
-                p, rows.X, rows.weights, outlook.members, floor=self._options.whole_prior.floor,
+                seen, rows.X, rows.weights, outlook.members, floor=self._options.whole_prior.floor,
                 rng=np.random.RandomState(self._options.seed), n_fitted=n_fitted,
             )  # fmt: skip
             held = p.held | p.has_fixed
@@ -357,9 +360,9 @@ class Race:
         """Return single moves away from a candidate."""
         began, p = perf_counter(), best.parameters
         outlook, found = self._looked(p, None if self._whole else self._n_seen)
-        proposed = proposals(p, outlook, found, n_most=ESCAPE_MOVES)
+        proposed = proposals(self._sample.seen(p, self._options), outlook, found, n_most=ESCAPE_MOVES)
         self._note([best], self._looks(), perf_counter() - began)
-        return proposed
+        return [self._sample.unseen(child, self._options) for child in proposed]
 
     def _looks(self) -> int:
         """Return how many rows a look visits: two E-steps, and some 26 of two components on 1000 rows of each."""

@@ -201,7 +201,8 @@ class Run:
         if options.is_closed_form:
             parameters = of_sample(sample.X, sample.weights, options)
         with sample.passes(options) as passes:
-            plan = make_plan(parameters, origin=self.known.survey.mean, compiled=self.known.is_compiled(parameters))
+            compiled = self.known.is_compiled(parameters)
+            plan = make_plan(parameters, origin=self.known.survey.mean, kernel=options.kernel, compiled=compiled)
             return Evaluator(passes).scores([Request(plan)])[0]
 
     def up_to_date(self, fit: Fit) -> Fit:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from daskgmm.fitting.options import FitOptions
 from daskgmm.kernels.block import tile_length
 from daskgmm.kernels.folds import Fold, row_hash
+from daskgmm.kernels.kernel import Kernel
 from daskgmm.mixture.arrays import Floats
+from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.row_set import RowSet
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
@@ -152,6 +154,16 @@ class Sample:
     def _rows(self, chosen: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Sample:
         columns = {name: values[chosen] for name, values in self.columns.items()}
         return Sample(self.X[chosen], self.weights[chosen], self.rows[chosen], self.seed, columns)
+
+    def seen(self, parameters: Parameters, options: FitOptions) -> Parameters:
+        """Return the mixture that the rows show as they are, where that is another than the one to be fitted."""
+        kernel = options.kernel
+        return kernel.seen(parameters, self.columns, self.weights) if isinstance(kernel, Kernel) else parameters
+
+    def unseen(self, parameters: Parameters, options: FitOptions) -> Parameters:
+        """Return the parameters to be fitted of a mixture that the rows show as they are."""
+        kernel = options.kernel
+        return kernel.unseen(parameters, self.columns, self.weights) if isinstance(kernel, Kernel) else parameters
 
     def passes(self, options: FitOptions) -> Passes:
         """Return passes over the sample, in this process: cut into tasks by its own size and the model's alone."""

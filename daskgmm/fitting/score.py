@@ -11,6 +11,7 @@ import numpy as np
 from daskgmm.errors import DataError
 from daskgmm.fitting.checks import check_shape, check_survey
 from daskgmm.fitting.evaluate import check_counts
+from daskgmm.fitting.measured import Measured
 from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.score import ScorePass
 from daskgmm.mixture.criteria import aic, bic
@@ -74,6 +75,7 @@ def score_source(
     X: Source,
     *,
     weights: Source | None = None,
+    errors: Measured | None = None,
     non_finite: str = "error",
     executor: Executor | None = None,
 ) -> Score:
@@ -85,14 +87,17 @@ def score_source(
         Another number of features, rows with NaN or infinity (unless dropped), or weights that are none.
     """
     began = perf_counter()
+    errors = errors or Measured()
     if executor is None:
-        executor = current_executor(travels=X.travels and (weights is None or weights.travels))
+        every = [X, *([] if weights is None else [weights]), *errors.columns.values()]
+        executor = current_executor(travels=all(source.travels for source in every))
     check_features(X, parameters)
     check_shape(X, n_components=1)
-    rows, need = promise_memory(Rows.plan(X, weights), scoring_need(parameters, X), executor)
+    rows, need = promise_memory(Rows.plan(X, weights, errors.columns), scoring_need(parameters, X, errors), executor)
+    parameters = errors.seen(parameters)
     with for_passes(executor):
         surveyed = None if weights is None else survey_of(rows, executor, non_finite)
-        plan = make_plan(parameters, origin=parameters.centre, compiled=need.compiled)
+        plan = make_plan(parameters, origin=parameters.centre, kernel=errors.kernel, compiled=need.compiled)
         (found,) = run_pass(ScorePass([plan]), rows, executor, name="score")
         if surveyed is None and found.n_rows != X.n_rows and non_finite == "error":
             surveyed = survey_of(rows, executor, non_finite)
@@ -126,10 +131,11 @@ def score_source(
     )
 
 
-def scoring_need(parameters: Parameters, X: Source) -> Need:
+def scoring_need(parameters: Parameters, X: Source, errors: Measured | None = None) -> Need:
     """Return what scoring needs in a worker's memory beside the rows."""
     shape, k = parameters.shape, parameters.n_components
-    return Need(shape, k, compiled=takes_compiled_kernel(X.n_rows, shape, k, X.n_features))
+    beside = 0 if errors is None else errors.n_bytes(shape, k, X.n_features)
+    return Need(shape, k, extra_bytes=beside, compiled=takes_compiled_kernel(X.n_rows, shape, k, X.n_features))
 
 
 def check_features(

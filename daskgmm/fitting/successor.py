@@ -27,9 +27,10 @@ def split_starts(smaller: Parameters, sample: Sample, options: FitOptions, *, co
     found = [halved(smaller, n_components=k)]
     if len(sample) >= k:
         rng = np.random.RandomState(options.seed)
-        split = grown(smaller, sample.X, sample.weights, n_components=k, floor=options.whole_prior.floor, rng=rng)
+        seen, floor = sample.seen(smaller, options), options.whole_prior.floor
+        split = grown(seen, sample.X, sample.weights, n_components=k, floor=floor, rng=rng)
         if split is not None:
-            found.insert(0, _settled(split, sample, options, compiled=compiled))
+            found.insert(0, _settled(sample.unseen(split, options), sample, options, compiled=compiled))
     return [p for p in found if p is not None]
 
 

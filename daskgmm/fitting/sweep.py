@@ -14,6 +14,7 @@ from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.contest import Entry, best_of, name, settled
 from daskgmm.fitting.events import Listener, ignore
 from daskgmm.fitting.loop import Candidate
+from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
@@ -75,6 +76,7 @@ def select_model(
     stop_early: bool = True,
     weights: Source | None = None,
     labels: Source | None = None,
+    errors: Measured | None = None,
     executor: Executor | None = None,
     listener: Listener = ignore,
     checkpoint: Checkpoint | None = None,
@@ -98,13 +100,20 @@ def select_model(
     OptionError
         And what `fit_mixture` raises.
     """
+    errors = errors or Measured()
+    if errors.are_given and labels is not None:
+        raise OptionError("`labels`", "be left out with `errors`", "both", "Leave `labels` out.")
+    for kind in covariance_types if errors.are_given else ():
+        asked = errors.asked(replace(options, covariance_type=kind), X.n_features)
+        if kind == covariance_types[-1]:
+            options = asked
     models = selection_models(
         options, n_components=n_components, covariance_types=covariance_types, criterion=criterion, n_folds=n_folds
     )
     check_shape(X, n_components=max(model.options.n_components for model in models))
     with running(
         models, X, n_folds=n_folds, weights=weights, labels=labels, executor=executor, listener=listener,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint, columns=errors.columns,
     ) as run:  # fmt: skip
         started, stopped = _started(run, models, criterion, stop_early=stop_early)
         found = run.polished({i: c for i, c in started.items() if not isinstance(c, CollapsedComponentError)})
@@ -114,7 +123,9 @@ def select_model(
         fits = {i: f for i, f in found.items() if isinstance(f, Fit) and name(models[i]) not in collapsed}
         if not fits:
             raise _all_collapsed(list(failures.values()), len(collapsed))
-        entries = settled(run, models, fits, criterion)
+        entries = [
+            replace(entry, fit=errors.of_true_values(entry.fit)) for entry in settled(run, models, fits, criterion)
+        ]
     best = best_of(entries, criterion)
     if criterion != "held_out":
         warn_of_small_weight(entries[best].fit.weight, entries[best].fit.n_weighted, stacklevel=3)

@@ -8,7 +8,8 @@ object of it to `GaussianMixture(kernel=...)`. It travels to workers within each
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,9 @@ class Kernel(Record, ABC):
 
     #: Whether sums are about the plan's origin; else they are about each component's own mean.
     about_origin = False
+    #: Whether sums are not those of the rows as they are, but of what is completed from them: their mean is then not
+    #: that of the rows, and one component takes more than one step.
+    completes: ClassVar[bool] = False
 
     def chosen(self, parameters: Parameters, origin: Floats) -> NDArray[np.bool_]:
         """Return the components of a mixture that this kernel computes, (n_components,), bool; others go by the rule.
@@ -92,6 +96,22 @@ class Kernel(Record, ABC):
     def lost(self, plan: Plan, k: int, extent: Floats) -> Floats:
         """Return u^-1 times what rounding makes of offsets of this extent, (n_features,), before they are summed."""
         return np.zeros_like(extent)
+
+    def seen(self, parameters: Parameters, columns: Mapping[str, NDArray[Any]], weights: Floats) -> Parameters:
+        """Return the mixture that rows with these columns show as they are, roughly; here it is that of the parameters.
+
+        Starts and moves look at rows as they are. Their mixtures come back by `unseen`.
+
+        Parameters
+        ----------
+        columns : mapping of str to (n_rows,) or (n_rows, n_columns)
+        weights : (n_rows,), float64
+        """
+        return parameters
+
+    def unseen(self, parameters: Parameters, columns: Mapping[str, NDArray[Any]], weights: Floats) -> Parameters:
+        """Return the parameters of a mixture that rows with these columns show as they are, roughly."""
+        return parameters
 
     def n_bytes(self, shape: Shape, n_components: int, n_features: int) -> int:
         """Return the bytes that a task takes for it beside what all forms of daskgmm's own take."""

@@ -34,9 +34,9 @@ class Predictor:
     what: What
 
     @classmethod
-    def of(cls, parameters: Parameters, what: What) -> Predictor:
+    def of(cls, parameters: Parameters, what: What, *, kernel: Any = "rule") -> Predictor:
         """Return the predictor of a mixture; its plan follows from the parameters alone."""
-        return cls(make_plan(parameters, origin=parameters.centre), what)
+        return cls(make_plan(parameters, origin=parameters.centre, kernel=kernel), what)
 
     @property
     def n_columns(self) -> int | None:
@@ -67,7 +67,7 @@ class Predictor:
             begin += n_rows
 
     def _predict(self, block: Block, out: NDArray[Any], work: Workspace) -> None:
-        densities = Densities(block.x, work)
+        densities = Densities(block.x, work, block.columns)
         with np.errstate(over="ignore", invalid="ignore"):  # (what overflows is found below)
             log_density = densities.log_density(self.plan, complete=self.what == "score")
         if self.what == "label":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -32,17 +33,37 @@ from daskgmm.sources.partition import PARTITION_BYTES, Edges, partition_edges, r
 from daskgmm.sources.source import Reader, Source, as_reader, other_length, plain_rows
 
 
-def predict_rows(X: Source, predictor: Predictor, *, non_finite: str) -> Any:
-    """Return the prediction for a source: of an array in memory at once, of anything else a Dask array."""
+def predict_rows(
+    X: Source, predictor: Predictor, *, non_finite: str, columns: Mapping[str, Source] | None = None
+) -> Any:
+    """Return the prediction for a source: of an array in memory at once, of anything else a Dask array.
+
+    `columns` are what else comes with each row, for a kernel that knows it.
+    """
     if X.array is not None:
         with for_passes(None):
-            return predict_array(X.array, predictor, non_finite=non_finite)
+            beside = {} if not columns else Rows.plan(X, None, columns).columns
+            readers = {name: as_reader([_in_memory(each)], 0) for name, each in beside.items()}
+            return predict_array(X.array, predictor, non_finite=non_finite, beside=readers)
+    if columns:
+        return predict_source(X, predictor, non_finite=non_finite, columns=columns)
     if X.blocks is not None:
         return predict_blocks(X.blocks, predictor, non_finite=non_finite)
     return predict_source(X, predictor, non_finite=non_finite)
 
 
-def predict_array(X: NDArray[Any], predictor: Predictor, *, non_finite: str) -> NDArray[Any]:
+def _in_memory(source: Source) -> NDArray[Any]:
+    """Return all values of a column, for rows that are in memory too."""
+    if source.array is not None:
+        return plain_rows(source.array)
+    if source.blocks is not None:
+        return plain_rows(source.blocks.compute())
+    return source.reader().read(0, source.n_rows)
+
+
+def predict_array(
+    X: NDArray[Any], predictor: Predictor, *, non_finite: str, beside: Mapping[str, Reader] | None = None
+) -> NDArray[Any]:
     """Return the prediction for rows in memory, (n_rows,) or (n_rows, n_components), by as many threads as cores.
 
     Beside the result each thread holds one block.
@@ -57,7 +78,9 @@ def predict_array(X: NDArray[Any], predictor: Predictor, *, non_finite: str) -> 
     edges = partition_edges(starts, row_bytes=_widest(X, predictor), travels=False)
 
     def part(start: int, stop: int) -> None:
-        _predict(Cut(0, (start, stop), X.shape[1], "scan", False), reader, predictor, non_finite, result[start:stop])
+        _predict(
+            Cut(0, (start, stop), X.shape[1], "scan", False), reader, predictor, non_finite, result[start:stop], beside
+        )
 
     if len(edges) == 2:
         part(0, n_rows)
@@ -81,10 +104,17 @@ def _widest(X: NDArray[Any] | Source | da.Array, predictor: Predictor) -> int:
     return max(int(n_features * X.dtype.itemsize), predictor.dtype.itemsize * (predictor.n_columns or 1))
 
 
-def _predict(cut: Cut, reader: Reader, predictor: Predictor, non_finite: str, out: NDArray[Any]) -> None:
+def _predict(
+    cut: Cut,
+    reader: Reader,
+    predictor: Predictor,
+    non_finite: str,
+    out: NDArray[Any],
+    beside: Mapping[str, Reader] | None = None,
+) -> None:
     """Write the prediction for the rows of one partition."""
     start, work = cut.runs[0], Workspace()
-    for block in blocks(cut, reader):
+    for block in blocks(cut, reader, beside):
         refuse_dropped(block, non_finite)
         low = block.first_row - start
         predictor.predict(block, out[low : low + block.x.shape[1]], work)
@@ -132,7 +162,9 @@ def predict_blocks(X: da.Array, predictor: Predictor, *, non_finite: str) -> da.
     return result
 
 
-def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Array:
+def predict_source(
+    X: Source, predictor: Predictor, *, non_finite: str, columns: Mapping[str, Source] | None = None
+) -> da.Array:
     """Return the lazy prediction for a stored source in chunks of at most some 64 MiB; reads nothing."""
     executor = current_executor(travels=X.travels)
     if not X.travels and isinstance(executor, ClientExecutor):
@@ -142,16 +174,22 @@ def predict_source(X: Source, predictor: Predictor, *, non_finite: str) -> da.Ar
             f"{X.label}, which only this process can read",
             "Predict on dask.array.from_array(X), or store `X` at a path or URL.",
         )
-    check_travel([X], executor)
-    rows, predictor = Rows.plan(X, None), with_kernel(predictor, X.n_rows)
-    rows = replace(rows, edges=_bounded_edges(rows, predictor))
+    columns = columns or {}
+    check_travel([X, *columns.values()], executor)
+    rows, predictor = Rows.plan(X, None, columns), with_kernel(predictor, X.n_rows)
+    rows = rows.recut(_bounded_edges(rows, predictor))
     _check_memory(rows, predictor)
     name = f"daskgmm-predict-{uuid4().hex}"
-    nodes, arguments = X.arguments([(int(a), int(b)) for a, b in zip(rows.edges[:-1], rows.edges[1:], strict=True)])
+    bounds = [(int(a), int(b)) for a, b in zip(rows.edges[:-1], rows.edges[1:], strict=True)]
+    nodes, arguments = X.arguments(bounds)
+    names, beside = tuple(rows.columns), list[list[Any]]()
+    for column in rows.columns.values():
+        more, each = column.arguments(bounds)
+        nodes, beside = {**nodes, **more}, [*beside, each]
     graph: dict[Any, Any] = {**nodes, f"{name}-predictor": DataNode(f"{name}-predictor", predictor)}
-    for cut, argument in zip(cuts(rows), arguments, strict=True):
+    for cut, argument, *own in zip(cuts(rows), arguments, *beside, strict=True):
         key = (name, cut.index) if predictor.n_columns is None else (name, cut.index, 0)
-        graph[key] = Task(key, _predict_task, cut, argument, TaskRef(f"{name}-predictor"), non_finite)
+        graph[key] = Task(key, _predict_task, cut, argument, TaskRef(f"{name}-predictor"), non_finite, names, *own)
     chunks: tuple[tuple[int, ...], ...] = (tuple(int(n) for n in np.diff(rows.edges)),)
     if predictor.n_columns is not None:
         chunks = (*chunks, (predictor.n_columns,))
@@ -175,10 +213,13 @@ def _bounded_edges(rows: Rows, predictor: Predictor) -> Edges:
     return np.array(edges[:])
 
 
-def _predict_task(cut: Cut, argument: Any, predictor: Predictor, non_finite: str) -> NDArray[Any]:
+def _predict_task(
+    cut: Cut, argument: Any, predictor: Predictor, non_finite: str, names: Sequence[str], *beside: Any
+) -> NDArray[Any]:
     result = predictor.empty(cut.runs[-1] - cut.runs[0])
+    readers = {name: as_reader(each, cut.runs[0]) for name, each in zip(names, beside, strict=True)}
     with blas_limit.held():  # (threads of BLAS beside those of Dask take 1.7 times as long)
-        _predict(cut, as_reader(argument, cut.runs[0]), predictor, non_finite, result)
+        _predict(cut, as_reader(argument, cut.runs[0]), predictor, non_finite, result, readers)
     return result
 
 

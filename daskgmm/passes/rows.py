@@ -106,6 +106,12 @@ class Rows:
         cut = {name: column.rechunked_to(edges) for name, column in (columns or {}).items()}
         return cls(X, None if weights is None else weights.rechunked_to(edges), edges, columns=cut)
 
+    def recut(self, edges: Edges) -> Rows:
+        """Return the same rows with partitions that begin at `edges`, (n_partitions + 1,)."""
+        cut = {name: column.rechunked_to(edges) for name, column in self.columns.items()}
+        weights = None if self.weights is None else self.weights.rechunked_to(edges)
+        return replace(self, weights=weights, edges=edges, columns=cut)
+
     @property
     def beside(self) -> dict[str, Source]:
         """What comes with each row, by name: its weight, where there are weights, and the columns."""

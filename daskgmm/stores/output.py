@@ -87,6 +87,8 @@ def write_predictions(
     executor: Executor | None = None,
     saved: Saved | None = None,
     kept: KeptColumns | None = None,
+    columns: Mapping[str, Source] | None = None,
+    kernel: Any = "rule",
 ) -> Written:
     """Return what was written: predictions for all rows of X, (n_rows,) or (n_rows, n_components), in bounded memory.
 
@@ -107,6 +109,8 @@ def write_predictions(
         Where to find, and to leave, what is done where this is cut short. It is of this input, model and output.
     kept : KeptColumns, optional
         Columns of the input, `X.kept(names)`, that stand before the predictions where the output is Parquet.
+    columns, kernel : mapping of str to Source, Kernel, optional
+        What else comes with each row, by name, and the kernel that knows it.
 
     Raises
     ------
@@ -118,9 +122,9 @@ def write_predictions(
     began = perf_counter()
     if executor is None:
         executor = current_executor(travels=X.travels)
-    predictor = Predictor.of(parameters, what)
+    predictor = Predictor.of(parameters, what, kernel=kernel)
     layout = layout_of(predictor, X, output, kept)
-    rows, _ = promise_memory(layout.rows, _need(layout, predictor), executor)
+    rows, _ = promise_memory(_with(layout.rows, columns), _need(layout, predictor), executor)
     try:
         with explained(output):
             place, target = _target(output, layout, saved)
@@ -171,16 +175,28 @@ def layout_of(predictor: Predictor, X: Source, output: str, kept: KeptColumns | 
 
 
 def plan_predictions(
-    predictor: Predictor, X: Source, output: str, kept: KeptColumns | None = None
+    predictor: Predictor,
+    X: Source,
+    output: str,
+    kept: KeptColumns | None = None,
+    columns: Mapping[str, Source] | None = None,
 ) -> tuple[Rows, Need]:
     """Return the rows as the writing pass goes over them, and what it needs beside them; nothing is read."""
     layout = layout_of(predictor, X, output, kept)
-    return layout.rows, _need(layout, predictor)
+    return _with(layout.rows, columns), _need(layout, predictor)
+
+
+def _with(rows: Rows, columns: Mapping[str, Source] | None) -> Rows:
+    """Return rows with what else comes with each."""
+    return replace(rows, columns={name: each.rechunked_to(rows.edges) for name, each in (columns or {}).items()})
 
 
 def _need(layout: Layout, predictor: Predictor) -> Need:
     plan = with_kernel(predictor, layout.rows.X.n_rows).plan
-    return Need(plan.shape, plan.n_components, extra_bytes=layout.held_bytes, compiled=plan.compiled, by_partition=True)
+    beside = 0 if plan.given is None else plan.given[0].n_bytes(plan.shape, *plan.means.shape)
+    return Need(
+        plan.shape, plan.n_components, extra_bytes=layout.held_bytes + beside, compiled=plan.compiled, by_partition=True
+    )
 
 
 def prediction_record(output: str) -> dict[str, Any] | None:

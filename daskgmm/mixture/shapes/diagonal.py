@@ -170,6 +170,15 @@ class Diagonal(Shape):
     def in_units_of(self, least: Floats, covariances: Floats, means: Floats) -> tuple[Floats, Floats]:
         return covariances / least, means / np.sqrt(self.variances(least))
 
+    def packed(self, second: Floats) -> Floats:
+        return np.stack([self._sum_second(np.diagonal(own)) for own in second])
+
+    def plus(self, covariances: Floats, errors: Floats) -> Floats:
+        return covariances + np.diagonal(errors)
+
+    def less(self, covariances: Floats, errors: Floats, *, least: float) -> Floats:
+        return np.maximum(covariances - np.diagonal(errors), least * covariances)
+
     def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
         result: Floats = noise * np.sqrt(covariances[k])
         return result

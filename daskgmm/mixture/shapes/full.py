@@ -267,6 +267,22 @@ class Full(Shape):
         _, inverse = _roots(least)
         return inverse @ covariances @ inverse.T, means @ inverse.T
 
+    def packed(self, second: Floats) -> Floats:
+        found: Floats = second.reshape(len(second), -1)[:, flat_triangle(second.shape[-1])]
+        return found
+
+    def plus(self, covariances: Floats, errors: Floats) -> Floats:
+        return covariances + errors
+
+    def less(self, covariances: Floats, errors: Floats, *, least: float) -> Floats:
+        lower = np.linalg.cholesky(covariances + errors)
+        half = np.linalg.solve(lower, covariances)
+        inside = np.linalg.solve(lower, np.swapaxes(half, -1, -2))
+        values, vectors = np.linalg.eigh((inside + np.swapaxes(inside, -1, -2)) / 2)
+        axes = (lower @ vectors) * np.sqrt(np.maximum(2 * values - 1, least * values))[..., np.newaxis, :]
+        found: Floats = axes @ np.swapaxes(axes, -1, -2)
+        return found
+
     def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:
         result: Floats = noise @ np.linalg.cholesky(covariances[k]).T
         return result

@@ -80,6 +80,14 @@ class Spherical(Diagonal):
         added: Floats = variances.max(axis=1)
         return covariances + added
 
+    def plus(self, covariances: Floats, errors: Floats) -> Floats:
+        added: Floats = covariances + np.diagonal(errors).mean()
+        return added
+
+    def less(self, covariances: Floats, errors: Floats, *, least: float) -> Floats:
+        found: Floats = np.maximum(covariances - np.diagonal(errors).mean(), least * covariances)
+        return found
+
     def _scales(self, precisions_cholesky: Floats) -> Floats:
         return precisions_cholesky[:, np.newaxis]
 

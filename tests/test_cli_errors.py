@@ -1,0 +1,96 @@
+"""Measurement errors on the command line: columns of the input, a place, one for all rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+from numpy.testing import assert_allclose
+
+from daskgmm import GaussianMixture
+from daskgmm.cli.commands import gmm
+from tests.reference_data import faithful
+
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+X = faithful()
+E = np.sqrt(np.stack([0.01 * (1 + np.arange(272) % 3), 4.0 * (1 + np.arange(272) % 2)], axis=1))
+
+
+def call(*arguments: Any) -> Any:
+    return CliRunner().invoke(gmm, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    place = tmp_path / "geyser.parquet"
+    names = {"e_wait": E[:, 1], "length": X[:, 0], "wait": X[:, 1], "e_length": E[:, 0]}
+    parquet.write_table(pyarrow.table(names), place)
+    return place
+
+
+def test_errors_are_columns_in_the_order_of_the_features(table: Path, tmp_path: Path) -> None:
+    model, errors = tmp_path / "m.zarr", ("--errors", "e_length,e_wait")
+    done = call("fit", table, *errors, "-k", 2, "-o", model)
+    assert done.exit_code == 0, done.stderr
+    found = GaussianMixture.load(model)
+    assert list(found.feature_names_in_) == ["length", "wait"]
+    expected = GaussianMixture(2, random_state=0).fit(X, errors=E)
+    assert_allclose(found.covariances_, expected.covariances_, rtol=1e-9)
+    assert json.loads(call("inspect", model).stdout)["input"]["errors"]["location"] is not None
+    scored = json.loads(call("score", model, table, *errors).stdout)
+    assert_allclose(scored["log_likelihood"], expected.score(X, errors=E) * 272, rtol=1e-12)
+    del found.feature_names_in_  # (X here has no names)
+    for what, of in (("score", found.score_samples), ("proba", found.predict_proba), ("label", found.predict)):
+        output = tmp_path / f"{what}.zarr"
+        assert call("predict", model, table, *errors, "--what", what, "-o", output).exit_code == 0
+        assert_allclose(zarr.open_array(output)[:], of(X, errors=E), rtol=1e-12)
+    # Without errors it is another command, which is told.
+    again = call("predict", model, table, "--what", "score", "-o", tmp_path / "score.zarr")
+    assert again.exit_code == 73
+    assert "errors" in again.stderr
+
+
+def test_errors_are_a_place_of_one_for_all_rows_or_of_one_each(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    for name, errors in (("each", E), ("all", np.array([0.1, 3.0])), ("matrix", np.diag([0.01, 9.0]))):
+        np.save(tmp_path / f"{name}.npy", errors)
+        model = tmp_path / f"{name}.zarr"
+        given = ("--errors", tmp_path / f"{name}.npy")
+        assert call("fit", tmp_path / "x.npy", *given, "-k", 2, "-o", model).exit_code == 0
+        expected = GaussianMixture(2, random_state=0).fit(X, errors=errors)
+        assert_allclose(GaussianMixture.load(model).covariances_, expected.covariances_, rtol=1e-9)
+        scored = json.loads(call("score", model, tmp_path / "x.npy", *given).stdout)
+        assert_allclose(scored["log_likelihood"], expected.log_likelihood_, rtol=1e-10)
+        output = tmp_path / f"p-{name}.zarr"
+        assert call("predict", model, tmp_path / "x.npy", *given, "--what", "score", "-o", output).exit_code == 0
+        assert_allclose(zarr.open_array(output)[:], expected.score_samples(X, errors=errors), rtol=1e-9)
+
+
+def test_a_selection_takes_errors(table: Path, tmp_path: Path) -> None:
+    model = tmp_path / "m.zarr"
+    done = call("select", table, "--errors", "e_length,e_wait", "-k", "1:3", "-o", model)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["components"] == 2
+    alone = GaussianMixture(2, random_state=0, tol=1e-6).fit(X, errors=E)
+    assert_allclose(json.loads(done.stdout)["log_likelihood"], alone.log_likelihood_, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        ("e_length", "--errors must be 2 standard deviations, or 4 numbers of a covariance, for each of 272 rows"),
+        ("e_size,e_wait", "e_size"),
+        ("there.npy", "there.npy"),
+    ],
+)
+def test_errors_that_are_not_there_are_told(errors: str, said: str, table: Path, tmp_path: Path) -> None:
+    done = call("fit", table, "--columns", "length,wait", "--errors", errors, "-k", 2, "-o", tmp_path / "m.zarr")
+    assert done.exit_code in (65, 66), done.stderr
+    assert said in done.stderr

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from daskgmm.fitting.events import Listener, ignore
+from daskgmm.fitting.follow import following
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import running
+from daskgmm.fitting.seen import Past
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.executor import Executor
 from daskgmm.sources.source import Source
@@ -23,6 +25,7 @@ def fit_mixture(
     columns: Mapping[str, Source] | None = None,
     labels: Source | None = None,
     warm: tuple[Parameters, float] | None = None,
+    past: Past | None = None,
     executor: Executor | None = None,
     listener: Listener = ignore,
     checkpoint: Checkpoint | None = None,
@@ -41,6 +44,9 @@ def fit_mixture(
         The class of each row, or -1.
     warm : (Parameters, float) or None
         Parameters to go on from, and their lower bound; replaces the start.
+    past : Past or None
+        A mixture of older rows, and what it has seen: they count beside those of X, and are not read. Replaces the
+        start; options are those of its own fit.
     executor : Executor or None
         Where passes run; None takes the current distributed client, or this process.
     listener : callable
@@ -55,7 +61,7 @@ def fit_mixture(
     DataError, OptionError, MemoryLimitError, CollapsedComponentError
         Before anything is read where metadata tell it.
     """
-    models = [Model(options, warm=warm)]
+    models = [Model(options if past is None else following(options, past), warm=warm, past=past)]
     with running(
         models, X, weights=weights, columns=columns, labels=labels, executor=executor, listener=listener,
         checkpoint=checkpoint,

@@ -314,6 +314,17 @@ class Shape(Bounded, Derived):
         moved: Floats = central + np.concatenate(squares)
         return moved
 
+    def mixed(self, counts: Floats, central: Floats, other_counts: Floats, others: Floats) -> Floats:
+        """Return central moments of two sets of rows as of one, where the means of each component are the same."""
+        own, more = (self.covariance_weights(n / n.sum()) * n.sum() for n in (counts, other_counts))
+        share = along(own / (own + more), central)
+        result: Floats = share * central + (1 - share) * others
+        return result
+
+    @abstractmethod
+    def traces(self, precisions: Floats, covariances: Floats, n_features: int) -> Floats:
+        """Return tr S^-1 C of each component, (n_components,), or one number where both are common."""
+
     # -- variances -------------------------------------------------------------------------------------------
     @abstractmethod
     def variances(self, covariances: Floats) -> Floats:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
-from daskgmm import GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.errors import DataError, FitWarning, OptionError
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
@@ -263,7 +263,7 @@ def test_what_does_not_go_together_is_refused() -> None:
     standardized = fitted(old, 2, standardize=True)
     with pytest.raises(OptionError, match=r"`?standardize`? of a model that new rows update must be False"):
         standardized.partial_fit(new)
-    with pytest.raises(OptionError, match="one that was otherwise"):
+    with pytest.raises(OptionError, match="be without priors, labels and standardized features; got another"):
         standardized.set_params(standardize=False).partial_fit(new)
     with pytest.raises(OptionError, match=r"have 3 full components, to go on with; got 2 full ones"):
         fitted(old, 2).set_params(n_components=3).partial_fit(new)
@@ -272,3 +272,36 @@ def test_what_does_not_go_together_is_refused() -> None:
     # (Remedies: a fit to all; all old rows forgotten needs none of their sums.)
     standardized.set_params(standardize=True, warm_start=True).fit(np.concatenate([old, new]))
     standardized.partial_fit(new, forgetting=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"noise": True}, "noise"),
+        ({"covariance_prior": "weak"}, "covariance_prior"),
+        ({"covariance_floor": 0.1}, "covariance_floor"),
+        ({"covariance_type": "VEV"}, "covariance_type"),
+        ({"covariance_type": "lowrank", "n_factors": 1}, "covariance_type"),
+    ],
+)
+def test_moments_that_do_not_follow_are_refused(options: dict[str, Any], named: str) -> None:
+    gm = GaussianMixture(2, random_state=0, n_init=2, **options).fit(near(0, 200))
+    with pytest.raises(OptionError, match=rf"^{named} of a model that new rows update must be .* together: fit\.$"):
+        gm.partial_fit(near(5, 50))
+
+
+def test_labels_and_bayes_are_refused() -> None:
+    old, new = near(0, 200), near(5, 50)
+    gm = GaussianMixture(2, random_state=0).fit(old, labels=np.where(np.arange(len(old)) < 9, 0, -1))
+    with pytest.raises(OptionError, match="be without priors, labels and standardized features"):
+        gm.partial_fit(new)
+    bayesian = BayesianGaussianMixture(2, random_state=0).fit(old)
+    with pytest.raises(OptionError, match="of a model that new rows update must be"):
+        bayesian.partial_fit(new)
+
+
+def test_one_component() -> None:
+    old, new = near(0, 200), near(5, 50)
+    both = GaussianMixture(1).fit(np.concatenate([old, new]))
+    assert_same(GaussianMixture(1).fit(old).partial_fit(new), both)
+    assert_same(GaussianMixture(1).fit(old).partial_fit(new, forgetting=1), GaussianMixture(1).fit(new))

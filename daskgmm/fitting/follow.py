@@ -44,7 +44,7 @@ def following(options: FitOptions, past: Past) -> FitOptions:
         return options
     check_follows(options)
     if not np.isfinite(kept.floor):
-        raise _refused("the fit", "have no prior, and not be to standardized features", "one that was otherwise")
+        raise _refused("the fit", "be without priors, labels and standardized features", "another")
     return replace(options, prior=OldRows.of(p, weight=kept.weight, floor=kept.floor))
 
 
@@ -92,8 +92,6 @@ def check_follows(options: FitOptions) -> None:
     family = options.family
     if type(family).maximise is not Family.maximise:
         raise _refused("`covariance_type`", "be one with all covariances of its shape (full, diag)", family.name)
-    if options.prior is not None or not isinstance(options.whole_prior, Ridge):
-        raise _refused("`prior`", "be None", "another: what it added would count as rows")
     if options.standardize:
         raise _refused("`standardize`", "be False", "True: what is added to variances is then in other units")
     known = {f.name for f in fields(MainOptions)}
@@ -101,6 +99,8 @@ def check_follows(options: FitOptions) -> None:
         value: Any = getattr(options, f.name)
         if f.name not in known and value is not f.default and value != f.default:
             raise _refused(f"`{f.name}`", f"be {f.default!r}", f"{value!r:.60}")
+    if options.prior is not None or not isinstance(options.whole_prior, Ridge):
+        raise _refused("`prior`", "be None", "another: what it added would count as rows")
     if isinstance(options.kernel, Record):
         raise _refused("`kernel`", "be one of rule, phi, exact", f"{options.kernel!r:.60}")
 

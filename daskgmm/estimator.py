@@ -46,6 +46,7 @@ from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.sampling import sample
 from daskgmm.pictures.pictured import Pictured
 from daskgmm.saved import Saved
+from daskgmm.updating import Updatable
 
 
 class GaussianMixture(
@@ -56,6 +57,7 @@ class GaussianMixture(
     Conditionable,
     Diagnosable,
     Deconvolving,
+    Updatable,
     Saved,
     DensityMixin,  # type: ignore[misc]
     BaseEstimator,  # type: ignore[misc]
@@ -191,6 +193,8 @@ class GaussianMixture(
         number of rows.
     counts_ : (n_components,), float64
         Rows of each component: the sum of its responsibilities, in units of the mean row weight.
+    drift_ : dict or None
+        After `partial_fit`: how its rows differ from those before, as `daskgmm update` writes it; None after a fit.
     history_ : list of dict
         A record for each pass and restart, as a table: `pandas.DataFrame(gm.history_)`. Its columns: pass; what
         ("survey", "search" for k-means||, "start" for EM on the sample, which reads nothing, "em", "closing");
@@ -387,4 +391,5 @@ class GaussianMixture(
         self.n_dropped_, self.n_dropped_by_feature_ = fit.n_dropped, list(fit.n_dropped_by_feature)
         self.support_, self.counts_ = fit.support.nats, fit.support.counts
         self._remarks, self._unsupported = fit.remarks, fit.spikes
+        self._seen, self.drift_ = fit.seen, fit.drift
         self.history_ = list(fit.history)

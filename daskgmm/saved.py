@@ -11,9 +11,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from daskgmm.errors import worded
 from daskgmm.exchange import attributes_of
+from daskgmm.fitting.follow import seen_in
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.options_json import from_json
+from daskgmm.fitting.seen import Seen
 from daskgmm.kernels.support import Support
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
@@ -34,6 +36,7 @@ class Saved:
     parameters_type: ClassVar[type[Parameters]] = Parameters
     support_: Floats
     counts_: Floats
+    _seen: Seen | None = None
 
     @abstractmethod
     def _parameters(self) -> Parameters:
@@ -55,6 +58,8 @@ class Saved:
             "units": getattr(self, "units_in_", None),
             **{name.rstrip("_"): getattr(self, name) for name in _OF_A_FIT if hasattr(self, name)},
             **(support_record(Support(self.support_, self.counts_)) if hasattr(self, "support_") else {}),
+            **({} if self._seen is None else {"seen": self._seen.as_json()}),
+            "drift": getattr(self, "drift_", None),
             "remarks": list(map(worded, getattr(self, "_remarks", ()))),
             "unsupported": list(getattr(self, "_unsupported", ())),
             **({"status": self._status.value} if hasattr(self, "_status") else {}),
@@ -108,6 +113,7 @@ class Saved:
         estimator.support_, estimator.counts_ = found.nats, found.counts
         estimator._remarks = tuple(str(one) for one in record.get("remarks", []))
         estimator._unsupported = tuple(int(k) for k in record.get("unsupported") or ())
+        estimator._seen, estimator.drift_ = seen_in(record, p), record.get("drift")
         estimator.history_ = [dict(one) for one in record.get("history", [])]
         made: Self = estimator
         return made

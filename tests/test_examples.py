@@ -113,6 +113,16 @@ def test_nightly(tmp_path: Path) -> None:
     assert 20 <= broken <= 28
 
 
+def test_drift(tmp_path: Path) -> None:
+    usual, offset, flares = printed_by("drift", tmp_path).splitlines()
+    assert usual.endswith("the same rows")
+    assert abs(numbers(usual)[0]) < 3.3
+    assert "other rows, component" in flares
+    assert numbers(flares)[0] < -100
+    assert offset.endswith("other rows")
+    assert -30 < numbers(offset)[0] < -5
+
+
 def test_onnx_export(tmp_path: Path) -> None:
     assert numbers(printed_by("onnx_export", tmp_path)) == [100.0]
 

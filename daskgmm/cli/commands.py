@@ -33,6 +33,7 @@ from daskgmm.cli.part_commands import PART_COMMANDS
 from daskgmm.cli.plan_command import plan
 from daskgmm.cli.saving_options import saving_options
 from daskgmm.cli.status_command import status
+from daskgmm.cli.update_command import update
 from daskgmm.places.signals import ENDING
 
 #: Seconds that Python has to end in after an error; one that comes by a signal has to end within 10.
@@ -350,7 +351,7 @@ def demo(*, output_dir: str, components: int, **options: Any) -> dict[str, Any]:
     return run_demo(Demo(output_dir, components, log_format="text" if is_text() else "json", **options))
 
 
-for _command in (*MODEL_COMMANDS, *PART_COMMANDS):
+for _command in (update, *MODEL_COMMANDS, *PART_COMMANDS):
     gmm.add_command(_command)
 
 

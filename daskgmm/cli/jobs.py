@@ -264,6 +264,7 @@ def inspect(model: str, *, history: bool = False) -> Result:
         "converged": found.record.get("converged"),
         "n_iter": found.record.get("n_iter"),
         "selection": found.record.get("selection"),
+        "updates": found.record.get("updates"),
         **({"history": found.record.get("history", [])} if history else {}),
     }
 
@@ -337,6 +338,8 @@ def model_record(done: Fit, now: Result, found: Result) -> Result:
         **support_record(done.support),
         "unsupported": list(done.spikes),
         "remarks": list(map(worded, done.remarks)),
+        "seen": done.seen.as_json(),
+        "drift": done.drift,
         "history": list(done.history),
         "provenance": provenance(),
     }

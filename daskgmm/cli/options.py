@@ -315,7 +315,7 @@ def log_options(command: Callable[..., Any]) -> Any:
         check_result_place(result, click.get_current_context())
         found = command(*args, **kwargs)
         write_result(found, result)
-        unfinished = found.get("converged") is False and found["command"] in ("fit", "select", "mstep")
+        unfinished = found.get("converged") is False and found["command"] in ("fit", "select", "update", "mstep")
         if unfinished and not accept_not_converged:
             raise click.exceptions.Exit(3)
 

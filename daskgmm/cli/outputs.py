@@ -222,7 +222,8 @@ def _shown(name: str) -> str:
         return f"{rest} ({name})" if name == f"--no-{rest}" else name
     if group == "input":
         source, _, what = rest.partition(" ")
-        return f"{what or 'source'} of {'INPUT' if source == 'X' else f'--{source}'}"
+        named = {"X": "INPUT", "model": "MODEL", "old": "--full"}
+        return f"{what or 'source'} of {named.get(source, f'--{source}')}"
     others = {"model": "the checksum of MODEL", "units": "units of INPUT", "feature_names": "features of INPUT"}
     return others.get(name, f"--{name.replace('_', '-')}")
 

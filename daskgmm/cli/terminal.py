@@ -45,6 +45,7 @@ _WORDS = {
     "n_folds": "--folds",
     "stop_early=False": "--all",
     "overwrite=True": "--force",
+    "fit": "--full with the old rows",
 }
 
 

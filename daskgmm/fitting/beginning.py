@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,10 +18,13 @@ from daskgmm.fitting.one_component import of_rows
 from daskgmm.fitting.parallel_start import far_points, parallel_starts
 from daskgmm.fitting.progress import Progress
 from daskgmm.fitting.race import Race
+from daskgmm.fitting.renewal import renewed
 from daskgmm.fitting.sample import race_size
+from daskgmm.fitting.seen import Past
 from daskgmm.fitting.start import starts
 from daskgmm.fitting.surveyed import Surveyed
 from daskgmm.kernels.folds import FoldPass
+from daskgmm.mixture.old_rows import OldRows
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.stores.steps import Steps
 
@@ -30,6 +34,8 @@ logger = logging.getLogger("daskgmm")
 def begun(progress: Progress, known: Surveyed, i: int, model: Model) -> list[Candidate]:
     """Return the candidates of model i that go on to all rows; nothing is read for them but by k-means||."""
     options, previous = model.options, -np.inf
+    if model.past is not None:
+        return [_renewed(progress, known, i, model)]
     if model.warm is not None:
         found, previous = [model.warm[0]], model.warm[1]
     elif options.is_closed_form:
@@ -46,6 +52,26 @@ def begun(progress: Progress, known: Surveyed, i: int, model: Model) -> list[Can
         Candidate.start(j, p, options, fold=model.fold, previous=previous, compiled=compiled)
         for j, p in enumerate(found)
     ]
+
+
+def _renewed(progress: Progress, known: Surveyed, i: int, model: Model) -> Candidate:
+    """Return the candidate that goes on from a mixture of older rows, with those as its prior."""
+    past, options = cast(Past, model.past), model.options
+    compiled = is_compiled(options, known.X)
+    found: list[Any] = [past.parameters, options.prior]
+    if options.prior is not None and model.looks_for_groups:
+
+        def search() -> list[Any]:
+            row_set, n_rows = known.row_sets[None], known.n_weighted(None)
+            return list(
+                renewed(
+                    past.parameters, cast(OldRows, options.prior), known.sample_of(model), options,
+                    weight=row_set.weight, n_rows=n_rows, compiled=compiled,
+                )
+            )  # fmt: skip
+
+        found = progress.once(f"start-{i}", search)
+    return Candidate.start(0, found[0], replace(options, prior=found[1]), compiled=compiled)
 
 
 def _searched(progress: Progress, known: Surveyed, i: int, model: Model) -> list[Parameters]:

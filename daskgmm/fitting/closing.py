@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from daskgmm.fitting.drift import drift_of, said_of
 from daskgmm.fitting.evaluate import Request, check_counts
+from daskgmm.fitting.follow import floor_of
 from daskgmm.fitting.joined import Joined, suspect
 from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.model import Model
@@ -17,12 +20,13 @@ from daskgmm.fitting.progress import Progress
 from daskgmm.fitting.remarks import of_processors, remarks, spikes_of
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.sample import FEW_ROWS
+from daskgmm.fitting.seen import Seen
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.surveyed import Surveyed
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.plan import make_plan, precision_called
 from daskgmm.kernels.statistics import Statistics
-from daskgmm.kernels.support import support_of
+from daskgmm.mixture.old_rows import OldRows
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.survey import sample_threshold
 
@@ -43,7 +47,9 @@ class Closing:
         joined = {j: pair for j, pair in suspects.items() if pair is not None}
         held_out = [(chosen[j], folds[j]) for j in outside]
         merged = [(pair.parameters, best[j].fold) for j, pair in joined.items()]
-        scores, n_passes = self._scored(own + held_out + merged, name)
+        pasts = {j: past.parameters for j, i in enumerate(which) if (past := self._models[i].past) is not None}
+        before: list[tuple[Parameters, Fold | None]] = [(parameters, None) for parameters in pasts.values()]
+        scores, n_passes = self._scored(own + held_out + merged + before, name)
         # Only where a ridge makes EM no ascent can the last step of an accelerated fit be worse than one before.
         worse = [j for j, c in enumerate(best) if _has_fallen(c, scores[j])]
         if worse:
@@ -58,14 +64,15 @@ class Closing:
                 scores[place] = score
         self._progress.check_files()
         held = dict(zip(outside, scores[len(best) :], strict=False))
-        for j, score in zip(joined, scores[len(best) + len(outside) :], strict=True):
+        for j, score in zip(joined, scores[len(best) + len(outside) :], strict=False):
             joined[j] = replace(joined[j], nats=np.inf if j in worse else scores[j].log_sum - score.log_sum)
+        under_past = dict(zip(pasts, scores[len(scores) - len(pasts) :], strict=True))
         means = [s.log_sum / s.weight for s in scores]
         self._progress.history.closed(
             name, n_passes, self._progress.evaluator.seconds, zip(which, best, means, strict=False)
         )
         return [
-            self._fit(i, c, chosen[j], scores[j], held.get(j), joined.get(j))
+            self._fit(i, c, chosen[j], scores[j], held.get(j), joined.get(j), under_past.get(j))
             for j, (i, c) in enumerate(zip(which, best, strict=True))
         ]
 
@@ -77,7 +84,8 @@ class Closing:
         """Return a model's mixture with two components as one, where they may be; as few rows of the sample tell."""
         options, weight = self._models[i].options, self._known.row_sets[self._models[i].fold].weight
         held = parameters.has_fixed.any() or options.may_be_empty
-        if options.start_is_given or options.is_closed_form or held:
+        # (What new rows do not tell apart, old ones may.)
+        if options.start_is_given or options.is_closed_form or held or self._models[i].past is not None:
             return None
         few = sample_threshold(self._known.X.n_rows, FEW_ROWS)
         sample = self._known.sample_of(self._models[i]).within(few)
@@ -110,12 +118,16 @@ class Closing:
 
     def _fit(
         self, i: int, best: Candidate, parameters: Parameters, score: Statistics, held_out: Statistics | None,
-        joined: Joined | None,
+        joined: Joined | None, under_past: Statistics | None,
     ) -> Fit:  # fmt: skip
-        options, n_weighted = self._models[i].options, self._known.n_weighted(best.fold)
-        support = support_of(score, parameters, n_rows=n_weighted)
+        options = self._models[i].options
+        seen, drift, said = self._seen(i, best, parameters, score, under_past)
+        support, n_seen = seen.support(parameters), round(seen.n_rows)
         # (The one E-step of a closed form tells the likelihood of a start that is none of EM's.)
         bounds = (_objective(parameters, score, options),) if best.is_closed_form else best.lower_bounds
+        past = self._models[i].past
+        if past is not None:  # (of all rows, and not of the new ones alone)
+            bounds = tuple((past.kept.log_likelihood + bound * score.weight) / seen.weight for bound in bounds)
         # (One that goes on to a smaller tol, and no further than max_iter, has converged as it was asked to.)
         tol, steps = self._models[i].options.tol, np.abs(np.diff(best.lower_bounds[-2:]))
         went_on = best.options.tol < tol and len(steps) == 1 and steps[0] < tol
@@ -125,30 +137,46 @@ class Closing:
                 status=Status.CONVERGED if went_on else best.status,
                 lower_bounds=bounds,
                 lower_bound=bounds[-1] if bounds else best.lower_bound,
-                log_likelihood=score.log_sum,
-                log_largest=score.log_largest,
+                log_likelihood=seen.log_likelihood,
+                log_largest=seen.log_largest,
                 held_out=None if held_out is None else (held_out.log_sum, held_out.weight),
                 n_rows=score.n_rows,
                 n_dropped=self._known.survey.n_dropped,
                 n_dropped_by_feature=tuple(self._known.survey.n_spoiled.tolist()),
-                weight=score.weight,
+                weight=seen.weight,
                 n_passes=0,
                 bytes_read=0,
                 cached_bytes=0,
                 seconds=0.0,
                 history=tuple(self._progress.history.of_model[i]),
                 reach=best.reach,
-                n_weighted=n_weighted,
+                n_weighted=n_seen,
                 support=support,
-                spikes=spikes_of(parameters, support, options, n_rows=n_weighted),
+                seen=seen,
+                drift=drift,
+                spikes=spikes_of(parameters, support, options, n_rows=n_seen),
                 remarks=(
-                    *remarks(parameters, support, options, n_rows=n_weighted, joined=joined),
+                    *said,
+                    *remarks(parameters, support, options, n_rows=n_seen, joined=joined),
                     *of_processors(self._processors),
                 ),
             ),
             self._progress,
         )
         return fit if self._known.scaling is None else fit.in_units(self._known.scaling)
+
+    def _seen(
+        self, i: int, best: Candidate, p: Parameters, score: Statistics, under_past: Statistics | None
+    ) -> tuple[Seen, dict[str, Any] | None, list[str]]:
+        """Return what is kept of the rows of a model, how new ones differ from those before, and what is said of it."""
+        n_weighted, past = self._known.n_weighted(best.fold), self._models[i].past
+        new = Seen.of(score, p.n_components, n_weighted, floor=floor_of(best.options))
+        if past is None or under_past is None:
+            return new, None, []
+        old = best.options.prior if isinstance(best.options.prior, OldRows) else None
+        drift = drift_of(past, Seen.of(under_past, p.n_components, n_weighted), old, after=new.mean)
+        seen = new if old is None else past.kept.under(old, p) + new
+        return seen, drift, list(said_of(drift))
 
 
 def up_to_date(fit: Fit, progress: Progress) -> Fit:

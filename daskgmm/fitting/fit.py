@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 from daskgmm.errors import OptionError
 from daskgmm.fitting.events import Listener, ignore
+from daskgmm.fitting.follow import following
 from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import running
+from daskgmm.fitting.seen import Past
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.executor import Executor
 from daskgmm.sources.source import Source
@@ -26,6 +28,7 @@ def fit_mixture(
     labels: Source | None = None,
     errors: Measured | None = None,
     warm: tuple[Parameters, float] | None = None,
+    past: Past | None = None,
     executor: Executor | None = None,
     listener: Listener = ignore,
     checkpoint: Checkpoint | None = None,
@@ -46,6 +49,9 @@ def fit_mixture(
         Measurement errors of the rows. The mixture is then that of their true values, and the likelihood of the rows.
     warm : (Parameters, float) or None
         Parameters to go on from, and their lower bound; replaces the start.
+    past : Past or None
+        A mixture of older rows, and what it has seen: they count beside those of X, and are not read. Replaces the
+        start; options are those of its own fit.
     executor : Executor or None
         Where passes run; None takes the current distributed client, or this process.
     listener : callable
@@ -65,7 +71,7 @@ def fit_mixture(
             raise OptionError("`labels`", "be left out with `errors`", "both", "Leave `labels` out.")
         options, warm = errors.asked(options, X.n_features), errors.warm(warm)
         columns = {**(columns or {}), **errors.columns}
-    models = [Model(options, warm=warm)]
+    models = [Model(options if past is None else following(options, past), warm=warm, past=past)]
     with running(
         models, X, weights=weights, columns=columns, labels=labels, executor=executor, listener=listener,
         checkpoint=checkpoint,

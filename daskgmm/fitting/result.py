@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from daskgmm.fitting.seen import Seen
 from daskgmm.fitting.status import Status
 from daskgmm.kernels.support import Support
 from daskgmm.mixture.criteria import aic, bic, icl
@@ -50,6 +51,10 @@ class Fit:
         What a person should know of the fit, with remedies: see `remarks`.
     history : tuple of dict
         One record a pass and candidate, also of passes over the sample: see `History`.
+    seen : Seen
+        What is kept of the rows, those before an update among them, so that others can follow.
+    drift : dict or None
+        How new rows differ from those before (`drift_of`); None where there were none before.
     reach : float
         How far the mean log-likelihood may still rise, nats per unit of row weight; infinite where nobody knows.
     """
@@ -75,6 +80,8 @@ class Fit:
     history: tuple[dict[str, Any], ...]
     reach: float
     n_weighted: int
+    seen: Seen
+    drift: dict[str, Any] | None = None
 
     def in_units(self, scaling: Scaling) -> Fit:
         """Return a fit to rows that were mapped, in units of the data. (Its history is, already.)"""
@@ -86,6 +93,7 @@ class Fit:
             lower_bounds=tuple(bound - volume for bound in self.lower_bounds),
             lower_bound=self.lower_bound - volume,
             log_likelihood=self.log_likelihood - self.weight * volume,
+            seen=replace(self.seen, log_likelihood=self.seen.log_likelihood - self.weight * volume),
             held_out=held_out,
         )
 

@@ -96,7 +96,7 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
         n_features, scatter, options.seed, threshold, n_folds, 0 if labels is None else n_classes(models),
         all(shape.n_statistics(n_features, exact=True) <= 3 * n_features for shape in shapes),
     )  # fmt: skip
-    largest = max(m.options.n_components for m in models)
+    largest = max(m.least_rows for m in models)
 
     def run() -> Survey:
         found: Survey = progress.read("survey", work, range(len(models)))
@@ -130,6 +130,8 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
 
 def _is_searched(model: Model) -> bool:
     """Return whether a model needs a sample: for a start, or for the volume of noise that it does not go on from."""
+    if model.past is not None:
+        return model.looks_for_groups
     return model.warm is None or (model.options.noise is True and model.warm[0].noise is None)
 
 

@@ -34,13 +34,13 @@ class ScorePass(CandidatesPass):
 class SupportPass(ScorePass):
     """The pass of a score that also tells what each component is worth.
 
-    The place of the panel has two numbers a component more: what the rows lose without it, and its responsibilities,
-    each summed over the rows (see `support.leave_out`).
+    The place of the panel has the sum of the squares of the rows' log-likelihoods too, nats squared, and two numbers a
+    component: what the rows lose without it, and its responsibilities, each summed over the rows (`support.leave_out`).
     """
 
     def zero(self) -> list[Statistics]:
         """Return the state of no rows."""
-        return [Statistics(np.zeros(4 + 2 * plan.n_components)) for plan in self.plans]
+        return [Statistics(np.zeros(5 + 2 * plan.n_components)) for plan in self.plans]
 
     def update(self, state: list[Statistics], block: Block) -> list[Statistics]:
         """Return the state with the rows of a block added; `state` is changed in place."""
@@ -49,9 +49,14 @@ class SupportPass(ScorePass):
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
                 log_density = densities.log_density(plan, complete=True)
                 lost, resp_sums, log_likelihood, log_largest = densities.leave_out(plan, log_density, own.weights)
-                sums = _sum(log_largest, own), *lost, *resp_sums, _sum(log_likelihood, own)
+                # (Of squares none overflows, nor does their sum.)
+                squares = _sum(np.square(np.clip(log_likelihood, -_FARTHEST, _FARTHEST)), own)
+                sums = _sum(log_largest, own), squares, *lost, *resp_sums, _sum(log_likelihood, own)
                 total.add(np.array([*sums, own.total_weight, own.n_rows]))
         return state
+
+
+_FARTHEST = 1e100
 
 
 def _sum(values: Floats, tile: Block) -> float:

@@ -94,9 +94,17 @@ class Statistics:
         """Sum of the logarithms of the largest responsibilities, nats, of a pass that only scores."""
         return float(self.values[0])
 
+    @property
+    def squares(self) -> float:
+        """Sum of the squares of the log-likelihoods, nats squared, of a pass that tells what each component is worth.
+
+        (About zero they lose nothing: log-likelihoods are some hundreds, and vary by some tens.)
+        """
+        return float(self.values[1])
+
     def left_out(self, n_components: int) -> Floats:
         """Return two sums a component, (2, n_components), of a pass that scores and tells what each is worth.
 
         What the rows lose without it, nats, and its responsibilities.
         """
-        return self.values[1:-3].reshape(2, n_components)
+        return self.values[2:-3].reshape(2, n_components)

@@ -50,7 +50,9 @@ class Support:
     row_weight: float = 1.0
 
     @classmethod
-    def of_sums(cls, lost: Floats, resp_sums: Floats, parameters: Parameters, *, weight: float, n_rows: int) -> Support:
+    def of_sums(
+        cls, lost: Floats, resp_sums: Floats, parameters: Parameters, *, weight: float, n_rows: float
+    ) -> Support:
         """Return the support from the sums over rows that `leave_out` gives.
 
         Parameters

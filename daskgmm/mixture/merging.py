@@ -42,12 +42,8 @@ def reduced(p: Parameters, n_components: int) -> tuple[Parameters, Integers]:
     2 B = (w_i + w_j) log|S_ij| - w_i log|S_i| - w_j log|S_j| (Runnalls 2007, doi:10.1109/TAES.2007.4383588). Weights,
     and with full covariances mean and covariance of the whole, stay. A common covariance becomes one of each.
     """
-    shape, covariances = p.shape.separate(p.covariances, p.n_components)
-    p = Parameters.from_covariances(family_of_shape(shape), p.weights, p.means, covariances)
-    groups = np.arange(p.n_components)
-    cost = np.full((p.n_components, p.n_components), np.inf)
-    for k in range(p.n_components - 1):
-        cost[k, k + 1 :] = _costs(p, k)[k + 1 :]
+    p = _separate(p)
+    shape, groups, cost = p.shape, np.arange(p.n_components), costs(p)
     while p.n_components > n_components:
         i, j = (int(n) for n in np.unravel_index(np.argmin(cost), cost.shape))
         one = _joined(p, np.array([[i, j]]))
@@ -65,6 +61,24 @@ def reduced(p: Parameters, n_components: int) -> tuple[Parameters, Integers]:
             found = _costs(p, i)
             cost[i, i + 1 :], cost[:i, i] = found[i + 1 :], found[:i]
     return p, groups
+
+
+def costs(p: Parameters) -> Floats:
+    """Return B of each pair of components as one, (n_components, n_components), infinite on and below the diagonal.
+
+    It bounds what the log-likelihood of the rows loses, nats a row (see `reduced`).
+    """
+    p = _separate(p)
+    cost = np.full((p.n_components, p.n_components), np.inf)
+    for k in range(p.n_components - 1):
+        cost[k, k + 1 :] = _costs(p, k)[k + 1 :]
+    return cost
+
+
+def _separate(p: Parameters) -> Parameters:
+    """Return the same mixture, each component with a covariance of its own."""
+    shape, covariances = p.shape.separate(p.covariances, p.n_components)
+    return Parameters.from_covariances(family_of_shape(shape), p.weights, p.means, covariances)
 
 
 def _costs(p: Parameters, k: int) -> Floats:

@@ -23,7 +23,7 @@ from daskgmm.pictures.draw import feature_names_of
 from daskgmm.pictures.marginals import telling_features
 from daskgmm.pictures.notation import ratios, shares, with_deviations
 from daskgmm.pictures.plot import check_matplotlib, drawable, plot_history, plot_selection
-from daskgmm.pictures.report import component_order, condition_numbers, formatted, history_lines
+from daskgmm.pictures.report import component_order, condition_numbers, formatted, history_lines, updates_text
 from daskgmm.stores.model_file import Model, checksum
 from daskgmm.stores.model_record import support_in
 
@@ -91,6 +91,8 @@ def _summary(model: Model, words: Mapping[str, str] | None) -> dict[str, Any]:
     p, record = model.parameters, model.record
     found = record.get("result") or {}
     rows = f" fitted to {found['rows']:,} rows" if "rows" in found else ""
+    if rows and record.get("updates"):
+        rows += f" and what was known of others, {found.get('weight', 0):,.6g} in all"
     if rows and (record.get("input") or {}).get("weights") is not None:
         rows += f" with weights, of {found.get('weight', 0):,.6g} in all"
     if rows and (record.get("input") or {}).get("labels") is not None:
@@ -100,6 +102,7 @@ def _summary(model: Model, words: Mapping[str, str] | None) -> dict[str, Any]:
         f"{p.n_free:,} free parameters{',' if rows else ''}{rows}."
     )
     state = f"Converged after {record.get('n_iter')} iterations." if record.get("converged") else ""
+    state = " ".join([*([state] if state else []), *updates_text(record.get("updates"))])
     known = {**record, **found}
     figures = [
         (label, formatted(known[key], form)) for key, (label, form) in _FIGURES.items() if known.get(key) is not None

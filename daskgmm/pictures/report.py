@@ -46,6 +46,7 @@ def component_table(found: dict[str, Any]) -> str:
         said.append(f"Beside the components: noise of {found['noise']}")
     if "posterior" in found:
         said.append(f"by variational Bayes; {found['effective_components']} of the components have rows of their own")
+    said += updates_text(found.get("updates"))
     if found.get("n_dropped"):
         by = spoiled_by(found.get("n_dropped_by_feature") or (), names)
         said.append(f"{found['n_dropped']:,} rows were left out, for a NaN or an infinity{by and f': {by}'}")
@@ -54,6 +55,18 @@ def component_table(found: dict[str, Any]) -> str:
     if n_features > shown:
         said.append(f"... and {n_features - shown} more features: the JSON has them")
     return "\n".join(said)
+
+
+def updates_text(updates: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    """Return a sentence on the new rows that a model went on with; none where it did not."""
+    found = [one for one in updates or () if one.get("command") == "update"]
+    if not found:
+        return []
+    last = found[-1]
+    drift = "" if last.get("z") is None else f", whose mean log-likelihood was {last['z']:+.1f} standard errors away"
+    times = "once" if len(found) == 1 else f"{len(found)} times"
+    rows = "" if last.get("rows") is None else f"; last with {last['rows']:,} rows{drift}"
+    return [f"Updated {times} by new rows{rows}."]
 
 
 def _short(name: str) -> str:

@@ -42,3 +42,28 @@ class Derived(ABC):
     @abstractmethod
     def of_free(self, values: Floats, n_features: int) -> Floats:
         """Return one value for each free number of a covariance, (..., n), in the shape of covariances."""
+
+    @abstractmethod
+    def packed(self, second: Floats) -> Floats:
+        """Return second moments that are matrices, (n_components, n_features, n_features), packed as those of rows."""
+
+    @abstractmethod
+    def plus(self, covariances: Floats, errors: Floats) -> Floats:
+        """Return the covariances with a matrix more, (n_features, n_features), or what of it is of this shape."""
+
+    @abstractmethod
+    def less(self, covariances: Floats, errors: Floats, *, least: float) -> Floats:
+        """Return V >= 0 of this shape such that rows of these covariances are the most likely under V + errors.
+
+        Parameters
+        ----------
+        errors : (n_features, n_features), float64
+            Positive semidefinite; what of it is of this shape counts.
+        least : float
+            The share of the covariances that V has at least, in every direction.
+
+        Notes
+        -----
+        With C + S = G G' both are diagonal in z, x = G z: c and 1 - c there. V has 2 c - 1 where that is positive, and
+        nothing where not: C of eigenvalues c / (1 - c) in units of S, below 1.
+        """

@@ -152,6 +152,9 @@ class Diagonal(Shape):
     def from_standard(self, first: Floats, central: Floats, precision_cholesky: Floats) -> tuple[Floats, Floats]:
         return first / precision_cholesky, central / precision_cholesky**2
 
+    def traces(self, precisions: Floats, covariances: Floats, n_features: int) -> Floats:
+        return np.asarray((precisions * covariances).sum(axis=1))
+
     def variances(self, covariances: Floats) -> Floats:
         return covariances
 

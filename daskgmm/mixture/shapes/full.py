@@ -221,6 +221,9 @@ class Full(Shape):
         found: Floats = np.abs(np.linalg.inv(precision_cholesky)).T @ (np.abs(precision_cholesky).T @ extent)
         return found
 
+    def traces(self, precisions: Floats, covariances: Floats, n_features: int) -> Floats:
+        return np.asarray((precisions * covariances).sum(axis=(-2, -1)))
+
     def variances(self, covariances: Floats) -> Floats:
         return np.diagonal(covariances, axis1=-2, axis2=-1)
 

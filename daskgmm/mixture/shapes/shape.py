@@ -314,30 +314,16 @@ class Shape(Bounded, Derived):
         moved: Floats = central + np.concatenate(squares)
         return moved
 
-    @abstractmethod
-    def packed(self, second: Floats) -> Floats:
-        """Return second moments that are matrices, (n_components, n_features, n_features), packed as those of rows."""
+    def mixed(self, counts: Floats, central: Floats, other_counts: Floats, others: Floats) -> Floats:
+        """Return central moments of two sets of rows as of one, where the means of each component are the same."""
+        own, more = (self.covariance_weights(n / n.sum()) * n.sum() for n in (counts, other_counts))
+        share = along(own / (own + more), central)
+        result: Floats = share * central + (1 - share) * others
+        return result
 
     @abstractmethod
-    def plus(self, covariances: Floats, errors: Floats) -> Floats:
-        """Return the covariances with a matrix more, (n_features, n_features), or what of it is of this shape."""
-
-    @abstractmethod
-    def less(self, covariances: Floats, errors: Floats, *, least: float) -> Floats:
-        """Return V >= 0 of this shape such that rows of these covariances are the most likely under V + errors.
-
-        Parameters
-        ----------
-        errors : (n_features, n_features), float64
-            Positive semidefinite; what of it is of this shape counts.
-        least : float
-            The share of the covariances that V has at least, in every direction.
-
-        Notes
-        -----
-        With C + S = G G' both are diagonal in z, x = G z: c and 1 - c there. V has 2 c - 1 where that is positive, and
-        nothing where not: C of eigenvalues c / (1 - c) in units of S, below 1.
-        """
+    def traces(self, precisions: Floats, covariances: Floats, n_features: int) -> Floats:
+        """Return tr S^-1 C of each component, (n_components,), or one number where both are common."""
 
     # -- variances -------------------------------------------------------------------------------------------
     @abstractmethod

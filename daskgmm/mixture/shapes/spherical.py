@@ -73,6 +73,9 @@ class Spherical(Diagonal):
     def wishart(self, n_features: int) -> tuple[int, int]:
         return 1, n_features
 
+    def traces(self, precisions: Floats, covariances: Floats, n_features: int) -> Floats:
+        return n_features * precisions * covariances
+
     def variances(self, covariances: Floats) -> Floats:
         return covariances[:, np.newaxis]
 

@@ -130,7 +130,7 @@ def check_weight(weight: float, row_set: RowSet, tolerance: float = 1e-9) -> Non
 
 def check_responsibilities(statistics: Statistics, plan: Plan) -> None:
     """Raise a DaskgmmError unless the responsibilities of an E-step sum to the weight of its rows, as each row's do."""
-    total, weight = float(statistics.panel(plan.n_components)[:, -1].sum()), statistics.weight
+    total, weight = float(statistics.panel(plan.n_components, plan.n_filled)[:, -1].sum()), statistics.weight
     if not abs(total - weight) <= plan.precision.count_tolerance * weight:
         raise DaskgmmError(
             "the responsibilities of a pass",

@@ -86,8 +86,13 @@ class FitOptions(MainOptions):
 
     @property
     def is_closed_form(self) -> bool:
-        """Whether one E-step from anywhere ends at the optimum: one component, whose responsibilities are all 1."""
-        return self.n_components == 1 and self.max_iter > 0 and not self.any_given and self.prior is None
+        """Whether one E-step from anywhere ends at the optimum: one component, of rows that have all values."""
+        return self.is_one_component and self.non_finite != "marginalize" and self.prior is None
+
+    @property
+    def is_one_component(self) -> bool:
+        """Whether nothing is to be searched for: one component, whose responsibilities are all 1."""
+        return self.n_components == 1 and self.max_iter > 0 and not self.any_given
 
     def given(self, n_features: int) -> Given:
         """Return the given initial parameters, checked against the number of features."""

@@ -145,7 +145,7 @@ class Race:
         options = self._options.on_sample(len(rows) / self._n_all)
         several = len(self._sample) >= FEW
         found = starts_by(
-            ways(options, few_rows=self._whole), rows.X, rows.weights, options,
+            ways(options, few_rows=self._whole), rows.filled, rows.weights, options,
             k_means_iterations=K_MEANS_ITERATIONS, distinct=several and options.init_params != "random_from_data",
         )  # fmt: skip
         if not any(schedule for _, schedule in found):
@@ -319,7 +319,7 @@ class Race:
             rows = self._sample
             outlook = look(p, rows.X, rows.weights)
             found = splits(
-                p, rows.X, rows.weights, outlook.members, floor=self._options.whole_prior.floor,
+                p, outlook.completed, rows.weights, outlook.members, floor=self._options.whole_prior.floor,
                 rng=np.random.RandomState(self._options.seed), n_fitted=n_fitted,
             )  # fmt: skip
             self._last = p, n_fitted, outlook, found

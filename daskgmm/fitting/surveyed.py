@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from daskgmm.fitting.checks import check_folds, check_survey, spoiled_by
+from daskgmm.fitting.checks import check_every_feature, check_folds, check_survey, spoiled_by
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.progress import Progress
 from daskgmm.fitting.sample import Sample, sample_size
@@ -73,23 +73,29 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
     sizes = [0, *(sample_size(o, n_rows, n_features) for o in searched)]
     threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
     scatter = any(m.options.family.shape.leaves_common_term() for m in models)
-    work = SurveyPass(n_features, scatter, options.seed, threshold, n_folds)
+    with_pairs = rows.check == "marginalize" and any(m.options.family.shape.correlates for m in models)
+    work = SurveyPass(n_features, scatter, options.seed, threshold, n_folds, with_pairs)
     largest = max(m.options.n_components for m in models)
 
     def run() -> Survey:
         found: Survey = progress.read("survey", work, range(len(models)))
         check_survey(found, rows, n_components=largest, non_finite=options.non_finite)
-        check_folds(found, n_components=largest)
+        check_every_feature(found, rows, "")
+        check_folds(found, rows, work, n_components=largest)
         return found
 
     # (What is stored is noted before anything is read.)
     survey: Survey = progress.once("survey", run, files=progress.passes.files)
-    if survey.n_dropped == 0:
+    if survey.n_dropped == 0 and survey.seen is None:
         progress.passes.rows = rows.trusted()
-    else:
+    if survey.n_dropped:
         by = spoiled_by(survey.n_spoiled.tolist(), feature_names(rows.X.column_labels))
         n_dropped = f"{survey.n_dropped:,} of {n_rows:,}"
         logger.info("%s rows are left out, for a NaN or an infinity: %s.", n_dropped, by)
+    if survey.seen is not None:
+        lacking = spoiled_by(survey.seen.n_missing.tolist(), feature_names(rows.X.column_labels))
+        n_incomplete = f"{survey.seen.n_incomplete:,} of {n_rows:,}"
+        logger.info("%s rows have gaps, and count by what they have: %s.", n_incomplete, lacking)
     scaling = Scaling.of(survey.row_set) if options.standardize else None
     if scaling is not None:
         survey, progress.history.scaling = survey.standardized(scaling), scaling
@@ -107,6 +113,12 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
 def as_seen(models: Sequence[Model], known: Surveyed) -> tuple[Model, ...]:
     """Return the models with what was given in units of the data as passes see the rows."""
     scaling = known.scaling
+    if known.survey.seen is None:
+        # (Without gaps all is as without the option.)
+        models = [
+            replace(m, options=replace(m.options, non_finite="error")) if m.options.non_finite == "marginalize" else m
+            for m in models
+        ]
     if scaling is None:
         return tuple(models)
     found = []

@@ -89,6 +89,8 @@ class Plan:
         Whether compiled loops do what they can. It is decided once for a candidate: last bits depend on it.
     given : (Kernel, (n_components,) bool) or None
         A kernel that the user has given, and the components that it computes; they count as exact.
+    gaps : bool
+        Whether rows may have gaps: sums then tell what they were filled with.
     """
 
     shape: Shape
@@ -102,6 +104,7 @@ class Plan:
     precision: Precision = DOUBLE
     compiled: bool = False
     given: tuple[Any, NDArray[np.bool_]] | None = None
+    gaps: bool = False
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return unpacked, (self.shape, self.packed, self.given)
@@ -114,7 +117,7 @@ class Plan:
         """
         return (
             self.log_weights, self.means, self.shape.pack(self.precisions_cholesky), self.origin, self.exact,
-            self.stacked, self.common_by_row, self.precision.name, self.compiled,
+            self.stacked, self.common_by_row, self.precision.name, self.compiled, self.gaps,
         )  # fmt: skip
 
     @property
@@ -149,6 +152,16 @@ class Plan:
         return self.shape.n_statistics(self.means.shape[1], exact=bool(self.exact.any()))
 
     @property
+    def n_values(self) -> int:
+        """Number of all sums of a pass (`Statistics`)."""
+        return self.n_components * self.n_statistics + self.n_filled + 3
+
+    @property
+    def n_filled(self) -> int:
+        """How many of them tell what stands in the gaps."""
+        return int(self.means.shape[1]) if self.gaps else 0
+
+    @property
     def n_bytes(self) -> int:
         """Bytes that the plan takes on its way to the workers."""
         arrays = (self.log_weights, self.means, self.shape.pack(self.precisions_cholesky), self.origin, self.exact)
@@ -178,9 +191,9 @@ class Plan:
 
 def unpacked(shape: Shape, packed: tuple[Any, ...], given: Any = None) -> Plan:
     """Return the plan of a shape that `Plan.packed` tells of."""
-    log_weights, means, factors, origin, exact, stacked, common_by_row, precision, compiled = packed
+    log_weights, means, factors, origin, exact, stacked, common_by_row, precision, compiled, gaps = packed
     factors, found = shape.unpack(factors, means.shape[1]), precision_called(precision)
-    return Plan(shape, log_weights, means, factors, origin, exact, stacked, common_by_row, found, compiled, given)
+    return Plan(shape, log_weights, means, factors, origin, exact, stacked, common_by_row, found, compiled, given, gaps)
 
 
 def make_plan(
@@ -190,6 +203,7 @@ def make_plan(
     kernel: Any = "rule",
     precision: Precision = DOUBLE,
     compiled: bool = False,
+    gaps: bool = False,
 ) -> Plan:
     """Return the plan for the next pass: the rule of the design, from the parameters alone, O(K D^2) on the driver.
 
@@ -206,7 +220,15 @@ def make_plan(
         Of the components by Phi: single is taken where that is faster than all that double can do by Phi.
     compiled : bool
         Whether the compiled kernel does what it can.
+    gaps : bool
+        Whether rows may have gaps.
     """
+    if gaps:
+        # (What is common to all components drops out of complete rows alone: each then has second moments.)
+        kernel = "exact" if parameters.shape.leaves_common_term() else kernel
+        return replace(
+            make_plan(parameters, origin=origin, kernel=kernel, precision=precision, compiled=compiled), gaps=True
+        )
     if not isinstance(kernel, str):
         plan = make_plan(parameters, origin=origin, precision=precision, compiled=compiled)
         mask: Any = kernel.chosen(parameters, plan.origin)

@@ -31,7 +31,7 @@ def mean_shift(statistics: Statistics, plan: Plan, row_set: RowSet) -> tuple[Flo
     rows whatever the parameters. Measured is by the spread of the rows, and of what each component is measured from.
     """
     n_features = plan.means.shape[1]
-    panel = statistics.panel(plan.n_components)
+    panel = statistics.panel(plan.n_components, plan.n_filled)
     share = panel[:, -1] / statistics.weight
     first = panel[:, -1 - n_features : -1] / statistics.weight
     apart = plan.means - plan.origin
@@ -41,7 +41,13 @@ def mean_shift(statistics: Statistics, plan: Plan, row_set: RowSet) -> tuple[Flo
         if not kernel.about_origin:
             first[own] = kernel.shifts(plan, own, first) + share[own, np.newaxis] * apart[own]
             scale = scale + share[own] @ (np.abs(apart[own]) + np.sqrt(component_variances(plan))[own])
-    return first.sum(axis=0) - offset, scale
+    found: Floats = first.sum(axis=0)
+    if plan.gaps:
+        # What stands in the gaps is for the parameters to say; without it the sum is that of the observed values.
+        filled = statistics.filled(n_features) / statistics.weight
+        scale = scale + np.abs(filled)
+        offset, found = row_set.present(n_features) * offset, found - filled
+    return found - offset, scale
 
 
 def lost_on_the_way(statistics: Statistics, plan: Plan, row_set: RowSet) -> Floats:
@@ -49,7 +55,7 @@ def lost_on_the_way(statistics: Statistics, plan: Plan, row_set: RowSet) -> Floa
 
     In units of the data.
     """
-    share = statistics.panel(plan.n_components)[:, -1] / statistics.weight
+    share = statistics.panel(plan.n_components, plan.n_filled)[:, -1] / statistics.weight
     found = np.zeros(len(row_set.mean))
     for kernel, own in forms(plan):
         for k in own:
@@ -71,7 +77,7 @@ def moments(statistics: Statistics, plan: Plan, row_set: RowSet | None) -> Momen
     count 1e-10 moves by 1e-5 of its distance from the reference point, so by Phi and exact to different places.
     """
     shape, n_features = plan.shape, plan.means.shape[1]
-    panel = statistics.panel(plan.n_components)
+    panel = statistics.panel(plan.n_components, plan.n_filled)
     counts = panel[:, -1] * (statistics.n_rows / statistics.weight)
     empty = counts < SMALLEST_COUNT
     divisor = np.where(empty, 1.0, panel[:, -1])[:, np.newaxis]

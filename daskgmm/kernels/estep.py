@@ -25,6 +25,8 @@ from daskgmm.kernels.support import leave_out
 from daskgmm.kernels.tile import Tile
 from daskgmm.mixture.arrays import Floats
 
+#: Responsibilities of rows with gaps below such a part of the largest are exact zeros: they are lost in rounding.
+NEGLIGIBLE = 1e-20
 _NO_WEIGHTS = np.empty(0)
 
 
@@ -226,6 +228,9 @@ class Densities(Tile):
             filled[:] = 0.0
         gaps = self.gaps if self.gaps is not None and len(self.gaps.rows) else None
         whole = resp
+        if gaps is not None:
+            # (Each that is left costs as much as a row.)
+            resp[resp < NEGLIGIBLE * resp.max(axis=0)] = 0.0
         if gaps is not None and not all(kernel.about_origin for kernel, _ in forms(plan)):
             # (Rows with gaps are summed completed, and not corrected, where sums are in units of a component.)
             whole = resp.copy()

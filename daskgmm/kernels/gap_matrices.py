@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from daskgmm.kernels.gap_rows import Gaps, Group, Integers
 from daskgmm.kernels.gaps import GapForm, log_norm_of
+from daskgmm.kernels.loops import gap_loops
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.shapes.matrices import triangle
 from daskgmm.mixture.shapes.shape import LOG_2PI
@@ -65,12 +66,18 @@ class Matrices(GapForm):
         rows, near, n_features = gaps.rows, self.near, len(x)
         doubtful = np.zeros((len(rows), self.plan.n_components), dtype=bool)
         gaps.kept = self._pulls(gaps, x) if len(near) else None
-        for group in gaps.groups:
+        compiled = bool(len(near)) and self.plan.compiled
+        if compiled:
+            gap_loops().correct(
+                self.by_feature, gaps.kept[1], *gaps.by_row, rows, near, log_norm_of(1),
+                self.plan.log_constants[near], self.bound[near], self.limit, out, doubtful,
+            )  # fmt: skip
+        for group in gaps.groups if gaps.most_missing > n_features // 2 or not compiled else ():
             if 2 * group.missing.shape[1] > n_features:
                 self._observed(gaps, group, x, out)
-            elif len(near):
+            elif len(near) and not compiled:
                 self._corrected(gaps, group, out, doubtful)
-        few = np.flatnonzero(2 * np.count_nonzero(gaps.mask, axis=0) <= n_features)
+        few = np.flatnonzero(2 * gaps.n_missing <= n_features) if len(self.far) else np.empty(0, dtype=np.int64)
         for k in self.far:
             out[k, rows[few]] = self._density(int(k), gaps, x, few)
         for doubted, at in self.counting(gaps, out, doubtful):
@@ -82,8 +89,12 @@ class Matrices(GapForm):
         One product for each feature: with all rows that lack it, whatever else they lack.
         """
         y = np.ascontiguousarray((x[:, gaps.rows] - self.plan.origin[:, np.newaxis]).T)
-        at, bounds, _ = gaps.pairs
+        at, bounds = gaps.pairs
         found = np.empty((len(at), len(self.near)))
+        if self.plan.compiled:
+            gathered = np.empty((int(np.diff(bounds).max()), len(x)))
+            gap_loops().pull(y, at, bounds, self.by_feature, self.offsets, gathered, found)
+            return y, found
         for j in np.flatnonzero(np.diff(bounds)):
             own = slice(bounds[j], bounds[j + 1])
             np.dot(y[at[own]], self.by_feature[j], out=found[own])
@@ -93,7 +104,7 @@ class Matrices(GapForm):
     def _corrected(self, gaps: Gaps, group: Group, out: NDArray[Any], doubtful: NDArray[np.bool_]) -> None:
         near, n_missing = self.near, group.missing.shape[1]
         _, pulls = gaps.kept
-        number = gaps.pairs[2]
+        number = gaps.number
         for piece in group.pieces(max(1, _AT_ONCE // (len(near) * n_missing**2))):
             own, rows = piece.missing, gaps.rows[piece.at]
             w = pulls[number[piece.at[:, np.newaxis], own]].swapaxes(1, 2)
@@ -148,11 +159,13 @@ class Matrices(GapForm):
 
     # -- sums --------------------------------------------------------------------------------------------------
     def sums(self, gaps: Gaps, x: Floats, resp: NDArray[Any], out: Floats, filled: Floats) -> None:
-        n_features, own = len(x), np.asarray(resp[:, gaps.rows], dtype=np.float64)
+        n_features = len(x)
         if len(self.by_phi):
-            self._add_about_origin(gaps, own, out, filled)
-        sums = np.empty(out.shape[1])
-        for k in np.setdiff1d(np.arange(len(out)), self.by_phi):
+            self._add_about_origin(gaps, resp, out, filled)
+        if not len(self.in_own_units):
+            return
+        sums, own = np.empty(out.shape[1]), np.asarray(resp[:, gaps.rows], dtype=np.float64)
+        for k in self.in_own_units:
             at = np.flatnonzero(own[k])
             if len(at):
                 y, _, spread = self._completed(int(k), gaps, x, at, own[k, at])
@@ -164,12 +177,23 @@ class Matrices(GapForm):
                 there = y + (self.plan.means[k] - self.plan.origin)[:, np.newaxis]
                 filled += np.where(gaps.mask[:, at], there, 0.0) @ own[k, at]
 
-    def _add_about_origin(self, gaps: Gaps, resp: Floats, out: Floats, filled: Floats) -> None:
+    def _add_about_origin(self, gaps: Gaps, resp: NDArray[Any], out: Floats, filled: Floats) -> None:
         """Add to the sums of components by Phi, in which the gaps count as zeros: what stands in them is all new."""
         y, _ = gaps.kept
         n_features, k = y.shape[1], self.by_phi
-        at, bounds, number = gaps.pairs
+        at, bounds = gaps.pairs
         weighted, second = np.zeros((len(at), len(k))), np.zeros((n_features, len(k), n_features))
+        first = np.zeros((n_features, len(k)))
+        if self.plan.compiled:
+            _, pulls = gaps.kept
+            loops, place = gap_loops(), np.searchsorted(self.near, k)
+            loops.contribute(self.precisions, pulls, place, *gaps.by_row, gaps.rows, k, resp, weighted, second)
+            gathered, part = np.empty((int(np.diff(bounds).max()), n_features)), np.empty((len(k), n_features))
+            loops.gather(y, at, bounds, weighted, gathered, part, first, second)
+            filled += first.sum(axis=1)
+            loops.add_packed(k, first, second, out)
+            return
+        resp, number = np.asarray(resp[:, gaps.rows], dtype=np.float64), gaps.number
         for rows, own, missing, shift, within in self._contributions(gaps, resp, k):
             r = resp[k[own], rows]
             weighted[number[rows[:, np.newaxis], missing], own[:, np.newaxis]] = r[:, np.newaxis] * shift
@@ -177,7 +201,6 @@ class Matrices(GapForm):
             within *= r[:, np.newaxis, np.newaxis]
             a, b = np.triu_indices(missing.shape[1])
             np.add.at(second, (missing[:, a], own[:, np.newaxis], missing[:, b]), within[:, a, b])
-        first = np.zeros((n_features, len(k)))
         for j in np.flatnonzero(np.diff(bounds)):
             own_gaps = slice(bounds[j], bounds[j + 1])
             first[j] = weighted[own_gaps].sum(axis=0)
@@ -198,7 +221,7 @@ class Matrices(GapForm):
         (n, n_missing); and covariances.
         """
         _, pulls = gaps.kept
-        place, number = np.searchsorted(self.near, own), gaps.pairs[2]
+        place, number = np.searchsorted(self.near, own), gaps.number
         for group in gaps.groups:
             of_rows, of_own = np.nonzero(resp[own][:, group.at].T)
             step = max(1, _AT_ONCE // group.missing.shape[1] ** 2)

@@ -55,30 +55,51 @@ class Gaps:
         The rows that lack some features, not all.
     mask : (n_features, n), bool
         The same mask of these rows alone.
+    n_missing : (n,), int64
+        How many features each of them lacks.
     """
 
     def __init__(self, mask: Mask) -> None:
-        n_missing = np.count_nonzero(mask, axis=0)
+        n_missing = mask.sum(axis=0, dtype=np.int64)
         self.every, self.rows = mask, np.flatnonzero((n_missing > 0) & (n_missing < len(mask)))
         self.mask = np.ascontiguousarray(mask[:, self.rows])
-        self._n_missing = n_missing[self.rows]
+        self.n_missing = n_missing[self.rows]
         #: What a form keeps from the densities of a plan for its sums.
         self.kept: Any = None
+
+    @property
+    def most_missing(self) -> int:
+        """The largest of these."""
+        return int(self.n_missing.max(initial=0))
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """The rows by the number of their gaps."""
         found = []
-        for n in np.unique(self._n_missing):
-            at = np.flatnonzero(self._n_missing == n)
+        for n in np.unique(self.n_missing):
+            at = np.flatnonzero(self.n_missing == n)
             found.append(Group(at, np.nonzero(self.mask[:, at].T)[1].reshape(len(at), n)))
         return tuple(found)
 
     @cached_property
-    def pairs(self) -> tuple[Integers, Integers, Integers]:
-        """Every gap, feature by feature: its row, (n_gaps,); where features begin; and each gap's number, (n, D)."""
-        features, at = np.nonzero(self.mask)
-        bounds = np.searchsorted(features, np.arange(len(self.mask) + 1))
-        number = np.zeros(self.mask.shape[::-1], dtype=np.int64)
-        number[at, features] = np.arange(len(at))
-        return at, bounds, number
+    def pairs(self) -> tuple[Integers, Integers]:
+        """Every gap, feature by feature: its row, (n_gaps,); and where features begin, (D + 1,)."""
+        features, at = np.divmod(np.flatnonzero(self.mask), self.mask.shape[1])
+        return at, np.searchsorted(features, np.arange(len(self.mask) + 1))
+
+    @cached_property
+    def by_row(self) -> tuple[Integers, Integers, Integers]:
+        """Every gap, row by row: where rows begin, (n + 1,); the feature of each gap; and its number in `pairs`."""
+        at, bounds = self.pairs
+        starts = np.zeros(len(self.rows) + 1, dtype=np.int64)
+        np.cumsum(self.n_missing, out=starts[1:])
+        order = np.argsort(at, kind="stable")
+        return starts, np.repeat(np.arange(len(self.mask)), np.diff(bounds))[order], order
+
+    @cached_property
+    def number(self) -> Integers:
+        """The number in `pairs` of each gap, (n, D)."""
+        at, bounds = self.pairs
+        found = np.zeros(self.mask.shape[::-1], dtype=np.int64)
+        found[at, np.repeat(np.arange(len(self.mask)), np.diff(bounds))] = np.arange(len(at))
+        return found

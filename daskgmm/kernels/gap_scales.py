@@ -55,7 +55,7 @@ class Scales(GapForm):
             out[k, : -1 - n_features] += shape.pack_squares(mass[k] * squares)
             out[k, last] += mass[k] * self.apart[k]
         sums = np.empty(out.shape[1])
-        for j in np.setdiff1d(np.arange(len(out)), k):
+        for j in self.in_own_units:
             at = np.flatnonzero(own[j])
             if len(at):
                 z = self._z(int(j), gaps, x, at)

@@ -42,9 +42,10 @@ class GapForm(ABC):
         own = np.zeros(plan.n_components, dtype=bool)
         for kernel, numbers in forms(plan):
             own[numbers] = kernel.about_origin
-        #: Components whose sums are about the origin; those whose densities of filled rows are corrected.
+        #: Components whose sums are about the origin, and the others; those whose densities are corrected.
         self.by_phi, self.near = np.flatnonzero(own), np.flatnonzero(own | plan.stacked)
         self.far = np.flatnonzero(~(own | plan.stacked))
+        self.in_own_units = np.flatnonzero(~own)
 
     @abstractmethod
     def density(self, gaps: Gaps, x: Floats, out: NDArray[Any], *, keep: bool) -> None:

@@ -181,9 +181,7 @@ def score(model: str, data: Input, *, errors: bool, cluster: Place) -> Result:
         found = score_source(parameters, X, weights=weights, non_finite=non_finite, executor=running.executor)
         known = None
         if errors:
-            known = standard_errors(
-                parameters, X, weights=weights, non_finite=non_finite, executor=running.executor
-            )
+            known = standard_errors(parameters, X, weights=weights, non_finite=non_finite, executor=running.executor)
         resources = running.resources(found.bytes_read * (1 + errors))
     warn_of_small_weight(found.weight, found.n_weighted)
     return {

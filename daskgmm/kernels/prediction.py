@@ -28,20 +28,22 @@ class Predictor:
     what : {"label", "proba", "score", "impute"}
         The most probable component of a row; its responsibilities; its log-density in nats; the row with the means of
         the values that it lacks, given those that it has.
-    unseen : float64
-        The prediction for a row without any value: what the mixture says of any.
     """
 
     plan: Plan
     what: What
-    unseen: Any = None
 
     @classmethod
     def of(cls, parameters: Parameters, what: What) -> Predictor:
         """Return the predictor of a mixture; its plan follows from the parameters alone."""
-        mean = parameters.weights @ parameters.means
-        unseen = {"label": np.argmax(parameters.weights), "proba": parameters.weights, "score": 0.0, "impute": mean}
-        return cls(make_plan(parameters, origin=mean), what, unseen[what])
+        return cls(make_plan(parameters, origin=parameters.weights @ parameters.means), what)
+
+    @property
+    def unseen(self) -> Any:
+        """The prediction for a row without any value: what the mixture says of any."""
+        weights = np.exp(self.plan.log_weights)
+        mean = weights @ self.plan.means
+        return {"label": np.argmax(weights), "proba": weights, "score": 0.0, "impute": mean}[self.what]
 
     @property
     def n_columns(self) -> int | None:

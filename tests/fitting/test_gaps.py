@@ -164,7 +164,7 @@ def test_a_row_without_values_gets_what_the_mixture_says_of_any() -> None:
     X = groups()
     found = GaussianMixture(2, **GAPS).fit(X)
     assert found.score_samples(X)[5] == 0.0
-    assert_array_equal(found.predict_proba(X)[5], found.weights_)
+    assert_allclose(found.predict_proba(X)[5], found.weights_, rtol=1e-15)
     assert found.predict(X)[5] == np.argmax(found.weights_)
     without = GaussianMixture(2, **GAPS).fit(np.delete(X, 5, axis=0))
     assert found.log_likelihood_ == pytest.approx(without.log_likelihood_, rel=1e-9)
@@ -235,3 +235,13 @@ def test_the_log_says_how_many_rows_have_gaps(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.INFO, logger="daskgmm"):
         GaussianMixture(2, **GAPS).fit(MISSVALS[:, :3])
     assert "4 of 13 rows have gaps, and count by what they have: feature 1 in 4, feature 2 in 4." in caplog.text
+
+
+def test_what_knows_of_no_gaps_leaves_none_out_silently() -> None:
+    X = groups()
+    found = GaussianMixture(2, **GAPS).fit(X)
+    with pytest.raises(DataError, match="NaN or infinity"):
+        found.standard_errors(X)
+    with pytest.raises(DataError, match="NaN or infinity"):
+        found.predict_features(X[:, 1:], [1, 2, 3])
+    assert set(found.combine(X, 1)) == {0}

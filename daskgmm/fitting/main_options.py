@@ -207,7 +207,7 @@ class MainOptions(Record):
         "error",
         Option(
             help="What to do with rows that hold a NaN or an infinity.", choices=("error", "drop", "marginalize"),
-            rule=_non_finite_rule, remedy="Leave `kernel` out.",
+            rule=_non_finite_rule,
         ),
     )  # fmt: skip
     standardize: bool = declare(

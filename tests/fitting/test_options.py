@@ -46,7 +46,7 @@ def test_defaults_are_those_of_scikit_learn_but_for_restarts() -> None:
         ("escape", None, "True or False"),
         ("start_rows", 0, "an integer of at least n_components = 1"),
         ("start_rows", 10.0, "an integer of at least n_components = 1"),
-        ("non_finite", "ignore", "one of error, drop"),
+        ("non_finite", "ignore", "one of error, drop, marginalize"),
         ("cache", "yes", "'auto', True or False"),
         ("cache", 1, "'auto', True or False"),
         ("cache", None, "'auto', True or False"),

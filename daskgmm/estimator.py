@@ -25,6 +25,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.score import Score, score_source
 from daskgmm.fitting.status import Status
+from daskgmm.imputing import Imputing
 from daskgmm.inputs import (
     constructor,
     opened_columns,
@@ -56,6 +57,7 @@ class GaussianMixture(
     Conditionable,
     Diagnosable,
     Saved,
+    Imputing,
     DensityMixin,  # type: ignore[misc]
     BaseEstimator,  # type: ignore[misc]
 ):
@@ -122,8 +124,10 @@ class GaussianMixture(
     verbose : int, default=0
         1 prints a line every `verbose_interval` passes, 2 for each pass.
     verbose_interval : int, default=10
-    non_finite : {"error", "drop"}, default="error"
-        What to do with rows that hold a NaN or an infinity. Dropped rows are predicted as -1 or NaN.
+    non_finite : {"error", "drop", "marginalize"}, default="error"
+        What to do with rows that hold a NaN or an infinity. Dropped rows are predicted as -1 or NaN. Marginalized, a
+        NaN is a missing value, and the rest of its row counts, in `fit`, `predict` and all others: exact EM on what is
+        observed. That is right where values are missing at random, given what is observed of the row.
     precision : {"double", "single"}, default="double"
         Precision of the large matrix products. "single" is about 1.8 times faster, and good to 1e-3 nats a row in the
         log-density. Components for which it is not, and the final log-likelihood, are computed in double precision.
@@ -337,11 +341,11 @@ class GaussianMixture(
             )
         return p, float(self.lower_bound_)
 
-    def _predict(self, X: Any, what: What) -> Any:
+    def _predict(self, X: Any, what: What, *, non_finite: str | None = None) -> Any:
         check_is_fitted(self, "means_")
         predictor = Predictor.of(self._parameters(), what)
         rows = opened_rows(self, X, reset=False)
-        found = predict_rows(rows, predictor, non_finite=self.non_finite)
+        found = predict_rows(rows, predictor, non_finite=non_finite or self.non_finite)
         return rows.as_given(found, what) if rows.as_given else found
 
     def _scored(self, X: Any, sample_weight: Any) -> Score:

@@ -120,20 +120,21 @@ def predict(
     cluster: Place,
     saving: Saving,
     force: bool,
+    command: str = "predict",
 ) -> Result:
     """Return the result of predicting for all rows, which are then at `output`."""
     began = perf_counter()
     fitted = load_model(model)
-    parameters = fitted.parameters
+    parameters, non_finite = fitted.parameters, data.treatment(fitted.record)
     X, _ = data.open(names=fitted.record.get("feature_names"))
     saving.check(output, inputs={"MODEL": model, "INPUT": X.places})  # (labels may join its group)
     check_parquet(output, option="--output")
     columns = None if keep is None else X.kept(keep)
     now = {
-        "command": "predict",
+        "command": command,
         "model": checksum(parameters),
         "what": what,
-        "non_finite": data.non_finite,
+        "non_finite": non_finite,
         "keep": None if columns is None else list(columns.names),
         "input": {"X": X.identity()},
     }
@@ -154,7 +155,7 @@ def predict(
 
             def result(written: Written) -> Result:
                 found.update(
-                    command="predict",
+                    command=command,
                     status="done",
                     what=what,
                     rows=written.n_rows,
@@ -170,7 +171,7 @@ def predict(
             try:
                 with saved.standing.on(running.where):
                     write_predictions(
-                        parameters, X, output, what=what, record=now, result=result, non_finite=data.non_finite,
+                        parameters, X, output, what=what, record=now, result=result, non_finite=non_finite,
                         executor=running.executor, saved=saved.checkpoint, kept=columns,
                     )  # fmt: skip
             except DataError:
@@ -200,12 +201,11 @@ def score(model: str, data: Input, *, errors: bool, cluster: Place) -> Result:
     note_weights(fitted.record, weights)
     check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
     with Work(Rows.plan(X, weights), scoring_need(parameters, X), cluster).on_machines(began) as running:
-        found = score_source(parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor)
+        non_finite = data.treatment(fitted.record)
+        found = score_source(parameters, X, weights=weights, non_finite=non_finite, executor=running.executor)
         known = None
         if errors:
-            known = standard_errors(
-                parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor
-            )
+            known = standard_errors(parameters, X, weights=weights, non_finite=non_finite, executor=running.executor)
         resources = running.resources(found.bytes_read * (1 + errors))
     warn_of_small_weight(found.weight, found.n_weighted)
     return {

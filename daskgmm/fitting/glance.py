@@ -40,7 +40,7 @@ def glance(
     if executor is None:
         executor = current_executor(travels=X.travels and (weights is None or weights.travels))
     check_shape(X, n_components=1)
-    rows, _ = promise_memory(Rows.plan(X, weights), glance_need(parameters, X), executor)
+    rows, _ = promise_memory(Rows.plan(X, weights).checked(non_finite), glance_need(parameters, X), executor)
     work = SurveyPass(X.n_features, False, seed, sample_threshold(X.n_rows, glance_size(X)))
     with for_passes(executor):
         survey: Survey = run_pass(work, rows, executor, name="survey")

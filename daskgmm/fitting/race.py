@@ -152,7 +152,7 @@ class Race:
         options = self._options.on_sample(len(rows) / self._n_all)
         several = len(self._sample) >= FEW
         found = starts_by(
-            ways(options, few_rows=self._whole), rows.X, rows.weights, options, classes=self._classes,
+            ways(options, few_rows=self._whole), rows.filled, rows.weights, options, classes=self._classes,
             k_means_iterations=K_MEANS_ITERATIONS, distinct=several and options.init_params != "random_from_data",
         )  # fmt: skip
         if not any(schedule for _, schedule in found):
@@ -342,13 +342,11 @@ class Race:
             rows = self._sample
             outlook = look(p, rows.X, rows.weights)
             found = splits(
-                p, rows.X, rows.weights, outlook.members, floor=self._options.whole_prior.floor,
+                p, outlook.completed, rows.weights, outlook.members, floor=self._options.whole_prior.floor,
                 rng=np.random.RandomState(self._options.seed), n_fitted=n_fitted,
             )  # fmt: skip
-            held = p.held | p.has_fixed
-            if held.any():  # (labels, or what is fixed of a component, say where these are)
-                free = [m for m in outlook.merges if not (held[m.i] or held[m.j])]
-                outlook, found = replace(outlook, merges=free), [s for s in found if not held[s.k]]
+            held = p.held | p.has_fixed  # (labels, or what is fixed of a component, say where these are)
+            outlook, found = outlook.sparing(held), [s for s in found if not held[s.k]]
             self._last = p, n_fitted, outlook, found
         return self._last[2], self._last[3]
 
@@ -376,8 +374,6 @@ class Race:
 RISE = 1e-8
 #: A move must gain so much on rows that it has not seen, nats.
 GAIN = 1e-4
-
-
 #: Where spikes have at least this share of the rows, their likelihood counts as any.
 _MOSTLY = 0.5
 

@@ -89,7 +89,7 @@ def score_source(
         executor = current_executor(travels=X.travels and (weights is None or weights.travels))
     check_features(X, parameters)
     check_shape(X, n_components=1)
-    rows, need = promise_memory(Rows.plan(X, weights), scoring_need(parameters, X), executor)
+    rows, need = promise_memory(Rows.plan(X, weights).checked(non_finite), scoring_need(parameters, X), executor)
     with for_passes(executor):
         surveyed = None if weights is None else survey_of(rows, executor, non_finite)
         plan = make_plan(parameters, origin=parameters.centre, compiled=need.compiled)

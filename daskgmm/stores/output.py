@@ -120,7 +120,7 @@ def write_predictions(
         executor = current_executor(travels=X.travels)
     predictor = Predictor.of(parameters, what)
     layout = layout_of(predictor, X, output, kept)
-    rows, _ = promise_memory(layout.rows, _need(layout, predictor), executor)
+    rows, _ = promise_memory(layout.rows.checked(non_finite), _need(layout, predictor), executor)
     try:
         with explained(output):
             place, target = _target(output, layout, saved)

@@ -42,6 +42,7 @@ from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.family import Family, family_of
+from daskgmm.mixture.noise import check_gaps
 from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.sampling import sample
 from daskgmm.passes.prediction import predict_rows
@@ -343,9 +344,10 @@ class GaussianMixture(
 
     def _predict(self, X: Any, what: What, *, non_finite: str | None = None) -> Any:
         check_is_fitted(self, "means_")
-        predictor = Predictor.of(self._parameters(), what)
+        p, non_finite = self._parameters(), non_finite or self.non_finite
+        check_gaps(p.noise, non_finite)
         rows = opened_rows(self, X, reset=False)
-        found = predict_rows(rows, predictor, non_finite=non_finite or self.non_finite)
+        found = predict_rows(rows, Predictor.of(p, what), non_finite=non_finite)
         return rows.as_given(found, what) if rows.as_given else found
 
     def _scored(self, X: Any, sample_weight: Any) -> Score:

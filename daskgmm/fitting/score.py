@@ -14,6 +14,7 @@ from daskgmm.fitting.evaluate import check_counts
 from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.score import ScorePass
 from daskgmm.mixture.criteria import aic, bic
+from daskgmm.mixture.noise import check_gaps
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.executor import Executor
@@ -88,6 +89,7 @@ def score_source(
     if executor is None:
         executor = current_executor(travels=X.travels and (weights is None or weights.travels))
     check_features(X, parameters)
+    check_gaps(parameters.noise, non_finite)
     check_shape(X, n_components=1)
     rows, need = promise_memory(Rows.plan(X, weights).checked(non_finite), scoring_need(parameters, X), executor)
     with for_passes(executor):

@@ -236,7 +236,7 @@ class Densities(Tile):
         if filled is not None:
             filled[:] = 0.0
         gaps = self.gaps if self.gaps is not None and len(self.gaps.rows) else None
-        whole = resp
+        whole = resp = resp[: plan.n_components]
         if gaps is not None:
             # (Each that is left costs as much as a row.)
             resp[resp < NEGLIGIBLE * resp.max(axis=0)] = 0.0

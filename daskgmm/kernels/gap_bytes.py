@@ -10,7 +10,7 @@ _MATRICES = 4 * 8 * (1 << 19)
 
 
 def derived_bytes(shape: Shape, n_components: int, n_features: int) -> int:
-    """Return the bytes that a candidate's plan derives for gaps: precisions twice, covariances, and sums of products."""
+    """Return the bytes that a candidate's plan derives for gaps: precisions twice, covariances, sums of products."""
     return 8 * n_components * (4 * n_features**2 if shape.correlates else 2 * n_features)
 
 

@@ -134,7 +134,9 @@ class Conditionable:
                 f"{rows.n_features} in {rows.label}",
                 "Select these columns of `X`.",
             )
-        return predict_rows(rows, Regression.by(found), non_finite=self.non_finite)  # type: ignore[attr-defined]
+        # (What is known of a row must be all that it is predicted from.)
+        non_finite = "drop" if self.non_finite == "drop" else "error"  # type: ignore[attr-defined]
+        return predict_rows(rows, Regression.by(found), non_finite=non_finite)
 
     def _shared_names(self, rows: Source) -> list[str]:
         """Return the names of the columns of rows; an OptionError unless the mixture has all of them."""

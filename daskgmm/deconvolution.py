@@ -12,12 +12,15 @@ from daskgmm.inputs import opened_rows
 from daskgmm.kernels.denoising import Denoising
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.kernels.regression import Regression
+from daskgmm.mixture.noise import check_gaps
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.prediction import predict_rows
 
 
 class Deconvolving:
     """Gives an estimator predictions for rows with measurement errors, and `denoise`."""
+
+    non_finite: str
 
     def denoise(self, X: Any, errors: Any) -> Any:
         """Return the means of the true values given the rows, (n_rows, n_features); lazy unless X is in memory.
@@ -39,15 +42,19 @@ class Deconvolving:
         of = Measured.of(errors, rows)
         return self._predicted(rows, _denoiser(p, of), of)
 
-    def _predict(self, X: Any, what: What, errors: Any = None) -> Any:
+    def _predict(self, X: Any, what: What, errors: Any = None, *, non_finite: str | None = None) -> Any:
         check_is_fitted(self, "means_")
-        rows, p = opened_rows(self, X, reset=False), self._parameters()  # type: ignore[attr-defined]
+        p = self._parameters()  # type: ignore[attr-defined]
+        check_gaps(p.noise, non_finite or self.non_finite)
+        rows = opened_rows(self, X, reset=False)
         of = Measured() if errors is None else Measured.of(errors, rows)
-        found = self._predicted(rows, Predictor.of(of.seen(p), what, kernel=of.kernel), of)
+        found = self._predicted(rows, Predictor.of(of.seen(p), what, kernel=of.kernel), of, non_finite)
         return rows.as_given(found, what) if rows.as_given else found
 
-    def _predicted(self, rows: Any, predictor: Predictor, of: Measured) -> Any:
-        return predict_rows(rows, predictor, non_finite=self.non_finite, columns=of.columns)  # type: ignore[attr-defined]
+    def _predicted(self, rows: Any, predictor: Predictor, of: Measured, non_finite: str | None = None) -> Any:
+        non_finite = non_finite or self.non_finite
+        of.check_gaps(non_finite)
+        return predict_rows(rows, predictor, non_finite=non_finite, columns=of.columns)
 
 
 def _denoiser(p: Parameters, of: Measured) -> Predictor:

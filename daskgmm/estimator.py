@@ -27,6 +27,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.score import Score, score_source
 from daskgmm.fitting.status import Status
+from daskgmm.imputing import Imputing
 from daskgmm.inputs import (
     constructor,
     opened_columns,
@@ -59,6 +60,7 @@ class GaussianMixture(
     Deconvolving,
     Updatable,
     Saved,
+    Imputing,
     DensityMixin,  # type: ignore[misc]
     BaseEstimator,  # type: ignore[misc]
 ):
@@ -125,8 +127,10 @@ class GaussianMixture(
     verbose : int, default=0
         1 prints a line every `verbose_interval` passes, 2 for each pass.
     verbose_interval : int, default=10
-    non_finite : {"error", "drop"}, default="error"
-        What to do with rows that hold a NaN or an infinity. Dropped rows are predicted as -1 or NaN.
+    non_finite : {"error", "drop", "marginalize"}, default="error"
+        What to do with rows that hold a NaN or an infinity. Dropped rows are predicted as -1 or NaN. Marginalized, a
+        NaN is a missing value, and the rest of its row counts, in `fit`, `predict` and all others: exact EM on what is
+        observed. That is right where values are missing at random, given what is observed of the row.
     precision : {"double", "single"}, default="double"
         Precision of the large matrix products. "single" is about 1.8 times faster, and good to 1e-3 nats a row in the
         log-density. Components for which it is not, and the final log-likelihood, are computed in double precision.

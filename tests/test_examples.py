@@ -107,6 +107,12 @@ def test_denoise(tmp_path: Path) -> None:
     assert (tmp_path / "denoised.png").stat().st_size > 10_000
 
 
+def test_photometry(tmp_path: Path) -> None:
+    told_apart, filled, alone = numbers(printed_by("photometry", tmp_path))
+    assert told_apart > 98
+    assert filled < 0.3 < 1 < alone
+
+
 def test_nightly(tmp_path: Path) -> None:
     (_, usual, _), (_, broken, _) = (numbers(line) for line in printed_by("nightly", tmp_path).splitlines())
     assert usual <= 8

@@ -17,6 +17,7 @@ import click
 from daskgmm.cli.adapt_command import adapt
 from daskgmm.cli.fit_commands import fit, select
 from daskgmm.cli.group import Commands
+from daskgmm.cli.impute_command import impute
 from daskgmm.cli.model_commands import MODEL_COMMANDS
 from daskgmm.cli.options import (
     cluster_options,
@@ -110,7 +111,7 @@ def predict(
     PLACE ends in .zarr, or anything else, for a Zarr array; in .parquet for a folder of Parquet files, whose columns
     are label, score, or proba_0, proba_1 and so on. Where INPUT is a grid, the array has its shape, and its
     coordinates beside it, for xarray.open_zarr. With --non-finite drop, rows that hold a NaN or an infinity get the
-    label -1, or NaN.
+    label -1, or NaN; with --non-finite marginalize, or a model that was fitted so, a NaN is a missing value.
 
     All is written to PLACE.unfinished-... and renamed when it is whole. (At a URL an array is written in place, with
     the attribute "complete" false until then; Parquet needs a path.) Progress is saved in PLACE.checkpoint. If the
@@ -128,6 +129,7 @@ def predict(
     return jobs.predict(model, data, output, what=what, keep=names, cluster=cluster, saving=saving, force=force)
 
 
+gmm.add_command(impute)
 gmm.add_command(status)
 
 

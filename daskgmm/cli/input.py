@@ -31,6 +31,13 @@ class Input:
     non_finite: str = "error"
     missing_chunks: str = "error"
     errors: str | None = None
+    as_fitted: bool = False
+
+    def treatment(self, record: Mapping[str, Any]) -> str:
+        """Return what to do with rows that hold a NaN under a model with this record, where nothing else is asked."""
+        options = record.get("options")
+        fitted = options.get("non_finite") if isinstance(options, Mapping) else None
+        return "marginalize" if self.as_fitted and fitted == "marginalize" else self.non_finite
 
     def open(self, *, names: Sequence[str] | None = None) -> tuple[Source, Source | None]:
         """Return the sources of the rows and of the weights; their metadata are checked, no row is read.

@@ -125,11 +125,12 @@ def predict(
     cluster: Place,
     saving: Saving,
     force: bool,
+    command: str = "predict",
 ) -> Result:
     """Return the result of predicting for all rows, which are then at `output`."""
     began = perf_counter()
     fitted = load_model(model)
-    parameters = fitted.parameters
+    parameters, non_finite = fitted.parameters, data.treatment(fitted.record)
     X, _ = data.open(names=fitted.record.get("feature_names"))
     errors = data.measured(X) or Measured()
     beside = {"--errors": errors.column.label} if errors.column is not None and errors.column.label != X.label else {}
@@ -137,10 +138,10 @@ def predict(
     check_parquet(output, option="--output")
     columns = None if keep is None else X.kept(keep)
     now = {
-        "command": "predict",
+        "command": command,
         "model": checksum(parameters),
         "what": what,
-        "non_finite": data.non_finite,
+        "non_finite": non_finite,
         "keep": None if columns is None else list(columns.names),
         "input": {"X": X.identity(), **({"errors": errors.identity()} if errors.are_given else {})},
     }
@@ -161,7 +162,7 @@ def predict(
 
             def result(written: Written) -> Result:
                 found.update(
-                    command="predict",
+                    command=command,
                     status="done",
                     what=what,
                     rows=written.n_rows,
@@ -178,7 +179,7 @@ def predict(
                 with saved.standing.on(running.where):
                     write_predictions(
                         errors.seen(parameters), X, output, what=what, record=now, columns=errors.columns,
-                        kernel=errors.kernel, result=result, non_finite=data.non_finite,
+                        kernel=errors.kernel, result=result, non_finite=non_finite,
                         executor=running.executor, saved=saved.checkpoint, kept=columns,
                     )  # fmt: skip
             except DataError:

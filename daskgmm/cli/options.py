@@ -99,7 +99,7 @@ def input_options(*, weights: bool, labels: bool = False, errors: bool = False) 
             columns: tuple[tuple[str, ...], ...],
             array: str | None,
             features: str | None,
-            non_finite: str,
+            non_finite: str | None,
             missing_chunks: str,
             weights: str | None = None,
             weights_array: str | None = None,
@@ -113,7 +113,7 @@ def input_options(*, weights: bool, labels: bool = False, errors: bool = False) 
             data = Input(
                 input, columns=tuple(chain(*columns)) or None, array=array, features=features, weights=weights,
                 weights_array=weights_array, labels=labels, labels_array=labels_array, errors=errors,
-                non_finite=non_finite, missing_chunks=missing_chunks,
+                non_finite=non_finite or "error", missing_chunks=missing_chunks, as_fitted=non_finite is None,
             )  # fmt: skip
             return command(*args, data=data, **kwargs)
 
@@ -227,11 +227,12 @@ def _declarations_of_input(*, weights: bool, labels: bool, errors: bool) -> list
         ),
         option(
             "--non-finite",
-            type=click.Choice(["error", "drop"]),
-            default="error",
-            show_default=True,
+            type=click.Choice(["error", "drop", "marginalize"]),
+            default=None,
             section="Input",
-            help="What to do with rows that hold a NaN or an infinity. error: stop. drop: leave them out.",
+            help="What to do with rows that hold a NaN or an infinity. error: stop. drop: leave them out. marginalize: "
+            "a NaN is a value that is missing, and the rest of its row counts.  [default: error, or marginalize with "
+            "a model that was fitted so]",
         ),
     ]
     return options

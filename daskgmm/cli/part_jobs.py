@@ -71,7 +71,7 @@ def survey(
     _check_output(output, places(X, weights))
     check_shape(X, n_components=options.n_components)
     options.family.check(X.n_features)
-    rows = Rows.plan(X, weights)
+    rows = Rows.plan(X, weights).checked(options.non_finite)
     opened = {name: value for name, value in asdict(data).items() if name != "location"}
     asked = Asked.of(options, rows, input=_identity(X, weights), meaning=meaning(X), opened=opened)
     waiting = Waiting(asked, first_pass(asked), [])
@@ -90,7 +90,7 @@ def stats(
     # (When it was written to, stamps tell, partition by partition.)
     if found := differences({"input": _lasting(asked.input)}, {"input": _lasting(now)}):
         raise DataError("INPUT", f"be what {model} is fitted to", "; ".join(found), "Name that input.")
-    rows = Rows.plan(X, weights)
+    rows = Rows.plan(X, weights).checked(asked.options.non_finite)
     if rows.edges.tolist() != asked.edges.tolist():
         raise DataError(
             "INPUT",

@@ -27,7 +27,7 @@ def score(model: str, data: Input, *, errors: bool, cluster: Place) -> Result:
     X, weights = data.open(names=fitted.record.get("feature_names"))
     note_weights(fitted.record, weights)
     check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
-    of = data.measured(X) or Measured()
+    of, non_finite = data.measured(X) or Measured(), data.treatment(fitted.record)
     if errors and of.are_given:
         raise OptionError(
             "--standard-errors", "be left out with `errors`", "both", "Standard errors are of rows that are exact."
@@ -35,13 +35,11 @@ def score(model: str, data: Input, *, errors: bool, cluster: Place) -> Result:
     work = Work(Rows.plan(X, weights, of.columns), scoring_need(parameters, X, of), cluster)
     with work.on_machines(began) as running:
         found = score_source(
-            parameters, X, weights=weights, errors=of, non_finite=data.non_finite, executor=running.executor
+            parameters, X, weights=weights, errors=of, non_finite=non_finite, executor=running.executor
         )
         known = None
         if errors:
-            known = standard_errors(
-                parameters, X, weights=weights, non_finite=data.non_finite, executor=running.executor
-            )
+            known = standard_errors(parameters, X, weights=weights, non_finite=non_finite, executor=running.executor)
         resources = running.resources(found.bytes_read * (1 + errors))
     warn_of_small_weight(found.weight, found.n_weighted)
     return {

@@ -37,6 +37,8 @@ _WORDS = {
     "missing_chunks": "--missing-chunks",
     'dask.config.set({"daskgmm.missing-chunks": "fill"})': "--missing-chunks fill",
     "non_finite='drop'": "--non-finite drop",
+    "non_finite='marginalize'": "--non-finite marginalize",
+    "non_finite": "--non-finite",
     "criterion": "--criterion",
     "kind": "--kind",
     "part": "--part",

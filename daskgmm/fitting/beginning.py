@@ -38,7 +38,7 @@ def begun(progress: Progress, known: Surveyed, i: int, model: Model) -> list[Can
         return [_renewed(progress, known, i, model)]
     if model.warm is not None:
         found, previous = [model.warm[0]], model.warm[1]
-    elif options.is_closed_form:
+    elif options.is_one_component:
         found = [of_rows(known.row_sets[model.fold], options)]
     else:
         # (The steps that led there are let go with it.)
@@ -104,7 +104,7 @@ def _sampled(progress: Progress, known: Surveyed, i: int, model: Model) -> list[
     plain = options.n_init == 1 and not options.escape and len(sample) == n_all
     if options.start_is_given or options.max_iter == 0 or plain:
         classes = known.class_starts(model)
-        found = starts(sample.X, sample.weights, options, n_features=X.n_features, classes=classes)
+        found = starts(sample.filled, sample.weights, options, n_features=X.n_features, classes=classes)
         return found if options.any_given else [sample.unseen(p, options) for p in found]
     logger.info(
         "Looking for a start of %d components on a sample of %s rows.", options.n_components, f"{len(sample):,}"

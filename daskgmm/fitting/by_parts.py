@@ -95,7 +95,7 @@ class Asked(Record):
     def planned(self) -> Rows:
         """Return the rows as far as they are known, which nobody can read."""
         weights = None if self.weights is None else KnownSource(self.weights)
-        return Rows(KnownSource(self.rows), weights, self.edges)
+        return Rows(KnownSource(self.rows), weights, self.edges).checked(self.options.non_finite)
 
 
 class KnownSource(Source):

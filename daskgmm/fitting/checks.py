@@ -8,7 +8,7 @@ import numpy as np
 
 from daskgmm.errors import DataError, verbatim
 from daskgmm.passes.rows import Rows
-from daskgmm.passes.survey import Survey
+from daskgmm.passes.survey import Survey, SurveyPass, all_but
 from daskgmm.sources.columns import feature_names
 from daskgmm.sources.source import Source
 
@@ -40,7 +40,8 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
             "be finite",
             f"{survey.n_dropped} rows with NaN or infinity in {label}{verbatim(_by_feature(survey, rows))}, the first "
             f"in partition {_partition_of(survey.first_dropped, rows)}, row {survey.first_dropped}",
-            "Drop them with `non_finite='drop'`, or fill them in.",
+            "Drop them with `non_finite='drop'`; or take NaN as missing values, and the rest of their rows as it is, "
+            "with `non_finite='marginalize'`.",
         )
     if survey.n_bad_weights and rows.weights is not None:
         raise DataError(
@@ -64,7 +65,9 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
             f"a sum of {survey.weight:.6g} over {survey.n_rows} rows",
             "Give some rows a weight.",
         )
-    largest = max(float(np.abs(survey.minimum).max()), float(np.abs(survey.maximum).max()))
+    ends = np.abs(np.concatenate([survey.minimum, survey.maximum]))
+    # (Of a feature that is nowhere there are none.)
+    largest = float(ends[np.isfinite(ends)].max(initial=0.0) if survey.seen is not None else ends.max())
     if largest > 1e150:
         raise DataError("`X`", "lie within 1e150, or squares overflow", f"{largest:.3g} in {label}", "Rescale `X`.")
     # (Sums of weights times squares must be numbers too, and no denormal ones. A number for each row is always right.)
@@ -78,8 +81,26 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
         )
 
 
-def check_folds(survey: Survey, *, n_components: int) -> None:
+def check_every_feature(survey: Survey, rows: Rows, where: str) -> None:
+    """Raise a DataError for a feature of which no row that weighs has a value: nothing could be said of it."""
+    empty = [] if survey.seen is None else np.flatnonzero(~(survey.seen.weights > 0)).tolist()
+    if empty:
+        names = feature_names(rows.X.column_labels)
+        listed = ", ".join(f"feature {j}" if names is None else str(names[j]) for j in empty[:_LISTED])
+        more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
+        raise DataError(
+            "`X`",
+            f"have a value of each feature{where}",
+            f"none of {verbatim(listed)}{more} in {rows.X.label}",
+            "Leave such features out, by `columns`." if not where else "Decrease `n_folds`.",
+        )
+
+
+def check_folds(survey: Survey, rows: Rows, work: SurveyPass, *, n_components: int) -> None:
     """Raise a DataError for a fold that nothing can be judged by, or that leaves too few rows to fit."""
+    if survey.seen is not None:
+        for i in range(len(survey.folds)):
+            check_every_feature(all_but(work, survey, i), rows, f" outside of fold {i} of {len(survey.folds)}")
     for i, fold in enumerate(survey.folds):
         others = survey.n_rows - fold.n_rows
         if not fold.weight > 0 or others < n_components:

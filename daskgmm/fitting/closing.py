@@ -17,7 +17,7 @@ from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.progress import Progress
-from daskgmm.fitting.remarks import of_processors, remarks, spikes_of
+from daskgmm.fitting.remarks import of_pairs, of_processors, remarks, spikes_of
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.sample import FEW_ROWS
 from daskgmm.fitting.seen import Seen
@@ -29,6 +29,7 @@ from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.old_rows import OldRows
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.survey import sample_threshold
+from daskgmm.sources.columns import feature_names
 
 
 class Closing:
@@ -158,6 +159,7 @@ class Closing:
                 remarks=(
                     *said,
                     *remarks(parameters, support, options, n_rows=n_seen, joined=joined),
+                    *of_pairs(self._known.survey, feature_names(self._known.X.column_labels), parameters),
                     *of_processors(self._processors),
                 ),
             ),

@@ -133,7 +133,7 @@ def check_responsibilities(statistics: Statistics, plan: Plan) -> None:
 
     Those of the noise are not summed: where there is noise the others must leave it nothing less than nothing.
     """
-    total, weight = float(statistics.panel(plan.n_components)[:, -1].sum()), statistics.weight
+    total, weight = float(statistics.panel(plan.n_components, plan.n_filled)[:, -1].sum()), statistics.weight
     least = weight if plan.log_noise is None else 0.0
     if not least - plan.precision.count_tolerance * weight <= total <= weight * (1 + plan.precision.count_tolerance):
         raise DaskgmmError(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from daskgmm.fitting.checks import check_shape, check_survey
 from daskgmm.fitting.sample import SAMPLE_BYTES, Sample
 from daskgmm.fitting.score import scoring_need
+from daskgmm.mixture.noise import check_gaps
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.executor import Executor
@@ -39,8 +40,9 @@ def glance(
     """
     if executor is None:
         executor = current_executor(travels=X.travels and (weights is None or weights.travels))
+    check_gaps(parameters.noise, non_finite)
     check_shape(X, n_components=1)
-    rows, _ = promise_memory(Rows.plan(X, weights), glance_need(parameters, X), executor)
+    rows, _ = promise_memory(Rows.plan(X, weights).checked(non_finite), glance_need(parameters, X), executor)
     work = SurveyPass(X.n_features, False, seed, sample_threshold(X.n_rows, glance_size(X)))
     with for_passes(executor):
         survey: Survey = run_pass(work, rows, executor, name="survey")

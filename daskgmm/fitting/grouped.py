@@ -59,11 +59,12 @@ def grouped_components(
     check_shape(X, n_components=1)
     if executor is None:
         executor = current_executor(travels=X.travels and (weights is None or weights.travels))
-    rows, _ = promise_memory(Rows.plan(X, weights), grouping_need(p, X), executor)
+    rows, _ = promise_memory(Rows.plan(X, weights).checked(non_finite), grouping_need(p, X), executor)
     work = SurveyPass(X.n_features, False, seed, sample_threshold(X.n_rows, FEW_ROWS))
     with for_passes(executor):
         sample = Sample.of(survey_of(rows, executor, non_finite, work), seed)
-    resp = predict_array(sample.X, Predictor.of(p, "proba"), non_finite="error")
+    kept = "marginalize" if sample.has_gaps else "error"
+    resp = predict_array(sample.X, Predictor.of(p, "proba"), non_finite=kept)
     found = grouped(np.ascontiguousarray(resp.T), sample.weights)[::-1]
     entropies = tuple(entropy for entropy, _ in found)
     wanted = elbow(np.array(entropies)) if n_groups is None else n_groups

@@ -34,8 +34,8 @@ def grown(
         Draws rows where a component has many.
     """
     while parameters.n_components < n_components:
-        members = look(parameters, X, weights).members
-        found = splits(parameters, X, weights, members, floor=floor, rng=rng)
+        seen = look(parameters, X, weights)
+        found = splits(parameters, seen.completed, weights, seen.members, floor=floor, rng=rng)
         if not found:
             return None
         split = max(found, key=lambda s: s.gain)

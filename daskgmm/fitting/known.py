@@ -110,10 +110,15 @@ def _floor(options: FitOptions, rows: RowSet, scaling: Scaling | None) -> Floor:
 
 
 def _whole(name: str, options: FitOptions, rows: RowSet) -> Floats:
-    """Return the covariance of all rows, unbiased, in the shape of one component's; an OptionError if singular."""
+    """Return the covariance of all rows, unbiased, in the shape of one component's; an OptionError if singular.
+
+    Of rows with gaps it is that of their features alone, as if these were independent.
+    """
     d, shape = len(rows.mean), options.family.shape
     form = shape.array_shape(1, d)
     found = rows.scatter / rows.weight if _is_matrix(options) else rows.variances
+    if _is_matrix(options) and found.ndim == 1:  # (of rows with gaps: each feature's own)
+        found = np.diag(found)
     if rows.weight > 1:
         found = found * (rows.weight / (rows.weight - 1))
     found = np.reshape(found.mean() if np.prod(form) == 1 else found, form)

@@ -167,7 +167,7 @@ class Candidate(Record):
         o = self.options
         return make_plan(
             self.move.parameters, origin=row_set.mean, kernel=o.kernel, precision=precision_called(o.precision),
-            compiled=self.compiled,
+            compiled=self.compiled, gaps=row_set.share is not None,
         )  # fmt: skip
 
 

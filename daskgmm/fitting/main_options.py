@@ -32,6 +32,8 @@ def _prior_rule(options: Any, value: Any) -> str:
 def _standardize_rule(options: Any, value: Any) -> str:
     if value is not True:
         return ""
+    if options.non_finite == "marginalize":
+        return "False with `non_finite` marginalize: rows that lack values have other units each"
     if not options.family.rescales:
         return f"False with `covariance_type` {options.family.name}, which has no such covariances in other units"
     if options.prior is not None or isinstance(options.kernel, Record):
@@ -44,6 +46,13 @@ def _kernel_rule(options: Any, value: Any) -> str:
 
     named = isinstance(value, str) and value in ("rule", "phi", "exact")
     return "" if named or isinstance(value, Kernel) else "one of rule, phi, exact, or a Kernel"
+
+
+def _non_finite_rule(options: Any, value: Any) -> str:
+    if value == "marginalize" and options.noise is not False:
+        return "'error' or 'drop' with noise, whose density is of all features together; or leave out `noise`"
+    own = value == "marginalize" and isinstance(options.kernel, Record)
+    return "'error' or 'drop' with a kernel of yours, which knows of no gaps" if own else ""
 
 
 def _start_rows_rule(options: Any, value: Any) -> str:
@@ -67,8 +76,9 @@ class MainOptions(Record):
         Restarts; on a sample two in five of them are started (`start.ways`), and one goes on to all rows.
     seed : int
         Seed of the sample and of the starts.
-    non_finite : {"error", "drop"}
-        What to do with rows that hold a NaN or an infinity.
+    non_finite : {"error", "drop", "marginalize"}
+        What to do with rows that hold a NaN or an infinity. Marginalized, a NaN is a value that is missing, and the
+        rest of its row counts: exact EM on what is observed. An infinity is then an error.
     precision : {"double", "single"}
         Arithmetic of the products by Phi; "single" is faster and good to about 1e-3 nats. Components for which it is
         not are computed in double precision, and so are shifts, sums over blocks, M-steps and the closing pass.
@@ -200,8 +210,12 @@ class MainOptions(Record):
         ),
     )  # fmt: skip
     non_finite: str = declare(
-        "error", Option(help="What to do with rows that hold a NaN or an infinity.", choices=("error", "drop"))
-    )
+        "error",
+        Option(
+            help="What to do with rows that hold a NaN or an infinity.", choices=("error", "drop", "marginalize"),
+            rule=_non_finite_rule,
+        ),
+    )  # fmt: skip
     standardize: bool = declare(
         False,
         Option(

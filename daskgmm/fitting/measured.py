@@ -95,6 +95,12 @@ class Measured:
             return {"covariance": self.common.tolist()}
         return {} if self.column is None else self.column.identity()
 
+    def check_gaps(self, non_finite: str) -> None:
+        """Raise an OptionError where rows with errors may have gaps."""
+        if self.are_given and non_finite == "marginalize":
+            must, remedy = "be 'error' or 'drop' with `errors`", "Leave rows with gaps out: 'drop'."
+            raise OptionError("`non_finite`", must, "'marginalize'", remedy)
+
     def asked(self, options: FitOptions, n_features: int) -> FitOptions:
         """Return the options of the fit to all rows that those of a fit with errors mean; an OptionError for others."""
         _check(options, isinstance(options.kernel, Record), "kernel", "'rule' with `errors`, which have a kernel")

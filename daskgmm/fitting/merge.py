@@ -60,11 +60,18 @@ class Outlook:
     members : list of (rows, resp)
         Of each component: the rows that belong to it, and their responsibilities.
     support : Support
+    completed : (n_rows, n_features), float64
+        The rows, with the means of what they lack given the rest.
     """
 
     merges: list[Merge]
     members: list[Members]
     support: Support
+    completed: Floats
+
+    def sparing(self, held: NDArray[np.bool_]) -> Outlook:
+        """Return it without merges of components that are held, (n_components,)."""
+        return replace(self, merges=[m for m in self.merges if not (held[m.i] or held[m.j])])
 
 
 def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
@@ -76,6 +83,7 @@ def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
     ----------
     parameters : Parameters
     X : (n_rows, n_features), float64
+        NaN where a value is missing.
     w : (n_rows,), float64
         Row weights.
     """
@@ -83,18 +91,24 @@ def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
     merged = merging.merged(p, pairs) if len(pairs) else None
     if merged is None:
         pairs = pairs[:0]
-    plans = [make_plan(each, origin=mean_row(X, w)) for each in (p, merged) if each is not None]
+    missing = np.isnan(X)
+    gaps = np.ascontiguousarray(missing.T) if missing.any() else None
+    origin = mean_row(X, w) if gaps is None else p.weights @ p.means
+    plans = [make_plan(each, origin=origin) for each in (p, merged) if each is not None]
+    completed = X if gaps is None else np.empty_like(X)
     (cost, squares), (lost, resp_sums) = np.zeros((2, len(pairs))), np.zeros((2, p.n_components))
     members: list[list[Members]] = [[] for _ in range(p.n_components)]
     work = Workspace()
-    for tile in Block(np.ascontiguousarray(X.T), w, 0).tiles():
-        v = w[tile.first_row : tile.first_row + tile.x.shape[1]]
-        densities = Densities(tile.x, work)
-        log_density = densities.log_density(plans[0], complete=True)
+    for tile in Block(np.ascontiguousarray(X.T), w, 0, gaps=gaps).tiles():
+        own_rows = slice(tile.first_row, tile.first_row + tile.x.shape[1])
+        v, densities = w[own_rows], Densities.of(tile, work)
+        log_density = densities.log_density(plans[0], keep_z=gaps is not None, complete=True)
         left, sums, log_likelihood, _ = densities.leave_out(plans[0], log_density.copy(), v)
         lost, resp_sums = lost + left, resp_sums + sums
         log_density = log_density[: p.n_components]
         resp = np.exp(np.maximum(log_density - log_likelihood, DOUBLE.smallest_log_resp))
+        if gaps is not None:
+            densities.impute(plans[0], resp / resp.sum(axis=0), completed[own_rows].T)
         for k, r in enumerate(resp):
             own = np.flatnonzero((r > SMALLEST_RESP) & (v > 0))
             members[k].append((tile.first_row + own, r[own]))
@@ -111,7 +125,8 @@ def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
             own_cost, spread = float(cost[m] / total), float(np.sqrt(squares[m] / total))
             weight = float(merged.weights[m])
             merges.append(Merge(int(i), int(j), weight, merged.means[m], covariance, own_cost, spread))
-    return Outlook([m for m in merges if np.isfinite(m.cost)], [_joined(parts) for parts in members], support)
+    kept = [m for m in merges if np.isfinite(m.cost)]
+    return Outlook(kept, [_joined(parts) for parts in members], support, completed)
 
 
 def without_one(parameters: Parameters, merge: Merge) -> Parameters | None:

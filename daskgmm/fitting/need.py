@@ -13,6 +13,7 @@ from daskgmm.fitting.parallel_start import N_ROUNDS, OVERSAMPLING
 from daskgmm.fitting.race import ESCAPE_MOVES
 from daskgmm.fitting.sample import MOST_TASKS, sample_size, surveyed_size
 from daskgmm.fitting.start import ways
+from daskgmm.kernels.gap_bytes import derived_bytes, gap_bytes
 from daskgmm.kernels.kernel import Kernel
 from daskgmm.kernels.tile import buffer_bytes
 from daskgmm.passes.far_rows import DISTANCES
@@ -89,6 +90,8 @@ def _race_bytes(options: FitOptions, X: Source) -> int:
     n_raced = max(len(ways(options, few_rows=whole)), ESCAPE_MOVES if options.escape else 1)
     sums = 8 * k * shape.n_statistics(d, exact=True) * (MOST_TASKS + 2 * n_threads)
     raced = n_raced * (_candidate_bytes(options, X) + sums) + n_threads * buffer_bytes(shape, k, d)
+    if options.non_finite == "marginalize":
+        raced += n_raced * derived_bytes(shape, k, d) + n_threads * gap_bytes(shape, k, d)
     return ordered + max(k_means, int(KEPT_FACTOR * raced) + 16 * k * n_rows)
 
 

@@ -138,10 +138,15 @@ class FitOptions(PriorOptions, NoiseOptions, LabelOptions, FactorOptions, MainOp
 
     @property
     def is_closed_form(self) -> bool:
-        """Whether one E-step from anywhere ends at the optimum: one component, whose responsibilities are all 1."""
-        alone = self.n_components == 1 and not self.noise
-        free = not (self.any_given or self.has_prior or getattr(self.kernel, "completes", False))
-        return alone and self.max_iter > 0 and self.prior is None and free
+        """Whether one E-step from anywhere ends at the optimum: one component, of rows that have all values."""
+        free = self.prior is None and not self.has_prior
+        return self.is_one_component and self.non_finite != "marginalize" and free
+
+    @property
+    def is_one_component(self) -> bool:
+        """Whether nothing is to be searched for: one component, whose responsibilities are all 1."""
+        alone = self.n_components == 1 and not self.noise and not getattr(self.kernel, "completes", False)
+        return alone and self.max_iter > 0 and not self.any_given
 
     @property
     def has_prior(self) -> bool:

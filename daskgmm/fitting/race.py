@@ -153,7 +153,7 @@ class Race:
         options = self._options.on_sample(len(rows) / self._n_all)
         several = len(self._sample) >= FEW
         found = starts_by(
-            ways(options, few_rows=self._whole), rows.X, rows.weights, options, classes=self._classes,
+            ways(options, few_rows=self._whole), rows.filled, rows.weights, options, classes=self._classes,
             k_means_iterations=K_MEANS_ITERATIONS, distinct=several and options.init_params != "random_from_data",
         )  # fmt: skip
         if not options.any_given:
@@ -346,13 +346,11 @@ class Race:
             seen = rows.seen(p, self._options)
             outlook = look(seen, rows.X, rows.weights)
             found = splits(
-                seen, rows.X, rows.weights, outlook.members, floor=self._options.whole_prior.floor,
+                seen, outlook.completed, rows.weights, outlook.members, floor=self._options.whole_prior.floor,
                 rng=np.random.RandomState(self._options.seed), n_fitted=n_fitted,
             )  # fmt: skip
-            held = p.held | p.has_fixed
-            if held.any():  # (labels, or what is fixed of a component, say where these are)
-                free = [m for m in outlook.merges if not (held[m.i] or held[m.j])]
-                outlook, found = replace(outlook, merges=free), [s for s in found if not held[s.k]]
+            held = p.held | p.has_fixed  # (labels, or what is fixed of a component, say where these are)
+            outlook, found = outlook.sparing(held), [s for s in found if not held[s.k]]
             self._last = p, n_fitted, outlook, found
         return self._last[2], self._last[3]
 

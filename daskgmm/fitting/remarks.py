@@ -13,6 +13,7 @@ from daskgmm.kernels.support import Support, price, thin_gain, unsupported
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.passes.survey import Survey
 
 #: Share of a variance that reg_covar may be, and that it is of the unit variance that its default is meant for.
 LARGE_SHARE, USUAL_SHARE = 0.01, 1e-6
@@ -59,6 +60,21 @@ def remarks(
     if not too_weak and not too_large:
         too_many = [*_of_joined(p, joined)]
     return (*too_large, *too_many, *_of_alike(p, support, alike, options))
+
+
+def of_pairs(survey: Survey, names: Sequence[str] | None, p: Parameters) -> Iterator[str]:
+    """Yield a sentence on features that never have values in the same row: nothing is known of their covariance."""
+    together = None if survey.seen is None else survey.seen.together
+    if together is None or not together.size or not p.shape.correlates:
+        return
+    apart = np.argwhere(np.triu(~together, k=1))
+    if len(apart):
+        named = [str(j) for j in range(len(together))] if names is None else names
+        pairs = _listed([f"{named[i]} and {named[j]}" for i, j in apart])
+        yield (
+            f"No row has values of features {pairs} together: the rows tell their covariance only by way of others, "
+            f"and where there are none it is the start's. Take `covariance_type` diag, or a prior."
+        )
 
 
 def of_processors(processors: Sequence[str]) -> Iterator[str]:

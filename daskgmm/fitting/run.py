@@ -64,7 +64,7 @@ def running(
         model.options.family.check(X.n_features)
         model.options.given(X.n_features)
         check_known(model.options, X.n_features)
-    rows = Rows.plan(X, weights, columns)
+    rows = Rows.plan(X, weights, columns).checked(models[0].options.non_finite)
     n_columns = sum(column.n_features for column in rows.columns.values())
     rows, need = promise_memory(
         rows, fit_need([m.options for m in models], X, n_columns=n_columns, labels=labels is not None), executor
@@ -199,7 +199,7 @@ class Run:
         """Return the score of a start on the sample of a model; in a closed form that of the sample's own optimum."""
         sample, options = self.known.sample_of(self.models[i]), self.models[i].options
         if options.is_closed_form:
-            parameters = of_sample(sample.X, sample.weights, options)
+            parameters = of_sample(sample.filled, sample.weights, options)
         with sample.passes(options) as passes:
             compiled = self.known.is_compiled(parameters)
             plan = make_plan(parameters, origin=self.known.survey.mean, kernel=options.kernel, compiled=compiled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.row_set import RowSet
 from daskgmm.passes.local_executor import LocalExecutor
-from daskgmm.passes.rows import Rows
+from daskgmm.passes.rows import Check, Rows
 from daskgmm.passes.survey import Survey, SurveyPass
 from daskgmm.passes.tree import Passes
 from daskgmm.sources.array_source import ArraySource
@@ -103,6 +104,7 @@ class Sample:
     Attributes
     ----------
     X : (n, n_features), float64
+        NaN where a value is missing.
     weights : (n,), float64
         Positive row weights.
     rows : (n,), uint64
@@ -131,6 +133,21 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.X)
+
+    @cached_property
+    def has_gaps(self) -> bool:
+        """Whether values are missing."""
+        return bool(np.isnan(self.X).any())
+
+    @property
+    def filled(self) -> Floats:
+        """The rows with the mean of each feature where its value is missing, (n, n_features), float64."""
+        if not self.has_gaps:
+            return self.X
+        gaps = np.isnan(self.X)
+        weights = self.weights @ ~gaps
+        means = self.weights @ np.where(gaps, 0.0, self.X) / np.where(weights > 0, weights, 1.0)
+        return np.where(gaps, means, self.X)
 
     def within(self, threshold: int) -> Sample:
         """Return the rows whose hash is at most a threshold, none below 0: the sample of a smaller size, same seed."""
@@ -175,7 +192,8 @@ class Sample:
         step = -(-n // (n_tasks * length)) * length if n_tasks > 1 else n
         edges = np.append(np.arange(0, n, step), n).astype(np.int64)
         columns = {name: ArraySource(values) for name, values in self.columns.items()}
-        return Passes(Rows(ArraySource(self.X), weights, edges, check="trust", columns=columns), LocalExecutor())
+        check: Check = "marginalize" if self.has_gaps else "trust"
+        return Passes(Rows(ArraySource(self.X), weights, edges, check=check, columns=columns), LocalExecutor())
 
     def row_set(self, passes: Passes, options: FitOptions) -> RowSet:
         """Return what M-steps need of the sample."""

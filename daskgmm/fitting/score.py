@@ -15,6 +15,7 @@ from daskgmm.fitting.measured import Measured
 from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.score import ScorePass
 from daskgmm.mixture.criteria import aic, bic
+from daskgmm.mixture.noise import check_gaps
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.executor import Executor
@@ -92,8 +93,11 @@ def score_source(
         every = [X, *([] if weights is None else [weights]), *errors.columns.values()]
         executor = current_executor(travels=all(source.travels for source in every))
     check_features(X, parameters)
+    check_gaps(parameters.noise, non_finite)
     check_shape(X, n_components=1)
-    rows, need = promise_memory(Rows.plan(X, weights, errors.columns), scoring_need(parameters, X, errors), executor)
+    errors.check_gaps(non_finite)
+    cut = Rows.plan(X, weights, errors.columns).checked(non_finite)
+    rows, need = promise_memory(cut, scoring_need(parameters, X, errors), executor)
     parameters = errors.seen(parameters)
     with for_passes(executor):
         surveyed = None if weights is None else survey_of(rows, executor, non_finite)

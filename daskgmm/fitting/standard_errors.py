@@ -106,7 +106,7 @@ def standard_errors(
     with for_passes(executor):
         found: Floats = run_pass(work, rows, executor, name="information")
     weight, n_rows = found[:2]
-    if n_rows != X.n_rows and non_finite == "error":
+    if n_rows != X.n_rows and non_finite != "drop":  # (of rows with gaps there are no scores here)
         raise DataError(
             "`X`", "be finite", f"{X.n_rows - int(n_rows)} rows with NaN or infinity in {X.label}",
             "Leave them out by `non_finite='drop'`.",

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from daskgmm.fitting.checks import check_folds, check_survey, spoiled_by
+from daskgmm.fitting.checks import check_every_feature, check_folds, check_survey, spoiled_by
 from daskgmm.fitting.class_starts import ClassStarts, check_labels, n_classes, with_classes
 from daskgmm.fitting.known import needs_scatter, settled
 from daskgmm.fitting.model import Model
@@ -71,7 +71,9 @@ class Surveyed:
         classes, survey = model.options.known_classes, self.survey
         if model.fold is not None:
             survey = all_but(self.work, survey, model.fold.index)
-        return None if classes is None or survey.classes is None else ClassStarts(classes, survey.classes)
+        if classes is None or survey.classes is None:
+            return None
+        return ClassStarts(classes, survey.classes.completed(survey.row_set))
 
     @cached_property
     def box(self) -> Noise:
@@ -95,25 +97,31 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
     work = SurveyPass(
         n_features, scatter, options.seed, threshold, n_folds, 0 if labels is None else n_classes(models),
         all(shape.n_statistics(n_features, exact=True) <= 3 * n_features for shape in shapes),
+        rows.check == "marginalize" and any(shape.correlates for shape in shapes),
     )  # fmt: skip
     largest = max(m.least_rows for m in models)
 
     def run() -> Survey:
         found: Survey = progress.read("survey", work, range(len(models)))
         check_survey(found, rows, n_components=largest, non_finite=options.non_finite)
-        check_folds(found, n_components=largest)
+        check_every_feature(found, rows, "")
+        check_folds(found, rows, work, n_components=largest)
         if labels is not None and found.classes is not None:
             check_labels(found.classes, models, labels.label)
         return found
 
     # (What is stored is noted before anything is read.)
     survey: Survey = progress.once("survey", run, files=progress.passes.files)
-    if survey.n_dropped == 0:
+    if survey.n_dropped == 0 and survey.seen is None:
         progress.passes.rows = rows.trusted()
-    else:
+    if survey.n_dropped:
         by = spoiled_by(survey.n_spoiled.tolist(), feature_names(rows.X.column_labels))
         n_dropped = f"{survey.n_dropped:,} of {n_rows:,}"
         logger.info("%s rows are left out, for a NaN or an infinity: %s.", n_dropped, by)
+    if survey.seen is not None:
+        lacking = spoiled_by(survey.seen.n_missing.tolist(), feature_names(rows.X.column_labels))
+        n_incomplete = f"{survey.seen.n_incomplete:,} of {n_rows:,}"
+        logger.info("%s rows have gaps, and count by what they have: %s.", n_incomplete, lacking)
     scaling = Scaling.of(survey.row_set) if options.standardize else None
     if scaling is not None:
         survey, progress.history.scaling = survey.standardized(scaling), scaling
@@ -138,6 +146,12 @@ def _is_searched(model: Model) -> bool:
 def as_seen(models: Sequence[Model], known: Surveyed) -> tuple[Model, ...]:
     """Return the models as passes see the rows: what was given in units of the data, and priors of what rows are."""
     scaling, found = known.scaling, []
+    if known.survey.seen is None:
+        # (Without gaps all is as without the option.)
+        models = [
+            replace(m, options=replace(m.options, non_finite="error")) if m.options.non_finite == "marginalize" else m
+            for m in models
+        ]
     models = tuple(replace(m, options=m.options.knowing(known.row_sets[m.fold])) for m in models)
     models = tuple(beside_noise(model, scaling, lambda: known.box) for model in models)
     models = tuple(with_classes(model, known.survey.classes) for model in models)

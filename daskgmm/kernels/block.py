@@ -35,7 +35,10 @@ class Block:
     columns : mapping of str to (n_rows,) or (n_columns, n_rows), int64 or float64
         What else comes with each row, by name, for kernels that know it.
     spoiled : (n_features, n_rows), bool, or None
-        The values that were a NaN or an infinity; None means none of them.
+        The values of rows that are not finite that were a NaN or an infinity; None means none of them.
+    gaps : (n_features, n_rows), bool, or None
+        The values that are missing, where the rest of a row counts; rows that have none at all are not finite. None
+        means none of them. `x` has any number there.
     """
 
     x: Floats
@@ -45,6 +48,7 @@ class Block:
     outside: NDArray[np.bool_] | None = None
     columns: Columns = field(default_factory=dict)
     spoiled: NDArray[np.bool_] | None = None
+    gaps: NDArray[np.bool_] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -77,11 +81,12 @@ class Block:
             columns = {name: values[..., part] for name, values in self.columns.items()}
             left_out = _any(self.non_finite, part), _any(self.outside, part)
             spoiled = None if self.spoiled is None else self.spoiled[:, part]
-            yield Block(self.x[:, part], weights, self.first_row + low, *left_out, columns, spoiled)
+            gaps = _any(self.gaps, part)
+            yield Block(self.x[:, part], weights, self.first_row + low, *left_out, columns, spoiled, gaps)
 
 
 def _any(mask: NDArray[np.bool_] | None, part: slice) -> NDArray[np.bool_] | None:
-    return None if mask is None or not mask[part].any() else mask[part]
+    return None if mask is None or not mask[..., part].any() else mask[..., part]
 
 
 #: Tiles of a block.

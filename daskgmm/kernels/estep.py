@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.forms import forms, one_call
+from daskgmm.kernels.gap_forms import gap_form
+from daskgmm.kernels.gap_rows import Gaps
 from daskgmm.kernels.labels import LABELS, restrict
 from daskgmm.kernels.loops import loops
 from daskgmm.kernels.plan import DOUBLE, Plan
@@ -24,6 +26,8 @@ from daskgmm.kernels.support import leave_out
 from daskgmm.kernels.tile import Tile
 from daskgmm.mixture.arrays import Floats
 
+#: Responsibilities of rows with gaps below such a part of the largest are exact zeros: they are lost in rounding.
+NEGLIGIBLE = 1e-20
 _NO_WEIGHTS = np.empty(0)
 
 
@@ -97,16 +101,16 @@ class EStep(CandidatesPass):
     def update(self, state: list[Statistics], block: Block) -> list[Statistics]:
         """Return the state with the rows of a block added; `state` is changed in place."""
         plan, work = self.plans[0], self.work
-        whole = one_call(plan, block)
+        whole = one_call(plan, block) if block.gaps is None else None
         if whole is not None and len(self.plans) == 1 and plan.shape.products(len(block.x)) is not None:
             # The same sums, tile by tile, but without the interpreter between.
             (own,) = rows_of_each(block, self.folds)
             whole.add(plan, Tile(block.x, work), own, state[0], tiled=True)
             return state
         for tile in block.tiles():
-            densities = Densities(tile.x, work, tile.columns)
+            densities = Densities.of(tile, work)
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
-                whole = one_call(plan, tile)
+                whole = one_call(plan, tile) if tile.gaps is None else None
                 if whole is not None:
                     whole.add(plan, densities, own, total)
                     continue
@@ -128,10 +132,11 @@ def rows_of_each(block: Block, folds: Sequence[Fold | None]) -> Iterator[Block]:
 
 
 def _tile_values(plan: Plan, densities: Densities, tile: Block, work: Workspace) -> Floats:
-    values: Floats = work.get("values", (plan.n_components * plan.n_statistics + 3,))
+    values: Floats = work.get("values", (plan.n_values,))
     resp = densities.log_density(plan, keep_z=True, complete=plan.common_by_row)
     log_likelihood = densities.responsibilities(plan, resp, tile.weights)
-    densities.statistics(plan, resp, values[:-3].reshape(plan.n_components, -1))
+    n_sums = plan.n_components * plan.n_statistics
+    densities.statistics(plan, resp, values[:n_sums].reshape(plan.n_components, -1), values[n_sums:-3])
     total = log_likelihood.sum() if tile.weights is None else np.dot(log_likelihood, tile.weights)
     values[-3:] = float(total), tile.total_weight, tile.n_rows
     return values
@@ -139,6 +144,11 @@ def _tile_values(plan: Plan, densities: Densities, tile: Block, work: Workspace)
 
 class Densities(Tile):
     """Log-densities of the rows of one tile under any number of plans, which share Phi where they can."""
+
+    @classmethod
+    def of(cls, tile: Block, work: Workspace) -> Densities:
+        """Return those of a block of at most `tile_length` rows; where it has gaps its x is written to."""
+        return cls(tile.x, work, tile.columns, None if tile.gaps is None else Gaps(tile.gaps))
 
     def log_density(self, plan: Plan, *, keep_z: bool = False, complete: bool = False) -> NDArray[Any]:
         """Return log of weight times density, (n_densities, n_rows), nats: a buffer, valid until the next call.
@@ -155,9 +165,16 @@ class Densities(Tile):
             log-likelihood only if the plan says so.
         """
         self.keeps, self.complete = keep_z, complete
+        if self.gaps is not None:
+            # (A density of fewer features has no term that all components have in common.)
+            self.complete = True
+            np.copyto(self.x, plan.origin[:, np.newaxis], where=self.gaps.every)
         result: NDArray[Any] = self.work.get("log_density", (plan.n_densities, self.x.shape[1]), plan.precision.dtype)
+        of_components = result[: plan.n_components]
         for kernel, own in forms(plan):
-            kernel.log_density(plan, own, self, result[: plan.n_components])
+            kernel.log_density(plan, own, self, of_components)
+        if self.gaps is not None and len(self.gaps.rows):
+            gap_form(plan).density(self.gaps, self.x, of_components, keep=keep_z)
         for k in plan.weightless:
             result[k] = -np.inf
         if plan.log_noise is not None:
@@ -211,7 +228,29 @@ class Densities(Tile):
             np.max(log_density, axis=0, out=highest)
         return highest
 
-    def statistics(self, plan: Plan, resp: NDArray[Any], out: Floats) -> None:
-        """Write the sums of each component, (n_components, n_statistics), for weighted responsibilities `resp`."""
+    def statistics(self, plan: Plan, resp: NDArray[Any], out: Floats, filled: Floats | None = None) -> None:
+        """Write the sums of each component, (n_components, n_statistics), for weighted responsibilities `resp`.
+
+        Of a plan for rows with gaps, `filled` gets what now stands in them: see `GapForm.sums`.
+        """
+        if filled is not None:
+            filled[:] = 0.0
+        gaps = self.gaps if self.gaps is not None and len(self.gaps.rows) else None
+        whole = resp = resp[: plan.n_components]
+        if gaps is not None:
+            # (Each that is left costs as much as a row.)
+            resp[resp < NEGLIGIBLE * resp.max(axis=0)] = 0.0
+        if gaps is not None and not all(kernel.about_origin for kernel, _ in forms(plan)):
+            # (Rows with gaps are summed completed, and not corrected, where sums are in units of a component.)
+            whole = resp.copy()
+            whole[:, gaps.rows] = 0.0
         for kernel, own in forms(plan):
-            kernel.sums(plan, own, self, resp[: plan.n_components], out)
+            kernel.sums(plan, own, self, resp if kernel.about_origin else whole, out)
+        if gaps is not None and filled is not None:
+            gap_form(plan).sums(gaps, self.x, resp, out, filled)
+
+    def impute(self, plan: Plan, resp: Floats, out: Floats) -> None:
+        """Write the rows with the means of their gaps given the rest, (n_features, n_rows), for responsibilities."""
+        out[...] = self.x
+        if self.gaps is not None and len(self.gaps.rows):
+            gap_form(plan).complete(self.gaps, self.x, resp, out)

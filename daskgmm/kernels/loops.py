@@ -17,6 +17,14 @@ def can_compile() -> bool:
     return find_spec("numba") is not None
 
 
+def gap_loops() -> ModuleType:
+    """Return the module of those of rows with gaps."""
+    loops()  # (which says what is missing)
+    from daskgmm.kernels import compiled_gaps
+
+    return compiled_gaps
+
+
 def loops() -> ModuleType:
     """Return the module of the compiled loops; a ClusterError where numba is missing."""
     try:

@@ -93,6 +93,8 @@ class Plan:
         Log of weight times density of the noise, nats: one row more of log-densities, and no sums. None without noise.
     classes : (n_components,), int64, or None
         The class of each component, -1 for none, for rows that come with labels.
+    gaps : bool
+        Whether rows may have gaps: sums then tell what they were filled with.
     """
 
     shape: Shape
@@ -108,6 +110,7 @@ class Plan:
     given: tuple[Any, NDArray[np.bool_]] | None = None
     log_noise: float | None = None
     classes: NDArray[np.int64] | None = None
+    gaps: bool = False
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return unpacked, (self.shape, self.packed, self.given)
@@ -119,8 +122,9 @@ class Plan:
         Half of a precision Cholesky is zeros; workers derive the rest themselves, once per process.
         """
         return (
-            self.log_weights, self.log_noise, self.means, self.shape.pack(self.precisions_cholesky), self.origin,
-            self.exact, self.stacked, self.common_by_row, self.precision.name, self.compiled, self.classes,
+            self.log_weights, self.means, self.shape.pack(self.precisions_cholesky), self.origin, self.exact,
+            self.stacked, self.common_by_row, self.precision.name, self.compiled, self.log_noise, self.classes,
+            self.gaps,
         )  # fmt: skip
 
     @property
@@ -160,10 +164,19 @@ class Plan:
         return self.shape.n_statistics(self.means.shape[1], exact=bool(self.exact.any()))
 
     @property
+    def n_values(self) -> int:
+        """Number of all sums of a pass (`Statistics`)."""
+        return self.n_components * self.n_statistics + self.n_filled + 3
+
+    @property
+    def n_filled(self) -> int:
+        """How many of them tell what stands in the gaps."""
+        return int(self.means.shape[1]) if self.gaps else 0
+
+    @property
     def n_bytes(self) -> int:
         """Bytes that the plan takes on its way to the workers."""
-        arrays = (self.log_weights, self.means, self.shape.pack(self.precisions_cholesky), self.origin, self.exact)
-        return sum(a.nbytes for a in arrays)
+        return sum(a.nbytes for a in self.packed[:5])
 
     @cached_property
     def log_constants(self) -> Floats:
@@ -189,12 +202,10 @@ class Plan:
 
 def unpacked(shape: Shape, packed: tuple[Any, ...], given: Any = None) -> Plan:
     """Return the plan of a shape that `Plan.packed` tells of."""
-    log_weights, log_noise, means, factors, origin, exact, stacked, common_by_row, precision, compiled, classes = packed
+    log_weights, means, factors, *rest, precision, compiled, log_noise, classes, gaps = packed
     factors, found = shape.unpack(factors, means.shape[1]), precision_called(precision)
-    return Plan(
-        shape, log_weights, means, factors, origin, exact, stacked, common_by_row, found, compiled, given, log_noise,
-        classes,
-    )  # fmt: skip
+    of: list[Any] = [shape, log_weights, means, factors, *rest, found, compiled, given, log_noise, classes, gaps]
+    return Plan(*of)
 
 
 def make_plan(
@@ -204,6 +215,7 @@ def make_plan(
     kernel: Any = "rule",
     precision: Precision = DOUBLE,
     compiled: bool = False,
+    gaps: bool = False,
 ) -> Plan:
     """Return the plan for the next pass: the rule of the design, from the parameters alone, O(K D^2) on the driver.
 
@@ -218,9 +230,14 @@ def make_plan(
         that it chooses, and the rule says how the others are.
     precision : Precision
         Of the components by Phi: single is taken where that is faster than all that double can do by Phi.
-    compiled : bool
-        Whether the compiled kernel does what it can.
+    compiled, gaps : bool
+        Whether the compiled kernel does what it can; whether rows may have gaps.
     """
+    if gaps:
+        # (What is common to all components drops out of complete rows alone: each then has second moments.)
+        kernel = "exact" if parameters.shape.leaves_common_term() else kernel
+        plan = make_plan(parameters, origin=origin, kernel=kernel, precision=precision, compiled=compiled)
+        return replace(plan, gaps=True)
     if not isinstance(kernel, str):
         plan = make_plan(parameters, origin=origin, precision=precision, compiled=compiled)
         mask: Any = kernel.chosen(parameters, plan.origin)

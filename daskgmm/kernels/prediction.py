@@ -15,7 +15,7 @@ from daskgmm.kernels.plan import Plan, make_plan
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 
-What = Literal["label", "proba", "score"]
+What = Literal["label", "proba", "score", "impute"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Predictor:
     Attributes
     ----------
     plan : Plan
-    what : {"label", "proba", "score"}
-        The most probable component of a row; its responsibilities; its log-density in nats. The noise comes after the
-        components.
+    what : {"label", "proba", "score", "impute"}
+        The most probable component of a row; its responsibilities; its log-density in nats; the row with the means of
+        the values that it lacks, given those that it has. The noise comes after the components.
     """
 
     plan: Plan
@@ -39,9 +39,21 @@ class Predictor:
         return cls(make_plan(parameters, origin=parameters.centre, kernel=kernel), what)
 
     @property
+    def unseen(self) -> Any:
+        """The prediction for a row without any value: what the mixture says of any."""
+        weights = np.exp(self.plan.log_weights)
+        mean = weights @ self.plan.means
+        return {"label": np.argmax(weights), "proba": weights, "score": 0.0, "impute": mean}[self.what]
+
+    @property
     def n_columns(self) -> int | None:
         """Number of columns of a prediction; None where it is one number a row."""
-        return self.plan.n_densities if self.what == "proba" else None
+        return {"proba": self.plan.n_densities, "impute": self.plan.means.shape[1]}.get(self.what)
+
+    @property
+    def dimension(self) -> str:
+        """What its columns are."""
+        return "feature" if self.what == "impute" else "component"
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -56,7 +68,7 @@ class Predictor:
         return np.empty((n_rows,) if self.n_columns is None else (n_rows, self.n_columns), dtype=self.dtype)
 
     def predict(self, block: Block, out: NDArray[Any], work: Workspace) -> None:
-        """Write the prediction for a block; -1 or NaN for rows that were dropped as non-finite.
+        """Write the prediction for a block; -1 or NaN for rows that were dropped as non-finite, and not as gaps.
 
         Costs 2 n_rows n_components n_phi flops, half of an E-step.
         """
@@ -67,9 +79,9 @@ class Predictor:
             begin += n_rows
 
     def _predict(self, block: Block, out: NDArray[Any], work: Workspace) -> None:
-        densities = Densities(block.x, work, block.columns)
+        densities, imputes = Densities.of(block, work), self.what == "impute"
         with np.errstate(over="ignore", invalid="ignore"):  # (what overflows is found below)
-            log_density = densities.log_density(self.plan, complete=self.what == "score")
+            log_density = densities.log_density(self.plan, keep_z=imputes, complete=self.what == "score")
         if self.what == "label":
             score = densities.labels(self.plan, log_density, out)
         else:
@@ -87,7 +99,11 @@ class Predictor:
         elif self.what == "proba":
             log_density /= total
             self._write(block, log_density, out, work)
-        if block.non_finite is not None:
+        elif imputes:
+            densities.impute(self.plan, np.divide(log_density, total, out=log_density), out.T)
+        if block.non_finite is not None and block.gaps is not None:
+            out[block.non_finite] = self.unseen
+        elif block.non_finite is not None:
             out[block.non_finite] = -1 if self.what == "label" else np.nan
 
     def _write(self, block: Block, resp: Floats, out: NDArray[Any], work: Workspace) -> None:

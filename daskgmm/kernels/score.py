@@ -25,7 +25,7 @@ class ScorePass(CandidatesPass):
     def update(self, state: list[Statistics], block: Block) -> list[Statistics]:
         """Return the state with the rows of a block added; `state` is changed in place."""
         for tile in block.tiles():
-            densities = Densities(tile.x, self.work, tile.columns)
+            densities = Densities.of(tile, self.work)
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
                 total.add(_scores(plan, densities, own))
         return state
@@ -45,7 +45,7 @@ class SupportPass(ScorePass):
     def update(self, state: list[Statistics], block: Block) -> list[Statistics]:
         """Return the state with the rows of a block added; `state` is changed in place."""
         for tile in block.tiles():
-            densities = Densities(tile.x, self.work, tile.columns)
+            densities = Densities.of(tile, self.work)
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
                 log_density = densities.log_density(plan, complete=True)
                 lost, resp_sums, log_likelihood, log_largest = densities.leave_out(plan, log_density, own.weights)

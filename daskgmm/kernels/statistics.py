@@ -18,7 +18,8 @@ class Statistics:
     ----------
     values : (n_components * n_statistics + 3,), float64
         The panel (per component: second moments, first moments, count; see `Plan` for the reference point
-        and frame of each), then the log-likelihood in nats, the sum of the row weights and the number of rows.
+        and frame of each), then the log-likelihood in nats, the sum of the row weights and the number of rows. Where
+        rows may have gaps, n_features numbers more stand before the last three: see `filled`.
     """
 
     __slots__ = ("_correction", "_scratch", "values")
@@ -31,7 +32,7 @@ class Statistics:
     @classmethod
     def zero(cls, plan: Plan) -> Statistics:
         """Return the neutral element for a candidate with this plan."""
-        return cls(np.zeros(plan.n_components * plan.n_statistics + 3))
+        return cls(np.zeros(plan.n_values))
 
     def add(self, values: Floats) -> None:
         """Add the sums of one block, in place; `values` is overwritten."""
@@ -80,9 +81,13 @@ class Statistics:
         """Number of rows that were counted."""
         return int(self.values[-1])
 
-    def panel(self, n_components: int) -> Floats:
+    def panel(self, n_components: int, n_filled: int = 0) -> Floats:
         """Return the sums of the components, (n_components, n_statistics), float64."""
-        return self.values[:-3].reshape(n_components, -1)
+        return self.values[: len(self.values) - 3 - n_filled].reshape(n_components, -1)
+
+    def filled(self, n_features: int) -> Floats:
+        """Return the sums of what stands in gaps, less the origin, (n_features,), of a pass over rows with gaps."""
+        return self.values[-3 - n_features : -3]
 
     @property
     def log_sum(self) -> float:

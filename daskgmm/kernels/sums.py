@@ -24,7 +24,7 @@ def noise_share(statistics: Statistics, plan: Plan) -> float:
     """Return the share of the rows that belong to the noise: what the components leave of their weight."""
     if plan.log_noise is None:
         return 0.0
-    own = float(statistics.panel(plan.n_components)[:, -1].sum()) / statistics.weight
+    own = float(statistics.panel(plan.n_components, plan.n_filled)[:, -1].sum()) / statistics.weight
     return min(max(1.0 - own, 0.0), 1.0)
 
 
@@ -40,7 +40,7 @@ def mean_shift(statistics: Statistics, plan: Plan, row_set: RowSet) -> tuple[Flo
     Where noise takes a share of the rows, the shift is that of the others' part in the mean.
     """
     n_features = plan.means.shape[1]
-    panel = statistics.panel(plan.n_components)
+    panel = statistics.panel(plan.n_components, plan.n_filled)
     share = panel[:, -1] / statistics.weight
     first = panel[:, -1 - n_features : -1] / statistics.weight
     apart = plan.means - plan.origin
@@ -50,7 +50,14 @@ def mean_shift(statistics: Statistics, plan: Plan, row_set: RowSet) -> tuple[Flo
         if not kernel.about_origin:
             first[own] = kernel.shifts(plan, own, first) + share[own, np.newaxis] * apart[own]
             scale = scale + share[own] @ (np.abs(apart[own]) + np.sqrt(component_variances(plan))[own])
-    return first.sum(axis=0) - (1.0 - noise_share(statistics, plan)) * offset, scale
+    found: Floats = first.sum(axis=0)
+    present: Floats | float = 1.0 - noise_share(statistics, plan)
+    if plan.gaps:
+        # What stands in the gaps is for the parameters to say; without it the sum is that of the observed values.
+        filled = statistics.filled(n_features) / statistics.weight
+        scale = scale + np.abs(filled)
+        present, found = row_set.present(n_features), found - filled
+    return found - present * offset, scale
 
 
 def lost_on_the_way(statistics: Statistics, plan: Plan, row_set: RowSet) -> Floats:
@@ -58,7 +65,7 @@ def lost_on_the_way(statistics: Statistics, plan: Plan, row_set: RowSet) -> Floa
 
     In units of the data.
     """
-    share = statistics.panel(plan.n_components)[:, -1] / statistics.weight
+    share = statistics.panel(plan.n_components, plan.n_filled)[:, -1] / statistics.weight
     found = np.zeros(len(row_set.mean))
     for kernel, own in forms(plan):
         for k in own:
@@ -80,7 +87,7 @@ def moments(statistics: Statistics, plan: Plan, row_set: RowSet | None) -> Momen
     count 1e-10 moves by 1e-5 of its distance from the reference point, so by Phi and exact to different places.
     """
     shape, n_features = plan.shape, plan.means.shape[1]
-    panel = statistics.panel(plan.n_components)
+    panel = statistics.panel(plan.n_components, plan.n_filled)
     counts = panel[:, -1] * (statistics.n_rows / statistics.weight)
     empty = counts < SMALLEST_COUNT
     divisor = np.where(empty, 1.0, panel[:, -1])[:, np.newaxis]

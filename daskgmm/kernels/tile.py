@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from daskgmm.kernels.block import Columns, Workspace, block_length, tile_length
+from daskgmm.kernels.gap_rows import Gaps
 from daskgmm.kernels.plan import Plan, fill_phi
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.shapes.shape import Shape
@@ -23,14 +24,16 @@ class Tile:
         Buffers by name, which live from tile to tile.
     columns : mapping of str to (n_rows,) or (n_columns, n_rows), int64 or float64
         What else comes with each row, by name.
+    gaps : Gaps or None
+        The values that are missing; `x` has the origin there of the plan that is computed.
     keeps : bool
         Whether sums follow the log-densities: a kernel may keep what both need.
     complete : bool
         Whether log-densities must have the term that a tied mixture has in common; responsibilities do not need it.
     """
 
-    def __init__(self, x: Floats, work: Workspace, columns: Columns | None = None) -> None:
-        self.x, self.work, self.columns = x, work, columns or {}
+    def __init__(self, x: Floats, work: Workspace, columns: Columns | None = None, gaps: Gaps | None = None) -> None:
+        self.x, self.work, self.columns, self.gaps = x, work, columns or {}, gaps
         self.keeps = self.complete = False
         self._phi: NDArray[Any] | None = None
         self._phi_of: tuple[Shape, str, bytes] | None = None

@@ -114,6 +114,12 @@ def refuse_noise(noise: Noise | None, why: str) -> None:
         )
 
 
+def check_gaps(noise: Noise | None, non_finite: str) -> None:
+    """Raise an OptionError where values are missing beside noise, whose density is of all features together."""
+    if non_finite == "marginalize":
+        refuse_noise(noise, "whose density is of all features, where rows lack some")
+
+
 def box_of(X: Floats, weights: Floats, *, weight: float) -> Noise | None:
     """Return noise, of a weight, over the robust box of some rows; None where they lie in a subspace.
 

@@ -21,6 +21,9 @@ class RowSet:
     mean : (n_features,), float64
     scatter : (n_features, n_features) or (n_features,), float64
         Sum of w (x - mean)(x - mean)', or its diagonal alone.
+    share : (n_features,), float64, or None
+        The part of the weight whose rows have a value of each feature; None where all have. Mean and scatter are those
+        of the values that are there, the scatter in units of the whole weight.
     rounded : (n_features,), float64, or None
         How large the numbers were that the mean is of, where these rows are what is left of larger ones.
     """
@@ -30,6 +33,11 @@ class RowSet:
     mean: Floats
     scatter: Floats
     rounded: Floats | None = None
+    share: Floats | None = None
+
+    def present(self, n_features: int) -> Floats:
+        """Return the part of the weight whose rows have a value of each feature, (n_features,), float64."""
+        return np.ones(n_features) if self.share is None else self.share
 
     @property
     def variances(self) -> Floats:

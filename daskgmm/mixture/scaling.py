@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Scaling(Record):
 
     def row_set(self, rows: RowSet) -> RowSet:
         """Return what is known of rows, as they are mapped."""
-        return RowSet(rows.n_rows, rows.weight, self.values(rows.mean), self.scatter(rows.scatter))
+        return replace(rows, mean=self.values(rows.mean), scatter=self.scatter(rows.scatter))
 
     def mapped(self, p: Parameters) -> Parameters:
         """Return the mixture of rows that are mapped, of one in units of the data."""

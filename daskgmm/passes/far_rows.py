@@ -62,6 +62,12 @@ class Centres:
         """Return rows, features first, shifted and scaled, with the same bits wherever in `x` a row stands."""
         return (x - self.mean[:, np.newaxis]) / self.scales[:, np.newaxis]
 
+    def filled(self, block: Block) -> Block:
+        """Return a block whose gaps, if it has any, are at the mean: no feature that is missing makes a row far."""
+        if block.gaps is not None:
+            np.copyto(block.x, self.mean[:, np.newaxis], where=block.gaps)
+        return block
+
     def parts(self, block: Block) -> Iterator[tuple[slice, Floats]]:
         """Yield pieces of a block, and their rows scaled, with a last feature of ones."""
         n_rows, step = block.x.shape[1], max(64, DISTANCES // max(self.factors.shape))
@@ -143,7 +149,7 @@ class FarRowsPass:
         return FarRows(np.empty(0), np.empty(0, dtype=np.uint64), np.empty((0, n_features)), 0.0, 0.0, 0)
 
     def update(self, state: FarRows, block: Block) -> FarRows:
-        for part, z in self.centres.parts(block):
+        for part, z in self.centres.parts(self.centres.filled(block)):
             # (A row on a centre, or of weight 0, has the key -inf.)
             with np.errstate(divide="ignore", over="ignore", under="ignore"):
                 state = self._with_rows(state, block, part, z)
@@ -241,7 +247,7 @@ class NearestPass:
         return Nearest(np.zeros(n_centres), np.zeros((n_features, n_centres)), np.zeros((n_features, n_centres)))
 
     def update(self, state: Nearest, block: Block) -> Nearest:
-        for part, z in self.centres.parts(block):
+        for part, z in self.centres.parts(self.centres.filled(block)):
             self._add(state, np.ones(z.shape[1]) if block.weights is None else block.weights[part], z)
         return state
 

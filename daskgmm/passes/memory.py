@@ -15,6 +15,7 @@ from dask.system import CPU_COUNT
 
 from daskgmm.errors import MemoryLimitError, verbatim
 from daskgmm.kernels.block import block_length
+from daskgmm.kernels.gap_bytes import derived_bytes, gap_bytes
 from daskgmm.kernels.loops import COMPILED_BYTES
 from daskgmm.kernels.tile import buffer_bytes
 from daskgmm.mixture.shapes.shape import Shape
@@ -165,6 +166,9 @@ def peak_task_bytes(rows: Rows, need: Need) -> int:
     total += sum(_bytes_beside(each, rows) for each in rows.beside.values())
     total += 8 * block_length(rows.X.n_features) * sum(column.n_features for column in rows.columns.values())
     total += buffer_bytes(need.shape, need.n_components, rows.X.n_features)
+    if rows.check == "marginalize":
+        total += need.n_candidates * derived_bytes(need.shape, need.n_components, rows.X.n_features)
+        total += gap_bytes(need.shape, need.n_components, rows.X.n_features)
     return total + need.n_candidates * _candidate_bytes(rows, need.shape, need.n_components)
 
 

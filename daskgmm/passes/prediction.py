@@ -25,7 +25,7 @@ from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.memory import check_machine, check_own_memory
 from daskgmm.passes.need import Need, takes_compiled_kernel
-from daskgmm.passes.rows import Cut, Rows, blocks, cuts
+from daskgmm.passes.rows import Cut, Rows, blocks, check_of, cuts
 from daskgmm.passes.travel import check_travel
 from daskgmm.sources.array_source import ArraySource
 from daskgmm.sources.dask_source import DaskSource
@@ -79,7 +79,12 @@ def predict_array(
 
     def part(start: int, stop: int) -> None:
         _predict(
-            Cut(0, (start, stop), X.shape[1], "scan", False), reader, predictor, non_finite, result[start:stop], beside
+            Cut(0, (start, stop), X.shape[1], check_of(non_finite), False),
+            reader,
+            predictor,
+            non_finite,
+            result[start:stop],
+            beside,
         )
 
     if len(edges) == 2:
@@ -128,7 +133,8 @@ def refuse_dropped(block: Block, non_finite: str) -> None:
             "`X`",
             "be finite",
             f"NaN or infinity in row {row}, where counting begins with 0",
-            "Predict with `non_finite='drop'`: such rows get the label -1, or NaN.",
+            "Predict with `non_finite='drop'`: such rows get the label -1, or NaN. With `non_finite='marginalize'` a "
+            "NaN is a missing value, and the rest of its row counts.",
         )
 
 
@@ -176,7 +182,7 @@ def predict_source(
         )
     columns = columns or {}
     check_travel([X, *columns.values()], executor)
-    rows, predictor = Rows.plan(X, None, columns), with_kernel(predictor, X.n_rows)
+    rows, predictor = Rows.plan(X, None, columns).checked(non_finite), with_kernel(predictor, X.n_rows)
     rows = rows.recut(_bounded_edges(rows, predictor))
     _check_memory(rows, predictor)
     name = f"daskgmm-predict-{uuid4().hex}"
@@ -232,5 +238,6 @@ def _predict_block(X: Any, predictor: Predictor, non_finite: str, block_info: An
     if len(X):  # a selection may leave blocks of a Dask array without rows
         with blas_limit.held():
             n_features = predictor.plan.means.shape[1]  # (blocks may be others than a Dask array declares)
-            _predict(Cut(0, (0, len(X)), n_features, "scan", False), as_reader([X], 0), predictor, non_finite, result)
+            cut = Cut(0, (0, len(X)), n_features, check_of(non_finite), False)
+            _predict(cut, as_reader([X], 0), predictor, non_finite, result)
     return result

@@ -29,9 +29,14 @@ from daskgmm.sources.partition import (
 )
 from daskgmm.sources.source import Reader, Source
 
-Check = Literal["scan", "trust"]
+Check = Literal["scan", "trust", "marginalize"]
 #: The name of the row weights among what comes with each row.
 WEIGHT = "sample_weight"
+
+
+def check_of(non_finite: str) -> Check:
+    """Return how passes look at rows before it is known what they hold."""
+    return "marginalize" if non_finite == "marginalize" else "scan"
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,9 @@ class Rows:
         A weight for each row; None means that every row weighs 1.
     edges : (n_partitions + 1,), int64
         Rows at which partitions begin, and the end.
-    check : {"scan", "trust"}
-        Whether each block is searched for NaN and infinity, or a survey has found none.
+    check : {"scan", "trust", "marginalize"}
+        Whether each block is searched for NaN and infinity, whose rows are left out; or a survey has found none; or
+        NaN are gaps in rows that count.
     prefetch : bool
         Whether a task reads the next run while it computes (twice the memory for runs).
     per_task : int
@@ -161,6 +167,10 @@ class Rows:
         """Return the same rows for passes that see them mapped."""
         return replace(self, scaling=scaling)
 
+    def checked(self, non_finite: str) -> Rows:
+        """Return the same rows as the option says: with gaps, or without rows that have some."""
+        return replace(self, check=check_of(non_finite))
+
     def trusted(self) -> Rows:
         """Return the same rows for passes after a survey that found every value finite."""
         return replace(self, check="trust")
@@ -238,7 +248,7 @@ def blocks(cut: Cut, reader: Reader, beside: Mapping[str, Reader] | None = None)
     low, filled = start, 0
     first_row = start
     for run in _runs(cut, reader):
-        if cut.check == "scan":
+        if cut.check != "trust":
             refuse_lost_digits(run, first_row=first_row)
         first_row, taken = first_row + len(run), 0
         while taken < len(run):
@@ -290,6 +300,8 @@ def _checked(block: Block, check: Check) -> Block:
     with np.errstate(over="ignore", invalid="ignore"):
         if check == "trust" or np.isfinite(block.x.sum()):
             return block
+    if check == "marginalize":
+        return _with_gaps(block)
     spoiled = np.logical_not(np.isfinite(block.x))
     non_finite: NDArray[np.bool_] = np.logical_or.reduce(spoiled, axis=0)
     if not non_finite.any():
@@ -298,6 +310,29 @@ def _checked(block: Block, check: Check) -> Block:
     weights = np.ones(block.x.shape[1]) if block.weights is None else block.weights
     weights[non_finite] = 0.0
     return replace(block, weights=weights, non_finite=non_finite, spoiled=spoiled)
+
+
+def _with_gaps(block: Block) -> Block:
+    """Return the block with its NaN as gaps, and rows without any value made zeros of weight 0."""
+    infinite = np.isinf(block.x)
+    if infinite.any():
+        row, feature = (int(i) for i in np.argwhere(infinite.T)[0])
+        raise DataError(
+            "`X`",
+            "be finite, or NaN where a value is missing",
+            f"an infinity in row {block.first_row + row}, feature {feature}, where counting begins with 0",
+            "Make it NaN where the value is missing, or a number.",
+        )
+    gaps = np.isnan(block.x)
+    if not gaps.any():
+        return block
+    block.x[gaps] = 0.0
+    empty: NDArray[np.bool_] = np.logical_and.reduce(gaps, axis=0)
+    if not empty.any():
+        return replace(block, gaps=gaps)
+    weights = np.ones(block.x.shape[1]) if block.weights is None else block.weights
+    weights[empty] = 0.0
+    return replace(block, weights=weights, non_finite=empty, spoiled=gaps & empty, gaps=gaps)
 
 
 def _runs(cut: Cut, reader: Reader) -> Iterator[NDArray[Any]]:

@@ -18,6 +18,7 @@ from daskgmm.mixture.record import Record
 from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.scaling import Scaling
 from daskgmm.passes.known_classes import KnownClasses
+from daskgmm.passes.seen import Observed, Seen, merged
 
 Pieces = tuple[Floats | NDArray[np.int64], ...]
 
@@ -49,6 +50,9 @@ class Survey(Record):
         Dropped rows by the features that hold their NaN or infinity: a row counts for each of these.
     classes : KnownClasses or None
         What is known of rows with labels.
+    seen : Seen or None
+        Which values there are, where rows have gaps: mean, minimum, maximum and scatter are then each feature's own, of
+        the rows that have it, and the scatter is its diagonal alone.
     """
 
     n_rows: int
@@ -69,16 +73,16 @@ class Survey(Record):
     n_spoiled: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     sample_columns: dict[str, Pieces] = field(default_factory=dict)
     classes: KnownClasses | None = None
+    seen: Seen | None = None
 
     def standardized(self, scaling: Scaling) -> Survey:
         """Return what is known of the rows as they are mapped."""
-        rows = scaling.row_set(self.row_set)
         return replace(
             self,
-            mean=rows.mean,
+            mean=scaling.values(self.mean),
             minimum=scaling.values(self.minimum),
             maximum=scaling.values(self.maximum),
-            scatter=rows.scatter,
+            scatter=scaling.scatter(self.scatter),
             sample=tuple(scaling.values(piece) for piece in self.sample),
             folds=tuple(fold.standardized(scaling) for fold in self.folds),
             classes=None if self.classes is None else self.classes.standardized(scaling),
@@ -87,7 +91,11 @@ class Survey(Record):
     @property
     def row_set(self) -> RowSet:
         """Number, weight, mean and scatter, as M-steps need them."""
-        return RowSet(self.n_rows, self.weight, self.mean, self.scatter)
+        if self.seen is None:
+            return RowSet(self.n_rows, self.weight, self.mean, self.scatter)
+        share = self.seen.weights / self.weight
+        each = np.where(share > 0, share, 1.0)
+        return RowSet(self.n_rows, self.weight, self.mean, self.scatter / each, share=share)
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,8 @@ class SurveyPass:
         Classes that labels may name; 0 where rows have none.
     squares_alone : bool
         Whether of the classes variances alone are wanted.
+    with_pairs : bool
+        Whether it is wanted which features have values in the same rows.
     """
 
     n_features: int
@@ -118,6 +128,7 @@ class SurveyPass:
     n_folds: int = 0
     n_classes: int = 0
     squares_alone: bool = False
+    with_pairs: bool = False
 
     @cached_property
     def _local(self) -> local:
@@ -130,7 +141,7 @@ class SurveyPass:
     def __reduce__(self) -> tuple[type[SurveyPass], tuple[Any, ...]]:
         return SurveyPass, (
             self.n_features, self.with_scatter, self.seed, self.threshold, self.n_folds, self.n_classes,
-            self.squares_alone,
+            self.squares_alone, self.with_pairs,
         )  # fmt: skip
 
     def zero(self) -> Survey:
@@ -174,13 +185,17 @@ class SurveyPass:
     def merge(self, state: Survey, other: Survey) -> Survey:
         """Return the survey of both row sets (Chan, Golub and LeVeque 1983, doi:10.1080/00031305.1983.10483115)."""
         weight = state.weight + other.weight
-        delta = other.mean - state.mean
-        if state.weight == 0:
-            mean, between = other.mean, 0.0
+        delta, seen = other.mean - state.mean, None
+        if state.seen is not None or other.seen is not None:
+            seen, mean, scatter = merged(*((self._seen(s), s.mean, s.scatter) for s in (state, other)))
         else:
-            mean = state.mean + delta * (other.weight / weight)
-            between = state.weight * other.weight / weight
-        product = np.outer(delta, delta) if self.with_scatter else delta * delta
+            if state.weight == 0:
+                mean, between = other.mean, 0.0
+            else:
+                mean = state.mean + delta * (other.weight / weight)
+                between = state.weight * other.weight / weight
+            product = np.outer(delta, delta) if self.with_scatter else delta * delta
+            scatter = state.scatter + other.scatter + between * product
         return Survey(
             state.n_rows + other.n_rows,
             state.n_dropped + other.n_dropped,
@@ -189,7 +204,7 @@ class SurveyPass:
             mean,
             np.minimum(state.minimum, other.minimum),
             np.maximum(state.maximum, other.maximum),
-            state.scatter + other.scatter + between * product,
+            scatter,
             state.n_bad_weights + other.n_bad_weights,
             _first(state.first_bad_weight, other.first_bad_weight),
             state.sample + other.sample,
@@ -203,7 +218,13 @@ class SurveyPass:
                 for name in {**state.sample_columns, **other.sample_columns}
             },
             state.classes if state.classes is None or other.classes is None else state.classes.merge(other.classes),
+            seen,
         )
+
+    def _seen(self, survey: Survey) -> Seen:
+        if survey.seen is not None:
+            return survey.seen
+        return Seen.whole(self.n_features, survey.weight, with_pairs=self.with_pairs)
 
     def _folds(self, block: Block) -> tuple[Survey, ...]:
         """Return what is known of each fold's rows of the block, gathered so that each row is looked at once."""
@@ -213,8 +234,10 @@ class SurveyPass:
         for fold in range(self.n_folds):
             chosen = np.flatnonzero(kept & (of_row == fold))
             weights = None if block.weights is None else block.weights[chosen]
+            gaps = None if block.gaps is None else block.gaps[:, chosen]
             labels = {name: values[chosen] for name, values in block.columns.items() if name == LABELS}
-            rows = Block(np.ascontiguousarray(block.x[:, chosen]), weights, block.first_row, columns=labels)
+            x = np.ascontiguousarray(block.x[:, chosen])
+            rows = Block(x, weights, block.first_row, columns=labels, gaps=gaps)
             survey = self._survey(rows) if len(chosen) else self._empty()
             found.append(replace(survey, sample=(), sample_weights=(), sample_rows=(), sample_columns={}))
         return tuple(found)
@@ -233,6 +256,8 @@ class SurveyPass:
                 n_rows, n_dropped, lost, *_between(empty), int(bad.sum()),
                 _first_true(bad, block.first_row), (), (), (), n_spoiled=spoiled, classes=empty.classes,
             )  # fmt: skip
+        if block.gaps is not None and block.gaps[:, kept].any():
+            return self._survey_of_gaps(block, block.gaps, kept, n_dropped=n_dropped, lost=lost, spoiled=spoiled)
         # Rows are measured from one of them before their mean is taken: a constant feature then has it exactly.
         first = x[:, [int(np.argmax(kept))]]
         w = np.ones(x.shape[1]) if weights is None else weights
@@ -266,6 +291,24 @@ class SurveyPass:
             return None
         zero = KnownClasses.zero(self.n_classes, self.n_features, squares_alone=self.squares_alone)
         return zero.of_block(block, block.columns[LABELS], kept)
+
+    def _survey_of_gaps(
+        self, block: Block, gaps: NDArray[np.bool_], kept: NDArray[np.bool_], *, n_dropped: int, lost: int,
+        spoiled: NDArray[np.int64],
+    ) -> Survey:  # fmt: skip
+        """Return the survey of rows of which some have gaps, which stay NaN in the sample."""
+        found = Observed.of(block, gaps, kept, with_pairs=self.with_pairs)
+        w = np.ones(block.x.shape[1]) if block.weights is None else block.weights
+        weighted_rows = kept & (w > 0)
+        chosen = self._chosen(block) & weighted_rows
+        sample = np.where(gaps[:, chosen], np.nan, block.x[:, chosen])
+        return Survey(
+            int(kept.sum()), n_dropped, lost, float(w[kept].sum()), found.mean, found.minimum, found.maximum,
+            found.scatter, 0, -1, (np.ascontiguousarray(sample.T),), (w[chosen],), (_row_numbers(block)[chosen],),
+            n_weighted=int(weighted_rows.sum()), n_spoiled=spoiled,
+            sample_columns={name: (values[..., chosen].T,) for name, values in block.columns.items()},
+            seen=found.seen, classes=self._classes(block, kept),
+        )  # fmt: skip
 
     def _chosen(self, block: Block) -> NDArray[np.bool_]:
         if self.threshold < 0:

@@ -219,7 +219,7 @@ class _Shape:
 
         if self.grid is not None:
             values = _lazily_on(self.grid, values) if _is_lazy(values) else self.grid.to_grid(values)
-        dims = (*self.dims, *(["component"] if values.ndim > len(self.dims) else []))
+        dims = (*self.dims, *(["feature" if name == "impute" else "component"] if values.ndim > len(self.dims) else []))
         return xarray.DataArray(values, dims=dims, coords=self.coordinates, name=name)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from daskgmm.errors import DataError, OptionError, OutputError
 from daskgmm.kernels.block import Block, Workspace
 from daskgmm.kernels.prediction import Predictor, What
+from daskgmm.mixture.noise import check_gaps
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record
 from daskgmm.passes.current import current_executor, for_passes
@@ -122,9 +123,10 @@ def write_predictions(
     began = perf_counter()
     if executor is None:
         executor = current_executor(travels=X.travels)
+    check_gaps(parameters.noise, non_finite)
     predictor = Predictor.of(parameters, what, kernel=kernel)
     layout = layout_of(predictor, X, output, kept)
-    rows, _ = promise_memory(_with(layout.rows, columns), _need(layout, predictor), executor)
+    rows, _ = promise_memory(_with(layout.rows.checked(non_finite), columns), _need(layout, predictor), executor)
     try:
         with explained(output):
             place, target = _target(output, layout, saved)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from daskgmm.errors import OptionError, OutputError, verbatim
 from daskgmm.kernels.prediction import Predictor
 from daskgmm.passes.rows import Rows
+from daskgmm.sources.columns import feature_names
 from daskgmm.sources.parquet_files import SUFFIXES
 from daskgmm.sources.parquet_kept import KeptColumns
 from daskgmm.sources.source import Source
@@ -310,4 +311,7 @@ class PartsLayout:
     @property
     def _names(self) -> tuple[str, ...]:
         what, n = self.predictor.what, self.predictor.n_columns
+        features = feature_names(self.rows.X.column_labels)
+        if what == "impute" and features is not None:
+            return tuple(features)
         return (what,) if n is None else tuple(f"{what}_{k}" for k in range(n))

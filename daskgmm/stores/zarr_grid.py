@@ -182,7 +182,7 @@ class GridLayout:
     def _dims(self) -> tuple[str, ...]:
         """Names of the dimensions; those without are called as xarray calls them."""
         names = self.grid.dims or tuple(f"dim_{axis}" for axis in range(len(self.grid.shape)))
-        return names if self.predictor.n_columns is None else (*names, "component")
+        return names if self.predictor.n_columns is None else (*names, self.predictor.dimension)
 
 
 def _begins_cell(grid: Grid, row: int) -> bool:

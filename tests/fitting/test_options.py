@@ -51,7 +51,7 @@ KNOWN = (
         ("escape", None, "True or False"),
         ("start_rows", 0, "an integer of at least n_components = 1"),
         ("start_rows", 10.0, "an integer of at least n_components = 1"),
-        ("non_finite", "ignore", "one of error, drop"),
+        ("non_finite", "ignore", "one of error, drop, marginalize"),
         ("cache", "yes", "'auto', True or False"),
         ("cache", 1, "'auto', True or False"),
         ("cache", None, "'auto', True or False"),

@@ -15,6 +15,7 @@ class Diagonal(Shape):
     """Each component has its own variance for each feature."""
 
     sklearn_type = "diag"
+    correlates = False
 
     def array_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features)
@@ -92,10 +93,10 @@ class Diagonal(Shape):
         return result
 
     def whiten(self, shifts: Floats, precisions_cholesky: Floats) -> Floats:
-        return shifts * self._scales(precisions_cholesky)
+        return shifts * self.scales(precisions_cholesky)
 
     def unwhiten(self, whitened: Floats, precisions_cholesky: Floats) -> Floats:
-        return whitened / self._scales(precisions_cholesky)
+        return whitened / self.scales(precisions_cholesky)
 
     def spread(self, z: Floats, precision_cholesky: Floats) -> Floats:
         return z / np.reshape(precision_cholesky, (-1, 1))
@@ -114,7 +115,7 @@ class Diagonal(Shape):
         return result
 
     def natural_parameters(self, means: Floats, precisions_cholesky: Floats, constant: Floats) -> Floats:
-        precisions = self._scales(precisions_cholesky) ** 2
+        precisions = self.scales(precisions_cholesky) ** 2
         quadratic = -0.5 * self.precisions(precisions_cholesky).reshape(len(means), -1)
         linear = means * precisions
         return np.column_stack([quadratic, linear, constant - 0.5 * (linear * means).sum(axis=1)])
@@ -131,7 +132,7 @@ class Diagonal(Shape):
         out *= precision_cholesky[:, np.newaxis]
 
     def standardise_all(self, x: Floats, means: Floats, precisions_cholesky: Floats) -> Floats:
-        return (x - means[..., np.newaxis]) * self._scales(precisions_cholesky)[..., np.newaxis]
+        return (x - means[..., np.newaxis]) * self.scales(precisions_cholesky)[..., np.newaxis]
 
     def exact_statistics(self, z: Floats, resp: Floats, out: Floats, work: Floats) -> None:
         n_features = z.shape[0]
@@ -186,8 +187,7 @@ class Diagonal(Shape):
         result: Floats = noise * np.sqrt(covariances[k])
         return result
 
-    def _scales(self, precisions_cholesky: Floats) -> Floats:
-        """Return one over the standard deviations, broadcastable to (n_components, n_features)."""
+    def scales(self, precisions_cholesky: Floats) -> Floats:
         return precisions_cholesky
 
     def _sum_second(self, second: Floats) -> Floats:

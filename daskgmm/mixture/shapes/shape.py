@@ -35,6 +35,8 @@ class Shape(Bounded, Derived):
 
     #: The covariance_type of scikit-learn whose arrays have this shape.
     sklearn_type = "full"
+    #: Whether features of a component may be correlated.
+    correlates: ClassVar[bool] = True
     #: Halves of a component of which nothing is known lie so many of its standard deviations from its mean. Where it is
     #: a Gaussian, the likelihood falls by (2 x 0.2^4)^2 / 48 = 2e-7 nats a row of its own.
     apart = 0.2
@@ -199,6 +201,17 @@ class Shape(Bounded, Derived):
     def factors(self, precisions_cholesky: Floats) -> Floats | None:
         """Return P of each component as a matrix, whose products can be stacked (`Stack`); None where they cannot."""
         return None
+
+    def scales(self, precisions_cholesky: Floats) -> Floats | None:
+        """Return one over the standard deviations, broadcastable to (n_components, n_features).
+
+        None where features of a component are not independent.
+        """
+        return None
+
+    def pack_squares(self, squares: Floats) -> Floats:
+        """Return sums of squares, (n_components, n_features), as second moments are packed, where it has `scales`."""
+        return squares
 
     @abstractmethod
     def log_norm(self, precisions_cholesky: Floats, n_components: int, n_features: int) -> Floats:

@@ -91,8 +91,12 @@ class Spherical(Diagonal):
         found: Floats = np.maximum(covariances - np.diagonal(errors).mean(), least * covariances)
         return found
 
-    def _scales(self, precisions_cholesky: Floats) -> Floats:
+    def scales(self, precisions_cholesky: Floats) -> Floats:
         return precisions_cholesky[:, np.newaxis]
+
+    def pack_squares(self, squares: Floats) -> Floats:
+        total: Floats = squares.sum(axis=-1, keepdims=True)
+        return total
 
     def _sum_second(self, second: Floats) -> Floats:
         total: Floats = second.sum(keepdims=True)

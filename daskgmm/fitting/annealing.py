@@ -80,7 +80,10 @@ def annealed(
     for turn in range(max((len(schedule) for _, schedule in starts), default=0)):
         running = [i for i in current if turn < len(starts[i][1])]
         tempered = [current[i].tempered(starts[i][1][turn].power) for i in running]
-        plans = [make_plan(p, origin=row_set.mean, kernel=options.kernel, compiled=compiled) for p in tempered]
+        gaps = row_set.share is not None
+        plans = [
+            make_plan(p, origin=row_set.mean, kernel=options.kernel, compiled=compiled, gaps=gaps) for p in tempered
+        ]
         found = evaluate([Request(plan) for plan in plans])
         for i, p, plan, statistics in zip(running, tempered, plans, found, strict=True):
             shrinkage = Shrinkage(max(least, starts[i][1][turn].share * unit))

@@ -35,7 +35,7 @@ from daskgmm.mixture.scaling import Scaling
 from daskgmm.passes.current import for_passes
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.parts import Subtree
-from daskgmm.passes.rows import Rows
+from daskgmm.passes.rows import Rows, check_of
 from daskgmm.passes.survey import Survey, SurveyPass, sample_threshold
 from daskgmm.passes.task import CollectingPass, Pass, State
 from daskgmm.passes.tree import Passes
@@ -240,7 +240,7 @@ def _forms(plans: Sequence[tuple[Any, ...]]) -> str:
 
 def first_pass(asked: Asked) -> Awaited:
     """Return the pass that every fit begins with."""
-    return Awaited("survey", 1, "scan", None)
+    return Awaited("survey", 1, check_of(asked.options.non_finite), None)
 
 
 def merge_of(subtrees: tuple[Subtree, ...]) -> Any:

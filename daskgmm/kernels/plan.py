@@ -122,9 +122,8 @@ class Plan:
         Half of a precision Cholesky is zeros; workers derive the rest themselves, once per process.
         """
         return (
-            self.log_weights, self.means, self.shape.pack(self.precisions_cholesky), self.origin, self.exact,
-            self.stacked, self.common_by_row, self.precision.name, self.compiled, self.log_noise, self.classes,
-            self.gaps,
+            self.log_weights, self.log_noise, self.means, self.shape.pack(self.precisions_cholesky), self.origin,
+            self.exact, self.stacked, self.common_by_row, self.precision.name, self.compiled, self.classes, self.gaps,
         )  # fmt: skip
 
     @property
@@ -176,7 +175,7 @@ class Plan:
     @property
     def n_bytes(self) -> int:
         """Bytes that the plan takes on its way to the workers."""
-        return sum(a.nbytes for a in self.packed[:5])
+        return sum(a.nbytes for a in (self.log_weights, *self.packed[2:6]))
 
     @cached_property
     def log_constants(self) -> Floats:
@@ -202,7 +201,7 @@ class Plan:
 
 def unpacked(shape: Shape, packed: tuple[Any, ...], given: Any = None) -> Plan:
     """Return the plan of a shape that `Plan.packed` tells of."""
-    log_weights, means, factors, *rest, precision, compiled, log_noise, classes, gaps = packed
+    log_weights, log_noise, means, factors, *rest, precision, compiled, classes, gaps = packed
     factors, found = shape.unpack(factors, means.shape[1]), precision_called(precision)
     of: list[Any] = [shape, log_weights, means, factors, *rest, found, compiled, given, log_noise, classes, gaps]
     return Plan(*of)

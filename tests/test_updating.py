@@ -263,7 +263,7 @@ def test_what_does_not_go_together_is_refused() -> None:
     standardized = fitted(old, 2, standardize=True)
     with pytest.raises(OptionError, match=r"`?standardize`? of a model that new rows update must be False"):
         standardized.partial_fit(new)
-    with pytest.raises(OptionError, match="be without priors, labels and standardized features; got another"):
+    with pytest.raises(OptionError, match="be without priors, labels, errors and standardized features; got another"):
         standardized.set_params(standardize=False).partial_fit(new)
     with pytest.raises(OptionError, match=r"have 3 full components, to go on with; got 2 full ones"):
         fitted(old, 2).set_params(n_components=3).partial_fit(new)
@@ -290,11 +290,14 @@ def test_moments_that_do_not_follow_are_refused(options: dict[str, Any], named: 
         gm.partial_fit(near(5, 50))
 
 
-def test_labels_and_bayes_are_refused() -> None:
+def test_labels_errors_and_bayes_are_refused() -> None:
     old, new = near(0, 200), near(5, 50)
     gm = GaussianMixture(2, random_state=0).fit(old, labels=np.where(np.arange(len(old)) < 9, 0, -1))
-    with pytest.raises(OptionError, match="be without priors, labels and standardized features"):
+    with pytest.raises(OptionError, match="be without priors, labels, errors and standardized features"):
         gm.partial_fit(new)
+    measured = GaussianMixture(2, random_state=0).fit(old, errors=0.1 * np.eye(2))
+    with pytest.raises(OptionError, match="be without priors, labels, errors and standardized features"):
+        measured.partial_fit(new)
     bayesian = BayesianGaussianMixture(2, random_state=0).fit(old)
     with pytest.raises(OptionError, match="of a model that new rows update must be"):
         bayesian.partial_fit(new)

@@ -44,7 +44,7 @@ def following(options: FitOptions, past: Past) -> FitOptions:
         return options
     check_follows(options)
     if not np.isfinite(kept.floor):
-        raise _refused("the fit", "be without priors, labels and standardized features", "another")
+        raise _refused("the fit", "be without priors, labels, errors and standardized features", "another")
     return replace(options, prior=OldRows.of(p, weight=kept.weight, floor=kept.floor))
 
 

@@ -41,7 +41,8 @@ class Deconvolving:
 
     def _predict(self, X: Any, what: What, errors: Any = None) -> Any:
         check_is_fitted(self, "means_")
-        rows, p = opened_rows(self, X, reset=False), self._parameters()  # type: ignore[attr-defined]
+        p = self._parameters()  # type: ignore[attr-defined]  # (checked before the rows are, against its features)
+        rows = opened_rows(self, X, reset=False)
         of = Measured() if errors is None else Measured.of(errors, rows)
         found = self._predicted(rows, Predictor.of(of.seen(p), what, kernel=of.kernel), of)
         return rows.as_given(found, what) if rows.as_given else found

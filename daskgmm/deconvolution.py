@@ -44,7 +44,7 @@ class Deconvolving:
 
     def _predict(self, X: Any, what: What, errors: Any = None, *, non_finite: str | None = None) -> Any:
         check_is_fitted(self, "means_")
-        p = self._parameters()  # type: ignore[attr-defined]
+        p = self._parameters()  # type: ignore[attr-defined]  # (checked before the rows are, against its features)
         check_gaps(p.noise, non_finite or self.non_finite)
         rows = opened_rows(self, X, reset=False)
         of = Measured() if errors is None else Measured.of(errors, rows)

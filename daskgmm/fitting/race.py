@@ -135,13 +135,13 @@ class Race:
         left = self._fresh(self._step(lambda: self._starts(first)))
         while True:
             finalists = self._finalists(left, self._n_seen, grows=not self._whole)
-            left = alive(finalists)
-            if left and self._options.may_be_empty:
-                return self._polished(self._emptied(left))
-            if self._moves and left:
-                return self._polished(self._escaped(left))
-            if left:
-                return self._polished(left[0] if len(left) == 1 else self._best(left)[0])
+            standing = alive(finalists)
+            if standing and self._options.may_be_empty:
+                return self._polished(self._emptied(standing))
+            if self._moves and standing:
+                return self._polished(self._escaped(standing))
+            if standing:
+                return self._polished(standing[0] if len(standing) == 1 else self._best(standing)[0])
             # Until it collapses such a candidate is ahead of all others: those race again without it.
             gone = {c.index for c in finalists}
             left = [c for c in left if c.index not in gone]

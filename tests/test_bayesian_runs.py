@@ -108,7 +108,6 @@ def test_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mean-precision-prior", "2"], "--mean-precision-prior must be left out without --bayesian"),
         (["--bayesian", "dirichlet_process", "--standardize"], "--standardize must be left out with --bayesian"),
         (["--bayesian", "dirichlet_process", "--degrees-of-freedom-prior", "1"], "must be greater than 1"),
     ],

@@ -100,6 +100,15 @@ def test_speakers(tmp_path: Path) -> None:
     assert last == "5 of 5 are told by one second of speech"
 
 
+def test_colours(tmp_path: Path) -> None:
+    known, blind, off, share = printed_by("colours", tmp_path).splitlines()
+    assert numbers(known)[0] == pytest.approx(0.03, abs=0.003)
+    assert numbers(blind)[0] > 0.04
+    before, after = numbers(off)
+    assert after < 0.7 * before
+    assert numbers(share)[0] == pytest.approx(40, abs=3)
+
+
 def test_denoise(tmp_path: Path) -> None:
     before, after = numbers(printed_by("denoise", tmp_path))
     assert before == pytest.approx(20, abs=0.2)

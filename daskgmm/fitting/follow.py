@@ -96,13 +96,18 @@ def check_follows(options: FitOptions) -> None:
         raise _refused("`standardize`", "be False", "True: what is added to variances is then in other units")
     known = {f.name for f in fields(MainOptions)}
     for f in fields(options):
-        value: Any = getattr(options, f.name)
-        if f.name not in known and value is not f.default and value != f.default:
+        value, default = getattr(options, f.name), f.default
+        same = value is default or (_is_plain(value) and value == default)
+        if f.name not in known and not same:
             raise _refused(f"`{f.name}`", f"be {f.default!r}", f"{value!r:.60}")
     if options.prior is not None or not isinstance(options.whole_prior, Ridge):
         raise _refused("`prior`", "be None", "another: what it added would count as rows")
     if isinstance(options.kernel, Record):
         raise _refused("`kernel`", "be one of rule, phi, exact", f"{options.kernel!r:.60}")
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Real | str | tuple)  # (what compares as one truth)
 
 
 def check_forgetting(forgetting: Any) -> float:

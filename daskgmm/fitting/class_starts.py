@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from scipy.special import ndtri
 
 from daskgmm.errors import DataError
@@ -61,6 +60,8 @@ class ClassStarts:
         cost = [[(np.square(means[k] - m) / s).sum() for m, s in zip(found.means, scale, strict=True)] for k in held]
         order = np.full(len(means), -1)
         if held:
+            from scipy.optimize import linear_sum_assignment
+
             order[held] = linear_sum_assignment(np.array(cost))[1]
         order[order < 0] = np.setdiff1d(np.arange(len(means)), order)
         free = np.setdiff1d(np.arange(len(means)), held)

@@ -15,7 +15,6 @@ import re
 from functools import cache
 
 import numpy as np
-from scipy.optimize import minimize
 
 from daskgmm.errors import OptionError
 from daskgmm.mixture.arrays import Floats
@@ -132,6 +131,8 @@ class FactorAnalysis(PrincipalComponents):
         bounds = np.stack([np.log(LEAST_NOISE * variances), np.log(variances)], axis=1)
         start = np.clip(np.log(noise), bounds[:, 0], bounds[:, 1])
         exact = {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 1000, "maxfun": 2000, "maxcor": 20}
+        from scipy.optimize import minimize  # (15 MiB, which workers need not have)
+
         found = minimize(self._objective, start, args=(S,), jac=True, method="L-BFGS-B", bounds=bounds, options=exact)
         deviations = np.exp(found.x / 2)
         values, axes = np.linalg.eigh(S / np.outer(deviations, deviations))

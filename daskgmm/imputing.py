@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 
@@ -10,8 +11,9 @@ class Imputing:
 
     non_finite: str
 
+    @abstractmethod
     def _predict(self, X: Any, what: Any, *, non_finite: str | None = None) -> Any:
-        raise NotImplementedError
+        """Return a prediction for X, whose NaN are treated as `non_finite` says."""
 
     def impute(self, X: Any) -> Any:
         """Return X with each NaN replaced by its mean under the mixture given the rest of its row.

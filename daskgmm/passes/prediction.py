@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, OptionError
 from daskgmm.kernels.block import Block, Workspace
+from daskgmm.kernels.gap_bytes import derived_bytes, gap_bytes
 from daskgmm.kernels.prediction import Predictor
 from daskgmm.kernels.tile import buffer_bytes
 from daskgmm.passes.blas import blas_limit
@@ -70,7 +71,11 @@ def predict_array(
     """
     predictor, n_rows, X = with_kernel(predictor, len(X)), len(X), plain_rows(X)
     plan = predictor.plan
-    needed = predictor.n_bytes(n_rows) + CPU_COUNT * buffer_bytes(plan.shape, plan.n_components, X.shape[1])
+    size = plan.shape, plan.n_components, X.shape[1]
+    of_thread, of_plan = buffer_bytes(*size), 0
+    if non_finite == "marginalize":
+        of_thread, of_plan = of_thread + gap_bytes(*size), derived_bytes(*size)
+    needed = predictor.n_bytes(n_rows) + of_plan + CPU_COUNT * of_thread
     check_machine(needed, ArraySource(X), what="The prediction", remedy="Predict fewer rows at once")
     result, reader = predictor.empty(n_rows), as_reader([X], 0)
     # (Edges that lie on those of blocks.)
@@ -153,7 +158,7 @@ def predict_blocks(X: da.Array, predictor: Predictor, *, non_finite: str) -> da.
         rows = rows.rechunk({0: tuple(np.diff([*np.concatenate(pieces), edges[-1]]).tolist())})
     if not np.isnan(rows.shape[0]) and len(rows):
         source = DaskSource(rows)
-        _check_memory(replace(Rows.plan(source, None), edges=source.chunk_edges), predictor)
+        _check_memory(replace(Rows.plan(source, None).checked(non_finite), edges=source.chunk_edges), predictor)
     chunks = (rows.chunks[0],) if n_columns is None else (rows.chunks[0], (n_columns,))
     result: da.Array = da.map_blocks(
         _predict_block,

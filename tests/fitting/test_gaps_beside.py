@@ -176,3 +176,12 @@ def test_bits_are_those_of_a_cluster(n_workers: int, small_partitions: None) -> 
         found = quiet(GaussianMixture(2, max_iter=4, n_init=1, **GAPS), X)
     assert_array_equal(found.means_, alone.means_)
     assert_array_equal(found.covariances_, alone.covariances_)
+
+
+def test_tempered_starts_on_a_sample_know_gaps() -> None:
+    """Where the sample is not all rows, starts of other kinds compete, whose first steps are EM with gaps too."""
+    random = np.random.default_rng(3)
+    X = np.concatenate([random.normal(0, 1, (2000, 2)), random.normal(8, 1, (2000, 2))])
+    X[random.random(X.shape) < 0.1] = np.nan
+    gm = GaussianMixture(2, non_finite="marginalize", start_rows=600, random_state=0).fit(X)
+    assert_allclose(np.sort(gm.means_, axis=0), [[0, 0], [8, 8]], atol=0.1)

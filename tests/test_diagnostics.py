@@ -142,6 +142,9 @@ def test_what_has_no_standard_errors_is_refused() -> None:
         gm.standard_errors(np.where(np.arange(len(rows))[:, None] == 3, np.nan, rows))
     with pytest.raises(DataError, match="fewer components"):
         gm.standard_errors(rows[:5])
+    empty = GaussianMixture.from_parameters([1.0, 0.0], [[0.0, 0.0], [1.0, 1.0]], np.stack([np.eye(2)] * 2))
+    with pytest.raises(DataError, match="fewer components"):
+        empty.standard_errors(rows)
     means, covariances = np.arange(500.0).reshape(50, 10), np.stack([np.eye(10)] * 50)
     large = GaussianMixture.from_parameters(np.full(50, 0.02), means, covariances)
     with pytest.raises(OptionError, match="what='means'"):

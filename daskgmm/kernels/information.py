@@ -77,8 +77,9 @@ class InformationPass:
         scores = work.get("scores", (self.n_free, tile.x.shape[1]))
         scores[...] = 0.0
         weights = np.exp(plan.log_weights)
-        np.divide(resp[:-1], weights[:-1, np.newaxis], out=scores[: n_components - 1])
-        scores[: n_components - 1] -= resp[-1] / weights[-1]
+        with np.errstate(divide="ignore", invalid="ignore"):  # (a component of weight zero: no number comes of it)
+            np.divide(resp[:-1], weights[:-1, np.newaxis], out=scores[: n_components - 1])
+            scores[: n_components - 1] -= resp[-1] / weights[-1]
         shape, first = plan.shape, n_components - 1 + n_components * n_features
         n_own = shape.n_second(n_features, exact=True)
         n_covariances = len(shape.covariance_weights(weights))

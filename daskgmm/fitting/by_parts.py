@@ -269,7 +269,7 @@ def go_on(
         try:
             known = surveyed(progress, [model], 0)
             run = Run(progress, known, precise_enough(as_seen([model], known), known.survey))
-            volume = 0.0 if known.scaling is None else known.scaling.log_volume
+            volume = known.volumes[None]
             best = run.started(0)[0]
             turn = replace(turn, candidate=best, volume=volume)
             turn = replace(turn, fit=run.fits([0])[0])

@@ -165,7 +165,11 @@ class Closing:
             ),
             self._progress,
         )
-        return fit if self._known.scaling is None else fit.in_units(self._known.scaling)
+        if self._known.scaling is None:
+            return fit
+        volumes = self._known.volumes
+        outside = 0.0 if best.fold is None else volumes[replace(best.fold, held_out=True)]
+        return fit.in_units(self._known.scaling, volumes[best.fold], held_out=outside)
 
     def _seen(
         self, i: int, best: Candidate, p: Parameters, score: Statistics, under_past: Statistics | None

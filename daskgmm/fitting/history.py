@@ -11,6 +11,7 @@ import numpy as np
 from daskgmm.fitting.events import Listener, PassDone
 from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.status import Status
+from daskgmm.kernels.folds import Fold
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import finite_or_none
 from daskgmm.mixture.scaling import Scaling
@@ -48,8 +49,10 @@ class History:
         self.of_model: list[list[dict[str, Any]]] = [[] for _ in range(n_models)]
         self._noted: dict[tuple[int, int], int] = {}
         self._closed: list[str] = []
-        #: How passes see the rows mapped: what is noted and told is in units of the data.
+        #: How passes see the rows mapped: what is noted and told is in units of the data. What that takes of the mean
+        #: log-likelihood, nats, of all rows and of those outside of each fold.
         self.scaling: Scaling | None = None
+        self.volumes: dict[Fold | None, float] = {}
         self._sampled_rows, self._sampled_seconds, self._told = 0, 0.0, perf_counter()
 
     def state(self) -> dict[str, Any]:
@@ -91,7 +94,7 @@ class History:
         self._told = perf_counter()
         o = best.options
         name = f"{o.n_components} {o.covariance_type}" if len(self.of_model) > 1 else ""
-        bound = self._nats(best.lower_bound) if ended else None
+        bound = self._nats(best.lower_bound, best) if ended else None
         self._listener(
             PassDone(
                 self.n_passes, "start", self._sampled_rows, 0, self._sampled_seconds, bound, n_running=1, model=name,
@@ -119,7 +122,7 @@ class History:
         known = [n for n in left if n is not None]
         seconds_left = None if len(known) < len(left) else (max(known, default=0) + 1) * seconds
         return self._tell(
-            "em", seconds, self._nats(shown.lower_bound) if shown.lower_bounds else None,
+            "em", seconds, self._nats(shown.lower_bound, shown) if shown.lower_bounds else None,
             change=finite_or_none(shown.change), n_running=len(running), remaining_seconds=seconds_left,
             n_iter=shown.n_iter, parameters=self._units(shown.parameters),
         )  # fmt: skip
@@ -139,16 +142,16 @@ class History:
             return
         self._closed.append(name)
         self.n_passes += n_passes
-        best, parameters = -np.inf, None
+        best, shown = -np.inf, None
         for model, candidate, mean_log_likelihood in found:
             record = self._record("closing", candidate, self._n_rows, seconds, self._n_bytes)
-            nats = finite_or_none(self._nats(mean_log_likelihood))
+            nats = finite_or_none(self._nats(mean_log_likelihood, candidate))
             record |= {"mean_log_likelihood": nats, "change": None, "step": None}
             self.of_model[model].append(record)
-            if parameters is None or mean_log_likelihood > best:
-                best, parameters = mean_log_likelihood, candidate.parameters
-        units = None if parameters is None else self._units(parameters)
-        self._tell("closing", seconds, self._nats(best), parameters=units)
+            if shown is None or mean_log_likelihood > best:
+                best, shown = mean_log_likelihood, candidate
+        units = None if shown is None else self._units(shown.parameters)
+        self._tell("closing", seconds, self._nats(best, shown), parameters=units)
 
     def _record(self, what: str, c: Candidate | None, rows: int, seconds: float, n_bytes: int) -> dict[str, Any]:
         values: tuple[Any, ...] = (None,) * 6
@@ -156,7 +159,7 @@ class History:
             status = c.status.value
             values = (
                 c.index,
-                finite_or_none(self._nats(c.objective)),
+                finite_or_none(self._nats(c.objective, c)),
                 finite_or_none(c.change),
                 finite_or_none(c.step),
                 c.accepted,
@@ -164,8 +167,8 @@ class History:
             )
         return dict(zip(COLUMNS, (self.n_passes, what, *values, rows, seconds, n_bytes), strict=True))
 
-    def _nats(self, mean_log_likelihood: float) -> float:
-        return mean_log_likelihood - (0.0 if self.scaling is None else self.scaling.log_volume)
+    def _nats(self, mean_log_likelihood: float, c: Candidate | None) -> float:
+        return mean_log_likelihood - self.volumes.get(None if c is None else c.fold, 0.0)
 
     def _units(self, p: Parameters) -> Parameters:
         return p if self.scaling is None else self.scaling.back(p)

@@ -32,8 +32,6 @@ def _prior_rule(options: Any, value: Any) -> str:
 def _standardize_rule(options: Any, value: Any) -> str:
     if value is not True:
         return ""
-    if options.non_finite == "marginalize":
-        return "False with `non_finite` marginalize: rows that lack values have other units each"
     if not options.family.rescales:
         return f"False with `covariance_type` {options.family.name}, which has no such covariances in other units"
     if options.prior is not None or isinstance(options.kernel, Record):

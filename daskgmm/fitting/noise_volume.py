@@ -47,7 +47,9 @@ def beside_noise(model: Model, scaling: Scaling | None, box: Callable[[], Noise]
         found = box().with_weight(weight)
     else:
         log_volume = math.log(float(options.noise))  # type: ignore[arg-type]
-        found = Noise(weight, log_volume if scaling is None else log_volume - scaling.log_volume)
+        if scaling is not None:
+            log_volume -= sum(map(math.log, scaling.scale.tolist()))
+        found = Noise(weight, log_volume)
     if found is None:
         raise ValueError("noise must be known by then; got None.")
     in_units = found if scaling is None else found.moved(scaling.shift, scaling.scale)

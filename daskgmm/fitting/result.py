@@ -83,10 +83,12 @@ class Fit:
     seen: Seen
     drift: dict[str, Any] | None = None
 
-    def in_units(self, scaling: Scaling) -> Fit:
-        """Return a fit to rows that were mapped, in units of the data. (Its history is, already.)"""
-        volume = scaling.log_volume
-        held_out = None if self.held_out is None else (self.held_out[0] - self.held_out[1] * volume, self.held_out[1])
+    def in_units(self, scaling: Scaling, volume: float, *, held_out: float) -> Fit:
+        """Return a fit to rows that were mapped, in units of the data. (Its history is, already.)
+
+        The mean log-likelihood falls by `volume`, nats, and of the rows outside by `held_out`.
+        """
+        outside = None if self.held_out is None else (self.held_out[0] - self.held_out[1] * held_out, self.held_out[1])
         return replace(
             self,
             parameters=scaling.back(self.parameters),
@@ -94,7 +96,7 @@ class Fit:
             lower_bound=self.lower_bound - volume,
             log_likelihood=self.log_likelihood - self.weight * volume,
             seen=replace(self.seen, log_likelihood=self.seen.log_likelihood - self.weight * volume),
-            held_out=held_out,
+            held_out=outside,
         )
 
     @property

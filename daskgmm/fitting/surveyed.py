@@ -57,6 +57,12 @@ class Surveyed:
     row_sets: dict[Fold | None, RowSet]
     scaling: Scaling | None = None
 
+    @property
+    def volumes(self) -> dict[Fold | None, float]:
+        """What the mean log-likelihood of each set of rows falls by in units of the data, nats; zero as they are."""
+        scaling = self.scaling
+        return {fold: 0.0 if scaling is None else scaling.log_volume(rows) for fold, rows in self.row_sets.items()}
+
     def n_weighted(self, fold: Fold | None) -> int:
         """Return the rows of positive weight of all, or of those outside of a fold."""
         return (self.survey if fold is None else all_but(self.work, self.survey, fold.index)).n_weighted
@@ -133,7 +139,9 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
     if scaling is not None:
         size = np.abs(scaling.shift) / scaling.scale
         row_sets = {fold: replace(row_set, rounded=size) for fold, row_set in row_sets.items()}
-    return Surveyed(rows.X, work, survey, Sample.of(survey, options.seed), row_sets, scaling)
+    known = Surveyed(rows.X, work, survey, Sample.of(survey, options.seed), row_sets, scaling)
+    progress.history.volumes = known.volumes
+    return known
 
 
 def _is_searched(model: Model) -> bool:
@@ -156,23 +164,23 @@ def as_seen(models: Sequence[Model], known: Surveyed) -> tuple[Model, ...]:
     models = tuple(beside_noise(model, scaling, lambda: known.box) for model in models)
     models = tuple(with_classes(model, known.survey.classes) for model in models)
     for model in models:
-        seen = model if scaling is None else _mapped(model, scaling, known.X.n_features)
+        seen = model if scaling is None else _mapped(model, scaling, known)
         warm = None if seen.warm is None else seen.warm[0]
         options = settled(seen.options, known.row_sets[model.fold], scaling=scaling, warm=warm)
         found.append(replace(seen, options=options))
     return tuple(found)
 
 
-def _mapped(model: Model, scaling: Scaling, n_features: int) -> Model:
+def _mapped(model: Model, scaling: Scaling, known: Surveyed) -> Model:
     """Return a model with what was given as rows are mapped."""
-    options, warm, given = model.options, model.warm, model.options.given(n_features)
+    options, warm, given = model.options, model.warm, model.options.given(known.X.n_features)
     if given.means is not None:
         options = replace(options, means_init=scaling.values(given.means))
     if given.precisions is not None:
         shape, precisions = options.family.shape, given.precisions
         options = replace(options, precisions_init=shape.rescaled(precisions, precisions, scaling.scale)[0])
     if warm is not None:
-        warm = scaling.mapped(warm[0]), warm[1] + scaling.log_volume
+        warm = scaling.mapped(warm[0]), warm[1] + known.volumes[model.fold]
     return replace(model, options=options, warm=warm)
 
 

@@ -17,7 +17,7 @@ from daskgmm.mixture.row_set import RowSet
 class Scaling(Record):
     """z = (x - shift) / scale, feature by feature.
 
-    A density of z is one of x times the product of the scales: log p(x) = log p(z) - log_volume.
+    A density of z is one of x times the product of the scales of the features that a row has.
 
     Attributes
     ----------
@@ -34,10 +34,9 @@ class Scaling(Record):
         scale = np.sqrt(rows.variances)
         return cls(rows.mean, np.where(scale > 0, scale, 1.0))
 
-    @property
-    def log_volume(self) -> float:
-        """What the log-density of a row falls by on the way back to units of the data, nats."""
-        return float(np.log(self.scale).sum())
+    def log_volume(self, rows: RowSet) -> float:
+        """Return what the mean log-density of rows falls by on the way back to units of the data, nats."""
+        return float(rows.present(len(self.scale)) @ np.log(self.scale))
 
     def apply(self, x: Floats) -> None:
         """Map rows in place, (n_features, n_rows), float64."""

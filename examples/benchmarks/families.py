@@ -1,8 +1,9 @@
 """All of mclust's fourteen families, with one to nine components, in shared passes; and some of them alone.
 
 `python families.py [ROWS] [--alone KIND:K,...]` prints JSON: the table, passes and seconds of one `select` over rows of
-five features, and for each model that is asked for (by default one a family, of three components) whether a fit of it
-alone has the same bits, its passes and its seconds. `--output FILE` writes it.
+five features, and for each model that is asked for (by default all) whether a fit of it alone has the same bits, its
+passes and its seconds. `--output FILE` writes it. (A model that ends below a smaller one of its family is searched
+again by the selection: its bits differ, and its log-likelihood is higher.)
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def measured(n_rows: int, alone: list[tuple[str, int]]) -> dict[str, Any]:
         bounds = models[kind, k].lower_bounds_[: one.n_iter_]
         checked.append({
             "covariance_type": kind, "n_components": k, "same_bits": bounds == one.lower_bounds_,
+            "log_likelihood": one.log_likelihood_,
             "n_passes": one.n_passes_, "seconds": round(perf_counter() - began, 2),
         })  # fmt: skip
     columns = ("n_components", "covariance_type", "n_free", "log_likelihood", "bic", "converged", "chosen", "below")
@@ -63,17 +65,27 @@ def measured(n_rows: int, alone: list[tuple[str, int]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _lines(value: Any) -> str:
+    """Return JSON with an item of a list a line."""
+    if isinstance(value, list):
+        return "[\n " + ",\n ".join(json.dumps(item) for item in value) + "\n]"
+    return json.dumps(value)
+
+
 def main() -> None:
     """Print the measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", nargs="?", type=int, default=1_000_000)
-    parser.add_argument("--alone", default=",".join(f"{kind}:3" for kind in GROUPS["mclust"]))
+    every = ",".join(f"{kind}:{k}" for kind in GROUPS["mclust"] for k in NUMBERS)
+    parser.add_argument("--alone", default=every)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     asked = [(kind, int(k)) for kind, k in (each.split(":") for each in given.alone.split(",") if each)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        text = json.dumps(measured(given.rows, asked), indent=1) + "\n"
+        found = measured(given.rows, asked)
+    lines = [f"{json.dumps(name)}: {_lines(value)}" for name, value in found.items()]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
     sys.stdout.write(text)
     if given.output is not None:
         given.output.write_text(text, encoding="utf-8")

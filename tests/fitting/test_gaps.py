@@ -194,13 +194,44 @@ def test_select_tells_the_number_of_groups_by_folds() -> None:
     assert found.best_.n_components == 2
 
 
-def test_standardize_is_refused_and_so_is_a_kernel_of_the_users() -> None:
+@pytest.mark.parametrize("kind", ["full", "diag"])
+def test_standardized_it_is_the_fit_to_standardized_rows(kind: str) -> None:
+    X = groups(share=0.3) * [1.0, 1000.0, 1e-3, 5.0] + [0.0, 0.0, 7.0, 1e4]
+    X = np.where(np.arange(4) == 3, np.where(np.arange(600)[:, np.newaxis] % 3 == 0, X, NAN), X)
+    shift, scale = np.nanmean(X, axis=0), np.nanstd(X, axis=0)
+    how = {**GAPS, "covariance_type": kind}
+    ours = GaussianMixture(2, standardize=True, **how).fit(X)
+    theirs = GaussianMixture(2, **how).fit((X - shift) / scale)
+    assert_allclose((ours.means_ - shift) / scale, theirs.means_, rtol=1e-7, atol=1e-9)
+    units = scale**2 if kind == "diag" else np.outer(scale, scale)
+    assert_allclose(ours.covariances_ / units, theirs.covariances_, rtol=1e-6, atol=1e-9)
+    volume = (~np.isnan(X)).sum(axis=0) @ np.log(scale)
+    assert ours.log_likelihood_ == pytest.approx(theirs.log_likelihood_ - volume, rel=1e-10)
+    n = np.count_nonzero(~np.isnan(X).all(axis=1))
+    assert_allclose(ours.lower_bounds_, np.array(theirs.lower_bounds_) - volume / n, rtol=1e-9)
+    assert ours.history_[-1]["mean_log_likelihood"] == pytest.approx(ours.log_likelihood_ / n, rel=1e-12)
+    assert ours.score_samples(X).sum() == pytest.approx(ours.log_likelihood_, rel=1e-10)
+    before = ours.log_likelihood_
+    again = ours.set_params(warm_start=True, max_iter=2).fit(X)
+    assert again.log_likelihood_ == pytest.approx(before, rel=1e-5)
+
+
+def test_standardized_rows_that_are_held_out_count_in_units_of_the_data() -> None:
+    X = groups(300, 3) * [1.0, 100.0, 1e-3]
+    X[::3, 1] = NAN  # (folds have other shares of the second feature than those that they leave)
+    how = {**GAPS, "n_components": [2], "criterion": "held_out", "n_folds": 3, "n_init": 1}
+    ours = select(X, standardize=True, **how).table[0]
+    scale = np.nanstd(X, axis=0)
+    theirs = select((X - np.nanmean(X, axis=0)) / scale, **how).table[0]
+    volume = (~np.isnan(X)).sum(axis=0) @ np.log(scale) / np.count_nonzero(~np.isnan(X).all(axis=1))
+    assert ours["held_out"] == pytest.approx(theirs["held_out"] - volume, rel=1e-9)
+
+
+def test_a_kernel_of_the_users_is_refused() -> None:
     class Mine(Kernel):
         def log_density(self, *args: Any) -> None: ...
         def sums(self, *args: Any) -> None: ...
 
-    with pytest.raises(OptionError, match="standardize must be False with non_finite marginalize"):
-        GaussianMixture(2, standardize=True, **GAPS).fit(groups())
     with pytest.raises(OptionError, match="non_finite must be 'error' or 'drop' with a kernel of yours"):
         GaussianMixture(2, kernel=Mine(), **GAPS).fit(groups())
 

@@ -1,10 +1,10 @@
-"""What an estimator says of itself: standard errors of its parameters, and components that together are a group."""
+"""What an estimator says of itself: standard errors, factors, and components that together are a group."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,27 @@ from daskgmm.errors import OptionError
 from daskgmm.fitting.grouped import grouped_components
 from daskgmm.fitting.standard_errors import StandardErrors, standard_errors
 from daskgmm.inputs import opened_rows, opened_weights, seed_of
+from daskgmm.mixture.families.low_rank import PrincipalComponents
 from daskgmm.mixture.parameters import Parameters
 
 
+class Factors(NamedTuple):
+    """B and the noise of covariances B B' + diag(noise).
+
+    Attributes
+    ----------
+    loadings : (n_components, n_features, n_factors), float64
+        In units of the data. Columns are orthogonal in units of the noise, longest first; they are known up to a
+        rotation, and their signs are chosen: the largest number of each is positive.
+    noise_variances : (n_components, n_features), float64
+    """
+
+    loadings: NDArray[np.float64]
+    noise_variances: NDArray[np.float64]
+
+
 class Diagnosable:
-    """Gives an estimator standard errors, and groups of its components."""
+    """Gives an estimator standard errors, factors, and groups of its components."""
 
     @abstractmethod
     def _parameters(self) -> Parameters:
@@ -51,6 +67,15 @@ class Diagnosable:
             self._parameters(), source, weights=weights, with_covariances=what == "all",
             non_finite=self.non_finite,  # type: ignore[attr-defined]
         )  # fmt: skip
+
+    def factors(self) -> Factors:
+        """Return the loadings and the variances of the noise of each component of a low-rank mixture."""
+        check_is_fitted(self, "means_")
+        p = self._parameters()
+        if not isinstance(p.family, PrincipalComponents):
+            remedy = "Fit with `covariance_type='lowrank'` and `n_factors`."
+            raise OptionError("`covariance_type`", "be lowrank for factors", p.family.name, remedy)
+        return Factors(*p.family.factors(p.covariances))
 
     def combine(self, X: Any, n_groups: Any = "entropy", *, sample_weight: Any = None) -> NDArray[np.int64]:
         """Return the group of each component, (n_components,), where components together are groups of other shapes.

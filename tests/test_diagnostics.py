@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from scipy.special import xlogy
 from scipy.stats import multivariate_normal
+from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture
@@ -149,6 +150,48 @@ def test_what_has_no_standard_errors_is_refused() -> None:
     large = GaussianMixture.from_parameters(np.full(50, 0.02), means, covariances)
     with pytest.raises(OptionError, match="what='means'"):
         large.standard_errors(np.zeros((3, 10)))
+
+
+def test_a_family_whose_covariances_are_of_fewer_numbers_has_those_of_its_means() -> None:
+    rows = mixture("full")[1]
+    family = GaussianMixture(3, covariance_type="VEE", random_state=0, n_init=1).fit(rows)
+    with pytest.raises(OptionError, match="what='means'"):
+        family.standard_errors(rows)
+    found = family.standard_errors(rows, what="means")
+    same = GaussianMixture.from_parameters(family.weights_, family.means_, family.covariances_)
+    np.testing.assert_array_equal(found.means, same.standard_errors(rows, what="means").means)
+
+
+# -- factors ------------------------------------------------------------------------------------------------------
+def test_factors_of_one_component_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(4)
+    rows = random.standard_normal((500, 2)) @ (random.standard_normal((2, 8)) * [[3], [1]])
+    rows += random.standard_normal((500, 8)) * np.linspace(0.3, 1.0, 8)
+    how: dict[str, Any] = {"covariance_type": "lowrank", "n_factors": 2, "reg_covar": 0.0}
+    own = GaussianMixture(1, **how, factor_noise="feature").fit(rows).factors()
+    theirs = FactorAnalysis(2, tol=1e-9, max_iter=20000, svd_method="lapack").fit(rows)
+    signs = np.sign(np.sum(own.loadings[0].T * theirs.components_, axis=1, keepdims=True))
+    np.testing.assert_allclose(own.loadings[0].T, signs * theirs.components_, atol=1e-3)
+    np.testing.assert_allclose(own.noise_variances[0], theirs.noise_variance_, rtol=1e-3)
+    one = GaussianMixture(1, **how).fit(rows).factors()
+    pca, unbiased = PCA(2).fit(rows), 499 / 500
+    np.testing.assert_allclose(one.noise_variances, np.full((1, 8), pca.noise_variance_ * unbiased), rtol=1e-9)
+    lengths = np.sqrt((pca.explained_variance_ - pca.noise_variance_) * unbiased)
+    np.testing.assert_allclose(np.abs(one.loadings[0].T), lengths[:, np.newaxis] * np.abs(pca.components_), rtol=1e-8)
+
+
+@pytest.mark.parametrize("noise", ["isotropic", "feature"])
+def test_factors_and_noise_are_the_covariances(noise: str) -> None:
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((900, 6)) @ random.standard_normal((6, 6)) + 20.0 * (np.arange(900) % 2)[:, None]
+    gm = GaussianMixture(2, covariance_type="lowrank", n_factors=2, factor_noise=noise, random_state=0).fit(rows)
+    loadings, noises = gm.factors()
+    assert loadings.shape == (2, 6, 2)
+    whole = loadings @ np.swapaxes(loadings, 1, 2) + noises[:, np.newaxis] * np.eye(6)
+    np.testing.assert_allclose(whole, gm.covariances_, rtol=1e-3 if noise == "feature" else 1e-10, atol=1e-9)
+    assert (np.take_along_axis(loadings, np.abs(loadings).argmax(axis=1)[:, None], axis=1) > 0).all()
+    with pytest.raises(OptionError, match="Fit with covariance_type='lowrank' and n_factors"):
+        mixture("full")[0].factors()
 
 
 # -- groups of components -----------------------------------------------------------------------------------------

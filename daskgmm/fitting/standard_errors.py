@@ -80,12 +80,12 @@ def standard_errors(
     refuse_noise(p.noise, "whose weight and volume have no standard errors here")
     check_features(X, p)
     check_shape(X, n_components=1)
-    if type(p.family) is not type(family_of_shape(p.shape)):
+    if with_covariances and type(p.family) is not type(family_of_shape(p.shape)):
         raise OptionError(
             "`covariance_type`",
             "be full, tied, diag or spherical for standard errors",
             p.family.name,
-            "Numbers of its covariances depend on each other: ask for `what='means'` of a mixture of these.",
+            "Numbers of its covariances depend on each other: ask for `what='means'`, which takes them as known.",
         )
     if executor is None:
         executor = current_executor(travels=X.travels and (weights is None or weights.travels))
@@ -105,17 +105,17 @@ def standard_errors(
     rows, _ = promise_memory(Rows.plan(X, weights), need, executor)
     with for_passes(executor):
         found: Floats = run_pass(work, rows, executor, name="information")
-    weight, n_rows = found[:2]
+    n_rows = found[1]
     if n_rows != X.n_rows and non_finite != "drop":  # (of rows with gaps there are no scores here)
         raise DataError(
             "`X`", "be finite", f"{X.n_rows - int(n_rows)} rows with NaN or infinity in {X.label}",
             "Leave them out by `non_finite='drop'`.",
         )  # fmt: skip
     J = found[2:].reshape(n_free, n_free)
-    return _errors(p, _inverse(J, weight), with_covariances=with_covariances)
+    return _errors(p, _inverse(J, int(n_rows)), with_covariances=with_covariances)
 
 
-def _inverse(J: Floats, weight: float) -> Floats:
+def _inverse(J: Floats, n_rows: int) -> Floats:
     """Return J^-1, its rows and columns in their own units while it is inverted; a DataError where it is singular."""
     scale = np.sqrt(np.diag(J))
     try:
@@ -125,9 +125,9 @@ def _inverse(J: Floats, weight: float) -> Floats:
     except np.linalg.LinAlgError:
         raise DataError(
             "`X`",
-            "tell of each parameter of the mixture",
-            f"rows of weight {weight:.6g}, of which some parameters do not depend: a component without rows of its own",
-            "Take the rows that it was fitted to, and fewer components.",
+            "tell something of each parameter of the mixture",
+            f"{n_rows:,} rows for {len(J):,} parameters, of some of which they tell nothing",
+            "Take the rows that it was fitted to; fit fewer components, or diag or spherical covariances.",
         ) from None
     found: Floats = (half.T @ half) / np.outer(scale, scale)
     return found

@@ -89,6 +89,22 @@ class PrincipalComponents(Family):
     def rescales(self) -> bool:
         return False
 
+    def factors(self, covariances: Floats) -> tuple[Floats, Floats]:
+        """Return B, (K, n_features, n_factors), and the variances of the noise, (K, n_features), of covariances.
+
+        The columns of B are orthogonal (in units of the noise), longest first; the largest number of each is positive.
+        """
+        found = [self._factors(covariance) for covariance in covariances]
+        loadings = np.stack([own for own, _ in found])
+        largest = np.take_along_axis(loadings, np.abs(loadings).argmax(axis=1)[:, np.newaxis], axis=1)
+        return loadings * np.where(largest < 0, -1.0, 1.0), np.stack([noise for _, noise in found])
+
+    def _factors(self, covariance: Floats) -> tuple[Floats, Floats]:
+        values, axes = np.linalg.eigh(covariance)
+        noise = values[: -self.n_factors].mean()
+        own = axes[:, -self.n_factors :] * np.sqrt(np.maximum(values[-self.n_factors :] - noise, 0.0))
+        return own[:, ::-1], np.full(len(values), noise)
+
 
 class FactorAnalysis(PrincipalComponents):
     """Few factors, and the own noise of each feature."""
@@ -120,13 +136,22 @@ class FactorAnalysis(PrincipalComponents):
         found = self._from(S, _first_noise(S, self.n_factors))
         if _is_regular(before) and _misfit(S, before) < _misfit(S, found):
             # Another maximum, or no member at all: its own noise tells, of which it is a sum with few factors.
-            noise = np.diag(before) - np.diag(self._from(before, _first_noise(before, self.n_factors), loadings=True))
-            other = self._from(S, np.maximum(noise, LEAST_NOISE * np.diag(S)))
+            other = self._from(S, np.maximum(self._factors(before)[1], LEAST_NOISE * np.diag(S)))
             found = min(found, other, key=lambda member: _misfit(S, member))
         return found
 
-    def _from(self, S: Floats, noise: Floats, *, loadings: bool = False) -> Floats:
-        """Return the member at the minimum that noise leads to, or B B' of it alone."""
+    def _factors(self, covariance: Floats) -> tuple[Floats, Floats]:
+        own, _ = self._nearest(covariance, _first_noise(covariance, self.n_factors))
+        return own, np.diag(covariance) - (own**2).sum(axis=1)
+
+    def _from(self, S: Floats, noise: Floats) -> Floats:
+        """Return the member at the minimum that noise leads to."""
+        own, found = self._nearest(S, noise)
+        result: Floats = own @ own.T + np.diag(found)
+        return result
+
+    def _nearest(self, S: Floats, noise: Floats) -> tuple[Floats, Floats]:
+        """Return B, longest columns first, and the variances of the noise, at the minimum that noise leads to."""
         variances = np.diag(S)
         bounds = np.stack([np.log(LEAST_NOISE * variances), np.log(variances)], axis=1)
         start = np.clip(np.log(noise), bounds[:, 0], bounds[:, 1])
@@ -136,10 +161,8 @@ class FactorAnalysis(PrincipalComponents):
         found = minimize(self._objective, start, args=(S,), jac=True, method="L-BFGS-B", bounds=bounds, options=exact)
         deviations = np.exp(found.x / 2)
         values, axes = np.linalg.eigh(S / np.outer(deviations, deviations))
-        values, axes = values[-self.n_factors :], axes[:, -self.n_factors :]
-        factors = deviations[:, np.newaxis] * axes * np.sqrt(np.maximum(values - 1, 0.0))
-        result: Floats = factors @ factors.T
-        return result if loadings else result + np.diag(deviations**2)
+        values, axes = values[: -self.n_factors - 1 : -1], axes[:, : -self.n_factors - 1 : -1]
+        return deviations[:, np.newaxis] * axes * np.sqrt(np.maximum(values - 1, 0.0)), deviations**2
 
     def _objective(self, log_noise: Floats, S: Floats) -> tuple[float, Floats]:
         deviations = np.exp(log_noise / 2)

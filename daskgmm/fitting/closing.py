@@ -24,6 +24,7 @@ from daskgmm.fitting.seen import Seen
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.surveyed import Surveyed
 from daskgmm.kernels.folds import Fold
+from daskgmm.kernels.gap_support import has_untold
 from daskgmm.kernels.plan import make_plan, precision_called
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.old_rows import OldRows
@@ -101,10 +102,14 @@ class Closing:
         They tell what each component is worth too.
         """
         kernel = self._models[0].options.kernel
+        gaps = self._known.survey.seen is not None
         plans = [
-            make_plan(p, origin=self._known.row_sets[fold].mean, kernel=kernel, compiled=self._known.is_compiled(p))
+            make_plan(
+                p, origin=self._known.row_sets[fold].mean, kernel=kernel, compiled=self._known.is_compiled(p),
+                gaps=gaps and has_untold(p),
+            )
             for p, fold in mixtures
-        ]
+        ]  # fmt: skip
         requests = [Request(plan, fold) for plan, (_, fold) in zip(plans, mixtures, strict=True)]
 
         def run() -> tuple[list[Statistics], int]:
@@ -123,7 +128,8 @@ class Closing:
     ) -> Fit:  # fmt: skip
         options = self._models[i].options
         seen, drift, said = self._seen(i, best, parameters, score, under_past)
-        support, n_seen = seen.support(parameters), round(seen.n_rows)
+        support = seen.support(parameters).less(score.untold(parameters.n_components), parameters)
+        n_seen = round(seen.n_rows)
         # (The one E-step of a closed form tells the likelihood of a start that is none of EM's.)
         bounds = (_objective(parameters, score, options),) if best.is_closed_form else best.lower_bounds
         past = self._models[i].past

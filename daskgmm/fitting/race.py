@@ -22,6 +22,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import Sample, enough_rows
 from daskgmm.fitting.start import starts_by, ways
 from daskgmm.fitting.worth import MOSTLY, RISE, Worth, alive, latest
+from daskgmm.kernels.gap_support import has_untold
 from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.kernels.support import support_of, unproven, unsupported
@@ -232,7 +233,13 @@ class Race:
         with rows.passes(self._options) as passes:
             evaluator = Evaluator(passes)
             kernel = self._options.kernel
-            plans = [make_plan(p, origin=p.centre, kernel=kernel, compiled=self._compiled) for p in mixtures]
+            plans = [
+                make_plan(
+                    p, origin=p.centre, kernel=kernel, compiled=self._compiled,
+                    gaps=supports and rows.has_gaps and has_untold(p),
+                )
+                for p in mixtures
+            ]  # fmt: skip
             requests = [Request(plan) for plan in plans]
             found = evaluator.supports(requests) if supports else evaluator.scores(requests)
         self._note(self._fresh(mixtures), len(rows), evaluator.seconds)

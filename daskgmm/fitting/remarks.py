@@ -51,11 +51,13 @@ def remarks(
     too_large = _of_reg_covar(p, options)
     # (Where reg_covar hides all variances nothing tells rows that are alike from others.)
     few = [k for k in spikes if support.counts[k] < p.family.least_rows(p.n_features)]
-    alike, weak = [], []
+    untold = [k for k in spikes if k not in few and support.telling[k] < p.family.least_rows(p.n_features)]
+    few_or_untold, alike, weak = [*few, *untold], [], []
     if not too_large:
-        alike = [int(k) for k in np.flatnonzero(thin_gain(p, options.whole_prior.least_covariance) > 0) if k not in few]
-        weak = [k for k in spikes if k not in few and k not in alike]
-    too_weak = [*_of_few(p, support, few), *_of_weak(p, support, weak, n_rows)]
+        alike = [int(k) for k in np.flatnonzero(thin_gain(p, options.whole_prior.least_covariance) > 0)]
+        alike = [k for k in alike if k not in few_or_untold]
+        weak = [k for k in spikes if k not in few_or_untold and k not in alike]
+    too_weak = [*_of_few(p, support, few), *_of_untold(p, support, untold), *_of_weak(p, support, weak, n_rows)]
     too_many = [" ".join([*too_weak, _fewer(p)])] if too_weak else []
     if not too_weak and not too_large:
         too_many = [*_of_joined(p, joined)]
@@ -95,6 +97,16 @@ def _of_few(p: Parameters, support: Support, few: Sequence[int]) -> Iterator[str
         yield (
             f"{_holds(few, p.n_components)} fewer rows than the {n_own:,} numbers that {_each(few)} made of ({counts} "
             f"rows): the likelihood says nothing of other rows there."
+        )
+
+
+def _of_untold(p: Parameters, support: Support, untold: Sequence[int]) -> Iterator[str]:
+    if untold:
+        rows = _listed([f"{support.telling[k]:,.1f} of {support.counts[k]:,.0f}" for k in untold])
+        yield (
+            f"{len(untold)} of {p.n_components} components {'has' if len(untold) == 1 else 'have'} a direction of "
+            f"which fewer than {p.family.least_rows(p.n_features):,} rows tell, and the others lack values ({rows} "
+            "rows): the likelihood says nothing of other rows there."
         )
 
 

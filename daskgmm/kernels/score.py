@@ -6,6 +6,7 @@ import numpy as np
 
 from daskgmm.kernels.block import Block
 from daskgmm.kernels.estep import CandidatesPass, Densities, rows_of_each
+from daskgmm.kernels.gap_support import n_untold, untold_sums
 from daskgmm.kernels.plan import Plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.arrays import Floats
@@ -36,11 +37,12 @@ class SupportPass(ScorePass):
 
     The place of the panel has the sum of the squares of the rows' log-likelihoods too, nats squared, and two numbers a
     component: what the rows lose without it, and its responsibilities, each summed over the rows (`support.leave_out`).
+    Of a plan for rows with gaps what these do not tell of each component follows (`gap_support`).
     """
 
     def zero(self) -> list[Statistics]:
         """Return the state of no rows."""
-        return [Statistics(np.zeros(5 + 2 * plan.n_components)) for plan in self.plans]
+        return [Statistics(np.zeros(5 + (2 + n_untold(plan)) * plan.n_components)) for plan in self.plans]
 
     def update(self, state: list[Statistics], block: Block) -> list[Statistics]:
         """Return the state with the rows of a block added; `state` is changed in place."""
@@ -48,10 +50,11 @@ class SupportPass(ScorePass):
             densities = Densities.of(tile, self.work)
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
                 log_density = densities.log_density(plan, complete=True)
+                untold = untold_sums(plan, densities.gaps, log_density, own.weights)
                 lost, resp_sums, log_likelihood, log_largest = densities.leave_out(plan, log_density, own.weights)
                 # (Of squares none overflows, nor does their sum.)
                 squares = _sum(np.square(np.clip(log_likelihood, -_FARTHEST, _FARTHEST)), own)
-                sums = _sum(log_largest, own), squares, *lost, *resp_sums, _sum(log_likelihood, own)
+                sums = _sum(log_largest, own), squares, *lost, *resp_sums, *untold, _sum(log_likelihood, own)
                 total.add(np.array([*sums, own.total_weight, own.n_rows]))
         return state
 

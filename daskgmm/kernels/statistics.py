@@ -112,4 +112,8 @@ class Statistics:
 
         What the rows lose without it, nats, and its responsibilities.
         """
-        return self.values[2:-3].reshape(2, n_components)
+        return self.values[2 : 2 + 2 * n_components].reshape(2, n_components)
+
+    def untold(self, n_components: int) -> Floats:
+        """Return what rows with gaps do not tell of each component, of such a pass, (n_components, n_untold)."""
+        return self.values[2 + 2 * n_components : -3].reshape(n_components, -1)

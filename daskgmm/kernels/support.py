@@ -16,11 +16,12 @@ components of a quarter of the rows are made, and rows held out agree.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.kernels.gap_support import told
 from daskgmm.kernels.plan import DOUBLE
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.arrays import Floats
@@ -43,11 +44,25 @@ class Support:
         Rows of each component: the sum of its responsibilities, in units of the mean row weight.
     row_weight : float
         The mean row weight.
+    told : (n_components,), float64, or None
+        How many of them tell of the direction that is told of least (`gap_support`); None where none lacks values.
     """
 
     nats: Floats
     counts: Floats
     row_weight: float = 1.0
+    told: Floats | None = None
+
+    @property
+    def telling(self) -> Floats:
+        """Rows that tell of each component in all directions, (n_components,)."""
+        return self.counts if self.told is None else self.told
+
+    def less(self, untold: Floats, parameters: Parameters) -> Support:
+        """Return it with what the rows do not tell (`Statistics.untold`)."""
+        if not untold.shape[1]:
+            return self
+        return replace(self, told=told(untold / self.row_weight, self.counts, parameters))
 
     @classmethod
     def of_sums(
@@ -87,7 +102,8 @@ class Support:
 def support_of(score: Statistics, parameters: Parameters, *, n_rows: int) -> Support:
     """Return the support of a mixture from a pass that scored it (`SupportPass`); `n_rows` have a positive weight."""
     lost, resp_sums = score.left_out(parameters.n_components)
-    return Support.of_sums(lost, resp_sums, parameters, weight=score.weight, n_rows=n_rows)
+    found = Support.of_sums(lost, resp_sums, parameters, weight=score.weight, n_rows=n_rows)
+    return found.less(score.untold(parameters.n_components), parameters)
 
 
 def price(parameters: Parameters, n_rows: int) -> Floats | float:
@@ -114,7 +130,7 @@ def unsupported(parameters: Parameters, support: Support, *, floor: Floats | flo
     if parameters.n_components == 1:
         return np.zeros(1, dtype=bool)
     p = parameters
-    few = (support.counts < p.family.least_rows(p.n_features)) & ~_is_known(p)
+    few = (support.telling < p.family.least_rows(p.n_features)) & ~_is_known(p)
     return (few | support.is_below(p, n_rows, owed=thin_gain(p, floor))) & (p.n_own > 0)
 
 
@@ -141,7 +157,7 @@ def unproven(parameters: Parameters, support: Support, elsewhere: Support, *, n_
     n_rows : int
         Number of all rows.
     """
-    few = support.counts < SURE * parameters.family.least_rows(parameters.n_features)
+    few = support.telling < SURE * parameters.family.least_rows(parameters.n_features)
     few &= ~_is_known(parameters)
     return np.asarray(few & elsewhere.is_below(parameters, n_rows), dtype=bool)
 

@@ -15,6 +15,7 @@ import re
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daskgmm.errors import OptionError
 from daskgmm.mixture.arrays import Floats
@@ -153,24 +154,95 @@ class FactorAnalysis(PrincipalComponents):
     def _nearest(self, S: Floats, noise: Floats) -> tuple[Floats, Floats]:
         """Return B, longest columns first, and the variances of the noise, at the minimum that noise leads to."""
         variances = np.diag(S)
-        bounds = np.stack([np.log(LEAST_NOISE * variances), np.log(variances)], axis=1)
-        start = np.clip(np.log(noise), bounds[:, 0], bounds[:, 1])
-        exact = {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 1000, "maxfun": 2000, "maxcor": 20}
-        from scipy.optimize import minimize  # (15 MiB, which workers need not have)
-
-        found = minimize(self._objective, start, args=(S,), jac=True, method="L-BFGS-B", bounds=bounds, options=exact)
-        deviations = np.exp(found.x / 2)
+        log_noise = _least(S, self.n_factors, np.log(noise), np.log(LEAST_NOISE * variances), np.log(variances))
+        deviations = np.exp(log_noise / 2)
         values, axes = np.linalg.eigh(S / np.outer(deviations, deviations))
         values, axes = values[: -self.n_factors - 1 : -1], axes[:, : -self.n_factors - 1 : -1]
         return deviations[:, np.newaxis] * axes * np.sqrt(np.maximum(values - 1, 0.0)), deviations**2
 
-    def _objective(self, log_noise: Floats, S: Floats) -> tuple[float, Floats]:
+
+class _Point:
+    """The objective of factor analysis at a noise, psi, as a function of log psi: its value, gradient and curvature.
+
+    With t and u the eigenvalues and eigenvectors of Psi^-1/2 S Psi^-1/2, F those of the factors (Clarke 1970,
+    doi:10.1111/j.2044-8317.1970.tb00440.x):
+
+        gradient     g_a = sum_(j not in F) u_aj^2 (1 - t_j)
+        curvature    H_ab = sum_(j not in F, l) c_jl u_aj u_al u_bj u_bl,  c_jl = (t_j + t_l) / 2 where l is no factor
+                     either, and (1 - t_j) (t_l + t_j) / (t_l - t_j) where it is one
+    """
+
+    def __init__(self, S: Floats, n_factors: int, log_noise: Floats) -> None:
+        self.log_noise = log_noise
         deviations = np.exp(log_noise / 2)
-        values, axes = np.linalg.eigh(S / np.outer(deviations, deviations))
-        factor = np.zeros(len(values), dtype=bool)
-        factor[-self.n_factors :] = values[-self.n_factors :] > 1
-        value = log_noise.sum() + (1 + np.log(values[factor])).sum() + values[~factor].sum()
-        return float(value), 1 - axes**2 @ np.where(factor, 1.0, values)
+        t, self._axes = np.linalg.eigh(S / np.outer(deviations, deviations))
+        n = len(t) - n_factors + int(np.count_nonzero(t[-n_factors:] <= 1))
+        self._rest, self._factors = t[:n], t[n:]
+        self.value = float(log_noise.sum() + (1 + np.log(self._factors)).sum() + self._rest.sum())
+        self.gradient: Floats = self._axes[:, :n] ** 2 @ (1 - self._rest)
+
+    def curvature(self, *, exact: bool) -> Floats:
+        """Return H; with `exact` false its first term alone, which is never negative."""
+        rest, factors, n = self._rest, self._factors, len(self._rest)
+        pairs = self._axes[:, np.newaxis] * self._axes
+        c = 0.5 * (rest[:, np.newaxis] + rest)
+        found: Floats = (pairs[..., :n] @ c * pairs[..., :n]).sum(axis=-1)
+        if exact and len(factors):
+            apart = factors - rest[:, np.newaxis]  # (none where the number of factors is arbitrary)
+            c = (1 - rest[:, np.newaxis]) * (factors + rest[:, np.newaxis]) / np.where(apart > 0, apart, np.inf)
+            found += (pairs[..., :n] @ c * pairs[..., n:]).sum(axis=-1)
+        return found
+
+
+def _least(S: Floats, n_factors: int, start: Floats, low: Floats, high: Floats) -> Floats:
+    """Return the log noise at the minimum to which a start leads, within bounds: Newton's steps, each a descent."""
+    here = _Point(S, n_factors, np.clip(start, low, high))
+    for _ in range(_MOST_STEPS):
+        x, g = here.log_noise, here.gradient
+        free = ~(((x <= low) & (g > 0)) | ((x >= high) & (g < 0)))
+        if not free.any() or np.abs(g[free]).max() < _FLAT:
+            break
+        step = np.zeros_like(x)
+        step[free] = _newton(here, free)
+        # (Where a noise vanishes a step takes a part of it; all of it is tried first.)
+        vanishing = free & (g > 0) & (step < -0.5) & (x < high - _SMALL)
+        if vanishing.any():
+            there = _Point(S, n_factors, np.clip(np.where(vanishing, low, x + step), low, high))
+            if there.value < here.value:
+                here = there
+                continue
+        slope, share = float(g @ step), 1.0
+        if -slope < 1e-15 * (1 + abs(here.value)):
+            break  # (rounding hides what is to be gained)
+        while True:
+            there = _Point(S, n_factors, np.clip(x + share * step, low, high))
+            if there.value < here.value + 1e-4 * share * slope or share < _LEAST_SHARE:
+                break
+            share /= 2
+        if not there.value < here.value:
+            break  # (as far as rounding lets it)
+        here = there
+    return here.log_noise
+
+
+def _newton(here: _Point, free: NDArray[np.bool_]) -> Floats:
+    """Return Newton's step of the free numbers; where the objective is not convex, one that descends all the same."""
+    for exact in (True, False):
+        H = here.curvature(exact=exact)[np.ix_(free, free)]
+        if not exact:
+            H += 1e-6 * np.eye(len(H))
+        try:
+            half = np.linalg.solve(np.linalg.cholesky(H), -here.gradient[free])
+        except np.linalg.LinAlgError:
+            continue
+        found: Floats = np.linalg.solve(np.linalg.cholesky(H).T, half)
+        return np.clip(found, -_LONGEST, _LONGEST)
+    return -here.gradient[free]
+
+
+#: Newton's steps at most; a gradient that is none; the shortest part of a step that is tried; how far one goes at most;
+#: how far below its largest the logarithm of a small noise is.
+_MOST_STEPS, _FLAT, _LEAST_SHARE, _LONGEST, _SMALL = 200, 1e-10, 1e-8, 3.0, 5.0
 
 
 def _first_noise(S: Floats, n_factors: int) -> Floats:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from daskgmm.errors import DataError
 from daskgmm.kernels.exact import FEW_ROWS, Exact
 from daskgmm.kernels.kernel import Integers
-from daskgmm.kernels.loops import loops
+from daskgmm.kernels.loops import error_loops
 from daskgmm.kernels.plan import Plan
 from daskgmm.kernels.tile import Tile
 from daskgmm.mixture.arrays import Floats
@@ -54,8 +54,12 @@ class Noisy(Exact):
         of, noise = _components(plan), _noise(tile)
         _check(noise, len(tile.x))
         if plan.compiled:
+            strips, sizes = _strips(tile)
+            error_loops().noisy_strips(tile.x, noise, strips)
             constants = np.where(np.isfinite(of.constants), of.constants, 0.0)
-            loops().noisy_density(tile.x, noise, plan.means, of.covariances, of.deviations, constants, own, out)
+            error_loops().noisy_density(
+                *sizes, strips, plan.means, of.covariances, of.deviations**-2, constants, own, out
+            )
         else:
             for k in own:
                 y, lower = _factored(plan, of, k, tile.x, noise, tile)
@@ -63,18 +67,20 @@ class Noisy(Exact):
                 for j in range(len(tile.x)):
                     density -= np.log(lower[j, j] / of.deviations[k, j])
                 out[k] = density + (of.constants[k] if np.isfinite(of.constants[k]) else 0.0)
-        if not np.isfinite(out[own].sum()):
+        if not np.isfinite((out if len(own) == len(out) else out[own]).sum()):
             _refuse(
                 "be covariances, which are positive semidefinite, and values lie within 1e150", "others in some row"
             )
 
     def sums(self, plan: Plan, own: Integers, tile: Tile, resp: NDArray[Any], out: Floats) -> None:
-        of, noise, n_features = _components(plan), _noise(tile), len(tile.x)
+        of, n_features = _components(plan), len(tile.x)
         counts, first = np.zeros(len(own)), np.zeros((len(own), n_features))
         second = np.zeros((len(own), n_features, n_features))
         if plan.compiled:
-            loops().noisy_sums(tile.x, noise, plan.means, of.covariances, own, resp, counts, first, second)
+            strips, sizes = _strips(tile)
+            error_loops().noisy_sums(*sizes, strips, plan.means, of.covariances, own, resp, counts, first, second)
         else:
+            noise = _noise(tile)
             for i, k in enumerate(own):
                 counts[i], first[i], second[i] = _score(plan, of, k, tile, noise, np.asarray(resp[k], dtype=np.float64))
         # In units of the component, z = P'(v - mu), as those of the exact form: z = R'u, of covariance 1 - R'M R.
@@ -143,6 +149,16 @@ def _noise(tile: Tile) -> Floats:
     return variances(np.asarray(tile.columns[ERRORS], dtype=np.float64).reshape(-1, n_rows), n_features)
 
 
+def _strips(tile: Tile) -> tuple[Floats, tuple[Any, Any]]:
+    """Return the buffer of a tile's rows and errors as compiled loops take them, and what tells these of sizes."""
+    n_features, n_rows = tile.x.shape
+    n_errors = n_features if tile.columns[ERRORS].size == tile.x.size else n_features * (n_features + 1) // 2
+    shape, sizes = error_loops().noisy_form(n_features, n_errors, n_rows)
+    buffer = tile.work.get("strips", (shape[0] * shape[1] + 8,))
+    begin = -(buffer.ctypes.data // 8) % 8  # (where a line of the cache begins)
+    return buffer[begin : begin + shape[0] * shape[1]].reshape(shape), sizes
+
+
 def variances(given: Floats, n_features: int) -> Floats:
     """Return errors, (n, n_rows), as variances, (n_features, n_rows), or upper triangles of covariances, packed."""
     if len(given) == n_features:
@@ -151,8 +167,10 @@ def variances(given: Floats, n_features: int) -> Floats:
         square = given.reshape(n_features, n_features, -1)
         rows, columns = triangle(n_features)
         upper, lower = square[rows, columns], square[columns, rows]
-        if not (np.abs(upper - lower) <= 1e-9 * np.abs(upper) + 1e-12 * np.abs(square).max()).all():
-            _refuse("be symmetric matrices", "others in some row")
+        if (upper != lower).any():
+            apart, most = np.abs(upper - lower), 1e-9 * np.abs(upper) + 1e-12 * np.abs(square).max()
+            if not (apart <= most).all():
+                _refuse("be symmetric matrices", "others in some row")
         return np.ascontiguousarray(upper)
     return np.ascontiguousarray(given)
 

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from daskgmm.kernels.compiled_error_rows import MOST_FEATURES, STRIDE, WIDTH, add_row, density_parts
 from daskgmm.kernels.compiled_softmax import SUMS, Reals, _log, compiled
+from daskgmm.kernels.error_matrices import SMALLEST
 from daskgmm.mixture.arrays import Floats
 
-#: Of the mean responsibility of a tile's rows: what less adds to a component's sums is below rounding.
-SMALLEST = 1e-20
 #: Up to such a part of a tile's rows it pays to gather those that count for a component.
 FEW_ROWS = 0.5
 #: Pivots, in units of the component's variances: the least, and of two the greatest product.

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import DataError
+from daskgmm.kernels.error_matrices import SMALLEST, Part, factor, groups, invert, n_bytes, solve
 from daskgmm.kernels.exact import FEW_ROWS, Exact
 from daskgmm.kernels.kernel import Integers
 from daskgmm.kernels.loops import error_loops
@@ -61,12 +62,7 @@ class Noisy(Exact):
                 *sizes, strips, plan.means, of.covariances, of.deviations**-2, constants, own, out
             )
         else:
-            for k in own:
-                y, lower = _factored(plan, of, k, tile.x, noise, tile)
-                density = -0.5 * np.einsum("dn,dn->n", y, y)
-                for j in range(len(tile.x)):
-                    density -= np.log(lower[j, j] / of.deviations[k, j])
-                out[k] = density + (of.constants[k] if np.isfinite(of.constants[k]) else 0.0)
+            _density(plan, own, tile, noise, out)
         if not np.isfinite((out if len(own) == len(out) else out[own]).sum()):
             _refuse(
                 "be covariances, which are positive semidefinite, and values lie within 1e150", "others in some row"
@@ -80,9 +76,7 @@ class Noisy(Exact):
             strips, sizes = _strips(tile)
             error_loops().noisy_sums(*sizes, strips, plan.means, of.covariances, own, resp, counts, first, second)
         else:
-            noise = _noise(tile)
-            for i, k in enumerate(own):
-                counts[i], first[i], second[i] = _score(plan, of, k, tile, noise, np.asarray(resp[k], dtype=np.float64))
+            _score(plan, own, tile, resp, counts, first, second)
         # In units of the component, z = P'(v - mu), as those of the exact form: z = R'u, of covariance 1 - R'M R.
         roots = of.roots[own]
         turned = np.swapaxes(roots, -1, -2)
@@ -102,7 +96,8 @@ class Noisy(Exact):
         from daskgmm.kernels.block import tile_length
 
         n_own = 8 * n_components * (3 * n_features * n_features + 3 * n_features)
-        return n_own + 8 * tile_length(n_features) * (3 * n_features * n_features + 8 * n_features)
+        n_given = 8 * tile_length(n_features) * (3 * n_features * n_features + 3 * n_features)
+        return n_own + n_given + n_bytes(n_features)
 
 
 #: Of the variance that rows show a start has at least so much: EM is slow to widen what is narrow among large errors.
@@ -134,8 +129,8 @@ def posterior(plan: Plan, tile: Tile, resp: Floats, out: Floats) -> None:
         rows = np.flatnonzero(resp[k])
         if not len(rows):
             continue
-        y, lower = _factored(plan, of, k, tile.x[:, rows], noise[:, rows], tile)
-        found = of.covariances[k] @ _backwards(lower, y)
+        part = Part(tile.x[:, rows], noise[:, rows], plan.means[k], of.covariances[k])
+        found = of.covariances[k] @ solve(factor([part], tile.work), tile.work)
         found += plan.means[k][:, np.newaxis]
         found *= resp[k, rows]
         out[:, rows] += found
@@ -213,60 +208,46 @@ def _components(plan: Plan) -> Components:
     return found
 
 
-def _factored(plan: Plan, of: Components, k: int, x: Floats, noise: Floats, tile: Tile) -> tuple[Floats, Floats]:
-    """Return y = L^-1 (x - mu), (n_features, n_rows), and L with L L' = V + S, (n_features, n_features, n_rows)."""
-    n_features, n_rows = x.shape
-    lower: Floats = tile.work.get("factors", (n_features, n_features, n_rows))
-    y: Floats = tile.work.get("scaled", (n_features, n_rows))
-    lower[...] = of.covariances[k][:, :, np.newaxis]
-    if len(noise) == n_features:
-        np.einsum("iin->in", lower)[...] += noise
-    else:
-        rows, columns = triangle(n_features)
-        for place, (i, j) in enumerate(zip(rows, columns, strict=True)):
-            lower[j, i] += noise[place]
-    np.subtract(x, plan.means[k][:, np.newaxis], out=y)
-    with np.errstate(invalid="ignore", divide="ignore"):  # (what comes of it is looked at)
+def _density(plan: Plan, own: Integers, tile: Tile, noise: Floats, out: NDArray[Any]) -> None:
+    """Do what `Noisy.log_density` does, by NumPy."""
+    of, (n_features, n_rows) = _components(plan), tile.x.shape
+    constants = np.where(np.isfinite(of.constants), of.constants, 0.0)
+    for group in groups([n_rows] * len(own), n_features):
+        some = own[group]
+        parts = [Part(tile.x, noise, plan.means[k], of.covariances[k]) for k in some]
+        factors = factor(parts, tile.work).reshape(n_features, n_features + 1, len(some), n_rows)
+        pivots, z = np.einsum("iikn->ikn", factors[:, :-1]), factors[:, -1]
+        with np.errstate(invalid="ignore", divide="ignore"):  # (what comes of it is looked at)
+            z *= z
+            z /= pivots
+            pivots *= of.deviations[some].T[:, :, np.newaxis] ** -2
+            z += np.log(pivots, out=pivots)
+        out[some] = constants[some, np.newaxis] - 0.5 * z.sum(axis=0)
+
+
+def _score(
+    plan: Plan, own: Integers, tile: Tile, resp: NDArray[Any], counts: Floats, first: Floats, second: Floats
+) -> None:
+    """Write the sums of r, r u and r (u u' - M) of components, by NumPy."""
+    of, noise, (n_features, n_rows) = _components(plan), _noise(tile), tile.x.shape
+    rows: list[Any] = [np.flatnonzero(resp[k] > SMALLEST * resp[k].mean()) for k in own]
+    rows = [slice(None) if len(some) > FEW_ROWS * n_rows else some for some in rows]
+    sizes = [n_rows if isinstance(some, slice) else len(some) for some in rows]
+    for group in groups(sizes, n_features):
+        which = range(len(own))[group]
+        parts = [Part(tile.x[:, rows[i]], noise[:, rows[i]], plan.means[own[i]], of.covariances[own[i]]) for i in which]
+        factors = factor(parts, tile.work)
+        weights = np.concatenate([np.asarray(resp[own[i], rows[i]], dtype=np.float64) for i in which])
+        u, inverse = solve(factors, tile.work), invert(factors, tile.work)
+        # M = W' D^-1 W with W = L^-1, whose rows are weighed by roots: a product of all rows for each of W's.
         for j in range(n_features):
-            column = lower[j:, j]
-            if j:
-                column -= np.einsum("ikn,kn->in", lower[j:, :j], lower[j, :j])
-                y[j] -= np.einsum("kn,kn->n", lower[j, :j], y[:j])
-            np.sqrt(column[0], out=column[0])
-            column[1:] /= column[0]
-            y[j] /= column[0]
-    return y, lower
-
-
-def _backwards(lower: Floats, y: Floats) -> Floats:
-    """Return u = L'^-1 y; y is overwritten."""
-    for j in range(len(y) - 1, -1, -1):
-        y[j] -= np.einsum("kn,kn->n", lower[j + 1 :, j], y[j + 1 :])
-        y[j] /= lower[j, j]
-    return y
-
-
-def _score(plan: Plan, of: Components, k: int, tile: Tile, noise: Floats, resp: Floats) -> tuple[float, Floats, Floats]:
-    """Return the sums of r, r u and r (u u' - M) of a component."""
-    n_features, rows = len(tile.x), np.flatnonzero(resp)
-    x = tile.x
-    if len(rows) <= FEW_ROWS * len(resp):
-        x, noise, resp = x[:, rows], noise[:, rows], resp[rows]
-    if not len(rows):
-        return 0.0, np.zeros(n_features), np.zeros((n_features, n_features))
-    y, lower = _factored(plan, of, k, x, noise, tile)
-    # M = W'W with W = L^-1, whose rows are weighed by the roots of responsibilities: one product of all rows.
-    n_rows, roots = x.shape[1], np.sqrt(resp)
-    inverse = tile.work.get("inverse", (n_features, n_features, n_rows))  # (W transposed: [j, i] is W of row i)
-    inverse[...] = 0.0
-    for i in range(n_features):
-        inverse[i, i] = 1.0
-        if i:
-            inverse[:i, i] = -np.einsum("kn,jkn->jn", lower[i, :i], inverse[:i, :i])
-        inverse[: i + 1, i] /= lower[i, i]
-    u = _backwards(lower, y)
-    first = u @ resp
-    u *= roots
-    inverse *= roots
-    flat = inverse.reshape(n_features, -1)
-    return float(resp.sum()), first, u @ u.T - flat @ flat.T
+            inverse[j, : j + 1] *= np.sqrt(weights / factors[j, j])
+        low = 0
+        for i in which:
+            high = low + sizes[i]
+            mine, r = u[:, low:high], weights[low:high]
+            counts[i], first[i], second[i] = r.sum(), mine @ r, (mine * r) @ mine.T
+            for j in range(n_features):
+                part = inverse[j, : j + 1, low:high]
+                second[i, : j + 1, : j + 1] -= part @ part.T
+            low = high

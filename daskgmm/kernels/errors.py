@@ -45,7 +45,7 @@ class Components(NamedTuple):
 class Noisy(Exact):
     """The E-step of rows that come with their errors, in the column ERRORS.
 
-    Costs about D^3 / 3 + D^2 flops a row and component for the density, and D^3 + 3 D^2 for the sums of each that is
+    Costs about D^3 / 3 + 2 D^2 flops a row and component for the density, and D^3 + 5 D^2 for the sums of each that is
     not surely another's.
     """
 

@@ -24,7 +24,9 @@ LAYERS = ["version", "errors", "mixture", "kernels", "sources", "passes", "store
 MATHEMATICS, ON_WORKERS = {"mixture", "kernels"}, {"mixture", "kernels", "sources", "passes"}
 KINDS = {"full", "tied", "diag", "spherical"}
 #: The modules that may import numba, and are themselves imported only where numba is installed.
-WHERE_LOOPS_ARE_COMPILED = {Path(f"kernels/compiled{name}.py") for name in ("", "_errors", "_gaps", "_softmax")}
+WHERE_LOOPS_ARE_COMPILED = {
+    Path(f"kernels/compiled{name}.py") for name in ("", "_errors", "_error_rows", "_gaps", "_softmax")
+}
 SHAPES = Path("mixture/shapes")
 OF_COVARIANCES = re.compile("covarian|precision|cholesky|central|factor")
 #: Lines of a file at most: what is longer says more than one thing.

@@ -16,8 +16,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from daskgmm.kernels.compiled_errors import noisy_density as noisy_density
-from daskgmm.kernels.compiled_errors import noisy_sums as noisy_sums
 from daskgmm.kernels.compiled_softmax import STRIP, SUMS, Reals, compiled
 from daskgmm.kernels.compiled_softmax import leave_out as leave_out
 from daskgmm.kernels.compiled_softmax import softmax as softmax

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import DataError
+from daskgmm.kernels.error_matrices import SMALLEST, Part, factor, groups, invert, n_bytes, solve
 from daskgmm.kernels.exact import FEW_ROWS, Exact
 from daskgmm.kernels.kernel import Integers
-from daskgmm.kernels.loops import loops
+from daskgmm.kernels.loops import error_loops
 from daskgmm.kernels.plan import Plan
 from daskgmm.kernels.tile import Tile
 from daskgmm.mixture.arrays import Floats
@@ -44,7 +45,7 @@ class Components(NamedTuple):
 class Noisy(Exact):
     """The E-step of rows that come with their errors, in the column ERRORS.
 
-    Costs about D^3 / 3 + D^2 flops a row and component for the density, and D^3 + 3 D^2 for the sums of each that is
+    Costs about D^3 / 3 + 2 D^2 flops a row and component for the density, and D^3 + 5 D^2 for the sums of each that is
     not surely another's.
     """
 
@@ -54,29 +55,28 @@ class Noisy(Exact):
         of, noise = _components(plan), _noise(tile)
         _check(noise, len(tile.x))
         if plan.compiled:
+            strips, sizes = _strips(tile)
+            error_loops().noisy_strips(tile.x, noise, strips)
             constants = np.where(np.isfinite(of.constants), of.constants, 0.0)
-            loops().noisy_density(tile.x, noise, plan.means, of.covariances, of.deviations, constants, own, out)
+            error_loops().noisy_density(
+                *sizes, strips, plan.means, of.covariances, of.deviations**-2, constants, own, out
+            )
         else:
-            for k in own:
-                y, lower = _factored(plan, of, k, tile.x, noise, tile)
-                density = -0.5 * np.einsum("dn,dn->n", y, y)
-                for j in range(len(tile.x)):
-                    density -= np.log(lower[j, j] / of.deviations[k, j])
-                out[k] = density + (of.constants[k] if np.isfinite(of.constants[k]) else 0.0)
-        if not np.isfinite(out[own].sum()):
+            _density(plan, own, tile, noise, out)
+        if not np.isfinite((out if len(own) == len(out) else out[own]).sum()):
             _refuse(
                 "be covariances, which are positive semidefinite, and values lie within 1e150", "others in some row"
             )
 
     def sums(self, plan: Plan, own: Integers, tile: Tile, resp: NDArray[Any], out: Floats) -> None:
-        of, noise, n_features = _components(plan), _noise(tile), len(tile.x)
+        of, n_features = _components(plan), len(tile.x)
         counts, first = np.zeros(len(own)), np.zeros((len(own), n_features))
         second = np.zeros((len(own), n_features, n_features))
         if plan.compiled:
-            loops().noisy_sums(tile.x, noise, plan.means, of.covariances, own, resp, counts, first, second)
+            strips, sizes = _strips(tile)
+            error_loops().noisy_sums(*sizes, strips, plan.means, of.covariances, own, resp, counts, first, second)
         else:
-            for i, k in enumerate(own):
-                counts[i], first[i], second[i] = _score(plan, of, k, tile, noise, np.asarray(resp[k], dtype=np.float64))
+            _score(plan, own, tile, resp, counts, first, second)
         # In units of the component, z = P'(v - mu), as those of the exact form: z = R'u, of covariance 1 - R'M R.
         roots = of.roots[own]
         turned = np.swapaxes(roots, -1, -2)
@@ -96,7 +96,8 @@ class Noisy(Exact):
         from daskgmm.kernels.block import tile_length
 
         n_own = 8 * n_components * (3 * n_features * n_features + 3 * n_features)
-        return n_own + 8 * tile_length(n_features) * (3 * n_features * n_features + 8 * n_features)
+        n_given = 8 * tile_length(n_features) * (3 * n_features * n_features + 3 * n_features)
+        return n_own + n_given + n_bytes(n_features)
 
 
 #: Of the variance that rows show a start has at least so much: EM is slow to widen what is narrow among large errors.
@@ -128,8 +129,8 @@ def posterior(plan: Plan, tile: Tile, resp: Floats, out: Floats) -> None:
         rows = np.flatnonzero(resp[k])
         if not len(rows):
             continue
-        y, lower = _factored(plan, of, k, tile.x[:, rows], noise[:, rows], tile)
-        found = of.covariances[k] @ _backwards(lower, y)
+        part = Part(tile.x[:, rows], noise[:, rows], plan.means[k], of.covariances[k])
+        found = of.covariances[k] @ solve(factor([part], tile.work), tile.work)
         found += plan.means[k][:, np.newaxis]
         found *= resp[k, rows]
         out[:, rows] += found
@@ -143,6 +144,16 @@ def _noise(tile: Tile) -> Floats:
     return variances(np.asarray(tile.columns[ERRORS], dtype=np.float64).reshape(-1, n_rows), n_features)
 
 
+def _strips(tile: Tile) -> tuple[Floats, tuple[Any, Any]]:
+    """Return the buffer of a tile's rows and errors as compiled loops take them, and what tells these of sizes."""
+    n_features, n_rows = tile.x.shape
+    n_errors = n_features if tile.columns[ERRORS].size == tile.x.size else n_features * (n_features + 1) // 2
+    shape, sizes = error_loops().noisy_form(n_features, n_errors, n_rows)
+    buffer = tile.work.get("strips", (shape[0] * shape[1] + 8,))
+    begin = -(buffer.ctypes.data // 8) % 8  # (where a line of the cache begins)
+    return buffer[begin : begin + shape[0] * shape[1]].reshape(shape), sizes
+
+
 def variances(given: Floats, n_features: int) -> Floats:
     """Return errors, (n, n_rows), as variances, (n_features, n_rows), or upper triangles of covariances, packed."""
     if len(given) == n_features:
@@ -151,8 +162,10 @@ def variances(given: Floats, n_features: int) -> Floats:
         square = given.reshape(n_features, n_features, -1)
         rows, columns = triangle(n_features)
         upper, lower = square[rows, columns], square[columns, rows]
-        if not (np.abs(upper - lower) <= 1e-9 * np.abs(upper) + 1e-12 * np.abs(square).max()).all():
-            _refuse("be symmetric matrices", "others in some row")
+        if (upper != lower).any():
+            apart, most = np.abs(upper - lower), 1e-9 * np.abs(upper) + 1e-12 * np.abs(square).max()
+            if not (apart <= most).all():
+                _refuse("be symmetric matrices", "others in some row")
         return np.ascontiguousarray(upper)
     return np.ascontiguousarray(given)
 
@@ -195,60 +208,46 @@ def _components(plan: Plan) -> Components:
     return found
 
 
-def _factored(plan: Plan, of: Components, k: int, x: Floats, noise: Floats, tile: Tile) -> tuple[Floats, Floats]:
-    """Return y = L^-1 (x - mu), (n_features, n_rows), and L with L L' = V + S, (n_features, n_features, n_rows)."""
-    n_features, n_rows = x.shape
-    lower: Floats = tile.work.get("factors", (n_features, n_features, n_rows))
-    y: Floats = tile.work.get("scaled", (n_features, n_rows))
-    lower[...] = of.covariances[k][:, :, np.newaxis]
-    if len(noise) == n_features:
-        np.einsum("iin->in", lower)[...] += noise
-    else:
-        rows, columns = triangle(n_features)
-        for place, (i, j) in enumerate(zip(rows, columns, strict=True)):
-            lower[j, i] += noise[place]
-    np.subtract(x, plan.means[k][:, np.newaxis], out=y)
-    with np.errstate(invalid="ignore", divide="ignore"):  # (what comes of it is looked at)
+def _density(plan: Plan, own: Integers, tile: Tile, noise: Floats, out: NDArray[Any]) -> None:
+    """Do what `Noisy.log_density` does, by NumPy."""
+    of, (n_features, n_rows) = _components(plan), tile.x.shape
+    constants = np.where(np.isfinite(of.constants), of.constants, 0.0)
+    for group in groups([n_rows] * len(own), n_features):
+        some = own[group]
+        parts = [Part(tile.x, noise, plan.means[k], of.covariances[k]) for k in some]
+        factors = factor(parts, tile.work).reshape(n_features, n_features + 1, len(some), n_rows)
+        pivots, z = np.einsum("iikn->ikn", factors[:, :-1]), factors[:, -1]
+        with np.errstate(invalid="ignore", divide="ignore"):  # (what comes of it is looked at)
+            z *= z
+            z /= pivots
+            pivots *= of.deviations[some].T[:, :, np.newaxis] ** -2
+            z += np.log(pivots, out=pivots)
+        out[some] = constants[some, np.newaxis] - 0.5 * z.sum(axis=0)
+
+
+def _score(
+    plan: Plan, own: Integers, tile: Tile, resp: NDArray[Any], counts: Floats, first: Floats, second: Floats
+) -> None:
+    """Write the sums of r, r u and r (u u' - M) of components, by NumPy."""
+    of, noise, (n_features, n_rows) = _components(plan), _noise(tile), tile.x.shape
+    rows: list[Any] = [np.flatnonzero(resp[k] > SMALLEST * resp[k].mean()) for k in own]
+    rows = [slice(None) if len(some) > FEW_ROWS * n_rows else some for some in rows]
+    sizes = [n_rows if isinstance(some, slice) else len(some) for some in rows]
+    for group in groups(sizes, n_features):
+        which = range(len(own))[group]
+        parts = [Part(tile.x[:, rows[i]], noise[:, rows[i]], plan.means[own[i]], of.covariances[own[i]]) for i in which]
+        factors = factor(parts, tile.work)
+        weights = np.concatenate([np.asarray(resp[own[i], rows[i]], dtype=np.float64) for i in which])
+        u, inverse = solve(factors, tile.work), invert(factors, tile.work)
+        # M = W' D^-1 W with W = L^-1, whose rows are weighed by roots: a product of all rows for each of W's.
         for j in range(n_features):
-            column = lower[j:, j]
-            if j:
-                column -= np.einsum("ikn,kn->in", lower[j:, :j], lower[j, :j])
-                y[j] -= np.einsum("kn,kn->n", lower[j, :j], y[:j])
-            np.sqrt(column[0], out=column[0])
-            column[1:] /= column[0]
-            y[j] /= column[0]
-    return y, lower
-
-
-def _backwards(lower: Floats, y: Floats) -> Floats:
-    """Return u = L'^-1 y; y is overwritten."""
-    for j in range(len(y) - 1, -1, -1):
-        y[j] -= np.einsum("kn,kn->n", lower[j + 1 :, j], y[j + 1 :])
-        y[j] /= lower[j, j]
-    return y
-
-
-def _score(plan: Plan, of: Components, k: int, tile: Tile, noise: Floats, resp: Floats) -> tuple[float, Floats, Floats]:
-    """Return the sums of r, r u and r (u u' - M) of a component."""
-    n_features, rows = len(tile.x), np.flatnonzero(resp)
-    x = tile.x
-    if len(rows) <= FEW_ROWS * len(resp):
-        x, noise, resp = x[:, rows], noise[:, rows], resp[rows]
-    if not len(rows):
-        return 0.0, np.zeros(n_features), np.zeros((n_features, n_features))
-    y, lower = _factored(plan, of, k, x, noise, tile)
-    # M = W'W with W = L^-1, whose rows are weighed by the roots of responsibilities: one product of all rows.
-    n_rows, roots = x.shape[1], np.sqrt(resp)
-    inverse = tile.work.get("inverse", (n_features, n_features, n_rows))  # (W transposed: [j, i] is W of row i)
-    inverse[...] = 0.0
-    for i in range(n_features):
-        inverse[i, i] = 1.0
-        if i:
-            inverse[:i, i] = -np.einsum("kn,jkn->jn", lower[i, :i], inverse[:i, :i])
-        inverse[: i + 1, i] /= lower[i, i]
-    u = _backwards(lower, y)
-    first = u @ resp
-    u *= roots
-    inverse *= roots
-    flat = inverse.reshape(n_features, -1)
-    return float(resp.sum()), first, u @ u.T - flat @ flat.T
+            inverse[j, : j + 1] *= np.sqrt(weights / factors[j, j])
+        low = 0
+        for i in which:
+            high = low + sizes[i]
+            mine, r = u[:, low:high], weights[low:high]
+            counts[i], first[i], second[i] = r.sum(), mine @ r, (mine * r) @ mine.T
+            for j in range(n_features):
+                part = inverse[j, : j + 1, low:high]
+                second[i, : j + 1, : j + 1] -= part @ part.T
+            low = high

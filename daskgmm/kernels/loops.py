@@ -25,6 +25,14 @@ def gap_loops() -> ModuleType:
     return compiled_gaps
 
 
+def error_loops() -> ModuleType:
+    """Return the module of those of rows with measurement errors."""
+    loops()
+    from daskgmm.kernels import compiled_errors
+
+    return compiled_errors
+
+
 def loops() -> ModuleType:
     """Return the module of the compiled loops; a ClusterError where numba is missing."""
     try:

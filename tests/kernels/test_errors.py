@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def test_a_step_is_that_of_matrices_in_loops(form: str, kind: str, d: int, k: in
 
 @pytest.mark.parametrize("compiled", COMPILED)
 def test_sums_of_errors_add_up_over_blocks_and_far_from_the_origin(*, compiled: bool) -> None:
-    p, X, _, rng = problem("full", 3, 3, n=3000, offset=1e8)
+    p, X, _, rng = problem("full", 2, 3, n=3000, offset=1e8)
     errors = rng.uniform(0, 2, size=X.shape)
     whole = stepped(p, X, errors, compiled=compiled)
     cut = stepped(p, X, errors, compiled=compiled, cuts=(1, 2, 1500))
@@ -108,12 +109,33 @@ def test_sums_of_errors_add_up_over_blocks_and_far_from_the_origin(*, compiled: 
 
 
 @pytest.mark.skipif(not can_compile(), reason="numba is missing")
-def test_compiled_loops_and_those_of_numpy_agree() -> None:
-    p, X, _, rng = problem("full", 5, 4, n=5000)
+@pytest.mark.parametrize("d", [7, 10])
+@pytest.mark.parametrize("apart", [0.0, 3.0, 30.0])
+def test_compiled_loops_and_those_of_numpy_agree(d: int, apart: float) -> None:
+    """Also where components have few of the rows each, or none at all: sums go over those rows alone."""
+    p, X, _, rng = problem("full", d, 4, n=3000)
+    p = replace(p, means=p.means + apart * np.arange(4)[:, np.newaxis])
+    X += apart * rng.integers(3, size=(len(X), 1))
     errors = rng.uniform(0, 2, size=X.shape)
     a, b = (stepped(p, X, errors, compiled=compiled) for compiled in (False, True))
     assert_allclose(a.objective, b.objective, rtol=1e-13)
-    assert_allclose(a.parameters.covariances, b.parameters.covariances, rtol=1e-11, atol=1e-12)
+    assert_allclose(a.parameters.weights, b.parameters.weights, rtol=1e-11, atol=1e-300)
+    assert_allclose(a.parameters.means[:3], b.parameters.means[:3], rtol=1e-11)
+    assert_allclose(a.parameters.covariances[:3], b.parameters.covariances[:3], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_few_rows_of_a_component_are_summed_as_in_loops(*, compiled: bool) -> None:
+    p, X, V, rng = problem("full", 2, 4, n=200)
+    p = replace(p, means=p.means + 4.0 * np.arange(4)[:, np.newaxis])
+    X += 4.0 * np.sort(rng.integers(4, size=(len(X), 1)), axis=0)
+    errors = rng.uniform(0, 2, size=X.shape)
+    S = np.einsum("nd,de->nde", errors**2, np.eye(2))
+    _, weights, means, covariances = oracle.em_step(X, S, p.weights, p.means, V)
+    found = stepped(p, X, errors, compiled=compiled).parameters
+    assert_allclose(found.weights, weights, rtol=1e-12)
+    assert_allclose(found.means, means, rtol=1e-11)
+    assert_allclose(found.covariances, covariances, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("compiled", COMPILED)
@@ -143,6 +165,58 @@ def test_matrices_that_are_no_covariances_are_refused(*, compiled: bool) -> None
     errors[3] = 1.0, 0.5, 0.0, 1.0
     with pytest.raises(DataError, match="errors must be symmetric matrices; got others in some row"):
         stepped(p, X, errors, compiled=compiled)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_two_negative_pivots_do_not_make_a_positive_determinant(*, compiled: bool) -> None:
+    p, X, _, _ = problem("full", 7, 2)
+    S = np.eye(7)
+    S[0, 1] = S[1, 0] = S[2, 3] = S[3, 2] = 1e6
+    errors = np.tile(np.eye(7).reshape(-1), (len(X), 1))
+    errors[3] = S.reshape(-1)
+    with pytest.raises(DataError, match="errors must be covariances, which are positive semidefinite"):
+        stepped(p, X, errors, compiled=compiled)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("d", [2, 7])
+def test_values_that_say_nothing_may_have_errors_of_any_size(d: int, *, compiled: bool) -> None:
+    """As those of values that are missing: such a row counts as its other features say."""
+    p, X, V, rng = problem("diag", d, 2)
+    errors = rng.uniform(0, 2, size=X.shape)
+    errors[::2, 1:] = 1e40
+    S = np.einsum("nd,de->nde", errors**2, np.eye(d))
+    _, weights, means, covariances = oracle.em_step(X, np.minimum(S, 1e30), p.weights, p.means, V)
+    found = stepped(p, X, errors, compiled=compiled)
+    assert_allclose(found.parameters.weights, weights, rtol=1e-11)
+    assert_allclose(found.parameters.means, means, rtol=1e-11)
+    assert_allclose(found.parameters.covariances, np.einsum("kii->ki", covariances), rtol=1e-11)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("condition", "offset", "rtol"), [(10.0, 1e8, 1e-13), (1e6, 0.0, 1e-10)])
+def test_sums_are_right_to_rounding(
+    condition: float, offset: float, rtol: float, *, full: bool, compiled: bool
+) -> None:
+    """Errors from far less than a component's width to 100 times it, against 50 digits."""
+    d, n, rng = 7, 30, np.random.default_rng(3)
+    axes = np.linalg.qr(rng.normal(size=(1 + n, d, d)))[0]
+    if not full:
+        axes[1:] = np.eye(d)
+    deviations = 10 ** rng.uniform(-4 if full else -8, 2, size=(n, d))
+    V = (axes[0] * np.geomspace(1, 1 / condition, d)) @ axes[0].T
+    S = np.einsum("nij,nj,nkj->nik", axes[1:], deviations**2, axes[1:])
+    S = (S + S.swapaxes(1, 2)) / 2 if full else deviations[:, :, np.newaxis] ** 2 * np.eye(d)
+    mean = offset + rng.normal(size=(1, d))
+    p = Parameters.from_covariances(family_called("full"), np.ones(1), mean, V[np.newaxis])
+    X = mean + rng.normal(size=(n, d)) @ np.linalg.cholesky(V).T
+    X += np.einsum("nij,nj->ni", axes[1:], deviations * rng.normal(size=(n, d)))
+    total, shift, covariance = oracle.precise_step(X, S, mean[0], p.precisions_cholesky[0])
+    found = stepped(p, X, S.reshape(n, -1) if full else deviations, compiled=compiled)
+    assert_allclose(found.objective * n, total, rtol=rtol)
+    assert_allclose(found.parameters.means[0] - mean[0], shift, rtol=rtol, atol=max(rtol, 1e-15 * offset))
+    assert_allclose(found.parameters.covariances[0], covariance, rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -295,7 +295,7 @@ def fit_result(done: Fit) -> Result:
         "mean_log_likelihood": done.mean_log_likelihood,
         "log_likelihood": done.log_likelihood,
         "lower_bound": done.lower_bound,
-        **(effective(p, done.support.counts) or {"bic": done.bic, "aic": done.aic, "icl": done.icl}),
+        **_compared(done),
         "components": p.n_components,
         "covariance": p.family.name,
         **({} if p.noise is None else p.noise.record),
@@ -308,6 +308,13 @@ def fit_result(done: Fit) -> Result:
         "unsupported": list(done.spikes),
         "remarks": list(map(worded, done.remarks)),
     }
+
+
+def _compared(done: Fit) -> Result:
+    """Return what a fit is compared by: of a posterior, what there is in the place of information criteria."""
+    if done.n_effective is None:
+        return {"bic": done.bic, "aic": done.aic, "icl": done.icl}
+    return {"bound": done.bound, "effective_components": done.n_effective}
 
 
 def effective(p: Parameters, counts: Any) -> Result:

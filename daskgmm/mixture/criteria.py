@@ -1,4 +1,4 @@
-"""Information criteria; lower is better."""
+"""What mixtures are compared by: information criteria, lower is better; and others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import warnings
 import numpy as np
 
 from daskgmm.errors import DaskgmmWarning
+
+#: Criteria of which more is better.
+HIGHER_IS_BETTER = ("bound", "held_out")
 
 
 def aic(log_likelihood: float, n_free: int) -> float:
@@ -47,7 +50,7 @@ def warn_of_small_weight(weight: float, n_weighted: int, *, stacklevel: int = 2)
     """
     if weight < n_weighted * (1 - 1e-9):
         remark = (
-            f"BIC, AIC and ICL take the sum of `sample_weight` for the number of rows; got {weight:.6g} for "
+            f"BIC, AIC, ICL and the bound take the sum of `sample_weight` for the number of rows; got {weight:.6g} for "
             f"{n_weighted} rows of positive weight, so that they choose wrongly. Multiply `sample_weight` by n / sum = "
             f"{n_weighted / weight:.6g} to compare models."
         )

@@ -198,6 +198,12 @@ class Posterior(Parameters):
         return int((counts >= self.family.least_rows(self.n_features)).sum())
 
     @property
+    def n_free(self) -> int:
+        """Number of free parameters of the components that have rows; the others are as the prior says."""
+        k = max(self.n_effective(self.counts), 1)
+        return self.family.n_parameters(k, self.n_features) + k - 1 + k * self.n_features
+
+    @property
     def mean_precision(self) -> Floats:
         """Precision of each mean in units of the component's own, (n_components,)."""
         return self.prior.mean_precision + self.counts

@@ -81,6 +81,8 @@ non_finite, kernel, start_rows
     lower_bounds_ : list of float
     log_likelihood_ : float
         Sum of `score_samples` over the rows, nats, from a closing pass.
+    entropy_ : float
+        Of the responsibilities of all rows, nats.
     effective_n_components_ : int
         Components with at least as many rows as a covariance of theirs needs (n_features + 1 for full ones).
     counts_ : (n_components,), float64

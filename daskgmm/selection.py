@@ -36,9 +36,10 @@ class Selection:
     ----------
     table : list of dict
         One a model, by kind in the order given, then by number of components: n_components, covariance_type, n_free
-        (free parameters), mean_log_likelihood (nats a row), log_likelihood (nats), aic, bic, icl, held_out (mean
-        log-likelihood of rows that the model was not fitted to, nats a row, or None), converged, n_iter, unsupported
-        (components that the rows do not support), least_support (of all components, nats; None for one), chosen; reach
+        (free parameters), mean_log_likelihood (nats a row), log_likelihood (nats), entropy (of the
+        responsibilities, nats), aic, bic, icl, held_out (mean log-likelihood of rows that the model was not fitted to,
+        nats a row, or None), converged, n_iter, unsupported (components that the rows do not support), least_support
+        (of all components, nats; None for one), chosen; reach
         (an estimate of how far the mean log-likelihood may still rise, nats a row) and resolution (how far the
         criterion then moves, in its units; None where nobody knows), tie (whether the model may still come before the
         best), below (a smaller number of components whose log-likelihood is higher, at optima impossible; or None).

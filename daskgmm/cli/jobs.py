@@ -295,6 +295,7 @@ def fit_result(done: Fit) -> Result:
         "mean_log_likelihood": done.mean_log_likelihood,
         "log_likelihood": done.log_likelihood,
         "lower_bound": done.lower_bound,
+        "entropy": done.seen.entropy,
         **_compared(done),
         "components": p.n_components,
         "covariance": p.family.name,

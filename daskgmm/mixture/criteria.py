@@ -30,7 +30,8 @@ def icl(log_likelihood: float, n_free: int, weight: float, log_largest: float) -
     doi:10.1109/34.865189), nats doubled.
 
     `log_largest` is the sum over rows of the logarithm of the largest responsibility: the price of rows that could
-    belong to several components.
+    belong to several components. (Some take twice the entropy - sum r log r, which is more, in the place of -2 sum log
+    max_k r_k; mclust takes this.)
     """
     return bic(log_likelihood, n_free, weight) - 2 * log_largest
 

@@ -26,6 +26,7 @@ def selection_table(sweep: Sweep) -> list[dict[str, Any]]:
             **_size(entry.fit),
             "mean_log_likelihood": float(entry.fit.mean_log_likelihood),
             "log_likelihood": float(entry.fit.log_likelihood),
+            "entropy": float(entry.fit.seen.entropy),
             **{name: float(getattr(entry.fit, name)) for name in _compared(entry.fit)},
             "held_out": None if entry.held_out is None else float(entry.held_out),
             "converged": entry.fit.status is Status.CONVERGED,

@@ -74,6 +74,7 @@ _FIGURES = {
     "bic": ("BIC (2 × nats, lower is better)", ",.2f"),
     "aic": ("AIC (2 × nats, lower is better)", ",.2f"),
     "icl": ("ICL (2 × nats, lower is better)", ",.2f"),
+    "entropy": ("entropy of the assignment of all rows, nats", ",.2f"),
     "n_iter": ("iterations", "d"),
     "n_passes": ("passes over the data", "d"),
     "dropped_rows": ("rows dropped", ",d"),

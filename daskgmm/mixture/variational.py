@@ -191,7 +191,9 @@ class Posterior(Parameters):
 
     def as_json(self) -> dict[str, Any]:
         names = {name.rstrip("_"): value for name, value in self.attributes.items() if name[0] != "_"}
-        return {"posterior": {name: _listed(value) for name, value in names.items()}}
+        kind = "dirichlet_process" if self.prior.process else "dirichlet_distribution"
+        own: dict[str, Any] = {"weight_concentration_prior_type": kind}
+        return {"posterior": own | {name: _listed(value) for name, value in names.items()}}
 
     def n_effective(self, counts: Floats) -> int:
         """Return how many components have as many of some rows as a covariance of theirs needs, at least."""

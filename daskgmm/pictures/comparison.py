@@ -76,7 +76,7 @@ _SHOWN: tuple[tuple[str, str, int | str], ...] = (
     ("n_iter", "iterations", "d"),
     ("converged", "converged", ""),
     ("unsupported", "unsupported", "d"),
-    ("least_support", "least support", ",.1f"),
+    ("least_support", "least support", "z,.1f"),
 )
 
 

@@ -152,8 +152,9 @@ def select(
         (n_rows, n_features), as for `GaussianMixture.fit`.
     n_components : int or iterable of int, default=range(1, 11)
     covariance_type : str, Family, sequence of these or None, default=None
-        As for `GaussianMixture`; "mclust" stands for mclust's fourteen families. None is that of the estimator: "full"
-        where there is none.
+        As for `GaussianMixture`; "mclust" stands for mclust's fourteen families, and "lowrank" for one with each of
+        several `n_factors`, such as [1, 2, 3] (McNicholas and Murphy 2008, doi:10.1007/s11222-008-9056-0). None is that
+        of the estimator: "full" where there is none.
     criterion : {"bic", "aic", "icl", "held_out", "bound"} or None, default=None
         What is compared. BIC asks for the number of Gaussians, ICL (BIC - 2 sum log max_k r_k, r the responsibilities)
         for that of separate groups, AIC and the log-likelihood of held-out rows for the best density. None is "bic".

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -82,8 +83,17 @@ def fit(
     section="Mixture",
     metavar="KINDS",
     help="Kinds to compare, such as full,diag: full (a full matrix each), tied (one for all), diag (axis-parallel), "
-    "spherical (one variance each); families of mclust's, such as VEE,VVV, or mclust for all fourteen; lowrank-2, "
-    "lowrank-3 (so many factors).",
+    "spherical (one variance each); families of mclust's, such as VEE,VVV, or mclust for all fourteen; lowrank, with "
+    "--factors.",
+)
+@option(
+    "--factors",
+    type=Numbers("factors"),
+    default=None,
+    section="Mixture",
+    metavar="NUMBERS",
+    help="Numbers of factors to compare: of directions of --covariance lowrank in which the variance of a component is "
+    "its own.",
 )
 @option(
     "--criterion",
@@ -113,7 +123,7 @@ def fit(
     help="Fit all numbers of components. By default numbers beyond a clear turn of the criterion are left out (but not "
     "with --init k-means||).",
 )
-@fit_options
+@partial(fit_options, but=["n_factors"])
 @bayesian_options
 @input_options(weights=True, labels=True, errors=True)
 @output_option("MODEL", "the model, such as model.zarr")
@@ -125,9 +135,9 @@ def fit(
 @cluster_options
 @log_options
 def select(
-    *, components: list[int], covariance: list[str], criterion: str | None, folds: int | None, fit_all: bool,
-    how: dict[str, Any], of: Any, data: Any, output: str, table: str | None, plot: str | None, saving: Any,
-    force: bool, cluster: Any,
+    *, components: list[int], covariance: list[str], factors: list[int] | None, criterion: str | None,
+    folds: int | None, fit_all: bool, how: dict[str, Any], of: Any, data: Any, output: str, table: str | None,
+    plot: str | None, saving: Any, force: bool, cluster: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit mixtures of several sizes and kinds to all rows of INPUT, and write the best of them.
 
@@ -147,10 +157,10 @@ def select(
     from daskgmm.cli.selecting import Comparison, select
     from daskgmm.mixture.family import families_of
 
-    factors = {name: how.pop(name) for name in ("n_factors", "factor_noise") if name in how}
+    noise = {name: how.pop(name) for name in ("factor_noise",) if name in how}
     comparison = Comparison.of(
         of(non_finite=data.non_finite, **how), n_components=components,
-        covariance_types=families_of(covariance, **factors), criterion=criterion, folds=folds, fit_all=fit_all,
+        covariance_types=families_of(covariance, factors, **noise), criterion=criterion, folds=folds, fit_all=fit_all,
     )  # fmt: skip
     return select(
         data,

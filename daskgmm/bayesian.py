@@ -116,7 +116,7 @@ units_in_
 
     parameters_type: ClassVar[type[Parameters]] = Posterior
 
-    aic = bic = _NotOffered("compare lower_bound_, higher is better, or score on other rows")
+    aic = bic = _NotOffered("compare lower_bound_, higher is better (select does), or score on other rows")
     partial_fit = _NotOffered("fit to all rows")
     adapted = marginal = condition = reduced = predict_features = standard_errors = _NotOffered(
         "take that of GaussianMixture.from_parameters(weights_, means_, covariances_), the mixture of posterior means"

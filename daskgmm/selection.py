@@ -190,7 +190,9 @@ def select(
     -----
     The bound is a lower bound on the log evidence, with all its constants: its differences are log Bayes factors, nats,
     as far as it is tight. What a default of the prior takes from the number of components (weight_concentration_prior)
-    each model takes from its own. Information criteria count parameters, of which a posterior has no number: a
+    each model takes from its own: under a Dirichlet process, with 1 / n_components, a larger number is then often a
+    little better, as less of the stick is left over. To compare numbers take "dirichlet_distribution", or give one
+    concentration for all. Information criteria count parameters, of which a posterior has no number: a
     component without rows costs nothing. The bound is that of one numbering of the components; under a Dirichlet
     distribution the others, each as good, would add log K! at most (Bishop 2006, section 10.2.4).
 

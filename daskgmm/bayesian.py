@@ -81,6 +81,8 @@ non_finite, kernel, start_rows
     lower_bounds_ : list of float
     log_likelihood_ : float
         Sum of `score_samples` over the rows, nats, from a closing pass.
+    entropy_ : float
+        Of the responsibilities of all rows, nats.
     effective_n_components_ : int
         Components with at least as many rows as a covariance of theirs needs (n_features + 1 for full ones).
     counts_ : (n_components,), float64
@@ -114,7 +116,7 @@ units_in_
 
     parameters_type: ClassVar[type[Parameters]] = Posterior
 
-    aic = bic = _NotOffered("compare lower_bound_, higher is better, or score on other rows")
+    aic = bic = _NotOffered("compare lower_bound_, higher is better (select does), or score on other rows")
     partial_fit = _NotOffered("fit to all rows")
     adapted = marginal = condition = reduced = predict_features = standard_errors = _NotOffered(
         "take that of GaussianMixture.from_parameters(weights_, means_, covariances_), the mixture of posterior means"

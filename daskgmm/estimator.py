@@ -184,8 +184,9 @@ class GaussianMixture(
         Mean log-likelihood of a row, nats, of the parameters that went *into* the last iteration, as in scikit-learn;
         with a prior, its log density over the number of rows is in it.
     lower_bounds_ : list of float
-    log_likelihood_ : float
-        Total log-likelihood, nats, of the *final* parameters, from a closing pass.
+    log_likelihood_, entropy_ : float
+        Total log-likelihood, nats, of the *final* parameters, from a closing pass; and the entropy of their
+        responsibilities, - sum r log r over the rows: 0 where each surely belongs to one component.
     n_passes_ : int
         Sweeps over the data; survey and closing pass count, and so does counting the rows of a Dask array of unknown
         chunk sizes.
@@ -395,5 +396,5 @@ class GaussianMixture(
         self.n_dropped_, self.n_dropped_by_feature_ = fit.n_dropped, list(fit.n_dropped_by_feature)
         self.support_, self.counts_ = fit.support.nats, fit.support.counts
         self._remarks, self._unsupported = fit.remarks, fit.spikes
-        self._seen, self.drift_ = fit.seen, fit.drift
+        self._seen, self.drift_, self.entropy_ = fit.seen, fit.drift, fit.seen.entropy
         self.history_ = list(fit.history)

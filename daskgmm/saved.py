@@ -114,6 +114,7 @@ class Saved:
         estimator._remarks = tuple(str(one) for one in record.get("remarks", []))
         estimator._unsupported = tuple(int(k) for k in record.get("unsupported") or ())
         estimator._seen, estimator.drift_ = seen_in(record, p), record.get("drift")
+        estimator.entropy_ = np.nan if estimator._seen is None else estimator._seen.entropy
         estimator.history_ = [dict(one) for one in record.get("history", [])]
         made: Self = estimator
         return made

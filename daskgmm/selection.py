@@ -15,7 +15,7 @@ from daskgmm.estimator import GaussianMixture
 from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
-from daskgmm.fitting.sweep import Sweep, n_folds_of, select_model, selection_models
+from daskgmm.fitting.sweep import Sweep, criterion_of, n_folds_of, select_model, selection_models
 from daskgmm.inputs import opened_labels, opened_rows, opened_weights, printing, warn_of, warn_unless_converged
 from daskgmm.mixture.family import Family, families_of
 from daskgmm.pictures.comparison import by_kind, selection_table, selection_text
@@ -36,12 +36,15 @@ class Selection:
     ----------
     table : list of dict
         One a model, by kind in the order given, then by number of components: n_components, covariance_type, n_free
-        (free parameters), mean_log_likelihood (nats a row), log_likelihood (nats), aic, bic, icl, held_out (mean
-        log-likelihood of rows that the model was not fitted to, nats a row, or None), converged, n_iter, unsupported
-        (components that the rows do not support), least_support (of all components, nats; None for one), chosen; reach
+        (free parameters), mean_log_likelihood (nats a row), log_likelihood (nats), entropy (of the
+        responsibilities, nats), aic, bic, icl, held_out (mean log-likelihood of rows that the model was not fitted to,
+        nats a row, or None), converged, n_iter, unsupported (components that the rows do not support), least_support
+        (of all components, nats; None for one), chosen; reach
         (an estimate of how far the mean log-likelihood may still rise, nats a row) and resolution (how far the
         criterion then moves, in its units; None where nobody knows), tie (whether the model may still come before the
         best), below (a smaller number of components whose log-likelihood is higher, at optima impossible; or None).
+        Those of BayesianGaussianMixture have effective_n_components in the place of n_free, and bound (on the log
+        evidence, nats, of all rows) in that of aic, bic, icl, unsupported and least_support.
     estimators : list of GaussianMixture
         The fitted models, in the order of the table. Each has the bits of `GaussianMixture(...).fit(X)` with the same
         parameters, or of further iterations of it: its lower_bounds_ begin with those of that fit. (The exception is a
@@ -127,8 +130,9 @@ def select(
     X: Any,
     *,
     n_components: int | Iterable[int] = range(1, 11),
-    covariance_type: str | Family | Sequence[str | Family] = "full",
-    criterion: str = "bic",
+    covariance_type: str | Family | Sequence[str | Family] | None = None,
+    criterion: str | None = None,
+    estimator: GaussianMixture | None = None,
     n_folds: int | None = None,
     stop_early: bool = True,
     sample_weight: Any = None,
@@ -147,11 +151,16 @@ def select(
     X : array, Dask array, Zarr array, path or URL
         (n_rows, n_features), as for `GaussianMixture.fit`.
     n_components : int or iterable of int, default=range(1, 11)
-    covariance_type : str, Family or sequence of these, default="full"
-        As for `GaussianMixture`; "mclust" stands for mclust's fourteen families.
-    criterion : {"bic", "aic", "icl", "held_out"}, default="bic"
+    covariance_type : str, Family, sequence of these or None, default=None
+        As for `GaussianMixture`; "mclust" stands for mclust's fourteen families, and "lowrank" for one with each of
+        several `n_factors`, such as [1, 2, 3] (McNicholas and Murphy 2008, doi:10.1007/s11222-008-9056-0). None is that
+        of the estimator: "full" where there is none.
+    criterion : {"bic", "aic", "icl", "held_out", "bound"} or None, default=None
         What is compared. BIC asks for the number of Gaussians, ICL (BIC - 2 sum log max_k r_k, r the responsibilities)
-        for that of separate groups, AIC and the log-likelihood of held-out rows for the best density.
+        for that of separate groups, AIC and the log-likelihood of held-out rows for the best density. None is "bic".
+        Models by variational Bayes are compared by "bound", their default, or "held_out" (see Notes).
+    estimator : GaussianMixture or BayesianGaussianMixture, optional
+        The models are like it, but for `n_components` and `covariance_type`; None is GaussianMixture().
     n_folds : int or None
         Number of cross-validation folds. Each model is also fitted with each fold left out, in the same passes, and
         scored on that fold. (A hash of the row number assigns folds of about equal size.) None: 5 where the criterion
@@ -166,7 +175,7 @@ def select(
     errors : what X may be, optional
         Measurement errors of X, as for `GaussianMixture.fit`.
     **parameters
-        Of each model, as for `GaussianMixture`: tol, max_iter, random_state and so on. A converged fit knows its
+        Of each model, as for its class: tol, max_iter, random_state and so on. A converged fit knows its
         criterion to about 2 n_rows tol. So models that may still be the best go on, up to max_iter passes, until theirs
         is known to 0.1. Models that are closer than that are marked as level.
     verbose : int, default=0
@@ -177,6 +186,16 @@ def select(
     daskgmm.errors.DaskgmmError
         As `GaussianMixture.fit`.
 
+    Notes
+    -----
+    The bound is a lower bound on the log evidence, with all its constants: its differences are log Bayes factors, nats,
+    as far as it is tight. What a default of the prior takes from the number of components (weight_concentration_prior)
+    each model takes from its own: under a Dirichlet process, with 1 / n_components, a larger number is then often a
+    little better, as less of the stick is left over. To compare numbers take "dirichlet_distribution", or give one
+    concentration for all. Information criteria count parameters, of which a posterior has no number: a
+    component without rows costs nothing. The bound is that of one numbering of the components; under a Dirichlet
+    distribution the others, each as good, would add log K! at most (Bishop 2006, section 10.2.4).
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -186,19 +205,23 @@ def select(
     2
     >>> [round(row["bic"]) for row in found.table[:2]]
     [830, 574]
+    >>> like = daskgmm.BayesianGaussianMixture(weight_concentration_prior_type="dirichlet_distribution", tol=1e-5)
+    >>> found = daskgmm.select(load_iris().data, n_components=range(1, 5), estimator=like, random_state=0, max_iter=500)
+    >>> found.criterion, found.best_.n_components
+    ('bound', 2)
     """
-    numbers = _numbers(n_components)
-    families: Any = covariance_type
+    numbers, like = _numbers(n_components), _like(estimator, parameters, verbose)
+    families: Any = like.covariance_type if covariance_type is None else covariance_type
     if isinstance(families, str) or not isinstance(families, Iterable):
         families = [families]
-    if "warm_start" in parameters:
-        raise TypeError("select() got an unexpected keyword argument 'warm_start'")
-    factors = {name: parameters.pop(name) for name in ("n_factors", "factor_noise") if name in parameters}
-    kinds = families_of(families, **factors)
-    like = GaussianMixture(**parameters, verbose=verbose)
+    # (Their number is in the name of each family then; not every class has them.)
+    factors = {name: default for name, default in _FACTORS.items() if hasattr(like, name)}
+    kinds = families_of(families, **{name: getattr(like, name) for name in factors})
+    like.set_params(**factors, covariance_type=kinds[0] if kinds else "full")
     if not isinstance(stop_early, bool):
         raise OptionError("`stop_early`", "be True or False", repr(stop_early))
-    options, listener = like.fit_options(), printing(verbose, like.verbose_interval)
+    options, listener = like.fit_options(), printing(like.verbose, like.verbose_interval)
+    criterion = criterion_of(options, criterion)
     folds = n_folds_of(criterion) if n_folds is None else n_folds
     asked: dict[str, Any] = {
         "n_components": numbers,
@@ -217,6 +240,28 @@ def select(
         warn_unless_converged(best.status, best.n_iter, stacklevel=2)
     warn_of(best.remarks, stacklevel=2)
     return _selection(sweep, like, options)
+
+
+#: Options that are in the name of a family, and their defaults.
+_FACTORS = {"n_factors": None, "factor_noise": "isotropic"}
+
+
+def _like(estimator: Any, parameters: dict[str, Any], verbose: int) -> GaussianMixture:
+    """Return an estimator that is not fitted, of the parameters that all models have."""
+    if "warm_start" in parameters:
+        raise TypeError("select() got an unexpected keyword argument 'warm_start'")
+    if estimator is None:
+        plain: GaussianMixture = GaussianMixture(**parameters, verbose=verbose)
+        return plain
+    if not isinstance(estimator, GaussianMixture):
+        got = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {type(estimator).__name__}"
+        raise OptionError("`estimator`", "be a daskgmm.GaussianMixture or BayesianGaussianMixture", got, "Give one.")
+    known = estimator.get_params()
+    for name in parameters.keys() - known.keys():
+        raise TypeError(f"select() got an unexpected keyword argument '{name}'")
+    found: GaussianMixture = clone(estimator)
+    found.set_params(**parameters, warm_start=False, verbose=verbose or known["verbose"])
+    return found
 
 
 def _numbers(n_components: Any) -> list[Any]:

@@ -97,7 +97,17 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert json.loads(run(*asked).stdout)["skipped"]
     assert "--bayesian is dirichlet_distribution there, not given now" in run("fit", place, "-k", 6, "-o", model).output
     said = run("inspect", model)
-    assert "by variational Bayes; 3 of the components have rows of their own" in said.output
+    bound = f"The lower bound on the log evidence is {own.lower_bound_:.8g} nats a row."
+    assert f"By variational Bayes: 3 of 6 components have rows of their own. {bound}" in said.output
+    prior = "The prior of the weights is a Dirichlet distribution of concentration 0.1667; the prior mean counts 2 rows"
+    assert f"{prior}, the prior covariance 2." in said.output
+    assert "free parameters" not in said.output
+    assert run("report", model, "-o", tmp_path / "r.html").exit_code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert f"{prior}, the prior covariance 2." in page
+    assert bound in page
+    assert f"<td>{found['bound']:,.2f}</td>" in page
+    assert found["bound"] / 900 == pytest.approx(own.lower_bound_, abs=1e-3)
     assert json.loads(said.stdout.splitlines()[-1])["posterior"]["mean_precision_prior"] == 2.0
     scored = json.loads(run("score", model, place).stdout)
     assert scored["mean_log_likelihood"] == pytest.approx(own.score(X), rel=1e-12)

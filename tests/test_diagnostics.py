@@ -15,9 +15,10 @@ from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
-from daskgmm import GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture, select
 from daskgmm.cli.commands import gmm as command
 from daskgmm.errors import DataError, OptionError
+from daskgmm.stores.model_file import Model, load_model, save_model
 from tests.reference_data import faithful
 
 
@@ -46,6 +47,70 @@ def test_standard_errors_are_those_of_the_outer_products(optimum: GaussianMixtur
     np.testing.assert_allclose(got, right, rtol=5e-9)
     assert found.weights[1] == pytest.approx(found.weights[0], rel=1e-12)  # (two weights sum to one)
     np.testing.assert_array_equal(found.covariances, found.covariances.swapaxes(1, 2))
+
+
+# -- how sure the assignment is --------------------------------------------------------------------------------------
+def test_entropy_is_that_of_the_responsibilities_and_needs_no_pass_more(optimum: GaussianMixture) -> None:
+    # (By EM in long doubles, row by row.)
+    assert optimum.entropy_ == pytest.approx(0.69473812772166, rel=1e-11)
+    X = faithful()
+    (row,) = select(X, n_components=2, n_init=1, random_state=0, tol=1e-10, max_iter=1000).table
+    assert row["entropy"] == pytest.approx(0.6947381197, abs=1e-4)
+    # ICL by the likeliest component (mclust's), which is the lower of the two.
+    assert row["bic"] <= row["icl"] <= row["bic"] + 2 * row["entropy"]
+    assert row["icl"] == pytest.approx(row["bic"] + 2 * 0.2564693345, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "what", ["far", "weights", "noise", "labels", "gaps", "errors", "bayes", "tied", "standardize"]
+)
+def test_entropy_is_that_of_predict_proba(what: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    X = np.concatenate([random.normal(0, 1, (400, 2)), random.normal(2, 1, (400, 2))])
+    weights, how, beside = np.ones(800), {}, {}
+    cls: Any = GaussianMixture
+    if what == "far":
+        X = X + 1e8
+    elif what == "weights":
+        weights = random.integers(0, 3, 800).astype(float)
+    elif what == "noise":
+        how = {"noise": True}
+    elif what == "gaps":
+        X, how = np.where(random.random(X.shape) < 0.3, np.nan, X), {"non_finite": "marginalize"}
+        weights = (~np.isnan(X).all(axis=1)).astype(float)  # (rows without a value belong to nothing)
+    elif what == "errors":
+        beside = {"errors": random.uniform(0.1, 1, X.shape)}
+    elif what == "bayes":
+        cls = BayesianGaussianMixture
+    elif what in ("tied", "standardize"):
+        how = {"covariance_type": "tied"} if what == "tied" else {"standardize": True}
+    labels = np.where(random.random(800) < 0.2, np.arange(800) // 400, -1) if what == "labels" else None
+    asked = {"sample_weight": weights if what == "weights" else None, **beside}
+    if labels is not None:
+        asked["labels"] = labels
+    gm = cls(n_components=2, n_init=1, random_state=0, **how).fit(X, **asked)
+    resp = gm.predict_proba(X, **beside)
+    if labels is not None:  # (a row of a known class belongs to it)
+        weights = (labels < 0).astype(float)
+    assert gm.entropy_ == pytest.approx(-(weights @ xlogy(resp, resp)).sum(), rel=1e-9)
+    assert gm.entropy_ > 10
+    gm.save(tmp_path / "m.zarr")
+    assert cls.load(tmp_path / "m.zarr").entropy_ == gm.entropy_
+
+
+def test_entropy_of_a_file_of_an_earlier_version_is_unknown_and_new_rows_add_theirs(tmp_path: Path) -> None:
+    X = faithful()
+    gm = GaussianMixture(2, n_init=1, random_state=0).fit(X)
+    before = gm.entropy_
+    gm.partial_fit(X[:50])
+    assert gm.entropy_ == pytest.approx(before - xlogy(*[gm.predict_proba(X[:50])] * 2).sum(), rel=1e-9)
+    gm.save(tmp_path / "m.zarr")
+    model = load_model(tmp_path / "m.zarr")
+    seen = {name: value for name, value in model.record["seen"].items() if name != "entropy"}
+    save_model(Model(model.parameters, {**model.record, "seen": seen}), tmp_path / "m.zarr", overwrite=True)
+    loaded = GaussianMixture.load(tmp_path / "m.zarr")
+    assert np.isnan(loaded.entropy_)
+    assert np.isnan(loaded.partial_fit(X[:50]).entropy_)
 
 
 KINDS = ("full", "tied", "diag", "spherical")

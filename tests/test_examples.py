@@ -53,6 +53,16 @@ def numbers(text: str) -> list[float]:
     return [float(found) for found in re.findall(r"-?\d+\.?\d*", text)]
 
 
+def test_wines(tmp_path: Path) -> None:
+    ours, at_ours, theirs, at_theirs, *table = printed_by("wines", tmp_path).splitlines()
+    assert ours == "daskgmm: 3 of 10 components have wines: 71, 59, 48"
+    assert theirs.startswith("scikit-learn: ")
+    (alike, bound), (alike_theirs, bound_theirs) = numbers(at_ours), numbers(at_theirs)
+    assert alike == 0.96 > alike_theirs + 0.1
+    assert bound > bound_theirs + 100
+    assert "Best by bound: 10 components, full." in table
+
+
 def test_stars(tmp_path: Path) -> None:
     printed = printed_by("stars", tmp_path)
     assert "Best by BIC: 2 components, full." in printed

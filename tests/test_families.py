@@ -209,6 +209,28 @@ def test_units_are_left_to_families_that_know_none(rows: np.ndarray) -> None:
             GaussianMixture(2, covariance_type=name, **how).fit(rows)
 
 
+def test_the_number_of_factors_is_found_by_bic_in_shared_passes() -> None:
+    """Components of two factors each, in six features (McNicholas and Murphy 2008)."""
+    random = np.random.default_rng(5)
+    label, loadings = random.integers(2, size=1500), 1.5 * random.standard_normal((2, 6, 2))
+    X = 6.0 * label[:, np.newaxis] + np.einsum("nij,nj->ni", loadings[label], random.standard_normal((1500, 2)))
+    X = X + 0.5 * random.standard_normal(X.shape)
+    how: dict[str, Any] = {"n_init": 1, "random_state": 0, "tol": 1e-5, "factor_noise": "feature"}
+    found = select(X, n_components=[1, 2], covariance_type="lowrank", n_factors=[1, 2, 3], **how)
+    names = [f"lowrank-{q}-feature" for q in (1, 2, 3)]
+    assert [row["covariance_type"] for row in found.table] == [name for name in names for _ in range(2)]
+    assert (found.best_.covariance_type, found.best_.n_components) == (names[1], 2)
+    passes = 0
+    for row, estimator in zip(found.table, found.estimators, strict=True):
+        q = int(row["covariance_type"].split("-")[1])
+        alone = GaussianMixture(row["n_components"], covariance_type="lowrank", n_factors=q, **how).fit(X)
+        assert estimator.lower_bounds_[: alone.n_iter_] == alone.lower_bounds_
+        if estimator.n_iter_ == alone.n_iter_:
+            np.testing.assert_array_equal(estimator.covariances_, alone.covariances_)
+        passes += alone.n_passes_
+    assert found.n_passes < passes / 2
+
+
 def test_what_is_wrong_is_said_before_rows_are_read(rows: np.ndarray) -> None:
     for how, text in (
         ({"covariance_type": "lowrank"}, "n_factors must be given with covariance_type lowrank"),
@@ -222,6 +244,12 @@ def test_what_is_wrong_is_said_before_rows_are_read(rows: np.ndarray) -> None:
             GaussianMixture(2, **how).fit(rows)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="n_factors must be left out where lowrank is no covariance_type; got 2"):
         select(rows, covariance_type=["full", "VEE"], n_factors=2)
+    for several in ([], [0, 1], [1.5], "bic"):
+        with pytest.raises(OptionError, match=r"n_factors must be an integer of at least 1, or several; got "):
+            select(rows, covariance_type="lowrank", n_factors=several)
+    for one in ("bic", [1, 2]):
+        with pytest.raises(OptionError, match=r"n_factors must .* Take 2\. To compare several: select\."):
+            GaussianMixture(2, covariance_type="lowrank", n_factors=one).fit(rows)  # type: ignore[arg-type]
 
 
 def test_the_command_line_knows_families_and_factors(rows: np.ndarray, tmp_path: Path) -> None:
@@ -242,9 +270,9 @@ def test_the_command_line_knows_families_and_factors(rows: np.ndarray, tmp_path:
     assert "--factors must be given" in call(*one, "--covariance", "lowrank", "--force", code=64)
     assert "'vee' is not one of full, tied" in call(*one, "--covariance", "vee", code=64)
     several = ("select", tmp_path / "x.npy", "-k", "1:2", "--restarts", 1, "--table", tmp_path / "t.json")
-    found = call(*several, "-o", tmp_path / "s.zarr", "--covariance", "mclust,lowrank", "--factors", 1)
+    found = call(*several, "-o", tmp_path / "s.zarr", "--covariance", "mclust,lowrank", "--factors", "1,2")
     table = json.loads((tmp_path / "t.json").read_text())
-    assert [row["covariance_type"] for row in table[::2]] == [*FOURTEEN, "lowrank-1"]
+    assert [row["covariance_type"] for row in table[::2]] == [*FOURTEEN, "lowrank-1", "lowrank-2"]
     assert call("inspect", tmp_path / "s.zarr")["covariance"] == found["covariance"]
 
 

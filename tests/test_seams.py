@@ -1753,7 +1753,7 @@ def test_warnings_are_worded_by_each_interface(rows: np.ndarray, tmp_path: Path)
     np.save(tmp_path / "rows.npy", rows)
     np.save(tmp_path / "weights.npy", weights)
     fitted_once = GaussianMixture(1).fit(rows, sample_weight=weights)
-    small = "BIC, AIC and ICL take the sum of {} for the number of rows; got 3 for 3000 rows"
+    small = "BIC, AIC, ICL and the bound take the sum of {} for the number of rows; got 3 for 3000 rows"
     with pytest.warns(DaskgmmWarning, match=small.format("sample_weight")):
         fitted_once.bic(rows, sample_weight=weights)
     inputs = (tmp_path / "rows.npy", "--weights", tmp_path / "weights.npy")

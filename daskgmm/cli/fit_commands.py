@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -82,17 +83,27 @@ def fit(
     section="Mixture",
     metavar="KINDS",
     help="Kinds to compare, such as full,diag: full (a full matrix each), tied (one for all), diag (axis-parallel), "
-    "spherical (one variance each); families of mclust's, such as VEE,VVV, or mclust for all fourteen; lowrank-2, "
-    "lowrank-3 (so many factors).",
+    "spherical (one variance each); families of mclust's, such as VEE,VVV, or mclust for all fourteen; lowrank, with "
+    "--factors.",
+)
+@option(
+    "--factors",
+    type=Numbers("factors"),
+    default=None,
+    section="Mixture",
+    metavar="NUMBERS",
+    help="Numbers of factors to compare: of directions of --covariance lowrank in which the variance of a component is "
+    "its own.",
 )
 @option(
     "--criterion",
-    type=click.Choice(["bic", "aic", "icl", "held-out"]),
-    default="bic",
-    show_default=True,
+    type=click.Choice(["bic", "aic", "icl", "held-out", "bound"]),
+    default=None,
+    show_default="bic, or bound with --bayesian",
     section="Comparison",
     help="What to compare models by. BIC finds the number of Gaussians, ICL the number of separate groups; AIC and the "
-    "log-likelihood of held-out rows find the best density.",
+    "log-likelihood of held-out rows find the best density. Posteriors (--bayesian) have the lower bound on their "
+    "evidence in the place of BIC, AIC and ICL.",
 )
 @option(
     "--folds",
@@ -112,7 +123,8 @@ def fit(
     help="Fit all numbers of components. By default numbers beyond a clear turn of the criterion are left out (but not "
     "with --init k-means||).",
 )
-@fit_options
+@partial(fit_options, but=["n_factors"])
+@bayesian_options
 @input_options(weights=True, labels=True, errors=True)
 @output_option("MODEL", "the model, such as model.zarr")
 @option("--table", section="Output", metavar="FILE", help="Where to write the table, as .csv or .json.")
@@ -123,9 +135,9 @@ def fit(
 @cluster_options
 @log_options
 def select(
-    *, components: list[int], covariance: list[str], criterion: str, folds: int | None, fit_all: bool,
-    how: dict[str, Any], data: Any, output: str, table: str | None, plot: str | None, saving: Any,
-    force: bool, cluster: Any,
+    *, components: list[int], covariance: list[str], factors: list[int] | None, criterion: str | None,
+    folds: int | None, fit_all: bool, how: dict[str, Any], of: Any, data: Any, output: str, table: str | None,
+    plot: str | None, saving: Any, force: bool, cluster: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit mixtures of several sizes and kinds to all rows of INPUT, and write the best of them.
 
@@ -137,18 +149,18 @@ def select(
       daskgmm select data.zarr --components 1:20 --output model.zarr
       daskgmm select data.zarr -k 2,4,8,16 --covariance full,diag -o model.zarr --plot bic.png --table bic.csv
       daskgmm select data.zarr -k 1:20 --criterion held-out -o model.zarr
+      daskgmm select data.zarr -k 1:20 --bayesian dirichlet_distribution -o model.zarr
 
     Prints one line a pass and a table of the models, then the result as JSON. Exit code 3: the best model is written,
     but has not converged. If the command is interrupted, run it again: it goes on where it was.
     """
     from daskgmm.cli.selecting import Comparison, select
-    from daskgmm.fitting.options import FitOptions
     from daskgmm.mixture.family import families_of
 
-    covariance = families_of(covariance, how.pop("n_factors"), how.pop("factor_noise"))
-    comparison = Comparison(
-        components, covariance, criterion, folds=folds, fit_all=fit_all,
-        options=FitOptions(non_finite=data.non_finite, **how),
+    noise = {name: how.pop(name) for name in ("factor_noise",) if name in how}
+    comparison = Comparison.of(
+        of(non_finite=data.non_finite, **how), n_components=components,
+        covariance_types=families_of(covariance, factors, **noise), criterion=criterion, folds=folds, fit_all=fit_all,
     )  # fmt: skip
     return select(
         data,

@@ -19,9 +19,12 @@ else:
 
 
 class Numbers(_ListType):
-    """Numbers of components: 1:20 (both ends included), 2:20:2, 2,4,8, or several of these."""
+    """Numbers of components, or of others: 1:20 (both ends included), 2:20:2, 2,4,8, or several of these."""
 
     name = "numbers"
+
+    def __init__(self, what: str = "components") -> None:
+        self._what = what
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -29,7 +32,7 @@ class Numbers(_ListType):
         except ValueError:
             numbers = []
         if not numbers or min(numbers) < 1:
-            self.fail(f"{value!r} are no numbers of components. Write for example 1:20, 2,4,8 or 2:20:2.", param, ctx)
+            self.fail(f"{value!r} are no numbers of {self._what}. Write for example 1:20, 2,4,8 or 2:20:2.", param, ctx)
         return sorted(set(numbers))
 
     @staticmethod
@@ -97,17 +100,21 @@ def model_options(command: Callable[..., Any]) -> Any:
 
 
 def fit_options(
-    command: Callable[..., Any], *, of: type[FitOptions] = FitOptions, only: Sequence[str] | None = None
+    command: Callable[..., Any],
+    *,
+    of: type[FitOptions] = FitOptions,
+    only: Sequence[str] | None = None,
+    but: Sequence[str] = (),
 ) -> Any:
     """Declare how a mixture is fitted; the function gets the keywords of its options as `how`.
 
     How many components of which kind it has is the command's own: one model, or several. `only` names those that are
-    declared, where it is not all.
+    declared, where it is not all, and `but` those that are not.
     """
     known = {
         name: found
         for name, found in declared(of).items()
-        if found[1].flag and name not in _OF_A_MODEL and (only is None or name in only)
+        if found[1].flag and name not in (*_OF_A_MODEL, *but) and (only is None or name in only)
     }
 
     @functools.wraps(command)

@@ -27,12 +27,10 @@ from daskgmm.fitting.score import check_features
 from daskgmm.fitting.status import Status
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.criteria import warn_of_small_weight
-from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import finite_or_none
-from daskgmm.mixture.variational import Posterior
 from daskgmm.passes.provenance import provenance
 from daskgmm.passes.rows import Rows
-from daskgmm.pictures.report import condition_numbers
+from daskgmm.pictures.report import condition_numbers, posterior_record
 from daskgmm.places.log import say
 from daskgmm.places.lost import carried_on
 from daskgmm.places.machines import peak_bytes
@@ -251,8 +249,7 @@ def inspect(model: str, *, history: bool = False) -> Result:
         "features": p.n_features,
         "feature_names": found.record.get("feature_names"),
         "free_parameters": p.n_free,
-        **effective(p, np.asarray(found.record.get("counts") or [], dtype=np.float64)),
-        **p.as_json(),
+        **posterior_record(p, found.record),
         "weights": p.weights.tolist(),
         **({} if p.noise is None else {**p.noise.record, "noise": str(p.noise)}),
         "means": p.means.tolist(),
@@ -295,7 +292,8 @@ def fit_result(done: Fit) -> Result:
         "mean_log_likelihood": done.mean_log_likelihood,
         "log_likelihood": done.log_likelihood,
         "lower_bound": done.lower_bound,
-        **(effective(p, done.support.counts) or {"bic": done.bic, "aic": done.aic, "icl": done.icl}),
+        "entropy": done.seen.entropy,
+        **_compared(done),
         "components": p.n_components,
         "covariance": p.family.name,
         **({} if p.noise is None else p.noise.record),
@@ -310,9 +308,11 @@ def fit_result(done: Fit) -> Result:
     }
 
 
-def effective(p: Parameters, counts: Any) -> Result:
-    """Return how many components of a posterior have rows; nothing of another mixture."""
-    return {"effective_components": p.n_effective(counts)} if isinstance(p, Posterior) else {}
+def _compared(done: Fit) -> Result:
+    """Return what a fit is compared by: of a posterior, what there is in the place of information criteria."""
+    if done.n_effective is None:
+        return {"bic": done.bic, "aic": done.aic, "icl": done.icl}
+    return {"bound": done.bound, "effective_components": done.n_effective}
 
 
 def say_remarks(done: Fit) -> None:

@@ -28,7 +28,7 @@ from daskgmm.cli.terminal import command_line_words, strict_json
 from daskgmm.errors import OptionError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.sweep import Sweep, n_folds_of, select_model, selection_models
+from daskgmm.fitting.sweep import Sweep, criterion_of, n_folds_of, select_model, selection_models
 from daskgmm.pictures.comparison import COMPARED, by_kind, selection_table, selection_text
 from daskgmm.pictures.plot import check_matplotlib, plot_selection
 from daskgmm.places.log import say
@@ -47,7 +47,7 @@ class Comparison:
     Attributes
     ----------
     n_components, covariance_types
-    criterion : {"bic", "aic", "icl", "held-out"}
+    criterion : {"bic", "aic", "icl", "held-out", "bound"}
     folds : int or None
         None takes as many as the criterion needs.
     fit_all : bool
@@ -62,6 +62,11 @@ class Comparison:
     folds: int | None
     fit_all: bool
     options: FitOptions
+
+    @classmethod
+    def of(cls, options: FitOptions, *, criterion: str | None, **asked: Any) -> Comparison:
+        """Return the comparison by a criterion, or by that of the options where nobody says."""
+        return cls(options=options, criterion=criterion or criterion_of(options, None).replace("_", "-"), **asked)
 
     def asked(self) -> dict[str, Any]:
         """Return the keywords of `select_model`, but `stop_early`."""

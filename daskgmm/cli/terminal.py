@@ -40,6 +40,7 @@ _WORDS = {
     "non_finite='marginalize'": "--non-finite marginalize",
     "non_finite": "--non-finite",
     "criterion": "--criterion",
+    "estimator=BayesianGaussianMixture()": "--bayesian dirichlet_process",
     "kind": "--kind",
     "part": "--part",
     "only": "--only",

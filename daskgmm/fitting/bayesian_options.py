@@ -123,6 +123,15 @@ class BayesianOptions(FitOptions):
         return self.covariance_prior is None or super().needs_scatter
 
     @property
+    def criteria(self) -> tuple[str, ...]:
+        # (Not BIC and its like: they count parameters, and here a component that is as the prior says has none.)
+        return ("bound", "held_out")
+
+    @property
+    def rises_with_components(self) -> bool:
+        return False
+
+    @property
     def may_be_empty(self) -> bool:
         return True
 

@@ -17,6 +17,7 @@ from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import Run
+from daskgmm.mixture.criteria import HIGHER_IS_BETTER
 
 #: Contenders go on until 2 n tol is this, in units of the criterion: differences below 2 are "not worth more than a
 #: bare mention" (Kass and Raftery 1995, doi:10.1080/01621459.1995.10476572).
@@ -61,10 +62,11 @@ class Entry:
         return self.covariance_type, self.n_components
 
     def value(self, criterion: str) -> float:
-        """Return the criterion, lower is better; of held_out its negative."""
+        """Return the criterion, lower is better: of those of which more is better its negative."""
         if criterion == "held_out":
             return np.inf if self.held_out is None else -self.held_out
-        return float(getattr(self.fit, criterion))
+        value = float(getattr(self.fit, criterion))
+        return -value if criterion in HIGHER_IS_BETTER else value
 
 
 def name(model: Model) -> tuple[str, int]:
@@ -95,7 +97,7 @@ def entries_of(
             reach = float(np.mean([fit.reach for _, fold, fit in of_model if fold is not None]))
         most = _resolution(entry, criterion, reach)
         # (What the last round moved, the rounds to come will hardly.)
-        least = reach if criterion == "held_out" else 2 * whole.weight * reach
+        least = {"held_out": reach, "bound": whole.weight * reach}.get(criterion, 2 * whole.weight * reach)
         known = most if own not in moved else min(most, max(moved[own], least))
         found.append(replace(entry, resolution=float(known), below=below.get(number, (None,))[0]))
     best = min(entry.value(criterion) for entry in found)
@@ -105,9 +107,10 @@ def entries_of(
 def _resolution(entry: Entry, criterion: str, reach: float) -> float:
     """Return how far a criterion may move while the mean log-likelihood rises by `reach`, nats.
 
-    BIC and AIC move by 2 n times that. ICL and the likelihood of other rows are not at their own maximum: a step of
-    the parameters that gains g moves a sum over rows by up to sqrt(2 g times the variance of what is summed): of the
-    logarithms of the largest responsibilities here, below their mean; of other rows' log-likelihoods p / n.
+    BIC and AIC move by 2 n times that; the bound, whose own rise a row `reach` is, by n times. ICL and the likelihood
+    of other rows are not at their own maximum: a step of the parameters that gains g moves a sum over rows by up to
+    sqrt(2 g times the variance of what is summed): of the logarithms of the largest responsibilities here, below their
+    mean; of other rows' log-likelihoods p / n.
     """
     n = entry.fit.weight
     if not np.isfinite(reach):
@@ -116,7 +119,7 @@ def _resolution(entry: Entry, criterion: str, reach: float) -> float:
         return reach + float(np.sqrt(2 * reach * entry.fit.parameters.n_free / n))
     if criterion == "icl":
         return 2 * n * (reach + float(np.sqrt(2 * reach * max(-entry.fit.log_largest / n, 0.0))))
-    return 2 * n * reach
+    return n * reach if criterion == "bound" else 2 * n * reach
 
 
 def best_of(entries: Sequence[Entry], criterion: str) -> int:
@@ -168,7 +171,7 @@ def _further(
     """Return the candidates of the models whose place is open, with a smaller tol; none where only one is."""
     best = entries[best_of(entries, criterion)]
     most = best.value(criterion)
-    margin = MARGIN if criterion in ("bic", "aic") else 1.0  # (the others' resolution is a bound)
+    margin = MARGIN if criterion in ("bic", "aic", "bound") else 1.0  # (the others' resolution is a bound)
     ties = {e.name for e in entries if most < e.value(criterion) <= most + margin * e.resolution}
     if not ties:
         return {}
@@ -184,7 +187,7 @@ def _below(models: Sequence[Model], fits: Mapping[int, Fit]) -> dict[int, tuple[
     (Under a prior they need not.)
     """
     found = {}
-    fits = {i: fit for i, fit in fits.items() if models[i].options.prior is None}
+    fits = {i: fit for i, fit in fits.items() if models[i].options.rises_with_components}
     best: dict[object, int] = {}
     for i in sorted(fits, key=lambda i: models[i].options.n_components):
         rows, fit = (models[i].options.covariance_type, models[i].fold), fits[i]

@@ -25,7 +25,7 @@ class FactorOptions(Record):
         Option(
             help="Directions of --covariance lowrank in which the variance of a component is its own.",
             flag="--factors", section="Mixture", metavar="N", default_text="none", number=int, least=1,
-            choices=(None,), remedy="Take 2.",
+            choices=(None,), remedy="Take 2. To compare several: select.",
         ),
     )  # fmt: skip
     factor_noise: str = declare(

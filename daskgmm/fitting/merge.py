@@ -103,7 +103,7 @@ def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
         own_rows = slice(tile.first_row, tile.first_row + tile.x.shape[1])
         v, densities = w[own_rows], Densities.of(tile, work)
         log_density = densities.log_density(plans[0], keep_z=gaps is not None, complete=True)
-        left, sums, log_likelihood, _ = densities.leave_out(plans[0], log_density.copy(), v)
+        left, sums, log_likelihood, *_ = densities.leave_out(plans[0], log_density.copy(), v)
         lost, resp_sums = lost + left, resp_sums + sums
         log_density = log_density[: p.n_components]
         resp = np.exp(np.maximum(log_density - log_likelihood, DOUBLE.smallest_log_resp))

@@ -108,6 +108,16 @@ class FitOptions(PriorOptions, NoiseOptions, LabelOptions, FactorOptions, MainOp
         return self.family.shape.leaves_common_term()
 
     @property
+    def criteria(self) -> tuple[str, ...]:
+        """What models with these options are compared by; the first where nobody says."""
+        return ("bic", "aic", "icl", "held_out")
+
+    @property
+    def rises_with_components(self) -> bool:
+        """Whether the log-likelihood of an optimum is at least that of fewer components: not under a prior."""
+        return self.prior is None and not self.has_prior
+
+    @property
     def may_be_empty(self) -> bool:
         """Whether components without rows are no fault of a fit."""
         return False

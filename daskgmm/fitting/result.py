@@ -11,6 +11,7 @@ from daskgmm.kernels.support import Support
 from daskgmm.mixture.criteria import aic, bic, icl
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.scaling import Scaling
+from daskgmm.mixture.variational import Posterior
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,18 @@ class Fit:
     @property
     def n_iter(self) -> int:
         return len(self.lower_bounds)
+
+    @property
+    def bound(self) -> float:
+        """Lower bound on the log evidence of the final posterior, nats; NaN of a mixture that is none."""
+        p = self.parameters
+        return self.log_likelihood - p.divergence if isinstance(p, Posterior) else float("nan")
+
+    @property
+    def n_effective(self) -> int | None:
+        """How many components of a posterior have rows of their own; None of a mixture that is none."""
+        p = self.parameters
+        return p.n_effective(self.support.counts) if isinstance(p, Posterior) else None
 
     @property
     def aic(self) -> float:

@@ -195,15 +195,15 @@ class Run:
         ]
         return fresh if last.status.is_lost else [last, *fresh]
 
-    def sample_score(self, i: int, parameters: Parameters) -> Statistics:
-        """Return the score of a start on the sample of a model; in a closed form that of the sample's own optimum."""
+    def sample_score(self, i: int, parameters: Parameters) -> tuple[Statistics, Parameters]:
+        """Return the score of a start on the sample, and the start; in a closed form that is the sample's optimum."""
         sample, options = self.known.sample_of(self.models[i]), self.models[i].options
         if options.is_closed_form:
             parameters = of_sample(sample.filled, sample.weights, options)
         with sample.passes(options) as passes:
             compiled = self.known.is_compiled(parameters)
             plan = make_plan(parameters, origin=self.known.survey.mean, kernel=options.kernel, compiled=compiled)
-            return Evaluator(passes).scores([Request(plan)])[0]
+            return Evaluator(passes).scores([Request(plan)])[0], parameters
 
     def up_to_date(self, fit: Fit) -> Fit:
         """Return a fit with what all models have taken until now."""

@@ -37,6 +37,8 @@ class Seen(Record):
     floor : float
         What was added to every variance of their moments, and nothing else was, in squared units; NaN where these do
         not follow from the mixture.
+    entropy : float
+        Sum of the entropies of the responsibilities, nats; NaN where nobody knows.
     """
 
     n_rows: float
@@ -47,13 +49,17 @@ class Seen(Record):
     lost: Floats
     resp_sums: Floats
     floor: float = np.nan
+    entropy: float = np.nan
 
     @classmethod
     def of(cls, score: Statistics, n_components: int, n_weighted: int, *, floor: float = np.nan) -> Seen:
         """Return the rows of a pass that tells what each component is worth; `n_weighted` have a positive weight."""
         lost, resp_sums = score.left_out(n_components)
         squares = max(score.squares - score.log_sum * (score.log_sum / score.weight), 0.0)
-        return cls(float(n_weighted), score.weight, score.log_sum, score.log_largest, squares, lost, resp_sums, floor)
+        return cls(
+            float(n_weighted), score.weight, score.log_sum, score.log_largest, squares, lost, resp_sums, floor,
+            score.entropy,
+        )  # fmt: skip
 
     @property
     def mean(self) -> float:
@@ -105,7 +111,8 @@ class Seen(Record):
         ValueError, TypeError, KeyError
             It is not as it was written.
         """
-        fields: dict[str, Any] = {name: _float(found[name]) for name in _NUMBERS}
+        # (A file of an earlier version has no entropy.)
+        fields: dict[str, Any] = {name: _float({"entropy": None, **found}[name]) for name in _NUMBERS}
         fields |= {name: np.array([_float(value) for value in found[name]]) for name in _ARRAYS}
         made = cls(**fields)
         if not (made.lost.shape == made.resp_sums.shape == (n_components,) and made.weight >= 0):
@@ -113,9 +120,9 @@ class Seen(Record):
         return made
 
 
-_NUMBERS = ("n_rows", "weight", "log_likelihood", "log_largest", "squares", "floor")
+_NUMBERS = ("n_rows", "weight", "log_likelihood", "log_largest", "squares", "floor", "entropy")
 _ARRAYS = ("lost", "resp_sums")
-_SUMS = ("n_rows", "weight", "log_likelihood", "log_largest", "squares", "lost", "resp_sums")
+_SUMS = ("n_rows", "weight", "log_likelihood", "log_largest", "squares", "entropy", "lost", "resp_sums")
 
 
 def _float(value: Any) -> float:

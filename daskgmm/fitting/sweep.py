@@ -21,11 +21,10 @@ from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import Run, running
 from daskgmm.kernels.folds import Fold
 from daskgmm.mixture.criteria import aic, bic, icl, warn_of_small_weight
+from daskgmm.mixture.variational import Posterior
 from daskgmm.passes.executor import Executor
 from daskgmm.sources.source import Source
 from daskgmm.stores.checkpoint import Checkpoint
-
-CRITERIA = ("bic", "aic", "icl", "held_out")
 
 #: The sweep of a kind ends when the criterion was worse than its best at so many numbers of components in succession.
 TURNED = 3
@@ -71,7 +70,7 @@ def select_model(
     *,
     n_components: Iterable[int],
     covariance_types: Sequence[str],
-    criterion: str = "bic",
+    criterion: str | None = None,
     n_folds: int = 0,
     stop_early: bool = True,
     weights: Source | None = None,
@@ -87,6 +86,8 @@ def select_model(
     ----------
     options : FitOptions
         Of all models; n_components and covariance_type are replaced.
+    criterion : str or None
+        One of the options' `criteria`; None for the first.
     n_folds : int
         Folds of the rows, by a hash of their numbers; each model is fitted to what each fold leaves too, in the same
         passes. 0 for none; the criterion "held_out" needs 2 or more.
@@ -100,7 +101,7 @@ def select_model(
     OptionError
         And what `fit_mixture` raises.
     """
-    errors = errors or Measured()
+    errors, criterion = errors or Measured(), criterion_of(options, criterion)
     if errors.are_given and labels is not None:
         raise OptionError("`labels`", "be left out with `errors`", "both", "Leave `labels` out.")
     for kind in covariance_types if errors.are_given else ():
@@ -149,6 +150,11 @@ def _all_collapsed(failures: Sequence[CollapsedComponentError], n_models: int) -
     )
 
 
+def criterion_of(options: FitOptions, criterion: str | None) -> str:
+    """Return what models are compared by: as the user named it, or what there is to these options."""
+    return options.criteria[0] if criterion is None else criterion
+
+
 def n_folds_of(criterion: str) -> int:
     """Return the number of folds where the user named none."""
     return 5 if criterion == "held_out" else 0
@@ -159,11 +165,11 @@ def selection_models(
     *,
     n_components: Iterable[int],
     covariance_types: Sequence[str],
-    criterion: str = "bic",
+    criterion: str | None = None,
     n_folds: int = 0,
 ) -> list[Model]:
     """Return the models of a selection, each followed by those of its folds; an OptionError where there can be none."""
-    numbers = sorted(set(n_components))
+    numbers, criterion = sorted(set(n_components)), criterion_of(options, criterion)
     _check(options, numbers, covariance_types, criterion, n_folds)
     folds = [None, *(Fold(i, n_folds, options.seed) for i in range(n_folds))]
     return [
@@ -179,8 +185,13 @@ def _check(options: FitOptions, numbers: Sequence[int], kinds: Sequence[str], cr
         raise OptionError("`n_components` and `covariance_type`", "name at least one model", "none", "Give a range.")
     if len(set(kinds)) < len(kinds):
         raise OptionError("`covariance_type`", "name each kind once", ", ".join(kinds), "Leave the others out.")
-    if criterion not in CRITERIA:
-        raise OptionError("`criterion`", f"be one of {', '.join(CRITERIA)}", repr(criterion))
+    if criterion not in options.criteria:
+        bayesian = "bound" in options.criteria
+        whose = " for a posterior, whose parameters are no number" if bayesian else ""
+        remedy = f"Take {options.criteria[0]}."
+        if criterion == "bound":
+            remedy = "Only posteriors have a bound: give `estimator=BayesianGaussianMixture()`."
+        raise OptionError("`criterion`", f"be one of {', '.join(options.criteria)}{whose}", repr(criterion), remedy)
     if not isinstance(n_folds, Integral) or isinstance(n_folds, bool):
         raise OptionError("`n_folds`", "be an integer", repr(n_folds), "Take 5.")
     if criterion == "held_out" and n_folds < 2:
@@ -241,11 +252,14 @@ def _estimate(run: Run, i: int, candidates: list[Candidate] | CollapsedComponent
     if isinstance(candidates, CollapsedComponentError):
         return _Estimate(np.inf, 0, 1)
     parameters, weight = candidates[0].parameters, run.known.survey.weight
-    found, n_free = run.sample_score(i, parameters), parameters.n_free
+    found, parameters = run.sample_score(i, parameters)
+    n_free = parameters.n_free
     elsewhere = found.log_sum / found.weight - n_free / (2 * found.n_rows)
     if criterion == "held_out":
         return _Estimate(-2 * weight * elsewhere + n_free, n_free, found.n_rows)
     log_likelihood = weight * elsewhere + n_free / 2
+    if isinstance(parameters, Posterior):
+        return _Estimate(-2 * (log_likelihood - parameters.divergence), n_free, found.n_rows)
     value = aic(log_likelihood, n_free) if criterion == "aic" else bic(log_likelihood, n_free, weight)
     if criterion == "icl":
         value = icl(log_likelihood, n_free, weight, weight * found.log_largest / found.weight)

@@ -206,6 +206,7 @@ def leave_out(
     weights: Floats,
     log_likelihood: Floats,
     log_largest: Floats,
+    entropy: Floats,
     scratch: Floats,
     top: NDArray[np.int64],
     smallest: float,
@@ -219,7 +220,7 @@ def leave_out(
     density : (n_components, n_rows), float64
         Log of weight times density; overwritten.
     weights : (n_rows,), float64; (0,) where every row weighs 1
-    log_likelihood, log_largest : (n_rows,), float64
+    log_likelihood, log_largest, entropy : (n_rows,), float64
         Written.
     scratch, top : (3, n_rows), float64; (n_rows,), int64
         Buffers.
@@ -236,6 +237,7 @@ def leave_out(
         highest, base = scratch[0, low : low + STRIP], scratch[1, low : low + STRIP]
         rest, at = scratch[2, low : low + STRIP], top[low : low + STRIP]
         out, sure, w = log_likelihood[low : low + STRIP], log_largest[low : low + STRIP], weights[low : low + STRIP]
+        spread = entropy[low : low + STRIP]
         n = len(highest)
         for i in range(len(w)):
             if w[i] == 0:  # (such a row may have no density that is a number)
@@ -245,6 +247,7 @@ def leave_out(
             highest[i] = -np.inf
             base[i] = -np.inf
             rest[i] = 0
+            spread[i] = 0
             at[i] = 0
         for k in range(n_components):
             row = density[k, low : low + STRIP]
@@ -266,9 +269,11 @@ def leave_out(
                 value = 0.0 if below <= smallest else value
                 row[i] = 0.0 if at[i] == k else value
                 rest[i] += row[i]
+                spread[i] -= row[i] * (below if below > smallest else smallest)
         for i in range(n):
             # Of the others, and of the largest: log(e^a + e^b) = max + log(1 + e^-|a - b|).
-            others = base[i] + _log(rest[i] if rest[i] > 0 else 1.0)
+            log_rest = _log(rest[i] if rest[i] > 0 else 1.0)
+            others = base[i] + log_rest
             apart = others - highest[i] if rest[i] > 0 else -np.inf
             away = -apart if apart > 0 else apart
             ratio = _exp(smallest if away <= smallest else away)
@@ -279,6 +284,12 @@ def leave_out(
             of_others = 1.0 / (1.0 + ratio) if apart > 0 else ratio / (1.0 + ratio)
             base[i] = (apart if apart < 0 else 0.0) - both if rest[i] > 0 else 0.0  # log of 1 - r of the largest
             highest[i] = ratio / (1.0 + ratio) if apart > 0 else 1.0 / (1.0 + ratio)
+            within = log_rest + spread[i] / (rest[i] if rest[i] > 0 else 1.0) - base[i]
+            # (log(1 + ratio) to all its digits where ratio is small: Kahan's.)
+            whole = 1.0 + ratio
+            log_whole = both * (ratio / (whole - 1.0)) if whole > 1.0 else ratio
+            of_largest = highest[i] * (apart + both if apart > 0 else log_whole)
+            spread[i] = of_largest + (of_others * within if rest[i] > 0 else 0.0)
             rest[i] = of_others / (rest[i] if rest[i] > 0 else 1.0)
         for k in range(n_components):
             row = density[k, low : low + STRIP]

@@ -206,12 +206,13 @@ class Densities(Tile):
             return lost[: plan.n_components], resp_sums[: plan.n_components], *of_rows
         get = self.work.get
         log_likelihood, log_largest = get("log_likelihood", (n_rows,)), get("log_largest", (n_rows,))
+        entropy = get("entropy", (n_rows,))
         lost, resp_sums = np.empty((2, n_components))
         loops().leave_out(
-            log_density, _NO_WEIGHTS if weights is None else weights, log_likelihood, log_largest,
+            log_density, _NO_WEIGHTS if weights is None else weights, log_likelihood, log_largest, entropy,
             get("left_out", (3, n_rows)), get("top", (n_rows,), np.int64), DOUBLE.smallest_log_resp, lost, resp_sums,
         )  # fmt: skip
-        return lost[: plan.n_components], resp_sums[: plan.n_components], log_likelihood, log_largest
+        return lost[: plan.n_components], resp_sums[: plan.n_components], log_likelihood, log_largest, entropy
 
     def labels(self, plan: Plan, log_density: NDArray[Any], out: NDArray[np.intp]) -> NDArray[Any]:
         """Write the component of the largest log-density of each row, (n_rows,), the first of equal ones.

@@ -35,14 +35,15 @@ class ScorePass(CandidatesPass):
 class SupportPass(ScorePass):
     """The pass of a score that also tells what each component is worth.
 
-    The place of the panel has the sum of the squares of the rows' log-likelihoods too, nats squared, and two numbers a
-    component: what the rows lose without it, and its responsibilities, each summed over the rows (`support.leave_out`).
-    Of a plan for rows with gaps what these do not tell of each component follows (`gap_support`).
+    The place of the panel has two sums over rows more, of the squares of their log-likelihoods, nats squared, and of
+    the entropies of their responsibilities, nats; and two numbers a component: what the rows lose without it, and its
+    responsibilities, each summed over the rows (`support.leave_out`). Of a plan for rows with gaps what these do not
+    tell of each component follows (`gap_support`).
     """
 
     def zero(self) -> list[Statistics]:
         """Return the state of no rows."""
-        return [Statistics(np.zeros(5 + (2 + n_untold(plan)) * plan.n_components)) for plan in self.plans]
+        return [Statistics(np.zeros(6 + (2 + n_untold(plan)) * plan.n_components)) for plan in self.plans]
 
     def update(self, state: list[Statistics], block: Block) -> list[Statistics]:
         """Return the state with the rows of a block added; `state` is changed in place."""
@@ -51,10 +52,11 @@ class SupportPass(ScorePass):
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
                 log_density = densities.log_density(plan, complete=True)
                 untold = untold_sums(plan, densities.gaps, log_density, own.weights)
-                lost, resp_sums, log_likelihood, log_largest = densities.leave_out(plan, log_density, own.weights)
+                lost, resp_sums, log_likelihood, *sure = densities.leave_out(plan, log_density, own.weights)
+                log_largest, entropy = (_sum(values, own) for values in sure)
                 # (Of squares none overflows, nor does their sum.)
                 squares = _sum(np.square(np.clip(log_likelihood, -_FARTHEST, _FARTHEST)), own)
-                sums = _sum(log_largest, own), squares, *lost, *resp_sums, *untold, _sum(log_likelihood, own)
+                sums = log_largest, squares, entropy, *lost, *resp_sums, *untold, _sum(log_likelihood, own)
                 total.add(np.array([*sums, own.total_weight, own.n_rows]))
         return state
 

@@ -107,13 +107,18 @@ class Statistics:
         """
         return float(self.values[1])
 
+    @property
+    def entropy(self) -> float:
+        """Sum of the entropies of the responsibilities, - sum r log r, nats, of such a pass."""
+        return float(self.values[2])
+
     def left_out(self, n_components: int) -> Floats:
         """Return two sums a component, (2, n_components), of a pass that scores and tells what each is worth.
 
         What the rows lose without it, nats, and its responsibilities.
         """
-        return self.values[2 : 2 + 2 * n_components].reshape(2, n_components)
+        return self.values[3 : 3 + 2 * n_components].reshape(2, n_components)
 
     def untold(self, n_components: int) -> Floats:
         """Return what rows with gaps do not tell of each component, of such a pass, (n_components, n_untold)."""
-        return self.values[2 + 2 * n_components : -3].reshape(n_components, -1)
+        return self.values[3 + 2 * n_components : -3].reshape(n_components, -1)

@@ -180,7 +180,7 @@ def thin_gain(parameters: Parameters, floor: Floats | float) -> Floats:
     return p.shape.thin_gain(covariances, p.weights, p.means, floor)
 
 
-def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats, Floats]:
+def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats, Floats, Floats]:
     """Return what rows lose without each component, and whose they are; `log_density` is overwritten.
 
     Parameters
@@ -196,13 +196,16 @@ def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floa
         - sum w log(1 - r_k), nats; of no meaning where the others have no density at all.
     resp_sums : (n_components,), float64
         sum w r_k.
-    log_likelihood, log_largest : (n_rows,), float64
-        Log-sum-exp of each row, and the logarithm of its largest responsibility, nats.
+    log_likelihood, log_largest, entropy : (n_rows,), float64
+        Log-sum-exp of each row, the logarithm of its largest responsibility, and - sum r log r, nats.
 
     Notes
     -----
     log(1 - r_k) is the log-sum-exp of the others less that of all, and never 1 - r_k, which rounds to 0. Only for the
     component of the largest density do the two differ: the others have r_k of at most 1/2.
+
+    The entropy is that of the largest against the others, and that within these: with e_k = exp(l_k - l_second), of sum
+    S, (1 - r) (log S + sum e_k (l_second - l_k) / S). No term is negative, so that nothing cancels.
     """
     n_components, n_rows = log_density.shape
     if weights is not None:
@@ -216,10 +219,13 @@ def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floa
     # (No denormal numbers, which are slow, and exact zeros; the component of the largest density is one.)
     log_density -= base
     np.maximum(log_density, DOUBLE.smallest_log_resp, out=log_density)
+    below = log_density.copy()
     np.exp(log_density, out=log_density)
     log_density -= np.exp(DOUBLE.smallest_log_resp)
-    with np.errstate(divide="ignore"):
-        others = base + np.log(log_density.sum(axis=0))
+    total = log_density.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        others = base + np.log(total)
+        within = np.log(total) - np.einsum("kn,kn->n", log_density, below) / total
     log_likelihood = np.logaddexp(highest, others)
     log_density *= np.exp(
         np.where(np.isfinite(second), base - log_likelihood, 0.0)
@@ -227,6 +233,9 @@ def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floa
     log_largest = highest - log_likelihood
     # (Where nothing is left without a component no sum may become infinite: compensated, it would be no number.)
     largest, least = np.exp(log_largest), np.where(np.isfinite(others), others - log_likelihood, 0.0)
+    share = np.where(total > 0, np.exp(least), 0.0)  # (of the others: where it is small 1 less it is not exact)
+    exact = np.where(share < 0.5, np.log1p(-np.minimum(share, 0.5)), log_largest)
+    entropy = np.where(total > 0, share * (within - least), 0.0) - largest * exact
     if weights is None:
         resp_sums = log_density.sum(axis=1) + np.bincount(top, largest, n_components)
         np.subtract(1.0, log_density, out=log_density)
@@ -238,4 +247,4 @@ def leave_out(log_density: Floats, weights: Floats | None) -> tuple[Floats, Floa
         # (Not log1p, which takes 5 times as long; these are at most 1/2.)
         np.log(np.subtract(1.0, log_density, out=log_density), out=log_density)
         lost = -(log_density @ weights) - np.bincount(top, weights * least, n_components)
-    return lost, resp_sums, log_likelihood, log_largest
+    return lost, resp_sums, log_likelihood, log_largest, entropy

@@ -1,4 +1,4 @@
-"""Information criteria; lower is better."""
+"""What mixtures are compared by: information criteria, lower is better; and others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import warnings
 import numpy as np
 
 from daskgmm.errors import DaskgmmWarning
+
+#: Criteria of which more is better.
+HIGHER_IS_BETTER = ("bound", "held_out")
 
 
 def aic(log_likelihood: float, n_free: int) -> float:
@@ -27,7 +30,8 @@ def icl(log_likelihood: float, n_free: int, weight: float, log_largest: float) -
     doi:10.1109/34.865189), nats doubled.
 
     `log_largest` is the sum over rows of the logarithm of the largest responsibility: the price of rows that could
-    belong to several components.
+    belong to several components. (Some take twice the entropy - sum r log r, which is more, in the place of -2 sum log
+    max_k r_k; mclust takes this.)
     """
     return bic(log_likelihood, n_free, weight) - 2 * log_largest
 
@@ -47,7 +51,7 @@ def warn_of_small_weight(weight: float, n_weighted: int, *, stacklevel: int = 2)
     """
     if weight < n_weighted * (1 - 1e-9):
         remark = (
-            f"BIC, AIC and ICL take the sum of `sample_weight` for the number of rows; got {weight:.6g} for "
+            f"BIC, AIC, ICL and the bound take the sum of `sample_weight` for the number of rows; got {weight:.6g} for "
             f"{n_weighted} rows of positive weight, so that they choose wrongly. Multiply `sample_weight` by n / sum = "
             f"{n_weighted / weight:.6g} to compare models."
         )

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
 
 from daskgmm.errors import OptionError
 from daskgmm.mixture.families.family import Family as Family
@@ -131,15 +133,36 @@ def family_of(covariance_type: str | Family, n_factors: int | None = None, facto
 
 
 def families_of(
-    covariance_types: Iterable[str | Family], n_factors: int | None = None, factor_noise: str = NOISES[0]
+    covariance_types: Iterable[str | Family],
+    n_factors: int | Iterable[int] | None = None,
+    factor_noise: str = NOISES[0],
 ) -> list[str]:
-    """Return the names of the families to compare; n_factors is that of `lowrank` among them, which there must be."""
+    """Return the names of the families to compare.
+
+    n_factors, one or several, are those of `lowrank` among them, which there must be.
+    """
     kinds = [each for kind in covariance_types for each in _group(kind)]
     if LOW_RANK not in kinds and (n_factors is not None or factor_noise != NOISES[0]):
         name, value = ("n_factors", n_factors) if n_factors is not None else ("factor_noise", repr(factor_noise))
         raise OptionError(f"`{name}`", f"be left out where {LOW_RANK} is no `covariance_type`", value, "Leave it out.")
-    own = (n_factors, factor_noise)
-    return [family_of(kind, *(own if isinstance(kind, str) and kind == LOW_RANK else ())).name for kind in kinds]
+    return [
+        found.name
+        for kind in kinds
+        for found in (
+            [family_of(kind, q, factor_noise) for q in _several(n_factors)]
+            if isinstance(kind, str) and kind == LOW_RANK
+            else [family_of(kind)]
+        )
+    ]
+
+
+def _several(n_factors: Any) -> list[int | None]:
+    """Return numbers of factors, one or several, as a list."""
+    several = isinstance(n_factors, Iterable) and not isinstance(n_factors, str)
+    found = list(n_factors) if several else [n_factors]
+    if not found or any(not isinstance(q, Integral) or isinstance(q, bool) or q < 1 for q in found if q is not None):
+        raise OptionError("`n_factors`", "be an integer of at least 1, or several", repr(n_factors), "Take [1, 2, 3].")
+    return [None if q is None else int(q) for q in found]
 
 
 def _group(kind: str | Family) -> tuple[str | Family, ...]:

@@ -191,11 +191,19 @@ class Posterior(Parameters):
 
     def as_json(self) -> dict[str, Any]:
         names = {name.rstrip("_"): value for name, value in self.attributes.items() if name[0] != "_"}
-        return {"posterior": {name: _listed(value) for name, value in names.items()}}
+        kind = "dirichlet_process" if self.prior.process else "dirichlet_distribution"
+        own: dict[str, Any] = {"weight_concentration_prior_type": kind}
+        return {"posterior": own | {name: _listed(value) for name, value in names.items()}}
 
     def n_effective(self, counts: Floats) -> int:
         """Return how many components have as many of some rows as a covariance of theirs needs, at least."""
         return int((counts >= self.family.least_rows(self.n_features)).sum())
+
+    @property
+    def n_free(self) -> int:
+        """Number of free parameters of the components that have rows; the others are as the prior says."""
+        k = max(self.n_effective(self.counts), 1)
+        return self.family.n_parameters(k, self.n_features) + k - 1 + k * self.n_features
 
     @property
     def mean_precision(self) -> Floats:

@@ -15,6 +15,7 @@ _OF_CRITERION = {
     "aic": "Akaike 1974, IEEE Transactions on Automatic Control 19, 716-723, doi:10.1109/TAC.1974.1100705 (AIC)",
     "icl": "Biernacki, Celeux and Govaert 2000, IEEE Transactions on Pattern Analysis and Machine Intelligence 22, "
     "719-725, doi:10.1109/34.865189 (ICL)",
+    "bound": "Attias 2000, Advances in Neural Information Processing Systems 12, 209-215 (variational Bayes)",
 }
 _EM = (
     "Dempster, Laird and Rubin 1977, Journal of the Royal Statistical Society B 39, 1-38, "

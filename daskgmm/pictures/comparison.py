@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm.errors import worded
+from daskgmm.fitting.result import Fit
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.sweep import TURNED, Sweep
 from daskgmm.mixture.record import finite_or_none
@@ -22,17 +23,15 @@ def selection_table(sweep: Sweep) -> list[dict[str, Any]]:
         {
             "n_components": entry.n_components,
             "covariance_type": entry.covariance_type,
-            "n_free": entry.fit.parameters.n_free,
+            **_size(entry.fit),
             "mean_log_likelihood": float(entry.fit.mean_log_likelihood),
             "log_likelihood": float(entry.fit.log_likelihood),
-            "aic": float(entry.fit.aic),
-            "bic": float(entry.fit.bic),
-            "icl": float(entry.fit.icl),
+            "entropy": float(entry.fit.seen.entropy),
+            **{name: float(getattr(entry.fit, name)) for name in _compared(entry.fit)},
             "held_out": None if entry.held_out is None else float(entry.held_out),
             "converged": entry.fit.status is Status.CONVERGED,
             "n_iter": entry.fit.n_iter,
-            "unsupported": len(entry.fit.spikes),
-            "least_support": finite_or_none(entry.fit.support.nats.min()),
+            **_worth(entry.fit),
             "reach": finite_or_none(entry.fit.reach),
             "resolution": finite_or_none(entry.resolution),
             "tie": bool(entry.tie),
@@ -43,6 +42,21 @@ def selection_table(sweep: Sweep) -> list[dict[str, Any]]:
     ]
 
 
+def _size(fit: Fit) -> dict[str, Any]:
+    n_effective = fit.n_effective
+    return {"n_free": fit.parameters.n_free} if n_effective is None else {"effective_n_components": n_effective}
+
+
+def _compared(fit: Fit) -> tuple[str, ...]:
+    return ("aic", "bic", "icl") if fit.n_effective is None else ("bound",)
+
+
+def _worth(fit: Fit) -> dict[str, Any]:
+    if fit.n_effective is not None:  # (an empty component is no fault of a posterior)
+        return {}
+    return {"unsupported": len(fit.spikes), "least_support": finite_or_none(fit.support.nats.min())}
+
+
 #: What `selection_text` takes, by the names that a record has it by.
 COMPARED = ("table", "criterion", "stopped", "collapsed")
 #: Digits behind the point at most: of criteria, and of figures a row.
@@ -51,16 +65,18 @@ MOST, MOST_A_ROW = 2, 8
 _SHOWN: tuple[tuple[str, str, int | str], ...] = (
     ("n_components", "components", "d"),
     ("covariance_type", "covariance", ""),
+    ("effective_n_components", "effective", "d"),
     ("n_free", "parameters", ",d"),
     ("mean_log_likelihood", "mean log-lik.", MOST_A_ROW),
     ("aic", "AIC", MOST),
     ("bic", "BIC", MOST),
     ("icl", "ICL", MOST),
+    ("bound", "bound", MOST),
     ("held_out", "held-out log-lik.", MOST_A_ROW),
     ("n_iter", "iterations", "d"),
     ("converged", "converged", ""),
     ("unsupported", "unsupported", "d"),
-    ("least_support", "least support", ",.1f"),
+    ("least_support", "least support", "z,.1f"),
 )
 
 
@@ -199,4 +215,4 @@ def _resolution(row: Record, key: str, criterion: str) -> float | None:
         return reach
     # (Log-likelihood over mean log-likelihood is the number of rows.)
     mean = row["mean_log_likelihood"]
-    return 2 * reach * (row["log_likelihood"] / mean if mean else 1.0)
+    return (1 if key == "bound" else 2) * reach * (row["log_likelihood"] / mean if mean else 1.0)

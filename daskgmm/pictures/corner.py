@@ -10,6 +10,7 @@ import numpy as np
 from daskgmm.fitting.sample import Sample
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.variational import Posterior
 from daskgmm.pictures.marginals import binned_densities, frame, marginal_covariances, outside, telling_features
 from daskgmm.pictures.styles import colours, opacities, plain_text, short
 
@@ -120,9 +121,8 @@ def _draw_ellipses(ax: Axes, p: Parameters, means: Floats, covariances: Floats) 
     """Draw each component in two features as ellipses of 1 and 2 standard deviations, and its mean."""
     from matplotlib.patches import Ellipse
 
-    lightest_first = np.argsort(p.weights, kind="stable")
     styles = list(zip(colours(p.n_components), opacities(p.weights), strict=True))
-    for k in lightest_first:
+    for k in _heaviest_first(p)[::-1]:
         (colour, alpha), mean = styles[k], (float(means[k, 0]), float(means[k, 1]))
         variances, vectors = np.linalg.eigh(covariances[k])
         angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
@@ -135,6 +135,12 @@ def _draw_ellipses(ax: Axes, p: Parameters, means: Floats, covariances: Floats) 
                 )
             )  # fmt: skip
         ax.plot(*mean, marker="+", color=colour, alpha=alpha, markersize=4, zorder=3)
+
+
+def _heaviest_first(p: Parameters) -> list[int]:
+    """Return the numbers of the components; of a posterior those that have rows, as the others are the prior."""
+    order = np.argsort(-p.weights, kind="stable")
+    return [int(k) for k in order if not isinstance(p, Posterior) or p.counts[k] >= 1]
 
 
 def _label(ax: Axes, names: Sequence[str], row: int, column: int) -> None:
@@ -168,13 +174,15 @@ def _tell(axes: Any, p: Parameters, *, lost: int, n_rows: int | None) -> None:
     """Say in the empty corner which colour is which component, and what is not seen."""
     from matplotlib.lines import Line2D
 
-    n, listed = len(axes), np.argsort(-p.weights, kind="stable")[: MOST_LISTED if len(axes) > 1 else 0]
+    n, own = len(axes), _heaviest_first(p)
+    listed = own[: MOST_LISTED if n > 1 else 0]
     styles = list(zip(colours(p.n_components), opacities(p.weights), strict=True))
     lines = [Line2D([], [], color=styles[k][0], alpha=styles[k][1], linewidth=2) for k in listed]
     labels = [f"component {k}: {_share(float(p.weights[k]))}" for k in listed]
-    if p.n_components > len(listed) and n > 1:
+    more = [(len(own) - len(listed), "lighter ones"), (p.n_components - len(own), "without rows")]
+    for text in [f"and {number} {which}" for number, which in more if number and n > 1]:
         lines.append(Line2D([], [], linestyle="none"))
-        labels.append(f"and {p.n_components - len(listed)} lighter ones")
+        labels.append(text)
     if n > 1 and p.n_components > 1:
         # (Where two features leave one empty plot, the heading is within it; else it reaches over several.)
         place = axes[0, n - 1]

@@ -51,7 +51,7 @@ def mixture_html(model: Model) -> str:
         "component": [f"{k} (unsupported)" if k in bad else str(k) for k in order],
         "weight": shares([float(p.weights[k]) for k in order]),
         "rows": [formatted(finite_or_none(support.counts[k]), ",.0f") for k in order],
-        "support, nats": [formatted(finite_or_none(support.nats[k]), ",.1f") for k in order],
+        "support, nats": [formatted(finite_or_none(support.nats[k]), "z,.1f") for k in order],
     }
     means = [in_one_notation([float(p.means[k, j]) for k in order]) for j in chosen]
     left_out = [

@@ -16,6 +16,7 @@ from daskgmm.fitting.checks import spoiled_by
 from daskgmm.fitting.sample import Sample
 from daskgmm.fitting.status import Status
 from daskgmm.mixture.record import finite_or_none, plain_json
+from daskgmm.mixture.variational import Posterior
 from daskgmm.pictures.citing import citation
 from daskgmm.pictures.comparison import COMPARED, selection_lines, with_points_aligned
 from daskgmm.pictures.corner import MOST_FEATURES, plot_corner
@@ -23,7 +24,15 @@ from daskgmm.pictures.draw import feature_names_of
 from daskgmm.pictures.marginals import telling_features
 from daskgmm.pictures.notation import ratios, shares, with_deviations
 from daskgmm.pictures.plot import check_matplotlib, drawable, plot_history, plot_selection
-from daskgmm.pictures.report import component_order, condition_numbers, formatted, history_lines, updates_text
+from daskgmm.pictures.report import (
+    component_order,
+    condition_numbers,
+    formatted,
+    history_lines,
+    posterior_record,
+    posterior_text,
+    updates_text,
+)
 from daskgmm.stores.model_file import Model, checksum
 from daskgmm.stores.model_record import support_in
 
@@ -71,9 +80,11 @@ def page(model: Model, *, name: str, words: Mapping[str, str] | None = None, sam
 _FIGURES = {
     "mean_log_likelihood": ("mean log-likelihood, nats a row", ".8g"),
     "log_likelihood": ("log-likelihood, nats", ",.2f"),
+    "bound": ("lower bound on the log evidence, nats", ",.2f"),
     "bic": ("BIC (2 × nats, lower is better)", ",.2f"),
     "aic": ("AIC (2 × nats, lower is better)", ",.2f"),
     "icl": ("ICL (2 × nats, lower is better)", ",.2f"),
+    "entropy": ("entropy of the assignment of all rows, nats", ",.2f"),
     "n_iter": ("iterations", "d"),
     "n_passes": ("passes over the data", "d"),
     "dropped_rows": ("rows dropped", ",d"),
@@ -89,7 +100,7 @@ _FIGURES = {
 
 def _summary(model: Model, words: Mapping[str, str] | None) -> dict[str, Any]:
     p, record = model.parameters, model.record
-    found = record.get("result") or {}
+    found, posterior = record.get("result") or {}, posterior_record(p, record)
     rows = f" fitted to {found['rows']:,} rows" if "rows" in found else ""
     if rows and record.get("updates"):
         rows += f" and what was known of others, {found.get('weight', 0):,.6g} in all"
@@ -98,11 +109,12 @@ def _summary(model: Model, words: Mapping[str, str] | None) -> dict[str, Any]:
     if rows and (record.get("input") or {}).get("labels") is not None:
         rows += ", some of known classes"
     lead = (
-        f"{p.n_components} components ({p.family.name} covariances), {p.n_features} features, "
-        f"{p.n_free:,} free parameters{',' if rows else ''}{rows}."
+        f"{p.n_components} components ({p.family.name} covariances), {p.n_features} features"
+        f"{'' if posterior else f', {p.n_free:,} free parameters'}{',' if rows else ''}{rows}."
     )
     state = f"Converged after {record.get('n_iter')} iterations." if record.get("converged") else ""
-    state = " ".join([*([state] if state else []), *updates_text(record.get("updates"))])
+    said = posterior_text({**posterior, "components": p.n_components})
+    state = " ".join([*([state] if state else []), *said, *updates_text(record.get("updates"))])
     known = {**record, **found}
     figures = [
         (label, formatted(known[key], form)) for key, (label, form) in _FIGURES.items() if known.get(key) is not None
@@ -141,7 +153,7 @@ def _components(model: Model) -> dict[str, Any]:
         "weight": shares([float(p.weights[k]) for k in order]),
         "": [{"value": f"{p.weights[k]:.6f}", "max": f"{greatest:.6f}"} for k in order],
         "rows": [formatted(count, ",.0f") for count in counts],
-        "support, nats": [formatted(worth, ",.1f") for worth in nats],
+        "support, nats": [formatted(worth, "z,.1f") for worth in nats],
         "condition": ratios([float(conditions[k]) for k in order]),
     }
     said = ["The heaviest component first."]
@@ -149,6 +161,8 @@ def _components(model: Model) -> dict[str, Any]:
     said.append("The condition is the largest over the smallest variance of a component in any direction.")
     if p.noise is not None:
         said.append(f"Beside the components there is noise, of a uniform density: {p.noise}.")
+    if isinstance(p, Posterior):
+        said.append("Components without rows have the mean and the covariance of the prior.")
     if len(order) < p.n_components:
         said.append(f"Shown: {len(order)} of {p.n_components} components.")
     return {"note": " ".join(said), "heading": list(columns), "rows": list(zip(*columns.values(), strict=True))}

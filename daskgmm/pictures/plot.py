@@ -11,6 +11,7 @@ import numpy as np
 
 from daskgmm.errors import OptionError
 from daskgmm.mixture.arrays import Floats
+from daskgmm.mixture.criteria import HIGHER_IS_BETTER
 from daskgmm.pictures.report import component_order
 from daskgmm.pictures.styles import MARKERS, PALETTE, colours
 
@@ -24,6 +25,7 @@ _LABELS = {
     "bic": "BIC (2 × nats; lower is better)",
     "aic": "AIC (2 × nats; lower is better)",
     "icl": "ICL (2 × nats; lower is better)",
+    "bound": "lower bound on the log evidence\n(nats; higher is better)",
     "held_out": "held-out mean log-likelihood\n(nats a row; higher is better)",
 }
 #: Bars of components at most, the heaviest; what the picture of a history shows of the log-likelihood at least, nats.
@@ -98,9 +100,9 @@ def _draw_selection(ax: Axes, table: Sequence[Mapping[str, Any]], criterion: str
 
 
 def _draw_resolution(ax: Axes, rows: Sequence[Mapping[str, Any]], criterion: str, colour: str) -> None:
-    """Draw from each figure to where it may still move: the log-likelihood only rises."""
+    """Draw from each figure to where it may still move: what EM raises only rises."""
     known = [row for row in rows if row.get("resolution")]
-    ends = [row[criterion] + (1 if criterion == "held_out" else -1) * row["resolution"] for row in known]
+    ends = [row[criterion] + (1 if criterion in HIGHER_IS_BETTER else -1) * row["resolution"] for row in known]
     if known:
         ax.vlines([row["n_components"] for row in known], ends, [row[criterion] for row in known], colors=colour, lw=1)
 

@@ -11,7 +11,9 @@ from daskgmm.fitting.checks import spoiled_by
 from daskgmm.fitting.history import COLUMNS
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
+from daskgmm.mixture.variational import Posterior
 from daskgmm.pictures.notation import in_one_notation, ratios, shares
+from daskgmm.stores.model_record import support_in
 
 #: Lines and columns of the table at most; the JSON has them all.
 _ROWS, _COLUMNS = 20, 5
@@ -29,7 +31,7 @@ def component_table(found: dict[str, Any]) -> str:
         "component": [str(k) for k in order],
         "weight": shares([found["weights"][k] for k in order]),
         "rows": [formatted(rows_of[k], ",.0f") for k in order],
-        "support/nats": [formatted(worth_of[k], ",.1f") for k in order],
+        "support/nats": [formatted(worth_of[k], "z,.1f") for k in order],
         "condition": ratios([found["condition_numbers"][k] for k in order]),
     }
     headings = [_short(name) for name in found.get("feature_names") or map(str, range(1, n_features + 1))]
@@ -37,15 +39,15 @@ def component_table(found: dict[str, Any]) -> str:
     means = [in_one_notation([found["means"][k][j] for k in order]) for j in range(shown)]
     lines += [list(cells) for cells in zip(*columns.values(), *means, strict=True)]
     state = {True: "converged", False: "not converged", None: "state unknown"}[found["converged"]]
+    free = "" if "posterior" in found else f", {found['free_parameters']:,} free parameters"
     said = [
-        f"{n_components} components ({found['covariance']}), {n_features} features, "
-        f"{found['free_parameters']:,} free parameters; {state} after {found['n_iter']} iterations",
+        f"{n_components} components ({found['covariance']}), {n_features} features{free}; "
+        f"{state} after {found['n_iter']} iterations",
         *aligned(lines),
     ]
     if found.get("noise"):
         said.append(f"Beside the components: noise of {found['noise']}")
-    if "posterior" in found:
-        said.append(f"by variational Bayes; {found['effective_components']} of the components have rows of their own")
+    said += posterior_text(found)
     said += updates_text(found.get("updates"))
     if found.get("n_dropped"):
         by = spoiled_by(found.get("n_dropped_by_feature") or (), names)
@@ -55,6 +57,31 @@ def component_table(found: dict[str, Any]) -> str:
     if n_features > shown:
         said.append(f"... and {n_features - shown} more features: the JSON has them")
     return "\n".join(said)
+
+
+def posterior_record(p: Parameters, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is to be said of a posterior, as JSON; nothing of another mixture."""
+    if not isinstance(p, Posterior):
+        return {}
+    counts = support_in(record, p.n_components).counts
+    n_effective = p.n_effective(counts if np.isfinite(counts).all() else p.counts)
+    return {"effective_components": n_effective, "lower_bound": record.get("lower_bound"), **p.as_json()}
+
+
+def posterior_text(found: Mapping[str, Any]) -> list[str]:
+    """Return sentences on a posterior: how many components have rows, the bound, and what the prior was."""
+    known = found.get("posterior")
+    if known is None:
+        return []
+    k, bound = found["components"], found["lower_bound"]
+    kind = known["weight_concentration_prior_type"].replace("dirichlet", "Dirichlet").replace("_", " ")
+    rows = f"{known['mean_precision_prior']:.4g} {'row' if known['mean_precision_prior'] == 1 else 'rows'}"
+    worth = "" if bound is None else f" The lower bound on the log evidence is {bound:.8g} nats a row."
+    return [
+        f"By variational Bayes: {found['effective_components']} of {k} components have rows of their own.{worth}",
+        f"The prior of the weights is a {kind} of concentration {known['weight_concentration_prior']:.4g}; "
+        f"the prior mean counts {rows}, the prior covariance {known['degrees_of_freedom_prior']:.4g}.",
+    ]
 
 
 def updates_text(updates: Sequence[Mapping[str, Any]] | None) -> list[str]:

@@ -135,6 +135,45 @@ def test_the_score_beside_is_that_of_a_pass_that_only_scores(kind: str, compiled
     assert (found.weight, found.n_rows) == (plain.weight, plain.n_rows)
 
 
+# -- entropy -------------------------------------------------------------------------------------------------------
+def entropy_of(X: Any, p: Parameters, weights: Any = None) -> float:
+    """- sum w r log r, in long doubles, row by row, from the logarithms of r."""
+    terms = oracle.log_densities(np.asarray(X, dtype=float), oracle_of(p))
+    highest = terms.max(axis=1, keepdims=True)
+    log_resp = terms - highest - np.log(np.exp(terms - highest).sum(axis=1, keepdims=True))
+    # (The log of what is nearly 1 is that of 1 less the others.)
+    top = terms == highest
+    others = np.where(top, 0, np.exp(log_resp)).sum(axis=1, keepdims=True)
+    log_resp = np.where(top & (top.sum(axis=1, keepdims=True) == 1), np.log1p(-others), log_resp)
+    of_rows = -(np.exp(log_resp) * log_resp).sum(axis=1)
+    return float((of_rows * (1 if weights is None else np.asarray(weights))).sum())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("weighted", [False, True])
+@compiled_or_not
+def test_entropy_is_that_of_each_rows_responsibilities(kind: str, kernel: str, weighted: bool, compiled: bool) -> None:
+    case = make_case(kind, seed=2, n_rows=1100, n_components=4, n_features=3, separation=0.7)
+    weights = np.random.default_rng(1).integers(0, 3, 1100).astype(float) if weighted else None
+    p = parameters_of(case)
+    found = passed(case.X, p, weights, [0, 1, 700, 1100], compiled=compiled, kernel=kernel)
+    assert found.entropy == pytest.approx(entropy_of(case.X, p, weights), rel=1e-11)
+    assert found.entropy > 100
+
+
+@compiled_or_not
+@pytest.mark.parametrize("apart", [0.0, 1.0, 8.0, 20.0, 60.0, 1e4])
+def test_entropy_keeps_its_digits_however_sure_the_rows_are(apart: float, compiled: bool) -> None:
+    """As a difference of log-likelihoods it would be lost: 1e-30 nats beside 1e2."""
+    p = mixture([[0.0], [apart], [apart + 0.5]], weights=[0.5, 0.3, 0.2])
+    X = np.array([[0.0], [0.1], [-1.0]])
+    right = entropy_of(X, p)
+    assert passed(X, p, compiled=compiled).entropy == pytest.approx(right, rel=1e-12, abs=1e-43)
+    assert (right > 1e-43) == (apart < 20)
+    assert passed(X, mixture([[0.0]]), compiled=compiled).entropy == 0.0
+
+
 # -- rows ----------------------------------------------------------------------------------------------------------
 @compiled_or_not
 def test_blocks_of_one_row_add_up(compiled: bool) -> None:

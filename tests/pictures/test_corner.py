@@ -11,7 +11,7 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Ellipse
 
-from daskgmm import GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.errors import DataError, OptionError, OutputError
 from daskgmm.fitting.glance import glance
 from daskgmm.fitting.sample import Sample
@@ -218,3 +218,19 @@ def test_a_glance_takes_the_same_rows_whatever_the_chunks(tmp_path: Path) -> Non
     weighted = glance(p, open_rows(rows), weights=open_rows(weights, argument="sample_weight"))
     assert weighted.rows.min() >= 25_000
     assert set(weighted.weights) == {3.0}
+
+
+def test_of_a_posterior_the_components_that_have_rows_are_drawn() -> None:
+    """The others are all the same, the prior: their ellipses would tell nothing of the rows."""
+    random = np.random.default_rng(0)
+    X = np.concatenate([random.normal(centre, 1, (100, 2)) for centre in (0, 9)])
+    bgm = BayesianGaussianMixture(
+        n_components=5, n_init=1, random_state=0, weight_concentration_prior=0.01, tol=1e-6, max_iter=300
+    ).fit(X)
+    assert bgm.effective_n_components_ == 2
+    figure = plot_corner(bgm._parameters(), ["a", "b"])
+    drawn = ellipses(figure.axes[2])
+    assert len(drawn) == 4
+    assert sorted(round(float(e.get_center()[0])) for e in drawn) == [0, 0, 9, 9]
+    legend: Any = figure.axes[1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()][2:] == ["and 3 without rows"]

@@ -15,7 +15,7 @@ from daskgmm.cli.passes_shown import passes_shown
 from daskgmm.cli.saving import Saving
 from daskgmm.cli.terminal import command_line_words
 from daskgmm.cli.work import Work
-from daskgmm.errors import DataError, worded
+from daskgmm.errors import worded
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.measured import Measured
@@ -25,7 +25,6 @@ from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import column_of_labels
 from daskgmm.fitting.score import check_features
 from daskgmm.fitting.status import Status
-from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import finite_or_none
@@ -41,8 +40,7 @@ from daskgmm.places.signals import interrupts
 from daskgmm.sources.source import Source
 from daskgmm.stores.model_file import Model, checksum, load_model, save_model
 from daskgmm.stores.model_record import support_record
-from daskgmm.stores.output import Written, plan_predictions, write_predictions
-from daskgmm.stores.parquet_parts import check_parquet, is_parquet
+from daskgmm.stores.parquet_parts import check_parquet
 from daskgmm.stores.samples import write_sample
 
 Result = dict[str, Any]
@@ -113,91 +111,6 @@ def fitting_work(
     n_columns = sum(column.n_features for column in beside.values())
     rows, need = Rows.plan(X, weights, beside), fit_need(asked, X, n_columns=n_columns, labels=labels is not None)
     return Work(rows, need, cluster, cache=models[0].cache)
-
-
-def predict(
-    model: str,
-    data: Input,
-    output: str,
-    *,
-    what: What,
-    keep: Sequence[str] | None,
-    cluster: Place,
-    saving: Saving,
-    force: bool,
-    command: str = "predict",
-) -> Result:
-    """Return the result of predicting for all rows, which are then at `output`."""
-    began = perf_counter()
-    fitted = load_model(model)
-    parameters, non_finite = fitted.parameters, data.treatment(fitted.record)
-    X, _ = data.open(names=fitted.record.get("feature_names"))
-    errors = data.measured(X) or Measured()
-    beside = {"--errors": errors.column.label} if errors.column is not None and errors.column.label != X.label else {}
-    saving.check(output, inputs={"MODEL": model, "INPUT": X.places, **beside})  # (labels may join its group)
-    check_parquet(output, option="--output")
-    columns = None if keep is None else X.kept(keep)
-    now = {
-        "command": command,
-        "model": checksum(parameters),
-        "what": what,
-        "non_finite": non_finite,
-        "keep": None if columns is None else list(columns.names),
-        "input": {"X": X.identity(), **({"errors": errors.identity()} if errors.are_given else {})},
-    }
-    stored = finished_array(output, now, force=force)
-    if stored is not None:
-        saving.done_before(output, now, stored)
-        return skipped(stored, output)
-    check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
-
-    planned = plan_predictions(Predictor.of(parameters, what, kernel=errors.kernel), X, output, columns, errors.columns)
-    _say_order(X, output)
-
-    def run(cluster: Place) -> Result:
-        kept = saving.work(output, now, force=force)
-        found: Result = {}
-        work = Work(*planned, cluster)
-        with kept as saved, work.on_machines(began) as running, saved.checkpoint.going_on():
-
-            def result(written: Written) -> Result:
-                found.update(
-                    command=command,
-                    status="done",
-                    what=what,
-                    rows=written.n_rows,
-                    dropped_rows=written.n_dropped,
-                    rows_by_component=list(written.counts) or None,
-                    n_passes=written.n_passes,
-                    **running.resources(written.bytes_read),
-                    output=output,
-                )
-                interrupts.defer()
-                return found
-
-            try:
-                with saved.standing.on(running.where):
-                    write_predictions(
-                        errors.seen(parameters), X, output, what=what, record=now, columns=errors.columns,
-                        kernel=errors.kernel, result=result, non_finite=non_finite,
-                        executor=running.executor, saved=saved.checkpoint, kept=columns,
-                    )  # fmt: skip
-            except DataError:
-                saved.remove()
-                raise
-            saved.done(found)
-        return found
-
-    return {**carried_on(cluster, run), "skipped": False}
-
-
-def _say_order(X: Source, output: str) -> None:
-    """Log in which order the points of a grid stand in a table."""
-    if is_parquet(output) and X.grid is not None and len(X.grid.shape) > 1:
-        say(
-            f"Rows are the points of a grid of shape {X.grid.shape}, chunk by chunk, and so are those of the table. "
-            "A Zarr output has its shape, and its coordinates."
-        )
 
 
 def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | None, force: bool) -> Result:

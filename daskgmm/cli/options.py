@@ -380,6 +380,13 @@ keep_option = option(
     help="Columns of INPUT to write before the predictions, where both are Parquet, such as id,ra,dec or *; !z leaves "
     "one out. They keep their types.",
 )
+
+
+def kept_names(keep: tuple[tuple[str, ...], ...]) -> list[str] | None:
+    """Return what was typed for `--keep`, once or several times; None where it was not."""
+    return [name for line in keep for name in line] or None
+
+
 force_option = option(
     "--force",
     is_flag=True,

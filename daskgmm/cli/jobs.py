@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from daskgmm.cli.input import Input, identity_of, meaning, note_weights
+from daskgmm.cli.given_start import Begun
+from daskgmm.cli.input import Input, identity_of, meaning
 from daskgmm.cli.outputs import check_place, finished_array, finished_fit, group_around
 from daskgmm.cli.passes_shown import passes_shown
 from daskgmm.cli.saving import Saving
@@ -23,7 +24,6 @@ from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import column_of_labels
-from daskgmm.fitting.score import check_features
 from daskgmm.fitting.status import Status
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.parameters import Parameters
@@ -48,19 +48,14 @@ Result = dict[str, Any]
 
 def fit(
     data: Input, output: str, options: FitOptions, *, cluster: Place, saving: Saving, force: bool,
-    of: tuple[str, Model] | None = None,
+    begun: Begun,
 ) -> Result:  # fmt: skip
-    """Return the result of a fit, whose model is then at `output`; `of` is the model that it adapts, and its place."""
+    """Return the result of a fit, whose model is then at `output`; `begun` has the model that it begins with."""
     began = perf_counter()
-    record = {} if of is None else of[1].record
-    (X, weights), labels = data.open(names=record.get("feature_names")), data.open_labels()
-    warm = None if of is None else (of[1].parameters, -np.inf)
-    command = "fit" if of is None else "adapt"
-    if of is not None:
-        note_weights(record, weights)
-        check_features(X, of[1].parameters, units=record.get("units"), names=record.get("feature_names"))
-    errors = data.measured(X)
-    saving.check(output, inputs=places(X, weights, labels, errors) | ({} if of is None else {"MODEL": of[0]}))
+    (X, weights), labels = data.open(names=begun.record.get("feature_names")), data.open_labels()
+    warm, command = None if begun.warm is None else (begun.warm, -np.inf), begun.command
+    inputs, errors = begun.check(X, weights), data.measured(X)
+    saving.check(output, inputs=places(X, weights, labels, errors) | inputs)
     identity = identity_of(X, weights, labels, errors)
     now = {"command": command, "options": options.as_json(), "input": identity, **meaning(X)}
     stored = finished_fit(output, now, force=force)
@@ -109,7 +104,8 @@ def fitting_work(
     beside = {**column_of_labels(models, X, labels), **errors.columns}
     asked = [errors.asked(options, X.n_features) if errors.are_given else options for options in models]
     n_columns = sum(column.n_features for column in beside.values())
-    rows, need = Rows.plan(X, weights, beside), fit_need(asked, X, n_columns=n_columns, labels=labels is not None)
+    rows = Rows.plan(X, weights, beside).checked(models[0].non_finite)
+    need = fit_need(asked, X, n_columns=n_columns, labels=labels is not None)
     return Work(rows, need, cluster, cache=models[0].cache)
 
 

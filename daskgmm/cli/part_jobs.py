@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any
 
+from daskgmm.cli.given_start import Begun
 from daskgmm.cli.input import Input, meaning
 from daskgmm.cli.jobs import fit_result, model_record, places, say_remarks
 from daskgmm.cli.outputs import check_place, differences, finished_fit
@@ -39,6 +40,7 @@ from daskgmm.passes.rows import Rows
 from daskgmm.places.log import say
 from daskgmm.places.machines import peak_bytes
 from daskgmm.places.signals import interrupts
+from daskgmm.sources.opening import takes_columns
 from daskgmm.sources.source import Source
 from daskgmm.stores.model_file import Model, load_model, save_model
 from daskgmm.stores.record_file import read_beside, refuse_urls, write_record
@@ -64,16 +66,20 @@ class Waiting(Record):
 
 
 def survey(
-    data: Input, output: str, options: FitOptions, *, part: tuple[int, int], memory_limit: int | None, force: bool
-) -> Result:
+    data: Input, output: str, options: FitOptions, *, part: tuple[int, int], memory_limit: int | None, force: bool,
+    begun: Begun,
+) -> Result:  # fmt: skip
     """Return the result of a part of the survey, which is then at `output`."""
+    names = begun.record.get("feature_names")
+    if names and data.columns is None and data.features is None and takes_columns(data.location):
+        data = replace(data, columns=tuple(names))
     X, weights = data.open()
-    _check_output(output, places(X, weights))
+    _check_output(output, places(X, weights) | begun.check(X, weights))
     check_shape(X, n_components=options.n_components)
     options.family.check(X.n_features)
     rows = Rows.plan(X, weights).checked(options.non_finite)
     opened = {name: value for name, value in asdict(data).items() if name != "location"}
-    asked = Asked.of(options, rows, input=_identity(X, weights), meaning=meaning(X), opened=opened)
+    asked = Asked.of(options, rows, input=_identity(X, weights), meaning=meaning(X), opened=opened, warm=begun.warm)
     waiting = Waiting(asked, first_pass(asked), [])
     return _part("survey", waiting, rows, part, output, memory_limit=memory_limit, force=force)
 

@@ -61,6 +61,8 @@ class Asked(Record):
         What is known of them by their metadata.
     edges : (n_partitions + 1,), int64
         Rows at which partitions begin, and the end.
+    warm : Parameters or None
+        A mixture that the fit goes on from.
     """
 
     options: FitOptions
@@ -70,11 +72,13 @@ class Asked(Record):
     rows: dict[str, Any]
     weights: dict[str, Any] | None
     edges: NDArray[np.int64]
+    warm: Parameters | None = None
 
     @classmethod
     def of(
-        cls, options: FitOptions, rows: Rows, *, input: dict[str, Any], meaning: dict[str, Any], opened: dict[str, Any]
-    ) -> Asked:
+        cls, options: FitOptions, rows: Rows, *, input: dict[str, Any], meaning: dict[str, Any], opened: dict[str, Any],
+        warm: Parameters | None = None,
+    ) -> Asked:  # fmt: skip
         """Return what is asked of some rows."""
         if options.starts_on_all_rows:
             raise OptionError(
@@ -85,12 +89,17 @@ class Asked(Record):
             )
         check_known(options, rows.X.n_features)
         weights = None if rows.weights is None else _known_of(rows.weights)
-        return cls(options, input, meaning, opened, _known_of(rows.X), weights, rows.edges)
+        return cls(options, input, meaning, opened, _known_of(rows.X), weights, rows.edges, warm)
 
     @property
     def json(self) -> dict[str, Any]:
         """What must be the same in everything that belongs to a fit."""
         return {"options": self.options.as_json(), "input": self.input}
+
+    @property
+    def model(self) -> Model:
+        """What is to be fitted."""
+        return Model(self.options, warm=None if self.warm is None else (self.warm, -np.inf))
 
     def planned(self) -> Rows:
         """Return the rows as far as they are known, which nobody can read."""
@@ -262,13 +271,12 @@ def go_on(
     done = standing.found if found is None else (*standing.found, found)
     rows, kept = asked.planned(), Remembered(standing.values, place)
     passes = _PassesOfParts(rows, standing.stamps, done)
-    model = Model(asked.options)
     with for_passes(None):
         progress = Progress(Evaluator(passes), 1, listener, kept)
         turn, awaited = Turn(standing, None, 0, 0, ()), None
         try:
-            known = surveyed(progress, [model], 0)
-            run = Run(progress, known, precise_enough(as_seen([model], known), known.survey))
+            known = surveyed(progress, [asked.model], 0)
+            run = Run(progress, known, precise_enough(as_seen([asked.model], known), known.survey))
             volume = known.volumes[None]
             best = run.started(0)[0]
             turn = replace(turn, candidate=best, volume=volume)
@@ -341,7 +349,7 @@ def _survey_pass(asked: Asked) -> SurveyPass:
     """Return the pass of the survey, as the stage of a fit asks for it."""
     progress = Progress(Evaluator(_PassesOfParts(asked.planned(), [], ())), 1, ignore, None)
     try:
-        surveyed(progress, [Model(asked.options)], 0)
+        surveyed(progress, [asked.model], 0)
     except _NobodyHasDone as missing:
         return cast(SurveyPass, missing.work)
     raise AssertionError("a fit begins with a survey")

@@ -395,5 +395,5 @@ class GaussianMixture(
         self.n_dropped_, self.n_dropped_by_feature_ = fit.n_dropped, list(fit.n_dropped_by_feature)
         self.support_, self.counts_ = fit.support.nats, fit.support.counts
         self._remarks, self._unsupported = fit.remarks, fit.spikes
-        self._seen, self.drift_ = fit.seen, fit.drift
+        self._seen, self.drift_, self._about = fit.seen, fit.drift, fit.about
         self.history_ = list(fit.history)

@@ -60,6 +60,7 @@ class Saved:
             **(support_record(Support(self.support_, self.counts_)) if hasattr(self, "support_") else {}),
             **({} if self._seen is None else {"seen": self._seen.as_json()}),
             "drift": getattr(self, "drift_", None),
+            "about": getattr(self, "_about", {}),
             "remarks": list(map(worded, getattr(self, "_remarks", ()))),
             "unsupported": list(getattr(self, "_unsupported", ())),
             **({"status": self._status.value} if hasattr(self, "_status") else {}),
@@ -113,6 +114,7 @@ class Saved:
         estimator.support_, estimator.counts_ = found.nats, found.counts
         estimator._remarks = tuple(str(one) for one in record.get("remarks", []))
         estimator._unsupported = tuple(int(k) for k in record.get("unsupported") or ())
+        estimator._about = dict(record.get("about") or {})
         estimator._seen, estimator.drift_ = seen_in(record, p), record.get("drift")
         estimator.history_ = [dict(one) for one in record.get("history", [])]
         made: Self = estimator

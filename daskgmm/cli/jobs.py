@@ -31,6 +31,8 @@ from daskgmm.mixture.record import finite_or_none
 from daskgmm.mixture.variational import Posterior
 from daskgmm.passes.provenance import provenance
 from daskgmm.passes.rows import Rows
+from daskgmm.pictures.draw import feature_names_of
+from daskgmm.pictures.known import known_of
 from daskgmm.pictures.report import condition_numbers
 from daskgmm.places.log import say
 from daskgmm.places.lost import carried_on
@@ -38,7 +40,7 @@ from daskgmm.places.machines import peak_bytes
 from daskgmm.places.place import Place
 from daskgmm.places.signals import interrupts
 from daskgmm.sources.source import Source
-from daskgmm.stores.model_file import Model, checksum, load_model, save_model
+from daskgmm.stores.model_file import Model, as_written, checksum, load_model, save_model
 from daskgmm.stores.model_record import support_record
 from daskgmm.stores.parquet_parts import check_parquet
 from daskgmm.stores.samples import write_sample
@@ -152,6 +154,8 @@ def inspect(model: str, *, history: bool = False) -> Result:
     """Return what a model file says; with `history` the record of each pass of its fit too."""
     found = load_model(model)
     p = found.parameters
+    with as_written(model):
+        about = {**(found.record.get("about") or {}), "known": known_of(found.record, feature_names_of(found))}
     return {
         "command": "inspect",
         "model": model,
@@ -164,6 +168,7 @@ def inspect(model: str, *, history: bool = False) -> Result:
         **p.as_json(),
         "weights": p.weights.tolist(),
         **({} if p.noise is None else {**p.noise.record, "noise": str(p.noise)}),
+        **about,
         "means": p.means.tolist(),
         "condition_numbers": condition_numbers(p).tolist(),
         "checksum": checksum(p),
@@ -215,6 +220,7 @@ def fit_result(done: Fit) -> Result:
         "weight": done.weight,
         **support_record(done.support),
         "unsupported": list(done.spikes),
+        **done.about,
         "remarks": list(map(worded, done.remarks)),
     }
 
@@ -250,6 +256,7 @@ def model_record(done: Fit, now: Result, found: Result) -> Result:
         "remarks": list(map(worded, done.remarks)),
         "seen": done.seen.as_json(),
         "drift": done.drift,
+        "about": done.about,
         "history": list(done.history),
         "provenance": provenance(),
     }

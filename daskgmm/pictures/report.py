@@ -44,6 +44,7 @@ def component_table(found: dict[str, Any]) -> str:
     ]
     if found.get("noise"):
         said.append(f"Beside the components: noise of {found['noise']}")
+    said += found.get("known") or []
     if "posterior" in found:
         said.append(f"by variational Bayes; {found['effective_components']} of the components have rows of their own")
     said += updates_text(found.get("updates"))

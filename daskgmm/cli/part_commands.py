@@ -73,7 +73,7 @@ def _task_options(command: Callable[..., Any]) -> Any:
 @_task_options
 @model_options
 @fit_options
-@input_options(weights=True)
+@input_options(weights=True, labels=True, errors=True)
 @output_option("PART", "what the part finds, such as S3")
 @force_option
 @log_options

@@ -124,8 +124,7 @@ class Conditionable:
         names = getattr(self, "feature_names_in_", None)
         if features is None:
             features = self._shared_names(open_rows(X))
-        given = self._numbers(features, "features")
-        found = Conditional.of(self._components(), self._within(given))
+        given, _, predictor = self._regression(features)
         rows = open_by_name(X, None if names is None else [str(names[j]) for j in given])
         if rows.n_features != len(given):
             raise DataError(
@@ -136,7 +135,15 @@ class Conditionable:
             )
         # (What is known of a row must be all that it is predicted from.)
         non_finite = "drop" if self.non_finite == "drop" else "error"  # type: ignore[attr-defined]
-        return predict_rows(rows, Regression.by(found), non_finite=non_finite)
+        found = predict_rows(rows, predictor, non_finite=non_finite)
+        return rows.as_given(found, predictor.what) if rows.as_given else found
+
+    def _regression(self, features: Features) -> tuple[NDArray[np.intp], Parameters, Regression]:
+        """Return the numbers of known features, their marginal mixture, and what predicts the others from them."""
+        given, names = self._numbers(features, "features"), getattr(self, "feature_names_in_", None)
+        found = Conditional.of(self._components(), self._within(given))
+        kept = np.setdiff1d(np.arange(self._components().n_features), given)
+        return given, found.known, Regression.by(found, None if names is None else tuple(str(names[j]) for j in kept))
 
     def _shared_names(self, rows: Source) -> list[str]:
         """Return the names of the columns of rows; an OptionError unless the mixture has all of them."""

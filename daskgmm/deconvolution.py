@@ -40,7 +40,7 @@ class Deconvolving:
         check_is_fitted(self, "means_")
         p, rows = self._parameters(), opened_rows(self, X, reset=False)  # type: ignore[attr-defined]
         of = Measured.of(errors, rows)
-        return self._predicted(rows, _denoiser(p, of), of)
+        return self._predicted(rows, denoiser(p, of), of)
 
     def _predict(self, X: Any, what: What, errors: Any = None, *, non_finite: str | None = None) -> Any:
         check_is_fitted(self, "means_")
@@ -48,16 +48,16 @@ class Deconvolving:
         check_gaps(p.noise, non_finite or self.non_finite)
         rows = opened_rows(self, X, reset=False)
         of = Measured() if errors is None else Measured.of(errors, rows)
-        found = self._predicted(rows, Predictor.of(of.seen(p), what, kernel=of.kernel), of, non_finite)
-        return rows.as_given(found, what) if rows.as_given else found
+        return self._predicted(rows, Predictor.of(of.seen(p), what, kernel=of.kernel), of, non_finite)
 
     def _predicted(self, rows: Any, predictor: Predictor, of: Measured, non_finite: str | None = None) -> Any:
         non_finite = non_finite or self.non_finite
         of.check_gaps(non_finite)
-        return predict_rows(rows, predictor, non_finite=non_finite, columns=of.columns)
+        found = predict_rows(rows, predictor, non_finite=non_finite, columns=of.columns)
+        return rows.as_given(found, predictor.what) if rows.as_given else found
 
 
-def _denoiser(p: Parameters, of: Measured) -> Predictor:
+def denoiser(p: Parameters, of: Measured) -> Predictor:
     """Return what predicts true values: of errors that are one for all rows by slopes that are too."""
     if of.common is None:
         return Denoising.by(of.seen(p))
@@ -65,7 +65,7 @@ def _denoiser(p: Parameters, of: Measured) -> Predictor:
     true = np.stack([_matrix(p, k) for k in range(p.n_components)])
     slopes = np.swapaxes(np.linalg.solve(true + of.common, true), -1, -2)
     return Regression(
-        Predictor.of(known, "proba").plan, "proba", p.means, np.ascontiguousarray(slopes.reshape(-1, d, d))
+        Predictor.of(known, "proba").plan, "denoise", p.means, np.ascontiguousarray(slopes.reshape(-1, d, d))
     )
 
 

@@ -18,15 +18,13 @@ from daskgmm.conditional import Conditionable
 from daskgmm.deconvolution import Deconvolving
 from daskgmm.diagnostics import Diagnosable
 from daskgmm.errors import OptionError
-from daskgmm.exchange import Convertible, attributes_of
+from daskgmm.exchange import Convertible
 from daskgmm.fitting.events import Listener
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.result import Fit
 from daskgmm.fitting.score import Score, score_source
-from daskgmm.fitting.status import Status
 from daskgmm.imputing import Imputing
 from daskgmm.inputs import (
     constructor,
@@ -383,18 +381,3 @@ class GaussianMixture(
         if noise is not None:
             p = replace(p, noise=noise.with_weight(self.noise_weight_))
         return replace(p, fixed=fixed) if len(fixed) == p.n_components + 1 else p
-
-    def _assign(self, fit: Fit) -> None:
-        self.__dict__ |= attributes_of(fit.parameters)
-        self._status = fit.status
-        self.converged_ = fit.status is Status.CONVERGED
-        self.n_iter_ = fit.n_iter
-        self.lower_bound_ = fit.lower_bound
-        self.lower_bounds_ = list(fit.lower_bounds)
-        self.log_likelihood_ = fit.log_likelihood
-        self.n_passes_ = fit.n_passes
-        self.n_dropped_, self.n_dropped_by_feature_ = fit.n_dropped, list(fit.n_dropped_by_feature)
-        self.support_, self.counts_ = fit.support.nats, fit.support.counts
-        self._remarks, self._unsupported = fit.remarks, fit.spikes
-        self._seen, self.drift_, self.entropy_ = fit.seen, fit.drift, fit.seen.entropy
-        self.history_ = list(fit.history)

@@ -1,4 +1,4 @@
-"""Estimators in model files: `save` and `load`."""
+"""What a fit has found as an estimator has it, from a fit or from a model file: `save` and `load`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from daskgmm.fitting.follow import seen_in
 from daskgmm.fitting.option import declared
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.options_json import from_json
+from daskgmm.fitting.result import Fit
 from daskgmm.fitting.seen import Seen
+from daskgmm.fitting.status import Status
 from daskgmm.kernels.support import Support
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
@@ -46,6 +48,22 @@ class Saved:
     def fit_options(self) -> FitOptions:
         """Return the options of its fit."""
 
+    def _assign(self: Any, fit: Fit) -> None:
+        """Take what a fit has found; `_of` has it from a file."""
+        self.__dict__ |= attributes_of(fit.parameters)
+        self._status = fit.status
+        self.converged_ = fit.status is Status.CONVERGED
+        self.n_iter_ = fit.n_iter
+        self.lower_bound_ = fit.lower_bound
+        self.lower_bounds_ = list(fit.lower_bounds)
+        self.log_likelihood_ = fit.log_likelihood
+        self.n_passes_ = fit.n_passes
+        self.n_dropped_, self.n_dropped_by_feature_ = fit.n_dropped, list(fit.n_dropped_by_feature)
+        self.support_, self.counts_ = fit.support.nats, fit.support.counts
+        self._remarks, self._unsupported = fit.remarks, fit.spikes
+        self._seen, self._about, self.drift_, self.entropy_ = fit.seen, fit.about, fit.drift, fit.seen.entropy
+        self.history_ = list(fit.history)
+
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the fitted mixture as a Zarr group; whole or not at all."""
         save_model(self._model(), path, overwrite=overwrite)
@@ -60,6 +78,7 @@ class Saved:
             **(support_record(Support(self.support_, self.counts_)) if hasattr(self, "support_") else {}),
             **({} if self._seen is None else {"seen": self._seen.as_json()}),
             "drift": getattr(self, "drift_", None),
+            "about": getattr(self, "_about", {}),
             "remarks": list(map(worded, getattr(self, "_remarks", ()))),
             "unsupported": list(getattr(self, "_unsupported", ())),
             **({"status": self._status.value} if hasattr(self, "_status") else {}),
@@ -113,6 +132,7 @@ class Saved:
         estimator.support_, estimator.counts_ = found.nats, found.counts
         estimator._remarks = tuple(str(one) for one in record.get("remarks", []))
         estimator._unsupported = tuple(int(k) for k in record.get("unsupported") or ())
+        estimator._about = dict(record.get("about") or {})
         estimator._seen, estimator.drift_ = seen_in(record, p), record.get("drift")
         estimator.entropy_ = np.nan if estimator._seen is None else estimator._seen.entropy
         estimator.history_ = [dict(one) for one in record.get("history", [])]

@@ -39,8 +39,8 @@ from tests.groups import two_groups
 
 # Without a dashboard its port is still served, by default 8787, which another cluster may have.
 COMMANDS = (
-    "fit", "select", "plan", "adapt", "predict", "impute", "status", "score", "sample", "inspect", "plot", "report",
-    "demo", "update", "marginal", "condition", "reduce", "combine",
+    "fit", "select", "plan", "adapt", "predict", "impute", "denoise", "regress", "status", "score", "sample",
+    "inspect", "plot", "report", "demo", "update", "marginal", "condition", "reduce", "combine",
     "survey", "start", "stats", "merge", "mstep",
 )  # fmt: skip
 

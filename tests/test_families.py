@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner
+from distributed import Client, LocalCluster
 from sklearn.base import clone
 
 from daskgmm import GaussianMixture, select
@@ -20,8 +22,13 @@ from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.sources.opening import open_rows
 from daskgmm.stores.checkpoint import Checkpoint
+from tests.clusters import LOCAL
+from tests.fitting.driving import small_partitions
 from tests.mixture.families import FOURTEEN
 from tests.reference_data import faithful
+from tests.test_promises import scaled_to
+
+__all__ = ["small_partitions"]
 
 START: dict[str, Any] = {
     "weights_init": [0.5, 0.5],
@@ -284,3 +291,24 @@ def test_a_point_mass_is_named(name: str) -> None:
     rows = np.concatenate([*wide, np.repeat(random.normal(0, 3, (1, 3)), 60, axis=0)])
     with pytest.warns(FitWarning, match="holds rows that are alike .* 60 rows near"):
         GaussianMixture(3, covariance_type=name, random_state=0).fit(rows)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_same_bits_for_any_number_of_workers(rows: np.ndarray, tmp_path: Path, small_partitions: None) -> None:
+    """With M-steps that iterate, which are the driver's."""
+    store, names = tmp_path / "X.zarr", ("VVE", "EVE", "lowrank-2", "lowrank-1-feature")
+    zarr.create_array(store, data=rows[:2000], chunks=(250, 4))
+
+    def fits() -> dict[str, GaussianMixture]:
+        asked: dict[str, Any] = {"tol": 0, "max_iter": 3, **around(rows)}
+        return {name: GaussianMixture(4, covariance_type=name, **asked).fit(store) for name in names}
+
+    with dask.config.set(scheduler="synchronous"):
+        expected = fits()
+    with LocalCluster(n_workers=4, threads_per_worker=1, **LOCAL) as cluster, Client(cluster) as client:
+        for n_workers in 4, 2, 1:
+            scaled_to(n_workers, cluster, client)
+            for name, found in fits().items():
+                for what in ("weights_", "means_", "covariances_", "lower_bounds_", "log_likelihood_", "support_"):
+                    ours, theirs = (np.asarray(getattr(one, what)) for one in (found, expected[name]))
+                    assert ours.tobytes() == theirs.tobytes(), (n_workers, name, what)

@@ -26,6 +26,7 @@ from daskgmm.cli.part_jobs import Waiting
 from daskgmm.errors import DataError
 from daskgmm.fitting.by_parts import Standing, go_on
 from daskgmm.fitting.fit import fit_mixture
+from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.sources import partition
@@ -198,6 +199,35 @@ def test_from_the_start_that_it_found_a_fit_comes_to_the_same_bits(client: Clien
     assert GaussianMixture.load(tmp_path / "M2").n_iter_ == 2
     assert GaussianMixture.load(tmp_path / "M2").predict(groups(10)).shape == (10,)
     call("inspect", tmp_path / "M2", "--history")
+
+
+@pytest.mark.parametrize("beside", ["deviations", "matrices", "one", "labels"])
+def test_errors_and_labels_come_with_the_rows_of_each_part(beside: str, client: Client, tmp_path: Path) -> None:
+    X, draw = groups(3000), np.random.default_rng(2)
+    S = 0.05 * np.eye(2) + 0.02
+    values: np.ndarray = {
+        "deviations": draw.uniform(0.1, 0.5, (3000, 2)),
+        "matrices": np.einsum("n,de->nde", draw.uniform(0.5, 1.5, 3000), S).reshape(3000, 4),
+        "one": S,
+        "labels": np.where(np.arange(3000) % 30 == 0, draw.integers(3, size=3000), -1),
+    }[beside]
+    np.save(tmp_path / "beside.npy", values)
+    place, _ = stored(tmp_path, "zarr", X)
+    flag = "--labels" if beside == "labels" else "--errors"
+    shared = ["-k", "3", "--restarts", "2", "--tol", "1e-4", "--seed", "5", flag, str(tmp_path / "beside.npy")]
+    model, _ = fitted_by_parts(tmp_path, place, 3, *shared)
+    rows, options = open_rows(place), FitOptions(n_components=3, n_init=2, tol=1e-4, seed=5)
+    column = open_rows(tmp_path / "beside.npy", argument="labels")
+    given: dict[str, Any] = {"labels": column} if beside == "labels" else {"errors": Measured.of(values, rows)}
+    expected = fit_mixture(rows, options, **given)
+    assert expected.n_iter > 1, "there is something to add up"
+    assert_same(model, expected)
+    assert load_model(model).record["about"] == json.loads(json.dumps(expected.about)) != {}
+    np.save(tmp_path / "beside.npy", values[::-1].copy())
+    if beside == "one":  # (whose numbers are part of what is asked)
+        np.save(tmp_path / "beside.npy", 2 * values)
+    said = call("stats", tmp_path / "M0", place, "--part", "1/3", "-o", tmp_path / "P", code=65).stderr
+    assert ("INPUT must be what" if beside == "one" else "INPUT must stay as it is while it is read") in said
 
 
 def test_a_fit_that_ends_at_max_iter_says_so_with_code_3(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from daskgmm.fitting.forecast import TASK_SECONDS, Range, em_passes, forecast, l
 from daskgmm.fitting.need import checkpoint_bytes, fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.trial import LEAST_BYTES, MOST_BYTES, Costs, Tried, shares, spread, tried
+from daskgmm.kernels.gap_bytes import gap_bytes
+from daskgmm.mixture.shapes.full import FULL
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.memory import stated_bytes
 from daskgmm.passes.rows import Rows
@@ -118,6 +120,46 @@ def test_weights_are_read_with_the_rows(store: Path, tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "w.zarr", data=np.ones(320_000), chunks=(20_000,))
     planned = json.loads(call("plan", store, "-k", 2, "--weights", tmp_path / "w.zarr", "--workers", 1).stdout)
     assert planned["tried"]["bytes_read"] == 80_000 * 33 * 8
+
+
+def test_errors_and_labels_are_read_with_the_rows(small_rows: np.ndarray, tmp_path: Path) -> None:
+    """Standard deviations, covariances, one error for all, and classes; each as in the fit, whose memory is stated."""
+    np.save(tmp_path / "X.npy", small_rows)
+    np.save(tmp_path / "deviations.npy", np.full((3000, 2), 0.1))
+    np.save(tmp_path / "matrices.npy", np.tile([0.1, 0.0, 0.0, 0.1], (3000, 1)))
+    np.save(tmp_path / "one.npy", np.diag([0.1, 0.2]))
+    np.save(tmp_path / "labels.npy", np.arange(3000) % 4 - 1)
+    for option, place, columns in (
+        ("--errors", "deviations.npy", 2), ("--errors", "matrices.npy", 4), ("--errors", "one.npy", 0),
+        ("--labels", "labels.npy", 1),
+    ):  # fmt: skip
+        asked = (tmp_path / "X.npy", "-k", 3, option, tmp_path / place)
+        planned = json.loads(call("plan", *asked).stdout)
+        assert planned["tried"]["bytes_read"] == 3000 * 8 * (2 + columns), place
+        done = json.loads(call("fit", *asked, "-o", tmp_path / f"{place}.zarr").stdout)
+        assert planned["memory"]["stated_peak_bytes"] == done["stated_peak_bytes"]
+    refused = call("plan", tmp_path / "X.npy", "-k", 3, "--errors", tmp_path / "one.npy", "--noise", "yes", code=64)
+    assert "--noise must be False with --errors" in refused.stderr
+
+
+def test_rows_with_gaps_are_tried_as_a_fit_computes_them(tmp_path: Path) -> None:
+    """Nearly each row has a gap: they count, and cost what a correction of each does; their memory is stated."""
+    rows = np.random.default_rng(0).normal(size=(20_000, 16))
+    full = tmp_path / "full.npy"
+    np.save(full, rows)
+    rows[np.random.default_rng(1).random(rows.shape) < 0.2] = np.nan
+    np.save(tmp_path / "gaps.npy", rows)
+    whole = json.loads(call("plan", full, "-k", 16).stdout)
+    planned = json.loads(call("plan", tmp_path / "gaps.npy", "-k", 16, "--non-finite", "marginalize").stdout)
+    assert not any("NaN" in said for said in planned["advice"])
+    # (Of three values a row it took 9 times what complete rows do.)
+    assert planned["tried"]["seconds_a_row"]["compute"] > 2 * whole["tried"]["seconds_a_row"]["compute"]
+    assert planned["memory"]["stated_peak_bytes"] - whole["memory"]["stated_peak_bytes"] >= gap_bytes(FULL, 16, 16)
+
+
+def test_what_is_known_of_parameters_can_be_planned(small_store: Path) -> None:
+    for options in (("--covariance-prior", "weak"), ("--covariance-floor", "relative 1e-3"), ("--noise", "yes")):
+        assert json.loads(call("plan", small_store, "-k", 3, *options).stdout)["components"] == 3
 
 
 @pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])

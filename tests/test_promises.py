@@ -34,6 +34,7 @@ from daskgmm.fitting.run import running
 from daskgmm.fitting.status import Status
 from daskgmm.kernels.estep import EStep
 from daskgmm.kernels.plan import make_plan
+from daskgmm.kernels.prediction import Predictor
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.memory import peak_worker_bytes
@@ -352,7 +353,9 @@ def test_a_store_larger_than_memory(tmp_path: Path) -> None:
             parameters = Parameters.from_covariances(
                 options.family, mixture.weights_, mixture.means_, mixture.covariances_
             )
-            found = write_predictions(parameters, source, str(tmp_path / "labels.zarr"), what="label", record={})
+            found = write_predictions(
+                Predictor.of(parameters, "label"), source, str(tmp_path / "labels.zarr"), record={}
+            )
             kernel_peak = watch.kernel_peak()
         assert sorted(client.run(os.getpid).values()) == pids, "no worker was restarted"
     order = np.argsort(mixture.means_[:, 0])

@@ -74,9 +74,11 @@ def adapt(
       daskgmm adapt background.zarr speaker.npy --relevance 8 --adapt weights,means --max-iter 1 -o speaker.zarr
     """
     from daskgmm.cli import jobs
+    from daskgmm.cli.given_start import Begun
     from daskgmm.fitting.adaptation import adapting
     from daskgmm.stores.model_file import load_model
 
     given = load_model(model)
+    begun = Begun({}, model, given, given.parameters, "adapt")
     options = adapting(given.parameters, {**how, "non_finite": data.non_finite}, relevance=relevance, adapt=adapt)
-    return jobs.fit(data, output, options, cluster=cluster, saving=saving, force=force, of=(model, given))
+    return jobs.fit(data, output, options, cluster=cluster, saving=saving, force=force, begun=begun)

@@ -15,9 +15,9 @@ from typing import Any
 import click
 
 from daskgmm.cli.adapt_command import adapt
+from daskgmm.cli.filled_commands import FILLED_COMMANDS
 from daskgmm.cli.fit_commands import fit, select
 from daskgmm.cli.group import Commands
-from daskgmm.cli.impute_command import impute
 from daskgmm.cli.model_commands import MODEL_COMMANDS
 from daskgmm.cli.options import (
     cluster_options,
@@ -25,6 +25,7 @@ from daskgmm.cli.options import (
     force_option,
     input_options,
     keep_option,
+    kept_names,
     log_options,
     names_type,
     option,
@@ -123,13 +124,13 @@ def predict(
       daskgmm predict model.zarr data.zarr --what proba --output probabilities.parquet
       daskgmm predict model.zarr stars.parquet --keep id,ra,dec --output labels.parquet
     """
-    from daskgmm.cli import jobs
+    from daskgmm.cli.predicting import Asked, predict
 
-    names = [name for line in keep for name in line] or None
-    return jobs.predict(model, data, output, what=what, keep=names, cluster=cluster, saving=saving, force=force)
+    return predict(model, data, output, Asked(what, kept_names(keep)), cluster=cluster, saving=saving, force=force)
 
 
-gmm.add_command(impute)
+for _command in FILLED_COMMANDS:
+    gmm.add_command(_command)
 gmm.add_command(status)
 
 

@@ -37,8 +37,8 @@ from daskgmm.cli.saving_options import accept_option, saving_options
 @cluster_options
 @log_options
 def fit(
-    *, components: int, covariance: str, how: dict[str, Any], of: Any, data: Any, output: str, saving: Any, force: bool,
-    cluster: Any,
+    *, components: int, covariance: str, init_from: str | None, how: dict[str, Any], of: Any, data: Any, output: str,
+    saving: Any, force: bool, cluster: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit a mixture to all rows of INPUT, and write the model.
 
@@ -51,6 +51,7 @@ def fit(
       daskgmm fit data.zarr --components 8 --output model.zarr
       daskgmm fit data.zarr -k 8 -o model.zarr --covariance diag --restarts 10 --memory-limit 2GiB
       daskgmm fit data.zarr -k 20 -o model.zarr --bayesian dirichlet_process
+      daskgmm fit new.zarr -k 8 -o new-model.zarr --init-from model.zarr --fixed covariances
       daskgmm fit s3://bucket/data.zarr -k 8 -o model.zarr --scheduler tcp://10.0.0.5:8786
 
     Prints one line a pass, then the result as JSON. Exit code 3: the model is written, but has not converged. Progress
@@ -58,9 +59,12 @@ def fit(
     interrupted, run it again: it goes on from there, to the same bits.
     """
     from daskgmm.cli import jobs
+    from daskgmm.cli.given_start import begun_with
 
-    options = of(n_components=components, covariance_type=covariance, non_finite=data.non_finite, **how)
-    return jobs.fit(data, output, options, cluster=cluster, saving=saving, force=force)
+    how = {**how, "n_components": components, "covariance_type": covariance, "non_finite": data.non_finite}
+    begun = begun_with(init_from, how)
+    options = of(**begun.how)
+    return jobs.fit(data, output, options, cluster=cluster, saving=saving, force=force, begun=begun)
 
 
 @click.command(cls=SectionCommand, short_help="Fit several mixtures in shared passes, and write the best.")

@@ -72,7 +72,7 @@ class Kinds(Kind):
 
 
 def model_options(command: Callable[..., Any]) -> Any:
-    """Declare how many components of which kind a mixture has, where a command fits one."""
+    """Declare how many components of which kind a mixture has, and with which it begins, where a command fits one."""
     return with_options(
         command,
         [
@@ -94,6 +94,12 @@ def model_options(command: Callable[..., Any]) -> Any:
                 metavar="KIND",
                 help="full (a full matrix each), tied (one for all), diag (axis-parallel), spherical (one variance "
                 "each); a family of mclust's, such as VEE; or lowrank, with --factors.",
+            ),
+            option(
+                "--init-from",
+                section="Start",
+                metavar="MODEL",
+                help="Begin with the components of a model: its weights, means and covariances. --fixed may hold some.",
             ),
         ],
     )

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from daskgmm.cli.input import Input, identity_of, meaning, note_weights
+from daskgmm.cli.given_start import Begun
+from daskgmm.cli.input import Input, identity_of, meaning
 from daskgmm.cli.outputs import check_place, finished_array, finished_fit, group_around
 from daskgmm.cli.passes_shown import passes_shown
 from daskgmm.cli.saving import Saving
 from daskgmm.cli.terminal import command_line_words
 from daskgmm.cli.work import Work
-from daskgmm.errors import DataError, worded
+from daskgmm.errors import worded
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.measured import Measured
@@ -23,13 +24,13 @@ from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import column_of_labels
-from daskgmm.fitting.score import check_features
 from daskgmm.fitting.status import Status
-from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.criteria import warn_of_small_weight
 from daskgmm.mixture.record import finite_or_none
 from daskgmm.passes.provenance import provenance
 from daskgmm.passes.rows import Rows
+from daskgmm.pictures.draw import feature_names_of
+from daskgmm.pictures.known import known_of
 from daskgmm.pictures.report import condition_numbers, posterior_record
 from daskgmm.places.log import say
 from daskgmm.places.lost import carried_on
@@ -37,10 +38,9 @@ from daskgmm.places.machines import peak_bytes
 from daskgmm.places.place import Place
 from daskgmm.places.signals import interrupts
 from daskgmm.sources.source import Source
-from daskgmm.stores.model_file import Model, checksum, load_model, save_model
+from daskgmm.stores.model_file import Model, as_written, checksum, load_model, save_model
 from daskgmm.stores.model_record import support_record
-from daskgmm.stores.output import Written, plan_predictions, write_predictions
-from daskgmm.stores.parquet_parts import check_parquet, is_parquet
+from daskgmm.stores.parquet_parts import check_parquet
 from daskgmm.stores.samples import write_sample
 
 Result = dict[str, Any]
@@ -48,19 +48,14 @@ Result = dict[str, Any]
 
 def fit(
     data: Input, output: str, options: FitOptions, *, cluster: Place, saving: Saving, force: bool,
-    of: tuple[str, Model] | None = None,
+    begun: Begun,
 ) -> Result:  # fmt: skip
-    """Return the result of a fit, whose model is then at `output`; `of` is the model that it adapts, and its place."""
+    """Return the result of a fit, whose model is then at `output`; `begun` has the model that it begins with."""
     began = perf_counter()
-    record = {} if of is None else of[1].record
-    (X, weights), labels = data.open(names=record.get("feature_names")), data.open_labels()
-    warm = None if of is None else (of[1].parameters, -np.inf)
-    command = "fit" if of is None else "adapt"
-    if of is not None:
-        note_weights(record, weights)
-        check_features(X, of[1].parameters, units=record.get("units"), names=record.get("feature_names"))
-    errors = data.measured(X)
-    saving.check(output, inputs=places(X, weights, labels, errors) | ({} if of is None else {"MODEL": of[0]}))
+    (X, weights), labels = data.open(names=begun.record.get("feature_names")), data.open_labels()
+    warm, command = None if begun.warm is None else (begun.warm, -np.inf), begun.command
+    inputs, errors = begun.check(X, weights), data.measured(X)
+    saving.check(output, inputs=places(X, weights, labels, errors) | inputs)
     identity = identity_of(X, weights, labels, errors)
     now = {"command": command, "options": options.as_json(), "input": identity, **meaning(X)}
     stored = finished_fit(output, now, force=force)
@@ -109,93 +104,9 @@ def fitting_work(
     beside = {**column_of_labels(models, X, labels), **errors.columns}
     asked = [errors.asked(options, X.n_features) if errors.are_given else options for options in models]
     n_columns = sum(column.n_features for column in beside.values())
-    rows, need = Rows.plan(X, weights, beside), fit_need(asked, X, n_columns=n_columns, labels=labels is not None)
+    rows = Rows.plan(X, weights, beside).checked(models[0].non_finite)
+    need = fit_need(asked, X, n_columns=n_columns, labels=labels is not None)
     return Work(rows, need, cluster, cache=models[0].cache)
-
-
-def predict(
-    model: str,
-    data: Input,
-    output: str,
-    *,
-    what: What,
-    keep: Sequence[str] | None,
-    cluster: Place,
-    saving: Saving,
-    force: bool,
-    command: str = "predict",
-) -> Result:
-    """Return the result of predicting for all rows, which are then at `output`."""
-    began = perf_counter()
-    fitted = load_model(model)
-    parameters, non_finite = fitted.parameters, data.treatment(fitted.record)
-    X, _ = data.open(names=fitted.record.get("feature_names"))
-    errors = data.measured(X) or Measured()
-    beside = {"--errors": errors.column.label} if errors.column is not None and errors.column.label != X.label else {}
-    saving.check(output, inputs={"MODEL": model, "INPUT": X.places, **beside})  # (labels may join its group)
-    check_parquet(output, option="--output")
-    columns = None if keep is None else X.kept(keep)
-    now = {
-        "command": command,
-        "model": checksum(parameters),
-        "what": what,
-        "non_finite": non_finite,
-        "keep": None if columns is None else list(columns.names),
-        "input": {"X": X.identity(), **({"errors": errors.identity()} if errors.are_given else {})},
-    }
-    stored = finished_array(output, now, force=force)
-    if stored is not None:
-        saving.done_before(output, now, stored)
-        return skipped(stored, output)
-    check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
-
-    planned = plan_predictions(Predictor.of(parameters, what, kernel=errors.kernel), X, output, columns, errors.columns)
-    _say_order(X, output)
-
-    def run(cluster: Place) -> Result:
-        kept = saving.work(output, now, force=force)
-        found: Result = {}
-        work = Work(*planned, cluster)
-        with kept as saved, work.on_machines(began) as running, saved.checkpoint.going_on():
-
-            def result(written: Written) -> Result:
-                found.update(
-                    command=command,
-                    status="done",
-                    what=what,
-                    rows=written.n_rows,
-                    dropped_rows=written.n_dropped,
-                    rows_by_component=list(written.counts) or None,
-                    n_passes=written.n_passes,
-                    **running.resources(written.bytes_read),
-                    output=output,
-                )
-                interrupts.defer()
-                return found
-
-            try:
-                with saved.standing.on(running.where):
-                    write_predictions(
-                        errors.seen(parameters), X, output, what=what, record=now, columns=errors.columns,
-                        kernel=errors.kernel, result=result, non_finite=non_finite,
-                        executor=running.executor, saved=saved.checkpoint, kept=columns,
-                    )  # fmt: skip
-            except DataError:
-                saved.remove()
-                raise
-            saved.done(found)
-        return found
-
-    return {**carried_on(cluster, run), "skipped": False}
-
-
-def _say_order(X: Source, output: str) -> None:
-    """Log in which order the points of a grid stand in a table."""
-    if is_parquet(output) and X.grid is not None and len(X.grid.shape) > 1:
-        say(
-            f"Rows are the points of a grid of shape {X.grid.shape}, chunk by chunk, and so are those of the table. "
-            "A Zarr output has its shape, and its coordinates."
-        )
 
 
 def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | None, force: bool) -> Result:
@@ -241,6 +152,8 @@ def inspect(model: str, *, history: bool = False) -> Result:
     """Return what a model file says; with `history` the record of each pass of its fit too."""
     found = load_model(model)
     p = found.parameters
+    with as_written(model):
+        about = {**(found.record.get("about") or {}), "known": known_of(found.record, feature_names_of(found))}
     return {
         "command": "inspect",
         "model": model,
@@ -252,6 +165,7 @@ def inspect(model: str, *, history: bool = False) -> Result:
         **posterior_record(p, found.record),
         "weights": p.weights.tolist(),
         **({} if p.noise is None else {**p.noise.record, "noise": str(p.noise)}),
+        **about,
         "means": p.means.tolist(),
         "condition_numbers": condition_numbers(p).tolist(),
         "checksum": checksum(p),
@@ -304,6 +218,7 @@ def fit_result(done: Fit) -> Result:
         "weight": done.weight,
         **support_record(done.support),
         "unsupported": list(done.spikes),
+        **done.about,
         "remarks": list(map(worded, done.remarks)),
     }
 
@@ -341,6 +256,7 @@ def model_record(done: Fit, now: Result, found: Result) -> Result:
         "remarks": list(map(worded, done.remarks)),
         "seen": done.seen.as_json(),
         "drift": done.drift,
+        "about": done.about,
         "history": list(done.history),
         "provenance": provenance(),
     }

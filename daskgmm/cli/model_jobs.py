@@ -19,14 +19,14 @@ Result = dict[str, Any]
 def marginal(model: str, output: str, *, features: tuple[str, ...], force: bool) -> Result:
     """Return the result of a marginal mixture, which is then at `output`."""
     asked = {"features": list(features)}
-    return _made("marginal", model, output, asked, lambda gm: gm.marginal(_features(gm, features)), force=force)
+    return _made("marginal", model, output, asked, lambda gm: gm.marginal(features_of(gm, features)), force=force)
 
 
 def condition(model: str, output: str, *, given: dict[str, float], force: bool) -> Result:
     """Return the result of a conditional mixture, which is then at `output`."""
 
     def make(gm: GaussianMixture) -> GaussianMixture:
-        return gm.condition(_features(gm, tuple(given)), list(given.values()))
+        return gm.condition(features_of(gm, tuple(given)), list(given.values()))
 
     return _made("condition", model, output, {"given": given}, make, force=force)
 
@@ -67,7 +67,7 @@ def _made(
     return {**result, "skipped": False}
 
 
-def _features(gm: GaussianMixture, named: tuple[str, ...]) -> list[str | int]:
+def features_of(gm: GaussianMixture, named: tuple[str, ...], *, flag: str = "`features`") -> list[str | int]:
     """Return features as Python has them: numbers from 1 become those from 0, where features have no names."""
     if hasattr(gm, "feature_names_in_"):
         return list(named)
@@ -75,6 +75,6 @@ def _features(gm: GaussianMixture, named: tuple[str, ...]) -> list[str | int]:
     for name in named:
         if not name.isdecimal() or not 1 <= int(name) <= n_features:
             raise OptionError(
-                "`features`", f"be numbers from 1 to {n_features}: this model's features have no names", repr(name)
+                flag, f"be numbers from 1 to {n_features}: this model's features have no names", repr(name)
             )
     return [int(name) - 1 for name in named]

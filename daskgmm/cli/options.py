@@ -146,96 +146,45 @@ def data_options(command: Command) -> Any:
     return declare(input_options(weights=True)(run))
 
 
-def _declarations_of_input(*, weights: bool, labels: bool, errors: bool) -> list[Callable[[Any], Any]]:
-    """Return the declarations to click of the options that say what INPUT is."""
-    options = [
-        option(
-            "--columns",
-            type=_Parsed("columns", _names),
-            multiple=True,
-            metavar="NAMES",
-            section="Input",
-            help="Columns of INPUT that are the features, such as ra,dec or z_*; !id leaves one out. Names with "
-            "commas stand in double quotes. Default: all but the weights, or those that MODEL was fitted to.",
-        ),
-        option(
-            "--array",
-            metavar="NAME",
-            section="Input",
-            help="Array to take, where INPUT is a Zarr group or an HDF5 file.",
-        ),
-        option(
-            "--features",
-            metavar="NAME",
-            section="Input",
-            help="Dimension along which the features lie, where the dimensions of INPUT have names.",
-        ),
+#: The options that say what INPUT is: of what (of every one, or what a command may ask for), flag, metavar, and help.
+_OF_INPUT: tuple[tuple[str, str, str | None, str, dict[str, Any]], ...] = (
+    ("", "--columns", "NAMES",
+     "Columns of INPUT that are the features, such as ra,dec or z_*; !id leaves one out. Names with commas stand in "
+     "double quotes. Default: all but the weights, or those that MODEL was fitted to.",
+     {"type": _Parsed("columns", _names), "multiple": True}),
+    ("", "--array", "NAME", "Array to take, where INPUT is a Zarr group or an HDF5 file.", {}),
+    ("", "--features", "NAME",
+     "Dimension along which the features lie, where the dimensions of INPUT have names.", {}),
+    ("weights", "--weights", "COLUMN|PLACE",
+     "A weight for each row: a column of INPUT, or the path or URL of an array of shape (rows,). 2 counts a row twice, "
+     "0 leaves it out.", {}),
+    ("weights", "--weights-array", "NAME", "Array to take, where --weights is a Zarr group.", {}),
+    ("labels", "--labels", "COLUMN|PLACE",
+     "The class of each row, a whole number, and -1 where nobody knows: a column of INPUT, or the path or URL of an "
+     "array of shape (rows,). Component 0 is class 0, and so on.", {}),
+    ("labels", "--labels-array", "NAME", "Array to take, where --labels is a Zarr group.", {}),
+    ("errors", "--errors", "COLUMNS|PLACE",
+     "Standard deviations of the measurement errors, not variances: columns of INPUT in the order of the features, as "
+     "e_ra,e_dec; or the path or URL of an array, (rows, features), or of covariances, (rows, features^2). What is "
+     "(features,) or (features, features) holds for all rows. MODEL is of the true values.", {}),
+    ("", "--missing-chunks", None,
+     "What to do about a chunk that is missing from a Zarr store. error: stop. fill: read the array's fill value, for "
+     "writers that leave out chunks of nothing else.",
+     {"type": click.Choice(["error", "fill"]), "default": "error", "show_default": True}),
+    ("", "--non-finite", None,
+     "What to do with rows that hold a NaN or an infinity. error: stop. drop: leave them out. marginalize: a NaN is a "
+     "value that is missing, and the rest of its row counts.  [default: error, or marginalize with a model that was "
+     "fitted so]", {"type": click.Choice(["error", "drop", "marginalize"]), "default": None}),
+)  # fmt: skip
+
+
+def _declarations_of_input(**asked: bool) -> list[Callable[[Any], Any]]:
+    """Return the declarations to click of the options that say what INPUT is, and what else a command asks for."""
+    return [
+        option(flag, metavar=metavar, section="Input", help=text, **more)
+        for of, flag, metavar, text, more in _OF_INPUT
+        if not of or asked[of]
     ]
-    if weights:
-        options += [
-            option(
-                "--weights",
-                metavar="COLUMN|PLACE",
-                section="Input",
-                help="A weight for each row: a column of INPUT, or the path or URL of an array of shape (rows,). 2 "
-                "counts a row twice, 0 leaves it out.",
-            ),
-            option(
-                "--weights-array",
-                metavar="NAME",
-                section="Input",
-                help="Array to take, where --weights is a Zarr group.",
-            ),
-        ]
-    if labels:
-        options += [
-            option(
-                "--labels",
-                metavar="COLUMN|PLACE",
-                section="Input",
-                help="The class of each row, a whole number, and -1 where nobody knows: a column of INPUT, or "
-                "the path or URL of an array of shape (rows,). Component 0 is class 0, and so on.",
-            ),
-            option(
-                "--labels-array",
-                metavar="NAME",
-                section="Input",
-                help="Array to take, where --labels is a Zarr group.",
-            ),
-        ]
-    if errors:
-        options.append(
-            option(
-                "--errors",
-                metavar="COLUMNS|PLACE",
-                section="Input",
-                help="Standard deviations of the measurement errors, not variances: columns of INPUT in the order of "
-                "the features, such as e_ra,e_dec; or the path or URL of an array, (rows, features), or of "
-                "covariances, (rows, features^2). What is (features,) or (features, features) holds for all rows. "
-                "MODEL is of the true values.",
-            )
-        )
-    options += [
-        option(
-            "--missing-chunks",
-            type=click.Choice(["error", "fill"]),
-            default="error",
-            show_default=True,
-            section="Input",
-            help="What to do about a chunk that is missing from a Zarr store. error: stop. fill: read the array's "
-            "fill value, for writers that leave out chunks of nothing else.",
-        ),
-        option(
-            "--non-finite",
-            type=click.Choice(["error", "drop", "marginalize"]),
-            default=None,
-            section="Input",
-            help="What to do with rows that hold a NaN or an infinity. error: stop. drop: leave them out. marginalize: "
-            "a NaN is a value that is missing, and the rest of its row counts.  [default: error, or marginalize with "
-            "a model that was fitted so]",
-        ),
-    ]
-    return options
 
 
 def cluster_options(command: Callable[..., Any]) -> Any:
@@ -380,6 +329,13 @@ keep_option = option(
     help="Columns of INPUT to write before the predictions, where both are Parquet, such as id,ra,dec or *; !z leaves "
     "one out. They keep their types.",
 )
+
+
+def kept_names(keep: tuple[tuple[str, ...], ...]) -> list[str] | None:
+    """Return what was typed for `--keep`, once or several times; None where it was not."""
+    return [name for line in keep for name in line] or None
+
+
 force_option = option(
     "--force",
     is_flag=True,

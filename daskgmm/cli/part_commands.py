@@ -73,13 +73,13 @@ def _task_options(command: Callable[..., Any]) -> Any:
 @_task_options
 @model_options
 @fit_options
-@input_options(weights=True)
+@input_options(weights=True, labels=True, errors=True)
 @output_option("PART", "what the part finds, such as S3")
 @force_option
 @log_options
 def survey(
-    *, part: tuple[int, int], memory_limit: int | None, components: int, covariance: str, how: dict[str, Any],
-    data: Any, output: str, force: bool,
+    *, part: tuple[int, int], memory_limit: int | None, components: int, covariance: str, init_from: str | None,
+    how: dict[str, Any], data: Any, output: str, force: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Survey a part of the rows of INPUT, for a fit by parts.
 
@@ -98,10 +98,13 @@ def survey(
     The options of the fit are given here, and the later commands know them. --cache has no effect.
     """
     from daskgmm.cli import part_jobs
+    from daskgmm.cli.given_start import begun_with
     from daskgmm.fitting.options import FitOptions
 
-    options = FitOptions(n_components=components, covariance_type=covariance, non_finite=data.non_finite, **how)
-    return part_jobs.survey(data, output, options, part=part, memory_limit=memory_limit, force=force)
+    how = {**how, "n_components": components, "covariance_type": covariance, "non_finite": data.non_finite}
+    begun = begun_with(init_from, how)
+    options = FitOptions(**begun.how)
+    return part_jobs.survey(data, output, options, part=part, memory_limit=memory_limit, force=force, begun=begun)
 
 
 @click.command(cls=SectionCommand, short_help="Fit by parts, 2: find a start on the sample.")

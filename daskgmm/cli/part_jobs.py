@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any
 
-from daskgmm.cli.input import Input, meaning
+from daskgmm.cli.given_start import Begun
+from daskgmm.cli.input import Input, identity_of, meaning
 from daskgmm.cli.jobs import fit_result, model_record, places, say_remarks
 from daskgmm.cli.outputs import check_place, differences, finished_fit
 from daskgmm.cli.part_files import (
@@ -25,9 +26,12 @@ from daskgmm.cli.passes_shown import passes_shown
 from daskgmm.errors import DataError, MemoryLimitError, OutputError
 from daskgmm.fitting.by_parts import Asked, Awaited, Standing, Turn, first_pass, go_on
 from daskgmm.fitting.checks import check_shape
+from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.run import column_of_labels
 from daskgmm.fitting.status import Status
+from daskgmm.kernels.labels import LABELS
 from daskgmm.mixture.record import Record, finite_or_none
 from daskgmm.passes.blas import blas_limit
 from daskgmm.passes.fingerprint import check_unchanged
@@ -39,6 +43,7 @@ from daskgmm.passes.rows import Rows
 from daskgmm.places.log import say
 from daskgmm.places.machines import peak_bytes
 from daskgmm.places.signals import interrupts
+from daskgmm.sources.opening import takes_columns
 from daskgmm.sources.source import Source
 from daskgmm.stores.model_file import Model, load_model, save_model
 from daskgmm.stores.record_file import read_beside, refuse_urls, write_record
@@ -64,16 +69,21 @@ class Waiting(Record):
 
 
 def survey(
-    data: Input, output: str, options: FitOptions, *, part: tuple[int, int], memory_limit: int | None, force: bool
-) -> Result:
+    data: Input, output: str, options: FitOptions, *, part: tuple[int, int], memory_limit: int | None, force: bool,
+    begun: Begun,
+) -> Result:  # fmt: skip
     """Return the result of a part of the survey, which is then at `output`."""
-    X, weights = data.open()
-    _check_output(output, places(X, weights))
+    names = begun.record.get("feature_names")
+    if names and data.columns is None and data.features is None and takes_columns(data.location):
+        data = replace(data, columns=tuple(names))
+    X, rows, errors = _opened(data, options)
+    _check_output(output, places(X, rows.weights, data.open_labels(), errors) | begun.check(X, rows.weights))
     check_shape(X, n_components=options.n_components)
     options.family.check(X.n_features)
-    rows = Rows.plan(X, weights).checked(options.non_finite)
     opened = {name: value for name, value in asdict(data).items() if name != "location"}
-    asked = Asked.of(options, rows, input=_identity(X, weights), meaning=meaning(X), opened=opened)
+    asked = Asked.of(
+        options, rows, input=_identity(data), meaning=meaning(X), opened=opened, warm=begun.warm, common=errors.common
+    )
     waiting = Waiting(asked, first_pass(asked), [])
     return _part("survey", waiting, rows, part, output, memory_limit=memory_limit, force=force)
 
@@ -84,13 +94,13 @@ def stats(
     """Return the result of a part of the pass that a model waits for, which is then at `output`."""
     waiting = _waiting(model)[0]
     asked = waiting.asked
-    X, weights = Input(location, **asked.opened).open()
-    _check_output(output, {**places(X, weights), "MODEL": model})
-    now = _identity(X, weights)
+    data = Input(location, **asked.opened)
+    X, rows, errors = _opened(data, asked.options)
+    _check_output(output, {**places(X, rows.weights, data.open_labels(), errors), "MODEL": model})
+    now = _identity(data)
     # (When it was written to, stamps tell, partition by partition.)
     if found := differences({"input": _lasting(asked.input)}, {"input": _lasting(now)}):
         raise DataError("INPUT", f"be what {model} is fitted to", "; ".join(found), "Name that input.")
-    rows = Rows.plan(X, weights).checked(asked.options.non_finite)
     if rows.edges.tolist() != asked.edges.tolist():
         raise DataError(
             "INPUT",
@@ -116,7 +126,7 @@ def _part(
     }  # fmt: skip
     if stored_part(output, wanted, force=force):
         return _skipped(result, output)
-    rows, stated = _in_memory(awaited.seen(rows), asked.options, memory_limit)
+    rows, stated = _in_memory(awaited.seen(rows), asked.model.options, memory_limit)
     say(
         f"Part {number} of {n_parts} of pass {awaited.number} ({awaited.name}): rows {rows.edges[begin]:,} to "
         f"{rows.edges[end]:,} of {rows.X.label}, in this process alone, with at most {mib(stated)} of memory.",
@@ -149,7 +159,8 @@ def _part(
 
 def _in_memory(rows: Rows, options: FitOptions, limit: int | None) -> tuple[Rows, int]:
     """Return rows as they fit in the memory of this process, which reads ahead if it can, and the bytes at peak."""
-    need = replace(fit_need([options], rows.X), own_bytes=0)
+    n_columns = sum(column.n_features for column in rows.columns.values())
+    need = replace(fit_need([options], rows.X, n_columns=n_columns, labels=LABELS in rows.columns), own_bytes=0)
     ahead = replace(rows, per_task=1 << (rows.n_partitions - 1).bit_length())  # (one task at once, of any size)
     for found in ahead, replace(ahead, prefetch=False):
         stated = peak_own_bytes(found, need, driving=False)
@@ -304,8 +315,16 @@ def _check_output(output: str, inputs: dict[str, Any]) -> None:
     check_place(output, inputs=inputs)
 
 
-def _identity(X: Source, weights: Source | None) -> Result:
-    return {"X": X.identity(), "weights": None if weights is None else weights.identity()}
+def _opened(data: Input, options: FitOptions) -> tuple[Source, Rows, Measured]:
+    """Return the rows of an input, the same with all that comes with them, and their measurement errors."""
+    (X, weights), errors = data.open(), data.measured(data.open()[0]) or Measured()
+    beside = {**column_of_labels([options], X, data.open_labels()), **errors.columns}
+    return X, Rows.plan(X, weights, beside).checked(options.non_finite), errors
+
+
+def _identity(data: Input) -> Result:
+    X, weights = data.open()
+    return identity_of(X, weights, data.open_labels(), data.measured(X))
 
 
 def _lasting(identity: Result) -> Result:

@@ -10,33 +10,16 @@ from typing import Any
 
 import click
 
-from daskgmm.cli.fit_options import Kind, fit_options
+from daskgmm.cli.fit_options import fit_options, model_options
 from daskgmm.cli.group import SectionCommand
 from daskgmm.cli.options import cluster_options, input_options, log_options, option
 
 
 @click.command(cls=SectionCommand, short_help="Say what a fit will take: memory, time, storage.")
 @click.argument("input")
-@option(
-    "-k",
-    "--components",
-    type=click.IntRange(min=1),
-    required=True,
-    section="Mixture",
-    metavar="N",
-    help="Number of Gaussians.",
-)
-@option(
-    "--covariance",
-    type=Kind(),
-    default="full",
-    show_default=True,
-    section="Mixture",
-    metavar="KIND",
-    help="full (a full matrix each), tied (one for all), diag (axis-parallel) or spherical (one variance each).",
-)
+@model_options
 @fit_options
-@input_options(weights=True)
+@input_options(weights=True, labels=True, errors=True)
 @option(
     "--for",
     "target",
@@ -49,8 +32,8 @@ from daskgmm.cli.options import cluster_options, input_options, log_options, opt
 @cluster_options
 @log_options
 def plan(
-    *, components: int, covariance: str, how: dict[str, Any], data: Any, target: str | None, as_json: bool,
-    cluster: Any,
+    *, components: int, covariance: str, init_from: str | None, how: dict[str, Any], data: Any, target: str | None,
+    as_json: bool, cluster: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Say what daskgmm fit with the same options will take, before it is begun. Nothing is written.
 
@@ -68,12 +51,15 @@ def plan(
     Exit code 65: it can never fit into this memory; the message says what would.
     """
     from daskgmm.cli import planning
+    from daskgmm.cli.given_start import begun_with
     from daskgmm.cli.plan_text import plan_text, resource_lines
     from daskgmm.fitting.options import FitOptions
     from daskgmm.places.log import say
 
-    options = FitOptions(n_components=components, covariance_type=covariance, non_finite=data.non_finite, **how)
-    result, planned = planning.plan(data, options, cluster=cluster, elsewhere=target is not None)
+    how = {**how, "n_components": components, "covariance_type": covariance, "non_finite": data.non_finite}
+    begun = begun_with(init_from, how)
+    options = FitOptions(**begun.how)
+    result, planned = planning.plan(data, options, cluster=cluster, elsewhere=target is not None, begun=begun)
     lines = None if target is None else resource_lines(planned, target)
     for text in result["advice"] if lines is not None else ():
         say(text)

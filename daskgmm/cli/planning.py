@@ -11,6 +11,7 @@ from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
 from daskgmm.cli.advice import advice, would_fit
+from daskgmm.cli.given_start import Begun
 from daskgmm.cli.input import Input
 from daskgmm.cli.jobs import Result, fitting_work
 from daskgmm.cli.planned import WORKER_SHARE, Planned
@@ -18,6 +19,7 @@ from daskgmm.cli.work import Running, Work
 from daskgmm.errors import MemoryLimitError
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.forecast import forecast
+from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.need import checkpoint_bytes
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.trial import tried
@@ -43,7 +45,7 @@ class _Elsewhere(LimitedExecutor):
         return [Room(self._limit or 0, 1)] * (self._n_threads or 0)
 
 
-def plan(data: Input, options: FitOptions, *, cluster: Place, elsewhere: bool) -> tuple[Result, Planned]:
+def plan(data: Input, options: FitOptions, *, cluster: Place, elsewhere: bool, begun: Begun) -> tuple[Result, Planned]:
     """Return what a fit will take, as JSON, and as it was planned; nothing is written, and one partition is read.
 
     Parameters
@@ -52,7 +54,9 @@ def plan(data: Input, options: FitOptions, *, cluster: Place, elsewhere: bool) -
         Whether workers will be those of a cluster that is not there yet: this machine stands for theirs.
     """
     began = perf_counter()
-    X, weights = data.open()
+    (X, weights), labels = data.open(names=begun.record.get("feature_names")), data.open_labels()
+    begun.check(X, weights)
+    errors = data.measured(X) or Measured()
     check_shape(X, n_components=options.n_components)
     options.family.check(X.n_features)
     local = cluster if isinstance(cluster, DaskCluster) and not cluster.joins else None
@@ -60,11 +64,12 @@ def plan(data: Input, options: FitOptions, *, cluster: Place, elsewhere: bool) -
         elsewhere = elsewhere and Rows.plan(X, weights).n_partitions > 1
         n_here = min(local.workers or CPU_COUNT, CPU_COUNT)
         cluster = replace(local, workers=n_here) if elsewhere else local
-    work = fitting_work([options], X, weights, cluster)
+    work = fitting_work([options], X, weights, cluster, labels=labels, errors=errors)
+    asked = errors.asked(options, X.n_features) if errors.are_given else options
     with _on_machines(work) as running:
         startup = perf_counter() - began
         threads = running.where.client.nthreads() if running.where.client and work.rows.n_partitions > 1 else None
-        found = tried(running.rows, options, running.executor, threads=threads)
+        found = tried(running.rows, asked, running.executor, threads=threads)
         there = _there(running, work, options)
     if elsewhere and local is not None:
         there = _elsewhere(work, options, local)

@@ -6,7 +6,7 @@ what it has come to is a record, which is written and read again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -17,7 +17,9 @@ from daskgmm.errors import DataError, OptionError
 from daskgmm.fitting.evaluate import Evaluator
 from daskgmm.fitting.events import Listener, ignore
 from daskgmm.fitting.known import check_known
+from daskgmm.fitting.known_source import KnownSource, known_of
 from daskgmm.fitting.loop import Candidate
+from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.progress import Progress
@@ -25,10 +27,13 @@ from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import Run
 from daskgmm.fitting.sample import FEW_ROWS
 from daskgmm.fitting.surveyed import as_seen, precise_enough, surveyed
+from daskgmm.kernels.errors import ERRORS
 from daskgmm.kernels.estep import CandidatesPass, EStep
 from daskgmm.kernels.folds import row_hash
 from daskgmm.kernels.plan import unpacked
 from daskgmm.kernels.score import SupportPass
+from daskgmm.mixture.arrays import Floats
+from daskgmm.mixture.common_errors import without_errors
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record
 from daskgmm.mixture.scaling import Scaling
@@ -40,7 +45,7 @@ from daskgmm.passes.survey import Survey, SurveyPass, sample_threshold
 from daskgmm.passes.task import CollectingPass, Pass, State
 from daskgmm.passes.tree import Passes
 from daskgmm.sources.digest import digest
-from daskgmm.sources.source import Reader, Source
+from daskgmm.sources.source import Source
 from daskgmm.stores.remembered import Remembered
 
 _WORK: dict[str, type[EStep] | type[SupportPass]] = {"em": EStep, "closing": SupportPass}
@@ -53,14 +58,21 @@ class Asked(Record):
     Attributes
     ----------
     options : FitOptions
+        As they are asked for: see `model`.
     input, meaning : dict
-        What tells the rows and their weights from others, and what a model says of them, as JSON.
+        What tells the rows and what comes with them from others, and what a model says of them, as JSON.
     opened : dict
         How the input is opened, as JSON.
     rows, weights : dict or None
         What is known of them by their metadata.
     edges : (n_partitions + 1,), int64
         Rows at which partitions begin, and the end.
+    warm : Parameters or None
+        A mixture that the fit goes on from.
+    columns : dict
+        What is known of what else comes with each row, by name.
+    common : (n_features, n_features), float64, or None
+        The covariance of the measurement errors, where all rows have one.
     """
 
     options: FitOptions
@@ -70,11 +82,15 @@ class Asked(Record):
     rows: dict[str, Any]
     weights: dict[str, Any] | None
     edges: NDArray[np.int64]
+    warm: Parameters | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    common: Floats | None = None
 
     @classmethod
     def of(
-        cls, options: FitOptions, rows: Rows, *, input: dict[str, Any], meaning: dict[str, Any], opened: dict[str, Any]
-    ) -> Asked:
+        cls, options: FitOptions, rows: Rows, *, input: dict[str, Any], meaning: dict[str, Any], opened: dict[str, Any],
+        warm: Parameters | None = None, common: Floats | None = None,
+    ) -> Asked:  # fmt: skip
         """Return what is asked of some rows."""
         if options.starts_on_all_rows:
             raise OptionError(
@@ -84,40 +100,33 @@ class Asked(Record):
                 "Choose another one, or fit all in one go, which makes the passes that it takes.",
             )
         check_known(options, rows.X.n_features)
-        weights = None if rows.weights is None else _known_of(rows.weights)
-        return cls(options, input, meaning, opened, _known_of(rows.X), weights, rows.edges)
+        weights = None if rows.weights is None else known_of(rows.weights)
+        columns = {name: known_of(column) for name, column in rows.columns.items()}
+        return cls(options, input, meaning, opened, known_of(rows.X), weights, rows.edges, warm, columns, common)
 
     @property
     def json(self) -> dict[str, Any]:
         """What must be the same in everything that belongs to a fit."""
         return {"options": self.options.as_json(), "input": self.input}
 
+    @property
+    def errors(self) -> Measured:
+        """The measurement errors of the rows, or none."""
+        column = None if ERRORS not in self.columns else KnownSource(self.columns[ERRORS])
+        return Measured(self.common, column, self.rows["n_features"])
+
+    @property
+    def model(self) -> Model:
+        """What is to be fitted."""
+        errors, warm = self.errors, None if self.warm is None else (self.warm, -np.inf)
+        options = errors.asked(self.options, self.rows["n_features"]) if errors.are_given else self.options
+        return Model(options, warm=errors.warm(warm))
+
     def planned(self) -> Rows:
         """Return the rows as far as they are known, which nobody can read."""
         weights = None if self.weights is None else KnownSource(self.weights)
-        return Rows(KnownSource(self.rows), weights, self.edges).checked(self.options.non_finite)
-
-
-class KnownSource(Source):
-    """Rows of which the metadata are known, and that are somewhere else."""
-
-    def __init__(self, known: Mapping[str, Any]) -> None:
-        self.label, self.n_rows, self.n_features = known["label"], known["n_rows"], known["n_features"]
-        self.dtype, self.column_labels = np.dtype(known["dtype"]), known["column_labels"]
-
-    def reader(self) -> Reader:
-        raise NotImplementedError("a fit by parts reads rows by its parts alone")
-
-
-def _known_of(source: Source) -> dict[str, Any]:
-    labels = source.column_labels
-    return {
-        "label": source.label,
-        "n_rows": source.n_rows,
-        "n_features": source.n_features,
-        "dtype": source.dtype.str,
-        "column_labels": None if labels is None else [label if isinstance(label, str) else None for label in labels],
-    }
+        columns: dict[str, Source] = {name: KnownSource(known) for name, known in self.columns.items()}
+        return Rows(KnownSource(self.rows), weights, self.edges, columns=columns).checked(self.options.non_finite)
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,8 @@ class Awaited(Record):
         How it sees the rows: see `Rows`.
     plans : tuple of tuple
         Of a pass over candidates: `Plan.packed` of each.
+    chosen : tuple
+        Which components a given kernel computes, of each, (n_components,), bool; None where there is none.
     """
 
     name: str
@@ -141,13 +152,16 @@ class Awaited(Record):
     check: str
     scaling: Scaling | None
     plans: tuple[tuple[Any, ...], ...] = ()
+    chosen: tuple[Any, ...] = ()
 
     def work(self, asked: Asked) -> Pass[Any]:
         """Return what computes it."""
         if self.name == "survey":
             return _survey_pass(asked)
         shape = asked.options.family.shape
-        return _WORK[self.name]([unpacked(shape, packed) for packed in self.plans])
+        kernel = asked.model.options.kernel
+        given = [None if mask is None else (kernel, mask) for mask in self.chosen]
+        return _WORK[self.name]([unpacked(shape, *each) for each in zip(self.plans, given, strict=True)])
 
     def seen(self, rows: Rows) -> Rows:
         """Return rows as it sees them."""
@@ -262,17 +276,16 @@ def go_on(
     done = standing.found if found is None else (*standing.found, found)
     rows, kept = asked.planned(), Remembered(standing.values, place)
     passes = _PassesOfParts(rows, standing.stamps, done)
-    model = Model(asked.options)
     with for_passes(None):
         progress = Progress(Evaluator(passes), 1, listener, kept)
         turn, awaited = Turn(standing, None, 0, 0, ()), None
         try:
-            known = surveyed(progress, [model], 0)
-            run = Run(progress, known, precise_enough(as_seen([model], known), known.survey))
+            known = surveyed(progress, [asked.model], 0)
+            run = Run(progress, known, precise_enough(as_seen([asked.model], known), known.survey))
             volume = known.volumes[None]
             best = run.started(0)[0]
             turn = replace(turn, candidate=best, volume=volume)
-            turn = replace(turn, fit=run.fits([0])[0])
+            turn = replace(turn, fit=asked.errors.of_true_values(run.fits([0])[0]))
         except _NobodyHasDone as missing:
             awaited = missing
         polishing = kept.get("polishing")
@@ -280,6 +293,7 @@ def go_on(
             best = turn.candidate if polishing is None else polishing.best(0)
             scaling = passes.rows.scaling
             parameters = best.parameters if scaling is None else scaling.back(best.parameters)
+            parameters = parameters if asked.common is None else without_errors(parameters, asked.common)
             turn = replace(turn, candidate=best, parameters=parameters)
     left = () if kept.n_puts else done
     values = kept.values if turn.candidate is None else _less_sample(kept.values, asked)
@@ -333,15 +347,16 @@ class _PassesOfParts(Passes):
 
 
 def _awaited(missing: _NobodyHasDone, number: int) -> Awaited:
-    plans = tuple(plan.packed for plan in getattr(missing.work, "plans", ()))
-    return Awaited(missing.name, number, missing.rows.check, missing.rows.scaling, plans)
+    plans = getattr(missing.work, "plans", ())
+    packed, chosen = (tuple(each) for each in ([p.packed for p in plans], [p.given and p.given[1] for p in plans]))
+    return Awaited(missing.name, number, missing.rows.check, missing.rows.scaling, packed, chosen)
 
 
 def _survey_pass(asked: Asked) -> SurveyPass:
     """Return the pass of the survey, as the stage of a fit asks for it."""
     progress = Progress(Evaluator(_PassesOfParts(asked.planned(), [], ())), 1, ignore, None)
     try:
-        surveyed(progress, [Model(asked.options)], 0)
+        surveyed(progress, [asked.model], 0)
     except _NobodyHasDone as missing:
         return cast(SurveyPass, missing.work)
     raise AssertionError("a fit begins with a survey")
@@ -360,5 +375,6 @@ def _less_sample(values: dict[str, Any], asked: Asked) -> dict[str, Any]:
         sample=(survey.sample[0][chosen],),
         sample_weights=(survey.sample_weights[0][chosen],),
         sample_rows=(numbers[chosen],),
+        sample_columns={name: (values[chosen],) for name, (values,) in survey.sample_columns.items()},
     )
     return {**values, "survey": found}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from daskgmm.fitting.about import about
 from daskgmm.fitting.drift import drift_of, said_of
 from daskgmm.fitting.evaluate import Request, check_counts
 from daskgmm.fitting.follow import floor_of
@@ -161,6 +162,7 @@ class Closing:
                 support=support,
                 seen=seen,
                 drift=drift,
+                about=about(self._known.survey, options, parameters, n_rows=score.n_rows, weight=score.weight),
                 spikes=spikes_of(parameters, support, options, n_rows=n_seen),
                 remarks=(
                     *said,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from daskgmm.fitting.option import Option, declare
 from daskgmm.fitting.stopping import StoppingRule
+from daskgmm.fitting.typed import numbers_of
 from daskgmm.mixture.record import Record
 
 
@@ -57,6 +58,9 @@ def _start_rows_rule(options: Any, value: Any) -> str:
     number = isinstance(value, Integral) and not isinstance(value, bool)
     enough = value is None or (number and value >= options.n_components)
     return "" if enough else f"an integer of at least `n_components` = {options.n_components}"
+
+
+_FOUND = "found on the sample"
 
 
 @dataclass(frozen=True)
@@ -224,9 +228,29 @@ class MainOptions(Record):
         ),
     )  # fmt: skip
     # (Arrays are checked against the rows, whose number of features that takes: `given`.)
-    weights_init: Any = declare(None, Option(help="Weights of the start."))
-    means_init: Any = declare(None, Option(help="Means of the start."))
-    precisions_init: Any = declare(None, Option(help="Precisions of the start."))
+    weights_init: Any = declare(
+        None,
+        Option(
+            help="Weights of the start: numbers such as 0.3,0.7; a .npy or .json file; or a model, whose weights are "
+            "meant.",
+            flag="--weights-init", section="Start", metavar="NUMBERS|FILE", parse=numbers_of("weights"),
+            default_text=_FOUND,
+        ),
+    )  # fmt: skip
+    means_init: Any = declare(
+        None,
+        Option(
+            help="Means of the start, likewise: [[0,0],[8,1]].", flag="--means-init", section="Start",
+            metavar="NUMBERS|FILE", parse=numbers_of("means"), default_text=_FOUND,
+        ),
+    )  # fmt: skip
+    precisions_init: Any = declare(
+        None,
+        Option(
+            help="Inverses of the covariances of the start, likewise.", flag="--precisions-init", section="Start",
+            metavar="NUMBERS|FILE", parse=numbers_of("precisions"), default_text=_FOUND,
+        ),
+    )  # fmt: skip
     kernel: str | Record = declare(
         "rule",
         Option(

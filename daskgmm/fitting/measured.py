@@ -41,10 +41,13 @@ class Measured:
         The covariance of those of every row, where that is one.
     column : Source or None
         Those of each row: n_features standard deviations, or a covariance, flat or its upper triangle row by row.
+    n_features : int
+        Of the rows; 0 without errors.
     """
 
     common: Floats | None = None
     column: Source | None = None
+    n_features: int = 0
 
     @classmethod
     def of(cls, errors: Any, X: Source) -> Measured:
@@ -68,12 +71,19 @@ class Measured:
             )
         if column.array is not None:
             _check_values(column.array, d)
-        return cls(column=column)
+        return cls(column=column, n_features=d)
 
     @property
     def are_given(self) -> bool:
         """Whether there are any."""
         return self.common is not None or self.column is not None
+
+    @property
+    def kind(self) -> str:
+        """What they are: "covariance" of all rows, "deviations" of each row, or "covariances"."""
+        if self.column is None:
+            return "covariance"
+        return "deviations" if self.column.n_features == self.n_features else "covariances"
 
     @property
     def columns(self) -> dict[str, Source]:
@@ -152,6 +162,9 @@ class Measured:
 
     def of_true_values(self, fit: Fit) -> Fit:
         """Return a fit with the mixture of the true values."""
+        if not self.are_given:
+            return fit
+        fit = replace(fit, about={**fit.about, "errors": self.kind})
         if self.common is None:
             return fit
         return replace(fit, parameters=without_errors(fit.parameters, self.common))

@@ -106,7 +106,7 @@ class Option:
 
     def typed(self, value: Any) -> Any:
         """Return the choice that a word stands for, or the value itself."""
-        return {word: choice for choice, word in self.words.items()}.get(value, value)
+        return {word: choice for choice, word in self.words.items()}.get(value, value) if self.words else value
 
     def _allows(self, value: Any) -> bool:
         if any(_is(value, choice) for choice in self.choices) or isinstance(value, self.types):

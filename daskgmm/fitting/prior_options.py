@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from numbers import Real
 from typing import Any
 
 from daskgmm.fitting.option import Option, declare
+from daskgmm.fitting.typed import fixed_parts, numbers, numbers_of
 from daskgmm.mixture.record import Record
 
 #: What of a mixture may be fixed, and the option that says at which values.
@@ -30,27 +30,12 @@ def relative_share(value: Any) -> float | None:
         return None
 
 
-def _number_or_array(text: str) -> Any:
-    """Return what is typed: a number, or numbers with commas between them or as JSON's lists."""
-    try:
-        found = json.loads(text if text.lstrip().startswith("[") or "," not in text else f"[{text}]")
-    except ValueError:
-        found = None
-    if isinstance(found, bool) or not isinstance(found, Real | list):
-        raise ValueError("is not a number, nor numbers as in 0.1,35 or [[2,1],[1,3]].")
-    return _tuples(found)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
 def _covariance_prior(text: str) -> Any:
-    return text if text == "weak" else _number_or_array(text)
+    return text if text == "weak" else numbers(text)
 
 
 def _covariance_floor(text: str) -> Any:
-    return text if relative_share(text) is not None else _number_or_array(text)
+    return text if relative_share(text) is not None else numbers(text)
 
 
 def _numbers(value: Any, least: float, *, above: bool = False) -> bool:
@@ -184,18 +169,23 @@ class PriorOptions(Record):
         None,
         Option(
             help="How many rows the prior on means, the rows' mean, counts as.", flag="--mean-precision-prior",
-            section="Priors", metavar="ROWS", parse=_number_or_array, rule=_at_least(0, "numbers of at least 0"),
+            section="Priors", metavar="ROWS", parse=numbers, rule=_at_least(0, "numbers of at least 0"),
             default_text="0.01 with --covariance-prior weak, else none", remedy="Take 0.01, or leave it out.",
         ),
     )  # fmt: skip
     mean_prior: Any = declare(
-        None, Option(help="Where means are expected.", rule=_mean_rule, remedy="Leave it out for the rows' mean.")
-    )
+        None,
+        Option(
+            help="Where means are expected: one row for all components, or one a component.", flag="--mean-prior",
+            section="Priors", metavar="NUMBERS|FILE", parse=numbers_of("means"), rule=_mean_rule,
+            default_text="the rows' mean", remedy="Leave it out for the rows' mean.",
+        ),
+    )  # fmt: skip
     degrees_of_freedom_prior: Any = declare(
         None,
         Option(
             help="Degrees of freedom of the prior on covariances.", flag="--degrees-of-freedom-prior",
-            section="Priors", metavar="FLOAT", parse=_number_or_array, rule=_degrees_rule, default_text="features + 2",
+            section="Priors", metavar="FLOAT", parse=numbers, rule=_degrees_rule, default_text="features + 2",
             remedy="Leave it out for n_features + 2.",
         ),
     )  # fmt: skip
@@ -203,7 +193,7 @@ class PriorOptions(Record):
         None,
         Option(
             help="Of the prior on weights: one more than the rows that each component is taken to have had.",
-            flag="--weight-concentration-prior", section="Priors", metavar="FLOAT", parse=_number_or_array,
+            flag="--weight-concentration-prior", section="Priors", metavar="FLOAT", parse=numbers,
             rule=_at_least(1, "numbers of at least 1"), default_text="none", remedy="1 is no prior.",
         ),
     )  # fmt: skip
@@ -219,7 +209,9 @@ class PriorOptions(Record):
     fixed: Any = declare(
         None,
         Option(
-            help="Which given parameters stay as they are.", rule=_fixed_rule,
-            remedy="Give for example {'weights': True}.",
+            help="Which given parameters stay as they are, such as weights,covariances; or those of some components, "
+            'such as \'{"means": [true, false]}\', as text or a .json file.',
+            flag="--fixed", section="Start", metavar="NAMES|FILE", parse=fixed_parts, rule=_fixed_rule,
+            default_text="none", remedy="Give for example {'weights': True}.",
         ),
     )  # fmt: skip

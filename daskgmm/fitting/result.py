@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daskgmm.fitting.seen import Seen
@@ -56,6 +56,8 @@ class Fit:
         What is kept of the rows, those before an update among them, so that others can follow.
     drift : dict or None
         How new rows differ from those before (`drift_of`); None where there were none before.
+    about : dict
+        What there was beside the rows, and known beforehand, as JSON (`about`); and which measurement errors.
     reach : float
         How far the mean log-likelihood may still rise, nats per unit of row weight; infinite where nobody knows.
     """
@@ -83,6 +85,7 @@ class Fit:
     n_weighted: int
     seen: Seen
     drift: dict[str, Any] | None = None
+    about: dict[str, Any] = field(default_factory=dict)
 
     def in_units(self, scaling: Scaling, volume: float, *, held_out: float) -> Fit:
         """Return a fit to rows that were mapped, in units of the data. (Its history is, already.)

@@ -27,12 +27,12 @@ from daskgmm.kernels.estep import EStep
 from daskgmm.kernels.plan import Plan, make_plan, precision_called
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.prior import Shrinkage, Together, maximise
+from daskgmm.mixture.prior import maximise
 from daskgmm.mixture.scaling import Scaling
 from daskgmm.passes.blas import blas_limit
 from daskgmm.passes.current import for_passes
 from daskgmm.passes.executor import Executor
-from daskgmm.passes.rows import Cut, Rows, blocks
+from daskgmm.passes.rows import Check, Cut, Rows, blocks, check_of
 from daskgmm.passes.survey import SurveyPass, sample_threshold
 from daskgmm.passes.travel import check_travel
 from daskgmm.sources.partition import RUN_BYTES, runs_of
@@ -113,25 +113,35 @@ class Job:
     n_rows : int
         Of the whole input.
     compiled : bool
+    columns : tuple of (str, int)
+        What else comes with each row: names, and how many numbers.
     """
 
     options: FitOptions
     n_features: int
     n_rows: int
     compiled: bool
+    columns: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def check(self) -> Check:
+        """How passes look at rows before it is known what they hold."""
+        return check_of(self.options.non_finite)
 
     @property
     def survey(self) -> SurveyPass:
         o = self.options
         size = 0 if o.is_closed_form else sample_size(o, self.n_rows, self.n_features)
         threshold = sample_threshold(self.n_rows, size) if size else -1
-        return SurveyPass(self.n_features, o.family.shape.leaves_common_term(), o.seed, threshold)
+        pairs = self.check == "marginalize" and o.family.shape.correlates
+        return SurveyPass(self.n_features, o.family.shape.leaves_common_term(), o.seed, threshold, with_pairs=pairs)
 
     def plan(self, mixture: Mixture, *, precision: str | None = None) -> Plan:
         """Return how a pass computes a mixture."""
         return make_plan(
             mixture.parameters, origin=mixture.origin, kernel=self.options.kernel,
             precision=precision_called(precision or self.options.precision), compiled=self.compiled,
+            gaps=self.check == "marginalize",
         )  # fmt: skip
 
 
@@ -160,7 +170,8 @@ def tried(rows: Rows, options: FitOptions, executor: Executor, *, threads: Mappi
     start, stop = rows.edges[partition : partition + 2].tolist()
     n_threads = 1 if threads is None else sum(threads.values())
     bounds = shares(X.run_edges, start, stop, row_bytes=X.row_bytes, n_threads=n_threads)
-    job = Job(options, X.n_features, X.n_rows, is_compiled(options, X))
+    columns = tuple((name, each.n_features) for name, each in rows.columns.items())
+    job = Job(options, X.n_features, X.n_rows, is_compiled(options, X), columns)
     workers = [] if threads is None else spread(threads)
     beside = 1 if threads is None else -(-len(bounds) // len(threads))
     check_travel(rows.sources, executor)
@@ -225,7 +236,9 @@ def warmed(job: Job) -> int:
     x = random.standard_normal((job.n_features, max(256, 4 * job.options.n_components)))
     with blas_limit.held():
         estep = EStep([job.plan(_mixture(job, x.T))])
-        estep.update(estep.zero(), Block(x, None, 0))
+        columns = {name: np.ones((n, x.shape[1])) for name, n in job.columns}
+        gaps = np.arange(x.size).reshape(x.shape) % 7 == 0 if job.check == "marginalize" else None
+        estep.update(estep.zero(), Block(x, None, 0, columns=columns, gaps=gaps))
     return os.getpid()
 
 
@@ -247,7 +260,7 @@ def go_over(job: Job, runs: Sequence[int], n_beside: int, names: Sequence[str], 
             held = {name: _touched(each.read(start, stop)) for name, each in others.items()}
             read, decode = perf_counter() - began, (process_time() - cpu) / n_beside
             n_bytes += run.nbytes + sum(values.nbytes for values in held.values())
-            cut = Cut(0, (start, stop), job.n_features, "scan", prefetch=False)
+            cut = Cut(0, (start, stop), job.n_features, job.check, prefetch=False)
             in_memory = _Held(run, start), {name: _Held(values, start) for name, values in held.items()}
             began, work = perf_counter(), job.survey
             state = work.zero()
@@ -257,10 +270,10 @@ def go_over(job: Job, runs: Sequence[int], n_beside: int, names: Sequence[str], 
             n_spoiled += spoiled
             if plan is None:
                 scaling = Scaling.of(state.row_set) if job.options.standardize and state.n_rows else None
-                X = _finite(run, job.n_features)
+                X = _finite(run, job)
                 mixture = _mixture(job, X if scaling is None else scaling.values(X))
                 plan, single = job.plan(mixture), _single(job, mixture, X)
-            cut = replace(cut, check="scan" if spoiled else "trust", scaling=scaling)
+            cut = replace(cut, check=job.check if spoiled or state.seen is not None else "trust", scaling=scaling)
             began, cpu, estep = perf_counter(), thread_time(), EStep([plan])
             sums = estep.zero()
             for block in blocks(cut, *in_memory):
@@ -291,11 +304,13 @@ def _touched(run: NDArray[Any]) -> NDArray[Any]:
     return run
 
 
-def _finite(run: NDArray[Any], n_features: int) -> Floats:
-    """Return finite rows of a run, from all over it; where there are none, rows out of nothing."""
-    found = np.asarray(run[:: max(1, len(run) // _FEW_ROWS)], dtype=np.float64).reshape(-1, n_features)
+def _finite(run: NDArray[Any], job: Job) -> Floats:
+    """Return finite rows of a run, from all over it, gaps filled in; where there are none, rows out of nothing."""
+    found = np.asarray(run[:: max(1, len(run) // _FEW_ROWS)], dtype=np.float64).reshape(-1, job.n_features)
+    if job.check == "marginalize":
+        found = Sample(found, np.ones(len(found)), np.arange(len(found), dtype=np.uint64), 0).filled
     found = found[np.isfinite(found).all(axis=1)]
-    return found if len(found) else np.random.default_rng(0).standard_normal((256, n_features))
+    return found if len(found) else np.random.default_rng(0).standard_normal((256, job.n_features))
 
 
 def _mixture(job: Job, X: Floats) -> Mixture:
@@ -310,11 +325,10 @@ def _mixture(job: Job, X: Floats) -> Mixture:
     labels = (Y @ centres.T - (centres**2).sum(axis=1) / 2).argmax(axis=1)
     members = [(rows, weights[rows]) for rows in (np.flatnonzero(labels == j) for j in range(k))]
     # (So few rows make no covariances of their own.)
-    shrinkage = Shrinkage(float(options.family.least_rows(X.shape[1])))
-    prior = Together((shrinkage, *([] if options.prior is None else [options.prior])))  # type: ignore[arg-type]
     options = replace(
-        options, prior=prior, standardize=False, stopping=None, tol=0.0, max_iter=_STEPS, acceleration=None
-    )
+        options, shrunk=float(options.family.least_rows(X.shape[1])), standardize=False, stopping=None, tol=0.0,
+        max_iter=_STEPS, acceleration=None, kernel="rule" if job.columns else options.kernel,
+    )  # fmt: skip
     spread = shape.regularise(spread_of(X, weights, shape, k), options.whole_prior.floor)
     found = moments_of(X, members, shape, random)
     start = maximise(found, options.family, previous=spread, prior=options.whole_prior)
@@ -328,7 +342,7 @@ def _mixture(job: Job, X: Floats) -> Mixture:
 
 def _single(job: Job, mixture: Mixture, X: Floats) -> float:
     """Return the time of an E-step on a block in single precision, over that in double; 1 where it is asked for."""
-    if job.options.precision == "single":
+    if job.options.precision == "single" or job.columns:
         return 1.0
     block = Block(np.ascontiguousarray(X[: block_length(job.n_features)].T), None, 0)
     seconds = []

@@ -24,7 +24,7 @@ class Denoising(Predictor):
     def by(cls, parameters: Parameters) -> Denoising:
         """Return the predictor of a mixture of true values."""
         origin = parameters.weights @ parameters.means
-        return cls(make_plan(parameters, origin=origin, kernel=Noisy()), "proba")
+        return cls(make_plan(parameters, origin=origin, kernel=Noisy()), "denoise")
 
     @property
     def n_columns(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from daskgmm.kernels.plan import Plan, make_plan
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 
-What = Literal["label", "proba", "score", "impute"]
+What = Literal["label", "proba", "score", "impute", "denoise", "features"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,10 @@ class Predictor:
     Attributes
     ----------
     plan : Plan
-    what : {"label", "proba", "score", "impute"}
+    what : {"label", "proba", "score", "impute", "denoise", "features"}
         The most probable component of a row; its responsibilities; its log-density in nats; the row with the means of
-        the values that it lacks, given those that it has. The noise comes after the components.
+        the values that it lacks, given those that it has; the means of its true values (`denoising`); those of other
+        features (`regression`). The noise comes after the components.
     """
 
     plan: Plan
@@ -53,11 +55,20 @@ class Predictor:
     @property
     def dimension(self) -> str:
         """What its columns are."""
-        return "feature" if self.what == "impute" else "component"
+        return "component" if self.what == "proba" else "feature"
+
+    def names(self, features: Sequence[str] | None) -> Sequence[str] | None:
+        """Return the names of its columns, given those of the features of the rows; None where they have none."""
+        return features if self.what in ("impute", "denoise") else None
 
     @property
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(np.intp if self.what == "label" else np.float64)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that it takes beside an E-step, whatever the number of rows."""
+        return 0
 
     def n_bytes(self, n_rows: int) -> int:
         """Return the bytes of a prediction for n_rows rows."""
@@ -96,11 +107,11 @@ class Predictor:
             )
         if self.what == "score":
             out[...] = score
-        elif self.what == "proba":
-            log_density /= total
-            self._write(block, log_density, out, work)
         elif imputes:
             densities.impute(self.plan, np.divide(log_density, total, out=log_density), out.T)
+        elif self.what != "label":
+            log_density /= total
+            self._write(block, log_density, out, work)
         if block.non_finite is not None and block.gaps is not None:
             out[block.non_finite] = self.unseen
         elif block.non_finite is not None:

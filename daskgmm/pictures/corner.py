@@ -183,7 +183,10 @@ def _tell(axes: Any, p: Parameters, *, lost: int, n_rows: int | None) -> None:
     for text in [f"and {number} {which}" for number, which in more if number and n > 1]:
         lines.append(Line2D([], [], linestyle="none"))
         labels.append(text)
-    if n > 1 and p.n_components > 1:
+    if p.noise is not None:
+        lines.append(Line2D([], [], linestyle="none"))
+        labels.append(f"noise: {_share(p.noise.weight)}")
+    if n > 1 and (p.n_components > 1 or p.noise is not None):
         # (Where two features leave one empty plot, the heading is within it; else it reaches over several.)
         place = axes[0, n - 1]
         place.legend(lines, labels, loc="upper right", fontsize=8 if n > 2 else 7, frameon=False, borderaxespad=0)

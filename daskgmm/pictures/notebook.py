@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from daskgmm.mixture.record import finite_or_none
 from daskgmm.pictures.comparison import selection_lines, with_points_aligned
 from daskgmm.pictures.draw import feature_names_of
+from daskgmm.pictures.known import known_of
 from daskgmm.pictures.marginals import telling_features
 from daskgmm.pictures.notation import in_one_notation, shares
 from daskgmm.pictures.page import warnings_of
@@ -60,6 +61,7 @@ def mixture_html(model: Model) -> str:
             ("features, in which components differ less", p.n_features, chosen),
         ) if len(shown) < n
     ]  # fmt: skip
+    left_out += known_of(model.record, feature_names_of(model))
     if p.noise is not None:
         left_out.append(f"Beside the components: noise of {p.noise}.")
     return _TABLE.render(

@@ -21,6 +21,7 @@ from daskgmm.pictures.citing import citation
 from daskgmm.pictures.comparison import COMPARED, selection_lines, with_points_aligned
 from daskgmm.pictures.corner import MOST_FEATURES, plot_corner
 from daskgmm.pictures.draw import feature_names_of
+from daskgmm.pictures.known import known_of
 from daskgmm.pictures.marginals import telling_features
 from daskgmm.pictures.notation import ratios, shares, with_deviations
 from daskgmm.pictures.plot import check_matplotlib, drawable, plot_history, plot_selection
@@ -81,6 +82,7 @@ _FIGURES = {
     "mean_log_likelihood": ("mean log-likelihood, nats a row", ".8g"),
     "log_likelihood": ("log-likelihood, nats", ",.2f"),
     "bound": ("lower bound on the log evidence, nats", ",.2f"),
+    "log_prior": ("log density of the prior, nats", ",.2f"),
     "bic": ("BIC (2 × nats, lower is better)", ",.2f"),
     "aic": ("AIC (2 × nats, lower is better)", ",.2f"),
     "icl": ("ICL (2 × nats, lower is better)", ",.2f"),
@@ -115,11 +117,12 @@ def _summary(model: Model, words: Mapping[str, str] | None) -> dict[str, Any]:
     state = f"Converged after {record.get('n_iter')} iterations." if record.get("converged") else ""
     said = posterior_text({**posterior, "components": p.n_components})
     state = " ".join([*([state] if state else []), *said, *updates_text(record.get("updates"))])
-    known = {**record, **found}
+    known = {**record, **(record.get("about") or {}), **found}
     figures = [
         (label, formatted(known[key], form)) for key, (label, form) in _FIGURES.items() if known.get(key) is not None
     ]
-    return {"lead": lead, "state": state, "warnings": warnings_of(model, words), "figures": figures}
+    said = known_of(record, feature_names_of(model))
+    return {"lead": lead, "state": state, "known": said, "warnings": warnings_of(model, words), "figures": figures}
 
 
 def warnings_of(model: Model, words: Mapping[str, str] | None = None) -> list[str]:

@@ -47,7 +47,7 @@ def component_table(found: dict[str, Any]) -> str:
     ]
     if found.get("noise"):
         said.append(f"Beside the components: noise of {found['noise']}")
-    said += posterior_text(found)
+    said += [*(found.get("known") or []), *posterior_text(found)]
     said += updates_text(found.get("updates"))
     if found.get("n_dropped"):
         by = spoiled_by(found.get("n_dropped_by_feature") or (), names)

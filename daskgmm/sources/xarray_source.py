@@ -214,12 +214,12 @@ class _Shape:
     grid: Grid | None
 
     def __call__(self, values: Any, name: str) -> Any:
-        """Return predictions, (n_rows,) or (n_rows, n_components), as a DataArray, lazy where they are."""
+        """Return predictions, (n_rows,) or (n_rows, n_columns), as a DataArray, lazy where they are."""
         import xarray
 
         if self.grid is not None:
             values = _lazily_on(self.grid, values) if _is_lazy(values) else self.grid.to_grid(values)
-        dims = (*self.dims, *(["feature" if name == "impute" else "component"] if values.ndim > len(self.dims) else []))
+        dims = (*self.dims, *(["component" if name == "proba" else "feature"] if values.ndim > len(self.dims) else []))
         return xarray.DataArray(values, dims=dims, coords=self.coordinates, name=name)
 
 

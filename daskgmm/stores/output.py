@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, OptionError, OutputError
 from daskgmm.kernels.block import Block, Workspace
-from daskgmm.kernels.prediction import Predictor, What
-from daskgmm.mixture.noise import check_gaps
-from daskgmm.mixture.parameters import Parameters
+from daskgmm.kernels.prediction import Predictor
 from daskgmm.mixture.record import Record
 from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.executor import Executor
@@ -77,11 +75,10 @@ class Written:
 
 
 def write_predictions(
-    parameters: Parameters,
+    predictor: Predictor,
     X: Source,
     output: str,
     *,
-    what: What,
     record: dict[str, Any],
     result: Callable[[Written], Mapping[str, Any]] | None = None,
     non_finite: str = "error",
@@ -89,12 +86,11 @@ def write_predictions(
     saved: Saved | None = None,
     kept: KeptColumns | None = None,
     columns: Mapping[str, Source] | None = None,
-    kernel: Any = "rule",
 ) -> Written:
     """Return what was written: predictions for all rows of X, (n_rows,) or (n_rows, n_components), in bounded memory.
 
-    Those of the points of a grid are in its shape, in a group, called as `what` is. Labels are int32, responsibilities
-    and log-densities (nats) float64. A local output is written beside its place and renamed when it is complete; at a
+    Those of the points of a grid are in its shape, in a group, called as what is predicted. Labels are int32, all else
+    (log-densities in nats) float64. A local output is written beside its place and renamed when it is complete; at a
     URL its attribute says complete at the end.
 
     Parameters
@@ -110,8 +106,8 @@ def write_predictions(
         Where to find, and to leave, what is done where this is cut short. It is of this input, model and output.
     kept : KeptColumns, optional
         Columns of the input, `X.kept(names)`, that stand before the predictions where the output is Parquet.
-    columns, kernel : mapping of str to Source, Kernel, optional
-        What else comes with each row, by name, and the kernel that knows it.
+    columns : mapping of str to Source, optional
+        What else comes with each row, by name, for a kernel of the predictor's that knows it.
 
     Raises
     ------
@@ -123,8 +119,6 @@ def write_predictions(
     began = perf_counter()
     if executor is None:
         executor = current_executor(travels=X.travels)
-    check_gaps(parameters.noise, non_finite)
-    predictor = Predictor.of(parameters, what, kernel=kernel)
     layout = layout_of(predictor, X, output, kept)
     rows, _ = promise_memory(_with(layout.rows.checked(non_finite), columns), _need(layout, predictor), executor)
     try:
@@ -135,7 +129,7 @@ def write_predictions(
                 _ = passes.files  # (as they are before anything is read)
                 state = passes.run(work, name="write")
                 passes.check_files(None)
-            n_rows, counts = sum(state.counts), state.counts if what == "label" else ()
+            n_rows, counts = sum(state.counts), state.counts if predictor.what == "label" else ()
             check_all_rows(X, n_rows + state.n_dropped)
             written = Written(n_rows, state.n_dropped, counts, rows.n_bytes, perf_counter() - began, output)
             found = {} if result is None else {"result": dict(result(written))}
@@ -196,9 +190,8 @@ def _with(rows: Rows, columns: Mapping[str, Source] | None) -> Rows:
 def _need(layout: Layout, predictor: Predictor) -> Need:
     plan = with_kernel(predictor, layout.rows.X.n_rows).plan
     beside = 0 if plan.given is None else plan.given[0].n_bytes(plan.shape, *plan.means.shape)
-    return Need(
-        plan.shape, plan.n_components, extra_bytes=layout.held_bytes + beside, compiled=plan.compiled, by_partition=True
-    )
+    held = layout.held_bytes + beside + predictor.held_bytes
+    return Need(plan.shape, plan.n_components, extra_bytes=held, compiled=plan.compiled, by_partition=True)
 
 
 def prediction_record(output: str) -> dict[str, Any] | None:

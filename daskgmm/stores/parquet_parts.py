@@ -247,7 +247,8 @@ class PartsTarget:
 class PartsLayout:
     """Predictions in a folder of Parquet files: some for each partition, whose numbers are in the order of the rows.
 
-    The column is called label or score; of probabilities there are proba_0, proba_1, and so on.
+    The column is called label or score; of probabilities there are proba_0, proba_1, and so on; features
+    have their names.
     """
 
     predictor: Predictor
@@ -311,7 +312,7 @@ class PartsLayout:
     @property
     def _names(self) -> tuple[str, ...]:
         what, n = self.predictor.what, self.predictor.n_columns
-        features = feature_names(self.rows.X.column_labels)
-        if what == "impute" and features is not None:
-            return tuple(features)
+        called = self.predictor.names(feature_names(self.rows.X.column_labels))
+        if called is not None:
+            return tuple(called)
         return (what,) if n is None else tuple(f"{what}_{k}" for k in range(n))

@@ -41,6 +41,7 @@ def rates(rows: Path, options: dict[str, Any], n_rounds: int) -> dict[str, Any]:
     summed.
     """
     from daskgmm import GaussianMixture
+    from daskgmm.kernels.prediction import Predictor
     from daskgmm.sources.opening import open_rows
     from daskgmm.stores.output import write_predictions
 
@@ -52,7 +53,7 @@ def rates(rows: Path, options: dict[str, Any], n_rounds: int) -> dict[str, Any]:
         took["e_step"].append(median(passes[1:]))
         began = perf_counter()
         write_predictions(
-            mixture._parameters(), open_rows(rows), str(rows.with_name("labels.zarr")), what="label", record={}
+            Predictor.of(mixture._parameters(), "label"), open_rows(rows), str(rows.with_name("labels.zarr")), record={}
         )
         took["written"].append(perf_counter() - began)
         began = perf_counter()

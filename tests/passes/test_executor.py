@@ -178,7 +178,7 @@ def test_arrays_in_memory_are_never_shipped_to_workers(
     mixture = GaussianMixture(3, random_state=0, tol=1e3).fit(ROWS, sample_weight=np.ones(len(ROWS)))
     mixture.score(ROWS)
     mixture.predict(ROWS)
-    write_predictions(PARAMETERS, open_rows(ROWS), str(tmp_path / "out"), what="label", record={})
+    write_predictions(Predictor.of(PARAMETERS, "label"), open_rows(ROWS), str(tmp_path / "out"), record={})
     # Neither are stored rows with weights in memory, nor a store in this process.
     mixture.fit(store, sample_weight=np.ones(len(ROWS)))
     array = zarr.create_array({}, data=ROWS, chunks=(1000, 3))
@@ -234,7 +234,7 @@ def test_blas_is_limited_while_rows_are_scored_and_predicted(tmp_path: Path, mon
 
     array = da.from_array(ROWS, chunks=(5000, 3)).map_blocks(noted, meta=np.empty((0, 0)))
     score_source(PARAMETERS, open_rows(array))
-    write_predictions(PARAMETERS, open_rows(array), str(tmp_path / "out"), what="label", record={})
+    write_predictions(Predictor.of(PARAMETERS, "label"), open_rows(array), str(tmp_path / "out"), record={})
     assert len(seen) == 4
     assert set.union(*seen) == {1}
     assert blas_threads() == {2}

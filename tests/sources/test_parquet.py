@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from daskgmm import GaussianMixture, open_rows
 from daskgmm.errors import DataError, InputMissingError, OptionError
+from daskgmm.kernels.prediction import Predictor
 from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.fingerprint import check_unchanged, fingerprints
 from daskgmm.passes.local_executor import LocalExecutor
@@ -383,7 +384,7 @@ def test_predictions_of_row_groups_of_any_length(
     mixture = GaussianMixture(3, random_state=0, start_rows=500, escape=False).fit(small_rows)
     expected, X = mixture.predict(rows), open_rows(tmp_path)
     assert len(set(np.diff(Rows.plan(X, None).edges)[:-1])) > 1, "uneven partitions"
-    write_predictions(mixture._parameters(), X, str(tmp_path / "labels.zarr"), what="label", record={})
+    write_predictions(Predictor.of(mixture._parameters(), "label"), X, str(tmp_path / "labels.zarr"), record={})
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "labels.zarr", mode="r")[:], expected)
     with pytest.warns(UserWarning, match="feature names"):
         np.testing.assert_array_equal(np.asarray(mixture.predict(X)), expected)

@@ -24,6 +24,7 @@ from daskgmm import GaussianMixture
 from daskgmm.errors import DataError, InputMissingError, OptionError
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
+from daskgmm.kernels.prediction import Predictor
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import SurveyPass
@@ -334,7 +335,7 @@ def test_predictions_are_those_of_the_rows_and_are_written_in_the_shape_of_the_g
     source: Any = open_rows(place, columns="w")
     with dask.config.set(scheduler="synchronous"):
         mixture = GaussianMixture(2, **ASKED).fit(source)
-        write_predictions(mixture._parameters(), source, str(tmp_path / "out"), what="score", record={})
+        write_predictions(Predictor.of(mixture._parameters(), "score"), source, str(tmp_path / "out"), record={})
         found = mixture.score_samples(source).compute()
     same = mixture.to_sklearn()
     del same.feature_names_in_

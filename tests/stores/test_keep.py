@@ -22,6 +22,7 @@ from distributed import Client
 
 from daskgmm.cli.commands import gmm
 from daskgmm.errors import DataError, InputMissingError, OptionError
+from daskgmm.kernels.prediction import Predictor
 from daskgmm.sources.opening import open_rows
 from daskgmm.sources.partition import MIB
 from daskgmm.stores.model_file import Model, save_model
@@ -77,7 +78,7 @@ def place(tmp_path: Path) -> Path:
 def written(place: Path, output: Path, *names: str, what: Any = "label", **options: Any) -> pa.Table:
     source = open_rows(place, columns=FEATURES)
     kept = source.kept(names)
-    write_predictions(PARAMETERS, source, str(output), what=what, record={}, kept=kept, **options)
+    write_predictions(Predictor.of(PARAMETERS, what), source, str(output), record={}, kept=kept, **options)
     return pyarrow.dataset.dataset(output).to_table()
 
 
@@ -156,7 +157,7 @@ source = open_rows(folder / "X.parquet", columns=["x0", "x1", "x2"])
 kept = source.kept(["text"])
 rows, need = plan_predictions(Predictor.of(parameters, "label"), source, "out.parquet", kept)
 with dask.config.set(scheduler="synchronous"):
-    write_predictions(parameters, source, str(folder / "out.parquet"), what="label", record={}, kept=kept)
+    write_predictions(Predictor.of(parameters, "label"), source, str(folder / "out.parquet"), record={}, kept=kept)
 print(peak() - before, need.extra_bytes + source.read_bytes(2 * 2**24))
 """
     done = subprocess.run(

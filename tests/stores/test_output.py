@@ -49,7 +49,7 @@ def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def written(data: Any, path: Path | str, *, what: Any = "label", **options: Any) -> tuple[Written, zarr.Array[Any]]:
-    found = write_predictions(PARAMETERS, open_rows(data), str(path), what=what, record=RECORD, **options)
+    found = write_predictions(Predictor.of(PARAMETERS, what), open_rows(data), str(path), record=RECORD, **options)
     return found, zarr.open_array(str(path), mode="r")
 
 
@@ -149,7 +149,7 @@ def test_every_chunk_is_written_once_and_whole(what: Any, tmp_path: Path, monkey
         with monkeypatch.context() as patch:
             patch.setattr(zarr, "open_array", lambda *a, **k: Recorded(really(*a, **k), writes))
             write_predictions(
-                PARAMETERS, open_rows(data), str(tmp_path / "out"), what=what, record=RECORD
+                Predictor.of(PARAMETERS, what), open_rows(data), str(tmp_path / "out"), record=RECORD
             )  # fmt: skip
         chunk = really(tmp_path / "out").chunks[0]
         assert sorted(writes) == [(a, min(a + chunk, 10_000)) for a in range(0, 10_000, chunk)], name
@@ -174,8 +174,8 @@ def test_chunks_held_count_against_the_memory_limit(tmp_path: Path, monkeypatch:
     zarr.create_array(tmp_path / "X.zarr", shape=(1_000_000,), chunks=(99_991,), dtype="u1")  # absent chunks are zeros
     with pytest.raises(MemoryLimitError, match=r"got a need of \d+ MiB"):
         write_predictions(
-            parameters_of(case), open_rows(tmp_path / "X.zarr"), str(tmp_path / "out"), what="proba", record={},
-            executor=Limited(400 * MIB),
+            Predictor.of(parameters_of(case), "proba"), open_rows(tmp_path / "X.zarr"), str(tmp_path / "out"),
+            record={}, executor=Limited(400 * MIB),
         )  # fmt: skip
     assert os.listdir(tmp_path) == ["X.zarr"]
 
@@ -337,7 +337,7 @@ def test_file_url_is_a_path(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         written(rows, f"file://{tmp_path}/out")
     assert os.listdir(tmp_path) == []
-    write_predictions(PARAMETERS, open_rows(X), f"file://{tmp_path}/out", what="label", record=RECORD)
+    write_predictions(Predictor.of(PARAMETERS, "label"), open_rows(X), f"file://{tmp_path}/out", record=RECORD)
     assert prediction_record(f"file://{tmp_path}/out") == {"complete": True, **RECORD}
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "out")[...], expected("label"))
 

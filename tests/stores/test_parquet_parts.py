@@ -47,7 +47,7 @@ def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def written(data: Any, path: Path, *, what: Any = "label", **options: Any) -> tuple[Written, pd.DataFrame]:
-    found = write_predictions(PARAMETERS, open_rows(data), str(path), what=what, record=RECORD, **options)
+    found = write_predictions(Predictor.of(PARAMETERS, what), open_rows(data), str(path), record=RECORD, **options)
     return found, pd.read_parquet(path)
 
 
@@ -224,11 +224,11 @@ def test_a_url_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(
         OptionError, match=r"the output must be a path where it is Parquet; got the URL s3://.*"
     ) as told:
-        write_predictions(PARAMETERS, open_rows(X), "s3://nowhere/labels.parquet", what="label", record={})
+        write_predictions(Predictor.of(PARAMETERS, "label"), open_rows(X), "s3://nowhere/labels.parquet", record={})
     # The remedies.
     assert "or write Zarr, which may be at a URL: s3://nowhere/labels.zarr" in str(told.value)
-    write_predictions(PARAMETERS, open_rows(X), f"memory://{tmp_path}/labels.zarr", what="label", record={})
-    write_predictions(PARAMETERS, open_rows(X), f"file://{tmp_path}/labels.parquet", what="label", record={})
+    write_predictions(Predictor.of(PARAMETERS, "label"), open_rows(X), f"memory://{tmp_path}/labels.zarr", record={})
+    write_predictions(Predictor.of(PARAMETERS, "label"), open_rows(X), f"file://{tmp_path}/labels.parquet", record={})
     np.testing.assert_array_equal(pd.read_parquet(tmp_path / "labels.parquet")["label"], expected("label"))
 
 

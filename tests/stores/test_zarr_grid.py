@@ -84,7 +84,7 @@ def right(what: Any, data: Any, parameters: Any = PARAMETERS) -> np.ndarray:
 def written(data: Any, path: Any, *, what: Any = "label", columns: Any = ("temp", "salt"), **options: Any) -> Any:
     source = open_rows(data, columns=list(columns))
     return write_predictions(
-        PARAMETERS, source, str(path), what=what, record=RECORD, **{"non_finite": "drop", **options}
+        Predictor.of(PARAMETERS, what), source, str(path), record=RECORD, **{"non_finite": "drop", **options}
     )
 
 
@@ -202,7 +202,7 @@ def test_features_along_a_dimension_leave_the_others(tmp_path: Path) -> None:
     data = xr.Dataset({"x": (("time", "level", "lat", "lon"), both)}, {"level": [0.0, 5.0], "lat": ocean()["lat"]})
     data.to_zarr(tmp_path / "x.zarr", encoding={"x": {"chunks": (2, 2, 20, 25)}}, consolidated=False)
     source = open_rows(tmp_path / "x.zarr", columns=["x"], features="level")
-    write_predictions(PARAMETERS, source, str(tmp_path / "out"), what="label", record={}, non_finite="drop")
+    write_predictions(Predictor.of(PARAMETERS, "label"), source, str(tmp_path / "out"), record={}, non_finite="drop")
     ours = opened(tmp_path / "out")
     assert list(ours.coords) == ["lat"]
     np.testing.assert_array_equal(ours["label"].values, right("label", ocean()))

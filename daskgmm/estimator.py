@@ -44,7 +44,6 @@ from daskgmm.mixture.family import Family, family_of
 from daskgmm.mixture.parameters import Parameters, parameters_of
 from daskgmm.mixture.sampling import sample
 from daskgmm.pictures.pictured import Pictured
-from daskgmm.saved import Saved
 from daskgmm.updating import Updatable
 
 
@@ -57,7 +56,6 @@ class GaussianMixture(
     Diagnosable,
     Deconvolving,
     Updatable,
-    Saved,
     Imputing,
     DensityMixin,  # type: ignore[misc]
     BaseEstimator,  # type: ignore[misc]

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from daskgmm.callbacks import call_back
 from daskgmm.fitting.events import Listener
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.follow import check_forgetting, unknown_rows
-from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.result import Fit
-from daskgmm.fitting.seen import Past, Seen
+from daskgmm.fitting.seen import Past
 from daskgmm.inputs import opened_rows, opened_weights, printing, warn_of, warn_unless_converged
-from daskgmm.mixture.parameters import Parameters
+from daskgmm.saved import Saved
 
 
-class Updatable:
+class Updatable(Saved):
     """Gives an estimator `partial_fit`."""
 
-    options_type: ClassVar[type[FitOptions]]
     verbose: int
     verbose_interval: int
     max_iter: int
     n_iter_: int
-    _seen: Seen | None
-
-    @abstractmethod
-    def _parameters(self) -> Parameters:
-        """Return the mixture."""
-
-    @abstractmethod
-    def fit_options(self) -> FitOptions:
-        """Return the parameters as the options of a fit."""
-
-    @abstractmethod
-    def _assign(self, fit: Fit) -> None:
-        """Take the outcome of a fit."""
 
     def partial_fit(self, X: Any, y: Any = None, *, sample_weight: Any = None, forgetting: float = 0.0) -> Self:
         """Return the estimator, updated by new rows: those before count as they did, and are not read again.
@@ -80,8 +63,8 @@ class Updatable:
             self.__dict__ = before
             raise
         if self.max_iter > 0:
-            warn_unless_converged(self._status, self.n_iter_, stacklevel=2)  # type: ignore[attr-defined]
-        warn_of(self._remarks, stacklevel=2)  # type: ignore[attr-defined]
+            warn_unless_converged(self._status, self.n_iter_, stacklevel=2)
+        warn_of(self._remarks, stacklevel=2)
         return self
 
     def _follow(self, X: Any, sample_weight: Any, forgetting: float, hear: Listener) -> None:

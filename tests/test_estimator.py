@@ -18,7 +18,7 @@ from sklearn import mixture
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from daskgmm import GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.errors import DataError, InputMissingError, OptionError, OutputError
 from daskgmm.fitting import race
 from daskgmm.fitting.history import COLUMNS
@@ -606,3 +606,9 @@ def test_random_state_takes_a_generator_and_refuses_what_is_no_seed() -> None:
     for wrong in (-1, 2**32, "0", 1.5):
         with pytest.raises(OptionError, match="random_state must be a whole number from 0 to 2\\^32 - 1, a Generator"):
             GaussianMixture(2, random_state=wrong).fit(X)
+
+
+@pytest.mark.parametrize("kind", [GaussianMixture, BayesianGaussianMixture])
+def test_no_base_hides_a_method_of_another(kind: type) -> None:
+    left = [name for name in dir(kind) if getattr(getattr(kind, name, None), "__isabstractmethod__", False)]
+    assert left == []

@@ -26,8 +26,9 @@ from daskgmm.kernels.support import leave_out
 from daskgmm.kernels.tile import Tile
 from daskgmm.mixture.arrays import Floats
 
-#: Responsibilities of rows with gaps below such a part of the largest are exact zeros: they are lost in rounding.
-NEGLIGIBLE = 1e-20
+#: Log of the smallest responsibility, as a part of the largest, of rows with gaps whose sums are made: each costs as
+#: much as a row, and what is less is lost in rounding.
+NEGLIGIBLE = -46.0
 _NO_WEIGHTS = np.empty(0)
 
 
@@ -168,7 +169,7 @@ class Densities(Tile):
         if self.gaps is not None:
             # (A density of fewer features has no term that all components have in common.)
             self.complete = True
-            np.copyto(self.x, plan.origin[:, np.newaxis], where=self.gaps.every)
+            self.gaps.fill(self.x, plan.origin)
         result: NDArray[Any] = self.work.get("log_density", (plan.n_densities, self.x.shape[1]), plan.precision.dtype)
         of_components = result[: plan.n_components]
         for kernel, own in forms(plan):
@@ -186,6 +187,8 @@ class Densities(Tile):
     def responsibilities(self, plan: Plan, log_density: NDArray[Any], weights: Floats | None) -> Floats:
         """Return log-sum-exp of each row, (n_rows,), nats, and turn `log_density` into weighted responsibilities."""
         n_rows, smallest = log_density.shape[1], plan.precision.smallest_log_resp
+        if self.keeps and self.gaps is not None and len(self.gaps.rows):
+            smallest = max(smallest, NEGLIGIBLE)
         if plan.compiled:
             log_likelihood: Floats = self.work.get("log_likelihood", (n_rows,))
             scratch = self.work.get("softmax", (2, n_rows), log_density.dtype.type)
@@ -238,9 +241,6 @@ class Densities(Tile):
             filled[:] = 0.0
         gaps = self.gaps if self.gaps is not None and len(self.gaps.rows) else None
         whole = resp = resp[: plan.n_components]
-        if gaps is not None:
-            # (Each that is left costs as much as a row.)
-            resp[resp < NEGLIGIBLE * resp.max(axis=0)] = 0.0
         if gaps is not None and not all(kernel.about_origin for kernel, _ in forms(plan)):
             # (Rows with gaps are summed completed, and not corrected, where sums are in units of a component.)
             whole = resp.copy()

@@ -101,13 +101,18 @@ class EStep(CandidatesPass):
 
     def update(self, state: list[Statistics], block: Block) -> list[Statistics]:
         """Return the state with the rows of a block added; `state` is changed in place."""
+        for rows in block.by_gaps():
+            self._add(state, rows)
+        return state
+
+    def _add(self, state: list[Statistics], block: Block) -> None:
         plan, work = self.plans[0], self.work
         whole = one_call(plan, block) if block.gaps is None else None
         if whole is not None and len(self.plans) == 1 and plan.shape.products(len(block.x)) is not None:
             # The same sums, tile by tile, but without the interpreter between.
             (own,) = rows_of_each(block, self.folds)
             whole.add(plan, Tile(block.x, work), own, state[0], tiled=True)
-            return state
+            return
         for tile in block.tiles():
             densities = Densities.of(tile, work)
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
@@ -120,7 +125,6 @@ class EStep(CandidatesPass):
                     loops().add(*total.compensated(), values)
                 else:
                     total.add(values)
-        return state
 
 
 def rows_of_each(block: Block, folds: Sequence[Fold | None]) -> Iterator[Block]:

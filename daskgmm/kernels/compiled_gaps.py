@@ -141,12 +141,19 @@ def correct(
 
 
 @njit(**SUMS)
-def _add_outer(shift: Floats, chosen: NDArray[np.int64], y: Floats, out: Floats) -> None:
-    """Add shift y' to the chosen rows of a matrix."""
-    for a in range(len(chosen)):
-        row, factor = out[chosen[a]], shift[a]
-        for b in range(len(y)):
-            row[b] += factor * y[b]
+def _add_outer(
+    shift: Floats, features: NDArray[np.int64], low: int, m: int, y: Floats, g: int, t: Floats, out: Floats
+) -> None:
+    """Add r times s(y + s/2)' to those rows of a matrix; `shift` has s and r times that, (2, m)."""
+    n = len(t)
+    for b in range(n):
+        t[b] = y[g, b]
+    for a in range(m):
+        t[features[low + a]] += 0.5 * shift[0, a]
+    for a in range(m):
+        f, factor = features[low + a], shift[1, a]
+        for b in range(n):
+            out[f, b] += factor * t[b]
 
 
 @compiled
@@ -172,33 +179,28 @@ def add_sums(
     n_features, most = y.shape[1], 1
     for g in range(len(rows)):
         most = max(most, starts[g + 1] - starts[g])
-    lower, inverse, shift = np.empty((most, most)), np.empty((most, most)), np.empty(most)
+    lower, inverse, shift = np.empty((most, most)), np.empty((most, most)), np.empty((2, most))
     square, first, t = np.zeros((n_features, n_features)), np.zeros(n_features), np.empty(n_features)
     touched = np.zeros(n_features, dtype=np.bool_)
     for j in range(len(own)):
-        matrix, resp_of, sums, at, any_row = precisions[own[j]], resp[own[j]], out[own[j]], place[j], False
+        k, at, any_row = own[j], place[j], False
         for g in range(len(rows)):
-            r = np.float64(resp_of[rows[g]])
+            r = np.float64(resp[k, rows[g]])
             if not r > 0.0:
                 continue
             any_row, low, m = True, starts[g], starts[g + 1] - starts[g]
-            gaps, each = features[low : low + m], number[low : low + m]
-            _invert(matrix, gaps, lower, inverse)
-            t[:] = y[g]
+            _invert(precisions, k, features, low, m, lower, inverse)
             for a in range(m):
-                total = 0.0
+                total, f = 0.0, features[low + a]
                 for b in range(m):
-                    total -= inverse[a, b] * pulls[each[b], at]
-                t[gaps[a]] += 0.5 * total
-                first[gaps[a]] += r * total
-                touched[gaps[a]] = True
-                shift[a] = r * total
-            _add_outer(shift[:m], gaps, t, square)
-            for a in range(m):
-                for b in range(m):
-                    square[gaps[a], gaps[b]] += 0.5 * r * inverse[a, b]
+                    total -= inverse[a, b] * pulls[number[low + b], at]
+                    square[f, features[low + b]] += 0.5 * r * inverse[a, b]
+                shift[0, a], shift[1, a] = total, r * total
+                first[f] += r * total
+                touched[f] = True
+            _add_outer(shift, features, low, m, y, g, t, square)
         if any_row:
-            _add_packed(touched, square, first, sums, filled)
+            _add_packed(touched, square, first, out[k], filled)
 
 
 @njit
@@ -223,12 +225,13 @@ def _add_packed(touched: NDArray[np.bool_], square: Floats, first: Floats, out: 
 
 
 @njit
-def _invert(matrix: Floats, chosen: NDArray[np.int64], lower: Floats, inverse: Floats) -> None:
-    """Write the inverse of the chosen rows and columns of a matrix, (m, m), by its factors LDL'."""
-    m = len(chosen)
+def _invert(
+    matrices: Floats, k: int, features: NDArray[np.int64], low: int, m: int, lower: Floats, inverse: Floats
+) -> None:
+    """Write the inverse of the chosen rows and columns of matrix k, (m, m), by its factors LDL'."""
     for i in range(m):  # one over D on the diagonal, LD above it
         for j in range(i + 1):
-            rest = matrix[chosen[i], chosen[j]]
+            rest = matrices[k, features[low + i], features[low + j]]
             for a in range(j):
                 rest -= lower[a, i] * lower[j, a]
             if j < i:

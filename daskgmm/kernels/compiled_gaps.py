@@ -16,6 +16,8 @@ from daskgmm.mixture.arrays import Floats
 
 #: Pivots of which the product is taken before its logarithm; they are those of matrices with ones on the diagonal.
 PIVOTS = 8
+#: Rows whose densities are written at once, and that are turned from columns: what a line of the cache has.
+AT_ONCE = 8
 
 
 @njit(**SUMS)
@@ -113,31 +115,35 @@ def correct(
     root of 2 pi, (D, n_near).
     """
     most, n = len(entries) // 2, len(near)
-    lower, w, norm = np.empty((most, most, n)), np.empty((most, n)), np.empty(n)
-    gain, log_det, pivot, product = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
-    for g in range(len(rows)):
-        i, low, high = rows[g], starts[g], starts[g + 1]
-        m = high - low
-        if m > most:
-            continue
-        norm[:] = 0.0
-        for a in range(m):
-            at, feature = number[low + a], features[low + a]
+    lower, w = np.empty((most, most, n)), np.empty((most, n))
+    gains, norms = np.empty((AT_ONCE, n)), np.empty((AT_ONCE, n))
+    log_det, pivot, product = np.empty(n), np.empty(n), np.empty(n)
+    for begin in range(0, len(rows), AT_ONCE):
+        end, sure = min(begin + AT_ONCE, len(rows)), True
+        for g in range(begin, end):
+            low, high = starts[g], starts[g + 1]
+            gain, norm = gains[g - begin], norms[g - begin]
+            gain[:] = 0.0
+            norm[:] = 0.0
+            if high - low > most:
+                continue
+            for a in range(high - low):
+                at, feature = number[low + a], features[low + a]
+                for k in range(n):
+                    w[a, k] = pulls[at, k]
+                    norm[k] += log_roots[feature, k]
+            _factor(entries, roots, features[low:high], w, lower, gain, log_det, pivot, product)
             for k in range(n):
-                w[a, k] = pulls[at, k]
-                norm[k] += log_roots[feature, k]
-        _factor(entries, roots, features[low:high], w, lower, gain, log_det, pivot, product)
-        sure = True
+                norm[k] -= 0.5 * log_det[k]
+                sure &= gain[k] * bound[k] <= limit
         for k in range(n):
-            norm[k] -= 0.5 * log_det[k]
-            sure &= gain[k] * bound[k] <= limit
-        for k in range(n):
-            density[near[k], i] = np.float64(density[near[k], i]) + (0.5 * gain[k] + norm[k])
-        if not sure:
-            for k in range(n):
-                risk = gain[k] * bound[k]
-                q = 2.0 * (constants[k] + norm[k] - np.float64(density[near[k], i]))
-                doubtful[g, near[k]] = not risk <= limit * max(1.0, q)
+            row = density[near[k]]
+            for g in range(begin, end):
+                row[rows[g]] = np.float64(row[rows[g]]) + (0.5 * gains[g - begin, k] + norms[g - begin, k])
+                if not sure:
+                    risk = gains[g - begin, k] * bound[k]
+                    q = 2.0 * (constants[k] + norms[g - begin, k] - np.float64(row[rows[g]]))
+                    doubtful[g, near[k]] = not risk <= limit * max(1.0, q)
 
 
 @njit(**SUMS)
@@ -267,9 +273,10 @@ def pull(
     out: Floats,
 ) -> None:
     """Do what `Matrices._pulls` does in one call; `gathered`, (n_rows, D), is a buffer."""
-    for d in range(len(x)):
-        for g in range(len(rows)):
-            y[g, d] = x[d, rows[g]] - origin[d]
+    for begin in range(0, len(rows), AT_ONCE):
+        for d in range(len(x)):
+            for g in range(begin, min(begin + AT_ONCE, len(rows))):
+                y[g, d] = x[d, rows[g]] - origin[d]
     for j in range(len(by_feature)):
         low, high = bounds[j], bounds[j + 1]
         if high > low:

@@ -153,7 +153,7 @@ class Densities(Tile):
     @classmethod
     def of(cls, tile: Block, work: Workspace) -> Densities:
         """Return those of a block of at most `tile_length` rows; where it has gaps its x is written to."""
-        return cls(tile.x, work, tile.columns, None if tile.gaps is None else Gaps(tile.gaps))
+        return cls(tile.x, work, tile.columns, None if tile.gaps is None else Gaps(tile.gaps, work))
 
     def log_density(self, plan: Plan, *, keep_z: bool = False, complete: bool = False) -> NDArray[Any]:
         """Return log of weight times density, (n_densities, n_rows), nats: a buffer, valid until the next call.

@@ -95,9 +95,10 @@ class Matrices(GapForm):
         One product for each feature: with all rows that lack it, whatever else they lack.
         """
         at, bounds = gaps.pairs
-        found = np.empty((len(at), len(self.near)))
+        get = gaps.work.get
+        found = get("pulls", (len(at), len(self.near)))
         if self.plan.compiled:
-            y, gathered = np.empty((len(gaps.rows), len(x))), np.empty((int(np.diff(bounds).max()), len(x)))
+            y, gathered = get("gap_rows", (len(gaps.rows), len(x))), get("gathered", (len(gaps.rows), len(x)))
             gap_loops().pull(
                 x, self.plan.origin, gaps.rows, at, bounds, self.by_feature, self.offsets, gathered, y, found
             )

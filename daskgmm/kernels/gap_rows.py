@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.kernels.block import Workspace
 from daskgmm.mixture.arrays import Floats
 
 Integers = NDArray[np.int64]
@@ -50,6 +51,8 @@ class Gaps:
     ----------
     mask : (n_features, n_rows), bool
         The values that are missing.
+    work : Workspace
+        Buffers by name, which live from tile to tile.
 
     Attributes
     ----------
@@ -61,7 +64,8 @@ class Gaps:
         The features that they lack, row by row; and where rows begin.
     """
 
-    def __init__(self, mask: Mask) -> None:
+    def __init__(self, mask: Mask, work: Workspace) -> None:
+        self.work = work
         self._every, (n_features, n_rows) = mask, mask.shape
         rows, features = np.divmod(np.flatnonzero(np.ascontiguousarray(mask).T.ravel()), n_features)
         self._values = features, rows

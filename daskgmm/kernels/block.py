@@ -39,6 +39,8 @@ class Block:
     gaps : (n_features, n_rows), bool, or None
         The values that are missing, where the rest of a row counts; rows that have none at all are not finite. None
         means none of them. `x` has any number there.
+    numbers : (n_rows,), int64, or None
+        Row numbers, counted from `first_row`; None means that rows follow each other.
     """
 
     x: Floats
@@ -49,6 +51,7 @@ class Block:
     columns: Columns = field(default_factory=dict)
     spoiled: NDArray[np.bool_] | None = None
     gaps: NDArray[np.bool_] | None = None
+    numbers: NDArray[np.int64] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -68,6 +71,26 @@ class Block:
         """Sum of the row weights."""
         return float(self.x.shape[1]) if self.weights is None else float(self.weights.sum())
 
+    def by_gaps(self) -> Iterator[Block]:
+        """Yield rows that lack no value, where they fill a tile, and then the others; else the block as it is."""
+        lacks = None if self.gaps is None else np.logical_or.reduce(self.gaps, axis=0)
+        if lacks is None or np.count_nonzero(~lacks) < tile_length(len(self.x)):
+            yield self
+            return
+        yield self._taken(np.flatnonzero(~lacks))
+        if lacks.any():
+            yield self._taken(np.flatnonzero(lacks))
+
+    def _taken(self, rows: NDArray[np.int64]) -> Block:
+        def of(values: Any) -> Any:
+            return None if values is None else np.take(values, rows, axis=-1)
+
+        columns = {name: of(values) for name, values in self.columns.items()}
+        left_out = _any(self.non_finite, rows), _any(self.outside, rows)
+        numbers = rows if self.numbers is None else self.numbers[rows]
+        x, w, spoiled, gaps = of(self.x), of(self.weights), of(self.spoiled), _any(self.gaps, rows)
+        return Block(x, w, self.first_row, *left_out, columns, spoiled, gaps, numbers)
+
     def tiles(self) -> Iterator[Block]:
         """Yield the block in pieces of `tile_length` rows, views of it."""
         n_features, n_rows = self.x.shape
@@ -82,10 +105,13 @@ class Block:
             left_out = _any(self.non_finite, part), _any(self.outside, part)
             spoiled = None if self.spoiled is None else self.spoiled[:, part]
             gaps = _any(self.gaps, part)
-            yield Block(self.x[:, part], weights, self.first_row + low, *left_out, columns, spoiled, gaps)
+            first_row, numbers = (
+                (self.first_row + low, None) if self.numbers is None else (self.first_row, self.numbers[part])
+            )
+            yield Block(self.x[:, part], weights, first_row, *left_out, columns, spoiled, gaps, numbers)
 
 
-def _any(mask: NDArray[np.bool_] | None, part: slice) -> NDArray[np.bool_] | None:
+def _any(mask: NDArray[np.bool_] | None, part: slice | NDArray[np.int64]) -> NDArray[np.bool_] | None:
     return None if mask is None or not mask[..., part].any() else mask[..., part]
 
 

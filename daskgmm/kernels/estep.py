@@ -26,8 +26,9 @@ from daskgmm.kernels.support import leave_out
 from daskgmm.kernels.tile import Tile
 from daskgmm.mixture.arrays import Floats
 
-#: Responsibilities of rows with gaps below such a part of the largest are exact zeros: they are lost in rounding.
-NEGLIGIBLE = 1e-20
+#: Log of the smallest responsibility, as a part of the largest, of rows with gaps whose sums are made: each costs as
+#: much as a row, and what is less is lost in rounding.
+NEGLIGIBLE = -46.0
 _NO_WEIGHTS = np.empty(0)
 
 
@@ -100,13 +101,18 @@ class EStep(CandidatesPass):
 
     def update(self, state: list[Statistics], block: Block) -> list[Statistics]:
         """Return the state with the rows of a block added; `state` is changed in place."""
+        for rows in block.by_gaps():
+            self._add(state, rows)
+        return state
+
+    def _add(self, state: list[Statistics], block: Block) -> None:
         plan, work = self.plans[0], self.work
         whole = one_call(plan, block) if block.gaps is None else None
         if whole is not None and len(self.plans) == 1 and plan.shape.products(len(block.x)) is not None:
             # The same sums, tile by tile, but without the interpreter between.
             (own,) = rows_of_each(block, self.folds)
             whole.add(plan, Tile(block.x, work), own, state[0], tiled=True)
-            return state
+            return
         for tile in block.tiles():
             densities = Densities.of(tile, work)
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
@@ -119,7 +125,6 @@ class EStep(CandidatesPass):
                     loops().add(*total.compensated(), values)
                 else:
                     total.add(values)
-        return state
 
 
 def rows_of_each(block: Block, folds: Sequence[Fold | None]) -> Iterator[Block]:
@@ -148,7 +153,7 @@ class Densities(Tile):
     @classmethod
     def of(cls, tile: Block, work: Workspace) -> Densities:
         """Return those of a block of at most `tile_length` rows; where it has gaps its x is written to."""
-        return cls(tile.x, work, tile.columns, None if tile.gaps is None else Gaps(tile.gaps))
+        return cls(tile.x, work, tile.columns, None if tile.gaps is None else Gaps(tile.gaps, work))
 
     def log_density(self, plan: Plan, *, keep_z: bool = False, complete: bool = False) -> NDArray[Any]:
         """Return log of weight times density, (n_densities, n_rows), nats: a buffer, valid until the next call.
@@ -168,7 +173,7 @@ class Densities(Tile):
         if self.gaps is not None:
             # (A density of fewer features has no term that all components have in common.)
             self.complete = True
-            np.copyto(self.x, plan.origin[:, np.newaxis], where=self.gaps.every)
+            self.gaps.fill(self.x, plan.origin)
         result: NDArray[Any] = self.work.get("log_density", (plan.n_densities, self.x.shape[1]), plan.precision.dtype)
         of_components = result[: plan.n_components]
         for kernel, own in forms(plan):
@@ -186,6 +191,8 @@ class Densities(Tile):
     def responsibilities(self, plan: Plan, log_density: NDArray[Any], weights: Floats | None) -> Floats:
         """Return log-sum-exp of each row, (n_rows,), nats, and turn `log_density` into weighted responsibilities."""
         n_rows, smallest = log_density.shape[1], plan.precision.smallest_log_resp
+        if self.keeps and self.gaps is not None and len(self.gaps.rows):
+            smallest = max(smallest, NEGLIGIBLE)
         if plan.compiled:
             log_likelihood: Floats = self.work.get("log_likelihood", (n_rows,))
             scratch = self.work.get("softmax", (2, n_rows), log_density.dtype.type)
@@ -238,9 +245,6 @@ class Densities(Tile):
             filled[:] = 0.0
         gaps = self.gaps if self.gaps is not None and len(self.gaps.rows) else None
         whole = resp = resp[: plan.n_components]
-        if gaps is not None:
-            # (Each that is left costs as much as a row.)
-            resp[resp < NEGLIGIBLE * resp.max(axis=0)] = 0.0
         if gaps is not None and not all(kernel.about_origin for kernel, _ in forms(plan)):
             # (Rows with gaps are summed completed, and not corrected, where sums are in units of a component.)
             whole = resp.copy()

@@ -52,8 +52,8 @@ class Fold(Record):
 
     def of(self, block: Block) -> Block:
         """Return the block with all other rows of weight 0 and not counted; their values stay where they are."""
-        n_rows = block.x.shape[1]
-        kept = self.mask(np.arange(block.first_row, block.first_row + n_rows, dtype=np.uint64))
+        numbers = np.arange(block.x.shape[1]) if block.numbers is None else block.numbers
+        kept = self.mask((block.first_row + numbers).astype(np.uint64))
         weights = kept.astype(np.float64) if block.weights is None else np.where(kept, block.weights, 0.0)
         outside = ~kept if block.outside is None else ~kept | block.outside
         return replace(block, weights=weights, outside=outside)

@@ -17,11 +17,12 @@ def derived_bytes(shape: Shape, n_components: int, n_features: int) -> int:
 def gap_bytes(shape: Shape, n_components: int, n_features: int) -> int:
     """Return the bytes of buffers where every row of a tile lacks values, which candidates share.
 
-    They are masks and numbers of the gaps, and responsibilities once more; where features are correlated also numbers
-    of each gap for each component, half of the values missing, and matrices.
+    They are the rows of a block once more, apart by whether they lack any, masks and numbers of the gaps, and
+    responsibilities once more; where features are correlated also numbers of each gap for each component, half of the
+    values missing, and matrices.
     """
     tile, block = tile_length(n_features), block_length(n_features)
-    found = 2 * block * n_features + 8 * tile * (6 * n_features + 2 * n_components)
+    found = (8 + 2) * block * n_features + 8 * tile * (6 * n_features + 2 * n_components)
     if shape.correlates:
         found += 8 * tile * n_features * n_components + _MATRICES
     return found

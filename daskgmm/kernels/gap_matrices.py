@@ -61,6 +61,12 @@ class Matrices(GapForm):
         apart = self.plan.means[self.near] - self.plan.origin
         return np.ascontiguousarray(np.einsum("kij,kj->ik", self.precisions[self.near], apart))
 
+    @cached_property
+    def roots(self) -> tuple[Floats, Floats]:
+        """One over the roots of their diagonals, (D, n_near); and the logarithm, with that of the root of 2 pi."""
+        found = 1 / np.sqrt(np.ascontiguousarray(np.einsum("ddk->dk", self.by_feature)))
+        return found, np.log(found) + log_norm_of(1)
+
     # -- densities ---------------------------------------------------------------------------------------------
     def density(self, gaps: Gaps, x: Floats, out: NDArray[Any], *, keep: bool) -> None:
         rows, near, n_features = gaps.rows, self.near, len(x)
@@ -69,8 +75,8 @@ class Matrices(GapForm):
         compiled = bool(len(near)) and self.plan.compiled
         if compiled:
             gap_loops().correct(
-                self.by_feature, gaps.kept[1], *gaps.by_row, rows, near, log_norm_of(1),
-                self.plan.log_constants[near], self.bound[near], self.limit, out, doubtful,
+                self.by_feature, *self.roots, gaps.kept[1], *gaps.by_row, rows, near, self.plan.log_constants[near],
+                self.bound[near], self.limit, out, doubtful,
             )  # fmt: skip
         for group in gaps.groups if gaps.most_missing > n_features // 2 or not compiled else ():
             if 2 * group.missing.shape[1] > n_features:
@@ -88,13 +94,16 @@ class Matrices(GapForm):
 
         One product for each feature: with all rows that lack it, whatever else they lack.
         """
-        y = np.ascontiguousarray((x[:, gaps.rows] - self.plan.origin[:, np.newaxis]).T)
         at, bounds = gaps.pairs
-        found = np.empty((len(at), len(self.near)))
+        get = gaps.work.get
+        found = get("pulls", (len(at), len(self.near)))
         if self.plan.compiled:
-            gathered = np.empty((int(np.diff(bounds).max()), len(x)))
-            gap_loops().pull(y, at, bounds, self.by_feature, self.offsets, gathered, found)
+            y, gathered = get("gap_rows", (len(gaps.rows), len(x))), get("gathered", (len(gaps.rows), len(x)))
+            gap_loops().pull(
+                x, self.plan.origin, gaps.rows, at, bounds, self.by_feature, self.offsets, gathered, y, found
+            )
             return y, found
+        y = np.ascontiguousarray((x[:, gaps.rows] - self.plan.origin[:, np.newaxis]).T)
         for j in np.flatnonzero(np.diff(bounds)):
             own = slice(bounds[j], bounds[j + 1])
             np.dot(y[at[own]], self.by_feature[j], out=found[own])
@@ -179,20 +188,15 @@ class Matrices(GapForm):
 
     def _add_about_origin(self, gaps: Gaps, resp: NDArray[Any], out: Floats, filled: Floats) -> None:
         """Add to the sums of components by Phi, in which the gaps count as zeros: what stands in them is all new."""
-        y, _ = gaps.kept
+        y, pulls = gaps.kept
         n_features, k = y.shape[1], self.by_phi
+        if self.plan.compiled:
+            place = np.searchsorted(self.near, k)
+            gap_loops().add_sums(self.precisions, y, pulls, place, *gaps.by_row, gaps.rows, k, resp, out, filled)
+            return
         at, bounds = gaps.pairs
         weighted, second = np.zeros((len(at), len(k))), np.zeros((n_features, len(k), n_features))
         first = np.zeros((n_features, len(k)))
-        if self.plan.compiled:
-            _, pulls = gaps.kept
-            loops, place = gap_loops(), np.searchsorted(self.near, k)
-            loops.contribute(self.precisions, pulls, place, *gaps.by_row, gaps.rows, k, resp, weighted, second)
-            gathered, part = np.empty((int(np.diff(bounds).max()), n_features)), np.empty((len(k), n_features))
-            loops.gather(y, at, bounds, weighted, gathered, part, first, second)
-            filled += first.sum(axis=1)
-            loops.add_packed(k, first, second, out)
-            return
         resp, number = np.asarray(resp[:, gaps.rows], dtype=np.float64), gaps.number
         for rows, own, missing, shift, within in self._contributions(gaps, resp, k):
             r = resp[k[own], rows]

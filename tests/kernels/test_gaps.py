@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mpmath
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
-from daskgmm.kernels.block import Block, Workspace
+from daskgmm.kernels.block import Block, Workspace, tile_length
 from daskgmm.kernels.estep import Densities, EStep
+from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.loops import can_compile
 from daskgmm.kernels.plan import SINGLE, Plan, make_plan
 from daskgmm.kernels.sums import mean_shift, moments
@@ -230,3 +232,27 @@ def test_rows_without_gaps_have_the_bits_that_they_have_without_the_option() -> 
         (found,) = work.finish(work.update(work.zero(), block))
         sums.append(found.panel(4, plan.n_filled).tobytes())
     assert sums[0] == sums[1]
+
+
+def test_rows_with_gaps_are_apart_with_all_that_is_theirs() -> None:
+    """A pass over folds has the sums of one over the rows of each fold alone, wherever gaps are."""
+    p, random = mixture("full", 3, 34), np.random.default_rng(5)
+    length = 2 * tile_length(34) + 40
+    X = p.means[random.integers(3, size=length)] + random.standard_normal((length, 34))
+    X[(random.random(X.shape) < 0.1) & (random.random(length) < 0.1)[:, np.newaxis]] = np.nan
+    w, fold = random.random(length), Fold(0, 3, 7)
+    first_row = 1000
+    kept = fold.mask(np.arange(first_row, first_row + length, dtype=np.uint64))
+    plan = plan_of(p, row_set_of(X, w), compiled=can_compile())
+    found = []
+    for folds, rows, weights in (((fold,), X, w), (None, X[kept], w[kept])):
+        work = EStep([plan], folds)
+        (sums,) = work.finish(work.update(work.zero(), replace(block_of(rows, weights), first_row=first_row)))
+        found.append(sums.values)
+    assert_allclose(found[0], found[1], rtol=1e-9, atol=1e-9)
+    whole, apart = block_of(X, w), list(block_of(X, w).by_gaps())
+    assert [rows.gaps is None for rows in apart] == [True, False]
+    assert sum(rows.x.shape[1] for rows in apart) == length
+    for rows in apart:
+        assert rows.numbers is not None
+        assert_array_equal(rows.x, whole.x[:, rows.numbers])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,12 +27,27 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_mode
 SUMS: dict[str, Any] = {"fastmath": {"contract", "reassoc"}, "error_model": "numpy"}
 
 
+def _digest() -> str:
+    """Return a digest of all that may be compiled, or stands in it as a constant."""
+    found = sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+_SOURCES = _digest()
+
+
 def compiled(function: Any) -> Any:
     """Compile a function, and keep the result on disk where that can be written to."""
     try:
-        return njit(cache=True, **_OPTIONS)(function)
+        made = njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # nowhere to keep the result: each process compiles anew, some seconds
         return njit(**_OPTIONS)(function)
+    # (numba asks whether the function's own file is the same; what it calls is compiled into it from others.)
+    kept = made._cache._cache_file
+    kept._source_stamp = kept._source_stamp, _SOURCES
+    return made
 
 
 def _exp(x: Any) -> Any:

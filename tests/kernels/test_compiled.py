@@ -1,11 +1,17 @@
 """The compiled kernel does what NumPy does: the same softmax, the same sums, to last bits; and the oracle agrees."""
 
+import os
 import pickle
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import daskgmm
 from daskgmm.errors import ClusterError
 from daskgmm.kernels.block import tile_length
 from daskgmm.kernels.estep import EStep
@@ -226,3 +232,25 @@ def test_a_worker_without_numba_says_what_to_do(monkeypatch):
     monkeypatch.delattr("daskgmm.kernels.compiled", raising=False)
     with pytest.raises(ClusterError, match=r"numba .*daskgmm\[compiled\].*DASK_DASKGMM__COMPILED=False"):
         loops()
+
+
+def test_what_is_kept_on_disk_is_of_these_very_files(tmp_path: Path) -> None:
+    """Loops are compiled with functions and constants of other files: a change of one compiles them anew."""
+    shutil.copytree(Path(daskgmm.__file__).parent, tmp_path / "daskgmm", ignore=shutil.ignore_patterns("__pycache__"))
+    text = (
+        "import numpy as np\n"
+        "from daskgmm.kernels.compiled import label\n"
+        "label(np.zeros((2, 8)), np.zeros(8), np.zeros(8, dtype=np.int64))\n"
+        "print(sum(label.stats.cache_hits.values()), sum(label.stats.cache_misses.values()))"
+    )
+
+    def hits_and_misses() -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        run = [sys.executable, "-c", text]
+        return subprocess.run(run, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert hits_and_misses() == "0 1\n"
+    assert hits_and_misses() == "1 0\n"
+    changed = tmp_path / "daskgmm" / "kernels" / "error_matrices.py"
+    changed.write_text(changed.read_text(encoding="utf-8") + "\n# (changed)\n", encoding="utf-8")
+    assert hits_and_misses() == "0 1\n"

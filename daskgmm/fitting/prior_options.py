@@ -212,6 +212,6 @@ class PriorOptions(Record):
             help="Which given parameters stay as they are, such as weights,covariances; or those of some components, "
             'such as \'{"means": [true, false]}\', as text or a .json file.',
             flag="--fixed", section="Start", metavar="NAMES|FILE", parse=fixed_parts, rule=_fixed_rule,
-            default_text="none", remedy="Give for example {'weights': True}.",
+            default_text="none", remedy="Give for example {'means': True} and `means_init`.",
         ),
     )  # fmt: skip

@@ -24,6 +24,8 @@ from daskgmm.sources.source import Source
 
 #: The allocator keeps what the threads of a race have let go, in pieces.
 KEPT_FACTOR = 1.5
+#: A row with gaps is worth so many others to the compiled kernel.
+AS_ROWS_WITH_GAPS = 10
 
 
 def fit_need(models: Sequence[FitOptions], X: Source, *, n_columns: int = 0, labels: bool = False) -> Need:
@@ -128,6 +130,7 @@ def is_compiled(options: FitOptions, X: Source) -> bool:
 
     One component takes two passes in all, which do not pay for a second of numba's start.
     """
+    n_rows = X.n_rows * (AS_ROWS_WITH_GAPS if options.non_finite == "marginalize" else 1)
     return not options.is_closed_form and takes_compiled_kernel(
-        X.n_rows, options.family.shape, options.n_components, X.n_features
+        n_rows, options.family.shape, options.n_components, X.n_features
     )

@@ -258,7 +258,7 @@ def model_record(done: Fit, now: Result, found: Result) -> Result:
         "drift": done.drift,
         "about": done.about,
         "history": list(done.history),
-        "provenance": provenance(),
+        "provenance": {**provenance(), **done.provenance},
     }
 
 

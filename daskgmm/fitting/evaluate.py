@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from daskgmm.errors import ChangedDataError, DaskgmmError, verbatim
+from daskgmm.fitting.device import CPU, Device
 from daskgmm.kernels.device import pass_on
 from daskgmm.kernels.estep import EStep
 from daskgmm.kernels.folds import Fold
@@ -43,7 +44,7 @@ class Evaluator:
     passes : Passes
     wave_state_bytes : int or None
         Bytes of the states of all candidates of a pass at most, as the workers' memory allows; None for any number.
-    device : {"cpu", "cuda"}
+    device : Device
         What computes.
 
     Attributes
@@ -54,8 +55,8 @@ class Evaluator:
         Time of the last request, all its waves together.
     """
 
-    def __init__(self, passes: Passes, wave_state_bytes: int | None = None, *, device: str = "cpu") -> None:
-        self.passes, self._wave_state_bytes, self._device = passes, wave_state_bytes, device
+    def __init__(self, passes: Passes, wave_state_bytes: int | None = None, *, device: Device = CPU) -> None:
+        self.passes, self._wave_state_bytes, self.device = passes, wave_state_bytes, device
         self.n_passes, self.seconds = 0, 0.0
         self._told = False
 
@@ -83,7 +84,7 @@ class Evaluator:
             )  # fmt: skip
         for wave in waves:
             self.n_passes += 1
-            own = pass_on(self._device, work)([r.plan for r in wave], [r.fold for r in wave])
+            own = pass_on(self.device.name, work)([r.plan for r in wave], [r.fold for r in wave])
             states: list[Statistics] = self.passes.run(own, name=name)
             self.seconds += self.passes.seconds
             found += states

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,16 +104,20 @@ ON_CARD: dict[type[Any], type[Any]] = {EStep: CardEStep, ScorePass: CardScorePas
 
 
 @dataclass(frozen=True)
-class CardPredictor:
+class CardPredictor(Predictor):
     """Predicts for blocks of rows on a card, as `Predictor` does for others."""
 
-    of: Predictor
+    #: What a task asks, to know which blocks to make.
+    on_card: ClassVar[bool] = True
 
-    def predict(self, block: CardBlock, out: NDArray[Any]) -> None:
-        """Write the prediction for a block; -1 or NaN for rows that are not finite."""
-        card, what = block.card, self.of.what
+    def predict_block(self, block: CardBlock, out: NDArray[Any]) -> int | None:
+        """Write the prediction for a block; return the number of the first row that is not finite, None without one.
+
+        Such rows are -1 or NaN.
+        """
+        card, what, first = block.card, self.what, None
         with card.using():
-            plan, begin = PlanOnCard.of(self.of.plan, card), 0
+            plan, begin = PlanOnCard.of(self.plan, card), 0
             for tile in block.tile().parts(plan.length):
                 own = out[begin : begin + tile.n_rows]
                 score, own[...] = self._predicted(plan, tile)
@@ -125,12 +129,16 @@ class CardPredictor:
                         "Rescale or drop such rows.",
                     )
                 if tile.counted is not None:
-                    own[card.host(tile.counted) == 0] = -1 if what == "label" else np.nan
+                    left_out = card.host(tile.counted) == 0
+                    own[left_out] = -1 if what == "label" else np.nan
+                    if first is None and left_out.any():
+                        first = tile.first_row + int(np.argmax(left_out))
                 begin += tile.n_rows
+        return first
 
     def _predicted(self, plan: PlanOnCard, tile: CardTile) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the log-density of each row, or the largest of a component's, and the prediction."""
-        card, n, what = tile.card, tile.n_rows, self.of.what
+        card, n, what = tile.card, tile.n_rows, self.what
         log_density = plan.log_density(tile, complete=what == "score")
         if what == "label":
             labels, highest = card.work.get("labels", (n,), np.int64), card.work.get("highest", (n,))

@@ -165,7 +165,9 @@ def test_predictions(card, kind, what):
     X[7] = np.nan
     found = predictor.empty(300)
     for block in on_card(card, X, cuts=[0, 100, 300], checked=True):
-        CardPredictor(predictor).predict(block, found[block.first_row : block.first_row + len(block.stored)])
+        CardPredictor(predictor.plan, what).predict_block(
+            block, found[block.first_row : block.first_row + len(block.stored)]
+        )
     x = case.X.copy()
     x[7] = 0.0
     bad = np.arange(300) == 7
@@ -187,7 +189,7 @@ def test_what_overflows_is_found(card):
         np.errstate(all="ignore"),
         pytest.raises(ValueError, match=r"must lie within 1e150, or squares overflow; got 1e\+200 near row 0"),
     ):
-        CardPredictor(Predictor.of(parameters_of(case), "score")).predict(block, np.empty(50))
+        CardPredictor(Predictor.of(parameters_of(case), "score").plan, "score").predict_block(block, np.empty(50))
 
 
 @pytest.mark.parametrize("n_features", [1, 2, 16, 64, 300])

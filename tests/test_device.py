@@ -1,5 +1,6 @@
 """Fits, scores, selections and predictions on a card: the host in the place of one, or the card of this machine."""
 
+import os
 import subprocess
 import sys
 
@@ -7,9 +8,11 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from click.testing import CliRunner
 from distributed import Client, LocalCluster
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, select
+from daskgmm.cli.commands import gmm
 from daskgmm.passes import card as cards
 from daskgmm.passes.card import CardInfo
 from daskgmm.stores.model_file import load_model
@@ -227,3 +230,43 @@ def test_clusters_that_are_refused(X, monkeypatch):
         with pytest.raises(ConnectionError, match=said):
             check_cards(found)
     check_cards({"tcp://a": one, "tcp://b": fake_cards.here("1")})
+
+
+@pytest.mark.parametrize("seen", [None, "3,5"])
+def test_each_process_of_a_local_cluster_has_its_own_card(seen, monkeypatch):
+    from daskgmm.places.dask_cluster import DaskCluster
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    monkeypatch.setattr(cards, "n_cards", lambda: 2)
+    place = DaskCluster().for_device("cuda")
+    assert DaskCluster(workers=1).for_device("auto").workers == 1
+    assert DaskCluster(scheduler="tcp://127.0.0.1:1").for_device("cuda").workers is None
+    with place.machines(8) as machines:
+        found = machines.client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
+    assert sorted(found.values()) == (["0", "1"] if seen is None else ["3", "5"])
+
+
+def test_commands_without_a_card(X, tmp_path, monkeypatch):
+    monkeypatch.setattr(cards, "n_cards", lambda: 0)
+    monkeypatch.setattr(cards, "card_here", lambda: "no card")
+    stored(str(tmp_path / "x.zarr"), X)
+    runner = CliRunner()
+
+    def run(command, *options):
+        given = [command, str(tmp_path / "x.zarr"), "-k", "2", "--restarts", "1", *options]
+        return runner.invoke(gmm, given)
+
+    for options, said in [
+        (["--device", "cuda"], "--device must be cpu where there is no card that CuPy can use; got no card."),
+        (["--device", "cuda", "--precision", "single"], "--device must be 'cpu' or 'auto' with --precision single"),
+    ]:
+        done = run("fit", "-o", str(tmp_path / "m.zarr"), *options)
+        assert (done.exit_code, said in done.stderr) == (64, True), done.stderr
+        assert not (tmp_path / "m.zarr").exists()
+    done = run("plan", "--device", "auto")
+    assert done.exit_code == 64
+    assert "--device must be cpu where a fit is planned" in done.stderr
+    assert run("fit", "-o", str(tmp_path / "m.zarr"), "--device", "auto", "--workers", "1").exit_code == 0
+    assert load_model(tmp_path / "m.zarr").record["provenance"]["device"] == "cpu (no card)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from daskgmm.errors import OptionError
 from daskgmm.fitting.option import Option, declare
 from daskgmm.mixture.record import Record
 
@@ -49,3 +50,9 @@ class DeviceOptions(Record):
             flag="--device", choices=("cpu", "cuda", "auto"), rule=_device_rule, remedy="Take cpu.",
         ),
     )  # fmt: skip
+
+
+def refuse_cards(options: Any, where: str) -> None:
+    """Raise an OptionError for another device than the processor, where none can be used."""
+    if options.device != "cpu":
+        raise OptionError("`device`", f"be cpu {where}", options.device, "Leave it out here.")

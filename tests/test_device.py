@@ -1,8 +1,10 @@
 """Fits, scores, selections and predictions on a card: the host in the place of one, or the card of this machine."""
 
+import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -270,3 +272,22 @@ def test_commands_without_a_card(X, tmp_path, monkeypatch):
     assert "--device must be cpu where a fit is planned" in done.stderr
     assert run("fit", "-o", str(tmp_path / "m.zarr"), "--device", "auto", "--workers", "1").exit_code == 0
     assert load_model(tmp_path / "m.zarr").record["provenance"]["device"] == "cpu (no card)"
+
+
+def test_the_benchmark_of_a_card(card, monkeypatch, tmp_path, capsys):
+    """What is measured where there is a card has the statistics of the processor; without one nothing is measured."""
+    path = Path(__file__).parents[1] / "examples" / "benchmarks" / "gpu.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_a_card", path)
+    gpu = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, gpu)
+    spec.loader.exec_module(gpu)
+    monkeypatch.setattr(gpu, "ROUNDS", 1)
+    for kind in ("full", "spherical"):
+        found = gpu.measured(card, gpu.Case(3000, 4, 5, kind), 1e9)
+        assert found["difference"] <= gpu.TOLERANCE
+        assert found["rows_per_second"] > 0
+    if isinstance(card, HostCard):
+        monkeypatch.setattr(gpu, "card_here", lambda: "no card")
+        assert gpu.main(["--output", str(tmp_path / "gpu.json")]) == 1
+        assert "This machine has no card: nothing is measured." in capsys.readouterr().out
+        assert not (tmp_path / "gpu.json").exists()

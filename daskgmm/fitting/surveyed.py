@@ -23,7 +23,7 @@ from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.scaling import Scaling
 from daskgmm.passes.need import takes_compiled_kernel
-from daskgmm.passes.survey import Survey, SurveyPass, all_but, sample_threshold
+from daskgmm.passes.survey import Survey, SurveyPass, all_but, sample_threshold, survey_on
 from daskgmm.sources.columns import feature_names
 from daskgmm.sources.source import Source
 
@@ -100,7 +100,7 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
     threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
     scatter = any(m.options.needs_scatter for m in models) or needs_scatter([m.options for m in models])
     labels, shapes = rows.columns.get(LABELS), [m.options.family.shape for m in models]
-    work = SurveyPass(
+    work = survey_on(progress.evaluator.device.name)(
         n_features, scatter, options.seed, threshold, n_folds, 0 if labels is None else n_classes(models),
         all(shape.n_statistics(n_features, exact=True) <= 3 * n_features for shape in shapes),
         rows.check == "marginalize" and any(shape.correlates for shape in shapes),

@@ -12,8 +12,10 @@ from daskgmm.kernels.estep import EStep
 from daskgmm.kernels.plan import make_plan
 from daskgmm.passes import cache, card_rows
 from daskgmm.passes.cache import Keep, KeptReader
+from daskgmm.passes.card_survey import CardSurveyPass
 from daskgmm.passes.executor import Room
 from daskgmm.passes.rows import WEIGHT, Cut
+from daskgmm.passes.survey import SurveyPass
 from daskgmm.passes.task import fill_rows, reuse, stream
 from daskgmm.sources.source import Reader
 from tests.kernels.driving import parameters_of, row_set_of
@@ -141,3 +143,39 @@ def test_threads_share_a_card(on, short):
     for thread in threads:
         thread.join()
     assert all((values == found[0]).all() for values in found)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("with_scatter", [False, True])
+def test_a_survey_finds_what_that_of_the_processor_does(on, short, weighted, with_scatter):
+    X = np.random.default_rng(4).normal(1e6, 1, (299, 3))
+    X[:, 2] = 0.1  # (its mean is exactly that)
+    X[7, 1], X[200], X[201, 0] = np.nan, np.inf, np.nan
+    names, beside = (
+        ((WEIGHT,), [Counted(np.where(np.arange(299) % 5 == 0, 0.0, 1.5)[:, np.newaxis])]) if weighted else ((), [])
+    )
+    arguments = (3, with_scatter, 3, 1 << 62, 2)
+    own = [cut_of(X, check="scan")]
+    right, found = (
+        stream(work(*arguments), own, names, Counted(X), *beside).state for work in (SurveyPass, CardSurveyPass)
+    )
+    for ours, theirs in ((found, right), *zip(found.folds, right.folds, strict=True)):
+        for name in ("n_rows", "n_dropped", "first_dropped", "weight", "n_weighted", "n_bad_weights"):
+            if ours is found or not name.endswith("dropped"):  # (folds are of rows that count)
+                assert getattr(ours, name) == getattr(theirs, name), name
+        assert (ours.minimum == theirs.minimum).all()
+        assert (ours.maximum == theirs.maximum).all()
+        np.testing.assert_allclose(ours.mean, theirs.mean, rtol=1e-14)
+        np.testing.assert_allclose(ours.scatter, theirs.scatter, rtol=1e-11, atol=1e-7)
+        assert ours.mean[2] == 0.1
+    assert (found.n_spoiled == right.n_spoiled).all()
+    for name in ("sample", "sample_weights", "sample_rows"):
+        assert (np.concatenate(getattr(found, name)) == np.concatenate(getattr(right, name))).all()
+    assert len(found.sample[0])
+
+
+def test_a_survey_finds_bad_weights(on, short):
+    X, w = np.zeros((299, 3)), np.ones((299, 1))
+    w[100], w[130] = -1.0, np.nan
+    found = stream(CardSurveyPass(3, False, 0, -1), [cut_of(X)], (WEIGHT,), Counted(X), Counted(w)).state
+    assert (found.n_bad_weights, found.first_bad_weight) == (2, 100)

@@ -1,6 +1,7 @@
 """Fits, scores, selections and predictions on a card: the host in the place of one, or the card of this machine."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -291,3 +292,34 @@ def test_the_benchmark_of_a_card(card, monkeypatch, tmp_path, capsys):
         assert gpu.main(["--output", str(tmp_path / "gpu.json")]) == 1
         assert "This machine has no card: nothing is measured." in capsys.readouterr().out
         assert not (tmp_path / "gpu.json").exists()
+
+
+def test_commands_on_a_card(on, X, tmp_path, monkeypatch):
+    monkeypatch.setattr(cards, "n_cards", lambda: 1)
+    rows, bad = str(tmp_path / "x.zarr"), str(tmp_path / "bad.zarr")
+    stored(rows, X)
+    X = X.copy()
+    X[5, 1] = np.nan
+    stored(bad, X)
+
+    def run(*given):
+        done = CliRunner().invoke(gmm, list(map(str, given)))
+        assert done.exit_code == 0, done.stderr
+        return json.loads(done.stdout)
+
+    found = {}
+    for device in ("cpu", "cuda"):
+        model = tmp_path / f"{device}.zarr"
+        run("fit", rows, "-k", 2, "--restarts", 1, "-o", model, "--device", device)
+        found[device] = [run("score", model, rows, "--device", device)["log_likelihood"]]
+        for what in ("label", "proba", "score"):
+            to = tmp_path / f"{device}-{what}.zarr"
+            done = run("predict", model, bad, "-o", to, "--what", what, "--non-finite", "drop", "--device", device)
+            assert done["dropped_rows"] == 1
+            found[device] += [zarr.open_array(to)[:], done["rows_by_component"] or 0]
+    for ours, theirs in zip(found["cuda"], found["cpu"], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9)
+    refused = CliRunner().invoke(gmm, ["predict", str(model), bad, "-o", str(tmp_path / "no.zarr"), "--device", "cuda"])
+    assert refused.exit_code == 65
+    assert "NaN or infinity in row 5" in refused.stderr
+    assert not (tmp_path / "no.zarr").exists()

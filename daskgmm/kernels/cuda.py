@@ -7,10 +7,13 @@ a component, batched, which is as accurate as a triangular solve, and twice as f
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.kernels.cuda_rows import Card, CardTile, OnCard, block_length, power_of_two
+from daskgmm.kernels.cuda_source import NARROW, SUM_ROWS, SUM_VALUES, SUMMED_ROWS
 from daskgmm.kernels.cuda_source import RUN as RUN_OF_PHI
 from daskgmm.kernels.plan import DOUBLE, Plan
 from daskgmm.mixture.arrays import Floats
@@ -18,6 +21,10 @@ from daskgmm.mixture.shapes.shape import Shape
 
 #: Values of Phi and log-densities of a tile, and of z of some components, at most.
 TILE_VALUES, Z_VALUES = 1 << 27, 1 << 25
+#: Up to so many features Phi of full covariances is nowhere in memory. (Not measured: by the traffic that it saves.)
+WITHOUT_PHI = NARROW
+#: Threads of a block of a card.
+N_THREADS = 256
 
 
 def tile_length(shape: Shape, n_components: int, n_features: int) -> int:
@@ -37,8 +44,9 @@ def card_bytes(shape: Shape, n_components: int, n_features: int, *, n_candidates
     z = max(Z_VALUES, length * n_features)
     tile = length * (shape.n_statistics(n_features, exact=False) + 2 * (n_components + 1) + 4) + 2 * z
     second = max(1, min(n_components, Z_VALUES // (length * n_features))) * n_features**2
+    parts = -(-length // SUMMED_ROWS) * n_components * n_sums if n_features <= WITHOUT_PHI else 0
     candidate = 7 * n_components * n_sums + shape.n_factor_values(n_components, n_features)
-    return 8 * (rows + tile + second + n_candidates * candidate)
+    return 8 * (rows + tile + second + parts + n_candidates * candidate)
 
 
 class PlanOnCard:
@@ -51,11 +59,13 @@ class PlanOnCard:
         self.length = tile_length(plan.shape, plan.n_components, n_features)
         if len(self.by_phi):
             self.origin = array(plan.origin)
-            self.terms = [array(each) for each in _terms(plan.shape, n_features, exact=False)]
+            terms = _terms(plan.shape, n_features, exact=False)
+            self.terms = [array(each) for each in terms]
             # (Where most are by Phi the rows of the others are written over.)
             self.is_most = 2 * len(self.by_phi) >= plan.n_components
             self.eta = array(plan.natural_parameters if self.is_most else plan.natural_parameters[self.by_phi])
             self.own = array(self.by_phi)
+            self.without_phi = self.is_most and n_features <= WITHOUT_PHI and _is_narrow(plan, *terms)
         if plan.shape.leaves_common_term():
             self.factor = array(np.ascontiguousarray(plan.precisions_cholesky.T))
         if len(self.exact):
@@ -103,7 +113,11 @@ class PlanOnCard:
         plan, card, n = self.plan, self.card, tile.n_rows
         out = card.work.get("log_density", (plan.n_densities, n))
         of_components = out[: plan.n_components]
-        if len(self.by_phi):
+        if len(self.by_phi) and self.without_phi:
+            loop, n_all = f"narrow_density_{len(tile.x)}", np.int32(plan.n_components)
+            rows = tile.x, np.int64(tile.stride), np.int64(n)
+            card.launch(loop, n, *rows, self.origin, self.eta, n_all, of_components)
+        elif len(self.by_phi):
             phi = self._phi(tile)
             if self.is_most:
                 card.xp.matmul(self.eta, phi, out=of_components)
@@ -160,7 +174,9 @@ class PlanOnCard:
     def sums(self, tile: CardTile, resp: OnCard, out: OnCard) -> None:
         """Write the sums of each component, (n_components, n_statistics), after `log_density` of the same rows."""
         xp, resp = self.card.xp, resp[: self.plan.n_components]
-        if len(self.by_phi):
+        if len(self.by_phi) and self.without_phi:
+            self._narrow_sums(tile, resp, out)
+        elif len(self.by_phi):
             phi = self._phi(tile)
             if self.is_most:
                 xp.matmul(resp, phi.T, out=out)
@@ -170,6 +186,17 @@ class PlanOnCard:
             # (z of one group alone is still there.)
             z = self.card.work.get("z", (len(self.groups[i]), *tile.x.shape)) if len(self.groups) == 1 else None
             self._exact_sums(tile, i, self._z(tile, i) if z is None else z, resp, out)
+
+    def _narrow_sums(self, tile: CardTile, resp: OnCard, out: OnCard) -> None:
+        card, (left, right, starts), n = self.card, self.terms, tile.n_rows
+        n_blocks = -(-n // SUMMED_ROWS)
+        parts = card.work.get("parts", (n_blocks, out.size))
+        card.launch(
+            "narrow_sums", n_blocks * N_THREADS, tile.x, np.int64(tile.stride), np.int64(n), np.int64(SUMMED_ROWS),
+            np.int32(len(tile.x)), self.origin, left, right, np.int32(len(starts) - 1), resp,
+            np.int32(self.plan.n_components), parts,
+        )  # fmt: skip
+        parts.sum(axis=0, out=out.reshape(-1))
 
     def _exact_sums(self, tile: CardTile, i: int, z: OnCard, resp: OnCard, out: OnCard) -> None:
         card, (k, d, n), of_group = self.card, z.shape, self.of_group[i]
@@ -220,6 +247,14 @@ def leave_out(tile: CardTile, log_density: OnCard) -> tuple[OnCard, ...]:
 def _weights(tile: CardTile, other: OnCard) -> tuple[OnCard, np.int32]:
     """Return the row weights as loops take them, with whether there are any."""
     return other if tile.weights is None else tile.weights, np.int32(tile.weights is not None)
+
+
+def _is_narrow(plan: Plan, left: NDArray[Any], right: NDArray[Any], starts: NDArray[Any]) -> bool:
+    """Return whether the loops for few features know the terms of Phi, the upper triangle, and have room for it."""
+    rows, columns = np.triu_indices(plan.means.shape[1])
+    known = len(left) == len(rows) == len(starts) - 1 and bool((left == rows).all() and (right == columns).all())
+    height = plan.n_components + len(starts) + plan.means.shape[1]
+    return known and height * (SUM_ROWS + 1) <= SUM_VALUES
 
 
 def _terms(shape: Shape, n_features: int, *, exact: bool) -> tuple[NDArray[np.int32], ...]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 #: Features of Phi that a thread fills: the index arithmetic is then little beside them.
 RUN = 8
-#: Up to so many features, a power of two, the density of a row is found with the row in registers.
+#: Up to so many features the density of a row is found with the row in registers, and its sums without Phi in memory.
 NARROW = 8
-#: Rows of a tile in shared memory, blocks of a sum, and sums of a component that a block of threads makes.
-NARROW_ROWS, NARROW_BLOCKS, NARROW_THREADS = 32, 512, 256
+#: Rows that a block of threads sums, those that it has in shared memory at once, numbers there at most, and sums that a
+#: thread has at a time.
+SUMMED_ROWS, SUM_ROWS, SUM_VALUES, SUM_EACH = 512, 32, 6016, 8
 
 #: The dtypes of rows that are read as they are, with their names in C; others are converted to float64 before.
 DTYPES = {
@@ -203,6 +204,96 @@ extern "C" __global__ void label(const double* l, long long n, int k, long long*
 }
 """
 
-SOURCE = _COMMON.replace("RUN", str(RUN)) + "".join(
-    _ROWS.replace("NAME", name).replace("TYPE", of_c) for name, of_c in DTYPES.items()
+_NARROW = """
+// Log-densities, (k, n), of rows x, (D, ld), of full covariances: eta, (k, n_phi), times Phi, which is nowhere.
+extern "C" __global__ void narrow_density_D(
+    const double* x, long long ld, long long n, const double* origin, const double* eta, int k, double* out)
+{
+    for (long long i = FIRST; i < n; i += STEP) {
+        double row[D];
+        for (int j = 0; j < D; j++) row[j] = x[j * ld + i] - origin[j];
+        for (int c = 0; c < k; c++) {
+            const double* own = eta + c * (D * (D + 1) / 2 + D + 1);
+            const double* linear = own + D * (D + 1) / 2;
+            double total = linear[D];
+            for (int a = 0; a < D; a++) {
+                double part = linear[a];
+                for (int b = a; b < D; b++) part += *own++ * row[b];
+                total += part * row[a];
+            }
+            out[c * n + i] = total;
+        }
+    }
+}
+"""
+
+_SUMS = """
+// Sums of n_rows rows for each block of threads: of resp, (k, n), times Phi, (n_phi), of rows x, (d, ld); out is
+// (blocks, k, n_phi). Responsibilities and Phi of some rows lie in shared memory at a time.
+extern "C" __global__ void narrow_sums(
+    const double* x, long long ld, long long n, long long n_rows, int d, const double* origin, const int* left,
+    const int* right, int n_second, const double* resp, int k, double* out)
+{
+    __shared__ double held[SUM_VALUES];
+    const int n_phi = n_second + d + 1, n_sums = k * n_phi, height = k + n_phi;
+    for (long long block = blockIdx.x; block * n_rows < n; block += gridDim.x) {
+        const long long begin = block * n_rows, end = begin + n_rows < n ? begin + n_rows : n;
+        for (int first = 0; first < n_sums; first += SUM_EACH * blockDim.x) {
+            double total[SUM_EACH];
+            int weights[SUM_EACH], values[SUM_EACH];
+            #pragma unroll
+            for (int s = 0; s < SUM_EACH; s++) {
+                const int own = first + s * blockDim.x + threadIdx.x;
+                total[s] = 0.0;
+                weights[s] = own / n_phi % k * (SUM_ROWS + 1);
+                values[s] = (k + own % n_phi) * (SUM_ROWS + 1);
+            }
+            for (long long low = begin; low < end; low += SUM_ROWS) {
+                const int m = (int)(end - low < SUM_ROWS ? end - low : SUM_ROWS);
+                __syncthreads();
+                for (int t = threadIdx.x; t < height * SUM_ROWS; t += blockDim.x) {
+                    const int f = t / SUM_ROWS - k, r = t % SUM_ROWS;
+                    const long long i = low + r;
+                    double value = 0.0;
+                    if (r >= m) value = 0.0;
+                    else if (f < 0) value = resp[(f + k) * n + i];
+                    else if (f < n_second)
+                        value = (x[left[f] * ld + i] - origin[left[f]]) * (x[right[f] * ld + i] - origin[right[f]]);
+                    else if (f < n_phi - 1) value = x[(f - n_second) * ld + i] - origin[f - n_second];
+                    else value = 1.0;
+                    held[(f + k) * (SUM_ROWS + 1) + r] = value;
+                }
+                __syncthreads();
+                #pragma unroll
+                for (int s = 0; s < SUM_EACH; s++) {
+                    if (first + s * blockDim.x >= n_sums) continue;
+                    double part = 0.0;
+                    for (int r = 0; r < SUM_ROWS; r++) part += held[weights[s] + r] * held[values[s] + r];
+                    total[s] += part;
+                }
+            }
+            #pragma unroll
+            for (int s = 0; s < SUM_EACH; s++) {
+                const int own = first + s * blockDim.x + threadIdx.x;
+                if (own < n_sums) out[block * n_sums + own] = total[s];
+            }
+        }
+    }
+}
+"""
+
+_NUMBERS = {"SUM_ROWS": SUM_ROWS, "SUM_VALUES": SUM_VALUES, "SUM_EACH": SUM_EACH, "RUN": RUN}
+
+
+def _defined() -> str:
+    """Return the numbers that the loops take, as definitions."""
+    return "".join(f"#define {name} {value}\n" for name, value in _NUMBERS.items())
+
+
+SOURCE = (
+    _defined()
+    + _COMMON
+    + "".join(_ROWS.replace("NAME", name).replace("TYPE", of_c) for name, of_c in DTYPES.items())
+    + "".join(f"#define D {d}\n{_NARROW.replace('density_D', f'density_{d}')}#undef D\n" for d in range(1, NARROW + 1))
+    + _SUMS
 )

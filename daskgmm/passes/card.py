@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError
 from daskgmm.kernels.block import Workspace
+from daskgmm.kernels.cuda import N_THREADS
 from daskgmm.kernels.cuda_rows import Card, Slot
 from daskgmm.kernels.cuda_source import SOURCE
 
-#: Threads of a block of a card, and blocks at most, whose threads then go on with further rows.
-N_THREADS, MOST_BLOCKS = 256, 1 << 16
+#: Blocks of threads at most, which then go on with further rows.
+MOST_BLOCKS = 1 << 16
 #: What CuPy, cuBLAS and the loops take of a card's memory, and what is left for others (a desktop, another process).
 CONTEXT_BYTES = 1 << 30
 #: One thread copies 8 to 10 GB/s into memory that a card reads, which takes up to 55 GB/s.

@@ -357,12 +357,3 @@ def _first(a: int, b: int) -> int:
 def first_true(mask: NDArray[np.bool_], first_row: int) -> int:
     """Return the number of the first row of a mask that begins at a row, or -1."""
     return first_row + int(np.argmax(mask)) if mask.any() else -1
-
-
-def survey_on(device: str) -> type[SurveyPass]:
-    """Return the class of a survey on a device, "cpu" or "cuda"."""
-    if device == "cpu":
-        return SurveyPass
-    from daskgmm.passes.card_survey import CardSurveyPass
-
-    return CardSurveyPass

@@ -56,6 +56,27 @@ def plan_of(case, kernel="rule", **more):
     return make_plan(parameters_of(case), origin=row_set_of(case.X).mean, kernel=kernel, **more)
 
 
+@pytest.mark.parametrize("n_features", range(1, 10))
+def test_few_features_with_phi_in_memory_and_without(card, n_features, monkeypatch):
+    case = make_case("full", seed=13, n_rows=1100, n_components=5, n_features=n_features)
+    plan, found = plan_of(case, "phi"), []
+    (right,) = run(EStep([plan]), blocks_of(case.X))
+    for most in (0, cuda.WITHOUT_PHI):
+        monkeypatch.setattr(cuda, "WITHOUT_PHI", most)
+        plan.derived.clear()
+        found.append(*run(CardEStep([plan]), on_card(card, case.X)))
+        agree(found[-1], right, 5)
+        assert plan.derived["card"].without_phi == (n_features <= most)
+
+
+def test_components_for_which_there_is_no_room_without_phi(card):
+    case = make_case("full", seed=14, n_rows=600, n_components=180, n_features=2)
+    plan = plan_of(case, "phi")
+    (right,), (found,) = run(EStep([plan]), blocks_of(case.X)), run(CardEStep([plan]), on_card(card, case.X))
+    assert not plan.derived["card"].without_phi
+    agree(found, right, 180)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kernel", ["phi", "exact", "rule"])
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,9 +63,9 @@ def card_here() -> CardInfo | str:
     except ImportError as error:
         return f"no CuPy ({error})"
     try:
-        from cupy_backends.cuda.libs import cublas, nvrtc  # noqa: F401  (libraries of CUDA's, which CuPy calls)
+        _ = cupy.cuda.cublas, cupy.cuda.nvrtc  # (libraries of CUDA's, loaded when they are asked for)
     except ImportError as error:
-        return f"a CuPy that lacks libraries of CUDA ({error})"
+        return f"a CuPy that lacks libraries of CUDA ({str(error).partition(chr(10))[0]:.80})"
     runtime = cupy.cuda.runtime
     try:
         if not runtime.getDeviceCount():
@@ -75,9 +76,11 @@ def card_here() -> CardInfo | str:
         free += cupy.get_default_memory_pool().free_bytes()
         versions = f"CuPy {cupy.__version__}, CUDA {_version(runtime.runtimeGetVersion())}"
         driver = _version(runtime.driverGetVersion())
-        name, uuid = properties["name"].decode(), bytes(properties.get("uuid", b"")).hex()
-        bus = f"{properties.get('pciBusID', 0)}.{properties.get('pciDeviceID', 0)}"
-        return CardInfo(name, f"{versions}, driver for CUDA {driver}", int(total), int(free), uuid or bus)
+        # (Parts of one card, MIG, have one bus: each process then sees its part alone, by its name.)
+        part = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        identity = f"{platform.node()} {cupy.cuda.Device().pci_bus_id} {part if part.startswith('MIG') else ''}".strip()
+        name = properties["name"].decode()
+        return CardInfo(name, f"{versions}, driver for CUDA {driver}", int(total), int(free), identity)
     except runtime.CUDARuntimeError as error:
         return f"no card that CUDA can use ({error})"
 
@@ -103,9 +106,18 @@ def take_card(number: int) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = seen[number % len(seen)] if seen else str(number)
 
 
-@cache
 def the_card() -> CudaCard:
     """Return the card of this process; a ClusterError where it has none."""
+    with _making:
+        return _made()
+
+
+#: Threads may ask for the card at once, which is one for all of them.
+_making = threading.Lock()
+
+
+@cache
+def _made() -> CudaCard:
     found = card_here()
     if isinstance(found, str):
         raise ClusterError(
@@ -155,14 +167,12 @@ class CudaCard(Card):
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        from cupy_backends.cuda.libs.cublas import CUBLASError
-
         cuda = self.xp.cuda
         try:
             yield
         except cuda.memory.OutOfMemoryError as error:
             said = f"{error!s:.120}"
-        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError, CUBLASError) as error:
+        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError, cuda.cublas.CUBLASError) as error:
             raise DaskgmmError(
                 "The card",
                 "compute",

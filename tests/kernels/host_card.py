@@ -54,19 +54,74 @@ def library() -> ctypes.CDLL:
 _OF_C = {np.int32: ctypes.c_int, np.int64: ctypes.c_longlong, np.float64: ctypes.c_double}
 
 
+class OnHost(np.ndarray):
+    """An array of the card: like CuPy's, it is never mixed with NumPy's, which are somewhere else."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **how):
+        _of_the_card(*inputs, *out)
+        plain = [_plain(each) for each in inputs]
+        if out:
+            how["out"] = tuple(map(_plain, out))
+        found = getattr(ufunc, method)(*plain, **how)
+        return out[0] if out else np.asarray(found).view(OnHost)
+
+    def __array_function__(self, function, types, arguments, how):
+        _of_the_card(*arguments, *how.values())
+        plain = [_plain(each) for each in arguments]
+        found = function(*plain, **{name: _plain(each) for name, each in how.items()})
+        return np.asarray(found).view(OnHost)
+
+    def __getitem__(self, at):
+        _of_the_card(*(at if isinstance(at, tuple) else (at,)))
+        return np.asarray(super().__getitem__(at)).view(OnHost)
+
+    def __setitem__(self, at, values):
+        _of_the_card(values, *(at if isinstance(at, tuple) else (at,)))
+        super().__setitem__(at, values)
+
+
+def _of_the_card(*values):
+    """Raise a TypeError for arrays that are not on the card."""
+    for each in values:
+        if isinstance(each, list | tuple):
+            _of_the_card(*each)
+        elif isinstance(each, np.ndarray) and not isinstance(each, OnHost):
+            raise TypeError("an array of NumPy's among those of a card")
+
+
+def _plain(value):
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value.view(np.ndarray) if isinstance(value, OnHost) else value
+
+
+class _Namespace:
+    """NumPy's functions, with arrays of the card for results."""
+
+    def __getattr__(self, name):
+        function = getattr(np, name)
+
+        def call(*arguments, **how):
+            _of_the_card(*arguments, *how.values())
+            return np.asarray(function(*arguments, **how)).view(OnHost)
+
+        return call
+
+
 class HostCard(Card):
     """NumPy in the place of CuPy."""
 
-    xp = np
+    xp = _Namespace()
 
     def __init__(self):
         library()
-        self.work, self._lock = Workspace(), threading.RLock()
+        self.work, self._lock = Workspace(self.xp.empty), threading.RLock()
 
     def using(self):
         return self._lock
 
     def launch(self, loop, n_items, *arguments):
+        _of_the_card(*arguments)
         given = [
             ctypes.c_void_p(each.ctypes.data) if isinstance(each, np.ndarray) else _OF_C[type(each)](each)
             for each in arguments
@@ -74,16 +129,17 @@ class HostCard(Card):
         getattr(library(), loop)(*given)
 
     def array(self, values):
-        return np.array(values, order="C")
+        return np.array(values, order="C").view(OnHost)
 
     def host(self, values):
+        _of_the_card(values)
         return np.array(values)
 
     def explained(self):
         return nullcontext()
 
     def slot(self, n_rows, n_columns, dtype):
-        return HostSlot(np.empty((n_rows, n_columns), dtype))
+        return HostSlot(self.xp.empty((n_rows, n_columns), dtype))
 
 
 class HostSlot(Slot):
@@ -93,16 +149,16 @@ class HostSlot(Slot):
         self._room = room
 
     def begin(self, n_rows, *, stays):
-        self._block = np.empty_like(self._room[:n_rows]) if stays else self._room[:n_rows]
+        self._block = self._room[:n_rows].copy() if stays else self._room[:n_rows]
 
     def put(self, at, rows):
-        copy_rows(self._block[at : at + len(rows)], rows)
+        copy_rows(np.asarray(self._block)[at : at + len(rows)], rows)
 
     def end(self):
         return self._block
 
     def used(self):
-        self._room.view(np.uint8)[...] = 0xFF
+        np.asarray(self._room).view(np.uint8)[...] = 0xFF
 
     def wait(self):
         pass

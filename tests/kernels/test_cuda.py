@@ -236,7 +236,7 @@ def test_what_a_pass_takes_is_within_what_is_stated(kind, card):
             taken = sum(each.nbytes for each in self._buffers.values())
             return found
 
-    card.work = Counting()
+    card.work = Counting(card.xp.empty)
     for kernel in ("phi", "exact"):
         run(CardEStep([plan_of(case, kernel)]), on_card(card, case.X))
     shape = family_called(kind).shape

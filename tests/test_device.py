@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import dask.array as da
@@ -14,10 +15,17 @@ import zarr
 from click.testing import CliRunner
 from distributed import Client, LocalCluster
 
-from daskgmm import BayesianGaussianMixture, GaussianMixture, select
+from daskgmm import BayesianGaussianMixture, GaussianMixture, open_rows, select
 from daskgmm.cli.commands import gmm
+from daskgmm.fitting.fit import fit_mixture
+from daskgmm.fitting.options import FitOptions
+from daskgmm.mixture.family import family_called
 from daskgmm.passes import card as cards
 from daskgmm.passes.card import CardInfo
+from daskgmm.passes.memory import peak_worker_bytes
+from daskgmm.passes.need import Need
+from daskgmm.passes.rows import Rows
+from daskgmm.stores.checkpoint import Checkpoint
 from daskgmm.stores.model_file import load_model
 from tests import fake_cards
 from tests.kernels.driving import KINDS
@@ -323,3 +331,46 @@ def test_commands_on_a_card(on, X, tmp_path, monkeypatch):
     assert refused.exit_code == 65
     assert "NaN or infinity in row 5" in refused.stderr
     assert not (tmp_path / "no.zarr").exists()
+
+
+def test_killed_and_gone_on_with(on, X, tmp_path, monkeypatch):
+    class KilledError(Exception):
+        pass
+
+    monkeypatch.setattr("daskgmm.sources.partition.PARTITION_BYTES", 1 << 13)
+    stored(str(tmp_path / "x.zarr"), X)
+    source = open_rows(tmp_path / "x.zarr")
+    options = FitOptions(2, n_init=1, escape=False, tol=1e-7, device="cuda")
+    whole = fit_mixture(source, options)
+    for last in (1, 2, 4, whole.n_passes - 1):
+
+        def listen(event, last=last):
+            if event.number == last:
+                raise KilledError
+            return False
+
+        place = str(tmp_path / f"{last}")
+        with pytest.raises(KilledError):
+            fit_mixture(source, options, checkpoint=Checkpoint.at(place), listener=listen)
+        found = fit_mixture(source, options, checkpoint=Checkpoint.at(place))
+        assert found.parameters.means.tolist() == whole.parameters.means.tolist()
+        assert found.log_likelihood == whole.log_likelihood
+        assert found.n_passes == whole.n_passes
+    assert whole.provenance == {"device": str(cards.card_here())}
+
+
+def test_new_rows_after_old_ones(on, X):
+    fits = []
+    for device in ("cpu", "cuda"):
+        fit = GaussianMixture(2, device=device, **ONE).fit(X[::2])
+        fits.append(fit.partial_fit(X[1::2]))
+    np.testing.assert_allclose(fits[1].means_, fits[0].means_, rtol=1e-9)
+    assert fits[1].drift_["z"] == pytest.approx(fits[0].drift_["z"], rel=1e-6)
+
+
+def test_memory_of_a_process_with_a_card_is_stated(X):
+    rows = Rows.plan(open_rows(X), None)
+    need = Need(family_called("full").shape, 2)
+    beside = peak_worker_bytes(rows, replace(need, device="cuda")) - peak_worker_bytes(rows, need)
+    # (Four blocks of 2^18 rows of three features, and a weight each.)
+    assert beside == (1 << 30) + 4 * (1 << 18) * (3 * 8 + 8)

@@ -115,8 +115,8 @@ def device_for(asked: str, why: str, shapes: Sequence[Shape], cards: AskCards, n
 
 def _on_cards(found: Mapping[str, Any], need: Need, n_features: int) -> Device:
     from daskgmm.kernels.cuda import card_bytes
+    from daskgmm.kernels.cuda_rows import N_AHEAD
     from daskgmm.passes.card import CONTEXT_BYTES, CardInfo
-    from daskgmm.passes.card_rows import N_AHEAD
 
     check_cards(found)
     cards = [card for card in found.values() if isinstance(card, CardInfo)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -103,7 +103,7 @@ def score_source(
     check_shape(X, n_components=1)
     errors.check_gaps(non_finite)
     cut = Rows.plan(X, weights, errors.columns).checked(non_finite)
-    rows, need = promise_memory(cut, scoring_need(parameters, X, errors), executor)
+    rows, need = promise_memory(cut, replace(scoring_need(parameters, X, errors), device=device), executor)
     why = not_of_rows(errors.kernel, non_finite)
     on = device_for(device, why, [parameters.shape], cards_of(rows, executor), need, X.n_features)
     parameters = errors.seen(parameters)

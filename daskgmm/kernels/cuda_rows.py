@@ -18,6 +18,8 @@ from daskgmm.mixture.scaling import Scaling
 #: An array on the card: of the card's own type.
 OnCard = Any
 
+#: Blocks that are on their way to a card while one is computed.
+N_AHEAD = 3
 #: Values of the rows of a block at most, and rows.
 BLOCK_VALUES, LONGEST, SHORTEST = 1 << 23, 1 << 18, 1 << 8
 

@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 
 from daskgmm.errors import DataError
-from daskgmm.kernels.cuda_rows import Card, CardBlock, Slot, block_length
+from daskgmm.kernels.cuda_rows import N_AHEAD, Card, CardBlock, Slot, block_length
 from daskgmm.kernels.cuda_source import DTYPES
 from daskgmm.passes.cache import KeptReader
 from daskgmm.passes.rows import WEIGHT, Beside, Cut, runs_read
 from daskgmm.sources.digits import refuse_lost_digits
 from daskgmm.sources.source import Reader
-
-#: Blocks that are on their way to a card while one is computed.
-N_AHEAD = 3
 
 
 def card_blocks(cut: Cut, reader: Reader, beside: Mapping[str, Reader], card: Card) -> Iterator[CardBlock]:

@@ -25,13 +25,13 @@ from daskgmm.kernels import cuda
 from daskgmm.kernels.block import Block
 from daskgmm.kernels.cuda import card_bytes
 from daskgmm.kernels.cuda_passes import CardEStep
-from daskgmm.kernels.cuda_rows import block_length
+from daskgmm.kernels.cuda_rows import N_AHEAD, block_length
 from daskgmm.kernels.estep import EStep
 from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.card import CudaCard, card_here, the_card
-from daskgmm.passes.card_rows import N_AHEAD, card_blocks
+from daskgmm.passes.card_rows import card_blocks
 from daskgmm.passes.rows import Cut
 from daskgmm.sources.source import Reader
 

@@ -19,6 +19,7 @@ from daskgmm import BayesianGaussianMixture, GaussianMixture, open_rows, select
 from daskgmm.cli.commands import gmm
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
+from daskgmm.kernels.cuda_passes import CardEStep
 from daskgmm.mixture.family import family_called
 from daskgmm.passes import card as cards
 from daskgmm.passes.card import CardInfo
@@ -374,3 +375,20 @@ def test_memory_of_a_process_with_a_card_is_stated(X):
     beside = peak_worker_bytes(rows, replace(need, device="cuda")) - peak_worker_bytes(rows, need)
     # (Four blocks of 2^18 rows of three features, and a weight each.)
     assert beside == (1 << 30) + 4 * (1 << 18) * (3 * 8 + 8)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_em_on_the_sample_is_done_there_too(on, X, device, monkeypatch):
+    n_tiles, update = [0], CardEStep.update
+
+    def counted(self, state, block):
+        n_tiles[0] += 1
+        return update(self, state, block)
+
+    monkeypatch.setattr(CardEStep, "update", counted)
+    fit = GaussianMixture(2, device=device, start_rows=500, random_state=0, n_init=2, escape=False).fit(X)
+    passes = {(one["pass"], one["what"]) for one in fit.history_}
+    on_sample = sum(one["what"] == "start" and one["rows"] < len(X) for one in fit.history_)
+    n_em = sum(what == "em" for _, what in passes)
+    assert on_sample > 0
+    assert (n_tiles[0] > n_em) if device == "cuda" else (n_tiles[0] == 0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +51,36 @@ class Device:
         """What the provenance of a model has of it: nothing of the processor alone."""
         return {} if self.said == "cpu" else {"device": self.said}
 
+    def of_sample(self) -> Device:
+        """Return what computes on the sample, in this process: the same, if this process has a card too."""
+        return self if isinstance(_own_card()[""], _info()) else CPU
+
 
 CPU = Device()
+
+_on_sample: ContextVar[Device] = ContextVar("daskgmm-device-of-sample", default=CPU)
+
+
+@contextmanager
+def starting_on(device: Device) -> Iterator[None]:
+    """Have EM on the sample of a fit, in the block, computed by the fit's device where this process has it."""
+    token = _on_sample.set(CPU if device.name == "cpu" else device.of_sample())
+    try:
+        yield
+    finally:
+        _on_sample.reset(token)
+
+
+def device_of_sample() -> Device:
+    """Return what computes on the sample of the fit that is under way."""
+    return _on_sample.get()
+
+
+def _info() -> type[Any]:
+    from daskgmm.passes.card import CardInfo
+
+    return CardInfo
+
 
 #: Asks processes for their cards: see `Executor.cards`.
 AskCards = Callable[[], Mapping[str, Any]]
@@ -130,7 +160,9 @@ def _on_cards(found: Mapping[str, Any], need: Need, n_features: int) -> Device:
             f"a need of {mib(needed)} for {need.n_components} components of {n_features} features",
             "See what else runs on it (nvidia-smi); decrease `n_components`, or take `device` cpu.",
         )
-    keep = max(0, int(least.free_bytes - needed - SPARE * least.total_bytes))
+    # (This process, where it is none of them, may use one of the cards too, for the sample.)
+    others = 0 if "" in found else needed
+    keep = max(0, int(least.free_bytes - needed - others - SPARE * least.total_bytes))
     logger.info("Each card (%s) takes at most %s beside the rows that it keeps.", least, mib(needed))
     return Device("cuda", str(least), len(cards), keep)
 

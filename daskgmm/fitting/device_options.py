@@ -39,7 +39,7 @@ class DeviceOptions(Record):
     ----------
     device : {"cpu", "cuda", "auto"}
         The processor; a card of NVIDIA's in every process that runs passes; or cards where all of them have one and it
-        does what is asked, else processors. What is done on the sample, and k-means||, is the processor's.
+        does what is asked, else processors. k-means, also k-means||, is the processor's.
     """
 
     device: str = declare(

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from daskgmm.fitting.device import predictor_for
+from daskgmm.fitting.device_options import not_of_rows
 from daskgmm.fitting.measured import Measured
 from daskgmm.inputs import opened_rows
 from daskgmm.kernels.denoising import Denoising
@@ -19,6 +21,8 @@ from daskgmm.passes.prediction import predict_rows
 
 class Deconvolving:
     """Gives an estimator predictions for rows with measurement errors, and `denoise`."""
+
+    device: str
 
     non_finite: str
 
@@ -53,6 +57,8 @@ class Deconvolving:
     def _predicted(self, rows: Any, predictor: Predictor, of: Measured, non_finite: str | None = None) -> Any:
         non_finite = non_finite or self.non_finite
         of.check_gaps(non_finite)
+        why = not_of_rows(of.kernel, non_finite) or ("" if type(predictor) is Predictor else "such predictions")
+        predictor = predictor_for(self.device, why, rows, predictor)
         found = predict_rows(rows, predictor, non_finite=non_finite, columns=of.columns)
         return rows.as_given(found, predictor.what) if rows.as_given else found
 

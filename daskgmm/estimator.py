@@ -130,10 +130,11 @@ class GaussianMixture(
     precision : {"double", "single"}, default="double"
         Precision of the large matrix products. "single" is about 1.8 times faster, and good to 1e-3 nats a row in the
         log-density. Components for which it is not, and the final log-likelihood, are computed in double precision.
+    device : {"cpu", "cuda", "auto"}, default="cpu"
+        What computes passes, predictions and scores: a card of NVIDIA's by CuPy, in float64; "auto" where one can.
     cache : {"auto", True, False}, default="auto"
-        Whether rows of a Zarr array stay in memory, decoded, after the first pass. "auto": if all of them fit in half
-        of the workers' memory limits. True: as many as fit; later passes read the rest. False: none. The result has
-        the same bits. (A Dask array is yours to persist.)
+        Whether rows of a Zarr array stay in memory, decoded, after the first pass. "auto": if all fit in half of the
+        workers' memory limits. True: as many as fit. False: none. The bits are the same. (A Dask array: persist it.)
     acceleration : {"squarem", None} or Accelerator, default="squarem"
         SQUAREM reaches the same optimum in fewer passes: it extrapolates EM, and steps back if the log-likelihood
         falls. None is plain EM, with scikit-learn's iterates. An accelerator of your own is a frozen dataclass, a
@@ -142,8 +143,7 @@ class GaussianMixture(
         When a fit ends, instead of `tol`: a frozen dataclass of yours, a subclass of
         `daskgmm.fitting.stopping.StoppingRule`. It is asked after each pass over all rows.
     escape : bool, default=True
-        Whether to search for a better optimum by splitting and merging components on the sample, without reading
-        anything. It is not done if the whole start is given.
+        Whether to search for a better optimum by splitting and merging components on the sample. Not of a given start.
     standardize : bool, default=False
         Whether to fit the features in units of their standard deviations, as behind a StandardScaler, which would load
         a Dask array whole. Starts and `reg_covar` then do not depend on units. The parameters are those of the data.
@@ -353,7 +353,8 @@ class GaussianMixture(
         check_is_fitted(self, "means_")
         source, weights = opened_rows(self, X, reset=False), opened_weights(sample_weight)
         of = None if errors is None else Measured.of(errors, source)
-        return score_source(self._parameters(), source, weights=weights, errors=of, non_finite=self.non_finite)
+        p, non_finite = self._parameters(), self.non_finite
+        return score_source(p, source, weights=weights, errors=of, non_finite=non_finite, device=self.device)
 
     def _compared(self, X: Any, sample_weight: Any, errors: Any) -> Score:
         found = self._scored(X, sample_weight, errors)

@@ -62,7 +62,7 @@ class Saved:
         self.support_, self.counts_ = fit.support.nats, fit.support.counts
         self._remarks, self._unsupported = fit.remarks, fit.spikes
         self._seen, self._about, self.drift_, self.entropy_ = fit.seen, fit.about, fit.drift, fit.seen.entropy
-        self.history_ = list(fit.history)
+        self.history_, self._provenance = list(fit.history), fit.provenance
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the fitted mixture as a Zarr group; whole or not at all."""
@@ -83,7 +83,7 @@ class Saved:
             "unsupported": list(getattr(self, "_unsupported", ())),
             **({"status": self._status.value} if hasattr(self, "_status") else {}),
             "lower_bound": finite_or_none(getattr(self, "lower_bound_", -np.inf)),
-            "provenance": provenance(),
+            "provenance": provenance() | getattr(self, "_provenance", {}),
         }
         return Model(self._parameters(), record)
 

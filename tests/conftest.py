@@ -11,8 +11,11 @@ import zarr
 from distributed import Client, LocalCluster
 from hypothesis import settings
 
+from daskgmm.kernels.cuda_rows import Card
+from daskgmm.passes.card import card_here, the_card
 from tests import slurm as real_slurm
 from tests.clusters import LOCAL
+from tests.kernels.host_card import HostCard
 
 #: Any key opens the S3 service of the tests.
 S3_KEY = {"AWS_ACCESS_KEY_ID": "testing-identity", "AWS_SECRET_ACCESS_KEY": "testing-secret"}
@@ -106,3 +109,14 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
     url = f"s3://{uuid4().hex}"
     s3fs.S3FileSystem().mkdir(url)
     return url
+
+
+@pytest.fixture(params=["host", pytest.param("card", marks=pytest.mark.card)])
+def card(request: pytest.FixtureRequest) -> Card:
+    """Where the arithmetic of a card is done: the host in the place of one, and the card of this machine."""
+    if request.param == "host":
+        return HostCard()
+    found = card_here()
+    if isinstance(found, str):
+        pytest.skip(f"this machine has {found}")
+    return the_card()

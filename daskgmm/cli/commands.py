@@ -17,6 +17,7 @@ import click
 from daskgmm.cli.adapt_command import adapt
 from daskgmm.cli.filled_commands import FILLED_COMMANDS
 from daskgmm.cli.fit_commands import fit, select
+from daskgmm.cli.fit_options import device_option
 from daskgmm.cli.group import Commands
 from daskgmm.cli.model_commands import MODEL_COMMANDS
 from daskgmm.cli.options import (
@@ -90,6 +91,7 @@ gmm.add_command(adapt)
     "score: the log-density in nats.",
 )
 @keep_option
+@device_option("Prediction")
 @input_options(weights=False, errors=True)
 @output_option("PLACE", "a Zarr array, such as labels.zarr, or a folder of Parquet files, such as labels.parquet")
 @saving_options
@@ -101,6 +103,7 @@ def predict(
     model: str,
     what: Any,
     keep: tuple[tuple[str, ...], ...],
+    device: str,
     data: Any,
     output: str,
     saving: Any,
@@ -126,7 +129,8 @@ def predict(
     """
     from daskgmm.cli.predicting import Asked, predict
 
-    return predict(model, data, output, Asked(what, kept_names(keep)), cluster=cluster, saving=saving, force=force)
+    asked = Asked(what, kept_names(keep), device=device)
+    return predict(model, data, output, asked, cluster=cluster, saving=saving, force=force)
 
 
 for _command in FILLED_COMMANDS:
@@ -143,10 +147,11 @@ gmm.add_command(status)
     section="Score",
     help="Print the standard errors of the parameters too, where INPUT is what MODEL was fitted to; a pass more.",
 )
+@device_option("Score")
 @input_options(weights=True, errors=True)
 @cluster_options
 @log_options
-def score(*, model: str, standard_errors: bool, data: Any, cluster: Any) -> dict[str, Any]:
+def score(*, model: str, standard_errors: bool, device: str, data: Any, cluster: Any) -> dict[str, Any]:
     """Print how well a MODEL describes the rows of INPUT: log-likelihood in nats, AIC and BIC.
 
     \b
@@ -156,7 +161,7 @@ def score(*, model: str, standard_errors: bool, data: Any, cluster: Any) -> dict
     """
     from daskgmm.cli import scoring
 
-    return scoring.score(model, data, errors=standard_errors, cluster=cluster)
+    return scoring.score(model, data, errors=standard_errors, cluster=cluster, device=device)
 
 
 @gmm.command(short_help="Draw rows from a model.")

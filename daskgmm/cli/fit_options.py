@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -129,6 +130,12 @@ def fit_options(
         return command(*args, how=how, **given)
 
     return with_options(run, [declared_option(name, *found) for name, found in known.items()])
+
+
+def device_option(section: str) -> Callable[[Any], Any]:
+    """Return what declares the device of a command that fits nothing."""
+    found, option = declared(FitOptions)["device"]
+    return lambda command: with_options(command, [declared_option("device", found, replace(option, section=section))])
 
 
 #: Options of a fit that each command declares in its own way.

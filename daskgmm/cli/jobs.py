@@ -18,6 +18,7 @@ from daskgmm.cli.terminal import command_line_words
 from daskgmm.cli.work import Work
 from daskgmm.errors import worded
 from daskgmm.fitting.checks import check_shape
+from daskgmm.fitting.device_options import not_on_a_card
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.need import fit_need
@@ -106,7 +107,9 @@ def fitting_work(
     n_columns = sum(column.n_features for column in beside.values())
     rows = Rows.plan(X, weights, beside).checked(models[0].non_finite)
     need = fit_need(asked, X, n_columns=n_columns, labels=labels is not None)
-    return Work(rows, need, cluster, cache=models[0].cache)
+    # (What no card does is told where the fit begins; processors then have as many workers as ever.)
+    device = "cpu" if beside or any(map(not_on_a_card, asked)) else models[0].device
+    return Work(rows, need, cluster.for_device(device), cache=models[0].cache)
 
 
 def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | None, force: bool) -> Result:
@@ -258,7 +261,7 @@ def model_record(done: Fit, now: Result, found: Result) -> Result:
         "drift": done.drift,
         "about": done.about,
         "history": list(done.history),
-        "provenance": provenance(),
+        "provenance": {**provenance(), **done.provenance},
     }
 
 

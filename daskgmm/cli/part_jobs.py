@@ -26,6 +26,7 @@ from daskgmm.cli.passes_shown import passes_shown
 from daskgmm.errors import DataError, MemoryLimitError, OutputError
 from daskgmm.fitting.by_parts import Asked, Awaited, Standing, Turn, first_pass, go_on
 from daskgmm.fitting.checks import check_shape
+from daskgmm.fitting.device_options import refuse_cards
 from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.need import fit_need
 from daskgmm.fitting.options import FitOptions
@@ -73,6 +74,7 @@ def survey(
     begun: Begun,
 ) -> Result:  # fmt: skip
     """Return the result of a part of the survey, which is then at `output`."""
+    refuse_cards(options, "for a fit in parts")
     names = begun.record.get("feature_names")
     if names and data.columns is None and data.features is None and takes_columns(data.location):
         data = replace(data, columns=tuple(names))

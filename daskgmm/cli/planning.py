@@ -18,6 +18,7 @@ from daskgmm.cli.planned import WORKER_SHARE, Planned
 from daskgmm.cli.work import Running, Work
 from daskgmm.errors import MemoryLimitError
 from daskgmm.fitting.checks import check_shape
+from daskgmm.fitting.device_options import refuse_cards
 from daskgmm.fitting.forecast import forecast
 from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.need import checkpoint_bytes
@@ -54,6 +55,7 @@ def plan(data: Input, options: FitOptions, *, cluster: Place, elsewhere: bool, b
         Whether workers will be those of a cluster that is not there yet: this machine stands for theirs.
     """
     began = perf_counter()
+    refuse_cards(options, "where a fit is planned, which tries processors alone")
     (X, weights), labels = data.open(names=begun.record.get("feature_names")), data.open_labels()
     begun.check(X, weights)
     errors = data.measured(X) or Measured()

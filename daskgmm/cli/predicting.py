@@ -15,8 +15,11 @@ from daskgmm.cli.work import Work
 from daskgmm.deconvolution import denoiser
 from daskgmm.errors import DataError
 from daskgmm.estimator import GaussianMixture
+from daskgmm.fitting.device import cards_of, device_for
+from daskgmm.fitting.device_options import not_of_rows
 from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.score import check_features
+from daskgmm.kernels.device import predictor_on
 from daskgmm.kernels.prediction import Predictor, What
 from daskgmm.mixture.noise import check_gaps
 from daskgmm.mixture.parameters import Parameters
@@ -41,11 +44,14 @@ class Asked:
         Columns of the input that come before it.
     given : tuple of str
         The features that the rows have, where the others are predicted.
+    device : {"cpu", "cuda", "auto"}
+        What computes.
     """
 
     what: What
     keep: Sequence[str] | None = None
     given: tuple[str, ...] = ()
+    device: str = "cpu"
 
     @property
     def command(self) -> str:
@@ -76,6 +82,7 @@ def predict(
         "keep": None if columns is None else list(columns.names),
         **({"given": list(asked.given)} if asked.given else {}),
         "input": {"X": X.identity(), **({"errors": errors.identity()} if errors.are_given else {})},
+        **({} if asked.device == "cpu" else {"device": asked.device}),
     }
     stored = finished_array(output, now, force=force)
     if stored is not None:
@@ -90,7 +97,8 @@ def predict(
     def run(cluster: Place) -> Result:
         kept = saving.work(output, now, force=force)
         found: Result = {}
-        work = Work(rows.checked(non_finite), need, cluster)
+        why = not_of_rows(errors.kernel, non_finite)
+        work = Work(rows.checked(non_finite), need, cluster.for_device("cpu" if why else asked.device))
         with kept as saved, work.on_machines(began) as running, saved.checkpoint.going_on():
 
             def result(written: Written) -> Result:
@@ -108,10 +116,12 @@ def predict(
                 interrupts.defer()
                 return found
 
+            cards, shapes = cards_of(running.rows, running.executor), [predictor.plan.shape]
+            on = device_for(asked.device, why, shapes, cards, running.need, X.n_features)
             try:
                 with saved.standing.on(running.where):
                     write_predictions(
-                        predictor, X, output, record=now, columns=errors.columns, result=result,
+                        predictor_on(on.name, predictor), X, output, record=now, columns=errors.columns, result=result,
                         non_finite=non_finite, executor=running.executor, saved=saved.checkpoint, kept=columns,
                     )  # fmt: skip
             except DataError:

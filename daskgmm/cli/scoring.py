@@ -8,6 +8,7 @@ from daskgmm.cli.input import Input, note_weights
 from daskgmm.cli.jobs import Result
 from daskgmm.cli.work import Work
 from daskgmm.errors import OptionError
+from daskgmm.fitting.device_options import not_of_rows
 from daskgmm.fitting.grouped import grouped_components, grouping_need
 from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.score import check_features, score_source, scoring_need
@@ -19,7 +20,7 @@ from daskgmm.places.place import Place
 from daskgmm.stores.model_file import load_model
 
 
-def score(model: str, data: Input, *, errors: bool, cluster: Place) -> Result:
+def score(model: str, data: Input, *, errors: bool, cluster: Place, device: str = "cpu") -> Result:
     """Return how well a model describes rows, and with `errors` the standard errors of its parameters."""
     began = perf_counter()
     fitted = load_model(model)
@@ -32,10 +33,11 @@ def score(model: str, data: Input, *, errors: bool, cluster: Place) -> Result:
         raise OptionError(
             "--standard-errors", "be left out with `errors`", "both", "Standard errors are of rows that are exact."
         )
-    work = Work(Rows.plan(X, weights, of.columns), scoring_need(parameters, X, of), cluster)
+    where = cluster.for_device("cpu" if not_of_rows(of.kernel, non_finite) else device)
+    work = Work(Rows.plan(X, weights, of.columns), scoring_need(parameters, X, of), where)
     with work.on_machines(began) as running:
         found = score_source(
-            parameters, X, weights=weights, errors=of, non_finite=non_finite, executor=running.executor
+            parameters, X, weights=weights, errors=of, non_finite=non_finite, executor=running.executor, device=device
         )
         known = None
         if errors:

@@ -163,6 +163,7 @@ class Closing:
                 seen=seen,
                 drift=drift,
                 about=about(self._known.survey, options, parameters, n_rows=score.n_rows, weight=score.weight),
+                provenance=self._progress.evaluator.device.record,
                 spikes=spikes_of(parameters, support, options, n_rows=n_seen),
                 remarks=(
                     *said,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from daskgmm.errors import ChangedDataError, DaskgmmError, verbatim
+from daskgmm.fitting.device import Device, device_of_sample
+from daskgmm.kernels.device import pass_on
 from daskgmm.kernels.estep import EStep
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.plan import Plan
@@ -42,6 +44,8 @@ class Evaluator:
     passes : Passes
     wave_state_bytes : int or None
         Bytes of the states of all candidates of a pass at most, as the workers' memory allows; None for any number.
+    device : Device or None
+        What computes; None is what computes on the sample.
 
     Attributes
     ----------
@@ -51,8 +55,9 @@ class Evaluator:
         Time of the last request, all its waves together.
     """
 
-    def __init__(self, passes: Passes, wave_state_bytes: int | None = None) -> None:
+    def __init__(self, passes: Passes, wave_state_bytes: int | None = None, *, device: Device | None = None) -> None:
         self.passes, self._wave_state_bytes = passes, wave_state_bytes
+        self.device = device or device_of_sample()
         self.n_passes, self.seconds = 0, 0.0
         self._told = False
 
@@ -80,7 +85,8 @@ class Evaluator:
             )  # fmt: skip
         for wave in waves:
             self.n_passes += 1
-            states: list[Statistics] = self.passes.run(work([r.plan for r in wave], [r.fold for r in wave]), name=name)
+            own = pass_on(self.device.name, work)([r.plan for r in wave], [r.fold for r in wave])
+            states: list[Statistics] = self.passes.run(own, name=name)
             self.seconds += self.passes.seconds
             found += states
         return found

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm.errors import OptionError
+from daskgmm.fitting.device_options import DeviceOptions
 from daskgmm.fitting.main_options import MainOptions
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.options_json import from_json
@@ -94,7 +95,7 @@ def check_follows(options: FitOptions) -> None:
         raise _refused("`covariance_type`", "be one with all covariances of its shape (full, diag)", family.name)
     if options.standardize:
         raise _refused("`standardize`", "be False", "True: what is added to variances is then in other units")
-    known = {f.name for f in fields(MainOptions)}
+    known = {f.name for f in (*fields(MainOptions), *fields(DeviceOptions))}
     for f in fields(options):
         value, default = getattr(options, f.name), f.default
         same = value is default or (_is_plain(value) and value == default)

@@ -47,7 +47,7 @@ def fit_need(models: Sequence[FitOptions], X: Source, *, n_columns: int = 0, lab
     n_components = max(o.n_components for o in models)
     compiled = any(is_compiled(o, X) for o in models)
     own = _own_bytes(models, X) + 2 * of_columns  # (the race has the sample in another order)
-    return Need(largest.family.shape, n_components, n_candidates, beside, compiled, own)
+    return Need(largest.family.shape, n_components, n_candidates, beside, compiled, own, device=models[0].device)
 
 
 def _kernel_bytes(options: FitOptions, n_features: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from daskgmm.errors import OptionError
+from daskgmm.fitting.device_options import DeviceOptions
 from daskgmm.fitting.factor_options import FactorOptions
 from daskgmm.fitting.label_options import LabelOptions, classes_of
 from daskgmm.fitting.main_options import MainOptions
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FitOptions(PriorOptions, NoiseOptions, LabelOptions, FactorOptions, MainOptions):
+class FitOptions(PriorOptions, NoiseOptions, LabelOptions, FactorOptions, DeviceOptions, MainOptions):
     """What a user asks of a fit: what its bases declare, and what follows from it.
 
     What is declared is a parameter of the estimator and, with a flag, an option of the command line.

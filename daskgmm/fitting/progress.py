@@ -49,6 +49,11 @@ class Progress:
         """Time so far, that of processes before this one included."""
         return perf_counter() - self._began
 
+    @property
+    def _by(self) -> dict[str, str]:
+        """What last bits depend on."""
+        return provenance() | self.evaluator.device.record
+
     def read(self, what: str, work: Any, models: Sequence[int]) -> Any:
         """Return the state of all rows after a pass that no candidate has part in."""
         found = self.passes.run(work, name=what)
@@ -85,7 +90,7 @@ class Progress:
 
     def spent(self) -> dict[str, Any]:
         """Return what a checkpoint keeps beside every value."""
-        n_bytes, history, by = self.passes.bytes_read, self.history.state(), provenance()
+        n_bytes, history, by = self.passes.bytes_read, self.history.state(), self._by
         spent = {"cut": self._cut, "history": history, "bytes_read": n_bytes, "seconds": self.seconds, "by": by}
         return {"spent": spent}
 
@@ -102,7 +107,7 @@ class Progress:
                 "Remove it to start again.",
             )
         self.history.restore(spent["history"])
-        changed = [f"{name} {spent['by'].get(name)}, now {now}" for name, now in provenance().items()
+        changed = [f"{name} {spent['by'].get(name)}, now {now}" for name, now in self._by.items()
                    if spent["by"].get(name) != now]  # fmt: skip
         if changed:
             logger.warning("%s was written by %s: last bits may differ.", checkpoint.place, "; ".join(changed))

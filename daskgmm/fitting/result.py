@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,6 +55,8 @@ class Fit:
         One record a pass and candidate, also of passes over the sample: see `History`.
     seen : Seen
         What is kept of the rows, those before an update among them, so that others can follow.
+    provenance : mapping of str to str
+        What its bits depend on beside versions and processor: the card, where one computed.
     drift : dict or None
         How new rows differ from those before (`drift_of`); None where there were none before.
     about : dict
@@ -86,6 +89,7 @@ class Fit:
     seen: Seen
     drift: dict[str, Any] | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
     def in_units(self, scaling: Scaling, volume: float, *, held_out: float) -> Fit:
         """Return a fit to rows that were mapped, in units of the data. (Its history is, already.)

@@ -10,6 +10,7 @@ from daskgmm.errors import ChangedDataError, CollapsedComponentError, DataError,
 from daskgmm.fitting.beginning import begun
 from daskgmm.fitting.checks import check_shape
 from daskgmm.fitting.closing import Closing, up_to_date
+from daskgmm.fitting.device import device_of_fit, starting_on
 from daskgmm.fitting.evaluate import Evaluator, Request
 from daskgmm.fitting.events import Listener
 from daskgmm.fitting.known import check_known
@@ -69,11 +70,13 @@ def running(
     rows, need = promise_memory(
         rows, fit_need([m.options for m in models], X, n_columns=n_columns, labels=labels is not None), executor
     )
-    keep = plan_keep(models[0].options.cache, rows, need, executor)
-    with for_passes(executor), Passes(rows, executor, keep, checkpoint) as passes:
+    device = device_of_fit([m.options for m in models], rows, need, executor)
+    on_cards = {"card_bytes": device.keep_bytes, "n_cards": device.n_cards}
+    keep = plan_keep(models[0].options.cache, rows, need, executor, **on_cards)
+    with for_passes(executor), starting_on(device), Passes(rows, executor, keep, checkpoint) as passes:
         try:
             with nullcontext() if checkpoint is None else checkpoint.going_on():
-                evaluator = Evaluator(passes, need.state_bytes(X.n_features))
+                evaluator = Evaluator(passes, need.state_bytes(X.n_features), device=device)
                 progress = Progress(evaluator, len(models), listener, checkpoint)
                 known = surveyed(progress, models, n_folds)
                 yield Run(progress, known, precise_enough(as_seen(models, known), known.survey))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
 
 from daskgmm.errors import DataError
 from daskgmm.fitting.checks import check_shape, check_survey
+from daskgmm.fitting.device import cards_of, device_for
+from daskgmm.fitting.device_options import not_of_rows
 from daskgmm.fitting.evaluate import check_counts
 from daskgmm.fitting.measured import Measured
+from daskgmm.kernels.device import pass_on
 from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.score import ScorePass
 from daskgmm.mixture.criteria import aic, bic
@@ -79,8 +82,11 @@ def score_source(
     errors: Measured | None = None,
     non_finite: str = "error",
     executor: Executor | None = None,
+    device: str = "cpu",
 ) -> Score:
     """Return the score of a mixture on all rows of a source; one pass, and a survey before it where there are weights.
+
+    `device` is what computes, as an option of a fit says it.
 
     Raises
     ------
@@ -97,12 +103,14 @@ def score_source(
     check_shape(X, n_components=1)
     errors.check_gaps(non_finite)
     cut = Rows.plan(X, weights, errors.columns).checked(non_finite)
-    rows, need = promise_memory(cut, scoring_need(parameters, X, errors), executor)
+    rows, need = promise_memory(cut, replace(scoring_need(parameters, X, errors), device=device), executor)
+    why = not_of_rows(errors.kernel, non_finite)
+    on = device_for(device, why, [parameters.shape], cards_of(rows, executor), need, X.n_features)
     parameters = errors.seen(parameters)
     with for_passes(executor):
         surveyed = None if weights is None else survey_of(rows, executor, non_finite)
         plan = make_plan(parameters, origin=parameters.centre, kernel=errors.kernel, compiled=need.compiled)
-        (found,) = run_pass(ScorePass([plan]), rows, executor, name="score")
+        (found,) = run_pass(pass_on(on.name, ScorePass)([plan]), rows, executor, name="score")
         if surveyed is None and found.n_rows != X.n_rows and non_finite == "error":
             surveyed = survey_of(rows, executor, non_finite)
     if surveyed is not None:

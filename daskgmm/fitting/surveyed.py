@@ -11,6 +11,7 @@ import numpy as np
 
 from daskgmm.fitting.checks import check_every_feature, check_folds, check_survey, spoiled_by
 from daskgmm.fitting.class_starts import ClassStarts, check_labels, n_classes, with_classes
+from daskgmm.fitting.device import Device
 from daskgmm.fitting.known import needs_scatter, settled
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.noise_volume import beside_noise, noise_over
@@ -100,7 +101,7 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
     threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
     scatter = any(m.options.needs_scatter for m in models) or needs_scatter([m.options for m in models])
     labels, shapes = rows.columns.get(LABELS), [m.options.family.shape for m in models]
-    work = SurveyPass(
+    work = _survey_on(progress.evaluator.device)(
         n_features, scatter, options.seed, threshold, n_folds, 0 if labels is None else n_classes(models),
         all(shape.n_statistics(n_features, exact=True) <= 3 * n_features for shape in shapes),
         rows.check == "marginalize" and any(shape.correlates for shape in shapes),
@@ -142,6 +143,14 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
     known = Surveyed(rows.X, work, survey, Sample.of(survey, options.seed), row_sets, scaling)
     progress.history.volumes = known.volumes
     return known
+
+
+def _survey_on(device: Device) -> type[SurveyPass]:
+    if device.name == "cpu":
+        return SurveyPass
+    from daskgmm.passes.card_survey import CardSurveyPass
+
+    return CardSurveyPass
 
 
 def _is_searched(model: Model) -> bool:

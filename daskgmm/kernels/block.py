@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -138,15 +138,19 @@ def tile_length(n_features: int) -> int:
 
 
 class Workspace:
-    """Named buffers, kept from block to block: touching fresh memory costs more than filling it."""
+    """Named buffers, kept from block to block: touching fresh memory costs more than filling it.
 
-    def __init__(self) -> None:
+    `empty` makes them: NumPy's, or that of a library of arrays elsewhere.
+    """
+
+    def __init__(self, empty: Callable[..., Any] = np.empty) -> None:
         self._buffers: dict[tuple[str, Any], NDArray[Any]] = {}
+        self._empty = empty
 
     def get(self, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> NDArray[Any]:
         """Return the buffer `name` as an uninitialised C-ordered array of `shape` and `dtype`."""
         size = prod(shape)
         buffer = self._buffers.get((name, dtype))
         if buffer is None or buffer.size < size:
-            buffer = self._buffers[name, dtype] = np.empty(size, dtype)
+            buffer = self._buffers[name, dtype] = self._empty(size, dtype)
         return buffer[:size].reshape(shape)

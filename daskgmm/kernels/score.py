@@ -55,13 +55,13 @@ class SupportPass(ScorePass):
                 lost, resp_sums, log_likelihood, *sure = densities.leave_out(plan, log_density, own.weights)
                 log_largest, entropy = (_sum(values, own) for values in sure)
                 # (Of squares none overflows, nor does their sum.)
-                squares = _sum(np.square(np.clip(log_likelihood, -_FARTHEST, _FARTHEST)), own)
+                squares = _sum(np.square(np.clip(log_likelihood, -FARTHEST, FARTHEST)), own)
                 sums = log_largest, squares, entropy, *lost, *resp_sums, *untold, _sum(log_likelihood, own)
                 total.add(np.array([*sums, own.total_weight, own.n_rows]))
         return state
 
 
-_FARTHEST = 1e100
+FARTHEST = 1e100
 
 
 def _sum(values: Floats, tile: Block) -> float:

@@ -37,6 +37,10 @@ class Keep:
         The process where tasks run outside a worker; a worker knows its own limit.
     beside : tuple of str
         What is kept too of that which comes with each row.
+    in_host : bool
+        Whether rows stay in the memory of processes; else on cards alone.
+    card_bytes : int
+        What each process may keep on its card.
     token : str
         Names what belongs together and goes together.
     """
@@ -44,29 +48,38 @@ class Keep:
     task_bytes: int
     own: Room
     beside: tuple[str, ...]
+    in_host: bool = True
+    card_bytes: int = 0
     token: str = field(default_factory=lambda: uuid4().hex)
 
     def allowance(self) -> int:
         """Return the bytes that this process may keep in all, whoever keeps them; asked for in a task's own thread."""
-        return room_bytes(_worker_room() or self.own, self.task_bytes)
+        return room_bytes(_worker_room() or self.own, self.task_bytes) if self.in_host else 0
 
 
-def plan_keep(cache: Cache, rows: Rows, need: Need, executor: Executor) -> Keep | None:
+def plan_keep(
+    cache: Cache, rows: Rows, need: Need, executor: Executor, *, card_bytes: int = 0, n_cards: int = 0
+) -> Keep | None:
     """Return how rows are to be kept, or None where every pass is to read them.
 
     Only what must be decoded is kept: an array in memory is there, a .npy file is in the page cache, and a Dask array
-    is its user's to persist. "auto" keeps rows that fit whole, True as many as fit.
+    is its user's to persist. "auto" keeps rows that fit whole, True as many as fit. On cards, of which each may keep
+    `card_bytes`, rows of an array or file stay too, which else go there again in each pass.
     """
-    if cache is False or not rows.X.decodes:
+    decodes, on_cards = rows.X.decodes, card_bytes * n_cards if rows.X.streams else 0
+    if cache is False or not (decodes or on_cards):
         return None
     rooms = executor.rooms(travels=rows.travels)
     task_bytes = peak_task_bytes(rows, need)
-    total = sum(room_bytes(room, task_bytes) for room in rooms)
+    if on_cards and not (decodes and rooms):
+        return Keep(task_bytes, Room(0, 1), (), in_host=False, card_bytes=card_bytes)
+    total = on_cards + sum(room_bytes(room, task_bytes) for room in rooms)
     if total == 0 or (cache == "auto" and total < rows.n_bytes):
         if cache is True:
             logger.info("No row is kept: half of a worker's memory limit is less than what its tasks take.")
         return None
-    return Keep(task_bytes, rooms[0], tuple(name for name, each in rows.beside.items() if each.decodes))
+    beside = tuple(name for name, each in rows.beside.items() if each.decodes)
+    return Keep(task_bytes, rooms[0], beside, card_bytes=card_bytes if on_cards else 0)
 
 
 def room_bytes(room: Room, task_bytes: int) -> int:
@@ -104,8 +117,8 @@ class Budget:
             self.n_bytes -= n_bytes
 
 
-#: Memory belongs to the process, and so does this.
-budget = Budget()
+#: Memory belongs to the process, and so do these: its own, and that of its card.
+budget, card_budget = Budget(), Budget()
 
 
 class KeptReader(Reader):
@@ -120,16 +133,18 @@ class KeptReader(Reader):
         Decoded bytes that came from the source, in this process.
     n_repeats : int
         How many times a read from the source was tried again.
-    allowance : int
-        Bytes that the process may keep in all; 0 keeps nothing.
+    allowance, card_allowance : int
+        Bytes that the process may keep in all, and on its card; 0 keeps nothing.
     """
 
     def __init__(self, reader: Reader, token: str = "") -> None:
         self._reader, self._token = reader, token
         self._runs: dict[tuple[int, int], NDArray[Any]] = {}
-        self._share = _Share()
-        self.bytes_read = self.n_repeats = self.allowance = 0
-        weakref.finalize(self, self._share.give_back).atexit = False
+        self._on_card: dict[int, list[Any]] = {}
+        self._share, self._card_share = _Share(budget), _Share(card_budget)
+        self.bytes_read = self.n_repeats = self.allowance = self.card_allowance = 0
+        for share in (self._share, self._card_share):
+            weakref.finalize(self, share.give_back).atexit = False
         _all.add(self)
 
     def __reduce__(self) -> tuple[type[KeptReader], tuple[Reader, str]]:
@@ -140,7 +155,7 @@ class KeptReader(Reader):
 
     @property
     def bytes_kept(self) -> int:
-        return self._share.n_bytes
+        return self._share.n_bytes + self._card_share.n_bytes
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows start to stop, (stop - start, n_features), kept or from the source."""
@@ -159,26 +174,50 @@ class KeptReader(Reader):
         """Return whether all these runs are kept, so that nothing needs reading ahead."""
         return all(run in self._runs for run in pairwise(runs))
 
+    def on_card(self, start: int) -> list[Any] | None:
+        """Return the blocks of the partition from this row that stay on the card; None where they do not."""
+        return self._on_card.get(start)
+
+    def takes_card(self, n_bytes: int) -> bool:
+        """Return whether a partition of so many bytes may stay on the card, and count them if so."""
+        held = self.card_allowance and self._token not in _dropped
+        return bool(held) and self._card_share.take(n_bytes, self.card_allowance)
+
+    def gives_card(self, n_bytes: int) -> None:
+        """Give back what a partition took that does not stay after all."""
+        self._card_share.give_back(min(n_bytes, self._card_share.n_bytes))
+
+    def put_on_card(self, runs: Sequence[int], blocks: list[Any]) -> None:
+        """Keep the blocks of a partition on the card, and no longer its runs in memory."""
+        if self._token in _dropped:
+            return
+        self._on_card[runs[0]] = blocks
+        let_go = [self._runs.pop(run) for run in pairwise(runs) if run in self._runs]
+        self._share.give_back(sum(rows.nbytes for rows in let_go))
+
     def drop(self) -> None:
         """Let the rows go."""
-        self._runs = {}
+        self._runs, self._on_card = {}, {}
         self._share.give_back()
+        self._card_share.give_back()
 
 
 class _Share:
-    """What one reader has of the budget; outlives the reader to give it back."""
+    """What one reader has of a budget; outlives the reader to give it back."""
 
-    def __init__(self) -> None:
-        self.n_bytes = 0
+    def __init__(self, of: Budget) -> None:
+        self._of, self.n_bytes = of, 0
 
     def take(self, n_bytes: int, allowance: int) -> bool:
-        fits = budget.take(n_bytes, allowance)
+        fits = self._of.take(n_bytes, allowance)
         self.n_bytes += n_bytes if fits else 0
         return fits
 
-    def give_back(self) -> None:
-        budget.give(self.n_bytes)
-        self.n_bytes = 0
+    def give_back(self, n_bytes: int | None = None) -> None:
+        """Give so many bytes back; without a number all."""
+        n_bytes = self.n_bytes if n_bytes is None else n_bytes
+        self._of.give(n_bytes)
+        self.n_bytes -= n_bytes
 
 
 _all: weakref.WeakSet[KeptReader] = weakref.WeakSet()

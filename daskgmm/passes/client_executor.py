@@ -105,6 +105,11 @@ class ClientExecutor(Executor):
             return list(self.client.run(processor, on_error="ignore").values())
         return []
 
+    def cards(self) -> dict[str, Any]:
+        from daskgmm.passes.card import card_here
+
+        return dict(self.client.run(card_here, on_error="return"))
+
     def named(self) -> AbstractContextManager[Any]:
         from distributed import span
 

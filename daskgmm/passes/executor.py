@@ -93,6 +93,12 @@ class Executor(ABC):
         """Return what bits depend on of the processor of each worker; none where they stay in this process."""
         return []
 
+    def cards(self) -> dict[str, Any]:
+        """Return the card of each process that does tasks, or why it has none, by its address; "" is this one."""
+        from daskgmm.passes.card import card_here
+
+        return {"": card_here()}
+
     def named(self) -> AbstractContextManager[Any]:
         """Show what is computed while the block runs as one thing, where a dashboard shows what runs."""
         return nullcontext()

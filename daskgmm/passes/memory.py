@@ -38,6 +38,8 @@ START_BYTES, PANDAS_BYTES = 36 * MIB, 100 * MIB
 SPARSE_BYTES = 64 * MIB
 #: A client, and the scheduler of a local cluster; and what both hold of a task.
 DRIVER_BYTES, TASK_BYTES = 40 * MIB, 20 << 10
+#: What CUDA's libraries take of a process's own memory. (Not measured yet.)
+CUDA_BYTES = 1 << 30
 #: Below this no machine is asked for its memory, which takes 0.4 s to import.
 _NO_QUESTION_BYTES = 1 << 30
 
@@ -166,10 +168,20 @@ def peak_task_bytes(rows: Rows, need: Need) -> int:
     total += sum(_bytes_beside(each, rows) for each in rows.beside.values())
     total += 8 * block_length(rows.X.n_features) * sum(column.n_features for column in rows.columns.values())
     total += buffer_bytes(need.shape, need.n_components, rows.X.n_features)
+    if need.device == "cuda":
+        total += card_host_bytes(rows)
     if rows.check == "marginalize":
         total += need.n_candidates * derived_bytes(need.shape, need.n_components, rows.X.n_features)
         total += gap_bytes(need.shape, need.n_components, rows.X.n_features)
     return total + need.n_candidates * _candidate_bytes(rows, need.shape, need.n_components)
+
+
+def card_host_bytes(rows: Rows) -> int:
+    """Return the bytes that a process with a card takes beside: libraries, and rows in memory that the card reads."""
+    from daskgmm.kernels.cuda_rows import N_AHEAD, block_length
+
+    row_bytes = max(rows.X.row_bytes, rows.X.n_features) + 8
+    return CUDA_BYTES + (N_AHEAD + 1) * block_length(rows.X.n_features) * row_bytes
 
 
 def drives(rows: Rows, executor: Executor) -> bool:

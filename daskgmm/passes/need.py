@@ -33,6 +33,8 @@ class Need:
         Whether the pass uses the compiled kernel.
     by_partition : bool
         Whether each partition is a task: it writes what it finds, and no state is worth keeping from the network.
+    device : {"cpu", "cuda", "auto"}
+        What is to compute: a process with a card takes more memory of its own too.
     """
 
     shape: Shape
@@ -42,6 +44,7 @@ class Need:
     compiled: bool = False
     own_bytes: int = 0
     by_partition: bool = False
+    device: str = "cpu"
 
     def state_bytes(self, n_features: int) -> int:
         """Return the bytes of the states of all candidates, in either form."""

@@ -124,16 +124,34 @@ def _predict(
 ) -> None:
     """Write the prediction for the rows of one partition."""
     start, work = cut.runs[0], Workspace()
+    if getattr(predictor, "on_card", False):
+        _predict_on_card(cut, reader, predictor, non_finite, out)
+        return
     for block in blocks(cut, reader, beside):
         refuse_dropped(block, non_finite)
         low = block.first_row - start
         predictor.predict(block, out[low : low + block.x.shape[1]], work)
 
 
+def _predict_on_card(cut: Cut, reader: Reader, predictor: Any, non_finite: str, out: NDArray[Any]) -> None:
+    from daskgmm.passes import card, card_rows  # (CuPy comes with the card alone)
+
+    start, here = cut.runs[0], card.the_card()
+    with here.explained():
+        for block in card_rows.card_blocks(cut, reader, {}, here):
+            low = block.first_row - start
+            refuse_row(predictor.predict_block(block, out[low : low + len(block.stored)]), non_finite)
+
+
 def refuse_dropped(block: Block, non_finite: str) -> None:
     """Raise a DataError for rows with NaN or infinity, unless they are to be dropped."""
-    if block.non_finite is not None and non_finite == "error":
-        row = block.first_row + int(np.argmax(block.non_finite))
+    if block.non_finite is not None:
+        refuse_row(block.first_row + int(np.argmax(block.non_finite)), non_finite)
+
+
+def refuse_row(row: int | None, non_finite: str) -> None:
+    """Raise a DataError for the first row with NaN or infinity, None without one, unless these are to be dropped."""
+    if row is not None and non_finite == "error":
         raise DataError(
             "`X`",
             "be finite",

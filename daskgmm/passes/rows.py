@@ -210,6 +210,8 @@ class Cut:
         Number of the partition.
     runs : sequence of int
         Rows at which runs of whole chunks begin, and the end.
+    dtype : dtype or None
+        Of the rows, by their metadata; None is that of what is read first.
     """
 
     index: int
@@ -218,6 +220,7 @@ class Cut:
     check: Check
     prefetch: bool
     scaling: Scaling | None = None
+    dtype: np.dtype[Any] | None = None
 
 
 def cuts(rows: Rows) -> list[Cut]:
@@ -225,7 +228,7 @@ def cuts(rows: Rows) -> list[Cut]:
     X = rows.X
     runs = runs_of(X.run_edges, rows.edges, row_bytes=X.row_bytes)
     ahead = rows.prefetch and X.array is None  # where nothing is read
-    return [Cut(i, r, X.n_features, rows.check, ahead, rows.scaling) for i, r in enumerate(runs)]
+    return [Cut(i, r, X.n_features, rows.check, ahead, rows.scaling, X.dtype) for i, r in enumerate(runs)]
 
 
 def blocks(cut: Cut, reader: Reader, beside: Mapping[str, Reader] | None = None) -> Iterator[Block]:
@@ -243,11 +246,11 @@ def blocks(cut: Cut, reader: Reader, beside: Mapping[str, Reader] | None = None)
     """
     length, work = block_length(cut.n_features), Workspace()
     start, stop = cut.runs[0], cut.runs[-1]
-    held = {name: _Beside(each, start, stop, length) for name, each in (beside or {}).items()}
+    held = {name: Beside(each, start, stop, length) for name, each in (beside or {}).items()}
     row_weights = held.pop(WEIGHT, None)
     low, filled = start, 0
     first_row = start
-    for run in _runs(cut, reader):
+    for run in runs_read(cut, reader):
         if cut.check != "trust":
             refuse_lost_digits(run, first_row=first_row)
         first_row, taken = first_row + len(run), 0
@@ -266,7 +269,7 @@ def blocks(cut: Cut, reader: Reader, beside: Mapping[str, Reader] | None = None)
                 low, filled = low + size, 0
 
 
-class _Beside:
+class Beside:
     """A column of a partition, read 16 MiB at once whatever the runs are: its chunks may be other ones."""
 
     def __init__(self, reader: Reader, start: int, stop: int, length: int) -> None:
@@ -335,7 +338,7 @@ def _with_gaps(block: Block) -> Block:
     return replace(block, weights=weights, non_finite=empty, spoiled=gaps & empty, gaps=gaps)
 
 
-def _runs(cut: Cut, reader: Reader) -> Iterator[NDArray[Any]]:
+def runs_read(cut: Cut, reader: Reader) -> Iterator[NDArray[Any]]:
     """Yield the rows of each run, reading the next one meanwhile."""
 
     def read(i: int) -> NDArray[Any]:

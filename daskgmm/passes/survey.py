@@ -249,12 +249,12 @@ class SurveyPass:
         spoiled = self._nothing if block.spoiled is None else np.count_nonzero(block.spoiled, axis=1)
         bad = np.zeros_like(kept) if weights is None else kept & ~(np.isfinite(weights) & (weights >= 0))
         n_rows = int(kept.sum())
-        lost = -1 if block.non_finite is None else _first_true(block.non_finite, block.first_row)
+        lost = -1 if block.non_finite is None else first_true(block.non_finite, block.first_row)
         if not n_rows or bad.any():
             empty = self._empty()
             return Survey(
                 n_rows, n_dropped, lost, *_between(empty), int(bad.sum()),
-                _first_true(bad, block.first_row), (), (), (), n_spoiled=spoiled, classes=empty.classes,
+                first_true(bad, block.first_row), (), (), (), n_spoiled=spoiled, classes=empty.classes,
             )  # fmt: skip
         if block.gaps is not None and block.gaps[:, kept].any():
             return self._survey_of_gaps(block, block.gaps, kept, n_dropped=n_dropped, lost=lost, spoiled=spoiled)
@@ -354,5 +354,6 @@ def _first(a: int, b: int) -> int:
     return min(found, default=-1)
 
 
-def _first_true(mask: NDArray[np.bool_], first_row: int) -> int:
+def first_true(mask: NDArray[np.bool_], first_row: int) -> int:
+    """Return the number of the first row of a mask that begins at a row, or -1."""
     return first_row + int(np.argmax(mask)) if mask.any() else -1

@@ -106,7 +106,7 @@ def fill_rows(work: Pass[Any], own: Sequence[Cut], keep: Keep, names: Sequence[s
     """Return the same with the readers, which keep the rows."""
     start = own[0].runs[0]
     rows = KeptReader(as_reader(x, start), keep.token)
-    rows.allowance = keep.allowance()
+    rows.allowance, rows.card_allowance = keep.allowance(), keep.card_bytes
     readers = {name: KeptReader(as_reader(each, start), keep.token) for name, each in zip(names, beside, strict=True)}
     for name, reader in readers.items():
         reader.allowance = rows.allowance if name in keep.beside else 0
@@ -126,6 +126,7 @@ def reuse(
     """Return the partial of a task's partitions from what was kept of them, and the rest from the sources."""
     # (The allowance is this process's: the kept rows may have moved to a worker with another limit.)
     filled.x.allowance = allowance = 0 if keep is None else keep.allowance()
+    filled.x.card_allowance = 0 if keep is None else keep.card_bytes
     readers = dict(filled.beside)
     if keep is not None:
         for name, reader in readers.items():
@@ -160,10 +161,23 @@ def _counts(readers: Sequence[KeptReader]) -> tuple[int, int]:
 def _partition(work: Pass[State], cut: Cut, x: KeptReader, beside: Mapping[str, KeptReader]) -> State:
     if cut.prefetch and x.keeps(cut.runs):
         cut = replace(cut, prefetch=False)  # a thread that reads ahead would have nothing to do
+    if getattr(work, "on_card", False):
+        return _partition_on_card(work, cut, x, beside)
     state = work.zero()
     for block in blocks(cut, x, beside):
         state = work.update(state, block)
     return work.finish(state)
+
+
+def _partition_on_card(work: Pass[State], cut: Cut, x: KeptReader, beside: Mapping[str, KeptReader]) -> State:
+    from daskgmm.passes import card, card_rows  # (CuPy comes with the card alone)
+
+    here = card.the_card()
+    with here.explained():
+        state = work.zero()
+        for block in card_rows.card_blocks(cut, x, beside, here):
+            state = work.update(state, block)  # type: ignore[arg-type]  # (a block that lies elsewhere)
+        return work.finish(state)
 
 
 def partial_of(filled: Filled) -> Partial[Any]:

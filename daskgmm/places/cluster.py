@@ -34,6 +34,8 @@ _MEMORY_CONFIG = {
 }
 #: Control-C goes to every process of the terminal; this one then stops its workers in order.
 _LEAVE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+#: Workers are called 0, 1, ...; one that is started again keeps its name, and so its card.
+_OWN_CARD = "def dask_setup(worker):\n    from daskgmm.passes.card import take_card\n    take_card(int(worker.name))\n"
 
 
 #: Seconds that a scheduler file may be half written: a network file system shows it a while before what is in it.
@@ -42,11 +44,18 @@ _WRITTEN_WITHIN = 5.0
 
 @contextmanager
 def started(
-    n_workers: int, *, memory_limit: int | None, timeout: float, security: Security, by_options: bool
+    n_workers: int,
+    *,
+    memory_limit: int | None,
+    timeout: float,
+    security: Security,
+    by_options: bool,
+    own_cards: bool = False,
 ) -> Iterator[tuple[Client, str]]:
     """Provide a client of a cluster that is started, and stopped at the end, and what the log calls it.
 
-    It has processes of one thread, listens on this machine alone, and has no dashboard.
+    It has processes of one thread, listens on this machine alone, and has no dashboard. With `own_cards` each has a
+    card of this machine to itself.
 
     Raises
     ------
@@ -70,7 +79,7 @@ def started(
                     silence_logs=False,
                     protocol="tls://" if security.require_encryption else None,
                     security=security,
-                    preload=[_LEAVE_INTERRUPTS],
+                    preload=[_LEAVE_INTERRUPTS, *([_OWN_CARD] if own_cards else [])],
                 )
             stack.enter_context(cluster)
             client = stack.enter_context(Client(cluster, set_as_default=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from daskgmm.errors import OptionError
@@ -63,6 +63,8 @@ class DaskCluster(Place):
     tls_ca_file, tls_cert, tls_key : str or None
         Files of an authority, and of the certificate and key by which this side is known: all connections are
         encrypted then, and authenticated on both sides. None leaves it to Dask's own configuration.
+    own_cards : bool
+        Whether each process of the local cluster has a card of this machine to itself.
     """
 
     workers: int | None = _option(
@@ -104,6 +106,7 @@ class DaskCluster(Place):
     )  # fmt: skip
     tls_cert: str | None = _option(None, "--tls-cert", "Certificate of this command (PEM).", metavar="FILE")
     tls_key: str | None = _option(None, "--tls-key", "Its key (PEM).", metavar="FILE")
+    own_cards: bool = False
 
     def __post_init__(self) -> None:
         given = [f"`{n}`" for n in ("scheduler", "scheduler_file") if getattr(self, n) is not None]
@@ -163,6 +166,19 @@ class DaskCluster(Place):
 
         return self.workers or min(CPU_COUNT, n_partitions)
 
+    def for_device(self, device: str) -> DaskCluster:
+        if device == "cpu" or self.joins:
+            return self
+        from daskgmm.fitting.device import check_cards
+        from daskgmm.passes.card import card_here, n_cards
+
+        n = n_cards()
+        if n:
+            return replace(self, workers=min(self.workers or n, n), own_cards=True)
+        if device == "cuda":
+            check_cards({"": card_here()})
+        return self
+
     def limit_bytes(self, n_partitions: int) -> int | None:
         from distributed.system import MEMORY_LIMIT
 
@@ -192,7 +208,9 @@ class DaskCluster(Place):
             )
         else:
             n_workers, limit = self.n_processes(n_partitions), self.limit_bytes(n_partitions)
-            opened = started(n_workers, memory_limit=limit, timeout=self.workers_timeout, **tls)
+            opened = started(
+                n_workers, memory_limit=limit, timeout=self.workers_timeout, own_cards=self.own_cards, **tls
+            )
         # (Not without one: the annotation would take that of whoever calls.)
         before_others = annotate(priority=self.priority) if self.priority else nullcontext()
         with opened as (client, where), before_others:

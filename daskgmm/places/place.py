@@ -40,6 +40,16 @@ class Place(ABC):
         """Return the processes that it starts for so many partitions."""
         return 0
 
+    def for_device(self, device: str) -> Place:
+        """Return the place for passes on a device, "cpu", "cuda" or "auto"; one whose workers run already stays.
+
+        Raises
+        ------
+        OptionError
+            It starts processes on this machine, and there is no card.
+        """
+        return self
+
     def limit_bytes(self, n_partitions: int) -> int | None:
         """Return the bytes that a process of it will have; None where that is known once it is joined."""
         return None

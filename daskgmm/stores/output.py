@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, OptionError, OutputError
-from daskgmm.kernels.block import Block, Workspace
+from daskgmm.kernels.block import Workspace
 from daskgmm.kernels.prediction import Predictor
 from daskgmm.mixture.record import Record
 from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.executor import Executor
 from daskgmm.passes.memory import promise_memory
 from daskgmm.passes.need import Need
-from daskgmm.passes.prediction import refuse_dropped, with_kernel
+from daskgmm.passes.prediction import refuse_dropped, refuse_row, with_kernel
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import Memory, Passes
 from daskgmm.sources.credentials import shown
@@ -248,17 +248,25 @@ class WritePass:
     def __init__(self, predictor: Predictor, target: Target, non_finite: str) -> None:
         self._predictor, self._target, self._non_finite = predictor, target, non_finite
         self._n_counts = predictor.plan.n_densities if predictor.what == "label" else 1
+        self.on_card = getattr(predictor, "on_card", False)
 
     def zero(self) -> Progress:
         return Progress(0, (0,) * self._n_counts, work=Workspace())
 
-    def update(self, state: Progress, block: Block) -> Progress:
-        refuse_dropped(block, self._non_finite)
-        n_rows = block.x.shape[1]
-        found = self._predictor.empty(n_rows)
-        self._predictor.predict(block, found, state.work or Workspace())
-        n_dropped = state.n_dropped + n_rows - block.n_rows
-        seen = [block.n_rows]
+    def update(self, state: Progress, block: Any) -> Progress:
+        if self.on_card:
+            n_rows = len(block.stored)
+            found = self._predictor.empty(n_rows)
+            refuse_row(self._predictor.predict_block(block, found), self._non_finite)  # type: ignore[attr-defined]
+            first = found.reshape(n_rows, -1)[:, 0]
+            n_counted = int(np.count_nonzero(first >= 0 if self._predictor.what == "label" else ~np.isnan(first)))
+        else:
+            refuse_dropped(block, self._non_finite)
+            n_rows, n_counted = block.x.shape[1], block.n_rows
+            found = self._predictor.empty(n_rows)
+            self._predictor.predict(block, found, state.work or Workspace())
+        n_dropped = state.n_dropped + n_rows - n_counted
+        seen = [n_counted]
         if self._predictor.what == "label":
             seen = np.bincount(found[found >= 0], minlength=self._n_counts).tolist()
         counts = tuple(int(a + b) for a, b in zip(state.counts, seen, strict=True))

@@ -132,6 +132,9 @@ class Pooled(Full):
     def products(self, n_features: int) -> NDArray[np.int64] | None:
         return np.empty((2, 0), dtype=np.int64)
 
+    def terms(self, n_features: int, *, exact: bool) -> NDArray[np.int64] | None:
+        return FULL.terms(n_features, exact=True) if exact else super().terms(n_features, exact=False)
+
     def leaves_common_term(self) -> bool:
         return True
 

@@ -238,6 +238,11 @@ class Shape(Bounded, Derived):
         """Return the features whose products `fill_phi` fills in, (2, n_products); None where it does not."""
         return None
 
+    def terms(self, n_features: int, *, exact: bool) -> NDArray[np.int64] | None:
+        """Return the second moments as sums of products: two features, and the moment, of each, (3, n), in order."""
+        found = self.products(n_features)
+        return None if found is None else np.vstack([found, np.arange(found.shape[1])])
+
     def leaves_common_term(self) -> bool:
         """Return whether Phi leaves out a term of the log-density that all components have in common."""
         return False

@@ -57,6 +57,10 @@ class Spherical(Diagonal):
     def products(self, n_features: int) -> NDArray[np.int64] | None:
         return None
 
+    def terms(self, n_features: int, *, exact: bool) -> NDArray[np.int64] | None:
+        each = np.arange(n_features)
+        return np.stack([each, each, np.zeros_like(each)])
+
     def standardise(self, x: Floats, mean: Floats, precision_cholesky: Floats, out: Floats, work: Floats) -> None:
         np.subtract(x, mean[:, np.newaxis], out=out)
         out *= precision_cholesky

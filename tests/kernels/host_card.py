@@ -1,0 +1,164 @@
+"""A card for machines without one: NumPy's arrays, and the loops of `cuda_source.py` compiled as C++ for the host."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daskgmm.kernels.block import Workspace
+from daskgmm.kernels.cuda_rows import Card, Slot
+from daskgmm.kernels.cuda_source import SOURCE
+from daskgmm.passes.card import copy_rows
+
+#: One thread of one block, which does all rows, as each loop goes on to the end from wherever it begins.
+SHIM = """
+#include <cmath>
+using std::exp; using std::log; using std::log1p;
+#define __global__
+#define __shared__ static thread_local
+#define __syncthreads()
+#define __launch_bounds__(n)
+static const struct { int x; } blockIdx = {0}, threadIdx = {0}, blockDim = {1}, gridDim = {1};
+"""
+COMPILER = shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Return the loops, compiled once for each text of them; skip the test where no compiler is."""
+    if COMPILER is None:
+        pytest.skip("no C++ compiler (g++, c++ or clang++) is here, which the loops of a card are tested with")
+    text = SHIM + SOURCE
+    name = f"daskgmm-loops-{os.getuid()}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    built = Path(tempfile.gettempdir(), f"{name}.so")
+    if not built.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            source, made = Path(folder, "loops.cpp"), Path(folder, "loops.so")
+            source.write_text(text)
+            flags = ("-O2", "-std=c++17", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror", "-shared", "-fPIC")
+            subprocess.run([COMPILER, *flags, str(source), "-o", str(made)], check=True)
+            shutil.copy(made, built.with_suffix(f".{os.getpid()}"))
+            built.with_suffix(f".{os.getpid()}").rename(built)
+    return ctypes.CDLL(str(built))
+
+
+_OF_C = {np.int32: ctypes.c_int, np.int64: ctypes.c_longlong, np.float64: ctypes.c_double}
+
+
+class OnHost(np.ndarray):
+    """An array of the card: like CuPy's, it is never mixed with NumPy's, which are somewhere else."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **how):
+        _of_the_card(*inputs, *out)
+        plain = [_plain(each) for each in inputs]
+        if out:
+            how["out"] = tuple(map(_plain, out))
+        found = getattr(ufunc, method)(*plain, **how)
+        return out[0] if out else np.asarray(found).view(OnHost)
+
+    def __array_function__(self, function, types, arguments, how):
+        _of_the_card(*arguments, *how.values())
+        plain = [_plain(each) for each in arguments]
+        found = function(*plain, **{name: _plain(each) for name, each in how.items()})
+        return np.asarray(found).view(OnHost)
+
+    def __getitem__(self, at):
+        _of_the_card(*(at if isinstance(at, tuple) else (at,)))
+        return np.asarray(super().__getitem__(at)).view(OnHost)
+
+    def __setitem__(self, at, values):
+        _of_the_card(values, *(at if isinstance(at, tuple) else (at,)))
+        super().__setitem__(at, values)
+
+
+def _of_the_card(*values):
+    """Raise a TypeError for arrays that are not on the card."""
+    for each in values:
+        if isinstance(each, list | tuple):
+            _of_the_card(*each)
+        elif isinstance(each, np.ndarray) and not isinstance(each, OnHost):
+            raise TypeError("an array of NumPy's among those of a card")
+
+
+def _plain(value):
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value.view(np.ndarray) if isinstance(value, OnHost) else value
+
+
+class _Namespace:
+    """NumPy's functions, with arrays of the card for results."""
+
+    def __getattr__(self, name):
+        function = getattr(np, name)
+
+        def call(*arguments, **how):
+            _of_the_card(*arguments, *how.values())
+            return np.asarray(function(*arguments, **how)).view(OnHost)
+
+        return call
+
+
+class HostCard(Card):
+    """NumPy in the place of CuPy."""
+
+    xp = _Namespace()
+
+    def __init__(self):
+        library()
+        self.work, self._lock = Workspace(self.xp.empty), threading.RLock()
+
+    def using(self):
+        return self._lock
+
+    def launch(self, loop, n_items, *arguments):
+        _of_the_card(*arguments)
+        given = [
+            ctypes.c_void_p(each.ctypes.data) if isinstance(each, np.ndarray) else _OF_C[type(each)](each)
+            for each in arguments
+        ]
+        getattr(library(), loop)(*given)
+
+    def array(self, values):
+        return np.array(values, order="C").view(OnHost)
+
+    def host(self, values):
+        _of_the_card(values)
+        return np.array(values)
+
+    def explained(self):
+        return nullcontext()
+
+    def slot(self, n_rows, n_columns, dtype):
+        return HostSlot(self.xp.empty((n_rows, n_columns), dtype))
+
+
+class HostSlot(Slot):
+    """Rows are there at once; but memory that is filled again is not what it was."""
+
+    def __init__(self, room):
+        self._room = room
+
+    def begin(self, n_rows, *, stays):
+        self._block = self._room[:n_rows].copy() if stays else self._room[:n_rows]
+
+    def put(self, at, rows):
+        copy_rows(np.asarray(self._block)[at : at + len(rows)], rows)
+
+    def end(self):
+        return self._block
+
+    def used(self):
+        np.asarray(self._room).view(np.uint8)[...] = 0xFF
+
+    def wait(self):
+        pass

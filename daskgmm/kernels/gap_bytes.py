@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from daskgmm.kernels.block import block_length, tile_length
+from daskgmm.kernels.block import block_length, gap_tile_length, tile_length
+from daskgmm.kernels.tile import buffer_bytes
 from daskgmm.mixture.shapes.shape import Shape
 
 #: Matrices of gaps that are held at once, and what is made of them.
@@ -19,10 +20,11 @@ def gap_bytes(shape: Shape, n_components: int, n_features: int) -> int:
 
     They are the rows of a block once more, apart by whether they lack any, masks and numbers of the gaps, and
     responsibilities once more; where features are correlated also numbers of each gap for each component, half of the
-    values missing, and matrices.
+    values missing, and matrices; and what longer tiles take.
     """
-    tile, block = tile_length(n_features), block_length(n_features)
+    tile, block = gap_tile_length(n_features), block_length(n_features)
     found = (8 + 2) * block * n_features + 8 * tile * (6 * n_features + 2 * n_components)
     if shape.correlates:
         found += 8 * tile * n_features * n_components + _MATRICES
-    return found
+    longer = tile // tile_length(n_features) - 1
+    return found + longer * buffer_bytes(shape, n_components, n_features)

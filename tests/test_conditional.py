@@ -171,6 +171,11 @@ def test_commands_write_mixtures_of_some_features(tmp_path: Path) -> None:
     other = ("condition", tmp_path / "model.zarr", "--given", "a=1,c=-2", "--output", tmp_path / "c.zarr")
     assert "--force" in run_command(*other, code=73)
     run_command(*other, "--force")
+    for given, message in (("z=1", "name features of the mixture"), ("a=1,b=1,c=1,d=1,e=1", "leave a feature that")):
+        said = run_command(
+            "condition", tmp_path / "model.zarr", "--given", given, "--output", tmp_path / "n.zarr", code=64
+        )
+        assert f"--given must {message}" in said
     found = json.loads(run_command("reduce", tmp_path / "model.zarr", "-k", 2, "--output", tmp_path / "r.zarr"))
     assert len(found["groups"]) == K
     np.testing.assert_array_equal(GaussianMixture.load(tmp_path / "r.zarr").means_, gm.reduced(2).means_)

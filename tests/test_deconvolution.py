@@ -257,6 +257,14 @@ def test_errors_that_are_none_are_refused(errors: Any, message: str) -> None:
         fitted(errors)
 
 
+def test_errors_of_a_file_that_are_none_are_refused(tmp_path: Path) -> None:
+    indefinite = np.tile([1.0, 2.0, 2.0, 1.0], (272, 1))
+    for errors, message in ((-each(), r"at least 0; got -2.8"), (indefinite, "positive semidefinite")):
+        np.save(tmp_path / "e.npy", errors)
+        with pytest.raises(DataError, match=f"errors must be .*{message}"):
+            fitted(tmp_path / "e.npy")
+
+
 def test_a_square_that_may_be_two_things_is_refused() -> None:
     with pytest.raises(OptionError, match=r"errors must say of what they are; got shape \(2, 2\) for 2 rows of 2 feat"):
         fitted(np.eye(2), X[:2], n_components=1)

@@ -98,9 +98,9 @@ def test_features_from_the_others(table: Path, tmp_path: Path) -> None:
         "regress", model, table, "--given", "a,c", "--keep", "id", "-o", output, code=73
     )
     unknown = done("regress", model, table, "--given", "z", "-o", tmp_path / "p.zarr", code=64)
-    assert "name features of the mixture (a, b, c); got 'z'" in unknown
+    assert "--given must name features of the mixture (a, b, c); got 'z'" in unknown
     everything = done("regress", model, table, "--given", "a,b,c", "-o", tmp_path / "p.zarr", code=64)
-    assert "leave a feature that is not known; got all of them" in everything
+    assert "--given must leave a feature that is not known; got all of them" in everything
     gaps = done("regress", model, table, "--given", "a", "--non-finite", "marginalize", "-o", output, code=64)
     assert "--non-finite must be error or drop; got marginalize. daskgmm impute" in gaps
 

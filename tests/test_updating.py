@@ -204,6 +204,24 @@ def test_a_new_group_gets_the_component_that_is_needed_least(kind: str) -> None:
     np.testing.assert_allclose(gm.means_[order], three.means_, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_group_is_found_among_rows_with_gaps(kind: str) -> None:
+    old, new = apart(0, 300, 200, 100), np.concatenate([apart(10, 30, 20, 10), group(7, (80, 80), 50)])
+    rows, columns = np.arange(0, 110, 3), np.arange(37) % 2
+    new[rows, columns] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        gm = fitted(old, 4, kind, non_finite="marginalize")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", FitWarning)
+        gm.partial_fit(new)
+    assert gm.drift_ is not None
+    ((freed, _),) = gm.drift_["moves"]
+    assert gm.weights_[freed] == pytest.approx(50 / 710, rel=1e-6)
+    np.testing.assert_allclose(gm.means_[freed], np.nanmean(new[60:], axis=0), atol=0.3)
+
+
 def test_without_a_component_to_spare_it_is_said() -> None:
     old, new = apart(0, 300, 200, 100), group(7, (80, 80), 20)
     gm = fitted(old, 3)

@@ -107,6 +107,21 @@ def test_what_cannot_follow_is_refused_and_the_remedy_works(place: Path) -> None
     run("update", place / "model.zarr", place / "new.npy", "--forgetting", 2, exit_code=64)
 
 
+def test_gaps_are_taken_as_the_model_was_fitted(tmp_path: Path) -> None:
+    old, new = rows(0, 300), rows(1, 60)
+    old[::5, 0] = new[::4, 1] = np.nan
+    np.save(tmp_path / "old.npy", old)
+    np.save(tmp_path / "new.npy", new)
+    gm = GaussianMixture(1, non_finite="marginalize", random_state=0).fit(old)
+    gm.save(tmp_path / "m.zarr")
+    asked = ("update", tmp_path / "m.zarr", tmp_path / "new.npy")
+    run(*asked, "-o", tmp_path / "alone.zarr")
+    alone = gm.partial_fit(new)
+    np.testing.assert_allclose(GaussianMixture.load(tmp_path / "alone.zarr").means_, alone.means_, rtol=1e-12)
+    found, _ = run(*asked, "--full", tmp_path / "old.npy", "-o", tmp_path / "full.zarr")
+    assert (found["incomplete_rows"], found["dropped_rows"]) == (120 + 30, 0)
+
+
 def test_a_model_of_an_earlier_version(place: Path) -> None:
     group = zarr.open_group(place / "model.zarr", mode="r+")
     record = dict(group.attrs["record"])  # type: ignore[arg-type]

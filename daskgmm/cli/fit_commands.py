@@ -43,7 +43,7 @@ def fit(
     """Fit a mixture to all rows of INPUT, and write the model.
 
     INPUT is the path or URL of an array of numbers of shape (rows, features): a Zarr array, a Zarr group with
-    one or of arrays on one grid, a .npy file, Parquet, HDF5 or netCDF-4 files, or what an installed package opens
+    one, or of arrays on one grid, a .npy file, Parquet, HDF5 or netCDF-4 files, or what an installed package opens
     (entry points of the group daskgmm.sources).
 
     \b

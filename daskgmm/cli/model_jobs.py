@@ -11,6 +11,7 @@ from daskgmm.cli.outputs import check_place, finished_fit
 from daskgmm.errors import OptionError
 from daskgmm.estimator import GaussianMixture
 from daskgmm.places.log import say
+from daskgmm.sources.columns import chosen_features
 from daskgmm.stores.model_file import Model, checksum, load_model, save_model
 
 Result = dict[str, Any]
@@ -26,7 +27,7 @@ def condition(model: str, output: str, *, given: dict[str, float], force: bool) 
     """Return the result of a conditional mixture, which is then at `output`."""
 
     def make(gm: GaussianMixture) -> GaussianMixture:
-        return gm.condition(features_of(gm, tuple(given)), list(given.values()))
+        return gm.condition(features_of(gm, tuple(given), given=True), list(given.values()))
 
     return _made("condition", model, output, {"given": given}, make, force=force)
 
@@ -67,14 +68,21 @@ def _made(
     return {**result, "skipped": False}
 
 
-def features_of(gm: GaussianMixture, named: tuple[str, ...], *, flag: str = "`features`") -> list[str | int]:
-    """Return features as Python has them: numbers from 1 become those from 0, where features have no names."""
+def features_of(gm: GaussianMixture, named: tuple[str, ...], *, given: bool = False) -> list[str | int]:
+    """Return features as Python has them: numbers from 1 become those from 0, where features have no names.
+
+    With `given` they are known, by --given, and others must be left.
+    """
+    argument, n_features = "--given" if given else "features", np.shape(gm.means_)[1]
+    found: list[str | int] = list(named)
     if hasattr(gm, "feature_names_in_"):
-        return list(named)
-    n_features = np.shape(gm.means_)[1]
-    for name in named:
-        if not name.isdecimal() or not 1 <= int(name) <= n_features:
-            raise OptionError(
-                flag, f"be numbers from 1 to {n_features}: this model's features have no names", repr(name)
-            )
-    return [int(name) - 1 for name in named]
+        chosen_features(found, [str(name) for name in gm.feature_names_in_], argument=argument)
+    else:
+        for name in named:
+            if not name.isdecimal() or not 1 <= int(name) <= n_features:
+                must = f"be numbers from 1 to {n_features}: this model's features have no names"
+                raise OptionError(f"`{argument}`", must, repr(name))
+        found = [int(name) - 1 for name in named]
+    if given and len(set(found)) == n_features:
+        raise OptionError("--given", "leave a feature that is not known", "all of them", "Name fewer.")
+    return found

@@ -156,7 +156,7 @@ class _Known:
         if not asked.given:
             return cls(fitted.parameters, names)
         gm = GaussianMixture.load(model)
-        given, marginal, by = gm._regression(features_of(gm, asked.given, flag="--given"))
+        given, marginal, by = gm._regression(features_of(gm, asked.given, given=True))
         return cls(marginal, None if names is None else [names[j] for j in given], by)
 
     def predictor(self, what: What, errors: Measured) -> Predictor:

@@ -50,7 +50,7 @@ def update(
     saving.check(output, inputs=places(X, weights) | ({} if in_place else {"MODEL": model}))
     with as_written(model):
         options, seen = options_in(record, p), seen_in(record, p)
-    options = replace(options, non_finite=data.non_finite, **how)
+    options = replace(options, non_finite=data.treatment(record), **how)
     old = [_opened(data, place, names) for place in full]
     now = _asked(p, X, weights, old, options, forgetting)
     stored = _done(record, now) if in_place and not force else None

@@ -84,6 +84,7 @@ class _Search:
 
     def __init__(self, sample: Sample, options: FitOptions, *, share: float, compiled: bool) -> None:
         self._sample, self._options, self._share, self._compiled = sample, options, share, compiled
+        self._complete = sample.without_gaps  # (a new group is looked for among these, and EM goes on with all)
 
     def settled(self, starts: list[tuple[Parameters, OldRows]]) -> list[Candidate]:
         """Return candidates after some EM on the sample, against which their old rows weigh as against all new ones."""
@@ -101,8 +102,8 @@ class _Search:
 
         Minus infinity where it has fewer rows than its covariance needs.
         """
-        p, w = child.parameters, self._sample.weights
-        resp = np.exp(log_densities(p, self._sample.X)[k] - _log_sum(log_densities(p, self._sample.X)))
+        p, X, w = child.parameters, self._complete.X, self._complete.weights
+        resp = np.exp(log_densities(p, X)[k] - _log_sum(log_densities(p, X)))
         if resp.sum() < p.family.least_rows(p.n_features):
             return -np.inf
         owed = thin_gain(p, self._options.whole_prior.floor)[k] * float(resp @ w) / float(w.sum())
@@ -141,7 +142,9 @@ class _Search:
 
         Those that would gain most beside it; None where none gains.
         """
-        X, w = self._sample.X, self._sample.weights
+        X, w = self._complete.X, self._complete.weights
+        if not len(X):
+            return None
         now = _log_sum(log_densities(p, X))
         members = list(_members(X, now, least=max(8, 2 * p.family.least_rows(p.n_features))))
         if not members:

@@ -108,12 +108,17 @@ def _mean(columns: Mapping[str, NDArray[Any]], weights: Floats, n_features: int)
     """Return the mean covariance of errors, (n_features, n_features), of rows in memory."""
     given = np.asarray(columns[ERRORS], dtype=np.float64).reshape(len(weights), -1)
     noise = variances(given.T, n_features)
+    _check(noise, n_features)
     mean = noise @ (weights / weights.sum())
     if len(mean) == n_features:
         return np.diag(mean)
     found = np.zeros((n_features, n_features))
     found[triangle(n_features)] = mean
-    return found + np.triu(found, 1).T
+    found += np.triu(found, 1).T
+    least, *_, most = np.linalg.eigvalsh(found)
+    if least < -1e-9 * most:
+        _refuse("be covariances, which are positive semidefinite", "others in some row")
+    return found
 
 
 def posterior(plan: Plan, tile: Tile, resp: Floats, out: Floats) -> None:

@@ -140,7 +140,8 @@ class CudaCard(Card):
 
         self.xp = cupy
         self.work = Workspace(cupy.empty)
-        self.stream = cupy.cuda.Stream(non_blocking=True)
+        # (It waits for CUDA's default stream, and that for it: so what is done outside of `using` keeps its order too.)
+        self.stream = cupy.cuda.Stream()
         self._lock = threading.RLock()
         self._module = cupy.RawModule(code=SOURCE, options=("-std=c++17",))
         self._loops: dict[str, Any] = {}

@@ -67,7 +67,7 @@ def test_iterates_are_those_of_scikit_learn(kind: str, prior: str) -> None:
 def test_parameters_are_those_of_scikit_learn() -> None:
     ours, theirs = BayesianGaussianMixture().get_params(), mixture.BayesianGaussianMixture().get_params()
     assert theirs.items() - {"n_init": 1}.items() <= ours.items()
-    own = {"acceleration", "cache", "escape", "kernel", "non_finite", "precision", "start_rows", "stopping"}
+    own = {"acceleration", "cache", "device", "escape", "kernel", "non_finite", "precision", "start_rows", "stopping"}
     assert set(ours) - set(theirs) == own | {"weights_init", "means_init", "precisions_init"}
     given = BayesianGaussianMixture(4, mean_precision_prior=2.0, covariance_prior=np.eye(2), random_state=1)
     assert clone(given).get_params().keys() == given.get_params().keys()

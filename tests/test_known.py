@@ -20,7 +20,7 @@ from sklearn.base import clone
 
 from daskgmm import GaussianMixture, select
 from daskgmm.cli.commands import gmm
-from daskgmm.errors import OptionError
+from daskgmm.errors import FitWarning, OptionError
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.sources.opening import open_rows
@@ -550,3 +550,11 @@ def test_workers_and_a_checkpoint_give_the_same_bits(tmp_path: Path, monkeypatch
             assert_array_equal(found.parameters.means, alone.parameters.means)
             assert found.log_likelihood == alone.log_likelihood
             assert found.parameters.n_free == alone.parameters.n_free
+
+
+def test_a_component_of_a_known_covariance_that_few_rows_reach_is_no_spike() -> None:
+    X = faithful()
+    model = GaussianMixture(2, random_state=0).fit(X)
+    with warnings.catch_warnings(action="error", category=FitWarning):
+        adapted = model.adapted(X[X[:, 0] > 4][:20], relevance=16)
+    assert adapted.means_.shape == (2, 2)

@@ -116,7 +116,7 @@ def price(parameters: Parameters, n_rows: int) -> Floats | float:
 
 
 def unsupported(parameters: Parameters, support: Support, *, floor: Floats | float, n_rows: int) -> NDArray[np.bool_]:
-    """Return which components are spikes, (n_components,), bool: of fixed numbers alone none is.
+    """Return which components are spikes, (n_components,), bool: of fixed numbers, or whose covariance is one, none is.
 
     Parameters
     ----------
@@ -130,8 +130,9 @@ def unsupported(parameters: Parameters, support: Support, *, floor: Floats | flo
     if parameters.n_components == 1:
         return np.zeros(1, dtype=bool)
     p = parameters
-    few = (support.telling < p.family.least_rows(p.n_features)) & ~_is_known(p)
-    return (few | support.is_below(p, n_rows, owed=thin_gain(p, floor))) & (p.n_own > 0)
+    few = support.telling < p.family.least_rows(p.n_features)
+    below = support.is_below(p, n_rows, owed=thin_gain(p, floor))
+    return (few | below) & ~_is_known(p) & (p.n_own > 0)
 
 
 def _is_known(p: Parameters) -> NDArray[np.bool_]:

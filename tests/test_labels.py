@@ -340,6 +340,15 @@ def test_what_are_no_labels_is_refused(cells: tuple[np.ndarray, ...]) -> None:
         GaussianMixture(3, label_components=(0, 1, 2, 3)).fit(X, labels=labels)
 
 
+def test_names_of_classes_become_numbers_as_the_message_says(cells: tuple[np.ndarray, ...]) -> None:
+    X, classes = cells[0][:200], np.arange(200) % 2
+    names = np.array(["control", "treated"])[classes]
+    with pytest.raises(DataError, match=r"numpy.unique\(labels, return_inverse=True\)\[1\]"):
+        GaussianMixture(2).fit(X, labels=names)
+    by_number = GaussianMixture(2, random_state=0).fit(X, labels=np.unique(names, return_inverse=True)[1])
+    np.testing.assert_array_equal(by_number.means_, GaussianMixture(2, random_state=0).fit(X, labels=classes).means_)
+
+
 def test_rows_of_weight_zero_may_have_any_class(cells: tuple[np.ndarray, ...]) -> None:
     X, _, labels = (a[:300] for a in cells)
     w = np.where(np.arange(300) == 5, 0.0, 1.0)

@@ -94,8 +94,8 @@ def denoise(*, model: str, keep: Any, data: Any, output: str, **how: Any) -> dic
     required=True,
     section="Prediction",
     metavar="NAMES",
-    help="Features of MODEL that INPUT has, such as g,r, or their numbers from 1; in the order of its columns where "
-    "these have no names. The others are predicted.",
+    help="Features of MODEL that INPUT has, such as g,r, or their numbers from 1 where it names none; in the order of "
+    "the columns of INPUT where these have no names. The others are predicted.",
 )
 @keep_option
 @input_options(weights=False)

@@ -47,7 +47,8 @@ _MODEL = ("PLACE", "the new model, such as marginal.zarr")
     required=True,
     section="Mixture",
     metavar="NAMES",
-    help="Features in the order in which they are to come, such as ra,dec, or their numbers from 1.",
+    help="Features in the order in which they are to come, such as ra,dec, or their numbers from 1 where they have "
+    "none.",
 )
 @output_option(*_MODEL)
 @force_option

@@ -342,6 +342,8 @@ def check_dtype(dtype: np.dtype[Any], *, argument: str, label: str) -> None:
         "M": f"Give seconds: ({argument} - numpy.datetime64('1970-01-01')) / numpy.timedelta64(1, 's').",
         "m": f"Give seconds: ({argument} / numpy.timedelta64(1, 's')).",
     }.get(dtype.kind, f"Convert it first, for example with {argument}.astype('float64').")
+    if argument == "labels" and dtype.kind == "U":
+        remedy = f"Give the numbers of these names: numpy.unique({argument}, return_inverse=True)[1]."
     raise DataError(
         f"`{argument}`",
         "hold real numbers (boolean, integer, or float of at most 64 bits)",

@@ -70,7 +70,7 @@ def test_parameters_are_those_of_scikit_learn() -> None:
     ours, theirs = GaussianMixture().get_params(), mixture.GaussianMixture().get_params()
     assert theirs.items() - {"n_init": 1}.items() <= ours.items()
     assert ours["n_init"] == 10, "nearly free: all but the best end on a sample"
-    own = {"acceleration", "cache", "escape", "kernel", "non_finite", "precision", "prior", "standardize"}
+    own = {"acceleration", "cache", "device", "escape", "kernel", "non_finite", "precision", "prior", "standardize"}
     own |= {"noise", "noise_weight_init", "label_components", "n_factors", "factor_noise"}
     known = {"covariance_floor", "covariance_prior", "degrees_of_freedom_prior", "fixed", "mean_precision_prior"}
     known |= {"mean_prior", "weight_concentration_prior"}

@@ -357,13 +357,13 @@ def test_memory_is_as_stated(tmp_path: Path) -> None:
 import re, sys
 from pathlib import Path
 from daskgmm import open_rows
-from daskgmm.passes.rows import Rows, _runs, cuts
+from daskgmm.passes.rows import Rows, cuts, runs_read
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 import zarr, distributed, daskgmm.passes.tree
 before = peak()
 source = open_rows(sys.argv[1])
-runs = [len(run) for cut in cuts(Rows.plan(source, None)) for run in _runs(cut, source.reader())]
+runs = [len(run) for cut in cuts(Rows.plan(source, None)) for run in runs_read(cut, source.reader())]
 print(peak() - before, source.read_bytes(2 * max(runs) * source.row_bytes), sum(runs))
 """
     done = subprocess.run(

@@ -305,7 +305,7 @@ import re, sys
 from pathlib import Path
 from daskgmm import open_rows
 from daskgmm.passes.local_executor import LocalExecutor
-from daskgmm.passes.rows import Rows, _runs, cuts
+from daskgmm.passes.rows import Rows, cuts, runs_read
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 import zarr, distributed, daskgmm.passes.tree
@@ -313,7 +313,7 @@ before = peak()
 source = open_rows(sys.argv[1])
 rows = Rows.plan(source, None)
 (cut,) = cuts(rows)
-n = sum(len(run) for run in _runs(cut, source.reader()))
+n = sum(len(run) for run in runs_read(cut, source.reader()))
 assert "pandas" not in sys.modules
 assert n == source.n_rows
 print(peak() - before, source.read_bytes(2 * 2**24), source.n_rows * source.row_bytes)

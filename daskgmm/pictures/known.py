@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from daskgmm.fitting.prior_options import FIXABLE, PRIORS
+from daskgmm.fitting.prior_options import FIXABLE
 
 #: Features, classes or components that a sentence lists at most; and numbers of an array.
 _LISTED, _NUMBERS = 8, 12
@@ -60,11 +60,10 @@ def _of_classes(about: Mapping[str, Any]) -> list[str]:
 
 
 def _of_prior(about: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    asked = [name for name in PRIORS if options.get(name) is not None]
     if "prior" not in about:
         return []
     found = [form.format(_shown(about["prior"][name])) for name, form in _PRIORS.items() if name in about["prior"]]
-    weak = "weak prior" if options.get("covariance_prior") == "weak" and asked else "prior"
+    weak = "weak prior" if options.get("covariance_prior") == "weak" else "prior"
     return [f"There is a {weak}: {'; '.join(found)}. Its log density is {about['log_prior']:,.2f} nats."]
 
 

@@ -237,6 +237,20 @@ class Matrices(GapForm):
                 w = pulls[number[rows[:, np.newaxis], missing], place[j][:, np.newaxis]]
                 yield rows, j, missing, -(within @ w[:, :, np.newaxis])[:, :, 0], within
 
+    def untold(self, gaps: Gaps, resp: Floats) -> Floats:
+        a, b = triangle(self.precisions.shape[1])
+        sums = np.zeros(self.precisions.shape)
+        for group in gaps.groups:
+            components, own = np.nonzero(resp[:, group.at])
+            step = max(1, _AT_ONCE // group.missing.shape[1] ** 2)
+            for low in range(0, len(own), step):
+                j, at = components[low : low + step], own[low : low + step]
+                missing = group.missing[at]
+                entries = j[:, np.newaxis, np.newaxis], missing[:, :, np.newaxis], missing[:, np.newaxis]
+                within = np.linalg.inv(self.precisions[entries]) * resp[j, group.at[at]][:, np.newaxis, np.newaxis]
+                np.add.at(sums, entries, within)
+        return sums[:, a, b]
+
     # -- completed rows ----------------------------------------------------------------------------------------
     def complete(self, gaps: Gaps, x: Floats, resp: Floats, out: Floats) -> None:
         own = resp[:, gaps.rows]

@@ -63,6 +63,9 @@ class Scales(GapForm):
                 out[j] += sums
                 out[j, : -1 - n_features] += shape.pack_squares(mass[j])
 
+    def untold(self, gaps: Gaps, resp: Floats) -> Floats:
+        return np.asarray(resp @ gaps.mask.T)
+
     def complete(self, gaps: Gaps, x: Floats, resp: Floats, out: Floats) -> None:
         means = self.plan.means.T @ resp[:, gaps.rows]
         out[:, gaps.rows] = np.where(gaps.mask, means, x[:, gaps.rows])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from daskgmm.kernels.gap_forms import gap_form
 from daskgmm.kernels.gap_rows import Gaps
 from daskgmm.kernels.plan import Plan
 from daskgmm.mixture.arrays import Floats
@@ -22,8 +23,6 @@ from daskgmm.mixture.shapes.matrices import triangle
 
 #: Responsibilities below that are left out of these sums, which need no digits.
 _LEAST = 1e-3
-#: Numbers of matrices at once.
-_AT_ONCE = 1 << 16
 
 
 def has_untold(p: Parameters) -> bool:
@@ -40,9 +39,7 @@ def n_untold(plan: Plan) -> int:
 
 
 def untold_sums(plan: Plan, gaps: Gaps | None, log_density: Floats, weights: Floats | None) -> Floats:
-    """Return the sums of w r C over the rows of a tile, (n_components * n_untold,), upper triangles row by row.
-
-    Of features that are independent given the component it is the weight of the rows that lack each.
+    """Return the sums of w r C over the rows of a tile, (n_components * n_untold,): see `GapForm.untold`.
 
     Parameters
     ----------
@@ -53,27 +50,13 @@ def untold_sums(plan: Plan, gaps: Gaps | None, log_density: Floats, weights: Flo
     if not n or gaps is None or not len(gaps.rows):
         return np.zeros(k * n)
     resp = log_density[:k, gaps.rows]
-    resp = np.exp(resp - resp.max(axis=0))
-    resp /= resp.sum(axis=0)
-    resp[~(resp > _LEAST)] = 0.0  # (rows of weight zero may have no density that is a number)
+    with np.errstate(invalid="ignore"):  # (rows of weight zero may have no density that is a number)
+        resp = np.exp(resp - resp.max(axis=0))
+        resp /= resp.sum(axis=0)
+        resp[~(resp > _LEAST)] = 0.0
     if weights is not None:
         resp *= weights[gaps.rows]
-    if not plan.shape.correlates:
-        return np.asarray(resp @ gaps.mask.T).ravel()
-    n_features = plan.means.shape[1]
-    sums = np.zeros((k, n_features, n_features))
-    precisions = plan.shape.precisions(plan.precisions_cholesky)
-    for group in gaps.groups:
-        components, own = np.nonzero(resp[:, group.at])
-        step = max(1, _AT_ONCE // group.missing.shape[1] ** 2)
-        for low in range(0, len(own), step):
-            j, at = components[low : low + step], own[low : low + step]
-            missing = group.missing[at]
-            entries = j[:, np.newaxis, np.newaxis], missing[:, :, np.newaxis], missing[:, np.newaxis]
-            within = np.linalg.inv(precisions[entries]) * resp[j, group.at[at]][:, np.newaxis, np.newaxis]
-            np.add.at(sums, entries, within)
-    a, b = triangle(n_features)
-    return sums[:, a, b].ravel()
+    return gap_form(plan).untold(gaps, resp).ravel()
 
 
 def told(untold: Floats, resp_sums: Floats, p: Parameters) -> Floats:

@@ -76,6 +76,14 @@ class GapForm(ABC):
         `resp` are responsibilities that sum to 1 in each row.
         """
 
+    @abstractmethod
+    def untold(self, gaps: Gaps, resp: Floats) -> Floats:
+        """Return the sums of the covariances of the gaps given the rest, times responsibilities (n_components, n).
+
+        (n_components, n_features (n_features + 1) / 2), upper triangles row by row; or, where features are independent
+        given the component, (n_components, n_features), in units of its variances: the weight that lacks each.
+        """
+
     @cached_property
     def bound(self) -> Floats:
         """B of each component (`Shape.bound`), (n_components,)."""

@@ -56,8 +56,8 @@ class SupportPass(ScorePass):
                 log_largest, entropy = (_sum(values, own) for values in sure)
                 # (Of squares none overflows, nor does their sum.)
                 squares = _sum(np.square(np.clip(log_likelihood, -FARTHEST, FARTHEST)), own)
-                sums = log_largest, squares, entropy, *lost, *resp_sums, *untold, _sum(log_likelihood, own)
-                total.add(np.array([*sums, own.total_weight, own.n_rows]))
+                counted = _sum(log_likelihood, own), own.total_weight, own.n_rows
+                total.add(np.concatenate([(log_largest, squares, entropy), lost, resp_sums, untold, counted]))
         return state
 
 

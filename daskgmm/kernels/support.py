@@ -132,7 +132,7 @@ def unsupported(parameters: Parameters, support: Support, *, floor: Floats | flo
     p = parameters
     few = support.telling < p.family.least_rows(p.n_features)
     below = support.is_below(p, n_rows, owed=thin_gain(p, floor))
-    return (few | below) & ~_is_known(p) & (p.n_own > 0)
+    return (few | below) & ~_is_known(p)
 
 
 def _is_known(p: Parameters) -> NDArray[np.bool_]:

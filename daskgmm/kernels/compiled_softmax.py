@@ -42,11 +42,12 @@ def compiled(function: Any) -> Any:
     """Compile a function, and keep the result on disk where that can be written to."""
     try:
         made = njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # nowhere to keep the result: each process compiles anew, some seconds
+        # (numba asks whether the function's own file is the same; what it calls is compiled into it from others.)
+        kept = made._cache._cache_file
+        kept._source_stamp = kept._source_stamp, _SOURCES
+    except (RuntimeError, AttributeError):
+        # Nowhere to keep the result, or a numba that keeps it otherwise: each process compiles anew, some seconds.
         return njit(**_OPTIONS)(function)
-    # (numba asks whether the function's own file is the same; what it calls is compiled into it from others.)
-    kept = made._cache._cache_file
-    kept._source_stamp = kept._source_stamp, _SOURCES
     return made
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.errors import DataError
 from daskgmm.kernels.cuda import CardSums, PlanOnCard, leave_out, softmax
 from daskgmm.kernels.cuda_rows import CardBlock, CardTile, OnCard
 from daskgmm.kernels.estep import CandidatesPass, EStep
 from daskgmm.kernels.plan import Plan
-from daskgmm.kernels.prediction import Predictor
+from daskgmm.kernels.prediction import Predictor, refuse_overflow
 from daskgmm.kernels.score import FARTHEST, ScorePass, SupportPass
 from daskgmm.kernels.statistics import Statistics
 
@@ -121,13 +121,7 @@ class CardPredictor(Predictor):
             for tile in block.tile().parts(plan.length):
                 own = out[begin : begin + tile.n_rows]
                 score, own[...] = self._predicted(plan, tile)
-                if not np.isfinite(score).all():
-                    raise DataError(
-                        "`X`",
-                        "lie within 1e150, or squares overflow",
-                        f"{np.abs(card.host(tile.x)).max():.3g} near row {tile.first_row}",
-                        "Rescale or drop such rows.",
-                    )
+                refuse_overflow(score, partial(card.host, tile.x), tile.first_row)
                 if tile.counted is not None:
                     left_out = card.host(tile.counted) == 0
                     own[left_out] = -1 if what == "label" else np.nan

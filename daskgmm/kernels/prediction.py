@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,17 @@ from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
 
 What = Literal["label", "proba", "score", "impute", "denoise", "features"]
+
+
+def refuse_overflow(score: NDArray[Any], x: Callable[[], Floats], first_row: int) -> None:
+    """Raise a DataError where a score of some rows, (n_rows,), nats, is no number; `x` returns these rows."""
+    if not np.isfinite(score).all():
+        raise DataError(
+            "`X`",
+            "lie within 1e150, or squares overflow",
+            f"{np.abs(x()).max():.3g} near row {first_row}",
+            "Rescale or drop such rows.",
+        )
 
 
 @dataclass(frozen=True)
@@ -98,13 +109,7 @@ class Predictor:
         else:
             with np.errstate(invalid="ignore"):
                 score, total = softmax(log_density, work.get("sum", (block.x.shape[1],)))
-        if not np.isfinite(score).all():
-            raise DataError(
-                "`X`",
-                "lie within 1e150, or squares overflow",
-                f"{np.abs(block.x).max():.3g} near row {block.first_row}",
-                "Rescale or drop such rows.",
-            )
+        refuse_overflow(score, lambda: block.x, block.first_row)
         if self.what == "score":
             out[...] = score
         elif imputes:

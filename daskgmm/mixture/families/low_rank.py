@@ -232,10 +232,10 @@ def _newton(here: _Point, free: NDArray[np.bool_]) -> Floats:
         if not exact:
             H += 1e-6 * np.eye(len(H))
         try:
-            half = np.linalg.solve(np.linalg.cholesky(H), -here.gradient[free])
+            L = np.linalg.cholesky(H)
         except np.linalg.LinAlgError:
             continue
-        found: Floats = np.linalg.solve(np.linalg.cholesky(H).T, half)
+        found: Floats = np.linalg.solve(L.T, np.linalg.solve(L, -here.gradient[free]))
         return np.clip(found, -_LONGEST, _LONGEST)
     return -here.gradient[free]
 

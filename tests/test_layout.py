@@ -355,14 +355,17 @@ def test_reg_covar_is_known_to_few() -> None:
 
 
 def test_workers_need_no_scikit_learn() -> None:
-    """What a worker imports for a pass: without scikit-learn it is a second and some 100 MB less, in each process."""
+    """What a worker imports for a pass: without scikit-learn and pandas it is a second and some 100 MB less."""
     program = """
 import importlib, pkgutil, sys
-import daskgmm.kernels, daskgmm.mixture, daskgmm.passes, daskgmm.sources
-for package in daskgmm.kernels, daskgmm.mixture, daskgmm.passes, daskgmm.sources:
+import daskgmm.kernels, daskgmm.mixture, daskgmm.passes, daskgmm.sources, daskgmm.stores
+for package in daskgmm.kernels, daskgmm.mixture, daskgmm.passes, daskgmm.sources, daskgmm.stores:
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
-never = "sklearn", "matplotlib", "scipy.optimize", "scipy.stats", "daskgmm.estimator", "daskgmm.fitting"
+never = (
+    "sklearn", "matplotlib", "scipy.optimize", "scipy.stats", "dask.array", "pandas", "pyarrow", "xarray",
+    "daskgmm.estimator", "daskgmm.fitting",
+)
 print([name for name in never if name in sys.modules])
 """
     completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)

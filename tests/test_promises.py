@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import threading
 import time
 from collections import Counter
@@ -342,6 +343,7 @@ def test_a_store_larger_than_memory(tmp_path: Path) -> None:
     stated = peak_worker_bytes(rows, fit_need([options], source))
     assert stated < 512 * MIB, "or prefetch would be given up"
     with (
+        dask.config.set({"distributed.worker.memory.pause": False}),  # (as the command's own workers have it)
         LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="512MiB", **LOCAL) as cluster,
         Client(cluster) as client,
     ):
@@ -358,6 +360,8 @@ def test_a_store_larger_than_memory(tmp_path: Path) -> None:
             )
             kernel_peak = watch.kernel_peak()
         assert sorted(client.run(os.getpid).values()) == pids, "no worker was restarted"
+        loaded = client.run(lambda: [name for name in ("pandas", "sklearn", "scipy.optimize") if name in sys.modules])
+        assert not any(loaded.values()), loaded
     order = np.argsort(mixture.means_[:, 0])
     np.testing.assert_allclose(mixture.means_[order], CENTRES[:, np.newaxis] + np.zeros(32), atol=1e-4)
     np.testing.assert_allclose(mixture.weights_[order], SHARES / 4, atol=1e-9)

@@ -97,6 +97,11 @@ class ClientExecutor(Executor):
         limits = [room.limit_bytes // room.n_threads for room in self.rooms(travels=True)]
         return min(limits, default=None)
 
+    def pause_share(self) -> float:
+        with suppress(OSError):  # (as in `processors`)
+            return min(self.client.run(_pause_share, on_error="ignore").values(), default=1.0)
+        return 1.0
+
     def n_threads(self) -> int | None:
         return int(sum(self.client.nthreads().values()))
 
@@ -125,6 +130,10 @@ class ClientExecutor(Executor):
             return own_room(None)
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         return [Room(w["memory_limit"], w["nthreads"]) for w in workers if w["memory_limit"]]
+
+
+def _pause_share(dask_worker: Any) -> float:
+    return float(dask_worker.memory_manager.memory_pause_fraction or 1.0)
 
 
 class HeldFutures:

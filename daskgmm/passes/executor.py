@@ -81,6 +81,10 @@ class Executor(ABC):
         """Return the bytes that one task may use, the smallest over all workers, or None where nothing limits them."""
         return None
 
+    def pause_share(self) -> float:
+        """Return the share of that limit at which a worker is given no more tasks; 1 where it always is."""
+        return 1.0
+
     def n_threads(self) -> int | None:
         """Return the threads of all workers, or None where states stay in this process."""
         return None

@@ -85,6 +85,8 @@ def memory_limit(rows: Rows, executor: Executor) -> int | None:
 def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
     """Return the rows as a worker's memory allows: without prefetch where that is what fits.
 
+    A worker that Dask holds back beyond a share of its limit may wait for ever: that share must do.
+
     Raises
     ------
     MemoryLimitError
@@ -94,6 +96,8 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
     if limit is None:
         check_machine(peak_worker_bytes(frugal, need), rows.X)
         return rows
+    share = executor.pause_share()
+    limit = int(share * limit)
     for found in rows, frugal:
         if stated_bytes(found, need) <= limit:
             return found
@@ -113,10 +117,11 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
             mib(limit),
             remedy,
         )
+    paused = "" if share == 1 else f" ({share:.0%} of its limit, where Dask pauses it)"
     of_chunks = f" for chunks of {mib(long.chunk_bytes)}" if long.chunk_bytes > MIB else ""
     raise MemoryLimitError(
         "A task",
-        f"fit in a worker's memory, {mib(limit)} a task",
+        f"fit in a worker's memory, {mib(limit)} a task{paused}",
         f"a need of {mib(needed)}{of_chunks} in {long.label}",
         remedy,
     )

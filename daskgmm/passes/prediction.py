@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import dask.array as da
 import numpy as np
 from dask.highlevelgraph import HighLevelGraph
 from dask.system import CPU_COUNT
@@ -32,6 +31,9 @@ from daskgmm.sources.array_source import ArraySource
 from daskgmm.sources.dask_source import DaskSource
 from daskgmm.sources.partition import PARTITION_BYTES, Edges, partition_edges, runs_of
 from daskgmm.sources.source import Reader, Source, as_reader, other_length, plain_rows
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 
 def predict_rows(
@@ -166,6 +168,8 @@ def predict_blocks(X: da.Array, predictor: Predictor, *, non_finite: str) -> da.
 
     Chunks whose prediction would take more than 64 MiB are split. Of unknown chunks nobody knows what they take.
     """
+    import dask.array as da  # (it loads pandas and more, which a worker that writes predictions need not)
+
     if X.ndim == 2 and len(X.chunks[1]) > 1:
         X = X.rechunk({1: -1})
     rows = X if X.ndim == 2 else X[:, np.newaxis]
@@ -195,6 +199,8 @@ def predict_source(
     X: Source, predictor: Predictor, *, non_finite: str, columns: Mapping[str, Source] | None = None
 ) -> da.Array:
     """Return the lazy prediction for a stored source in chunks of at most some 64 MiB; reads nothing."""
+    import dask.array as da  # (as above)
+
     executor = current_executor(travels=X.travels)
     if not X.travels and isinstance(executor, ClientExecutor):
         raise OptionError(

@@ -10,7 +10,6 @@ from typing import Any
 from uuid import uuid4
 
 import dask
-import dask.array as da
 import numpy as np
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
@@ -68,6 +67,8 @@ class DaskFrameSource(DaskSource):
 
     @cached_property
     def _array(self) -> Any:
+        import dask.array as da
+
         argument = self._argument
         if self._known_lengths is None:
             logger.info("%s is a Dask data frame of unknown lengths: one pass counts its rows.", argument)
@@ -106,8 +107,10 @@ class DaskFrameSource(DaskSource):
         return {**super().identity(), "kind": "dask frame", "columns": self.column_labels}
 
 
-def _as_array(frame: Any, dtype: np.dtype[Any], argument: str) -> da.Array:
+def _as_array(frame: Any, dtype: np.dtype[Any], argument: str) -> Any:
     """Return the numbers of a data frame as a Dask array, a block of unknown length for each partition."""
+    import dask.array as da
+
     graph, keys = _graph_of(frame)
     name, names = f"daskgmm-frame-{uuid4().hex}", list(frame.columns) if frame.ndim == 2 else None
     n_columns = () if names is None else (len(names),)

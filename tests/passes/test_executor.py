@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,22 @@ from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from daskgmm import GaussianMixture
-from daskgmm.errors import ClusterError, DataError
+from daskgmm.errors import ClusterError, DataError, MemoryLimitError
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.score import score_source
 from daskgmm.kernels.prediction import Predictor
+from daskgmm.mixture.shapes.full import Full
 from daskgmm.passes.blas import BlasLimit
 from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.local_executor import LocalExecutor
+from daskgmm.passes.memory import check_memory, peak_worker_bytes
+from daskgmm.passes.need import Need
 from daskgmm.passes.prediction import predict_blocks, predict_source
+from daskgmm.passes.rows import Rows
 from daskgmm.sources.opening import open_rows
+from daskgmm.sources.partition import MIB
 from daskgmm.stores.output import write_predictions
 from tests.clusters import LOCAL
 from tests.passes.test_prediction import PARAMETERS
@@ -151,6 +157,25 @@ def test_memory_limit_is_that_of_a_thread_of_the_smallest_worker() -> None:
     assert ClientExecutor(Fake()).memory_limit() == 2 << 30
     workers = {"a": (0, 2)}
     assert ClientExecutor(Fake()).memory_limit() is None
+
+
+@pytest.mark.parametrize("pauses", [True, False])
+def test_what_a_task_may_take_ends_where_dask_pauses_a_worker(store: Path, pauses: bool) -> None:
+    """A paused worker takes no task, and its memory may stay as it is: it would wait for ever."""
+    rows = Rows.plan(open_rows(store), None)
+    least = peak_worker_bytes(replace(rows, prefetch=False), Need(Full(), 3))
+    with (
+        dask.config.set({"distributed.worker.memory.pause": 0.8 if pauses else False}),
+        LocalCluster(n_workers=1, threads_per_worker=1, memory_limit=1 << 30, **LOCAL) as own,
+        Client(own) as client,
+    ):
+        executor = ClientExecutor(client)
+        assert (executor.memory_limit(), executor.pause_share()) == (1 << 30, 0.8 if pauses else 1.0)
+        most = (1 << 30) * 8 // 10 if pauses else 1 << 30
+        check_memory(rows, Need(Full(), 3, extra_bytes=most - least), executor)
+        said = r"820 MiB a task \(80% of its limit, where Dask pauses it\)" if pauses else "1024 MiB a task;"
+        with pytest.raises(MemoryLimitError, match=f"A task must fit in a worker's memory, {said}"):
+            check_memory(rows, Need(Full(), 3, extra_bytes=most - least + MIB), executor)
 
 
 # -- what travels ----------------------------------------------------------------------------------------------------

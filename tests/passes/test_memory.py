@@ -46,6 +46,9 @@ class Limited:
     def memory_limit(self) -> int | None:
         return self.limit
 
+    def pause_share(self) -> float:
+        return 1.0
+
     def n_threads(self) -> int:
         return 2
 

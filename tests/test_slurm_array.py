@@ -82,10 +82,19 @@ def test_what_cannot_be_is_said(place: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(bool(missing()), reason=missing())
 def test_slurm_and_a_part_that_is_killed(slurm: Slurm, place: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "the fit"
+    folder, go = tmp_path / "the fit", tmp_path / "go"
+    # The program itself, once it may: else the second part may be done before it is killed.
+    program = tmp_path / "bin" / "daskgmm"
+    program.parent.mkdir()
+    program.write_text(f"""#!/bin/bash
+if [[ "$*" == *"--part 2/2"* ]]; then until [[ -e "{go}" ]]; do sleep 0.1; done; fi
+exec "{Path(sys.executable).parent}/daskgmm" "$@"
+""")
+    program.chmod(0o755)
+    path = f"{program.parent}{os.pathsep}{slurm.environment['PATH']}"
 
     def submit() -> subprocess.CompletedProcess[str]:
-        return submitted(folder, place, 2, *OPTIONS, **slurm.environment, START_MEMORY="1G")
+        return submitted(folder, place, 2, *OPTIONS, **{**slurm.environment, "PATH": path}, START_MEMORY="1G")
 
     def queued() -> list[str]:
         listed = slurm.run("squeue", "--noheader", "--array", "--name=daskgmm-the fit", "--format=%F_%K %T")
@@ -96,15 +105,15 @@ def test_slurm_and_a_part_that_is_killed(slurm: Slurm, place: Path, tmp_path: Pa
     twice = submit()
     assert twice.returncode == 69
     assert "jobs called daskgmm-the fit are there already" in twice.stderr
-    # The second task of the survey, as soon as it runs.
-    until(lambda: any(line.endswith("_2 RUNNING") for line in queued()))
+    # The second task of the survey, while it runs.
+    until(lambda: (folder / "S-1").exists() and any(line.endswith("_2 RUNNING") for line in queued()))
     (second,) = [line.split()[0] for line in queued() if line.endswith("_2 RUNNING")]
     slurm.run("scancel", second)
     until(lambda: not queued())
-    assert (folder / "S-1").exists()
     written = (folder / "S-1").stat().st_mtime_ns
     assert sorted(os.listdir(folder)) == ["S-1", "fit.sh", "log"]
 
+    go.touch()
     done = submit()
     assert done.returncode == 0, done.stderr
     until(lambda: (folder / "S-2").exists() or (folder / "M0").exists())

@@ -29,6 +29,7 @@ from daskgmm.passes.rows import Rows
 from daskgmm.stores.checkpoint import Checkpoint
 from daskgmm.stores.model_file import load_model
 from tests import fake_cards
+from tests.clusters import LOCAL
 from tests.kernels.driving import KINDS
 from tests.kernels.host_card import HostCard, library
 
@@ -205,9 +206,7 @@ def test_a_card_that_is_too_small(X, monkeypatch):
 def cluster():
     """Two workers, each with a card of its own."""
     library()
-    with LocalCluster(
-        2, threads_per_worker=1, dashboard_address=None, preload=["tests.fake_cards"], processes=True
-    ) as cluster:
+    with LocalCluster(2, threads_per_worker=1, preload=["tests.fake_cards"], processes=True, **LOCAL) as cluster:
         yield cluster
 
 

@@ -25,6 +25,7 @@ from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.sources.opening import open_rows
 from daskgmm.stores.checkpoint import Checkpoint
+from tests.clusters import LOCAL
 from tests.fitting.driving import KINDS, small_partitions
 from tests.reference_data import faithful
 
@@ -532,8 +533,7 @@ def test_workers_and_a_checkpoint_give_the_same_bits(tmp_path: Path, monkeypatch
 
     asked = [FitOptions(2, tol=0, max_iter=6, n_init=2, **known) for known in KILLED]
     fits = [fit_mixture(source, options) for options in asked]
-    local: dict[str, Any] = {"processes": True, "dashboard_address": None}
-    with LocalCluster(n_workers=2, threads_per_worker=1, **local) as cluster, Client(cluster):
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **LOCAL) as cluster, Client(cluster):
         for i in range(len(KILLED)):
             options, passes, alone = asked[i], [0], fits[i]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from daskgmm.kernels.compiled_softmax import SUMS, Reals, _log, compiled
 from daskgmm.mixture.arrays import Floats
+from daskgmm.mixture.shapes.shape import LOG_2PI
 
 #: Pivots of which the product is taken before its logarithm; they are those of matrices with ones on the diagonal.
 PIVOTS = 8
@@ -146,6 +147,48 @@ def correct(
                     doubtful[g, near[k]] = not risk <= limit * max(1.0, q)
 
 
+@compiled
+def observe(
+    covariances: Floats,
+    roots: Floats,
+    log_roots: Floats,
+    means: Floats,
+    log_weights: Floats,
+    x: Floats,
+    starts: NDArray[np.int64],
+    features: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    density: Reals,
+) -> None:
+    """Do what `Matrices._observed` does, in one call, for all rows of which more than half is missing.
+
+    `covariances` are (D, D, n_components), entry by entry; of their diagonals `roots` has one over the root, and
+    `log_roots` the logarithm of that less the root of 2 pi; `means`, too, are (D, n_components).
+    """
+    n_features, n = means.shape
+    most = (n_features + 1) // 2
+    lower, w, there = np.empty((most, most, n)), np.empty((most, n)), np.empty(most, dtype=np.int64)
+    gain, norm, log_det, pivot, product = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    for g in range(len(rows)):
+        at, high = starts[g], starts[g + 1]
+        if 2 * (high - at) <= n_features:
+            continue
+        m = 0
+        norm[:] = log_weights
+        for d in range(n_features):
+            if at < high and features[at] == d:
+                at += 1
+                continue
+            there[m] = d
+            for k in range(n):
+                w[m, k] = x[d, rows[g]] - means[d, k]
+                norm[k] += log_roots[d, k]
+            m += 1
+        _factor(covariances, roots, there[:m], w, lower, gain, log_det, pivot, product)
+        for k in range(n):
+            density[k, rows[g]] = norm[k] - 0.5 * (log_det[k] + gain[k])
+
+
 @njit(**SUMS)
 def _add_outer(
     shift: Floats, features: NDArray[np.int64], low: int, m: int, y: Floats, g: int, t: Floats, out: Floats
@@ -195,7 +238,8 @@ def add_sums(
             if not r > 0.0:
                 continue
             any_row, low, m = True, starts[g], starts[g + 1] - starts[g]
-            _invert(precisions, k, features, low, m, lower, inverse)
+            _factor_one(precisions, k, features, low, m, lower, False)
+            _invert_factored(m, lower, inverse)
             for a in range(m):
                 total, f = 0.0, features[low + a]
                 for b in range(m):
@@ -231,11 +275,15 @@ def _add_packed(touched: NDArray[np.bool_], square: Floats, first: Floats, out: 
 
 
 @njit
-def _invert(
-    matrices: Floats, k: int, features: NDArray[np.int64], low: int, m: int, lower: Floats, inverse: Floats
-) -> None:
-    """Write the inverse of the chosen rows and columns of matrix k, (m, m), by its factors LDL'."""
-    for i in range(m):  # one over D on the diagonal, LD above it
+def _factor_one(
+    matrices: Floats, k: int, features: NDArray[np.int64], low: int, m: int, lower: Floats, log_det: bool
+) -> float:
+    """Factor the chosen rows and columns of matrix k, LDL': one over D on the diagonal, L below, LD above it.
+
+    Returns the logarithm of the determinant where it is asked for.
+    """
+    total = 0.0
+    for i in range(m):
         for j in range(i + 1):
             rest = matrices[k, features[low + i], features[low + j]]
             for a in range(j):
@@ -245,7 +293,15 @@ def _invert(
                 lower[i, j] = rest * lower[j, j]
             else:
                 lower[i, i] = 1.0 / rest
-    for i in range(m):  # L^-1 in the place of L
+                if log_det:
+                    total += np.log(rest)
+    return total
+
+
+@njit
+def _invert_factored(m: int, lower: Floats, inverse: Floats) -> None:
+    """Write the inverse of a matrix by its factors, (m, m); L^-1 is in the place of L then."""
+    for i in range(m):
         for j in range(i):
             total = lower[i, j]
             for a in range(j + 1, i):
@@ -257,6 +313,56 @@ def _invert(
             for a in range(i + 1, m):
                 total += lower[a, i] * lower[a, a] * lower[a, j]
             inverse[i, j] = inverse[j, i] = total
+
+
+@compiled
+def complete_rows(
+    precisions: Floats,
+    k: int,
+    mean: Floats,
+    x: Floats,
+    rows: NDArray[np.int64],
+    at: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    features: NDArray[np.int64],
+    resp: Floats,
+    y: Floats,
+    log_norm: Floats,
+    spread: Floats,
+) -> None:
+    """Do what `Matrices._completed` does, in one call; an empty `resp` asks for no covariance."""
+    n_features, most, half_log = len(x), 1, 0.5 * LOG_2PI
+    for i in range(len(at)):
+        most = max(most, starts[at[i] + 1] - starts[at[i]])
+    lower, inverse = np.empty((most, most)), np.empty((most, most))
+    own, w = np.empty(n_features), np.empty(most)
+    for i in range(len(at)):
+        low, m = starts[at[i]], starts[at[i] + 1] - starts[at[i]]
+        for d in range(n_features):
+            own[d] = x[d, rows[at[i]]] - mean[d]
+        for a in range(m):
+            own[features[low + a]] = 0.0
+        for a in range(m):
+            total, f = 0.0, features[low + a]
+            for d in range(n_features):
+                total += precisions[k, f, d] * own[d]
+            w[a] = total
+        log_norm[i] = half_log * m - 0.5 * _factor_one(precisions, k, features, low, m, lower, True)
+        for a in range(m):
+            for b in range(a):
+                w[a] -= lower[a, b] * w[b]
+        for a in range(m - 1, -1, -1):
+            w[a] *= lower[a, a]
+            for b in range(a + 1, m):
+                w[a] -= lower[b, a] * w[b]
+            own[features[low + a]] = -w[a]
+        for d in range(n_features):
+            y[d, i] = own[d]
+        if len(resp):
+            _invert_factored(m, lower, inverse)
+            for a in range(m):
+                for b in range(m):
+                    spread[features[low + a], features[low + b]] += resp[i] * inverse[a, b]
 
 
 @compiled

@@ -20,6 +20,7 @@ from daskgmm.mixture.shapes.shape import LOG_2PI
 SMALL = 6
 #: Numbers of matrices that are held at once, at most about.
 _AT_ONCE = 1 << 19
+_NONE = np.empty(0)
 
 
 class Solved(NamedTuple):
@@ -67,21 +68,31 @@ class Matrices(GapForm):
         found = 1 / np.sqrt(np.ascontiguousarray(np.einsum("ddk->dk", self.by_feature)))
         return found, np.log(found) + log_norm_of(1)
 
+    @cached_property
+    def deviations(self) -> tuple[Floats, Floats]:
+        """One over the deviations, (D, n_components); and the logarithm, less that of the root of 2 pi."""
+        found = 1 / np.sqrt(np.ascontiguousarray(np.einsum("ddk->dk", self.covariances)))
+        return found, np.log(found) - log_norm_of(1)
+
     # -- densities ---------------------------------------------------------------------------------------------
     def density(self, gaps: Gaps, x: Floats, out: NDArray[Any], *, keep: bool) -> None:
         rows, near, n_features = gaps.rows, self.near, len(x)
         doubtful = np.zeros((len(rows), self.plan.n_components), dtype=bool)
         gaps.kept = self._pulls(gaps, x) if len(near) else None
-        compiled = bool(len(near)) and self.plan.compiled
-        if compiled:
+        if len(near) and self.plan.compiled:
             gap_loops().correct(
                 self.by_feature, *self.roots, gaps.kept[1], *gaps.by_row, rows, near, self.plan.log_constants[near],
                 self.bound[near], self.limit, out, doubtful,
             )  # fmt: skip
-        for group in gaps.groups if gaps.most_missing > n_features // 2 or not compiled else ():
+        if self.plan.compiled and 2 * gaps.most_missing > n_features:
+            gap_loops().observe(
+                self.covariances, *self.deviations, np.ascontiguousarray(self.plan.means.T), self.plan.log_weights,
+                x, gaps.starts, gaps.features, rows, out,
+            )  # fmt: skip
+        for group in () if self.plan.compiled else gaps.groups:
             if 2 * group.missing.shape[1] > n_features:
                 self._observed(gaps, group, x, out)
-            elif len(near) and not compiled:
+            elif len(near):
                 self._corrected(gaps, group, out, doubtful)
         few = np.flatnonzero(2 * gaps.n_missing <= n_features) if len(self.far) else np.empty(0, dtype=np.int64)
         for k in self.far:
@@ -146,6 +157,13 @@ class Matrices(GapForm):
 
         (D, n), (n,), and (D, D): the sum of `resp` times that of the gaps given the rest.
         """
+        if self.plan.compiled:
+            y, log_norm, spread = np.empty((len(x), len(at))), np.empty(len(at)), np.zeros((len(x), len(x)))
+            gap_loops().complete_rows(
+                self.precisions, k, self.plan.means[k], x, gaps.rows, at, gaps.starts, gaps.features,
+                _NONE if resp is None else resp, y, log_norm, spread,
+            )  # fmt: skip
+            return y, log_norm, spread
         mask, precisions = gaps.mask[:, at], self.precisions[k]
         y = x[:, gaps.rows[at]] - self.plan.means[k][:, np.newaxis]
         y[mask] = 0.0

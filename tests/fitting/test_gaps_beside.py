@@ -24,6 +24,7 @@ from daskgmm.passes.known_classes import KnownClasses
 from daskgmm.passes.memory import peak_task_bytes
 from daskgmm.passes.rows import Rows
 from daskgmm.sources.opening import open_rows
+from tests.clusters import LOCAL
 from tests.fitting.driving import small_partitions
 from tests.fitting.test_gaps import GAPS, PLAIN, groups, quiet
 from tests.test_parts import assert_same, fitted_by_parts
@@ -172,7 +173,7 @@ def test_a_fit_by_parts_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_bits_are_those_of_a_cluster(n_workers: int, small_partitions: None) -> None:
     X = da.from_array(groups(1500), chunks=(150, 4))
     alone = quiet(GaussianMixture(2, max_iter=4, n_init=1, **GAPS), X)
-    with LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+    with LocalCluster(n_workers=n_workers, threads_per_worker=1, **LOCAL) as cluster, Client(cluster):
         found = quiet(GaussianMixture(2, max_iter=4, n_init=1, **GAPS), X)
     assert_array_equal(found.means_, alone.means_)
     assert_array_equal(found.covariances_, alone.covariances_)

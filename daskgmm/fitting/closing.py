@@ -26,7 +26,7 @@ from daskgmm.fitting.status import Status
 from daskgmm.fitting.surveyed import Surveyed
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.gap_support import has_untold
-from daskgmm.kernels.plan import make_plan, precision_called
+from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.mixture.old_rows import OldRows
 from daskgmm.mixture.parameters import Parameters
@@ -53,22 +53,10 @@ class Closing:
         pasts = {j: past.parameters for j, i in enumerate(which) if (past := self._models[i].past) is not None}
         before: list[tuple[Parameters, Fold | None]] = [(parameters, None) for parameters in pasts.values()]
         scores, n_passes = self._scored(own + held_out + merged + before, name)
-        # Only where a ridge makes EM no ascent can the last step of an accelerated fit be worse than one before.
-        worse = [j for j, c in enumerate(best) if _has_fallen(c, scores[j])]
-        if worse:
-            for j in worse:
-                chosen[j] = _seen(best[j])[1]
-            better = [j for j in outside if j in worse]
-            again = [(chosen[j], best[j].fold) for j in worse] + [(chosen[j], folds[j]) for j in better]
-            places = worse + [len(best) + outside.index(j) for j in better]
-            found, n_more = self._scored(again, f"{name} again")
-            n_passes += n_more
-            for place, score in zip(places, found, strict=True):
-                scores[place] = score
         self._progress.check_files()
         held = dict(zip(outside, scores[len(best) :], strict=False))
         for j, score in zip(joined, scores[len(best) + len(outside) :], strict=False):
-            joined[j] = replace(joined[j], nats=np.inf if j in worse else scores[j].log_sum - score.log_sum)
+            joined[j] = replace(joined[j], nats=scores[j].log_sum - score.log_sum)
         under_past = dict(zip(pasts, scores[len(scores) - len(pasts) :], strict=True))
         means = [s.log_sum / s.weight for s in scores]
         self._progress.history.closed(
@@ -204,17 +192,6 @@ def up_to_date(fit: Fit, progress: Progress) -> Fit:
         cached_bytes=progress.passes.bytes_kept,
         seconds=progress.seconds,
     )
-
-
-def _seen(candidate: Candidate) -> tuple[float, Parameters]:
-    return (-np.inf, candidate.parameters) if candidate.best is None else candidate.best
-
-
-def _has_fallen(candidate: Candidate, score: Statistics) -> bool:
-    """Return whether an accelerated candidate has seen a better mixture than the one that it ended with."""
-    objective = _objective(candidate.parameters, score, candidate.options)
-    slack = max(1e-9 * abs(objective), precision_called(candidate.options.precision).tolerance)
-    return candidate.options.acceleration is not None and _seen(candidate)[0] > objective + slack
 
 
 def _objective(parameters: Parameters, score: Statistics, options: FitOptions) -> float:

@@ -48,8 +48,6 @@ class Candidate(Record):
         prior adds.
     change : float
         Change of the lower bound in the last iteration that was a plain EM step, nats.
-    best : (float, Parameters) or None
-        The accepted point of the highest lower bound.
     previous : float
         The lower bound before the first iteration: minus infinity, or that of the fit that is continued.
     n_passes : int
@@ -73,7 +71,6 @@ class Candidate(Record):
     fold: Fold | None = None
     lower_bounds: tuple[float, ...] = ()
     change: float = np.inf
-    best: tuple[float, Parameters] | None = None
     previous: float = -np.inf
     n_passes: int = 0
     step: float = 1.0
@@ -251,14 +248,12 @@ def _advance(candidate: Candidate, statistics: Statistics, plan: Plan, row_set: 
     advance = candidate.accelerator.advance(move, step.objective, step.parameters)
     if not advance.accepted:
         return _moved(candidate, advance)
-    best = (step.objective, move.parameters)
     candidate = replace(
         candidate,
         accepted=True,
         parameters=step.parameters,
         change=np.nan if move.extrapolated else step.objective - candidate.lower_bound,
         lower_bounds=(*candidate.lower_bounds, step.objective),
-        best=best if candidate.best is None or step.objective >= candidate.best[0] else candidate.best,
     )
     return _moved(candidate, advance)
 

@@ -28,7 +28,7 @@ from daskgmm.stores.storage import Storage, storage_at
 
 Value = TypeVar("Value")
 
-FORMAT, FORMAT_VERSION = "daskgmm-checkpoint", 4
+FORMAT, FORMAT_VERSION = "daskgmm-checkpoint", 5
 _MANIFEST, _PART, _ROOTS = "manifest-", "part-", "roots-"
 #: Bytes of a manifest at most: 400,000 values.
 _MANIFEST_BYTES = 64 << 20

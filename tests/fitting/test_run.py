@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,30 +252,22 @@ def no_ascent(kind: str, **others: Any) -> tuple[np.ndarray, FitOptions]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("max_iter", [3, 4, 5, 20])
-def test_an_accelerated_fit_without_ascent_gives_the_best_that_it_has_seen(kind: str, max_iter: int) -> None:
-    X, options = no_ascent(kind, max_iter=max_iter)
-    (fit,) = fits_of([Model(options)], X)
+def test_an_accelerated_fit_without_ascent_ends_where_plain_em_does(kind: str) -> None:
+    """The likeliest mixture that it has seen is the start, which knows nothing of the ridge."""
+    X, options = no_ascent(kind, max_iter=1000)
+    plain, fit = (
+        fits_of([Model(replace(options, tol=1e-12, acceleration=acceleration))], X)[0]
+        for acceleration in (None, "squarem")
+    )
     assert np.min(np.diff(fit.lower_bounds)) < -1e-4, "else this tests nothing"
-    best = max(fit.lower_bounds)
-    assert fit.log_likelihood / fit.weight >= best - 1e-9 * abs(best)
+    assert plain.status is fit.status is Status.CONVERGED
+    np.testing.assert_allclose(fit.parameters.means, plain.parameters.means, atol=1e-4)
+    np.testing.assert_allclose(fit.parameters.covariances, plain.parameters.covariances, atol=1e-4)
+    assert fit.log_likelihood / fit.weight == pytest.approx(fit.lower_bound, abs=1e-6)
     score = float(oracle.log_likelihood(X, oracle_of(fit.parameters)))
     assert fit.log_likelihood == pytest.approx(score, rel=1e-10), "the parameters are those that the score is of"
     (record,) = records(fit, "closing")
     assert record["mean_log_likelihood"] == pytest.approx(fit.log_likelihood / fit.weight, rel=1e-12)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_best_seen_is_scored_on_its_fold_as_well(kind: str) -> None:
-    X, options = no_ascent(kind, max_iter=5)
-    fold = Fold(1, 3, 0)
-    (fit, whole) = fits_of([Model(options, fold), Model(options)], X, n_folds=3)
-    held = ~fold.mask(np.arange(len(X), dtype=np.uint64))
-    expected = float(oracle.log_likelihood(X[held], oracle_of(fit.parameters)))
-    assert fit.held_out == (pytest.approx(expected, rel=1e-10), held.sum())
-    assert fit.log_likelihood / fit.weight >= max(fit.lower_bounds) - 1e-9
-    assert whole.log_likelihood / whole.weight >= max(whole.lower_bounds) - 1e-9
-    assert fit.n_passes == 1 + 5 + 2, "a second closing pass"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -461,8 +461,8 @@ def test_a_bug_of_a_fit_that_goes_on_from_nothing_is_called_so(
 
 def test_another_version_and_other_files_are_refused(tmp_path: Path) -> None:
     place = put_something(tmp_path)
-    rewritten(place, format_version=5)
-    with pytest.raises(OutputError, match="must have format version 4; got 5 in .*Go on with .*overwrite=True"):
+    rewritten(place, format_version=6)
+    with pytest.raises(OutputError, match="must have format version 5; got 6 in .*Go on with .*overwrite=True"):
         at(tmp_path)
     (place / "mine.txt").write_text("")
     with pytest.raises(OutputError, match=r"the checkpoint's place must be free; got .* with mine.txt in it"):

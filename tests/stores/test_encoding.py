@@ -36,7 +36,6 @@ def candidate(kind: str) -> Candidate:
     moved = started.accelerator.advance(started.move, -3.25, parameters)
     object.__setattr__(started, "accelerator", moved.accelerator)
     object.__setattr__(started, "status", Status.CONVERGED)
-    object.__setattr__(started, "best", (-3.25, parameters))
     return started
 
 
@@ -112,7 +111,7 @@ SURVEY = SurveyPass(2, False, 0, -1, n_folds=2).zero()
     [
         replace(candidate("full"), lower_bounds=(1.0, "x")), replace(candidate("full"), lower_bounds=[1.0]),
         replace(candidate("full"), index=True), replace(candidate("full"), move=None),
-        replace(candidate("full"), best=(1.0,)), replace(candidate("full"), accelerator=Fold(1, 2, 3)),
+        replace(candidate("full"), change="x"), replace(candidate("full"), accelerator=Fold(1, 2, 3)),
         replace(SURVEY, n_rows=1.5), replace(SURVEY, mean=np.zeros(2, np.float32)), replace(SURVEY, folds=(SURVEY, 3)),
         replace(SURVEY, sample_rows=(np.zeros(2),)), Polishing((0,), (candidate("tied"),), ("x",)),
         Statistics(np.zeros(3, np.int64)), Statistics(np.zeros((2, 2))),

@@ -262,7 +262,8 @@ class WritePass:
             n_counted = int(np.count_nonzero(first >= 0 if self._predictor.what == "label" else ~np.isnan(first)))
         else:
             refuse_dropped(block, self._non_finite)
-            n_rows, n_counted = block.x.shape[1], block.n_rows
+            n_rows = block.x.shape[1]
+            n_counted = block.n_rows if block.gaps is None else n_rows  # (a row without any value has a prediction too)
             found = self._predictor.empty(n_rows)
             self._predictor.predict(block, found, state.work or Workspace())
         n_dropped = state.n_dropped + n_rows - n_counted

@@ -192,6 +192,20 @@ def test_every_scheduler_writes_the_same_bits(tmp_path: Path, client: Client) ->
             assert found.n_rows == 10_000
 
 
+@pytest.mark.parametrize("what", WHATS)
+def test_rows_without_any_value_have_predictions_where_gaps_are_missing_values(tmp_path: Path, what: Any) -> None:
+    rows = X.copy()
+    rows[::7, 1], rows[[5, 1234, 9999]] = np.nan, np.nan
+    zarr.create_array(tmp_path / "X.zarr", data=rows, chunks=(1000, 3))
+    found, array = written(tmp_path / "X.zarr", tmp_path / "out", what=what, non_finite="marginalize")
+    assert (found.n_rows, found.n_dropped) == (10_000, 0)
+    weights = PARAMETERS.weights
+    expected = {"label": np.argmax(weights), "proba": weights, "score": 0.0}[what]
+    np.testing.assert_allclose(array[5], expected, rtol=1e-12)
+    if what == "label":
+        assert sum(found.counts) == 10_000
+
+
 def test_non_finite_rows_get_minus_one_or_nan(tmp_path: Path) -> None:
     rows = X.copy()
     bad = [0, 999, 1000, 5555, 9999]

@@ -168,6 +168,7 @@ def variances(given: Floats, n_features: int) -> Floats:
         rows, columns = triangle(n_features)
         upper, lower = square[rows, columns], square[columns, rows]
         if (upper != lower).any():
+            _check_finite(square)
             apart, most = np.abs(upper - lower), 1e-9 * np.abs(upper) + 1e-12 * np.abs(square).max()
             if not (apart <= most).all():
                 _refuse("be symmetric matrices", "others in some row")
@@ -175,10 +176,14 @@ def variances(given: Floats, n_features: int) -> Floats:
     return np.ascontiguousarray(given)
 
 
-def _check(noise: Floats, n_features: int) -> None:
-    """Raise a DataError for errors that are none. (One sum finds any NaN.)"""
-    if not np.isfinite(noise.sum()):
+def _check_finite(errors: Floats) -> None:
+    if not np.isfinite(errors.sum()):  # (one sum finds any NaN)
         _refuse("be finite", "NaN or infinity in some row")
+
+
+def _check(noise: Floats, n_features: int) -> None:
+    """Raise a DataError for errors that are none."""
+    _check_finite(noise)
     if len(noise) == n_features:
         least = noise.min()
     else:

@@ -168,6 +168,38 @@ def test_matrices_that_are_no_covariances_are_refused(*, compiled: bool) -> None
 
 
 @pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([-0.5, 0.0, 0.0, 1.0], r"errors must be at least 0; got -0\.5 in some row"),
+        ([1.0, np.nan, np.nan, 1.0], "errors must be finite; got NaN or infinity in some row"),
+        ([1.0, 0.0, 0.0, np.inf], "errors must be finite; got NaN or infinity in some row"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_numbers_that_no_matrix_of_errors_has_are_refused(
+    wrong: list[float], message: str, *, packed: bool, compiled: bool
+) -> None:
+    p, X, _, _ = problem("full", 2, 2)
+    errors = np.tile([1.0, 0.0, 0.0, 1.0], (len(X), 1))
+    errors[77] = wrong
+    with pytest.raises(DataError, match=message):
+        stepped(p, X, errors[:, [0, 1, 3]] if packed else errors, compiled=compiled)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_matrices_that_are_symmetric_to_rounding_are_taken(*, compiled: bool) -> None:
+    p, X, _, rng = problem("full", 2, 2)
+    half = rng.normal(size=(len(X), 2, 2))
+    errors = (half @ half.swapaxes(1, 2)).reshape(len(X), -1)
+    rounded = errors.copy()
+    rounded[:, 2] *= 1 + 1e-15
+    assert (rounded[:, 1] != rounded[:, 2]).any()
+    a, b = (stepped(p, X, column, compiled=compiled) for column in (errors, rounded))
+    assert_array_equal(a.parameters.covariances, b.parameters.covariances)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
 def test_two_negative_pivots_do_not_make_a_positive_determinant(*, compiled: bool) -> None:
     p, X, _, _ = problem("full", 7, 2)
     S = np.eye(7)

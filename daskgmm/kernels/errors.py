@@ -52,16 +52,18 @@ class Noisy(Exact):
     completes: ClassVar[bool] = True
 
     def log_density(self, plan: Plan, own: Integers, tile: Tile, out: NDArray[Any]) -> None:
-        of, noise = _components(plan), _noise(tile)
-        _check(noise, len(tile.x))
+        of = _components(plan)
         if plan.compiled:
             strips, sizes = _strips(tile)
-            error_loops().noisy_strips(tile.x, noise, strips)
+            if not error_loops().noisy_strips(tile.x, _given(tile), strips):
+                _check(_noise(tile), len(tile.x))
             constants = np.where(np.isfinite(of.constants), of.constants, 0.0)
             error_loops().noisy_density(
                 *sizes, strips, plan.means, of.covariances, of.deviations**-2, constants, own, out
             )
         else:
+            noise = _noise(tile)
+            _check(noise, len(tile.x))
             _density(plan, own, tile, noise, out)
         if not np.isfinite((out if len(own) == len(out) else out[own]).sum()):
             _refuse(
@@ -141,12 +143,16 @@ def posterior(plan: Plan, tile: Tile, resp: Floats, out: Floats) -> None:
         out[:, rows] += found
 
 
-def _noise(tile: Tile) -> Floats:
-    """Return the errors of a tile as `variances` does."""
-    n_features, n_rows = tile.x.shape
+def _given(tile: Tile) -> Floats:
+    """Return the errors of a tile, (n, n_rows)."""
     if ERRORS not in tile.columns:
         _refuse("come with each row", "none")
-    return variances(np.asarray(tile.columns[ERRORS], dtype=np.float64).reshape(-1, n_rows), n_features)
+    return np.asarray(tile.columns[ERRORS], dtype=np.float64).reshape(-1, tile.x.shape[1])
+
+
+def _noise(tile: Tile) -> Floats:
+    """Return the errors of a tile as `variances` does."""
+    return variances(_given(tile), len(tile.x))
 
 
 def _strips(tile: Tile) -> tuple[Floats, tuple[Any, Any]]:

@@ -13,7 +13,7 @@ from daskgmm.errors import DataError
 from daskgmm.kernels.block import Block
 from daskgmm.kernels.errors import Noisy
 from daskgmm.kernels.estep import EStep
-from daskgmm.kernels.loops import can_compile
+from daskgmm.kernels.loops import can_compile, error_loops
 from daskgmm.kernels.mstep import MStep, m_step
 from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.common_errors import CommonErrors
@@ -122,6 +122,23 @@ def test_compiled_loops_and_those_of_numpy_agree(d: int, apart: float) -> None:
     assert_allclose(a.parameters.weights, b.parameters.weights, rtol=1e-11, atol=1e-300)
     assert_allclose(a.parameters.means[:3], b.parameters.means[:3], rtol=1e-11)
     assert_allclose(a.parameters.covariances[:3], b.parameters.covariances[:3], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.skipif(not can_compile(), reason="numba is missing")
+@pytest.mark.parametrize("d", [2, 10])
+def test_compiled_loops_take_many_components_in_groups(d: int) -> None:
+    """Of each group some have few of the rows and others most, in turns."""
+    k = 3 * error_loops().GROUP // 2
+    p, X, _, rng = problem("full", d, k, n=500)
+    p = replace(p, means=p.means + 40.0 * (np.arange(k)[:, np.newaxis] % 3 == 0), weights=np.full(k, 1 / k))
+    X[::5] += 40.0
+    errors = rng.uniform(0, 2, size=X.shape)
+    a, b = (stepped(p, X, errors, compiled=compiled) for compiled in (False, True))
+    assert a.parameters.weights[::3].sum() == pytest.approx(0.2)
+    assert_allclose(b.objective, a.objective, rtol=1e-13)
+    assert_allclose(b.parameters.weights, a.parameters.weights, rtol=1e-11)
+    assert_allclose(b.parameters.means, a.parameters.means, rtol=1e-9)
+    assert_allclose(b.parameters.covariances, a.parameters.covariances, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("compiled", COMPILED)

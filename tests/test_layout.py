@@ -23,7 +23,7 @@ LAYERS = ["version", "errors", "mixture", "kernels", "sources", "passes", "store
 #: What is only mathematics, and what a worker imports for a pass.
 MATHEMATICS, ON_WORKERS = {"mixture", "kernels"}, {"mixture", "kernels", "sources", "passes"}
 KINDS = {"full", "tied", "diag", "spherical"}
-#: The modules that may import numba, and are themselves imported only where numba is installed.
+#: The modules that may import numba and its llvmlite, and are themselves imported only where numba is installed.
 WHERE_LOOPS_ARE_COMPILED = {
     Path(f"kernels/compiled{name}.py") for name in ("", "_errors", "_error_rows", "_gaps", "_softmax")
 }
@@ -73,7 +73,7 @@ def imports_point_down(tree: ast.Module, path: Path) -> Iterator[str]:
         if head != "daskgmm":
             if own == "errors" and head not in sys.stdlib_module_names:
                 yield f"{line}: errors imports {name}"
-            elif head == "numba" and path in WHERE_LOOPS_ARE_COMPILED:
+            elif head in {"llvmlite", "numba"} and path in WHERE_LOOPS_ARE_COMPILED:
                 continue
             elif own in MATHEMATICS and head not in {"numpy", "scipy", *sys.stdlib_module_names}:
                 yield f"{line}: {own} imports {name}, and is mathematics alone"

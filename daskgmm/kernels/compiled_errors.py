@@ -15,7 +15,7 @@ from numba import njit
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from daskgmm.kernels.compiled_error_rows import MOST_FEATURES, STRIDE, WIDTH, add_row, density_parts
+from daskgmm.kernels.compiled_error_rows import LANES, MOST_FEATURES, N_PARTS, STRIDE, WIDTH, add_rows, density_parts
 from daskgmm.kernels.compiled_softmax import SUMS, Reals, _log, compiled
 from daskgmm.kernels.error_matrices import SMALLEST
 from daskgmm.mixture.arrays import Floats
@@ -26,6 +26,8 @@ FEW_ROWS = 0.5
 LEAST, MOST, LOG_2 = 1e-150, 1e300, log(2)
 #: Pivots of which the product is taken before its logarithm.
 PIVOTS = 8
+#: Components that go over a strip while it is in the first cache: more of their sums fall out of the second.
+GROUP = 32
 
 
 @njit(**SUMS)
@@ -110,10 +112,9 @@ def _invert(lower: Floats, inverse: Floats) -> None:
 
 @njit(**SUMS)
 def _add(inverse: Floats, y: Floats, resp: Floats, u: Floats, sums: Floats) -> None:
-    """Add sum r, r u and r (u u' - W'W), upper triangle, to sums, (n, STRIDE), in its first lane, with u = W'y."""
+    """Add sum r, r u and r (u u' - W'W), upper triangle, to sums, (n,), with u = W'y."""
     n_features = len(y)
-    for r in range(WIDTH):
-        sums[0, r] += resp[r]
+    sums[0] += _total(resp)
     for a in range(n_features):
         t = u[a]
         for r in range(WIDTH):
@@ -122,7 +123,7 @@ def _add(inverse: Floats, y: Floats, resp: Floats, u: Floats, sums: Floats) -> N
         total = 0.0
         for r in range(WIDTH):
             total -= resp[r] * t[r]
-        sums[1 + a, 0] += total
+        sums[1 + a] += total
     place = 1 + n_features
     for a in range(n_features):
         for b in range(a, n_features):
@@ -139,7 +140,7 @@ def _add(inverse: Floats, y: Floats, resp: Floats, u: Floats, sums: Floats) -> N
                 v0, w0 = v[i], w[i]
                 for r in range(WIDTH):
                     total -= resp[r] * (v0[r] * w0[r])
-            sums[place, 0] += total
+            sums[place] += total
             place += 1
 
 
@@ -154,49 +155,60 @@ def noisy_form(n_features: int, n_errors: int, n_rows: int) -> tuple[tuple[int, 
 
 
 def _density(
-    size: Any, entries: Any, values: Floats, mean: Floats, covariance: Floats, scales: Floats, constant: float,
-    scratch: Any, out: Floats,
+    size: Any, entries: Any, values: Floats, means: Floats, covariances: Floats, scales: Floats, constants: Floats,
+    own: NDArray[np.int64], scratch: Any, out: Reals,
 ) -> None:  # fmt: skip
-    """Write log of weight times density of a strip to out, (WIDTH,)."""
+    """Write log of weight times density of a strip's rows to out, (n_components, n), for components `own`."""
     raise NotImplementedError
 
 
 def _density_in_loops(
-    size: Any, entries: Any, values: Any, mean: Any, covariance: Any, scales: Any, constant: Any,
-    scratch: Any, out: Any,
+    size: Any, entries: Any, values: Any, means: Any, covariances: Any, scales: Any, constants: Any,
+    own: Any, scratch: Any, out: Any,
 ) -> None:  # fmt: skip
-    n_features = len(mean)
+    n_features = means.shape[1]
     lower, _, y, product = scratch
-    strip = values.reshape(-1, STRIDE)
-    _factor(strip[:n_features], strip[n_features:], mean, covariance, lower, y)
-    for r in range(WIDTH):
-        out[r] = constant
-    for begin in range(0, n_features, PIVOTS):
+    strip, found = values.reshape(-1, STRIDE), product[1]
+    for k in own:
+        _factor(strip[:n_features], strip[n_features:], means[k], covariances[k], lower, y)
         for r in range(WIDTH):
-            product[0, r] = 1.0
-        for j in range(begin, min(begin + PIVOTS, n_features)):
-            d, z, s = lower[j * (j + 1) // 2 + j], y[j], 1.0 / np.sqrt(scales[j])
+            found[r] = constants[k]
+        for begin in range(0, n_features, PIVOTS):
             for r in range(WIDTH):
-                product[0, r] *= d[r] * s
-                out[r] -= 0.5 * z[r] * z[r]
-        for r in range(WIDTH):
-            out[r] += np.log(product[0, r])
+                product[0, r] = 1.0
+            for j in range(begin, min(begin + PIVOTS, n_features)):
+                d, z, s = lower[j * (j + 1) // 2 + j], y[j], 1.0 / np.sqrt(scales[k, j])
+                for r in range(WIDTH):
+                    product[0, r] *= d[r] * s
+                    found[r] -= 0.5 * z[r] * z[r]
+            for r in range(WIDTH):
+                found[r] += np.log(product[0, r])
+        for r in range(out.shape[1]):
+            out[k, r] = found[r]
 
 
 def _density_of_few(
-    size: Any, entries: Any, values: Any, mean: Any, covariance: Any, scales: Any, constant: Any, scratch: Any, out: Any
+    size: Any, entries: Any, values: Any, means: Any, covariances: Any, scales: Any, constants: Any,
+    own: Any, scratch: Any, out: Any,
 ) -> None:  # fmt: skip
-    for r in range(WIDTH):
-        squared, mantissa, power, least, most = density_parts(size, entries, r, values, mean, covariance, scales)
-        value = constant - 0.5 * (squared + (_log(mantissa) + LOG_2 * power))
-        out[r] = value if least > LEAST and most < MOST else np.nan
+    parts = scratch[-1]
+    squared, mantissa, power, least, most, flat = parts[0], parts[1], parts[2], parts[3], parts[4], parts.reshape(-1)
+    for k in own:
+        for r in range(0, WIDTH, LANES):
+            density_parts(size, entries, r, values, means[k], covariances[k], scales[k], flat)
+        constant = constants[k]
+        for r in range(WIDTH):
+            value = constant - 0.5 * (squared[r] + (_log(mantissa[r]) + LOG_2 * power[r]))
+            squared[r] = value if least[r] > LEAST and most[r] < MOST else np.nan
+        for r in range(out.shape[1]):
+            out[k, r] = squared[r]
 
 
 def _sums(
     size: Any, entries: Any, values: Floats, mean: Floats, covariance: Floats, weights: Floats,
     scratch: Any, sums: Floats,
 ) -> None:  # fmt: skip
-    """Add the score sums of a strip to those of lanes, as `add_row` has them."""
+    """Add the score sums of a strip, in lanes where features are few, as `add_rows` has them."""
     raise NotImplementedError
 
 
@@ -209,14 +221,14 @@ def _sums_in_loops(
     strip = values.reshape(-1, STRIDE)
     _factor(strip[:n_features], strip[n_features:], mean, covariance, lower, y)
     _invert(lower, inverse)
-    _add(inverse, y, weights, u, sums.reshape(-1, STRIDE))
+    _add(inverse, y, weights, u, sums)
 
 
 def _sums_of_few(
     size: Any, entries: Any, values: Any, mean: Any, covariance: Any, weights: Any, scratch: Any, sums: Any
 ) -> None:  # fmt: skip
-    for r in range(WIDTH):
-        add_row(size, entries, r, values, mean, covariance, weights, sums)
+    for r in range(0, WIDTH, LANES):
+        add_rows(size, entries, r, values, mean, covariance, weights, sums)
 
 
 @overload(_density, strict=False)
@@ -255,25 +267,48 @@ def _lines(n: int) -> Floats:
 
 @njit(inline="always")
 def _scratch(n_features: int) -> Any:
-    """Return the buffers of loops over entries: L, its inverse, y and u."""
-    lower = np.empty((n_features * (n_features + 1) // 2, STRIDE))
-    y, u = np.empty((n_features, STRIDE)), np.empty((n_features, STRIDE))
-    return lower, np.empty((n_features, n_features, STRIDE)), y, u
+    """Return the buffers of loops over entries: L, its inverse, y and u, which has the parts of densities, too."""
+    lower, inverse = np.empty((n_features * (n_features + 1) // 2, STRIDE)), np.empty((n_features, n_features, STRIDE))
+    u = _lines(max(n_features, N_PARTS) * STRIDE).reshape(-1, STRIDE)
+    return lower, inverse, np.empty((n_features, STRIDE)), u
 
 
 @compiled
-def noisy_strips(x: Floats, noise: Floats, strips: Floats) -> None:
-    """Write rows and their errors to strips, (n_strips, (n_features + n) * STRIDE); behind the last row it again."""
-    n_rows = x.shape[1]
+def noisy_strips(x: Floats, given: Floats, strips: Floats) -> bool:
+    """Write rows and their errors to strips, (n_strips, (n_features + n) * STRIDE); behind the last row it again.
+
+    Errors, (n_errors, n_rows), are deviations, which are squared, or covariances, flat or packed by rows of the upper
+    triangle. False is returned where a variance is negative, a number not finite, or a matrix not symmetric.
+    """
+    (n_features, n_rows), n_given = x.shape, len(given)
+    total, wrong = 0.0, 0
     for place in range(len(strips)):
         low, strip = place * WIDTH, strips[place].reshape(-1, STRIDE)
-        n = min(WIDTH, n_rows - low)
-        for j in range(len(strip)):
-            row = x[j] if j < len(x) else noise[j - len(x)]
-            for r in range(n):
-                strip[j, r] = row[low + r]
-            for r in range(n, WIDTH):
-                strip[j, r] = row[n_rows - 1]
+        n, at = min(WIDTH, n_rows - low), n_features
+        for j in range(n_features):
+            strip[j, :n] = x[j, low : low + n]
+        for j in range(n_features):
+            for i in range(j, n_features if n_given > n_features else j + 1):
+                row = strip[at, :n]
+                if n_given == n_features:
+                    source = given[j, low : low + n]
+                    for r in range(n):
+                        row[r] = source[r] * abs(source[r])
+                elif n_given == n_features * n_features:
+                    source, other = given[j * n_features + i, low : low + n], given[i * n_features + j, low : low + n]
+                    for r in range(n):
+                        row[r] = source[r]
+                        wrong += source[r] != other[r]
+                else:
+                    row[:] = given[at - n_features, low : low + n]
+                if i == j:
+                    for r in range(n):
+                        wrong += row[r] < 0
+                total += _total(row)
+                at += 1
+        for j in range(at if n < WIDTH else 0):
+            strip[j, n:WIDTH] = strip[j, n - 1]
+    return wrong == 0 and np.isfinite(total)
 
 
 @compiled
@@ -289,13 +324,10 @@ def noisy_density(
     out: Reals,
 ) -> None:
     """Do what `Noisy.log_density` does."""
-    scratch, n_rows, found = _scratch(means.shape[1]), out.shape[1], _lines(WIDTH)
+    scratch = _scratch(means.shape[1])
     for place in range(len(strips)):
-        low = place * WIDTH
-        for k in own:
-            _density(size, entries, strips[place], means[k], covariances[k], scales[k], constants[k], scratch, found)
-            for r in range(min(WIDTH, n_rows - low)):
-                out[k, low + r] = found[r]
+        rows = out[:, place * WIDTH : (place + 1) * WIDTH]
+        _density(size, entries, strips[place], means, covariances, scales, constants, own, scratch, rows)
 
 
 @compiled
@@ -313,20 +345,21 @@ def noisy_sums(
 ) -> None:
     """Write the score sums of components `own`: (n,), (n, n_features) and (n, n_features, n_features)."""
     n_features, n_rows = means.shape[1], resp.shape[1]
+    n_sums, lanes = 1 + n_features + n_features * (n_features + 1) // 2, LANES if len(size) else 1
     scratch, few, weights, flat = _scratch(n_features), _lines(strips.shape[1]), _lines(WIDTH), strips.reshape(-1)
-    sums = _lines((1 + n_features + n_features * (n_features + 1) // 2) * STRIDE)
+    sums = _lines(GROUP * n_sums * lanes).reshape(GROUP, n_sums * lanes)
     places, of_places = np.empty(n_rows + WIDTH, dtype=np.uint64), np.empty(n_rows + WIDTH)
-    for place in range(len(own)):
-        k, row = own[place], resp[own[place]]
+    for begin in range(0, len(own), GROUP):
+        group, n_many = own[begin : begin + GROUP], 0
+        many = np.empty(len(group), dtype=np.int64)
         sums[:] = 0.0
-        least = SMALLEST * _total(row) / n_rows
-        if _number_above(row, least) > FEW_ROWS * n_rows:
-            for number in range(len(strips)):
-                part = row[number * WIDTH : (number + 1) * WIDTH]
-                for r in range(WIDTH):
-                    weights[r] = part[r] if r < len(part) else 0.0
-                _sums(size, entries, strips[number], means[k], covariances[k], weights, scratch, sums)
-        else:
+        for place in range(len(group)):
+            k, row = group[place], resp[group[place]]
+            least = SMALLEST * _total(row) / n_rows
+            if _number_above(row, least) > FEW_ROWS * n_rows:
+                many[n_many] = place
+                n_many += 1
+                continue
             n = 0
             for r in range(n_rows):
                 places[n] = r // WIDTH * len(few) + r % WIDTH
@@ -335,14 +368,23 @@ def noisy_sums(
             places[n : n + WIDTH] = places[max(n - 1, 0)]
             of_places[n : n + WIDTH] = 0.0
             for low in range(0, n, WIDTH):
-                for begin in range(0, len(few), STRIDE):
+                for line in range(0, len(few), STRIDE):
                     for r in range(WIDTH):
-                        few[begin + r] = flat[places[low + r] + np.uint64(begin)]
+                        few[line + r] = flat[places[low + r] + np.uint64(line)]
                 weights[:] = of_places[low : low + WIDTH]
-                _sums(size, entries, few, means[k], covariances[k], weights, scratch, sums)
-        counts[place], at = _total(sums[:STRIDE]), 1 + n_features
-        for a in range(n_features):
-            first[place, a] = _total(sums[(1 + a) * STRIDE : (2 + a) * STRIDE])
-            for b in range(a, n_features):
-                second[place, a, b] = second[place, b, a] = _total(sums[at * STRIDE : (at + 1) * STRIDE])
-                at += 1
+                _sums(size, entries, few, means[k], covariances[k], weights, scratch, sums[place])
+        for number in range(len(strips)):
+            for place in many[:n_many]:
+                k = group[place]
+                part = resp[k, number * WIDTH : (number + 1) * WIDTH]
+                for r in range(WIDTH):
+                    weights[r] = part[r] if r < len(part) else 0.0
+                _sums(size, entries, strips[number], means[k], covariances[k], weights, scratch, sums[place])
+        for place in range(len(group)):
+            found, at = sums[place].reshape(-1, lanes), 1 + n_features
+            counts[begin + place] = _total(found[0])
+            for a in range(n_features):
+                first[begin + place, a] = _total(found[1 + a])
+                for b in range(a, n_features):
+                    second[begin + place, a, b] = second[begin + place, b, a] = _total(found[at])
+                    at += 1

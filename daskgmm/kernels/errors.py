@@ -52,16 +52,18 @@ class Noisy(Exact):
     completes: ClassVar[bool] = True
 
     def log_density(self, plan: Plan, own: Integers, tile: Tile, out: NDArray[Any]) -> None:
-        of, noise = _components(plan), _noise(tile)
-        _check(noise, len(tile.x))
+        of = _components(plan)
         if plan.compiled:
             strips, sizes = _strips(tile)
-            error_loops().noisy_strips(tile.x, noise, strips)
+            if not error_loops().noisy_strips(tile.x, _given(tile), strips):
+                _check(_noise(tile), len(tile.x))
             constants = np.where(np.isfinite(of.constants), of.constants, 0.0)
             error_loops().noisy_density(
                 *sizes, strips, plan.means, of.covariances, of.deviations**-2, constants, own, out
             )
         else:
+            noise = _noise(tile)
+            _check(noise, len(tile.x))
             _density(plan, own, tile, noise, out)
         if not np.isfinite((out if len(own) == len(out) else out[own]).sum()):
             _refuse(
@@ -141,12 +143,16 @@ def posterior(plan: Plan, tile: Tile, resp: Floats, out: Floats) -> None:
         out[:, rows] += found
 
 
-def _noise(tile: Tile) -> Floats:
-    """Return the errors of a tile as `variances` does."""
-    n_features, n_rows = tile.x.shape
+def _given(tile: Tile) -> Floats:
+    """Return the errors of a tile, (n, n_rows)."""
     if ERRORS not in tile.columns:
         _refuse("come with each row", "none")
-    return variances(np.asarray(tile.columns[ERRORS], dtype=np.float64).reshape(-1, n_rows), n_features)
+    return np.asarray(tile.columns[ERRORS], dtype=np.float64).reshape(-1, tile.x.shape[1])
+
+
+def _noise(tile: Tile) -> Floats:
+    """Return the errors of a tile as `variances` does."""
+    return variances(_given(tile), len(tile.x))
 
 
 def _strips(tile: Tile) -> tuple[Floats, tuple[Any, Any]]:
@@ -168,6 +174,7 @@ def variances(given: Floats, n_features: int) -> Floats:
         rows, columns = triangle(n_features)
         upper, lower = square[rows, columns], square[columns, rows]
         if (upper != lower).any():
+            _check_finite(square)
             apart, most = np.abs(upper - lower), 1e-9 * np.abs(upper) + 1e-12 * np.abs(square).max()
             if not (apart <= most).all():
                 _refuse("be symmetric matrices", "others in some row")
@@ -175,10 +182,14 @@ def variances(given: Floats, n_features: int) -> Floats:
     return np.ascontiguousarray(given)
 
 
-def _check(noise: Floats, n_features: int) -> None:
-    """Raise a DataError for errors that are none. (One sum finds any NaN.)"""
-    if not np.isfinite(noise.sum()):
+def _check_finite(errors: Floats) -> None:
+    if not np.isfinite(errors.sum()):  # (one sum finds any NaN)
         _refuse("be finite", "NaN or infinity in some row")
+
+
+def _check(noise: Floats, n_features: int) -> None:
+    """Raise a DataError for errors that are none."""
+    _check_finite(noise)
     if len(noise) == n_features:
         least = noise.min()
     else:

@@ -13,7 +13,7 @@ from daskgmm.errors import DataError
 from daskgmm.kernels.block import Block
 from daskgmm.kernels.errors import Noisy
 from daskgmm.kernels.estep import EStep
-from daskgmm.kernels.loops import can_compile
+from daskgmm.kernels.loops import can_compile, error_loops
 from daskgmm.kernels.mstep import MStep, m_step
 from daskgmm.kernels.plan import make_plan
 from daskgmm.mixture.common_errors import CommonErrors
@@ -124,6 +124,23 @@ def test_compiled_loops_and_those_of_numpy_agree(d: int, apart: float) -> None:
     assert_allclose(a.parameters.covariances[:3], b.parameters.covariances[:3], rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.skipif(not can_compile(), reason="numba is missing")
+@pytest.mark.parametrize("d", [2, 10])
+def test_compiled_loops_take_many_components_in_groups(d: int) -> None:
+    """Of each group some have few of the rows and others most, in turns."""
+    k = 3 * error_loops().GROUP // 2
+    p, X, _, rng = problem("full", d, k, n=500)
+    p = replace(p, means=p.means + 40.0 * (np.arange(k)[:, np.newaxis] % 3 == 0), weights=np.full(k, 1 / k))
+    X[::5] += 40.0
+    errors = rng.uniform(0, 2, size=X.shape)
+    a, b = (stepped(p, X, errors, compiled=compiled) for compiled in (False, True))
+    assert a.parameters.weights[::3].sum() == pytest.approx(0.2)
+    assert_allclose(b.objective, a.objective, rtol=1e-13)
+    assert_allclose(b.parameters.weights, a.parameters.weights, rtol=1e-11)
+    assert_allclose(b.parameters.means, a.parameters.means, rtol=1e-9)
+    assert_allclose(b.parameters.covariances, a.parameters.covariances, rtol=1e-8, atol=1e-9)
+
+
 @pytest.mark.parametrize("compiled", COMPILED)
 def test_few_rows_of_a_component_are_summed_as_in_loops(*, compiled: bool) -> None:
     p, X, V, rng = problem("full", 2, 4, n=200)
@@ -165,6 +182,38 @@ def test_matrices_that_are_no_covariances_are_refused(*, compiled: bool) -> None
     errors[3] = 1.0, 0.5, 0.0, 1.0
     with pytest.raises(DataError, match="errors must be symmetric matrices; got others in some row"):
         stepped(p, X, errors, compiled=compiled)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([-0.5, 0.0, 0.0, 1.0], r"errors must be at least 0; got -0\.5 in some row"),
+        ([1.0, np.nan, np.nan, 1.0], "errors must be finite; got NaN or infinity in some row"),
+        ([1.0, 0.0, 0.0, np.inf], "errors must be finite; got NaN or infinity in some row"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_numbers_that_no_matrix_of_errors_has_are_refused(
+    wrong: list[float], message: str, *, packed: bool, compiled: bool
+) -> None:
+    p, X, _, _ = problem("full", 2, 2)
+    errors = np.tile([1.0, 0.0, 0.0, 1.0], (len(X), 1))
+    errors[77] = wrong
+    with pytest.raises(DataError, match=message):
+        stepped(p, X, errors[:, [0, 1, 3]] if packed else errors, compiled=compiled)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_matrices_that_are_symmetric_to_rounding_are_taken(*, compiled: bool) -> None:
+    p, X, _, rng = problem("full", 2, 2)
+    half = rng.normal(size=(len(X), 2, 2))
+    errors = (half @ half.swapaxes(1, 2)).reshape(len(X), -1)
+    rounded = errors.copy()
+    rounded[:, 2] *= 1 + 1e-15
+    assert (rounded[:, 1] != rounded[:, 2]).any()
+    a, b = (stepped(p, X, column, compiled=compiled) for column in (errors, rounded))
+    assert_array_equal(a.parameters.covariances, b.parameters.covariances)
 
 
 @pytest.mark.parametrize("compiled", COMPILED)

@@ -468,7 +468,8 @@ def test_advice_on_memory_fits_a_cluster_that_is_joined(tmp_path: Path, cluster:
     done = call("fit", tmp_path / "x.npy", "-k", 1, "-o", tmp_path / "m.zarr", *options, code=65)
     last = done.stderr.splitlines()[-1]
     assert re.search(
-        r"memory, 2048 MiB a task; .* more memory where they are started \(dask worker --memory-limit\)", last
+        r"memory, 1639 MiB a task \(.*\); .* more memory where they are started \(dask worker --memory-limit \d+MiB\)",
+        last,
     )
 
 

@@ -298,7 +298,10 @@ def test_one_partition_that_does_not_fit_names_a_limit_that_does(small_store: Pa
 def test_workers_that_run_already_are_told_what_would_suffice(store: Path) -> None:
     with LocalCluster(1, threads_per_worker=2, memory_limit="300MiB", **LOCAL) as own:
         done = call("plan", store, "-k", 3, "--scheduler", own.scheduler_address, code=65)
-    assert re.search(r"Workers with \d+ MiB for each of their threads suffice\.", done.stderr)
+    (limit,) = re.findall(r"more memory where they are started \(dask worker --memory-limit (\w+)\)", done.stderr)
+    with LocalCluster(1, threads_per_worker=2, memory_limit=limit, **LOCAL) as own:
+        found = json.loads(call("plan", store, "-k", 3, "--scheduler", own.scheduler_address).stdout)["memory"]
+    assert found["stated_peak_bytes"] <= 0.8 * found["memory_limit"]
 
 
 @pytest.mark.parametrize(

@@ -1445,7 +1445,9 @@ class Greedy(ToySource):
 @pytest.mark.usefixtures("short_partitions")
 def test_what_a_source_says_that_reading_holds_is_believed(client: Client, notes: Path) -> None:
     greedy = Greedy(partial(computed_rows, 7), notes)
-    with pytest.raises(MemoryLimitError, match=r"in a worker's memory, 2048 MiB a task; got a need of \d{4,} MiB"):
+    with pytest.raises(
+        MemoryLimitError, match=r"in a worker's memory, 1639 MiB a task \(.*\); got a need of \d{4,} MiB"
+    ):
         fitted(greedy)
     with dask.config.set(scheduler="threads"), pytest.raises(MemoryLimitError, match="the memory of this machine"):
         fitted(greedy)

@@ -29,11 +29,9 @@ _STEP_BYTES = 64 * MIB
 def would_fit(work: Work) -> str:
     """Return with which limit, or how many workers, what does not fit would; "" where nothing of that helps."""
     place = work.cluster
-    if not isinstance(place, DaskCluster):
+    if not isinstance(place, DaskCluster) or place.joins:  # (whose workers run already: the error says what suffices)
         return ""
     least = least_limit(work)
-    if place.joins:
-        return f"Workers with {mib(least)} for each of their threads suffice."
     n_partitions = work.rows.n_partitions
     n = 0 if n_partitions == 1 else place.n_processes(n_partitions)
     limits = [place.memory_limit] if place.memory_limit is None or place.memory_limit >= least else []

@@ -27,7 +27,7 @@ from daskgmm.fitting.trial import tried
 from daskgmm.passes.cache import kept_worker_bytes, plan_keep, room_bytes
 from daskgmm.passes.executor import Executor, Room
 from daskgmm.passes.local_executor import LimitedExecutor
-from daskgmm.passes.memory import memory_limit, peak_own_bytes, promise_memory, stated_bytes
+from daskgmm.passes.memory import peak_own_bytes, promise_memory, stated_bytes
 from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.places.dask_cluster import DaskCluster
@@ -93,7 +93,7 @@ def _there(running: Running, work: Work, options: FitOptions) -> _There:
     n_workers = 0 if alone else running.where.n_workers
     n_threads = 1 if alone else executor.n_threads() or CPU_COUNT
     kept = kept_bytes(options, rows, need, executor)
-    return rows, need, n_workers, n_threads, running.stated, running.stated_driver, memory_limit(rows, executor), kept
+    return rows, need, n_workers, n_threads, running.stated, running.stated_driver, running.limit, kept
 
 
 def _elsewhere(work: Work, options: FitOptions, cluster: DaskCluster) -> _There:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from daskgmm.errors import MemoryLimitError
 from daskgmm.passes.cache import Cache, kept_worker_bytes
 from daskgmm.passes.executor import Executor
 from daskgmm.passes.local_executor import LimitedExecutor
-from daskgmm.passes.memory import memory_limit, peak_own_bytes, promise_memory, stated_bytes
+from daskgmm.passes.memory import memory_limit, peak_own_bytes, promise_memory, stated_bytes, tightest
 from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.places.log import say
@@ -67,11 +68,14 @@ class Work:
                 if not self.cluster.joins:
                     raise
                 # (Its workers run already, with limits of their own.)
-                there = "where they are started (dask worker --memory-limit)"
-                remedy = error.remedy.replace("(`memory_limit`)", there)
+                remedy = re.sub(
+                    r"\(`memory_limit` (\w+)\)", r"where they are started (dask worker --memory-limit \1)", error.remedy
+                )
                 raise MemoryLimitError(error.argument, error.requirement, error.got, remedy) from error
-            stated = stated_bytes(rows, need) + kept_worker_bytes(self.cache, rows, need, where.executor)
-            limit = memory_limit(rows, where.executor)
+            room = None if memory_limit(rows, where.executor) is None else tightest(where.executor.task_rooms())
+            limit, n_threads = (None, 1) if room is None else (room.limit_bytes, room.n_threads)
+            stated = stated_bytes(rows, need, n_threads=n_threads)
+            stated += kept_worker_bytes(self.cache, rows, need, where.executor)
             against = f", of its limit of {size(limit)}" if limit else ""
             place = "this process (one partition) with" if alone else f"{where.where}, each with"
             own = stated if alone else peak_own_bytes(rows, need, driving=True)
@@ -80,7 +84,7 @@ class Work:
                 f"Running in {place} at most {size(stated)} of memory{against}{beside}.",
                 stated_peak_bytes=stated, stated_driver_bytes=own,
             )  # fmt: skip
-            yield Running(where, stated, own, rows, need, began)
+            yield Running(where, stated, own, rows, need, began, limit)
 
     def _found(self) -> str:
         X, n_chunks, n_partitions = self.rows.X, len(self.rows.X.chunk_edges) - 1, self.rows.n_partitions
@@ -110,6 +114,8 @@ class Running:
     rows, need : Rows, Need
         As tasks, and what these need, as memory allows.
     began : float
+    limit : int or None
+        Bytes that a worker may take.
     """
 
     where: Machines
@@ -118,6 +124,7 @@ class Running:
     rows: Rows
     need: Need
     began: float
+    limit: int | None
 
     @property
     def executor(self) -> Executor:
@@ -135,7 +142,7 @@ class Running:
             "stated_peak_bytes": self.stated,
             "peak_driver_bytes": peak_bytes(),
             "stated_driver_bytes": self.stated_driver,
-            "memory_limit": self.where.executor.memory_limit(),
+            "memory_limit": self.where.executor.memory_limit() if self.limit is None else self.limit,
         }
 
 

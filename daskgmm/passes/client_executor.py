@@ -97,10 +97,12 @@ class ClientExecutor(Executor):
         limits = [room.limit_bytes // room.n_threads for room in self.rooms(travels=True)]
         return min(limits, default=None)
 
-    def pause_share(self) -> float:
-        with suppress(OSError):  # (as in `processors`)
-            return min(self.client.run(_pause_share, on_error="ignore").values(), default=1.0)
-        return 1.0
+    def task_rooms(self) -> list[Room]:
+        with suppress(OSError):  # (as in `processors`; those that say nothing are taken by their limits)
+            told = self.client.run(_own_room, on_error="ignore").values()
+            if found := [room for room in told if room.limit_bytes]:
+                return found
+        return self.rooms(travels=True)
 
     def n_threads(self) -> int | None:
         return int(sum(self.client.nthreads().values()))
@@ -132,8 +134,15 @@ class ClientExecutor(Executor):
         return [Room(w["memory_limit"], w["nthreads"]) for w in workers if w["memory_limit"]]
 
 
-def _pause_share(dask_worker: Any) -> float:
-    return float(dask_worker.memory_manager.memory_pause_fraction or 1.0)
+def _own_room(dask_worker: Any) -> Room:
+    """Return what a worker may take, and what it takes when it has given back what is free."""
+    from daskgmm.sources.heap import give_back
+
+    give_back()
+    manager, state = dask_worker.memory_manager, dask_worker.state
+    taken = max(0, dask_worker.monitor.get_process_memory() - state.nbytes)
+    share = float(manager.memory_pause_fraction or 1.0)
+    return Room(manager.memory_limit or 0, state.nthreads, share, taken)
 
 
 class HeldFutures:

@@ -24,10 +24,26 @@ OnDone = Callable[[int, Any], None]
 
 @dataclass(frozen=True)
 class Room:
-    """A process that runs tasks: the bytes that it may take, and its threads."""
+    """A process that runs tasks: the bytes that it may take, and its threads.
+
+    Attributes
+    ----------
+    limit_bytes, n_threads : int
+    pause_share : float
+        The share of its limit at which it is given no more tasks; 1 where it always is.
+    taken_bytes : int
+        What it takes already, beside results that Dask moves to disk where memory is scarce; 0 where nobody has asked.
+    """
 
     limit_bytes: int
     n_threads: int
+    pause_share: float = 1.0
+    taken_bytes: int = 0
+
+    @property
+    def usable_bytes(self) -> int:
+        """What it may take, whatever happens, and still work on."""
+        return int(self.pause_share * self.limit_bytes)
 
 
 class Held(Protocol):
@@ -81,9 +97,10 @@ class Executor(ABC):
         """Return the bytes that one task may use, the smallest over all workers, or None where nothing limits them."""
         return None
 
-    def pause_share(self) -> float:
-        """Return the share of that limit at which a worker is given no more tasks; 1 where it always is."""
-        return 1.0
+    def task_rooms(self) -> list[Room]:
+        """Return the processes that do tasks, where their memory is limited: what tasks must fit in, all at once."""
+        limit = self.memory_limit()
+        return [] if limit is None else [Room(limit, 1)]
 
     def n_threads(self) -> int | None:
         """Return the threads of all workers, or None where states stay in this process."""

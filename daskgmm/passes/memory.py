@@ -6,6 +6,7 @@ kernels (`buffer_bytes`, `Kernel.n_bytes`), and each pass (`Need`). `promise_mem
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from math import ceil
@@ -19,7 +20,7 @@ from daskgmm.kernels.gap_bytes import derived_bytes, gap_bytes
 from daskgmm.kernels.loops import COMPILED_BYTES
 from daskgmm.kernels.tile import buffer_bytes
 from daskgmm.mixture.shapes.shape import Shape
-from daskgmm.passes.executor import Executor
+from daskgmm.passes.executor import Executor, Room
 from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.sources.partition import FAN_IN, MIB, MOST_ROOTS, RUN_BYTES
@@ -69,60 +70,83 @@ def promise_memory(rows: Rows, need: Need, executor: Executor, *, n_workers: int
             return cut, need
 
 
-def stated_bytes(rows: Rows, need: Need) -> int:
+def stated_bytes(rows: Rows, need: Need, *, n_threads: int = 1) -> int:
     """Return the bytes that a process with a share of the tasks takes at peak: this one does a single partition."""
     if rows.n_partitions == 1:
         return peak_own_bytes(rows, need, driving=False)
-    return peak_worker_bytes(rows, need)
+    return peak_worker_bytes(rows, need, n_threads=n_threads)
 
 
 def memory_limit(rows: Rows, executor: Executor) -> int | None:
     """Return the bytes that a task may take; None where no worker does it: rows of this process, or one partition."""
-    in_this_process = not rows.travels or (rows.n_partitions == 1 and executor.n_threads() is not None)
-    return None if in_this_process else executor.memory_limit()
+    return None if _in_this_process(rows, executor) else executor.memory_limit()
+
+
+def _in_this_process(rows: Rows, executor: Executor) -> bool:
+    return not rows.travels or (rows.n_partitions == 1 and executor.n_threads() is not None)
+
+
+def tightest(rooms: Sequence[Room]) -> Room | None:
+    """Return the process that has the least memory for a task; None where nothing is limited."""
+    return min(rooms, key=lambda room: (room.usable_bytes - room.taken_bytes) / room.n_threads, default=None)
 
 
 def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
     """Return the rows as a worker's memory allows: without prefetch where that is what fits.
 
-    A worker that Dask holds back beyond a share of its limit may wait for ever: that share must do.
+    What a worker takes already counts. A worker that Dask holds back beyond a share of its limit may wait for ever:
+    that share must do.
 
     Raises
     ------
     MemoryLimitError
         Where a task does not fit even so; the message has the command that rechunks.
     """
-    frugal, limit = replace(rows, prefetch=False), memory_limit(rows, executor)
-    if limit is None:
+    frugal = replace(rows, prefetch=False)
+    rooms = [] if _in_this_process(rows, executor) else executor.task_rooms()
+    if not rooms:
         check_machine(peak_worker_bytes(frugal, need), rows.X)
         return rows
-    share = executor.pause_share()
-    limit = int(share * limit)
     for found in rows, frugal:
-        if stated_bytes(found, need) <= limit:
+        if all(_needed_in(room, found, need) <= room.usable_bytes for room in rooms):
             return found
-    needed, long = stated_bytes(frugal, need), _longest_chunks(rows)
-    more = f"Give {'' if rows.n_partitions == 1 else 'workers '}more memory (`memory_limit`)"
-    remedy = f"{more}{'' if need.by_partition else ', or decrease `n_components`'}."
+    room = max(rooms, key=lambda room: _needed_in(room, frugal, need) - room.usable_bytes)
+    raise _no_room(room, frugal, need, n_rooms=len(rooms))
+
+
+def _needed_in(room: Room, rows: Rows, need: Need) -> int:
+    """Return the bytes that a process takes with a task of each of its threads."""
+    stated = stated_bytes(rows, need, n_threads=room.n_threads)
+    return stated + max(0, room.taken_bytes - _loaded_bytes(need))
+
+
+def _no_room(room: Room, rows: Rows, need: Need, *, n_rooms: int) -> MemoryLimitError:
+    needed, usable, long = _needed_in(room, rows, need), room.usable_bytes, _longest_chunks(rows)
+    alone = rows.n_partitions == 1
+    enough = f"{ceil(needed / room.pause_share / MIB)}MiB"
+    remedy = more = f"Give {'' if alone else 'workers '}more memory (`memory_limit` {enough})"
     # Chunks below a run's bytes save nothing: a task reads several of them at once.
-    saved = long.read_bytes(long.chunk_bytes) - long.read_bytes(RUN_BYTES)
-    if long.chunk_bytes > RUN_BYTES and needed - saved <= limit:
+    saved = room.n_threads * (long.read_bytes(long.chunk_bytes) - long.read_bytes(RUN_BYTES))
+    if long.chunk_bytes > RUN_BYTES and needed - saved <= usable:
         n_rows = max(1, RUN_BYTES // long.row_bytes)
         chunks = f"({n_rows}, {long.n_features})" if long.n_features > 1 else f"{{0: {n_rows}}}"
         remedy = f"{more}, or {verbatim(long.rechunking(chunks))}"
-    elif rows.n_partitions == 1:
-        raise MemoryLimitError(
-            "`memory_limit`",
-            f"be at least the {mib(needed)} that the work takes",
-            mib(limit),
-            remedy,
+    elif not need.by_partition and _needed_in(room, rows, replace(need, n_components=1)) <= usable:
+        remedy = f"{more}, or decrease `n_components`."
+    else:
+        remedy = f"{more}."
+    if alone:
+        return MemoryLimitError(
+            "`memory_limit`", f"be at least the {mib(needed)} that the work takes", mib(usable), remedy
         )
-    paused = "" if share == 1 else f" ({share:.0%} of its limit, where Dask pauses it)"
+    said = [f"{room.pause_share:.0%} of its limit, where Dask pauses it"] if room.pause_share < 1 else []
+    said += ["the smallest worker's"] if n_rooms > 1 else []
+    said += [f"of which {mib(room.taken_bytes)} are taken already"] if room.taken_bytes > _loaded_bytes(need) else []
     of_chunks = f" for chunks of {mib(long.chunk_bytes)}" if long.chunk_bytes > MIB else ""
-    raise MemoryLimitError(
+    return MemoryLimitError(
         "A task",
-        f"fit in a worker's memory, {mib(limit)} a task{paused}",
-        f"a need of {mib(needed)}{of_chunks} in {long.label}",
+        f"fit in a worker's memory, {mib(usable / room.n_threads)} a task" + (f" ({'; '.join(said)})" if said else ""),
+        f"a need of {mib(needed / room.n_threads)}{of_chunks} in {long.label}",
         remedy,
     )
 
@@ -157,14 +181,20 @@ def check_machine(needed: int, X: Source, *, what: str = "A task", remedy: str =
         )
 
 
-def peak_worker_bytes(rows: Rows, need: Need) -> int:
-    """Return the bytes that a worker with one thread takes at peak, interpreter included, in any pass.
+def peak_worker_bytes(rows: Rows, need: Need, *, n_threads: int = 1) -> int:
+    """Return the bytes that a worker takes at peak, interpreter included, in any pass.
 
     The sum of: the interpreter; the run that is being read, and with prefetch the one computed on; a block, its
     features and densities, and z of every component (the exact form); for each candidate its parameters, the state of
     a partition, and the states that wait for a merge; and what the pass holds beside.
     """
-    return INTERPRETER_BYTES + BUSY_BYTES + peak_task_bytes(rows, need)
+    task = peak_task_bytes(rows, replace(need, compiled=False))
+    return BUSY_BYTES + _loaded_bytes(need) + n_threads * task
+
+
+def _loaded_bytes(need: Need) -> int:
+    """Return the bytes of the interpreter, and of what a worker loads once."""
+    return INTERPRETER_BYTES + (COMPILED_BYTES if need.compiled else 0)
 
 
 def peak_task_bytes(rows: Rows, need: Need) -> int:

@@ -57,7 +57,13 @@ class ReusedHeap:
             before = _thresholds()
             if self._holders == 0 and before is not None:
                 _set(*before)
-                ctypes.CDLL(None).malloc_trim(0)
+                give_back()
+
+
+def give_back() -> None:
+    """Give free memory back to the system."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _thresholds() -> tuple[int, int] | None:

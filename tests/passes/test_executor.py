@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from daskgmm.passes.blas import BlasLimit
 from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.local_executor import LocalExecutor
-from daskgmm.passes.memory import check_memory, peak_worker_bytes
+from daskgmm.passes.memory import INTERPRETER_BYTES, check_memory, peak_worker_bytes
 from daskgmm.passes.need import Need
 from daskgmm.passes.prediction import predict_blocks, predict_source
 from daskgmm.passes.rows import Rows
@@ -160,22 +162,59 @@ def test_memory_limit_is_that_of_a_thread_of_the_smallest_worker() -> None:
 
 
 @pytest.mark.parametrize("pauses", [True, False])
-def test_what_a_task_may_take_ends_where_dask_pauses_a_worker(store: Path, pauses: bool) -> None:
+def test_what_tasks_may_take_ends_where_dask_pauses_a_worker(store: Path, pauses: bool) -> None:
     """A paused worker takes no task, and its memory may stay as it is: it would wait for ever."""
     rows = Rows.plan(open_rows(store), None)
-    least = peak_worker_bytes(replace(rows, prefetch=False), Need(Full(), 3))
-    with (
-        dask.config.set({"distributed.worker.memory.pause": 0.8 if pauses else False}),
-        LocalCluster(n_workers=1, threads_per_worker=1, memory_limit=1 << 30, **LOCAL) as own,
-        Client(own) as client,
-    ):
-        executor = ClientExecutor(client)
-        assert (executor.memory_limit(), executor.pause_share()) == (1 << 30, 0.8 if pauses else 1.0)
-        most = (1 << 30) * 8 // 10 if pauses else 1 << 30
-        check_memory(rows, Need(Full(), 3, extra_bytes=most - least), executor)
-        said = r"820 MiB a task \(80% of its limit, where Dask pauses it\)" if pauses else "1024 MiB a task;"
-        with pytest.raises(MemoryLimitError, match=f"A task must fit in a worker's memory, {said}"):
-            check_memory(rows, Need(Full(), 3, extra_bytes=most - least + MIB), executor)
+    share, limit = 0.8 if pauses else 1.0, 1 << 30
+    need = Need(Full(), 3, extra_bytes=300 * MIB)  # (for each of two threads)
+    with dask.config.set({"distributed.worker.memory.pause": share if pauses else False}):
+        with limited(limit) as executor:
+            (room,) = executor.task_rooms()
+            assert (room.limit_bytes, room.n_threads, room.pause_share) == (limit, 2, share)
+            assert 40 * MIB < room.taken_bytes < INTERPRETER_BYTES
+            spare = int(share * limit) - peak_worker_bytes(replace(rows, prefetch=False), need, n_threads=2)
+            check_memory(rows, replace(need, extra_bytes=300 * MIB + spare // 2), executor)
+            large = replace(need, extra_bytes=300 * MIB + spare // 2 + MIB)
+            with pytest.raises(MemoryLimitError) as caught:
+                check_memory(rows, large, executor)
+        where = r"410 MiB a task \(80% of its limit, where Dask pauses it\)" if pauses else "512 MiB a task"
+        found = re.match(
+            f"A task must fit in a worker's memory, {where}; got .* Give workers more memory "
+            r"\(memory_limit (\d+)MiB\)\.$",
+            str(caught.value),
+        )
+        assert found, caught.value
+        with limited(int(found[1]) * MIB) as executor:
+            check_memory(rows, large, executor)
+
+
+@contextmanager
+def limited(limit: int) -> Iterator[ClientExecutor]:
+    """A worker of two threads with so much memory."""
+    with LocalCluster(n_workers=1, threads_per_worker=2, memory_limit=limit, **LOCAL) as own, Client(own) as client:
+        yield ClientExecutor(client)
+
+
+def test_what_a_worker_takes_already_counts(store: Path) -> None:
+    """But results do not, which Dask moves to disk, nor memory that is free and not given back."""
+    rows, need = Rows.plan(open_rows(store), None), Need(Full(), 3)
+
+    def take(n: int) -> None:
+        sys.left_there = np.ones(n)  # type: ignore[attr-defined]
+
+    with limited(640 * MIB) as executor:
+        before = executor.task_rooms()[0].taken_bytes
+        kept = executor.client.submit(np.ones, 150 * MIB // 8)
+        executor.client.gather(executor.client.submit(len, kept))
+        executor.client.run(take, 1 << 20)
+        executor.client.run(take, 0)
+        assert executor.task_rooms()[0].taken_bytes - before < 64 * MIB
+        check_memory(rows, need, executor)
+        del kept
+        executor.client.run(take, 440 * MIB // 8)
+        assert executor.task_rooms()[0].taken_bytes - before > 440 * MIB
+        with pytest.raises(MemoryLimitError, match=r"pauses it; of which \d{3} MiB are taken already\)"):
+            check_memory(rows, need, executor)
 
 
 # -- what travels ----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 from daskgmm import GaussianMixture
 from daskgmm.errors import MemoryLimitError
 from daskgmm.mixture.family import family_called
+from daskgmm.passes.executor import Room
 from daskgmm.passes.memory import (
     BUSY_BYTES,
     INTERPRETER_BYTES,
@@ -46,8 +47,8 @@ class Limited:
     def memory_limit(self) -> int | None:
         return self.limit
 
-    def pause_share(self) -> float:
-        return 1.0
+    def task_rooms(self) -> list[Room]:
+        return [] if self.limit is None else [Room(self.limit, 1)]
 
     def n_threads(self) -> int:
         return 2
@@ -204,7 +205,7 @@ def test_message_has_both_numbers_and_the_chunk(tmp_path: Path) -> None:
     need = peak_worker_bytes(replace(rows, prefetch=False), Need(DIAG, 4)) / MIB
     assert said(caught).startswith(
         f"A task must fit in a worker's memory, 400 MiB a task; got a need of {ceil(need)} MiB for chunks of 128 MiB "
-        f"in {tmp_path}/X.zarr. Give workers more memory (memory_limit), or rechunk: "
+        f"in {tmp_path}/X.zarr. Give workers more memory (memory_limit {ceil(need)}MiB), or rechunk: "
     )
 
 
@@ -262,9 +263,17 @@ def test_rechunking_is_not_advised_where_it_does_not_help(tmp_path: Path, chunk_
     with pytest.raises(MemoryLimitError) as caught:
         check_memory(rows, Need(DIAG, 4), Limited(INTERPRETER_BYTES + BUSY_BYTES + 40 * MIB))
     of_chunks = "for chunks of 64 MiB " if chunk_rows > 1000 else ""
-    assert said(caught).endswith(
-        f" MiB {of_chunks}in {tmp_path}/X.zarr. Give workers more memory (memory_limit), or decrease n_components."
+    assert re.search(
+        rf" MiB {of_chunks}in {tmp_path}/X.zarr. Give workers more memory \(memory_limit \d+MiB\)\.$", said(caught)
     )
+
+
+def test_fewer_components_are_advised_where_they_help(tmp_path: Path) -> None:
+    rows, need = rows_of(tmp_path / "X.zarr", (10**6, 64), (1000, 64)), Need(family_called("full").shape, 200)
+    enough = Limited(peak_worker_bytes(replace(rows, prefetch=False), replace(need, n_components=1)))
+    with pytest.raises(MemoryLimitError, match=r"Give workers more memory \(.*\), or decrease n_components\.$"):
+        check_memory(rows, need, enough)
+    check_memory(rows, replace(need, n_components=1), enough)
 
 
 @pytest.mark.parametrize("n_rows", range(10**6, 10**6 + 16_000, 3_000))
@@ -273,9 +282,10 @@ def test_who_gives_what_the_message_asks_for_has_given_enough(tmp_path: Path, n_
     rows = rows_of(tmp_path / "X.zarr", (10**7, 16), (n_rows, 16))
     with pytest.raises(MemoryLimitError) as caught:
         check_memory(rows, Need(DIAG, 4), Limited(MIB))
-    asked = re.search(r"a need of (\d+) MiB", said(caught))
+    asked = re.search(r"a need of (\d+) MiB .*\(memory_limit (\d+)MiB\)", said(caught))
     assert asked
-    check_memory(rows, Need(DIAG, 4), Limited(int(asked[1]) * MIB))
+    for enough in asked.groups():
+        check_memory(rows, Need(DIAG, 4), Limited(int(enough) * MIB))
 
 
 @pytest.mark.parametrize("where", ["in memory", "a path"])

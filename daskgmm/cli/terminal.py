@@ -48,6 +48,7 @@ _WORDS = {
     "n_folds": "--folds",
     "stop_early=False": "--all",
     "overwrite=True": "--force",
+    "GaussianMixture.load": "MODEL, before INPUT, or to --init-from",
     "fit": "--full with the old rows",
 }
 

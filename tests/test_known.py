@@ -383,7 +383,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"covariance_floor": 1.0, "covariance_type": "lowrank-1"}, "`covariance_floor` must be None with"),
     ({"fixed": {"mean": True}}, "`fixed` must be None, or a dict of True or a mask"),
     ({"fixed": {"means": True}}, "`means_init` says at which the means are fixed"),
-    ({"fixed": {"means": [True]}, "means_init": MEANS}, "`fixed` must be True or 2 truths"),
+    ({"fixed": {"means": [True]}, "means_init": MEANS}, "`fixed` must be of 2 truths, one a component, for means"),
     ({"fixed": {"means": True}, "means_init": MEANS, "standardize": True}, "`fixed` must be None with `standardize`"),
     (
         {"fixed": {"covariances": [True, False]}, "precisions_init": PRECISIONS["tied"], "covariance_type": "tied"},

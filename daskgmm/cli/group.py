@@ -154,7 +154,7 @@ def outcome(error: BaseException, *, debug: bool = False, called: click.Context 
             "Run the same command again: fit, select and predict go on where they were."
         )
     if known is not None:
-        said = known.worded(command_line_words())
+        said = known.worded(command_line_words(called))
         return known.exit_code, said if called is None else said + origins(called, said)
     hint = "" if debug else " Run it again with --debug for the traceback, and"
     line = (str(error).splitlines() or [""])[0]

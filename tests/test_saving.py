@@ -208,7 +208,8 @@ def test_a_bad_value_of_a_file_names_it_and_its_key(tmp_path: Path, monkeypatch:
     np.save("rows.npy", np.arange(12.0).reshape(6, 2))
     for name in ("fit", "select", "plan"):
         own = gmm.commands[name].make_context(name, [], resilient_parsing=True)
-        options = [option for option in own.command.get_params(own) if isinstance(option, click.Option)]
+        # (Not those of places that other tests have registered.)
+        options = [option for option in own.command.params if isinstance(option, click.Option)]
         # (That of a scheduler is waited for, the others are no value's.)
         keys = {option.opts[-1][2:]: option for option in options}
         for key in keys.keys() - {"help", "debug", "config", "scheduler-file"}:

@@ -78,15 +78,24 @@ def origins(ctx: click.Context, text: str) -> str:
     """
     written, named = ctx.meta.get(__name__, {}), set(_FLAG.findall(text))
     found = {}
-    for parameter in ctx.command.get_params(ctx):
+    for parameter in options_of(ctx):
         flags, source = named.intersection(parameter.opts), ctx.get_parameter_source(str(parameter.name))
-        if not flags or not isinstance(parameter, click.Option):
+        if not flags:
             continue
         if source is ParameterSource.DEFAULT_MAP and parameter.name in written:
             found[max(flags)] = written[parameter.name]
         elif source is ParameterSource.ENVIRONMENT:
             found[max(flags)] = f"the environment: {' or '.join(variables(parameter, ctx))}"
     return "".join(f" ({flag} is set in {place}.)" for flag, place in sorted(found.items()))
+
+
+def options_of(ctx: click.Context) -> list[click.Option]:
+    """Return the options of the command that is called."""
+    try:
+        found = ctx.command.get_params(ctx)
+    except OptionError:  # (a place's clash with others, which is then what is told)
+        found = ctx.command.params
+    return [parameter for parameter in found if isinstance(parameter, click.Option)]
 
 
 def variables(option: click.Option, ctx: click.Context) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import click
 
+from daskgmm.cli.config import options_of
 from daskgmm.errors import DaskgmmWarning
 from daskgmm.fitting.option import flags
 from daskgmm.fitting.options import FitOptions
@@ -81,8 +82,8 @@ def command_line_words(called: click.Context | None = None) -> dict[str, str]:
     places = registered_places().values()
     own = [flags(FitOptions), flags(DaskCluster), *map(flags, places)]
     found = {name: flag for options in own for name, flag in options.items() if flag != f"--no-{name}"} | _WORDS
-    options = [] if called is None else called.command.get_params(called)
-    return {str(o.name): o.opts[-1] for o in options if isinstance(o, click.Option) and not o.is_flag} | found
+    options = [] if called is None else options_of(called)
+    return {str(option.name): option.opts[-1] for option in options if not option.is_flag} | found
 
 
 @contextmanager

@@ -7,6 +7,7 @@ Python says the name, and the command line its flag.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,23 @@ def worded(text: str, words: Mapping[str, str] | None = None) -> str:
 def verbatim(data: object) -> str:
     """Return what a user gave (a path, a label, the name of a column) as a piece of a text that holds no names."""
     return str(data).replace("`", _BACKTICK)
+
+
+def as_typed(value: Any) -> str:
+    """Return the value of an option as a person types it: text, numbers with commas between them, names, or JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) and all(part is True for part in value.values()):
+        return ",".join(map(str, value))
+    if isinstance(value, tuple | list) and not any(isinstance(part, tuple | list) for part in value):
+        return ",".join(map(str, value))
+    words = {None: "none", True: "yes", False: "no"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    try:
+        return json.dumps(value) if isinstance(value, Mapping | tuple | list) else str(value)
+    except TypeError:
+        return str(value)
 
 
 #: What stands for a backtick of the user's in a text.
@@ -38,6 +56,8 @@ class DaskgmmError(Exception):
         What was found; of its text nothing is taken for a name.
     remedy : str
         Whole sentences, with names as above.
+    typed : str
+        What was found as the command line has it, where a value of Python was.
     text : str
         Instead of these, whole sentences of another form, with names as above; it is then the argument.
 
@@ -50,8 +70,10 @@ class DaskgmmError(Exception):
     exit_code = 70
 
     def __init__(
-        self, argument: str = "", requirement: str = "", got: object = "", remedy: str = "", *, text: str = ""
-    ) -> None:
+        self, argument: str = "", requirement: str = "", got: object = "", remedy: str = "", *, text: str = "",
+        typed: str = "",
+    ) -> None:  # fmt: skip
+        self.typed = typed
         self._fields = (argument or text, requirement, str(got), remedy)
         super().__init__(self.worded())
 
@@ -81,7 +103,8 @@ class DaskgmmError(Exception):
         argument, requirement, got, remedy = self._fields
         if not requirement:
             return worded(argument, words)
-        return worded(f"{argument} must {requirement}; got {verbatim(got)}.{remedy and f' {remedy}'}", words)
+        found = got if words is None else self.typed or got
+        return worded(f"{argument} must {requirement}; got {verbatim(found)}.{remedy and f' {remedy}'}", words)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # (Errors of the operating system would otherwise be made again of the message alone.)

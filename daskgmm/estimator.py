@@ -298,7 +298,10 @@ class GaussianMixture(
         return self._predict(X, "score", errors)
 
     def score(self, X: Any, y: Any = None, *, sample_weight: Any = None, errors: Any = None) -> float:
-        """Return the mean log-likelihood of a row (per unit of weight), nats; one pass."""
+        """Return the mean log-likelihood of a row (per unit of weight), nats; one pass.
+
+        A mixture that was fitted with errors is of true values: rows with errors score lower unless these are given.
+        """
         return self._scored(X, sample_weight, errors).mean_log_likelihood
 
     def aic(self, X: Any, *, sample_weight: Any = None, errors: Any = None) -> float:

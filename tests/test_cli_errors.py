@@ -73,6 +73,28 @@ def test_errors_are_a_place_of_one_for_all_rows_or_of_one_each(tmp_path: Path) -
         assert_allclose(zarr.open_array(output)[:], expected.score_samples(X, errors=errors), rtol=1e-9)
 
 
+def test_rows_without_errors_are_told_to_be_taken_as_exact(table: Path, tmp_path: Path) -> None:
+    """Once a command, where the model is of true values and rows have none of their own errors."""
+    model, errors = tmp_path / "m.zarr", ("--errors", "e_length,e_wait")
+    assert call("fit", table, *errors, "-k", 2, "-o", model).exit_code == 0
+    said = "MODEL is of the true values of rows with measurement errors; these rows are taken as exact, and score lower"
+    commands = [("score", model, table), ("predict", model, table, "-o", tmp_path / "labels.zarr")]
+    for command in commands:
+        done = call(*command)
+        assert (done.exit_code, done.stderr.count(said)) == (0, 1)
+        assert "--errors gives them" in done.stderr
+        assert said not in call(*command, *errors, *(["--force"] if command[0] == "predict" else [])).stderr
+    # (It is so: the noise of the rows is not that of the mixture.)
+    exact, noisy = (json.loads(call("score", model, table, *given).stdout) for given in ((), errors))
+    assert exact["mean_log_likelihood"] < noisy["mean_log_likelihood"]
+    plain = tmp_path / "plain.zarr"
+    assert call("fit", table, "--columns", "length,wait", "-k", 2, "-o", plain).exit_code == 0
+    assert said not in call("score", plain, table).stderr
+    # A mixture that Python has saved says so too.
+    GaussianMixture.load(model).save(tmp_path / "again.zarr")
+    assert said in call("score", tmp_path / "again.zarr", table).stderr
+
+
 def test_a_selection_takes_errors(table: Path, tmp_path: Path) -> None:
     model = tmp_path / "m.zarr"
     done = call("select", table, "--errors", "e_length,e_wait", "-k", "1:3", "-o", model)

@@ -113,7 +113,7 @@ def test_what_goes_not_together_is_refused(places: dict[str, Path]) -> None:
         *begun, "--covariance", "tied", code=64
     )
     assert "--fixed must be about given values: --means-init says" in done(*command, 2, "--fixed", "means", code=64)
-    assert "--fixed must be None, or a dict" in done(*begun, "--fixed", "mean", code=64)
+    assert "--fixed must be left out, or names, or JSON" in done(*begun, "--fixed", "mean", code=64)
     assert "cannot be read: No such file" in done(*begun, "--fixed", "no.json", code=64)
     for typed, said in (
         ("nowhere", "is not a number, nor numbers as in 0.1,35 or [[2,1],[1,3]], nor a .npy or .json file"),

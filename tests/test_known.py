@@ -20,7 +20,7 @@ from sklearn.base import clone
 
 from daskgmm import GaussianMixture, select
 from daskgmm.cli.commands import gmm
-from daskgmm.errors import FitWarning, OptionError
+from daskgmm.errors import DataError, FitWarning, OptionError
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.sources.opening import open_rows
@@ -383,7 +383,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"covariance_floor": 1.0, "covariance_type": "lowrank-1"}, "`covariance_floor` must be None with"),
     ({"fixed": {"mean": True}}, "`fixed` must be None, or a dict of True or a mask"),
     ({"fixed": {"means": True}}, "`means_init` says at which the means are fixed"),
-    ({"fixed": {"means": [True]}, "means_init": MEANS}, "`fixed` must be True or 2 truths"),
+    ({"fixed": {"means": [True]}, "means_init": MEANS}, "`fixed` must be of 2 truths, one a component, for means"),
     ({"fixed": {"means": True}, "means_init": MEANS, "standardize": True}, "`fixed` must be None with `standardize`"),
     (
         {"fixed": {"covariances": [True, False]}, "precisions_init": PRECISIONS["tied"], "covariance_type": "tied"},
@@ -440,6 +440,32 @@ def test_adapted_to_next_to_nothing_stays() -> None:
     adapted = model.adapted(X[:2], relevance=1e12, adapt=("weights", "means", "covariances"))
     for name in ("weights_", "means_", "covariances_"):
         assert_allclose(getattr(adapted, name), getattr(model, name), rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("adapt", [("means",), ("weights", "means", "covariances")])
+def test_adapted_to_fewer_rows_than_components(adapt: tuple[str, ...]) -> None:
+    """(As a speaker's model is, of a background model of thousands of components.)"""
+    model = fitted(GaussianMixture(2, random_state=0, n_init=1), X)
+    row = X[:1] + 1.0
+    one = model.adapted(row, adapt=adapt, max_iter=1, tol=0)
+    resp = model.predict_proba(row)[0]
+    assert_allclose(one.means_, (resp[:, None] * row + 16 * model.means_) / (resp + 16)[:, None], rtol=1e-10)
+    if "weights" in adapt:
+        assert_allclose(one.weights_, (resp + 16 * model.weights_) / 17, rtol=1e-10)
+    # What nothing is known of needs rows, and no remedy is a number of components that is given.
+    given = {"means_init": model.means_, "weights_init": model.weights_, "precisions_init": model.precisions_}
+    said = (
+        r"X must have at least n_components = 2 rows; got 1 .*Give more rows: the components are those that it begins"
+    )
+    for options in (given, {**given, "fixed": {"means": True}}, {"means_init": model.means_}):
+        with pytest.raises(DataError, match=said):
+            GaussianMixture(2, **options).fit(row)
+    with pytest.raises(DataError, match=r"at least n_components = 2 rows; got 1 in .*\. Decrease n_components\.$"):
+        GaussianMixture(2).fit(row)
+    gaps = np.where(np.arange(3)[:, None] < 2, np.nan, row)
+    with pytest.raises(DataError, match=r"= 2 finite rows; got 1 in .*Give more rows: .* Or check the input\.$"):
+        GaussianMixture(2, means_init=model.means_, non_finite="drop").fit(gaps)
 
 
 @pytest.mark.parametrize(

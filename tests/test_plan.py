@@ -139,7 +139,7 @@ def test_errors_and_labels_are_read_with_the_rows(small_rows: np.ndarray, tmp_pa
         done = json.loads(call("fit", *asked, "-o", tmp_path / f"{place}.zarr").stdout)
         assert planned["memory"]["stated_peak_bytes"] == done["stated_peak_bytes"]
     refused = call("plan", tmp_path / "X.npy", "-k", 3, "--errors", tmp_path / "one.npy", "--noise", "yes", code=64)
-    assert "--noise must be False with --errors" in refused.stderr
+    assert "--noise must be left out with --errors" in refused.stderr
 
 
 def test_rows_with_gaps_are_tried_as_a_fit_computes_them(tmp_path: Path) -> None:

@@ -10,9 +10,13 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import click
+import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from daskgmm import GaussianMixture
+from daskgmm.cli.commands import gmm
 from tests.groups import two_groups
 from tests.test_cli import call, command, run, strict
 
@@ -174,7 +178,7 @@ def test_a_list_in_the_environment_is_one_value(
     ("text", "said"),
     [
         ("memory_limt = '2GiB'", "options of daskgmm fit; got memory_limt in job.toml. Did you mean memory_limit?"),
-        ("[fit]\nfolds = 3", "got folds in job.toml"),
+        ("[fit]\nfolds = 3", "got [fit] folds in job.toml"),
         ("debug = true", "got debug in job.toml"),
         ("max_iter = 3\nmax-iter = 4", "--config must name an option once; got max_iter and max-iter in job.toml"),
         ("[fits]\nk = 1", "--config must have tables of commands alone; got [fits] in job.toml"),
@@ -186,6 +190,62 @@ def test_a_key_that_is_none(
     monkeypatch.chdir(tmp_path)
     Path("job.toml").write_text(text)
     assert said in call("fit", small_store, *QUICK, "-o", "m.zarr", "--config", "job.toml", code=64).stderr
+
+
+BAD_VALUES = {
+    "fixed": '"means"', "output": '"none/m.zarr"', "result": '"none/r.json"', "metrics": '"none/m.prom"',
+    "scheduler": '"ftp://none"', "local_directory": '"rows.npy/none"',
+    **dict.fromkeys(("weights", "labels", "errors"), '"none.npy"'),
+    **dict.fromkeys(("init_from", "checkpoint"), '"none/none.zarr"'),
+    **dict.fromkeys(("array", "features", "columns", "weights_array", "labels_array", "security"), '"none"'),
+    **dict.fromkeys(("tls_ca_file", "tls_cert", "tls_key"), '"none.pem"'),
+}  # fmt: skip
+
+
+def test_a_bad_value_of_a_file_names_it_and_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each option of each command: what is at fault may be far from what was typed."""
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", np.arange(12.0).reshape(6, 2))
+    for name in ("fit", "select", "plan"):
+        own = gmm.commands[name].make_context(name, [], resilient_parsing=True)
+        # (Not those of places that other tests have registered.)
+        options = [option for option in own.command.params if isinstance(option, click.Option)]
+        # (That of a scheduler is waited for, the others are no value's.)
+        keys = {option.opts[-1][2:]: option for option in options}
+        for key in keys.keys() - {"help", "debug", "config", "scheduler-file"}:
+            bad = BAD_VALUES.get(key.replace("-", "_"), "[[1]]" if keys[key].is_flag else '"=,"')
+            # (What is at the top is for the options that must be there.)
+            Path("job.toml").write_text(f"components = 2\noutput = 'n.zarr'\n[{name}]\n{key} = {bad}\n")
+            done = CliRunner().invoke(gmm, [name, "rows.npy", "--config", "job.toml"])
+            said = done.stderr.strip().splitlines()[-1]
+            assert done.exit_code in (64, 66, 73), (key, said)
+            flagged = f"(--{key} is set in job.toml: [{name}] {key}.)" in said
+            assert flagged or f"[{name}] {key} in job.toml must be true or false; got {bad}" in said, (key, said)
+
+
+def test_what_is_not_from_the_file_is_not_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", np.arange(12.0).reshape(6, 2))
+    Path("job.toml").write_text("restarts = 0\ntol = 'x'\n[fit]\nfixed = 'means'")
+    asked = ("fit", "rows.npy", "-k", "2", "-o", "m.zarr", "--config", "job.toml", "--tol", "1")
+    assert "(--restarts is set in job.toml: restarts.)" in call(*asked, code=64).stderr
+    assert "is set in" not in call(*asked, "--restarts", "-1", code=64).stderr
+    said = call(*asked, "--restarts", "1", code=64).stderr
+    assert "--fixed must be about given values" in said
+    assert "(--fixed is set in job.toml: [fit] fixed.)" in said
+    monkeypatch.setenv("DASKGMM_FIT_FIXED", "weights")
+    said = call(*asked, "--restarts", "1", code=64).stderr
+    assert "(--fixed is set in the environment: DASKGMM_FIT_FIXED.)" in said
+
+
+@pytest.mark.parametrize("name", ["DASKGMM_FIT_RESTARTS", "DASKGMM_FIT_N_INIT"])
+def test_the_environment_has_options_by_the_names_that_are_typed(
+    name: str, tmp_path: Path, small_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(And by those of the library's arguments, which they had first.)"""
+    monkeypatch.setenv(name, "0")
+    said = call("fit", small_store, "-k", 2, "-o", tmp_path / "m.zarr", code=64).stderr
+    assert f"(--restarts is set in the environment: {name}.)" in said
 
 
 def test_the_file_that_is_shown_is_one(tmp_path: Path, small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

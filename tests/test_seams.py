@@ -199,7 +199,7 @@ def test_a_file_holds_what_is_for_other_commands_too(tmp_path: Path) -> None:
         ("components = 12:30:00", "components in .* must be a text, a number, or a list of these; got 12:30:00"),
         ("components.x = 1", r"components in .* must be a text, a number, or a list of these; got \{'x': 1\}"),
         ("seed = 2026-01-01", "seed in .* must be a text, a number, or a list of these; got 2026-01-01"),
-        ("no-escape = 1", "no_escape in .* must be true or false; got 1"),
+        ("no-escape = 1", r"\[fit\] no-escape in .* must be true or false; got 1"),
         ("weights = true", "weights in .* must be a text or a number; got True"),
     ],
 )

@@ -222,6 +222,29 @@ def test_a_new_group_is_found_among_rows_with_gaps(kind: str) -> None:
     np.testing.assert_allclose(gm.means_[freed], np.nanmean(new[60:], axis=0), atol=0.3)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_group_is_found_where_no_row_is_complete(kind: str) -> None:
+    """Its component is what EM makes of the group's own rows, begun at the truth."""
+    rng = np.random.default_rng(0)
+    centres = 12.0 * np.array([[0, 0, 0], [2, 0, 1], [0, 3, 1]])
+    old = np.concatenate([rng.normal(c, 1, (n, 3)) for c, n in zip(centres, (300, 200, 100), strict=True)])
+    new = np.concatenate([*(rng.normal(c, 1, (n, 3)) for c, n in zip(centres, (90, 60, 30), strict=True)),
+                          rng.normal((90, 70, 80), 1, (60, 3))])  # fmt: skip
+    for X in (old, new):
+        X[np.arange(len(X)), rng.integers(0, 3, len(X))] = np.nan
+    assert np.isnan(new).any(axis=1).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        gm = fitted(old, 4, kind, non_finite="marginalize", tol=1e-6, max_iter=1000).partial_fit(new)
+        own = fitted(new[180:], 1, kind, non_finite="marginalize")
+    assert gm.drift_ is not None
+    ((freed, _),) = gm.drift_["moves"]
+    assert gm.weights_[freed] == pytest.approx(60 / 840, rel=1e-6)
+    np.testing.assert_allclose(gm.means_[freed], own.means_[0], atol=0.05)
+    if kind == "full":
+        np.testing.assert_allclose(gm.covariances_[freed], own.covariances_[0], atol=0.05)
+
+
 def test_without_a_component_to_spare_it_is_said() -> None:
     old, new = apart(0, 300, 200, 100), group(7, (80, 80), 20)
     gm = fitted(old, 3)
@@ -281,7 +304,9 @@ def test_what_does_not_go_together_is_refused() -> None:
     standardized = fitted(old, 2, standardize=True)
     with pytest.raises(OptionError, match=r"`?standardize`? of a model that new rows update must be False"):
         standardized.partial_fit(new)
-    with pytest.raises(OptionError, match="be without priors, labels, errors and standardized features; got another"):
+    with pytest.raises(
+        OptionError, match="be without priors, labels, errors and standardized features; got one with some of them"
+    ):
         standardized.set_params(standardize=False).partial_fit(new)
     with pytest.raises(OptionError, match=r"have 3 full components, to go on with; got 2 full ones"):
         fitted(old, 2).set_params(n_components=3).partial_fit(new)

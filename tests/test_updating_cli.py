@@ -95,7 +95,7 @@ def test_elsewhere_and_with_all_rows_again(place: Path) -> None:
 def test_what_cannot_follow_is_refused_and_the_remedy_works(place: Path) -> None:
     run("fit", place / "old.npy", "-k", 2, "--standardize", "-o", place / "other.zarr")
     _, said = run("update", place / "other.zarr", place / "new.npy", exit_code=64)
-    assert "--standardize of a model that new rows update must be False" in said
+    assert "--standardize of a model that new rows update must be left out; got it: what is added" in said
     assert "Fit old and new rows together: --full with the old rows" in said
     found, _ = run("update", place / "other.zarr", place / "new.npy", "--full", place / "old.npy")
     assert found["rows"] == 700
@@ -105,6 +105,31 @@ def test_what_cannot_follow_is_refused_and_the_remedy_works(place: Path) -> None
     np.save(place / "three.npy", np.ones((9, 3)))
     run("update", place / "model.zarr", place / "three.npy", exit_code=65)
     run("update", place / "model.zarr", place / "new.npy", "--forgetting", 2, exit_code=64)
+
+
+def test_what_an_update_would_leave_out_is_refused_with_the_old_rows_too(place: Path) -> None:
+    """(--full would fit rows without their errors or labels, and said nothing.)"""
+    np.save(place / "errors.npy", np.full((600, 2), 0.1))
+    np.save(place / "labels.npy", np.where(np.arange(600) < 9, 0, -1))
+    beside = {"errors": place / "errors.npy", "labels": place / "labels.npy", "bayesian": "dirichlet_process"}
+    for name, value in beside.items():
+        run("fit", place / "old.npy", "-k", 2, f"--{name}", value, "-o", place / "m.zarr", "--force")
+        for more in ((), ("--full", place / "old.npy")):
+            _, said = run("update", place / "m.zarr", place / "new.npy", *more, exit_code=64)
+            assert "error: MODEL must be of " in said
+            assert f"Fit old and new rows together, as one INPUT: daskgmm fit with --{name}." in said
+        if name != "bayesian":  # (where the old rows are forgotten, nothing of them is left out)
+            run("update", place / "m.zarr", place / "new.npy", "--forgetting", 1, "-o", place / "n.zarr", "--force")
+
+
+def test_with_the_old_rows_a_mixture_keeps_its_noise(place: Path) -> None:
+    run("fit", place / "old.npy", "-k", 2, "--noise", "yes", "-o", place / "noisy.zarr")
+    before = GaussianMixture.load(place / "noisy.zarr")
+    _, said = run("update", place / "noisy.zarr", place / "new.npy", exit_code=64)
+    assert "--noise of a model that new rows update must be left out; got yes. Fit old and new rows together" in said
+    found, _ = run("update", place / "noisy.zarr", place / "new.npy", "--full", place / "old.npy")
+    assert found["rows"] == 700
+    assert found["drift"]["mean"] == pytest.approx(before.score(np.load(place / "new.npy")), rel=1e-9)
 
 
 def test_gaps_are_taken_as_the_model_was_fitted(tmp_path: Path) -> None:

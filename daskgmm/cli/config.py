@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -9,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from daskgmm.errors import InputMissingError, OptionError
+
+#: A long option within a text.
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
 def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) -> None:
@@ -49,17 +55,53 @@ def apply_config(ctx: click.Context, param: click.Parameter, place: str | None) 
     general = _by_option({key: value for key, value in found.items() if key not in tables}, place)
     special = _by_option(tables.get(command, {}), place)
     own, known = general | special, _keys(ctx.command.get_params(ctx))
+    written = {name.replace("-", "_"): name for name in found if name not in tables}
+    written |= {name.replace("-", "_"): f"[{command}] {name}" for name in tables.get(command, {})}
     of_others = {key for other in commands.values() for key in _keys(other.params)}
     if unknown := [key for key in own if key not in known and (key in special or key not in of_others)]:
         raise OptionError(
             "--config",
             f"name options of daskgmm {command}",
-            f"{unknown[0]} in {place}",
+            f"{written[unknown[0]]} in {place}",
             _remedy(unknown[0], sorted(known)),
         )
     for key in own.keys() & known.keys():
-        _check(key, own[key], known[key], place)
+        _check(written[key], own[key], known[key], place)
+    ctx.meta[__name__] = {known[key].name: f"{place}: {name}" for key, name in written.items() if key in known}
     ctx.default_map = {str(known[key].name): _text(value, known[key]) for key, value in own.items() if key in known}
+
+
+def origins(ctx: click.Context, text: str) -> str:
+    """Return sentences, each after a space, that say where options come from that a text names and nobody typed.
+
+    A value of theirs is in a file, or in the environment, and only there can it be mended.
+    """
+    written, named = ctx.meta.get(__name__, {}), set(_FLAG.findall(text))
+    found = {}
+    for parameter in options_of(ctx):
+        flags, source = named.intersection(parameter.opts), ctx.get_parameter_source(str(parameter.name))
+        if not flags:
+            continue
+        if source is ParameterSource.DEFAULT_MAP and parameter.name in written:
+            found[max(flags)] = written[parameter.name]
+        elif source is ParameterSource.ENVIRONMENT:
+            found[max(flags)] = f"the environment: {' or '.join(variables(parameter, ctx))}"
+    return "".join(f" ({flag} is set in {place}.)" for flag, place in sorted(found.items()))
+
+
+def options_of(ctx: click.Context) -> list[click.Option]:
+    """Return the options of the command that is called."""
+    try:
+        found = ctx.command.get_params(ctx)
+    except OptionError:  # (a place's clash with others, which is then what is told)
+        found = ctx.command.params
+    return [parameter for parameter in found if isinstance(parameter, click.Option)]
+
+
+def variables(option: click.Option, ctx: click.Context) -> list[str]:
+    """Return the variables of the environment that set an option of a command, as they are there; often one."""
+    keys = dict.fromkeys([str(option.name), *_keys([option])])
+    return [name for name in (f"{ctx.auto_envvar_prefix}_{key.upper()}" for key in keys) if os.environ.get(name)]
 
 
 def _by_option(found: Mapping[str, Any], place: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm.cli.input import note_weights
-from daskgmm.errors import OptionError
+from daskgmm.errors import DataError, InputMissingError, OptionError
 from daskgmm.fitting.prior_options import FIXABLE
 from daskgmm.fitting.score import check_features
 from daskgmm.mixture.family import family_of
@@ -78,7 +78,7 @@ def begun_with(place: str | None, how: Mapping[str, Any]) -> Begun:
     if place is None:
         return Begun(dict(how))
     given = [name for name in FIXABLE.values() if how.get(name) is not None]
-    model = load_model(place)
+    model = _loaded(place)
     p = model.parameters
     if given:
         raise OptionError(f"`{given[0]}`", f"be left out with {INIT_FROM}", "both", f"Leave {INIT_FROM} out.")
@@ -100,6 +100,14 @@ def begun_with(place: str | None, how: Mapping[str, Any]) -> Begun:
         "precisions_init": precisions,
     }
     return Begun({**how, **start}, place, model, p if is_same and not isinstance(p, Posterior) else None)
+
+
+def _loaded(place: str) -> Model:
+    try:
+        return load_model(place)
+    except (DataError, InputMissingError) as error:
+        argument, *others = error.fields
+        raise type(error)(f"{INIT_FROM}: {argument}", *others) from error
 
 
 def _precision(p: Parameters, k: int) -> Any:

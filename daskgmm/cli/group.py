@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import click
 
+from daskgmm.cli.config import origins, variables
 from daskgmm.cli.terminal import command_line_words, is_text, log_on_stderr
 from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError, OptionError
 from daskgmm.passes.addresses import address_limit
@@ -19,6 +20,8 @@ from daskgmm.places.log import say
 from daskgmm.places.signals import Interrupted, interrupts
 
 EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 64, 70, 75
+#: Where the context of the command that is called is kept: it knows which options were not typed.
+_CALLED = f"{__name__}.called"
 
 
 class SectionOption(click.Option):
@@ -27,6 +30,13 @@ class SectionOption(click.Option):
     def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return what the environment says of the option by its long name, as it is typed, or by its own."""
+        found = super().resolve_envvar_value(ctx)
+        if found is None and ctx.auto_envvar_prefix:
+            found = next((os.environ[name] for name in variables(self, ctx)), None)
+        return found
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
         """Return what the environment says; an option that may come several times comes once (click: once a word)."""
@@ -49,6 +59,10 @@ class SectionCommand(click.Command):
                 )
             own.append(parameter)
         return own
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_CALLED] = ctx
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, a section after the other."""
@@ -78,19 +92,21 @@ class Commands(click.Group):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with exit_codes(ctx.meta[__name__]):
+        with exit_codes(ctx.meta[__name__], meta=ctx.meta):
             _check_addresses()
             return super().invoke(ctx)
 
 
 @contextmanager
-def exit_codes(args: Sequence[str]) -> Iterator[None]:
+def exit_codes(args: Sequence[str], *, meta: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Run a command: log on stderr, signals handled, and each exception turned into its message and exit code.
 
     Parameters
     ----------
     args : sequence of str
         The arguments as they were typed: where they are wrong, they still say how to log.
+    meta : mapping or None
+        Of the context (click's).
     """
     debug = "--debug" in args or os.environ.get("DASKGMM_DEBUG", "") not in ("", "0")
     with log_on_stderr(log_format(args)), _attended(), interrupts.watched():
@@ -102,7 +118,7 @@ def exit_codes(args: Sequence[str]) -> Iterator[None]:
             error.show()
             raise click.exceptions.Exit(EXIT_USAGE) from error
         except (Exception, KeyboardInterrupt) as error:
-            code, message = outcome(error, debug=debug)
+            code, message = outcome(error, debug=debug, called=(meta or {}).get(_CALLED))
             fields = {"traceback": "".join(traceback.format_exception(error))} if debug else {}
             for text in fields.values():
                 if is_text():
@@ -124,8 +140,8 @@ def _attended() -> Iterator[None]:
         raise click.exceptions.Exit(short.exit_code) from error
 
 
-def outcome(error: BaseException, *, debug: bool = False) -> tuple[int, str]:
-    """Return the exit code of an exception that ends a command, and what the user is told."""
+def outcome(error: BaseException, *, debug: bool = False, called: click.Context | None = None) -> tuple[int, str]:
+    """Return the exit code of an exception that ends a command, and what the user is told; `called` is the command."""
     if isinstance(error, click.ClickException):
         return EXIT_USAGE, _usage(error)
     # (What is half imported where a signal comes early cannot be asked what another exception means.)
@@ -138,7 +154,8 @@ def outcome(error: BaseException, *, debug: bool = False) -> tuple[int, str]:
             "Run the same command again: fit, select and predict go on where they were."
         )
     if known is not None:
-        return known.exit_code, known.worded(command_line_words())
+        said = known.worded(command_line_words(called))
+        return known.exit_code, said if called is None else said + origins(called, said)
     hint = "" if debug else " Run it again with --debug for the traceback, and"
     line = (str(error).splitlines() or [""])[0]
     return EXIT_BUG, f"This is a bug of daskgmm: {type(error).__name__}: {line}.{hint or ' Please'} report it."
@@ -217,7 +234,7 @@ def _check_addresses() -> None:
 def _usage(error: click.ClickException) -> str:
     message = error.format_message()
     ctx = getattr(error, "ctx", None)
-    return f"{message} See: {ctx.command_path} --help" if ctx is not None else message
+    return f"{message}{origins(ctx, message)} See: {ctx.command_path} --help" if ctx is not None else message
 
 
 def log_format(args: Sequence[str]) -> str:

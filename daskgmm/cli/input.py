@@ -142,6 +142,15 @@ def is_weighted(record: Mapping[str, Any]) -> bool:
     return ((record.get("input") or {}).get("weights")) is not None
 
 
+def note_errors(record: Mapping[str, Any], errors: Measured | None) -> None:
+    """Log that a model is of the true values of rows with measurement errors, where these rows are taken as exact."""
+    if (errors is None or not errors.are_given) and (record.get("about") or {}).get("errors") is not None:
+        say(
+            "MODEL is of the true values of rows with measurement errors; these rows are taken as exact, and score "
+            "lower where they have errors too: --errors gives them."
+        )
+
+
 def note_weights(record: Mapping[str, Any], weights: Source | None) -> None:
     """Log that a model was fitted to weighted rows, where these have no weights."""
     if weights is None and is_weighted(record):

@@ -63,7 +63,7 @@ def fit(
     if stored is not None:
         saving.done_before(output, now, stored)
         return skipped(stored, output)
-    check_shape(X, n_components=options.n_components)
+    check_shape(X, n_components=options.least_rows, given=options.any_given)
 
     def run(cluster: Place) -> tuple[Fit, Result]:
         kept = saving.work(output, now, force=force)

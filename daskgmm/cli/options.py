@@ -110,6 +110,9 @@ def input_options(*, weights: bool, labels: bool = False, errors: bool = False) 
         ) -> Any:
             from daskgmm.cli.input import Input
 
+            for named, beside, flag in ((weights_array, weights, "--weights"), (labels_array, labels, "--labels")):
+                if named is not None and beside is None:
+                    raise OptionError(f"{flag}-array", f"come with {flag}", f"no {flag}", f"Add {flag}.")
             data = Input(
                 input, columns=tuple(chain(*columns)) or None, array=array, features=features, weights=weights,
                 weights_array=weights_array, labels=labels, labels_array=labels_array, errors=errors,

@@ -80,7 +80,7 @@ def survey(
         data = replace(data, columns=tuple(names))
     X, rows, errors = _opened(data, options)
     _check_output(output, places(X, rows.weights, data.open_labels(), errors) | begun.check(X, rows.weights))
-    check_shape(X, n_components=options.n_components)
+    check_shape(X, n_components=options.least_rows, given=options.any_given)
     options.family.check(X.n_features)
     opened = {name: value for name, value in asdict(data).items() if name != "location"}
     asked = Asked.of(

@@ -59,7 +59,7 @@ def plan(data: Input, options: FitOptions, *, cluster: Place, elsewhere: bool, b
     (X, weights), labels = data.open(names=begun.record.get("feature_names")), data.open_labels()
     begun.check(X, weights)
     errors = data.measured(X) or Measured()
-    check_shape(X, n_components=options.n_components)
+    check_shape(X, n_components=options.least_rows, given=options.any_given)
     options.family.check(X.n_features)
     local = cluster if isinstance(cluster, DaskCluster) and not cluster.joins else None
     if local is not None:

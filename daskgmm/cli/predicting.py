@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from daskgmm.cli.input import Input
+from daskgmm.cli.input import Input, note_errors
 from daskgmm.cli.jobs import Result, skipped
 from daskgmm.cli.model_jobs import features_of
 from daskgmm.cli.outputs import finished_array
@@ -88,6 +88,8 @@ def predict(
     if stored is not None:
         saving.done_before(output, now, stored)
         return skipped(stored, output)
+    if asked.command == "predict":
+        note_errors(fitted.record, errors)
     check_features(X, known.parameters, units=fitted.record.get("units"), names=known.names)
 
     predictor = known.predictor(asked.what, errors)

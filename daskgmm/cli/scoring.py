@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from daskgmm.cli.input import Input, note_weights
+from daskgmm.cli.input import Input, note_errors, note_weights
 from daskgmm.cli.jobs import Result
 from daskgmm.cli.work import Work
 from daskgmm.errors import OptionError
@@ -29,6 +29,7 @@ def score(model: str, data: Input, *, errors: bool, cluster: Place, device: str 
     note_weights(fitted.record, weights)
     check_features(X, parameters, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
     of, non_finite = data.measured(X) or Measured(), data.treatment(fitted.record)
+    note_errors(fitted.record, of)
     if errors and of.are_given:
         raise OptionError(
             "--standard-errors", "be left out with `errors`", "both", "Standard errors are of rows that are exact."

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+import click
+
+from daskgmm.cli.config import options_of
 from daskgmm.errors import DaskgmmWarning
 from daskgmm.fitting.option import flags
 from daskgmm.fitting.options import FitOptions
@@ -48,6 +51,20 @@ _WORDS = {
     "n_folds": "--folds",
     "stop_early=False": "--all",
     "overwrite=True": "--force",
+    # Values of Python: what is typed for them, or to be left out.
+    "None": "left out",
+    "False": "left out",
+    "True": "yes",
+    "noise=True": "--noise yes",
+    "GaussianMixture": "no --bayesian",
+    "{'means': True}": "means",
+    "('means',)": "means",
+    "a dict of True or a mask (n_components,) for": 'names, or JSON such as {"means": [true, false]}, of',
+    "(n_features,)": "one a feature",
+    "(n_components, n_features)": "a row of them a component",
+    "(n_rows, n_features, n_features)": "(rows, features^2)",
+    "from_parameters(weights_ / weights_.sum(), means_, covariances_)": "a fit without --noise",
+    "GaussianMixture.load": "MODEL, before INPUT, or to --init-from",
     "fit": "--full with the old rows",
 }
 
@@ -57,11 +74,16 @@ def strict_json(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(plain_json(value), indent=indent, allow_nan=False)
 
 
-def command_line_words() -> dict[str, str]:
-    """Return what a person types for each option and argument that messages name (`daskgmm.errors`)."""
+def command_line_words(called: click.Context | None = None) -> dict[str, str]:
+    """Return what a person types for each option and argument that messages name (`daskgmm.errors`).
+
+    Those of the command that is called are among them, by the names that the library has for them, too.
+    """
     places = registered_places().values()
     own = [flags(FitOptions), flags(DaskCluster), *map(flags, places)]
-    return {name: flag for options in own for name, flag in options.items() if flag != f"--no-{name}"} | _WORDS
+    found = {name: flag for options in own for name, flag in options.items() if flag != f"--no-{name}"} | _WORDS
+    options = [] if called is None else options_of(called)
+    return {str(option.name): option.opts[-1] for option in options if not option.is_flag} | found
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.score import check_features
 from daskgmm.fitting.seen import Past
+from daskgmm.mixture.variational import Posterior
 from daskgmm.passes.executor import Executor
 from daskgmm.places.lost import carried_on
 from daskgmm.places.place import Place
@@ -43,6 +44,7 @@ def update(
     began = perf_counter()
     fitted = load_model(model)
     p, record = fitted.parameters, fitted.record
+    _refuse_others(fitted, forgotten=forgetting == 1 and not full)
     names, in_place = record.get("feature_names"), output is None or plain_path(output) == plain_path(model)
     output = model if output is None else output
     X, weights = data.open(names=names)
@@ -134,6 +136,23 @@ def _check(past: Past | None, options: FitOptions) -> None:
     following(options, past)
 
 
+def _refuse_others(fitted: Model, *, forgotten: bool) -> None:
+    """Raise an OptionError for a model that no update goes on with, be old rows read again or forgotten."""
+    beside, must = fitted.record.get("input") or {}, "where new rows update it"
+    if isinstance(fitted.parameters, Posterior):
+        must, got, flag = f"be of maximum likelihood {must}", "one by variational Bayes", "--bayesian"
+    elif forgotten:
+        return
+    elif (fitted.record.get("about") or {}).get("errors") is not None or beside.get("errors") is not None:
+        must, got, flag = f"be of rows without errors {must}", "one of rows with errors", "--errors"
+    elif beside.get("labels") is not None:
+        must, got, flag = f"be of rows without labels {must}", "one of rows with labels", "--labels"
+    else:
+        return
+    remedy = f"Fit old and new rows together, as one INPUT: daskgmm fit with {flag}."
+    raise OptionError("MODEL", must, got, remedy)
+
+
 def _refuse_seen(record: Mapping[str, Any], X: Source) -> None:
     """Raise an OptionError for new rows that the model has been fitted to, or updated by."""
     seen = [record.get("input") or {}, *(one.get("input") or {} for one in _updates(record))]
@@ -190,5 +209,5 @@ def _drift(
     """Return how new rows differ from those before, by passes over them alone."""
     if past is None:
         return None
-    still = replace(options, max_iter=0, escape=False)
+    still = replace(options, max_iter=0, escape=False, noise=past.parameters.noise or False)
     return fit_mixture(X, still, weights=weights, past=replace(past, forgotten=1.0), executor=executor).drift

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from daskgmm.errors import OptionError
+from daskgmm.errors import OptionError, as_typed
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.prior_options import FIXABLE
 from daskgmm.mixture.noise import refuse_noise
@@ -36,7 +36,8 @@ def adaptation(p: Parameters, *, relevance: float, adapt: Collection[str]) -> di
     if not isinstance(relevance, Real) or isinstance(relevance, bool) or not 0 < float(relevance) < np.inf:
         raise OptionError("`relevance`", "be a number above 0", repr(relevance), "Take 16.")
     if isinstance(adapt, str) or not adapt or not set(adapt) <= set(FIXABLE):
-        raise OptionError("`adapt`", f"name some of {', '.join(FIXABLE)}", repr(adapt), "Take ('means',).")
+        must = f"name some of {', '.join(FIXABLE)}"
+        raise OptionError("`adapt`", must, repr(adapt), "Take `('means',)`.", typed=as_typed(adapt))
     k, shape, r = p.n_components, p.shape, float(relevance)
     options: dict[str, Any] = {
         "n_components": k, "covariance_type": p.family.name, "reg_covar": 0.0,

@@ -20,8 +20,13 @@ PROCESS, DISTRIBUTION = "dirichlet_process", "dirichlet_distribution"
 #: What is said of each number of the prior.
 _NUMBER: dict[str, Any] = {
     "number": float, "above_least": True, "choices": (None,), "metavar": "FLOAT",
-    "must_be": "None or a finite number above 0", "remedy": "Leave it out for the default.",
+    "must_be": "`None` or a finite number above 0", "remedy": "Leave it out for the default.",
 }  # fmt: skip
+
+
+def _covariance_rule(options: BayesianOptions, value: Any) -> str:
+    is_text = isinstance(value, str)
+    return "`None` or an array of numbers where a fit is by variational Bayes, whose prior is whole" if is_text else ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,13 @@ class BayesianOptions(FitOptions):
             **_NUMBER,
         ),
     )  # fmt: skip
-    covariance_prior: Any = declare(None, Option(help="The prior covariance; that of the rows by default."))
+    covariance_prior: Any = declare(
+        None,
+        Option(
+            help="The prior covariance; that of the rows by default.", rule=_covariance_rule,
+            remedy="Leave it out for the covariance of the rows.",
+        ),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,7 +106,7 @@ class BayesianOptions(FitOptions):
                 "`covariance_type`",
                 "have all covariances of its shape, which full, tied, diag and spherical have",
                 self.covariance_type,
-                "Take one of these, or fit by maximum likelihood (GaussianMixture).",
+                "Take one of these, or fit by maximum likelihood: `GaussianMixture`.",
             )
 
     @property

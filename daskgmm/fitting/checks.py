@@ -18,8 +18,11 @@ LEAST_WEIGHT, MOST_WEIGHT = 1e-150, 1e150
 _LISTED = 8
 
 
-def check_shape(X: Source, *, n_components: int) -> None:
-    """Raise a DataError where the metadata of the input tell that it cannot be fitted."""
+def check_shape(X: Source, *, n_components: int, given: bool = False) -> None:
+    """Raise a DataError where the metadata of the input tell that it cannot be fitted.
+
+    `given` says that the components are those of a mixture which there is.
+    """
     if X.n_rows < 1 or X.n_features < 1:
         raise DataError("`X`", "have rows and features", f"shape ({X.n_rows}, {X.n_features}) in {X.label}")
     if X.n_rows < n_components:
@@ -27,11 +30,15 @@ def check_shape(X: Source, *, n_components: int) -> None:
             "`X`",
             f"have at least `n_components` = {n_components} rows",
             f"{X.n_rows} in {X.label}",
-            "Decrease `n_components`.",
+            _too_few(given),
         )
 
 
-def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: str) -> None:
+def _too_few(given: bool) -> str:
+    return "Give more rows: the components are those that it begins with." if given else "Decrease `n_components`."
+
+
+def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: str, given: bool = False) -> None:
     """Raise a DataError for rows or weights that cannot be fitted."""
     label = rows.X.label
     if survey.n_dropped and non_finite == "error":
@@ -56,7 +63,7 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
             "`X`",
             f"have at least `n_components` = {n_components} finite rows",
             f"{survey.n_rows} in {label} ({survey.n_dropped} dropped)",
-            "Decrease `n_components`, or check the input.",
+            f"{_too_few(given)} Or check the input.",
         )
     if not survey.weight > 0:
         raise DataError(
@@ -92,7 +99,7 @@ def check_every_feature(survey: Survey, rows: Rows, where: str) -> None:
             "`X`",
             f"have a value of each feature{where}",
             f"none of {verbatim(listed)}{more} in {rows.X.label}",
-            "Leave such features out, by `columns`." if not where else "Decrease `n_folds`.",
+            rows.X.without(empty) if not where else "Decrease `n_folds`.",
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from daskgmm.errors import OptionError
+from daskgmm.errors import OptionError, as_typed
 from daskgmm.fitting.device_options import DeviceOptions
 from daskgmm.fitting.main_options import MainOptions
 from daskgmm.fitting.options import FitOptions
@@ -45,7 +45,9 @@ def following(options: FitOptions, past: Past) -> FitOptions:
         return options
     check_follows(options)
     if not np.isfinite(kept.floor):
-        raise _refused("the fit", "be without priors, labels, errors and standardized features", "another")
+        raise _refused(
+            "the fit", "be without priors, labels, errors and standardized features", "one with some of them"
+        )
     return replace(options, prior=OldRows.of(p, weight=kept.weight, floor=kept.floor))
 
 
@@ -94,15 +96,20 @@ def check_follows(options: FitOptions) -> None:
     if type(family).maximise is not Family.maximise:
         raise _refused("`covariance_type`", "be one with all covariances of its shape (full, diag)", family.name)
     if options.standardize:
-        raise _refused("`standardize`", "be False", "True: what is added to variances is then in other units")
+        raise _refused(
+            "`standardize`",
+            "be `False`",
+            "True: what is added to variances is then in other units",
+            typed="it: what is added to variances is then in other units",
+        )
     known = {f.name for f in (*fields(MainOptions), *fields(DeviceOptions))}
     for f in fields(options):
         value, default = getattr(options, f.name), f.default
         same = value is default or (_is_plain(value) and value == default)
         if f.name not in known and not same:
-            raise _refused(f"`{f.name}`", f"be {f.default!r}", f"{value!r:.60}")
+            raise _refused(f"`{f.name}`", f"be `{f.default!r}`", f"{value!r:.60}", typed=f"{as_typed(value):.60}")
     if options.prior is not None or not isinstance(options.whole_prior, Ridge):
-        raise _refused("`prior`", "be None", "another: what it added would count as rows")
+        raise _refused("`prior`", "be `None`", "one, and what it added would count as rows")
     if isinstance(options.kernel, Record):
         raise _refused("`kernel`", "be one of rule, phi, exact", f"{options.kernel!r:.60}")
 
@@ -129,5 +136,5 @@ def unknown_rows(who: str) -> OptionError:
     )
 
 
-def _refused(argument: str, requirement: str, got: str) -> OptionError:
-    return OptionError(f"{argument} of a model that new rows update", requirement, got, _REMEDY)
+def _refused(argument: str, requirement: str, got: str, *, typed: str = "") -> OptionError:
+    return OptionError(f"{argument} of a model that new rows update", requirement, got, _REMEDY, typed=typed)

@@ -73,7 +73,7 @@ def _conjugate(options: FitOptions, rows: RowSet, warm: Parameters | None) -> Co
         if not (nu > order - 1).all():
             _refuse(
                 "degrees_of_freedom_prior", f"be above {order - 1}, as {order} features need", f"{nu.min():g}",
-                "Leave it out for n_features + 2.",
+                "Leave it out for the number of features + 2.",
             )  # fmt: skip
         scale = _scale(o, rows, weak=weak)
     return Conjugate(

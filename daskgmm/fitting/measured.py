@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.errors import DataError, OptionError
+from daskgmm.errors import DataError, OptionError, as_typed
 from daskgmm.fitting.bayesian_options import BayesianOptions
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.prior_options import PRIORS
@@ -114,14 +114,16 @@ class Measured:
     def asked(self, options: FitOptions, n_features: int) -> FitOptions:
         """Return the options of the fit to all rows that those of a fit with errors mean; an OptionError for others."""
         _check(options, isinstance(options.kernel, Record), "kernel", "'rule' with `errors`, which have a kernel")
-        _check(options, bool(options.standardize), "standardize", "False with `errors`, which are in units of the data")
-        _check(options, bool(options.noise), "noise", "False with `errors`: its density is one of exact values")
+        _check(
+            options, bool(options.standardize), "standardize", "`False` with `errors`, which are in units of the data"
+        )
+        _check(options, bool(options.noise), "noise", "`False` with `errors`: its density is one of exact values")
         gaps = options.non_finite not in ("error", "drop")
         _check(options, gaps, "non_finite", "'error' or 'drop' with `errors`: rows with gaps and errors are not fitted")
         bayesian = isinstance(options, BayesianOptions)
         if bayesian:
-            raise OptionError("`errors`", "be left out with variational Bayes", "both", "Take GaussianMixture.")
-        _check(options, bool(options.fixed), "fixed", "None with `errors`")
+            raise OptionError("`errors`", "be left out with variational Bayes", "both", "Take `GaussianMixture`.")
+        _check(options, bool(options.fixed), "fixed", "`None` with `errors`")
         if self.common is None:
             return replace(options, kernel=Noisy())
         for name in (*PRIORS, "covariance_floor"):
@@ -129,10 +131,10 @@ class Measured:
                 options,
                 getattr(options, name) is not None,
                 name,
-                "None with one covariance as `errors`: give the `errors` of each row",
+                "`None` with one covariance as `errors`: give the `errors` of each row",
             )
         prior = options.prior is not None
-        _check(options, prior, "prior", "None with one covariance as `errors`: it would be on the rows as they are")
+        _check(options, prior, "prior", "`None` with one covariance as `errors`: it would be on the rows as they are")
         family = options.family
         if not _holds(family, self.common):
             raise OptionError(
@@ -172,7 +174,9 @@ class Measured:
 
 def _check(options: FitOptions, is_wrong: bool, name: str, must: str) -> None:
     if is_wrong:
-        raise OptionError(f"`{name}`", f"be {must}", f"{getattr(options, name)!r:.60}", f"Leave `{name}` out.")
+        found = getattr(options, name)
+        typed = f"{as_typed(found):.60}"
+        raise OptionError(f"`{name}`", f"be {must}", f"{found!r:.60}", f"Leave `{name}` out.", typed=typed)
 
 
 def _holds(family: Family, errors: Floats) -> bool:
@@ -203,7 +207,7 @@ def _common(errors: NDArray[Any], X: Source) -> Floats | None:
     if of_all and errors.shape == (d, d) and d > 1 and X.n_rows == d:
         raise OptionError(
             f"`{ERRORS}`", "say of what they are", f"shape ({d}, {d}) for {d} rows of {d} features",
-            "Give a covariance for each row, (n_rows, n_features, n_features).",
+            "Give a covariance for each row, `(n_rows, n_features, n_features)`.",
         )  # fmt: skip
     values = errors.astype(np.float64)
     found = values if values.ndim == 2 else np.diag(np.broadcast_to(values * np.abs(values), (d,)))

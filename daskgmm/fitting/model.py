@@ -28,6 +28,11 @@ class Model:
         return self.past is not None and self.options.escape and self.options.n_components > 1
 
     @property
+    def has_given_components(self) -> bool:
+        """Whether the number of components is that of a mixture, or of parameters, that it begins with."""
+        return self.warm is not None or self.past is not None or self.options.any_given
+
+    @property
     def least_rows(self) -> int:
         """Rows without which it cannot be fitted."""
-        return self.options.n_components if self.past is None else 1
+        return self.options.least_rows if self.past is None else 1

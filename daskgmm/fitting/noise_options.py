@@ -35,7 +35,7 @@ def _weight_rule(options: NoiseOptions, value: Any) -> str:
     return "below 1, which the components need some of" if value == 1 else ""
 
 
-_NOISE = "False, True or a positive volume"
+_NOISE = "`False`, `True` or a positive volume"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class NoiseOptions(Record):
             "sample along each principal axis. A number: over this volume, in units of the data.",
             flag="--noise", section="Mixture", metavar="yes|VOLUME", parse=_parsed, number=float, above_least=True,
             choices=(False, True), types=(Record,), words=_WORDS, must_be=_NOISE, rule=_noise_rule,
-            remedy="True takes the volume of a box around the sample.",
+            remedy="`True` takes the volume of a box around the sample.",
         ),
     )  # fmt: skip
     noise_weight_init: float = declare(

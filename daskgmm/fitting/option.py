@@ -11,7 +11,7 @@ from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
-from daskgmm.errors import OptionError
+from daskgmm.errors import OptionError, as_typed
 from daskgmm.mixture.record import Record, is_frozen
 
 
@@ -50,8 +50,9 @@ class Option:
     remedy : str
         What to do about another value.
     rule : callable or None
-        Gets all options and any value. Returns what the value must be where it is not, else "". Here, in `must_be` and
-        in `remedy` names of options stand between backticks (`daskgmm.errors`).
+        Gets all options and any value. Returns what the value must be where it is not, else ""; and where `remedy` is
+        none for that, a pair of it and of what to do. Here, in `must_be` and in `remedy` names of options stand between
+        backticks (`daskgmm.errors`).
     of_estimator : bool
         Whether it is a parameter of the estimator.
     """
@@ -71,7 +72,7 @@ class Option:
     words: Mapping[Any, str] = field(default_factory=dict)
     must_be: str = ""
     remedy: str = ""
-    rule: Callable[[Any, Any], str] | None = None
+    rule: Callable[[Any, Any], str | tuple[str, str]] | None = None
     of_estimator: bool = True
 
     @property
@@ -98,11 +99,12 @@ class Option:
                 f"the {value['class']} of a model file",
                 "Import its module before the model is loaded.",
             )
-        said = "" if self.rule is None else self.rule(options, value)
+        found = "" if self.rule is None else self.rule(options, value)
+        said, remedy = (found, self.remedy) if isinstance(found, str) else found
         if not said and not self._allows(value):
             said = self.must_be or self._allowed
         if said:
-            raise OptionError(f"`{name}`", f"be {said}", repr(value), self.remedy)
+            raise OptionError(f"`{name}`", f"be {said}", repr(value), remedy, typed=as_typed(value))
 
     def typed(self, value: Any) -> Any:
         """Return the choice that a word stands for, or the value itself."""

@@ -143,6 +143,17 @@ class FitOptions(PriorOptions, NoiseOptions, LabelOptions, FactorOptions, Device
         return self.weights_init is not None and self.means_init is not None and self.precisions_init is not None
 
     @property
+    def least_rows(self) -> int:
+        """Rows without which nothing can be fitted: as many as components, where what is known does not do alone."""
+        fixed = self.fixed or {}
+        priors = {
+            "weights": self.weight_concentration_prior, "means": self.mean_precision_prior,
+            "covariances": self.covariance_prior,
+        }  # fmt: skip
+        known = all(fixed.get(name) is True or prior is not None for name, prior in priors.items())
+        return 1 if self.start_is_given and known else self.n_components
+
+    @property
     def any_given(self) -> bool:
         """Whether the user gave any initial parameter."""
         return any(given is not None for given in (self.weights_init, self.means_init, self.precisions_init))

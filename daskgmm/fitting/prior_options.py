@@ -18,6 +18,8 @@ FIXABLE = {"weights": "weights_init", "means": "means_init", "covariances": "pre
 PRIORS = (
     "weight_concentration_prior", "mean_precision_prior", "mean_prior", "degrees_of_freedom_prior", "covariance_prior",
 )  # fmt: skip
+#: What to do about covariances of which some are fixed.
+_ALL = "Fix all of them, or none."
 _RELATIVE = re.compile(r"relative\s+(\S+)")
 
 
@@ -50,80 +52,89 @@ def _numbers(value: Any, least: float, *, above: bool = False) -> bool:
     return bool(found.size and np.isfinite(found).all() and high.all()) and not isinstance(value, str | bool)
 
 
-def _clash(options: Any, value: Any) -> str:
-    """Return what a prior must be beside other options; "" where they go together."""
+def _clash(options: Any, value: Any) -> str | tuple[str, str]:
+    """Return what a prior must be beside other options, and what to do; "" where they go together."""
     if value is None:
         return ""
     if options.prior is not None:
-        return "None with a `prior` of yours, which says all that is known"
+        return "`None` with a `prior` of yours, which says all that is known", "Leave one of them out."
     if options.standardize is True:
-        return "None with `standardize`: it is in units of the data"
+        return "`None` with `standardize`: it is in units of the data", "Leave one of them out."
     if not options.family.is_whole:
-        return f"None with `covariance_type` {options.family.name}: it is for full, tied, diag and spherical"
+        return _of_plain(options)
     return ""
 
 
+def _of_plain(options: Any) -> tuple[str, str]:
+    must = f"`None` with `covariance_type` {options.family.name}: it is for full, tied, diag and spherical"
+    return must, "Leave it out, or take one of these."
+
+
 def _at_least(least: float, words: str, *, above: bool = False) -> Any:
-    def rule(options: Any, value: Any) -> str:
+    def rule(options: Any, value: Any) -> str | tuple[str, str]:
         fine = value is None or _numbers(value, least, above=above)
-        return _clash(options, value) if fine else f"None or {words}, one for all or one a component"
+        return _clash(options, value) if fine else f"`None` or {words}, one for all or one a component"
 
     return rule
 
 
-def _mean_rule(options: Any, value: Any) -> str:
+def _mean_rule(options: Any, value: Any) -> str | tuple[str, str]:
     weak = isinstance(options.covariance_prior, str)
     if value is not None and options.mean_precision_prior is None and not weak:
         return "left out without `mean_precision_prior`, which says how many rows it counts as"
     fine = value is None or _numbers(value, float("-inf"))
-    return _clash(options, value) if fine else "None or finite numbers, (n_features,) or (n_components, n_features)"
+    return (
+        _clash(options, value) if fine else "`None` or finite numbers, `(n_features,)` or `(n_components, n_features)`"
+    )
 
 
-def _degrees_rule(options: Any, value: Any) -> str:
+def _degrees_rule(options: Any, value: Any) -> str | tuple[str, str]:
     if value is not None and options.covariance_prior is None:
         return "left out without `covariance_prior`, whose it is"
-    return str(_at_least(0, "finite numbers above 0", above=True)(options, value))
+    found: str | tuple[str, str] = _at_least(0, "finite numbers above 0", above=True)(options, value)
+    return found
 
 
-def _covariance_rule(options: Any, value: Any) -> str:
+def _covariance_rule(options: Any, value: Any) -> str | tuple[str, str]:
     named = isinstance(value, str) and value == "weak"
     fine = value is None or named or (not isinstance(value, str) and _numbers(value, float("-inf")))
-    return _clash(options, value) if fine else "None, weak, a positive number or an array of covariances"
+    return _clash(options, value) if fine else "`None`, weak, a positive number or an array of covariances"
 
 
-def _floor_rule(options: Any, value: Any) -> str:
+def _floor_rule(options: Any, value: Any) -> str | tuple[str, str]:
     if value is None:
         return ""
     share = relative_share(value)
     fine = (share is not None and 0 < share < 1) or (not isinstance(value, str) and _numbers(value, float("-inf")))
     if not fine or (isinstance(value, Real) and not float(value) > 0):
-        return "None, a positive number, a positive definite matrix, or a share of the rows' as in relative 1e-4"
+        return "`None`, a positive number, a positive definite matrix, or a share of the rows' as in relative 1e-4"
     if not options.family.is_whole:
-        return f"None with `covariance_type` {options.family.name}: it is for full, tied, diag and spherical"
+        return _of_plain(options)
     return ""
 
 
-def _fixed_rule(options: Any, value: Any) -> str:
+def _fixed_rule(options: Any, value: Any) -> str | tuple[str, str]:
     if value is None:
         return ""
     if not isinstance(value, Mapping) or not value or not set(value) <= set(FIXABLE):
-        return f"None, or a dict of True or a mask (n_components,) for {', '.join(FIXABLE)}"
+        return f"`None`, or `a dict of True or a mask (n_components,) for` {', '.join(FIXABLE)}"
     for name, mask in value.items():
         if mask is not True and not _is_mask(mask, options.n_components):
-            return f"True or {options.n_components} truths, one a component, for {name}"
+            return f"of {options.n_components} truths, one a component, for {name}"
         if getattr(options, FIXABLE[name]) is None and (mask is True or any(mask)):
             return f"about given values: `{FIXABLE[name]}` says at which the {name} are fixed"
     if options.prior is not None or options.standardize is True:
-        return "None with `standardize`, or a `prior` of yours"
+        other = "`standardize`" if options.standardize is True else "a `prior` of yours"
+        return f"`None` with {other}", "Leave one of them out."
     mask = value.get("weights")
     if options.noise and mask is not None and (mask is True or any(mask)):
-        return "without weights where there is `noise`, which takes its share of all of them"
+        return "without weights where there is `noise`, which takes its share of all of them", "Leave one of them out."
     mask = value.get("covariances")
     if mask is not None and mask is not True and any(mask) and not all(mask):
         if not options.family.is_whole:
-            return f"all or none of the covariances with `covariance_type` {options.family.name}"
+            return f"all or none of the covariances with `covariance_type` {options.family.name}", _ALL
         if options.family.is_common:
-            return f"all or none of the covariances with `covariance_type` {options.family.name}, which has one"
+            return f"all or none of the covariances with `covariance_type` {options.family.name}, which has one", _ALL
     return ""
 
 
@@ -186,7 +197,7 @@ class PriorOptions(Record):
         Option(
             help="Degrees of freedom of the prior on covariances.", flag="--degrees-of-freedom-prior",
             section="Priors", metavar="FLOAT", parse=numbers, rule=_degrees_rule, default_text="features + 2",
-            remedy="Leave it out for n_features + 2.",
+            remedy="Leave it out for the number of features + 2.",
         ),
     )  # fmt: skip
     weight_concentration_prior: Any = declare(
@@ -212,6 +223,6 @@ class PriorOptions(Record):
             help="Which given parameters stay as they are, such as weights,covariances; or those of some components, "
             'such as \'{"means": [true, false]}\', as text or a .json file.',
             flag="--fixed", section="Start", metavar="NAMES|FILE", parse=fixed_parts, rule=_fixed_rule,
-            default_text="none", remedy="Give for example {'means': True} and `means_init`.",
+            default_text="none", remedy="Give for example `{'means': True}` and `means_init`.",
         ),
     )  # fmt: skip

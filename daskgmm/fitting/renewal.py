@@ -8,6 +8,7 @@ says whether that was better.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -84,7 +85,6 @@ class _Search:
 
     def __init__(self, sample: Sample, options: FitOptions, *, share: float, compiled: bool) -> None:
         self._sample, self._options, self._share, self._compiled = sample, options, share, compiled
-        self._complete = sample.without_gaps  # (a new group is looked for among these, and EM goes on with all)
 
     def settled(self, starts: list[tuple[Parameters, OldRows]]) -> list[Candidate]:
         """Return candidates after some EM on the sample, against which their old rows weigh as against all new ones."""
@@ -102,8 +102,9 @@ class _Search:
 
         Minus infinity where it has fewer rows than its covariance needs.
         """
-        p, X, w = child.parameters, self._complete.X, self._complete.weights
-        resp = np.exp(log_densities(p, X)[k] - _log_sum(log_densities(p, X)))
+        p, w = child.parameters, self._sample.weights
+        log_density, _ = _looked(p, self._sample.X)
+        resp = np.exp(log_density[k] - _log_sum(log_density))
         if resp.sum() < p.family.least_rows(p.n_features):
             return -np.inf
         owed = thin_gain(p, self._options.whole_prior.floor)[k] * float(resp @ w) / float(w.sum())
@@ -142,18 +143,20 @@ class _Search:
 
         Those that would gain most beside it; None where none gains.
         """
-        X, w = self._complete.X, self._complete.weights
-        if not len(X):
-            return None
-        now = _log_sum(log_densities(p, X))
-        members = list(_members(X, now, least=max(8, 2 * p.family.least_rows(p.n_features))))
+        X, w = self._sample.X, self._sample.weights
+        log_density, completed = _looked(p, X)
+        now = _log_sum(log_density)
+        # (A density of fewer values is another thing: rows are compared as the mixture completes them.)
+        likely = now if completed is X else _log_sum(_looked(p, completed)[0])
+        members = list(_members(X, likely, least=max(8, 2 * p.family.least_rows(p.n_features))))
         if not members:
             return None
         weights, means = np.empty(len(members)), np.empty((len(members), p.n_features))
         covariances = p.shape.subset(p.covariances, np.zeros(len(members), dtype=np.intp)).copy()
         prior, some = replace(self._options, prior=None).whole_prior, []
         for m, rows in enumerate(members):
-            moments = moments_of(X, [(rows, w[rows])], p.shape, np.random.RandomState(0))
+            whole = X if completed is X else _filled(X, completed, w, rows)
+            moments = moments_of(whole, [(rows, w[rows])], p.shape, np.random.RandomState(0))
             try:
                 one = maximise(moments, p.family, previous=p.shape.subset(p.covariances, [0]), prior=prior)
             except CollapsedComponentError:
@@ -166,7 +169,7 @@ class _Search:
         every = Parameters.from_covariances(
             p.family, np.full(len(some), 1.0), means[some], p.shape.subset(covariances, some)
         )
-        log_own = log_densities(every, X)
+        log_own, _ = _looked(every, X)
         a = weights[some][:, np.newaxis]
         gains = (np.logaddexp(np.log1p(-a) + now, np.log(a) + log_own) - now) @ w
         best = [int(m) for m in np.argsort(-gains, kind="stable")[:_PLACES] if gains[m] > 0]
@@ -176,27 +179,66 @@ class _Search:
 
 
 def _members(X: Floats, log_likelihood: Floats, *, least: int) -> Iterator[NDArray[np.int64]]:
-    """Yield sets of rows that may be a group: of those that are explained worst, the half that is nearest to one."""
+    """Yield sets of rows that may be a group: of those that are explained worst, the half that is nearest to one.
+
+    Rows that lack values are as near as those which both have tell.
+    """
     order = np.argsort(log_likelihood, kind="stable")
     for share in _WORST:
         worst = order[: int(share * len(X))]
         if len(worst) < 2 * least:
             return
-        scale = np.sqrt(X[worst].var(axis=0))
-        y = X[worst] / np.where(scale > 0, scale, 1.0)
+        some = X[worst]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # (a feature of which none has a value)
+            scale = np.sqrt(some.var(axis=0) if not np.isnan(some).any() else np.nanvar(some, axis=0))
+        y = some / np.where(scale > 0, scale, 1.0)
         for centre in (0, len(worst) // 2):
-            distances = np.square(y - y[centre]).sum(axis=1)
+            distances = _distances(y, y[centre])
             yield np.sort(worst[np.argsort(distances, kind="stable")[: len(worst) // 2]]).astype(np.int64)
 
 
-def log_densities(p: Parameters, X: Floats) -> Floats:
-    """Return log of weight times density of rows, (n_components, n_rows), nats."""
-    plan, work = make_plan(p, origin=X.mean(axis=0)), Workspace()
-    found = np.empty((p.n_components, len(X)))
-    for tile in Block(np.ascontiguousarray(X.T), None, 0).tiles():
-        own = slice(tile.first_row, tile.first_row + tile.x.shape[1])
-        found[:, own] = Densities(tile.x, work).log_density(plan, complete=True)
+def _distances(y: Floats, centre: Floats) -> Floats:
+    """Return the squared distance of each row to another, of what both have, as of all features; infinite of none."""
+    away, both = np.square(y - centre), ~np.isnan(y) & ~np.isnan(centre)
+    if both.all():
+        found: Floats = away.sum(axis=1)
+        return found
+    n_both = both.sum(axis=1)
+    sums = np.where(both, away, 0.0).sum(axis=1)
+    return np.where(n_both > 0, sums * (y.shape[1] / np.maximum(n_both, 1)), np.inf)
+
+
+def _filled(X: Floats, completed: Floats, w: Floats, rows: NDArray[np.int64]) -> Floats:
+    """Return rows of which some have the mean of the others of them where a value is missing, (n_rows, n_features).
+
+    Where all of them lack it, they have what the mixture says.
+    """
+    gaps, v = np.isnan(X[rows]), w[rows]
+    weights = v @ ~gaps
+    means = v @ np.where(gaps, 0.0, X[rows]) / np.where(weights > 0, weights, 1.0)
+    found = completed.copy()
+    found[rows] = np.where(gaps, np.where(weights > 0, means, completed[rows]), X[rows])
     return found
+
+
+def _looked(p: Parameters, X: Floats) -> tuple[Floats, Floats]:
+    """Return log of weight times density of rows, (n_components, n_rows), nats; and the rows.
+
+    In these the means of missing values, given the rest, take their places; where none is missing they are X itself.
+    """
+    missing = np.isnan(X)
+    gaps = np.ascontiguousarray(missing.T) if missing.any() else None
+    plan = make_plan(p, origin=X.mean(axis=0) if gaps is None else p.weights @ p.means)
+    found, completed, work = np.empty((p.n_components, len(X))), X if gaps is None else np.empty_like(X), Workspace()
+    for tile in Block(np.ascontiguousarray(X.T), None, 0, gaps=gaps).tiles():
+        own, densities = slice(tile.first_row, tile.first_row + tile.x.shape[1]), Densities.of(tile, work)
+        log_density = densities.log_density(plan, keep_z=gaps is not None, complete=True)
+        found[:, own] = log_density
+        if gaps is not None:
+            resp = np.exp(found[:, own] - _log_sum(found[:, own]))
+            densities.impute(plan, resp, completed[own].T)
+    return found, completed
 
 
 def _log_sum(log_density: Floats) -> Floats:

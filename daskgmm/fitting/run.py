@@ -61,7 +61,7 @@ def running(
         every = [X, *([] if weights is None else [weights]), *columns.values()]
         executor = current_executor(travels=all(source.travels for source in every))
     for model in models:
-        check_shape(X, n_components=model.least_rows)
+        check_shape(X, n_components=model.least_rows, given=model.has_given_components)
         model.options.family.check(X.n_features)
         model.options.given(X.n_features)
         check_known(model.options, X.n_features)

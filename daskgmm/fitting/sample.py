@@ -149,11 +149,6 @@ class Sample:
         means = self.weights @ np.where(gaps, 0.0, self.X) / np.where(weights > 0, weights, 1.0)
         return np.where(gaps, means, self.X)
 
-    @property
-    def without_gaps(self) -> Sample:
-        """The rows that lack no value."""
-        return self._rows(np.flatnonzero(~np.isnan(self.X).any(axis=1))) if self.has_gaps else self
-
     def within(self, threshold: int) -> Sample:
         """Return the rows whose hash is at most a threshold, none below 0: the sample of a smaller size, same seed."""
         if threshold < 0:

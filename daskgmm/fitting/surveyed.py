@@ -110,7 +110,8 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
 
     def run() -> Survey:
         found: Survey = progress.read("survey", work, range(len(models)))
-        check_survey(found, rows, n_components=largest, non_finite=options.non_finite)
+        given = any(m.has_given_components for m in models)
+        check_survey(found, rows, n_components=largest, non_finite=options.non_finite, given=given)
         check_every_feature(found, rows, "")
         check_folds(found, rows, work, n_components=largest)
         if labels is not None and found.classes is not None:

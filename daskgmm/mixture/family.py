@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
-from daskgmm.errors import OptionError
+from daskgmm.errors import OptionError, as_typed
 from daskgmm.mixture.families.family import Family as Family
 from daskgmm.mixture.families.low_rank import LOW_RANK, NOISES, low_rank_called, low_rank_name
 from daskgmm.mixture.families.plain import PLAIN
@@ -76,7 +76,9 @@ def family_called(name: str) -> Family:
     if family is not None:
         return family
     if name == LOW_RANK:
-        raise OptionError("`n_factors`", f"be given with `covariance_type` {LOW_RANK}", None, "Take `n_factors` 2.")
+        raise OptionError("`n_factors`", f"be given with `covariance_type` {LOW_RANK}", None, "Take `n_factors` 2.",
+            typed="none",
+        )  # fmt: skip
     if isinstance(name, str) and name in GROUPS:
         raise OptionError(
             "`covariance_type`",
@@ -128,6 +130,7 @@ def family_of(covariance_type: str | Family, n_factors: int | None = None, facto
             f"be left out with `covariance_type` {found.name}",
             repr(factor_noise),
             f"{LOW_RANK} has factors.",
+            typed=factor_noise,
         )
     return found
 
@@ -143,8 +146,9 @@ def families_of(
     """
     kinds = [each for kind in covariance_types for each in _group(kind)]
     if LOW_RANK not in kinds and (n_factors is not None or factor_noise != NOISES[0]):
-        name, value = ("n_factors", n_factors) if n_factors is not None else ("factor_noise", repr(factor_noise))
-        raise OptionError(f"`{name}`", f"be left out where {LOW_RANK} is no `covariance_type`", value, "Leave it out.")
+        name, value = ("n_factors", n_factors) if n_factors is not None else ("factor_noise", factor_noise)
+        must = f"be left out where {LOW_RANK} is no `covariance_type`"
+        raise OptionError(f"`{name}`", must, repr(value), "Leave it out.", typed=as_typed(value))
     return [
         found.name
         for kind in kinds

@@ -95,9 +95,9 @@ class Noise(Record):
         if self.corner is None or self.edges is None:
             raise OptionError(
                 "a sample of a mixture with noise",
-                "have a box to draw rows of the noise from, which a fit with `noise`=True finds",
+                "have a box to draw rows of the noise from, which a fit with `noise=True` finds",
                 f"noise over a volume of {np.exp(self.log_volume):.6g} alone",
-                "Fit with `noise`=True.",
+                "Fit with `noise=True`.",
             )
         found: Floats = self.corner + rng.uniform(size=(n_rows, len(self.corner))) @ self.edges
         return found
@@ -110,7 +110,7 @@ def refuse_noise(noise: Noise | None, why: str) -> None:
             "the mixture",
             f"have no noise, {why}",
             f"noise of {noise}",
-            "Take its components alone: from_parameters(weights_ / weights_.sum(), means_, covariances_).",
+            "Take its components alone: `from_parameters(weights_ / weights_.sum(), means_, covariances_)`.",
         )
 
 

@@ -312,7 +312,9 @@ def array_of(values: Any, name: str, shape: tuple[int, ...]) -> Floats:
     try:
         result = np.array(values).astype(np.float64, casting="same_kind")
     except (TypeError, ValueError) as error:
-        raise OptionError(f"`{name}`", "be an array of real numbers", type(values).__name__) from error
+        raise OptionError(
+            f"`{name}`", "be an array of real numbers", type(values).__name__, "Give numbers alone."
+        ) from error
     if result.shape != shape:
         raise OptionError(
             f"`{name}`",
@@ -321,5 +323,7 @@ def array_of(values: Any, name: str, shape: tuple[int, ...]) -> Floats:
             "The shape follows `n_components`, the number of features and `covariance_type`.",
         )
     if not np.isfinite(result).all():
-        raise OptionError(f"`{name}`", "be finite", f"{np.count_nonzero(~np.isfinite(result))} NaN or infinite values")
+        raise OptionError(
+            f"`{name}`", "be finite", f"{np.count_nonzero(~np.isfinite(result))} NaN or infinite values", "Give others."
+        )
     return result

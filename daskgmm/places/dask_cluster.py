@@ -128,7 +128,10 @@ class DaskCluster(Place):
         lacking = [name for name, file in files.items() if file is None]
         if 0 < len(lacking) < len(files):
             raise OptionError(
-                " and ".join(lacking), "be given too", "some of the three files of TLS", "Name all of them."
+                " and ".join(lacking),
+                f"be given with {' and '.join(name for name in files if name not in lacking)}",
+                "some of the three files of TLS",
+                "Name all of them.",
             )
         if self.tls_by_options:
             from daskgmm.places.tls import check_files

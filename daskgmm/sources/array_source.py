@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, InputMissingError, NotNumbersError, OptionError, verbatim
 from daskgmm.kernels.block import tile_length
+from daskgmm.sources.columns import without_columns, without_features
 from daskgmm.sources.partition import is_cut_finely, rows_of_partition
 from daskgmm.sources.source import Reader, Source, checked_shape, plain_rows
 from daskgmm.sources.stamps import file_stamp
@@ -53,6 +55,10 @@ class ArraySource(Source):
         if not is_cut_finely(self.n_rows * self.row_bytes):
             return super().chunk_rows
         return rows_of_partition(self.n_rows, self.n_features, tile_length(self.n_features))
+
+    def without(self, features: Sequence[int]) -> str:
+        named = without_columns(self.column_labels, features)
+        return named or f"Leave such features out: numpy.delete(X, {list(features)}, axis=1)."
 
     def read_bytes(self, n_bytes: int) -> int:
         return 0  # (views of what is there)
@@ -159,6 +165,9 @@ class NpySource(Source):
 
     def reader(self) -> NpyReader:
         return NpyReader(self.path, self._shape, self.dtype.str)
+
+    def without(self, features: Sequence[int]) -> str:
+        return without_features(f'dask.array.from_array(numpy.load({self.path!r}, mmap_mode="r"))', features)
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "kind": "npy", "chunks": [self.chunk_rows]}

@@ -143,6 +143,23 @@ def no_numbers(argument: str, column: Any, got: str) -> DataError:
     )
 
 
+def without_columns(labels: Sequence[Any] | None, features: Sequence[int]) -> str:
+    """Return, as a sentence, how to leave columns out by their names; nothing where they have none."""
+    names = feature_names(labels)
+    if names is None:
+        return ""
+    listed = verbatim(", ".join(repr(f"!{names[j]}") for j in features))
+    return (
+        f"Leave {'it' if len(features) == 1 else 'them'} out, by `daskgmm.open_rows(X, columns=[...])` with {listed}."
+    )
+
+
+def without_features(code: str, features: Sequence[int]) -> str:
+    """Return, as a sentence, how to store rows without some features; `code` makes a Dask array of all."""
+    made = verbatim(f'dask.array.delete({code}, {list(features)}, axis=1).to_zarr("rest.zarr")')
+    return f"Leave such features out: {made}."
+
+
 def feature_names(labels: Sequence[Any] | None) -> list[str] | None:
     """Return the labels of columns as names of features: all of them are text, or none has a name."""
     named = [isinstance(label, str) for label in labels or ()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,7 @@ from dask.task_spec import List, TaskRef
 from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, verbatim
+from daskgmm.sources.columns import without_columns
 from daskgmm.sources.source import Source, checked_shape
 
 logger = logging.getLogger("daskgmm")
@@ -66,6 +68,10 @@ class DaskSource(Source):
         # (Nothing is decoded here. But sparse blocks are held beside the dense ones that they become: a number with its
         # place takes 12 to 24 bytes, so that those of which two in three are there take twice as much.)
         return n_bytes if isinstance(getattr(self.blocks, "_meta", None), np.ndarray) else 3 * n_bytes
+
+    def without(self, features: Sequence[int]) -> str:
+        named = without_columns(self.column_labels, features)
+        return named or f"Leave such features out: X = dask.array.delete(X, {list(features)}, axis=1)."
 
     def rechunking(self, chunks: str) -> str:
         return f"rechunk: X = X.rechunk({chunks})"

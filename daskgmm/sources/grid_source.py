@@ -150,6 +150,10 @@ class GridSource(Source):
         shares = ((c.stored, -(-n_bytes * c.row_bytes // self.row_bytes)) for c in self._columns)
         return n_bytes + max(stored.read_bytes(share) + share for stored, share in shares)
 
+    def without(self, features: Sequence[int]) -> str:
+        along = any(column.axis is not None for column in self._columns)
+        return "Store its arrays anew without them." if along else super().without(features)
+
     def rechunking(self, chunks: str) -> str:
         return "store its arrays anew, in chunks of fewer points."
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from daskgmm.sources.boxed import refuse_more_dimensions, whole_chunk_bytes
+from daskgmm.sources.columns import without_features
 from daskgmm.sources.hdf5_array import Hdf5Array
 from daskgmm.sources.hdf5_reader import Hdf5Reader
 from daskgmm.sources.source import Source, checked_shape
@@ -54,6 +56,10 @@ class Hdf5Source(Source):
 
     def read_bytes(self, n_bytes: int) -> int:
         return self._stored.read_bytes(n_bytes)
+
+    def without(self, features: Sequence[int]) -> str:
+        packed = self._stored.packing is not None  # (and Dask knows nothing of it)
+        return super().without(features) if packed else without_features(self._stored.code, features)
 
     def rechunking(self, chunks: str) -> str:
         return f"write it again in chunks of fewer rows, {chunks}: h5py's create_dataset(..., chunks=...)."

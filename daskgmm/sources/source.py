@@ -13,6 +13,7 @@ from dask.task_spec import DataNode, TaskRef
 from numpy.typing import NDArray
 
 from daskgmm.errors import DataError, OptionError
+from daskgmm.sources.columns import without_columns
 from daskgmm.sources.conventions import Beside
 from daskgmm.sources.digest import digest
 from daskgmm.sources.failures import Fallible, retried
@@ -108,10 +109,8 @@ class Source:
         if self.grid is None or values.shape[: len(self.grid.shape)] == self.grid.shape:
             return values
         if values.shape[:1] != (self.n_rows,):
-            raise DataError(
-                "predictions", f"have a first dimension of {self.n_rows}, one for each row", f"shape {values.shape}",
-                "Give what was predicted for all rows.",
-            )  # fmt: skip
+            must, got = f"have a first dimension of {self.n_rows}, one for each row", f"shape {values.shape}"
+            raise DataError("predictions", must, got, "Give what was predicted for all rows.")
         return self.grid.to_grid(values)
 
     def coordinates(self) -> Sequence[Any]:
@@ -127,12 +126,13 @@ class Source:
             The input has no columns that can be kept.
         """
         raise OptionError(
-            "`keep`",
-            "name columns of Parquet files",
-            f"{', '.join(map(repr, columns))} with {self.label}",
-            "Leave it out: what is written has the rows of the input in their order, so that its columns can be set "
-            "beside it.",
-        )
+            "`keep`", "name columns of Parquet files", f"{', '.join(map(repr, columns))} with {self.label}",
+            "Leave it out: what is written has the rows of the input in their order, for columns beside it.",
+        )  # fmt: skip
+
+    def without(self, features: Sequence[int]) -> str:
+        """Return, as a sentence, how to leave some features out."""
+        return without_columns(self.column_labels, features) or "Store the rows anew without them."
 
     def reader(self) -> Reader:
         """Return what reads rows in a task."""

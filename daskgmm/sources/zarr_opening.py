@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from daskgmm.errors import OptionError
+from daskgmm.errors import DataError, OptionError
 from daskgmm.sources.conventions import dimension_names, packing_of
 from daskgmm.sources.coordinates import coordinates_of_group
 from daskgmm.sources.failures import retried
@@ -23,6 +23,9 @@ from daskgmm.sources.zarr_locating import locate, location_of
 from daskgmm.sources.zarr_location import ZarrLocation
 from daskgmm.sources.zarr_reader import ZarrReader
 from daskgmm.sources.zarr_source import ZarrSource
+
+#: The formats of model files, whole and unfinished (`daskgmm.stores.model_file`), whose arrays are no rows.
+MODEL_FORMATS = ("daskgmm-model", "daskgmm-model-unfinished")
 
 Place = Callable[[zarr.Array[Any]], ZarrLocation | None]
 
@@ -104,6 +107,11 @@ class Asked:
     placed: Place
 
     def source(self, node: zarr.Array[Any] | zarr.Group) -> Source:
+        if isinstance(node, zarr.Group) and self.array is None and node.attrs.get("format") in MODEL_FORMATS:
+            raise DataError(
+                f"`{self.argument}`", "be data", f"a model of daskgmm, {self.label}",
+                "Name the data here; a model goes to `GaussianMixture.load`.",
+            )  # fmt: skip
         if self.columns is None and (self.features is None or self.array is not None or isinstance(node, zarr.Array)):
             found = array_in(node, self.array, self.argument, self.label, by_path=self.by_path)
             if self.features is None:

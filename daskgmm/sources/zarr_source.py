@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import zarr
 
 from daskgmm.sources.boxed import refuse_more_dimensions, whole_chunk_bytes
+from daskgmm.sources.columns import without_features
 from daskgmm.sources.credentials import shown
 from daskgmm.sources.source import Source, checked_shape
 from daskgmm.sources.stamps import Stamper
@@ -67,6 +69,10 @@ class ZarrSource(Source):
 
     def read_bytes(self, n_bytes: int) -> int:
         return self._stored.read_bytes(n_bytes)
+
+    def without(self, features: Sequence[int]) -> str:
+        packed = self._stored.packing is not None  # (and Dask knows nothing of it)
+        return super().without(features) if packed else without_features(self.code, features)
 
     def rechunking(self, chunks: str) -> str:
         said, packing = f'rechunk: {self.code}.rechunk({chunks}).to_zarr("rechunked.zarr")', self._stored.packing

@@ -33,18 +33,23 @@ from daskgmm.mixture.variational import Posterior
 from daskgmm.sources.credentials import refuse_secrets, shown
 from daskgmm.sources.failures import refused, unreachable
 from daskgmm.sources.stamps import file_stamp
+from daskgmm.sources.zarr_opening import MODEL_FORMATS
 from daskgmm.stores.record_file import read_beside, write_beside
 from daskgmm.stores.storage import of_a_store, plain_path, remedy
 from daskgmm.stores.writing import whole_or_nothing
 
-FORMAT = "daskgmm-model"
 #: 2: arrays are stored as they are, so that none can grow when it is read.
 FORMAT_VERSION = 2
-#: The format of a group at a URL, where nothing can be renamed, from its first object on until its last is written.
-UNFINISHED = "daskgmm-model-unfinished"
+#: (The second is that of a group at a URL, where nothing can be renamed, from its first object on until its last is
+#: written.)
+FORMAT, UNFINISHED = MODEL_FORMATS
 _ARRAYS = ("weights", "means", "covariances", "precisions_cholesky")
 #: Beside them, in a model by variational Bayes.
 _POSTERIOR = "posterior"
+
+
+#: What to do about what is no model.
+_NO_DATA = "Check the path: a model is wanted here, and data elsewhere."
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
             "Run the command that writes it again.",
         )
     if attributes.get("format") != FORMAT:
-        raise DataError("the model", "be a daskgmm model file", f"another Zarr group at {place}", "Check the path.")
+        raise DataError("the model", "be a daskgmm model file", f"another Zarr group at {place}", _NO_DATA)
     if attributes.get("format_version") != FORMAT_VERSION:
         raise DataError(
             "the model",
@@ -285,10 +290,13 @@ def _open(place: str) -> zarr.Group:
     except DataError:
         raise
     except FileNotFoundError as error:
-        what = "something else" if "://" not in place and os.path.exists(place) else "nothing"
-        raise InputMissingError("the model", "be a Zarr group", f"{what} at {label}", "Check the path.") from error
+        if "://" not in place and os.path.exists(place):
+            must, got, todo = "be a daskgmm model file", "something else", _NO_DATA
+        else:
+            must, got, todo = "be there", "nothing", "Check the path."
+        raise InputMissingError("the model", must, f"{got} at {label}", todo) from error
     except zarr.errors.ContainsArrayError as error:
-        raise DataError("the model", "be a model file", f"a Zarr array at {label}", "Check the path.") from error
+        raise DataError("the model", "be a daskgmm model file", f"a Zarr array at {label}", _NO_DATA) from error
     except Exception as error:
         if "://" in place and (refused(error) or unreachable(error)):
             raise InputMissingError(

@@ -167,7 +167,9 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 # -- reading ---------------------------------------------------------------------------------------------------
 def test_what_is_no_model_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InputMissingError, match=rf"must be a Zarr group; got nothing at {tmp_path}/none\.zarr"):
+    with pytest.raises(
+        InputMissingError, match=rf"the model must be there; got nothing at {tmp_path}/none\.zarr\. Check the path\.$"
+    ):
         load_model(tmp_path / "none.zarr")
     (tmp_path / "text").write_text("hello")
     (tmp_path / "folder").mkdir()

@@ -202,17 +202,17 @@ def test_what_a_worker_takes_already_counts(store: Path) -> None:
     def take(n: int) -> None:
         sys.left_there = np.ones(n)  # type: ignore[attr-defined]
 
-    with limited(640 * MIB) as executor:
+    with limited(600 * MIB) as executor:
         before = executor.task_rooms()[0].taken_bytes
-        kept = executor.client.submit(np.ones, 150 * MIB // 8)
+        kept = executor.client.submit(np.ones, 80 * MIB // 8)
         executor.client.gather(executor.client.submit(len, kept))
-        executor.client.run(take, 1 << 20)
+        executor.client.run(take, 40 * MIB // 8)
         executor.client.run(take, 0)
-        assert executor.task_rooms()[0].taken_bytes - before < 64 * MIB
+        assert executor.task_rooms()[0].taken_bytes - before < 40 * MIB
         check_memory(rows, need, executor)
-        del kept
-        executor.client.run(take, 440 * MIB // 8)
-        assert executor.task_rooms()[0].taken_bytes - before > 440 * MIB
+        kept.release()
+        executor.client.run(take, 400 * MIB // 8)
+        assert executor.task_rooms()[0].taken_bytes - before > 400 * MIB
         with pytest.raises(MemoryLimitError, match=r"pauses it; of which \d{3} MiB are taken already\)"):
             check_memory(rows, need, executor)
 

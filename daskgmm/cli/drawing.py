@@ -93,7 +93,8 @@ def _sample(
         return None
     (X, weights), p = rows, loaded.parameters
     with Work(Rows.plan(X, weights), glance_need(p, X), cluster).on_machines(began) as running:
-        return glance(p, X, weights=weights, non_finite=data.non_finite, executor=running.executor)
+        non_finite = data.treatment(loaded.record)
+        return glance(p, X, weights=weights, non_finite=non_finite, executor=running.executor)
 
 
 def _feature(typed: str, names: Sequence[str]) -> str | int:

@@ -72,7 +72,7 @@ def combine(model: str, data: Input, *, n_groups: int | None, cluster: Place) ->
         raise OptionError("--groups", f"be at most the number of components, {p.n_components}", n_groups)
     with Work(Rows.plan(X, weights), grouping_need(p, X), cluster).on_machines(began) as running:
         found = grouped_components(
-            p, X, weights=weights, n_groups=n_groups, non_finite=data.non_finite, executor=running.executor
+            p, X, weights=weights, n_groups=n_groups, non_finite=data.treatment(fitted.record), executor=running.executor
         )
         resources = running.resources(X.n_rows * X.n_features * X.dtype.itemsize)
     return {

@@ -80,7 +80,13 @@ class Input:
         """Return the columns of INPUT that `--errors` names; none where it names a place."""
         names = () if self.errors is None else tuple(next(csv.reader([self.errors], skipinitialspace=True)))
         place = any("/" in name or os.path.splitext(name)[1] for name in names) or os.path.exists(self.errors or "")
-        return () if place or not takes_columns(self.location) else names
+        if place or not takes_columns(self.location):
+            return ()
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            remedy = "Store the errors of each feature as a column of its own, those that are equal too."
+            raise OptionError("--errors", "name each column once", f"{verbatim(twice)} twice", remedy)
+        return names
 
     def _rows(self, options: dict[str, Any], *, beside: Sequence[str]) -> Source:
         """Return the source of the columns that are named, or of all; those of weights and labels are no features."""

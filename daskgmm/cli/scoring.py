@@ -70,9 +70,10 @@ def combine(model: str, data: Input, *, n_groups: int | None, cluster: Place) ->
     check_features(X, p, units=fitted.record.get("units"), names=fitted.record.get("feature_names"))
     if n_groups is not None and n_groups > p.n_components:
         raise OptionError("--groups", f"be at most the number of components, {p.n_components}", n_groups)
+    non_finite = data.treatment(fitted.record)
     with Work(Rows.plan(X, weights), grouping_need(p, X), cluster).on_machines(began) as running:
         found = grouped_components(
-            p, X, weights=weights, n_groups=n_groups, non_finite=data.treatment(fitted.record), executor=running.executor
+            p, X, weights=weights, n_groups=n_groups, non_finite=non_finite, executor=running.executor
         )
         resources = running.resources(X.n_rows * X.n_features * X.dtype.itemsize)
     return {

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
 
+from daskgmm.errors import ClusterError
+from daskgmm.places.lost import watched
+from daskgmm.places.signals import interrupts
 from tests import chaos
 from tests.chaos import checksum
-from tests.clusters import OwnCluster, certified, free_port
+from tests.clusters import LOCAL, OwnCluster, certified, free_port
 from tests.groups import two_groups
 from tests.sockets import certified_context, listening, spoken
 
@@ -257,6 +262,29 @@ def test_a_fit_without_workers_ends_in_time(clusters: Any, store: Path, tmp_path
     stderr = ends(cluster, store, tmp_path / "m.zarr", cluster.workers, signal.SIGKILL)
     assert f"Workers must be there until the end; got none at {cluster.address} for 4 s." in stderr
     assert "There are no workers. Waiting up to 4 s for one." in stderr
+
+
+def test_workers_that_are_paused_for_ever_are_told_and_end_a_command() -> None:
+    def take(n: int) -> None:
+        sys.left_there = bytearray(n)  # type: ignore[attr-defined]
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, memory_limit="400MiB", **LOCAL) as own,
+        Client(own) as client,
+        interrupts.watched(),
+    ):
+        client.run(take, 270 << 20)
+        deadline = time.monotonic() + 30
+        while {w["status"] for w in client.scheduler_info()["workers"].values()} != {"paused"}:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        said = "got none at .* that Dask has not paused for 2 s, as their memory is full"
+        with pytest.raises(ClusterError, match=said), watched(client, 2.0):
+            client.submit(len, [1]).result(timeout=60)
+        with watched(client, 20.0):  # (it waits for one that comes to itself)
+            later = threading.Timer(3.0, client.run, [take, 0])
+            later.start()
+            assert client.submit(len, [1, 2]).result(timeout=60) == 2
 
 
 def test_a_scheduler_that_is_silent_ends_the_fit_in_time(clusters: Any, store: Path, tmp_path: Path) -> None:

@@ -32,9 +32,10 @@ _ASK_EVERY = 5.0
 
 @contextmanager
 def watched(client: Client, patience: float) -> Iterator[None]:
-    """End the block with a ClusterError where there was no worker, or no answer of the scheduler, for so many seconds.
+    """End the block with a ClusterError where no worker took tasks, or no scheduler answered, for so many seconds.
 
-    Dask would wait: another worker may join at any time, and a scheduler that is stopped keeps its connections.
+    Dask would wait: another worker may join at any time, one that it has paused may find memory, and a scheduler that
+    is stopped keeps its connections.
     """
     scheduler: Any = client.scheduler
     over, address, every = threading.Event(), scheduler.address, min(_ASK_EVERY, patience)
@@ -43,7 +44,7 @@ def watched(client: Client, patience: float) -> Iterator[None]:
         without = 0.0
         while not over.wait(every):
             try:
-                found = client.sync(scheduler.ncores, workers=None, callback_timeout=patience)
+                found = client.sync(scheduler.identity, callback_timeout=patience)["workers"].values()
             except TimeoutError:
                 interrupts.end_with(
                     SilentSchedulerError(
@@ -58,19 +59,18 @@ def watched(client: Client, patience: float) -> Iterator[None]:
                 continue  # the connection is lost, and whoever waits is told so
             # (A cluster that adapts stops workers that have nothing to do, and starts some when they have.)
             wanted = any(future.status == "pending" for future in list(client.futures.values()))
-            if wanted and not found and not without:
-                say(f"There are no workers. Waiting up to {patience:g} s for one.", level=logging.WARNING)
-            without = without + every if wanted and not found else 0.0
+            idle = wanted and not any(_works(worker) for worker in found)
+            if idle and not without:
+                who = "All workers are paused, for lack of memory" if found else "There are no workers"
+                say(f"{who}. Waiting up to {patience:g} s for one.", level=logging.WARNING)
+            without = without + every if idle else 0.0
             if without >= patience:
-                interrupts.end_with(
-                    ClusterError(
-                        "Workers",
-                        "be there until the end",
-                        f"none at {address} for {patience:g} s",
-                        "Look at their logs, start some, and run the same command again; to wait longer: "
-                        "`workers_timeout`.",
-                    )
-                )
+                got, remedy = f"none at {address} for {patience:g} s", "Look at their logs, start some"
+                if found:
+                    got = f"none at {address} that Dask has not paused for {patience:g} s, as their memory is full"
+                    remedy = "Give them more memory (dask worker --memory-limit), start them anew"
+                remedy += ", and run the same command again; to wait longer: `workers_timeout`."
+                interrupts.end_with(ClusterError("Workers", "be there until the end", got, remedy))
                 return
 
     thread = threading.Thread(target=watch, name="daskgmm-watch", daemon=True)
@@ -79,6 +79,11 @@ def watched(client: Client, patience: float) -> Iterator[None]:
         yield
     finally:
         over.set()
+
+
+def _works(worker: dict[str, Any]) -> bool:
+    """Return whether a worker takes tasks, or has some that it ends."""
+    return worker["status"] != "paused" or bool(worker["metrics"].get("task_counts", {}).get("executing"))
 
 
 def carried_on(place: Place, run: Callable[[Place], Found]) -> Found:

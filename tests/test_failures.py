@@ -273,7 +273,7 @@ def test_workers_that_are_paused_for_ever_are_told_and_end_a_command() -> None:
         Client(own) as client,
         interrupts.watched(),
     ):
-        client.run(take, 270 << 20)
+        client.run(take, 290 << 20)
         deadline = time.monotonic() + 30
         while {w["status"] for w in client.scheduler_info()["workers"].values()} != {"paused"}:
             assert time.monotonic() < deadline

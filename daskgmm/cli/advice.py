@@ -14,7 +14,7 @@ from daskgmm.fitting.forecast import forecast
 from daskgmm.fitting.options import FitOptions
 from daskgmm.kernels.loops import can_compile
 from daskgmm.passes.local_executor import LimitedExecutor
-from daskgmm.passes.memory import INTERPRETER_BYTES, mib, peak_task_bytes, promise_memory, stated_bytes
+from daskgmm.passes.memory import loaded_bytes, mib, peak_task_bytes, promise_memory, stated_bytes
 from daskgmm.places.dask_cluster import DaskCluster
 from daskgmm.sources.partition import MIB, RUN_BYTES
 
@@ -66,7 +66,9 @@ def advice(planned: Planned, options: FitOptions, data: Input) -> list[str]:
 def _of_memory(planned: Planned) -> Iterator[str]:
     rows, need = planned.rows, planned.need
     if planned.worker_limit is not None and not rows.prefetch:
-        ahead = stated_bytes(replace(rows, prefetch=True), need)
+        n_threads = planned.n_threads // max(1, planned.n_workers)
+        more = stated_bytes(replace(rows, prefetch=True), need, n_threads=n_threads)
+        ahead = planned.worker_limit + more - stated_bytes(rows, need, n_threads=n_threads)
         yield (f"A worker has no memory to read ahead while it computes: --memory-limit {_up(ahead)} or more lets it.")
     if need.n_candidates < planned.wanted.n_candidates:
         yield (
@@ -125,7 +127,7 @@ def _of_the_pass(planned: Planned, options: FitOptions, data: Input) -> Iterator
         threads = planned.n_threads / n
         # (With more memory rows are read ahead, too.)
         task = peak_task_bytes(replace(rows, prefetch=True), planned.wanted)
-        limit = 2 * (rows.n_bytes / n + INTERPRETER_BYTES + threads * task)
+        limit = 2 * (rows.n_bytes / n + loaded_bytes(planned.wanted) + threads * task)
         all_kept = forecast(found, rows, planned.need, options, n_threads=planned.n_threads, kept=1.0)
         if all_kept.em.seconds < _WORTH * em.seconds:
             yield (

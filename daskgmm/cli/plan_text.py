@@ -71,16 +71,14 @@ def seconds_allowed(planned: Planned) -> int:
 
 
 def _worker_limit(planned: Planned) -> int:
-    """Return the limit of a worker of one thread, also of one that a job starts where no worker is needed."""
-    if planned.n_workers:
-        return planned.worker_limit or planned.worker_bytes
-    return _up(planned.worker_bytes / WORKER_SHARE)
+    """Return the limit of a worker, also of one that a job starts where no worker is needed."""
+    limit = planned.worker_limit if planned.n_workers else None
+    return limit or _up(planned.worker_bytes / WORKER_SHARE)
 
 
 def _worker_bytes(planned: Planned) -> int:
     """Return what a worker and its nanny take together."""
-    n_threads = planned.n_threads // max(1, planned.n_workers)
-    return _up(_worker_limit(planned) * n_threads + NANNY_BYTES)
+    return _up(_worker_limit(planned) + NANNY_BYTES)
 
 
 def _driver_bytes(planned: Planned, *, scheduler: bool) -> int:
@@ -138,8 +136,7 @@ def _resources(n_cores: int, n_bytes: int) -> list[str]:
 
 
 def _limit(planned: Planned) -> str:
-    n_threads = planned.n_threads // max(1, planned.n_workers)
-    return f"{_worker_limit(planned) * n_threads // MIB}MiB"
+    return f"{_worker_limit(planned) // MIB}MiB"
 
 
 def _up(n_bytes: float) -> int:

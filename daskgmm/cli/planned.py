@@ -28,7 +28,7 @@ class Planned:
     worker_bytes, driver_bytes : int
         What a worker, and the process of the fit, take at peak.
     worker_limit : int or None
-        Bytes that a worker has for each of its threads.
+        Bytes that a worker may take.
     kept_bytes : int
         Decoded rows that stay in memory.
     tried : Tried

@@ -24,7 +24,7 @@ from daskgmm.fitting.measured import Measured
 from daskgmm.fitting.need import checkpoint_bytes
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.trial import tried
-from daskgmm.passes.cache import kept_worker_bytes, plan_keep, room_bytes
+from daskgmm.passes.cache import kept_worker_bytes, plan_keep
 from daskgmm.passes.executor import Executor, Room
 from daskgmm.passes.local_executor import LimitedExecutor
 from daskgmm.passes.memory import peak_own_bytes, promise_memory, stated_bytes
@@ -121,7 +121,7 @@ def kept_bytes(options: FitOptions, rows: Rows, need: Need, executor: Executor) 
     if keep is None:
         return 0
     rooms = executor.rooms(travels=rows.travels)
-    return min(rows.n_bytes, sum(room_bytes(room, keep.task_bytes) for room in rooms))
+    return min(rows.n_bytes, sum(keep.room_bytes(room) for room in rooms))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from daskgmm.errors import MemoryLimitError
 from daskgmm.passes.cache import Cache, kept_worker_bytes
 from daskgmm.passes.executor import Executor
 from daskgmm.passes.local_executor import LimitedExecutor
-from daskgmm.passes.memory import memory_limit, peak_own_bytes, promise_memory, stated_bytes, tightest
+from daskgmm.passes.memory import memory_limit, needed_in, peak_own_bytes, promise_memory, stated_bytes, tightest
 from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.places.log import say
@@ -73,8 +73,8 @@ class Work:
                 )
                 raise MemoryLimitError(error.argument, error.requirement, error.got, remedy) from error
             room = None if memory_limit(rows, where.executor) is None else tightest(where.executor.task_rooms())
-            limit, n_threads = (None, 1) if room is None else (room.limit_bytes, room.n_threads)
-            stated = stated_bytes(rows, need, n_threads=n_threads)
+            limit = None if room is None else room.limit_bytes
+            stated = stated_bytes(rows, need) if room is None else needed_in(room, rows, need)
             stated += kept_worker_bytes(self.cache, rows, need, where.executor)
             against = f", of its limit of {size(limit)}" if limit else ""
             place = "this process (one partition) with" if alone else f"{where.where}, each with"

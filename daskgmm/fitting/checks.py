@@ -95,11 +95,13 @@ def check_every_feature(survey: Survey, rows: Rows, where: str) -> None:
         names = feature_names(rows.X.column_labels)
         listed = ", ".join(f"feature {j}" if names is None else str(names[j]) for j in empty[:_LISTED])
         more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
+        others = rows.X.without(empty) if len(empty) < rows.X.n_features else "Check the input."
+        remedy = "Decrease `n_folds`." if where else others
         raise DataError(
             "`X`",
             f"have a value of each feature{where}",
             f"none of {verbatim(listed)}{more} in {rows.X.label}",
-            rows.X.without(empty) if not where else "Decrease `n_folds`.",
+            remedy,
         )
 
 

@@ -274,7 +274,7 @@ def _add_packed(touched: NDArray[np.bool_], square: Floats, first: Floats, out: 
             first[a], touched[a] = 0.0, False
 
 
-@njit
+@njit(error_model="numpy")
 def _factor_one(
     matrices: Floats, k: int, features: NDArray[np.int64], low: int, m: int, lower: Floats, log_det: bool
 ) -> float:
@@ -298,7 +298,7 @@ def _factor_one(
     return total
 
 
-@njit
+@njit(error_model="numpy")
 def _invert_factored(m: int, lower: Floats, inverse: Floats) -> None:
     """Write the inverse of a matrix by its factors, (m, m); L^-1 is in the place of L then."""
     for i in range(m):

@@ -54,8 +54,9 @@ class Noisy(Exact):
     def log_density(self, plan: Plan, own: Integers, tile: Tile, out: NDArray[Any]) -> None:
         of = _components(plan)
         if plan.compiled:
+            given = _given(tile)
             strips, sizes = _strips(tile)
-            if not error_loops().noisy_strips(tile.x, _given(tile), strips):
+            if not error_loops().noisy_strips(tile.x, given, strips):
                 _check(_noise(tile), len(tile.x))
             constants = np.where(np.isfinite(of.constants), of.constants, 0.0)
             error_loops().noisy_density(

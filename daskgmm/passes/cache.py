@@ -6,7 +6,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 from uuid import uuid4
@@ -14,7 +14,7 @@ from uuid import uuid4
 from numpy.typing import NDArray
 
 from daskgmm.passes.executor import Executor, Room
-from daskgmm.passes.memory import INTERPRETER_BYTES, peak_task_bytes
+from daskgmm.passes.memory import loaded_bytes, peak_task_bytes
 from daskgmm.passes.need import Need
 from daskgmm.passes.rows import Rows
 from daskgmm.sources.failures import repeats
@@ -31,8 +31,8 @@ class Keep:
 
     Attributes
     ----------
-    task_bytes : int
-        What a task takes at peak, which a process must have free for each of its threads.
+    loaded_bytes, task_bytes : int
+        What a process has loaded, and what a task takes at peak, which it must have free for each of its threads.
     own : Room
         The process where tasks run outside a worker; a worker knows its own limit.
     beside : tuple of str
@@ -45,6 +45,7 @@ class Keep:
         Names what belongs together and goes together.
     """
 
+    loaded_bytes: int
     task_bytes: int
     own: Room
     beside: tuple[str, ...]
@@ -54,7 +55,14 @@ class Keep:
 
     def allowance(self) -> int:
         """Return the bytes that this process may keep in all, whoever keeps them; asked for in a task's own thread."""
-        return room_bytes(_worker_room() or self.own, self.task_bytes) if self.in_host else 0
+        return self.room_bytes(_worker_room() or self.own) if self.in_host else 0
+
+    def room_bytes(self, room: Room) -> int:
+        """Return the bytes that a process may keep: half of its limit, less what it has loaded and its tasks take.
+
+        So it stays below 60% of its limit, where distributed begins to move results to disk.
+        """
+        return max(0, room.limit_bytes // 2 - self.loaded_bytes - room.n_threads * self.task_bytes)
 
 
 def plan_keep(
@@ -70,24 +78,17 @@ def plan_keep(
     if cache is False or not (decodes or on_cards):
         return None
     rooms = executor.rooms(travels=rows.travels)
-    task_bytes = peak_task_bytes(rows, need)
+    beside = tuple(name for name, each in rows.beside.items() if each.decodes)
+    own = rooms[0] if rooms else Room(0, 1)
+    keep = Keep(loaded_bytes(need), peak_task_bytes(rows, need), own, beside, card_bytes=card_bytes if on_cards else 0)
     if on_cards and not (decodes and rooms):
-        return Keep(task_bytes, Room(0, 1), (), in_host=False, card_bytes=card_bytes)
-    total = on_cards + sum(room_bytes(room, task_bytes) for room in rooms)
+        return replace(keep, own=Room(0, 1), beside=(), in_host=False)
+    total = on_cards + sum(keep.room_bytes(room) for room in rooms)
     if total == 0 or (cache == "auto" and total < rows.n_bytes):
         if cache is True:
             logger.info("No row is kept: half of a worker's memory limit is less than what its tasks take.")
         return None
-    beside = tuple(name for name, each in rows.beside.items() if each.decodes)
-    return Keep(task_bytes, rooms[0], beside, card_bytes=card_bytes if on_cards else 0)
-
-
-def room_bytes(room: Room, task_bytes: int) -> int:
-    """Return the bytes that a process may keep: half of its limit, less its interpreter and the peak of its tasks.
-
-    So it stays below 60% of its limit, where distributed begins to move results to disk.
-    """
-    return max(0, room.limit_bytes // 2 - INTERPRETER_BYTES - room.n_threads * task_bytes)
+    return keep
 
 
 def kept_worker_bytes(cache: Cache, rows: Rows, need: Need, executor: Executor) -> int:
@@ -95,7 +96,7 @@ def kept_worker_bytes(cache: Cache, rows: Rows, need: Need, executor: Executor) 
     keep = plan_keep(cache, rows, need, executor)
     if keep is None:
         return 0
-    most = max(room_bytes(room, keep.task_bytes) for room in executor.rooms(travels=rows.travels))
+    most = max(keep.room_bytes(room) for room in executor.rooms(travels=rows.travels))
     return min(most, rows.n_bytes)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from dask import threaded
 from dask.base import annotate, get_annotations
 
-from daskgmm.errors import ClusterError
+from daskgmm.errors import ClusterError, DaskgmmError
 from daskgmm.passes.executor import Executor, Held, OnDone, Places, Room, own_room
 from daskgmm.passes.local_executor import compute_here, out_of_the_way, runs_here
 from daskgmm.passes.provenance import processor
@@ -98,17 +99,18 @@ class ClientExecutor(Executor):
         return min(limits, default=None)
 
     def task_rooms(self) -> list[Room]:
-        with suppress(OSError):  # (as in `processors`; those that say nothing are taken by their limits)
-            told = self.client.run(_own_room, on_error="ignore").values()
-            if found := [room for room in told if room.limit_bytes]:
-                return found
-        return self.rooms(travels=True)
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        rooms = {a: Room(w["memory_limit"], w["nthreads"]) for a, w in workers.items() if w["memory_limit"]}
+        with _losses_passed_over():  # (workers that do not answer are taken by their limits)
+            told = self.client.run(_own_room, on_error="ignore")
+            rooms |= {address: room for address, room in told.items() if address in rooms}
+        return list(rooms.values())
 
     def n_threads(self) -> int | None:
         return int(sum(self.client.nthreads().values()))
 
     def processors(self) -> list[str]:
-        with suppress(OSError):  # (of a scheduler that is just being lost; such workers, and others, say nothing)
+        with _losses_passed_over():
             return list(self.client.run(processor, on_error="ignore").values())
         return []
 
@@ -134,13 +136,27 @@ class ClientExecutor(Executor):
         return [Room(w["memory_limit"], w["nthreads"]) for w in workers if w["memory_limit"]]
 
 
+@contextmanager
+def _losses_passed_over() -> Iterator[None]:
+    """Pass over what is raised of a scheduler, or of workers, that are just being lost; not what we say of them."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DaskgmmError):
+            raise
+
+
 def _own_room(dask_worker: Any) -> Room:
-    """Return what a worker may take, and what it takes when it has given back what is free."""
+    """Return what a worker may take, and what it takes when it has given back what is free.
+
+    What it takes while it works on tasks is theirs, and not known.
+    """
     from daskgmm.sources.heap import give_back
 
     give_back()
     manager, state = dask_worker.memory_manager, dask_worker.state
-    taken = max(0, dask_worker.monitor.get_process_memory() - state.nbytes)
+    idle = not state.executing_count
+    taken = max(0, dask_worker.monitor.get_process_memory() - state.nbytes) if idle else 0
     share = float(manager.memory_pause_fraction or 1.0)
     return Room(manager.memory_limit or 0, state.nthreads, share, taken)
 

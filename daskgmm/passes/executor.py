@@ -42,7 +42,7 @@ class Room:
 
     @property
     def usable_bytes(self) -> int:
-        """What it may take, whatever happens, and still work on."""
+        """What it may take and still be given tasks."""
         return int(self.pause_share * self.limit_bytes)
 
 

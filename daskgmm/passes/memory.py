@@ -108,20 +108,25 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
         check_machine(peak_worker_bytes(frugal, need), rows.X)
         return rows
     for found in rows, frugal:
-        if all(_needed_in(room, found, need) <= room.usable_bytes for room in rooms):
+        stated = {n: stated_bytes(found, need, n_threads=n) for n in {room.n_threads for room in rooms}}
+        lacks = {room: stated[room.n_threads] + _others(room, need) - room.usable_bytes for room in rooms}
+        if max(lacks.values()) <= 0:
             return found
-    room = max(rooms, key=lambda room: _needed_in(room, frugal, need) - room.usable_bytes)
-    raise _no_room(room, frugal, need, n_rooms=len(rooms))
+    raise _no_room(max(rooms, key=lambda room: lacks[room]), frugal, need, n_rooms=len(rooms))
 
 
-def _needed_in(room: Room, rows: Rows, need: Need) -> int:
+def needed_in(room: Room, rows: Rows, need: Need) -> int:
     """Return the bytes that a process takes with a task of each of its threads."""
-    stated = stated_bytes(rows, need, n_threads=room.n_threads)
-    return stated + max(0, room.taken_bytes - _loaded_bytes(need))
+    return stated_bytes(rows, need, n_threads=room.n_threads) + _others(room, need)
+
+
+def _others(room: Room, need: Need) -> int:
+    """Return the bytes that a process takes already, beyond what is counted with its tasks."""
+    return max(0, room.taken_bytes - loaded_bytes(need) - BUSY_BYTES)
 
 
 def _no_room(room: Room, rows: Rows, need: Need, *, n_rooms: int) -> MemoryLimitError:
-    needed, usable, long = _needed_in(room, rows, need), room.usable_bytes, _longest_chunks(rows)
+    needed, usable, long = needed_in(room, rows, need), room.usable_bytes, _longest_chunks(rows)
     alone = rows.n_partitions == 1
     enough = f"{ceil(needed / room.pause_share / MIB)}MiB"
     remedy = more = f"Give {'' if alone else 'workers '}more memory (`memory_limit` {enough})"
@@ -131,7 +136,7 @@ def _no_room(room: Room, rows: Rows, need: Need, *, n_rooms: int) -> MemoryLimit
         n_rows = max(1, RUN_BYTES // long.row_bytes)
         chunks = f"({n_rows}, {long.n_features})" if long.n_features > 1 else f"{{0: {n_rows}}}"
         remedy = f"{more}, or {verbatim(long.rechunking(chunks))}"
-    elif not need.by_partition and _needed_in(room, rows, replace(need, n_components=1)) <= usable:
+    elif not need.by_partition and needed_in(room, rows, replace(need, n_components=1)) <= usable:
         remedy = f"{more}, or decrease `n_components`."
     else:
         remedy = f"{more}."
@@ -141,7 +146,8 @@ def _no_room(room: Room, rows: Rows, need: Need, *, n_rooms: int) -> MemoryLimit
         )
     said = [f"{room.pause_share:.0%} of its limit, where Dask pauses it"] if room.pause_share < 1 else []
     said += ["the smallest worker's"] if n_rooms > 1 else []
-    said += [f"of which {mib(room.taken_bytes)} are taken already"] if room.taken_bytes > _loaded_bytes(need) else []
+    others = _others(room, need)
+    said += [f"which has {mib(room.taken_bytes)} of its {mib(room.limit_bytes)} taken already"] if others else []
     of_chunks = f" for chunks of {mib(long.chunk_bytes)}" if long.chunk_bytes > MIB else ""
     return MemoryLimitError(
         "A task",
@@ -188,18 +194,17 @@ def peak_worker_bytes(rows: Rows, need: Need, *, n_threads: int = 1) -> int:
     features and densities, and z of every component (the exact form); for each candidate its parameters, the state of
     a partition, and the states that wait for a merge; and what the pass holds beside.
     """
-    task = peak_task_bytes(rows, replace(need, compiled=False))
-    return BUSY_BYTES + _loaded_bytes(need) + n_threads * task
+    return BUSY_BYTES + loaded_bytes(need) + n_threads * peak_task_bytes(rows, need)
 
 
-def _loaded_bytes(need: Need) -> int:
+def loaded_bytes(need: Need) -> int:
     """Return the bytes of the interpreter, and of what a worker loads once."""
     return INTERPRETER_BYTES + (COMPILED_BYTES if need.compiled else 0)
 
 
 def peak_task_bytes(rows: Rows, need: Need) -> int:
-    """Return the bytes that one task takes at peak; `peak_worker_bytes` without the interpreter."""
-    total = _read_bytes(rows.X, rows) + need.extra_bytes + (COMPILED_BYTES if need.compiled else 0)
+    """Return the bytes that one task takes at peak, beside what its process has loaded."""
+    total = _read_bytes(rows.X, rows) + need.extra_bytes
     total += sum(_bytes_beside(each, rows) for each in rows.beside.values())
     total += 8 * block_length(rows.X.n_features) * sum(column.n_features for column in rows.columns.values())
     total += buffer_bytes(need.shape, need.n_components, rows.X.n_features)
@@ -239,7 +244,7 @@ def peak_own_bytes(rows: Rows, need: Need, *, driving: bool) -> int:
         arriving = 2 * need.extra_bytes if need.own_bytes else 0
         return loaded + DRIVER_BYTES + compiled + need.own_bytes + arriving + states + TASK_BYTES * rows.n_partitions
     n_threads = min(CPU_COUNT, rows.n_tasks)
-    task = peak_task_bytes(rows, replace(need, extra_bytes=0, compiled=False))
+    task = peak_task_bytes(rows, replace(need, extra_bytes=0))
     beside = max(need.own_bytes, n_threads * need.extra_bytes)
     return loaded + (COMPILED_BYTES if need.compiled else 0) + n_threads * task + beside
 

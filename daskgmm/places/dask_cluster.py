@@ -83,7 +83,7 @@ class DaskCluster(Place):
     )
     workers_timeout: float = _option(
         60.0, "--workers-timeout",
-        "How long to wait for the scheduler and its first worker, at the start or when all workers are lost.",
+        "How long to wait for the scheduler and its first worker, at the start or when all workers are lost or paused.",
         metavar="SECONDS", number=float, above_least=True,
     )  # fmt: skip
     scheduler_wait: float = _option(

@@ -41,7 +41,7 @@ def watched(client: Client, patience: float) -> Iterator[None]:
     over, address, every = threading.Event(), scheduler.address, min(_ASK_EVERY, patience)
 
     def watch() -> None:
-        without = 0.0
+        since, n_wanted = None, 0
         while not over.wait(every):
             try:
                 found = client.sync(scheduler.identity, callback_timeout=patience)["workers"].values()
@@ -58,13 +58,16 @@ def watched(client: Client, patience: float) -> Iterator[None]:
             except OSError:
                 continue  # the connection is lost, and whoever waits is told so
             # (A cluster that adapts stops workers that have nothing to do, and starts some when they have.)
-            wanted = any(future.status == "pending" for future in list(client.futures.values()))
-            idle = wanted and not any(_works(worker) for worker in found)
-            if idle and not without:
+            before = n_wanted
+            n_wanted = sum(future.status == "pending" for future in list(client.futures.values()))
+            idle = n_wanted > 0 and not any(_works(worker) for worker in found)
+            if not idle or n_wanted < before:
+                since = None
+            if idle and since is None:
+                since = time.monotonic()
                 who = "All workers are paused, for lack of memory" if found else "There are no workers"
                 say(f"{who}. Waiting up to {patience:g} s for one.", level=logging.WARNING)
-            without = without + every if idle else 0.0
-            if without >= patience:
+            if since is not None and time.monotonic() - since >= patience:
                 got, remedy = f"none at {address} for {patience:g} s", "Look at their logs, start some"
                 if found:
                     got = f"none at {address} that Dask has not paused for {patience:g} s, as their memory is full"

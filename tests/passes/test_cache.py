@@ -28,7 +28,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.kernels.block import Block
 from daskgmm.mixture.family import family_called
-from daskgmm.passes.cache import Keep, KeptReader, budget, drop_kept, kept_worker_bytes, plan_keep, room_bytes
+from daskgmm.passes.cache import Keep, KeptReader, budget, drop_kept, kept_worker_bytes, plan_keep
 from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.executor import Room
 from daskgmm.passes.local_executor import LocalExecutor
@@ -139,7 +139,7 @@ def test_a_reader_travels_empty(store: Path) -> None:
 
 
 def test_all_rows_of_a_fit_go_at_once_whoever_refers_to_them() -> None:
-    keeps = [Keep(0, Room(GIB, 1), ()) for _ in range(2)]
+    keeps = [Keep(INTERPRETER_BYTES, 0, Room(GIB, 1), ()) for _ in range(2)]
     readers = [KeptReader(Counted(), keep.token) for keep in keeps]
     for reader in readers:
         reader.allowance = budget.n_bytes + 10_000
@@ -164,7 +164,8 @@ def test_all_rows_of_a_fit_go_at_once_whoever_refers_to_them() -> None:
 def test_room_is_half_of_a_limit_less_interpreter_and_tasks(
     limit: int, n_threads: int, task: int, expected: int
 ) -> None:
-    assert room_bytes(Room(limit, n_threads), task) == expected
+    keep = Keep(INTERPRETER_BYTES, task, Room(0, 1), ())
+    assert keep.room_bytes(Room(limit, n_threads)) == expected
 
 
 class Rooms(LocalExecutor):
@@ -193,7 +194,8 @@ def test_auto_keeps_rows_that_fit_in_all_workers_together_each_by_its_own_limit(
         executor = Rooms(*rooms)
         assert (plan_keep("auto", rows, NEED, executor) is not None) == auto, rooms
         assert plan_keep(False, rows, NEED, executor) is None
-        some = sum(room_bytes(room, task) for room in rooms) > 0
+        keep = Keep(INTERPRETER_BYTES, task, Room(0, 1), ())
+        some = sum(keep.room_bytes(room) for room in rooms) > 0
         assert (plan_keep(True, rows, NEED, executor) is not None) == some, rooms
         assert kept_worker_bytes(False, rows, NEED, executor) == 0
     assert kept_worker_bytes(True, rows, NEED, Rooms(Room(just, 1))) == rows.n_bytes // 2
@@ -446,7 +448,10 @@ def test_an_error_releases_what_workers_keep(own_cluster: tuple[Client, Path], s
     with pytest.raises(DataError, match="row 30000"):
         fitted(store, cache=True)
     rows = Rows.plan(open_rows(store), None)
-    with pytest.raises(BrokenError), Passes(rows, ClientExecutor(client), Keep(0, Room(GIB, 1), ())) as passes:
+    with (
+        pytest.raises(BrokenError),
+        Passes(rows, ClientExecutor(client), Keep(INTERPRETER_BYTES, 0, Room(GIB, 1), ())) as passes,
+    ):
         passes.run(BreaksAtRow(30_000), name="breaks")
     assert gone(client)
     del caught

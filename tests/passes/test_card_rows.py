@@ -14,6 +14,7 @@ from daskgmm.passes import cache, card_rows
 from daskgmm.passes.cache import Keep, KeptReader
 from daskgmm.passes.card_survey import CardSurveyPass
 from daskgmm.passes.executor import Room
+from daskgmm.passes.memory import INTERPRETER_BYTES
 from daskgmm.passes.rows import WEIGHT, Cut
 from daskgmm.passes.survey import SurveyPass
 from daskgmm.passes.task import fill_rows, reuse, stream
@@ -86,7 +87,7 @@ def test_rows_stay_on_the_card_and_are_not_read_again(on, short, weighted):
     names, beside = ((WEIGHT,), [Counted(np.full((299, 1), 2.0))]) if weighted else ((), [])
     right = stream(EStep([plan]), own, names, Counted(case.X), *beside)
     before = cache.card_budget.n_bytes
-    keep = Keep(0, Room(1 << 40, 1), (), card_bytes=1 << 20)
+    keep = Keep(INTERPRETER_BYTES, 0, Room(1 << 40, 1), (), card_bytes=1 << 20)
     filled = fill_rows(work, own, keep, names, x, *beside)
     n_bytes = case.X.nbytes + (299 * 8 if weighted else 0)
     assert filled.partial.bytes_kept == filled.x.bytes_kept == n_bytes  # (on the card alone: the host let them go)
@@ -106,7 +107,7 @@ def test_a_card_that_is_full_leaves_rows_in_memory(on, short):
     case = make_case("full", seed=2, n_rows=299, n_components=2, n_features=3)
     plan = make_plan(parameters_of(case), origin=row_set_of(case.X).mean)
     x = Counted(case.X)
-    keep = Keep(0, Room(1 << 40, 1), (), card_bytes=case.X.nbytes - 1)
+    keep = Keep(INTERPRETER_BYTES, 0, Room(1 << 40, 1), (), card_bytes=case.X.nbytes - 1)
     filled = fill_rows(CardEStep([plan]), [cut_of(case.X)], keep, (), x)
     reuse(CardEStep([plan]), [cut_of(case.X)], keep, (), filled)
     assert x.n_read == 299

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from daskgmm.mixture.shapes.full import Full
 from daskgmm.passes.blas import BlasLimit
 from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.current import current_executor, for_passes
+from daskgmm.passes.executor import Room
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.memory import INTERPRETER_BYTES, check_memory, peak_worker_bytes
 from daskgmm.passes.need import Need
@@ -199,22 +201,41 @@ def test_what_a_worker_takes_already_counts(store: Path) -> None:
     """But results do not, which Dask moves to disk, nor memory that is free and not given back."""
     rows, need = Rows.plan(open_rows(store), None), Need(Full(), 3)
 
-    def take(n: int) -> None:
-        sys.left_there = np.ones(n)  # type: ignore[attr-defined]
+    def take(n_pieces: int) -> None:  # (of 100 kB, which are pieces of the heap; the last is left at its end)
+        pieces = [bytearray(100_000) for _ in range(n_pieces)]
+        sys.left_there = pieces[-1:] if n_pieces < 1000 else pieces  # type: ignore[attr-defined]
 
     with limited(600 * MIB) as executor:
         before = executor.task_rooms()[0].taken_bytes
         kept = executor.client.submit(np.ones, 80 * MIB // 8)
         executor.client.gather(executor.client.submit(len, kept))
-        executor.client.run(take, 40 * MIB // 8)
-        executor.client.run(take, 0)
+        executor.client.run(take, 800)
         assert executor.task_rooms()[0].taken_bytes - before < 40 * MIB
         check_memory(rows, need, executor)
-        kept.release()
-        executor.client.run(take, 400 * MIB // 8)
-        assert executor.task_rooms()[0].taken_bytes - before > 400 * MIB
-        with pytest.raises(MemoryLimitError, match=r"pauses it; of which \d{3} MiB are taken already\)"):
+        executor.client.cancel(kept)
+        while any(executor.client.run(lambda dask_worker: len(dask_worker.data)).values()):
+            time.sleep(0.05)
+        executor.client.run(take, 4000)
+        assert executor.task_rooms()[0].taken_bytes - before > 350 * MIB
+        with pytest.raises(MemoryLimitError, match=r"pauses it; which has \d{3} MiB of its 600 MiB taken already\)"):
             check_memory(rows, need, executor)
+
+
+def test_two_workers_are_held_against_the_smaller_one(store: Path) -> None:
+    """Whose threads share what is loaded once."""
+    rows, need = Rows.plan(open_rows(store), None), Need(Full(), 3)
+    least = peak_worker_bytes(replace(rows, prefetch=False), need, n_threads=4)
+    assert least < 1.5 * peak_worker_bytes(replace(rows, prefetch=False), need)
+
+    class Fake(ClientExecutor):
+        def task_rooms(self) -> list[Room]:
+            return [Room(4 * (1 << 30), 1), Room(limit, 4)]
+
+    limit = least
+    check_memory(rows, need, Fake(None))
+    limit = least - 1
+    with pytest.raises(MemoryLimitError, match=r"MiB a task \(the smallest worker's\); got a need of"):
+        check_memory(rows, need, Fake(None))
 
 
 # -- what travels ----------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.current import for_passes
 from daskgmm.passes.executor import Room
 from daskgmm.passes.local_executor import LocalExecutor
+from daskgmm.passes.memory import INTERPRETER_BYTES
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.tree import MOST_ROOTS, Passes, pass_graph, run_pass
 from daskgmm.sources.array_source import ArraySource
@@ -253,7 +254,7 @@ def test_passes_of_the_same_name_on_one_cluster_are_not_mistaken_for_each_other(
         zarr.create_array(tmp_path / str(value), data=np.full((30, 1), value), chunks=(10, 1))
         return Rows(open_rows(tmp_path / str(value)), None, np.array([0, 10, 20, 30]))
 
-    executor, keep = ClientExecutor(client), Keep(0, Room(0, 1), ())
+    executor, keep = ClientExecutor(client), Keep(INTERPRETER_BYTES, 0, Room(0, 1), ())
     with Passes(rows_of(1.0), executor, keep) as first, Passes(rows_of(2.0), executor, keep) as second:
         assert first.run(Rounded(), name="p") == 30
         assert second.run(Rounded(), name="p") == 60

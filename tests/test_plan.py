@@ -301,7 +301,11 @@ def test_workers_that_run_already_are_told_what_would_suffice(store: Path) -> No
     (limit,) = re.findall(r"more memory where they are started \(dask worker --memory-limit (\w+)\)", done.stderr)
     with LocalCluster(1, threads_per_worker=2, memory_limit=limit, **LOCAL) as own:
         found = json.loads(call("plan", store, "-k", 3, "--scheduler", own.scheduler_address).stdout)["memory"]
+        asked = yaml.safe_load(
+            call("plan", store, "-k", 3, "--scheduler", own.scheduler_address, "--for", "kubernetes").stdout
+        )
     assert found["stated_peak_bytes"] <= 0.8 * found["memory_limit"]
+    assert asked["worker"]["args"][-4:] == ["--nthreads", "2", "--memory-limit", limit]
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def test_without_the_right_certificate_nobody_gets_in(
         assert not (tmp_path / "m.zarr").exists()
     some = run(cluster.address, *right[:2])
     assert some.returncode == 64
-    assert "--tls-cert and --tls-key must be given too" in some.stderr
+    assert "--tls-cert and --tls-key must be given with --tls-ca-file" in some.stderr
     gone = run(cluster.address, *right[:5], str(tmp_path / "none.pem"))
     assert "--tls-key must be a file" in gone.stderr
 

@@ -346,10 +346,13 @@ def advised(planned: Planned, options: FitOptions | None = None, *, non_finite: 
 
 
 def test_reading_ahead_is_advised_with_the_limit_that_lets_it(spare: Rows) -> None:
-    said = advised(planned_of(replace(spare, prefetch=False)))
-    (limit,) = re.findall(r"to read ahead while it computes: --memory-limit (\d+)MiB or more lets it\.", said)
     needed = stated_bytes(spare, fit_need([FitOptions(n_components=4)], spare.X))
+    said = advised(replace(planned_of(replace(spare, prefetch=False)), worker_limit=needed - 1))
+    (limit,) = re.findall(r"to read ahead while it computes: --memory-limit (\d+)MiB or more lets it\.", said)
     assert needed <= int(limit) << 20 < needed + 64 * MIB
+    paused = advised(replace(planned_of(replace(spare, prefetch=False)), worker_limit=2 * needed))
+    (more,) = re.findall(r"to read ahead while it computes: --memory-limit (\d+)MiB or more lets it\.", paused)
+    assert int(more) << 20 > 2 * needed, "more than it has, of which Dask or others leave less"
     assert "read ahead" not in advised(planned_of(spare))
 
 

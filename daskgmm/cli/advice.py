@@ -67,8 +67,9 @@ def _of_memory(planned: Planned) -> Iterator[str]:
     rows, need = planned.rows, planned.need
     if planned.worker_limit is not None and not rows.prefetch:
         n_threads = planned.n_threads // max(1, planned.n_workers)
-        more = stated_bytes(replace(rows, prefetch=True), need, n_threads=n_threads)
-        ahead = planned.worker_limit + more - stated_bytes(rows, need, n_threads=n_threads)
+        ahead = stated_bytes(replace(rows, prefetch=True), need, n_threads=n_threads)
+        if ahead <= planned.worker_limit:  # (of which Dask, or others on the worker, leave less)
+            ahead = planned.worker_limit + ahead - stated_bytes(rows, need, n_threads=n_threads)
         yield (f"A worker has no memory to read ahead while it computes: --memory-limit {_up(ahead)} or more lets it.")
     if need.n_candidates < planned.wanted.n_candidates:
         yield (

@@ -101,7 +101,7 @@ class ClientExecutor(Executor):
     def task_rooms(self) -> list[Room]:
         workers = self.client.scheduler_info(n_workers=-1)["workers"]
         rooms = {a: Room(w["memory_limit"], w["nthreads"]) for a, w in workers.items() if w["memory_limit"]}
-        with _losses_passed_over():  # (workers that do not answer are taken by their limits)
+        with _unless_lost():  # (workers that do not answer are taken by their limits)
             told = self.client.run(_own_room, on_error="ignore")
             rooms |= {address: room for address, room in told.items() if address in rooms}
         return list(rooms.values())
@@ -110,7 +110,7 @@ class ClientExecutor(Executor):
         return int(sum(self.client.nthreads().values()))
 
     def processors(self) -> list[str]:
-        with _losses_passed_over():
+        with _unless_lost():
             return list(self.client.run(processor, on_error="ignore").values())
         return []
 
@@ -137,7 +137,7 @@ class ClientExecutor(Executor):
 
 
 @contextmanager
-def _losses_passed_over() -> Iterator[None]:
+def _unless_lost() -> Iterator[None]:
     """Pass over what is raised of a scheduler, or of workers, that are just being lost; not what we say of them."""
     try:
         yield

@@ -72,7 +72,8 @@ class Work:
                     r"\(`memory_limit` (\w+)\)", r"where they are started (dask worker --memory-limit \1)", error.remedy
                 )
                 raise MemoryLimitError(error.argument, error.requirement, error.got, remedy) from error
-            room = None if memory_limit(rows, where.executor) is None else tightest(where.executor.task_rooms())
+            rooms = [] if memory_limit(rows, where.executor) is None else where.executor.task_rooms()
+            room = tightest(rooms, rows, need) if rooms else None
             limit = None if room is None else room.limit_bytes
             stated = stated_bytes(rows, need) if room is None else needed_in(room, rows, need)
             stated += kept_worker_bytes(self.cache, rows, need, where.executor)

@@ -99,8 +99,7 @@ class ClientExecutor(Executor):
         return min(limits, default=None)
 
     def task_rooms(self) -> list[Room]:
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
-        rooms = {a: Room(w["memory_limit"], w["nthreads"]) for a, w in workers.items() if w["memory_limit"]}
+        rooms = self._limited()
         with _unless_lost():  # (workers that do not answer are taken by their limits)
             told = self.client.run(_own_room, on_error="ignore")
             rooms |= {address: room for address, room in told.items() if address in rooms}
@@ -132,8 +131,12 @@ class ClientExecutor(Executor):
     def rooms(self, *, travels: bool) -> list[Room]:
         if not travels:
             return own_room(None)
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        return [Room(w["memory_limit"], w["nthreads"]) for w in workers if w["memory_limit"]]
+        return list(self._limited().values())
+
+    def _limited(self) -> dict[str, Room]:
+        """Return the workers that have a limit, by their addresses, as the scheduler knows them."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        return {a: Room(w["memory_limit"], w["nthreads"]) for a, w in workers.items() if w["memory_limit"]}
 
 
 @contextmanager

@@ -86,9 +86,16 @@ def _in_this_process(rows: Rows, executor: Executor) -> bool:
     return not rows.travels or (rows.n_partitions == 1 and executor.n_threads() is not None)
 
 
-def tightest(rooms: Sequence[Room]) -> Room | None:
-    """Return the process that has the least memory for a task; None where nothing is limited."""
-    return min(rooms, key=lambda room: (room.usable_bytes - room.taken_bytes) / room.n_threads, default=None)
+def tightest(rooms: Sequence[Room], rows: Rows, need: Need) -> Room:
+    """Return the process that lacks most for a task of each of its threads, or has least to spare."""
+    lacks = _lacks(rooms, rows, need)
+    return max(rooms, key=lambda room: lacks[room])
+
+
+def _lacks(rooms: Sequence[Room], rows: Rows, need: Need) -> dict[Room, int]:
+    """Return the bytes that each process lacks; it has what is below zero to spare."""
+    stated = {n: stated_bytes(rows, need, n_threads=n) for n in {room.n_threads for room in rooms}}
+    return {room: stated[room.n_threads] + _others(room, need) - room.usable_bytes for room in rooms}
 
 
 def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
@@ -108,11 +115,9 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
         check_machine(peak_worker_bytes(frugal, need), rows.X)
         return rows
     for found in rows, frugal:
-        stated = {n: stated_bytes(found, need, n_threads=n) for n in {room.n_threads for room in rooms}}
-        lacks = {room: stated[room.n_threads] + _others(room, need) - room.usable_bytes for room in rooms}
-        if max(lacks.values()) <= 0:
+        if max(_lacks(rooms, found, need).values()) <= 0:
             return found
-    raise _no_room(max(rooms, key=lambda room: lacks[room]), frugal, need, n_rooms=len(rooms))
+    raise _no_room(tightest(rooms, frugal, need), frugal, need, n_rooms=len(rooms))
 
 
 def needed_in(room: Room, rows: Rows, need: Need) -> int:

@@ -96,7 +96,7 @@ def kept_worker_bytes(cache: Cache, rows: Rows, need: Need, executor: Executor) 
     keep = plan_keep(cache, rows, need, executor)
     if keep is None:
         return 0
-    most = max(keep.room_bytes(room) for room in executor.rooms(travels=rows.travels))
+    most = max((keep.room_bytes(room) for room in executor.rooms(travels=rows.travels)), default=0)
     return min(most, rows.n_bytes)
 
 

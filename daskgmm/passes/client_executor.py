@@ -134,9 +134,15 @@ class ClientExecutor(Executor):
         return list(self._limited().values())
 
     def _limited(self) -> dict[str, Room]:
-        """Return the workers that have a limit, by their addresses, as the scheduler knows them."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
-        return {a: Room(w["memory_limit"], w["nthreads"]) for a, w in workers.items() if w["memory_limit"]}
+        """Return the workers that have a limit, by their addresses, as the scheduler knows them.
+
+        `Client.scheduler_info` may tell of none: it returns what the client last heard, and that asks every two
+        seconds for no worker at all.
+        """
+        with _unless_lost():
+            workers = self.client.sync(self.client.scheduler.identity)["workers"]
+            return {a: Room(w["memory_limit"], w["nthreads"]) for a, w in workers.items() if w["memory_limit"]}
+        return {}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -33,6 +34,7 @@ from daskgmm.fitting.score import score_source
 from daskgmm.kernels.prediction import Predictor
 from daskgmm.mixture.shapes.full import Full
 from daskgmm.passes.blas import BlasLimit
+from daskgmm.passes.cache import kept_worker_bytes
 from daskgmm.passes.client_executor import ClientExecutor
 from daskgmm.passes.current import current_executor, for_passes
 from daskgmm.passes.executor import Room
@@ -151,16 +153,28 @@ def test_blocks_that_are_lost_with_their_worker_are_named() -> None:
 
 
 def test_memory_limit_is_that_of_a_thread_of_the_smallest_worker() -> None:
-    workers = {"a": (4 << 30, 2), "b": (3 << 30, 1), "c": (0, 1)}
+    workers = {str(i): {"nthreads": 1, "memory_limit": 9 << 30} for i in range(5)}  # (a client lists five unasked)
+    workers |= {"a": {"nthreads": 2, "memory_limit": 4 << 30}, "b": {"nthreads": 1, "memory_limit": 3 << 30}}
+    workers |= {"c": {"nthreads": 1, "memory_limit": 0}}
 
     class Fake:
-        def scheduler_info(self, n_workers: int) -> dict[str, Any]:
-            assert n_workers == -1, "all of them, not the first five"
-            return {"workers": {k: {"memory_limit": m, "nthreads": n} for k, (m, n) in workers.items()}}
+        def __init__(self) -> None:
+            self.scheduler = SimpleNamespace(identity=lambda: {"workers": workers})
+
+        def sync(self, ask: Any) -> Any:
+            return ask()
 
     assert ClientExecutor(Fake()).memory_limit() == 2 << 30
-    workers = {"a": (0, 2)}
+    workers = {"a": {"nthreads": 2, "memory_limit": 0}}
     assert ClientExecutor(Fake()).memory_limit() is None
+
+
+def test_workers_are_known_whatever_a_client_asks_for_itself_meanwhile(store: Path) -> None:
+    """A client asks its scheduler for no worker every two seconds, and `scheduler_info` may return that answer."""
+    rows, need = Rows.plan(open_rows(store), None), Need(Full(), 3)
+    with dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}), limited(1 << 30) as executor:
+        assert all(len(executor.rooms(travels=True)) == 1 for _ in range(300))
+        assert all(kept_worker_bytes("auto", rows, need, executor) == rows.n_bytes for _ in range(100))
 
 
 @pytest.mark.parametrize("pauses", [True, False])

@@ -364,7 +364,7 @@ def test_bits_are_those_of_any_number_of_workers(tmp_path: Path, small_partition
         Client(cluster) as client,
     ):
         for n_workers in (4, 2, 1):
-            client.retire_workers(sorted(client.scheduler_info()["workers"])[n_workers:])
+            client.retire_workers(sorted(client.nthreads())[n_workers:])
             assert len(client.nthreads()) == n_workers
             found.append(run_pass(work, rows, ClientExecutor(client), name="survey"))
     assert len({(one.mean.tobytes(), one.scatter.tobytes()) for one in found}) == 1

@@ -134,7 +134,7 @@ def test_bytes_are_those_of_any_number_of_workers(tmp_path: Path) -> None:
         Client(cluster) as client,
     ):
         for n_workers in (4, 2, 1):
-            client.retire_workers(sorted(client.scheduler_info()["workers"])[n_workers:])
+            client.retire_workers(sorted(client.nthreads())[n_workers:])
             assert len(client.nthreads()) == n_workers
             written(tmp_path / "X.zarr", tmp_path / f"{n_workers}.parquet", what="proba")
             found[n_workers] = files(tmp_path / f"{n_workers}.parquet")

@@ -15,6 +15,7 @@ from daskgmm.kernels.block import Block, Workspace, block_length
 from daskgmm.kernels.labels import LABELS
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.scaling import Scaling
+from daskgmm.passes.pools import n_workers
 from daskgmm.sources.coordinates import same_points
 from daskgmm.sources.digits import refuse_lost_digits
 from daskgmm.sources.grid import same_order
@@ -155,7 +156,9 @@ class Rows:
         if not all(source.streams for source in self.sources):
             return replace(self, per_task=1)
         if not self.travels:
-            n = partitions_per_task_here(n_partitions, n_rows=self.X.n_rows, state_bytes=state_bytes)
+            n = partitions_per_task_here(
+                n_partitions, n_rows=self.X.n_rows, state_bytes=state_bytes, n_threads=n_workers()
+            )
             return replace(self, per_task=n)
         if n_threads is None:
             return replace(self, per_task=1)

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import pickle
 
+import dask
 import numpy as np
 import pytest
 from hypothesis import given
@@ -209,32 +210,38 @@ def test_partitions_per_task(
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "n_features", "n_components", "n_partitions", "per_task"),
+    ("n_rows", "n_features", "n_components", "n_partitions", "of_two", "of_many"),
     [
-        # Two features, full: 6 numbers of Phi, so 23,333 rows are worth a thread. A pass below some 1.5 ms is one task.
-        (8_192, 2, 8, 1, 1),
-        (60_000, 2, 8, 2, 2),
-        (100_000, 2, 8, 4, 1),
-        (100_000, 2, 6, 4, 4),
-        (300_000, 2, 8, 16, 1),
-        (1_000_000, 2, 8, 16, 1),
+        # Two features, full: 6 numbers of Phi, so 23,333 rows are worth a thread. A pass below some 1 ms is one task.
+        (8_192, 2, 8, 1, 1, 1),
+        (20_000, 2, 8, 1, 1, 1),
+        (60_000, 2, 8, 2, 1, 1),
+        (100_000, 2, 1, 4, 4, 4),
+        (100_000, 2, 2, 4, 2, 2),
+        (100_000, 2, 8, 4, 2, 1),
+        # Each thread has one task, and of a long pass several.
+        (300_000, 2, 8, 16, 8, 1),
+        (1_000_000, 2, 8, 16, 2, 1),
         # Where a row is much work, few rows make tasks: of a tile at least.
-        (1_000, 64, 50, 4, 1),
-        (20_000, 16, 32, 10, 1),
-        (20_000, 16, 1, 10, 16),
-        (500, 128, 32, 2, 1),
+        (1_000, 64, 50, 4, 1, 1),
+        (20_000, 16, 32, 10, 1, 1),
+        (20_000, 16, 1, 10, 8, 2),
+        (500, 128, 32, 2, 1, 1),
         # As many rows in a partition as features, or states take longer to add than to make.
-        (2_000, 1_000, 1, 2, 1),
+        (2_000, 1_000, 1, 2, 1, 1),
     ],
 )
 def test_few_rows_in_memory_make_tasks_where_they_are_much_work(
-    n_rows: int, n_features: int, n_components: int, n_partitions: int, per_task: int
+    n_rows: int, n_features: int, n_components: int, n_partitions: int, of_two: int, of_many: int
 ) -> None:
     rows = Rows.plan(ArraySource(np.zeros((n_rows, n_features))), None)
     n_phi = (n_features + 1) * (n_features + 2) // 2
     assert rows.n_partitions == n_partitions
-    found = [rows.in_tasks(state_bytes=8 * n_components * n_phi, n_threads=n) for n in (None, 1, 64)]
-    assert [r.per_task for r in found] == 3 * [per_task], "however many threads there are"
+    for n_threads, expected in (2, of_two), (64, of_many):
+        with dask.config.set(num_workers=n_threads):
+            found = [rows.in_tasks(state_bytes=8 * n_components * n_phi, n_threads=n) for n in (None, 1, 64)]
+        assert [r.per_task for r in found] == 3 * [expected], "whatever threads there are elsewhere"
+        assert all(r.edges is rows.edges for r in found)
 
 
 def test_cuts_are_a_function_of_the_data_alone() -> None:

@@ -213,5 +213,8 @@ _CONVERSIONS = {
     ".csv": f'dask.dataframe.read_csv("X.csv"){_TO_PARQUET}.',
     ".tsv": rf'dask.dataframe.read_csv("X.tsv", sep="\t"){_TO_PARQUET}.',
     ".txt": rf'dask.dataframe.read_csv("X.txt", sep=r"\s+"){_TO_PARQUET}.',
+    ".feather": 'pandas.read_feather("X.feather").to_parquet("X.parquet").',
+    ".fits": 'astropy.table.Table.read("X.fits").to_pandas().to_parquet("X.parquet").',
+    ".fcs": 'numpy.save("X.npy", flowio.FlowData("X.fcs").as_array()).',
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), 'load it where you trust it, then numpy.save("X.npy", X).'),
 }

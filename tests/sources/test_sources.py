@@ -199,10 +199,14 @@ def test_inputs_that_are_no_rows(data: Any, message: str) -> None:
         open_rows(data)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt", ".npz", ".mat"])
+_NEEDS = {".mat": ["scipy.io"], ".npz": [], ".feather": ["pandas", "pyarrow"], ".fcs": ["flowio"],
+          ".fits": ["astropy.table", "pandas", "pyarrow"]}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt", *_NEEDS])
 def test_conversions_that_messages_name(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is run as it stands, and what it makes is opened."""
-    for module in ["scipy.io"] if suffix == ".mat" else ["dask.dataframe", "pyarrow"]:
+    for module in _NEEDS.get(suffix, ["dask.dataframe", "pyarrow"]):
         pytest.importorskip(module, reason=f"the conversion of {suffix} files needs {module}")
     monkeypatch.chdir(tmp_path)
     X, path = np.arange(20, dtype="f8").reshape(10, 2), tmp_path / f"X{suffix}"
@@ -212,6 +216,19 @@ def test_conversions_that_messages_name(suffix: str, tmp_path: Path, monkeypatch
         import scipy.io
 
         scipy.io.savemat(path, {"name": X})
+    elif suffix == ".feather":
+        import pandas as pd
+
+        pd.DataFrame(X, columns=["a", "b"]).to_feather(path)
+    elif suffix == ".fits":
+        from astropy.table import Table
+
+        Table(X, names=["a", "b"]).write(path)
+    elif suffix == ".fcs":
+        import flowio
+
+        with path.open("wb") as file:
+            flowio.create_fcs(file, X.ravel().tolist(), ["a", "b"])
     else:
         between = {".csv": ",", ".tsv": "\t", ".txt": "  "}[suffix]
         np.savetxt(path, X, delimiter=between, header=between.join("ab"), comments="")
@@ -224,8 +241,9 @@ def test_conversions_that_messages_name(suffix: str, tmp_path: Path, monkeypatch
 
 
 def modules_of(code: str) -> set[str]:
-    """Return the modules that a line of code names: what stands before the last dot of a function."""
-    return {found.rpartition(".")[0] for found in re.findall(r"\b(?:numpy|scipy|dask|h5py)[\w.]*", code)}
+    """Return the modules that a line of code names: what stands before a class, or before the name of a function."""
+    found = re.findall(r"\b(?:numpy|scipy|dask|h5py|pandas|astropy|flowio)[\w.]*", code)
+    return {re.split(r"\.[A-Z]", name)[0] if re.search(r"\.[A-Z]", name) else name.rpartition(".")[0] for name in found}
 
 
 def test_sparse_matrix_is_refused() -> None:

@@ -20,31 +20,61 @@ from daskgmm.kernels.cuda_source import SOURCE
 from daskgmm.passes.card import copy_rows
 
 #: One thread of one block, which does all rows, as each loop goes on to the end from wherever it begins.
-SHIM = """
-#include <cmath>
-using std::exp; using std::log; using std::log1p;
-#define __global__
+ALONE = """
 #define __shared__ static thread_local
 #define __syncthreads()
-#define __launch_bounds__(n)
 static const struct { int x; } blockIdx = {0}, threadIdx = {0}, blockDim = {1}, gridDim = {1};
+"""
+#: Some threads of some blocks, as on a card: each calls the loop once it has said which one it is.
+SIDE_BY_SIDE = """
+#include <pthread.h>
+#define __shared__ static
+#define __syncthreads() pthread_barrier_wait(&all)
+static thread_local struct { unsigned int x; } blockIdx, threadIdx;
+static struct { unsigned int x; } blockDim, gridDim;
+static pthread_barrier_t all;
+extern "C" void launch(int n_blocks, int n_threads)
+{
+    gridDim.x = n_blocks;
+    blockDim.x = n_threads;
+    pthread_barrier_init(&all, nullptr, n_threads);
+}
+extern "C" void begin(int block, int thread) { blockIdx.x = block; threadIdx.x = thread; }
+extern "C" void done() { pthread_barrier_destroy(&all); }
+"""
+SHIM = """
+#include <cmath>
+#include <cstring>
+using std::exp; using std::log; using std::log1p;
+#define __global__
+#define __device__
 """
 COMPILER = shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
 
 
 @cache
-def library() -> ctypes.CDLL:
+def library(threads: str = ALONE) -> ctypes.CDLL:
     """Return the loops, compiled once for each text of them; skip the test where no compiler is."""
     if COMPILER is None:
         pytest.skip("no C++ compiler (g++, c++ or clang++) is here, which the loops of a card are tested with")
-    text = SHIM + SOURCE
+    text = SHIM + threads + SOURCE
     name = f"daskgmm-loops-{os.getuid()}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     built = Path(tempfile.gettempdir(), f"{name}.so")
     if not built.exists():
         with tempfile.TemporaryDirectory() as folder:
             source, made = Path(folder, "loops.cpp"), Path(folder, "loops.so")
             source.write_text(text)
-            flags = ("-O2", "-std=c++17", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror", "-shared", "-fPIC")
+            flags = (
+                "-O2",
+                "-std=c++17",
+                "-Wall",
+                "-Wextra",
+                "-Wno-unknown-pragmas",
+                "-Werror",
+                "-shared",
+                "-fPIC",
+                "-pthread",
+            )
             subprocess.run([COMPILER, *flags, str(source), "-o", str(made)], check=True)
             shutil.copy(made, built.with_suffix(f".{os.getpid()}"))
             built.with_suffix(f".{os.getpid()}").rename(built)
@@ -108,6 +138,15 @@ class _Namespace:
         return call
 
 
+def _given(arguments):
+    """Return the arguments of a loop as C takes them."""
+    _of_the_card(*arguments)
+    return [
+        ctypes.c_void_p(each.ctypes.data) if isinstance(each, np.ndarray) else _OF_C[type(each)](each)
+        for each in arguments
+    ]
+
+
 class HostCard(Card):
     """NumPy in the place of CuPy."""
 
@@ -121,12 +160,7 @@ class HostCard(Card):
         return self._lock
 
     def launch(self, loop, n_items, *arguments):
-        _of_the_card(*arguments)
-        given = [
-            ctypes.c_void_p(each.ctypes.data) if isinstance(each, np.ndarray) else _OF_C[type(each)](each)
-            for each in arguments
-        ]
-        getattr(library(), loop)(*given)
+        getattr(library(), loop)(*_given(arguments))
 
     def array(self, values):
         return np.array(values, order="C").view(OnHost)
@@ -140,6 +174,30 @@ class HostCard(Card):
 
     def slot(self, n_rows, n_columns, dtype):
         return HostSlot(self.xp.empty((n_rows, n_columns), dtype))
+
+
+class ThreadsCard(HostCard):
+    """The same with several threads for each block, and some blocks, one after the other."""
+
+    n_blocks, n_threads = 3, 5
+
+    def launch(self, loop, n_items, *arguments):
+        loops, given = library(SIDE_BY_SIDE), _given(arguments)
+
+        def run(block, thread):
+            loops.begin(block, thread)
+            getattr(loops, loop)(*given)
+
+        for block in range(self.n_blocks):
+            loops.launch(self.n_blocks, self.n_threads)
+            # (Threads that wait for each other in vain end with the process.)
+            threads = [threading.Thread(target=run, args=(block, i), daemon=True) for i in range(self.n_threads)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
+                assert not thread.is_alive(), f"threads of {loop} wait for each other"
+            loops.done()
 
 
 class HostSlot(Slot):

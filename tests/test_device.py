@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from distributed import Client, LocalCluster
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, open_rows, select
 from daskgmm.cli.commands import gmm
+from daskgmm.fitting.device import check_cards, device_for
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.kernels.cuda_passes import CardEStep
@@ -25,6 +27,7 @@ from daskgmm.passes import card as cards
 from daskgmm.passes.card import CardInfo
 from daskgmm.passes.memory import peak_worker_bytes
 from daskgmm.passes.need import Need
+from daskgmm.passes.pools import n_workers
 from daskgmm.passes.rows import Rows
 from daskgmm.stores.checkpoint import Checkpoint
 from daskgmm.stores.model_file import load_model
@@ -202,6 +205,19 @@ def test_a_card_that_is_too_small(X, monkeypatch):
     assert "a need of" in GaussianMixture(2, device="auto", **ONE).fit(X)._provenance["device"]
 
 
+def test_threads_that_share_a_card_count(X, monkeypatch):
+    roomy = CardInfo("Small", "C++", 1 << 34, 1 << 32, "0", n_threads=64)
+    monkeypatch.setattr(cards, "card_here", lambda: roomy)
+    with pytest.raises(MemoryError, match=r"3 features and 64 threads\. .*fewer threads a process \(dask\.config\.set"):
+        GaussianMixture(2, device="cuda").fit(X)
+    # (The remedy that it names:)
+    with dask.config.set(num_workers=1):
+        alone = replace(roomy, n_threads=n_workers())
+        check_cards({"": alone})
+        need = Need(family_called("full").shape, 2, device="cuda")
+        assert device_for("cuda", "", [need.shape], lambda: {"": alone}, need, 3).name == "cuda"
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two workers, each with a card of its own."""
@@ -228,8 +244,6 @@ def test_workers_with_a_card_each(cluster, X, tmp_path):
 
 
 def test_clusters_that_are_refused(X, monkeypatch):
-    from daskgmm.fitting.device import check_cards
-
     one, same = fake_cards.here("0"), fake_cards.here("0")
     other = CardInfo("Another", "C++", 1 << 34, 1 << 33, "1")
     for found, said in [
@@ -372,8 +386,16 @@ def test_memory_of_a_process_with_a_card_is_stated(X):
     rows = Rows.plan(open_rows(X), None)
     need = Need(family_called("full").shape, 2)
     beside = peak_worker_bytes(rows, replace(need, device="cuda")) - peak_worker_bytes(rows, need)
-    # (Four blocks of 2^18 rows of three features, and a weight each.)
-    assert beside == (1 << 30) + 4 * (1 << 18) * (3 * 8 + 8)
+    # (Four blocks of 2^18 rows of three features, as CuPy takes them a power of two of bytes, and a weight each.)
+    assert beside == (1 << 30) + 4 * (1 << 18) * (4 * 8 + 8)
+    # (Threads share what CUDA's libraries take.)
+    two = peak_worker_bytes(rows, replace(need, device="cuda"), n_threads=2) - peak_worker_bytes(
+        rows, need, n_threads=2
+    )
+    assert two - beside == beside - (1 << 30)
+    small = Rows.plan(open_rows(X.astype("f2")), None)
+    beside = peak_worker_bytes(small, replace(need, device="cuda")) - peak_worker_bytes(small, need)
+    assert beside == (1 << 30) + 4 * (1 << 18) * (4 * 8 + 8)  # (no loop reads float16: it goes as float64)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +17,7 @@ import pytest
 
 from daskgmm.kernels.block import Workspace
 from daskgmm.kernels.cuda_rows import Card, Slot
-from daskgmm.kernels.cuda_source import SOURCE
+from daskgmm.kernels.cuda_source import DTYPES, SOURCE
 from daskgmm.passes.card import copy_rows
 
 #: One thread of one block, which does all rows, as each loop goes on to the end from wherever it begins.
@@ -84,6 +85,15 @@ def library(threads: str = ALONE) -> ctypes.CDLL:
 _OF_C = {np.int32: ctypes.c_int, np.int64: ctypes.c_longlong, np.float64: ctypes.c_double}
 
 
+@cache
+def parameters(loop: str) -> tuple[tuple[type, bool], ...]:
+    """Return the type of each parameter of a loop, as NumPy calls it, and whether it is an array."""
+    of_numpy = {of_c: np.dtype(name).type for name, of_c in DTYPES.items()}
+    (found,) = re.findall(rf"__global__ void {loop}\(([^)]*)\)", SOURCE)
+    types = [each.strip().removeprefix("const ").rpartition(" ")[0] for each in found.split(",")]
+    return tuple((of_numpy[each.rstrip("*")], each.endswith("*")) for each in types)
+
+
 class OnHost(np.ndarray):
     """An array of the card: like CuPy's, it is never mixed with NumPy's, which are somewhere else."""
 
@@ -138,9 +148,12 @@ class _Namespace:
         return call
 
 
-def _given(arguments):
-    """Return the arguments of a loop as C takes them."""
+def _given(loop, arguments):
+    """Return the arguments of a loop as C takes them: of just its types, as a card is told nothing of them."""
     _of_the_card(*arguments)
+    for i, (each, (of_c, is_array)) in enumerate(zip(arguments, parameters(loop), strict=True)):
+        given = each.dtype.type if isinstance(each, np.ndarray) else type(each)
+        assert (given, isinstance(each, np.ndarray)) == (of_c, is_array), f"argument {i} of {loop}"
     return [
         ctypes.c_void_p(each.ctypes.data) if isinstance(each, np.ndarray) else _OF_C[type(each)](each)
         for each in arguments
@@ -160,7 +173,7 @@ class HostCard(Card):
         return self._lock
 
     def launch(self, loop, n_items, *arguments):
-        getattr(library(), loop)(*_given(arguments))
+        getattr(library(), loop)(*_given(loop, arguments))
 
     def array(self, values):
         return np.array(values, order="C").view(OnHost)
@@ -182,7 +195,7 @@ class ThreadsCard(HostCard):
     n_blocks, n_threads = 3, 5
 
     def launch(self, loop, n_items, *arguments):
-        loops, given = library(SIDE_BY_SIDE), _given(arguments)
+        loops, given = library(SIDE_BY_SIDE), _given(loop, arguments)
 
         def run(block, thread):
             loops.begin(block, thread)

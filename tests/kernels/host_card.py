@@ -113,7 +113,7 @@ class OnHost(np.ndarray):
 
     def __getitem__(self, at):
         _of_the_card(*(at if isinstance(at, tuple) else (at,)))
-        return np.asarray(super().__getitem__(at)).view(OnHost)
+        return np.asarray(super().__getitem__(at)).view(type(self))
 
     def __setitem__(self, at, values):
         _of_the_card(values, *(at if isinstance(at, tuple) else (at,)))

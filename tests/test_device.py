@@ -1,5 +1,6 @@
 """Fits, scores, selections and predictions on a card: the host in the place of one, or the card of this machine."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -360,6 +361,25 @@ def test_commands_on_a_card(on, X, tmp_path, monkeypatch):
     assert refused.exit_code == 65
     assert "NaN or infinity in row 5" in refused.stderr
     assert not (tmp_path / "no.zarr").exists()
+
+
+def test_a_model_of_a_card_goes_on_without_one(X, tmp_path, monkeypatch):
+    model, rows, new = (str(tmp_path / name) for name in ("m.zarr", "x.zarr", "new.zarr"))
+    stored(rows, X[:1000])
+    stored(new, X[1000:])
+    with monkeypatch.context() as patched:
+        patched.setattr(cards, "the_card", functools.cache(HostCard))
+        patched.setattr(cards, "card_here", fake_cards.here)
+        patched.setattr(cards, "n_cards", lambda: 1)
+        done = CliRunner().invoke(gmm, ["fit", rows, "-k", "2", "--restarts", "1", "-o", model, "--device", "cuda"])
+        assert done.exit_code == 0, done.stderr
+    monkeypatch.setattr(cards, "card_here", lambda: "no card")
+    monkeypatch.setattr(cards, "n_cards", lambda: 0)
+    refused = CliRunner().invoke(gmm, ["update", model, new])
+    assert (refused.exit_code, "--device must be cpu where there is no card" in refused.stderr) == (64, True)
+    done = CliRunner().invoke(gmm, ["update", model, new, "--device", "cpu"])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["weight"] == len(X)
 
 
 def test_killed_and_gone_on_with(on, X, tmp_path, monkeypatch):

@@ -132,6 +132,7 @@ class GaussianMixture(
         log-density. Components for which it is not, and the final log-likelihood, are computed in double precision.
     device : {"cpu", "cuda", "auto"}, default="cpu"
         What computes passes, predictions and scores: a card of NVIDIA's by CuPy, in float64; "auto" where one can.
+        (This has not been run on a card yet in this version: compare a fit of yours with device="cpu" first.)
     cache : {"auto", True, False}, default="auto"
         Whether rows of a Zarr array stay in memory, decoded, after the first pass. "auto": if all fit in half of the
         workers' memory limits. True: as many as fit. False: none. The bits are the same. (A Dask array: persist it.)

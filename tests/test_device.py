@@ -1,5 +1,6 @@
 """Fits, scores, selections and predictions on a card: the host in the place of one, or the card of this machine."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -8,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from distributed import Client, LocalCluster
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, open_rows, select
 from daskgmm.cli.commands import gmm
+from daskgmm.fitting.device import check_cards, device_for
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
 from daskgmm.kernels.cuda_passes import CardEStep
@@ -25,6 +28,7 @@ from daskgmm.passes import card as cards
 from daskgmm.passes.card import CardInfo
 from daskgmm.passes.memory import peak_worker_bytes
 from daskgmm.passes.need import Need
+from daskgmm.passes.pools import n_workers
 from daskgmm.passes.rows import Rows
 from daskgmm.stores.checkpoint import Checkpoint
 from daskgmm.stores.model_file import load_model
@@ -202,6 +206,19 @@ def test_a_card_that_is_too_small(X, monkeypatch):
     assert "a need of" in GaussianMixture(2, device="auto", **ONE).fit(X)._provenance["device"]
 
 
+def test_threads_that_share_a_card_count(X, monkeypatch):
+    roomy = CardInfo("Small", "C++", 1 << 34, 1 << 32, "0", n_threads=64)
+    monkeypatch.setattr(cards, "card_here", lambda: roomy)
+    with pytest.raises(MemoryError, match=r"3 features and 64 threads\. .*fewer threads a process \(dask\.config\.set"):
+        GaussianMixture(2, device="cuda").fit(X)
+    # (The remedy that it names:)
+    with dask.config.set(num_workers=1):
+        alone = replace(roomy, n_threads=n_workers())
+        check_cards({"": alone})
+        need = Need(family_called("full").shape, 2, device="cuda")
+        assert device_for("cuda", "", [need.shape], lambda: {"": alone}, need, 3).name == "cuda"
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two workers, each with a card of its own."""
@@ -228,8 +245,6 @@ def test_workers_with_a_card_each(cluster, X, tmp_path):
 
 
 def test_clusters_that_are_refused(X, monkeypatch):
-    from daskgmm.fitting.device import check_cards
-
     one, same = fake_cards.here("0"), fake_cards.here("0")
     other = CardInfo("Another", "C++", 1 << 34, 1 << 33, "1")
     for found, said in [
@@ -289,13 +304,28 @@ def test_the_benchmark_of_a_card(card, monkeypatch, tmp_path, capsys):
     spec = importlib.util.spec_from_file_location("benchmark_of_a_card", path)
     gpu = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, gpu)
+    monkeypatch.syspath_prepend(path.parent)
     spec.loader.exec_module(gpu)
+    gpu_targets = sys.modules["gpu_targets"]
     monkeypatch.setattr(gpu, "ROUNDS", 1)
+    monkeypatch.setattr(gpu, "LONG", 0)
     for kind in ("full", "spherical"):
         found = gpu.measured(card, gpu.Case(3000, 4, 5, kind), 1e9)
-        assert found["difference"] <= gpu.TOLERANCE
+        assert found["difference"] <= gpu_targets.TOLERANCE
         assert found["rows_per_second"] > 0
     if isinstance(card, HostCard):
+        # (What fails, here for want of a real card, leaves all else.)
+        monkeypatch.setattr(gpu, "card_here", fake_cards.here)
+        monkeypatch.setattr(gpu, "the_card", lambda: card)
+        monkeypatch.setattr(gpu, "CASES", [gpu.Case(200_000, 4, 5)])
+        monkeypatch.setattr(gpu, "FEW", 2000)
+        place = tmp_path / "some.json"
+        assert gpu.main(["--quick", "--parts", "passes,kill", "--output", str(place)]) == 1
+        found = json.loads(place.read_text())
+        assert found["passes"]["4x5 full"]["difference"] <= gpu_targets.TOLERANCE
+        assert "--device must be cpu where there is no card" in found["kill"]["error"]
+        assert "in killed_and_resumed" in found["kill"]["traceback"]
+        assert [said.split(":")[0] for said in found["wrong"]] == ["kill"]
         monkeypatch.setattr(gpu, "card_here", lambda: "no card")
         assert gpu.main(["--output", str(tmp_path / "gpu.json")]) == 1
         assert "This machine has no card: nothing is measured." in capsys.readouterr().out
@@ -331,6 +361,25 @@ def test_commands_on_a_card(on, X, tmp_path, monkeypatch):
     assert refused.exit_code == 65
     assert "NaN or infinity in row 5" in refused.stderr
     assert not (tmp_path / "no.zarr").exists()
+
+
+def test_a_model_of_a_card_goes_on_without_one(X, tmp_path, monkeypatch):
+    model, rows, new = (str(tmp_path / name) for name in ("m.zarr", "x.zarr", "new.zarr"))
+    stored(rows, X[:1000])
+    stored(new, X[1000:])
+    with monkeypatch.context() as patched:
+        patched.setattr(cards, "the_card", functools.cache(HostCard))
+        patched.setattr(cards, "card_here", fake_cards.here)
+        patched.setattr(cards, "n_cards", lambda: 1)
+        done = CliRunner().invoke(gmm, ["fit", rows, "-k", "2", "--restarts", "1", "-o", model, "--device", "cuda"])
+        assert done.exit_code == 0, done.stderr
+    monkeypatch.setattr(cards, "card_here", lambda: "no card")
+    monkeypatch.setattr(cards, "n_cards", lambda: 0)
+    refused = CliRunner().invoke(gmm, ["update", model, new])
+    assert (refused.exit_code, "--device must be cpu where there is no card" in refused.stderr) == (64, True)
+    done = CliRunner().invoke(gmm, ["update", model, new, "--device", "cpu"])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["weight"] == len(X)
 
 
 def test_killed_and_gone_on_with(on, X, tmp_path, monkeypatch):
@@ -372,8 +421,16 @@ def test_memory_of_a_process_with_a_card_is_stated(X):
     rows = Rows.plan(open_rows(X), None)
     need = Need(family_called("full").shape, 2)
     beside = peak_worker_bytes(rows, replace(need, device="cuda")) - peak_worker_bytes(rows, need)
-    # (Four blocks of 2^18 rows of three features, and a weight each.)
-    assert beside == (1 << 30) + 4 * (1 << 18) * (3 * 8 + 8)
+    # (Four blocks of 2^18 rows of three features, as CuPy takes them a power of two of bytes, and a weight each.)
+    assert beside == (1 << 30) + 4 * (1 << 18) * (4 * 8 + 8)
+    # (Threads share what CUDA's libraries take.)
+    two = peak_worker_bytes(rows, replace(need, device="cuda"), n_threads=2) - peak_worker_bytes(
+        rows, need, n_threads=2
+    )
+    assert two - beside == beside - (1 << 30)
+    small = Rows.plan(open_rows(X.astype("f2")), None)
+    beside = peak_worker_bytes(small, replace(need, device="cuda")) - peak_worker_bytes(small, need)
+    assert beside == (1 << 30) + 4 * (1 << 18) * (4 * 8 + 8)  # (no loop reads float16: it goes as float64)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

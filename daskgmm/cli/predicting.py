@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 from daskgmm.cli.input import Input, note_errors
@@ -100,7 +100,8 @@ def predict(
         kept = saving.work(output, now, force=force)
         found: Result = {}
         why = not_of_rows(errors.kernel, non_finite)
-        work = Work(rows.checked(non_finite), need, cluster.for_device("cpu" if why else asked.device))
+        device = "cpu" if why else asked.device
+        work = Work(rows.checked(non_finite), replace(need, device=device), cluster.for_device(device))
         with kept as saved, work.on_machines(began) as running, saved.checkpoint.going_on():
 
             def result(written: Written) -> Result:

@@ -41,6 +41,10 @@ from daskgmm.cli.saving_options import accept_option, saving_options
     metavar="N",
     help="As of daskgmm fit. Default: that of MODEL.",
 )
+@option(
+    "--device", type=click.Choice(["cpu", "cuda", "auto"]), section="Fit",
+    help="What computes, as of daskgmm fit. Default: that of MODEL.",
+)  # fmt: skip
 @input_options(weights=True)
 @option(
     "-o", "--output", section="Output", metavar="PLACE",
@@ -53,7 +57,7 @@ from daskgmm.cli.saving_options import accept_option, saving_options
 @log_options
 def update(
     *, model: str, data: Any, output: str | None, full: tuple[str, ...], forgetting: float, tol: float | None,
-    max_iter: int | None, saving: Any, force: bool, cluster: Any,
+    max_iter: int | None, device: str | None, saving: Any, force: bool, cluster: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Let a MODEL go on with rows of NEW, and write what comes of it; the rows that it was fitted to are not read.
 
@@ -77,7 +81,8 @@ def update(
     """
     from daskgmm.cli import update_jobs
 
-    how = {name: value for name, value in (("tol", tol), ("max_iter", max_iter)) if value is not None}
+    given = ("tol", tol), ("max_iter", max_iter), ("device", device)
+    how = {name: value for name, value in given if value is not None}
     return update_jobs.update(
         model, data, output, full=full, forgetting=forgetting, how=how, cluster=cluster, saving=saving, force=force
     )

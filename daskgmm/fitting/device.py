@@ -146,19 +146,26 @@ def device_for(asked: str, why: str, shapes: Sequence[Shape], cards: AskCards, n
 def _on_cards(found: Mapping[str, Any], need: Need, n_features: int) -> Device:
     from daskgmm.kernels.cuda import card_bytes
     from daskgmm.kernels.cuda_rows import N_AHEAD
-    from daskgmm.passes.card import CONTEXT_BYTES, CardInfo
+    from daskgmm.passes.card import CONTEXT_BYTES, HANDLE_BYTES, CardInfo
 
     check_cards(found)
     cards = [card for card in found.values() if isinstance(card, CardInfo)]
-    beside = card_bytes(need.shape, need.n_components, n_features, n_candidates=need.n_candidates, n_ahead=N_AHEAD)
-    needed = CONTEXT_BYTES + beside
+    n_threads = max(card.n_threads for card in cards)
+    needed = CONTEXT_BYTES + n_threads * HANDLE_BYTES
+    needed += card_bytes(
+        need.shape, need.n_components, n_features,
+        n_candidates=need.n_candidates, n_ahead=N_AHEAD, n_threads=n_threads,
+    )  # fmt: skip
     least = min(cards, key=lambda card: card.free_bytes)
     if needed > least.free_bytes:
         raise MemoryLimitError(
             "What a pass takes of a card",
             f"fit in what is free of it, {mib(least.free_bytes)} of {mib(least.total_bytes)}",
-            f"a need of {mib(needed)} for {need.n_components} components of {n_features} features",
-            "See what else runs on it (nvidia-smi); decrease `n_components`, or take `device` cpu.",
+            f"a need of {mib(needed)} for {need.n_components} components of {n_features} features"
+            + (f" and {n_threads} threads" if n_threads > 1 else ""),
+            "See what else runs on it (nvidia-smi); "
+            + ("have fewer threads a process (dask.config.set(num_workers=1)); " if n_threads > 1 else "")
+            + "decrease `n_components`, or take `device` cpu.",
         )
     # (This process, where it is none of them, may use one of the cards too, for the sample.)
     others = 0 if "" in found else needed

@@ -46,7 +46,7 @@ class DeviceOptions(Record):
         "cpu",
         Option(
             help="What computes. cuda: an NVIDIA card, for each worker one of its own. auto: cards, if there are some "
-            "that can do it.",
+            "that can do it. (Not run on a card yet in this version: see README.)",
             flag="--device", choices=("cpu", "cuda", "auto"), rule=_device_rule, remedy="Take cpu.",
         ),
     )  # fmt: skip

@@ -33,14 +33,17 @@ def tile_length(shape: Shape, n_components: int, n_features: int) -> int:
     return min(block_length(n_features), power_of_two(TILE_VALUES // (n_phi + 2 * n_components)))
 
 
-def card_bytes(shape: Shape, n_components: int, n_features: int, *, n_candidates: int, n_ahead: int) -> int:
+def card_bytes(
+    shape: Shape, n_components: int, n_features: int, *, n_candidates: int, n_ahead: int, n_threads: int = 1
+) -> int:
     """Return the bytes that a pass takes on a card beside rows that stay there.
 
-    Rows of `n_ahead` blocks and one in double precision; Phi, log-densities and z of a tile; for each candidate its
-    parameters, its sums with what they lack, and three more of these while they are added.
+    Rows of `n_ahead` blocks and one more for each thread, and of one in double precision; Phi, log-densities and z of a
+    tile; for each candidate its parameters, its sums with what they lack, those of a tile, and three more of these
+    while they are made.
     """
     length, n_sums = tile_length(shape, n_components, n_features), shape.n_statistics(n_features, exact=True)
-    rows = (n_ahead + 1) * block_length(n_features) * (n_features + 3)
+    rows = (n_threads * (n_ahead + 1) + 1) * block_length(n_features) * (n_features + 3)
     z = max(Z_VALUES, length * n_features)
     tile = length * (shape.n_statistics(n_features, exact=False) + 2 * (n_components + 1) + 4) + 2 * z
     second = max(1, min(n_components, Z_VALUES // (length * n_features))) * n_features**2
@@ -273,18 +276,14 @@ class CardSums:
     def __init__(self, n_values: int) -> None:
         self._n_values = n_values
         self._card: Card | None = None
-        self._values = self._correction = None
+        self._values = self._lack = None
 
     def add(self, card: Card, values: OnCard) -> None:
-        """Add the sums of one tile; `values` is overwritten."""
+        """Add the sums of one tile."""
         if self._card is None:
             self._card = card
-            self._values, self._correction = card.xp.zeros(self._n_values), card.xp.zeros(self._n_values)
-        values -= self._correction
-        total = self._values + values
-        self._correction = total - self._values
-        self._correction -= values
-        self._values = total
+            self._values, self._lack = card.xp.zeros(self._n_values), card.xp.zeros(self._n_values)
+        card.launch("add", self._n_values, self._values, self._lack, values, np.int64(self._n_values))
 
     def settled(self) -> Floats:
         """Return the sums, in this process's memory."""

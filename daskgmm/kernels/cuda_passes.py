@@ -51,7 +51,10 @@ class CardPass(CandidatesPass):
             plan, rows = self.plans[i], own[self.folds[i]]
             values = card.work.get("values", (self.n_values(plan),))
             self.write(PlanOnCard.of(plan, card), rows, values)
-            values[-2], values[-1] = rows.total_weight, rows.n_counted
+            if rows.weights is None:  # (Each launch counts, where a tile takes less than the interpreter.)
+                values[-2:] = rows.n_rows
+            else:
+                values[-2], values[-1] = rows.total_weight, rows.n_counted
             state[i].add(card, values)
 
     def finish(self, state: Any) -> list[Statistics]:

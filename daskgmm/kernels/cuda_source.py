@@ -11,9 +11,10 @@ from __future__ import annotations
 RUN = 8
 #: Up to so many features the density of a row is found with the row in registers, and its sums without Phi in memory.
 NARROW = 8
-#: Rows that a block of threads sums, those that it has in shared memory at once, numbers there at most, and sums that a
-#: thread has at a time.
-SUMMED_ROWS, SUM_ROWS, SUM_VALUES, SUM_EACH = 512, 32, 6016, 8
+#: Rows that a block of threads sums, those that it has in shared memory at once, and numbers there at most.
+SUMMED_ROWS, SUM_ROWS, SUM_VALUES = 512, 32, 6016
+#: Components and numbers of Phi whose sums a thread has at a time: six numbers are read for eight products.
+SUM_TALL, SUM_WIDE = 4, 2
 
 #: The dtypes of rows that are read as they are, with their names in C; others are converted to float64 before.
 DTYPES = {
@@ -32,7 +33,7 @@ extern "C" __global__ void rows_NAME(
     for (long long i = FIRST; i < n; i += STEP) {
         bool finite = true;
         for (int j = 0; j < d; j++) {
-            double value = (double)stored[i * d + j];
+            double value = in_double(stored[i * d + j]);
             if (mapped) value = (value - shift[j]) / scale[j];
             finite = finite && (value - value == 0.0);
             x[j * n + i] = value;
@@ -47,6 +48,27 @@ extern "C" __global__ void rows_NAME(
 _COMMON = """
 #define FIRST ((long long)blockIdx.x * blockDim.x + threadIdx.x)
 #define STEP ((long long)gridDim.x * blockDim.x)
+
+// CuPy compiles with -ftz=true, by which a float below 1.2e-38 is 0 when it is converted: this one is not.
+__device__ inline double in_double(float x)
+{
+    unsigned int bits;
+    memcpy(&bits, &x, sizeof bits);
+    if (bits & 0x7f800000u) return (double)x;
+    const double size = (double)(bits & 0x7fffffu) * 0x1p-149;
+    return bits >> 31 ? -size : size;
+}
+template <class T> __device__ inline double in_double(T x) { return (double)x; }
+
+// Adds values to total; lack is what total lacks of the sum of all (Kahan 1965, doi:10.1145/363707.363723).
+extern "C" __global__ void add(double* total, double* lack, const double* values, long long n)
+{
+    for (long long i = FIRST; i < n; i += STEP) {
+        const double value = values[i] + lack[i], sum = total[i] + value;
+        lack[i] = value - (sum - total[i]);
+        total[i] = sum;
+    }
+}
 
 // Phi, (n_second + d + 1, n), of rows x, (d, ld), about the origin: each second moment is the sum of the products of
 // features from starts[f] to starts[f + 1]; then the rows themselves, and 1.
@@ -229,60 +251,81 @@ extern "C" __global__ void narrow_density_D(
 
 _SUMS = """
 // Sums of n_rows rows for each block of threads: of resp, (k, n), times Phi, (n_phi), of rows x, (d, ld); out is
-// (blocks, k, n_phi). Responsibilities and Phi of some rows lie in shared memory at a time.
+// (blocks, k, n_phi). Responsibilities and Phi of some rows lie in shared memory at a time; a thread has a patch of
+// sums, those of some components and some numbers of Phi.
 extern "C" __global__ void narrow_sums(
     const double* x, long long ld, long long n, long long n_rows, int d, const double* origin, const int* left,
     const int* right, int n_second, const double* resp, int k, double* out)
 {
     __shared__ double held[SUM_VALUES];
-    const int n_phi = n_second + d + 1, n_sums = k * n_phi, height = k + n_phi;
+    const int n_phi = n_second + d + 1, length = SUM_ROWS + 1, n_threads = blockDim.x;
+    const int n_across = (n_phi + SUM_WIDE - 1) / SUM_WIDE, n_patches = (k + SUM_TALL - 1) / SUM_TALL * n_across;
+    double* const phi = held + k * length;
+    double* const rows = phi + n_second * length;
     for (long long block = blockIdx.x; block * n_rows < n; block += gridDim.x) {
         const long long begin = block * n_rows, end = begin + n_rows < n ? begin + n_rows : n;
-        for (int first = 0; first < n_sums; first += SUM_EACH * blockDim.x) {
-            double total[SUM_EACH];
-            int weights[SUM_EACH], values[SUM_EACH];
+        for (int first = 0; first < n_patches; first += n_threads) {
+            // (Threads without a patch do one again, patches at an edge their last sums again: none is written twice.)
+            const int patch = first + (int)threadIdx.x, own = patch < n_patches ? patch : 0;
+            const int top = own / n_across * SUM_TALL, side = own % n_across;
+            const double *weights[SUM_TALL], *values[SUM_WIDE];
+            double total[SUM_TALL][SUM_WIDE];
             #pragma unroll
-            for (int s = 0; s < SUM_EACH; s++) {
-                const int own = first + s * blockDim.x + threadIdx.x;
-                total[s] = 0.0;
-                weights[s] = own / n_phi % k * (SUM_ROWS + 1);
-                values[s] = (k + own % n_phi) * (SUM_ROWS + 1);
+            for (int a = 0; a < SUM_TALL; a++) weights[a] = held + (top + a < k ? top + a : k - 1) * length;
+            #pragma unroll
+            for (int b = 0; b < SUM_WIDE; b++) {
+                // (Neighbouring threads have neighbouring numbers: their reads then meet in no bank of the memory.)
+                const int f = side + b * n_across;
+                values[b] = phi + (f < n_phi ? f : n_phi - 1) * length;
             }
+            #pragma unroll
+            for (int a = 0; a < SUM_TALL; a++)
+                #pragma unroll
+                for (int b = 0; b < SUM_WIDE; b++) total[a][b] = 0.0;
             for (long long low = begin; low < end; low += SUM_ROWS) {
                 const int m = (int)(end - low < SUM_ROWS ? end - low : SUM_ROWS);
                 __syncthreads();
-                for (int t = threadIdx.x; t < height * SUM_ROWS; t += blockDim.x) {
+                for (int t = threadIdx.x; t < (k + d + 1) * SUM_ROWS; t += n_threads) {
                     const int f = t / SUM_ROWS - k, r = t % SUM_ROWS;
                     const long long i = low + r;
-                    double value = 0.0;
+                    double value = 1.0;
                     if (r >= m) value = 0.0;
                     else if (f < 0) value = resp[(f + k) * n + i];
-                    else if (f < n_second)
-                        value = (x[left[f] * ld + i] - origin[left[f]]) * (x[right[f] * ld + i] - origin[right[f]]);
-                    else if (f < n_phi - 1) value = x[(f - n_second) * ld + i] - origin[f - n_second];
-                    else value = 1.0;
-                    held[(f + k) * (SUM_ROWS + 1) + r] = value;
+                    else if (f < d) value = x[f * ld + i] - origin[f];
+                    (f < 0 ? held + (f + k) * length : rows + f * length)[r] = value;
                 }
                 __syncthreads();
-                #pragma unroll
-                for (int s = 0; s < SUM_EACH; s++) {
-                    if (first + s * blockDim.x >= n_sums) continue;
-                    double part = 0.0;
-                    for (int r = 0; r < SUM_ROWS; r++) part += held[weights[s] + r] * held[values[s] + r];
-                    total[s] += part;
+                for (int t = threadIdx.x; t < n_second * SUM_ROWS; t += n_threads) {
+                    const int f = t / SUM_ROWS, r = t % SUM_ROWS;
+                    phi[f * length + r] = rows[left[f] * length + r] * rows[right[f] * length + r];
                 }
+                __syncthreads();
+                double part[SUM_TALL][SUM_WIDE] = {};
+                for (int r = 0; r < SUM_ROWS; r++) {
+                    #pragma unroll
+                    for (int a = 0; a < SUM_TALL; a++)
+                        #pragma unroll
+                        for (int b = 0; b < SUM_WIDE; b++) part[a][b] += weights[a][r] * values[b][r];
+                }
+                #pragma unroll
+                for (int a = 0; a < SUM_TALL; a++)
+                    #pragma unroll
+                    for (int b = 0; b < SUM_WIDE; b++) total[a][b] += part[a][b];
             }
+            if (patch >= n_patches) continue;
             #pragma unroll
-            for (int s = 0; s < SUM_EACH; s++) {
-                const int own = first + s * blockDim.x + threadIdx.x;
-                if (own < n_sums) out[block * n_sums + own] = total[s];
-            }
+            for (int a = 0; a < SUM_TALL; a++)
+                #pragma unroll
+                for (int b = 0; b < SUM_WIDE; b++) {
+                    const int f = side + b * n_across;
+                    if (top + a < k && f < n_phi) out[(block * k + top + a) * n_phi + f] = total[a][b];
+                }
         }
     }
 }
 """
 
-_NUMBERS = {"SUM_ROWS": SUM_ROWS, "SUM_VALUES": SUM_VALUES, "SUM_EACH": SUM_EACH, "RUN": RUN}
+_NUMBERS = {"SUM_ROWS": SUM_ROWS, "SUM_VALUES": SUM_VALUES, "SUM_TALL": SUM_TALL, "SUM_WIDE": SUM_WIDE, "RUN": RUN}
 
 
 def _defined() -> str:

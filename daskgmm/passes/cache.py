@@ -152,7 +152,12 @@ class KeptReader(Reader):
         return KeptReader, (self._reader, self._token)
 
     def __sizeof__(self) -> int:
-        return object.__sizeof__(self) + self.bytes_kept
+        return object.__sizeof__(self) + self.host_bytes
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes that are kept in this process: what lies on a card is no memory of a worker, nor to be spilled."""
+        return self._share.n_bytes
 
     @property
     def bytes_kept(self) -> int:

@@ -20,11 +20,16 @@ from daskgmm.kernels.block import Workspace
 from daskgmm.kernels.cuda import N_THREADS
 from daskgmm.kernels.cuda_rows import Card, Slot
 from daskgmm.kernels.cuda_source import SOURCE
+from daskgmm.passes.pools import n_workers
 
 #: Blocks of threads at most, which then go on with further rows.
 MOST_BLOCKS = 1 << 16
 #: What CuPy, cuBLAS and the loops take of a card's memory, and what is left for others (a desktop, another process).
 CONTEXT_BYTES = 1 << 30
+#: What cuBLAS takes of it for each thread that multiplies: a thread has a handle of its own, with room to work in.
+HANDLE_BYTES = 64 << 20
+#: What is said of memory that is full, the card's or that which a card reads, beside CuPy's own error.
+_FULL = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
 #: One thread copies 8 to 10 GB/s into memory that a card reads, which takes up to 55 GB/s.
 COPY_THREADS, COPY_BYTES = 4, 4 << 20
 
@@ -44,6 +49,8 @@ class CardInfo:
     total_bytes, free_bytes : int
     identity : str
         Tells one card from another.
+    n_threads : int
+        Threads of the process, each with a partition of its own.
     """
 
     name: str
@@ -51,6 +58,7 @@ class CardInfo:
     total_bytes: int
     free_bytes: int
     identity: str
+    n_threads: int = 1
 
     def __str__(self) -> str:
         return f"{self.name}, {self.versions}"
@@ -63,8 +71,8 @@ def card_here() -> CardInfo | str:
     except ImportError as error:
         return f"no CuPy ({error})"
     try:
-        _ = cupy.cuda.cublas, cupy.cuda.nvrtc  # (libraries of CUDA's, loaded when they are asked for)
-    except ImportError as error:
+        _ = cupy.cuda.cublas, cupy.cuda.nvrtc.getVersion()  # (libraries of CUDA's, loaded when they are asked for)
+    except (ImportError, RuntimeError) as error:
         return f"a CuPy that lacks libraries of CUDA ({str(error).partition(chr(10))[0]:.80})"
     runtime = cupy.cuda.runtime
     try:
@@ -80,7 +88,8 @@ def card_here() -> CardInfo | str:
         part = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         identity = f"{platform.node()} {cupy.cuda.Device().pci_bus_id} {part if part.startswith('MIG') else ''}".strip()
         name = properties["name"].decode()
-        return CardInfo(name, f"{versions}, driver for CUDA {driver}", int(total), int(free), identity)
+        said = f"{versions}, driver for CUDA {driver}"
+        return CardInfo(name, said, int(total), int(free), identity, n_workers())
     except runtime.CUDARuntimeError as error:
         return f"no card that CUDA can use ({error})"
 
@@ -142,13 +151,15 @@ class CudaCard(Card):
         self.work = Workspace(cupy.empty)
         # (It waits for CUDA's default stream, and that for it: so what is done outside of `using` keeps its order too.)
         self.stream = cupy.cuda.Stream()
+        # (Threads begin with the first card, whichever this is.)
+        self._device = cupy.cuda.Device()
         self._lock = threading.RLock()
         self._module = cupy.RawModule(code=SOURCE, options=("-std=c++17",))
         self._loops: dict[str, Any] = {}
 
     @contextmanager
     def using(self) -> Iterator[None]:
-        with self._lock, self.stream:
+        with self._lock, self._device, self.stream:
             yield
 
     def launch(self, loop: str, n_items: int, *arguments: Any) -> None:
@@ -169,17 +180,15 @@ class CudaCard(Card):
     @contextmanager
     def explained(self) -> Iterator[None]:
         cuda = self.xp.cuda
+        lost = cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError, cuda.cublas.CUBLASError
         try:
             yield
-        except cuda.memory.OutOfMemoryError as error:
+        except (cuda.memory.OutOfMemoryError, *lost) as error:
             said = f"{error!s:.120}"
-        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError, cuda.cublas.CUBLASError) as error:
-            raise DaskgmmError(
-                "The card",
-                "compute",
-                f"{error!s:.200}",
-                "Look at it (nvidia-smi), and run again; or take `device` cpu.",
-            ) from None
+            if isinstance(error, lost) and not any(each in said for each in _FULL):
+                raise DaskgmmError(
+                    "The card", "compute", said, "Look at it (nvidia-smi), and run again; or take `device` cpu."
+                ) from None
         else:
             return
         self.release()
@@ -191,7 +200,8 @@ class CudaCard(Card):
         )
 
     def slot(self, n_rows: int, n_columns: int, dtype: np.dtype[Any]) -> Slot:
-        return CudaSlot(self, n_rows, n_columns, dtype)
+        with self.using():
+            return CudaSlot(self, n_rows, n_columns, dtype)
 
     def release(self) -> None:
         """Give what is not in use back to the card."""

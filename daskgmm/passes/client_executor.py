@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from dask import threaded
@@ -114,9 +115,7 @@ class ClientExecutor(Executor):
         return []
 
     def cards(self) -> dict[str, Any]:
-        from daskgmm.passes.card import card_here
-
-        return dict(self.client.run(card_here, on_error="return"))
+        return dict(self.client.run(_own_card, on_error="return"))
 
     def named(self) -> AbstractContextManager[Any]:
         from distributed import span
@@ -153,6 +152,14 @@ def _unless_lost() -> Iterator[None]:
     except OSError as error:
         if isinstance(error, DaskgmmError):
             raise
+
+
+def _own_card(dask_worker: Any) -> Any:
+    """Return the card of a worker, with the threads that share it, or why it has none."""
+    from daskgmm.passes import card
+
+    found = card.card_here()
+    return found if isinstance(found, str) else replace(found, n_threads=dask_worker.state.nthreads)
 
 
 def _own_room(dask_worker: Any) -> Room:

@@ -204,7 +204,11 @@ def peak_worker_bytes(rows: Rows, need: Need, *, n_threads: int = 1) -> int:
 
 def loaded_bytes(need: Need) -> int:
     """Return the bytes of the interpreter, and of what a worker loads once."""
-    return INTERPRETER_BYTES + (COMPILED_BYTES if need.compiled else 0)
+    return INTERPRETER_BYTES + (COMPILED_BYTES if need.compiled else 0) + _cuda_bytes(need)
+
+
+def _cuda_bytes(need: Need) -> int:
+    return CUDA_BYTES if need.device == "cuda" else 0
 
 
 def peak_task_bytes(rows: Rows, need: Need) -> int:
@@ -214,19 +218,24 @@ def peak_task_bytes(rows: Rows, need: Need) -> int:
     total += 8 * block_length(rows.X.n_features) * sum(column.n_features for column in rows.columns.values())
     total += buffer_bytes(need.shape, need.n_components, rows.X.n_features)
     if need.device == "cuda":
-        total += card_host_bytes(rows)
+        total += card_rows_bytes(rows)
     if rows.check == "marginalize":
         total += need.n_candidates * derived_bytes(need.shape, need.n_components, rows.X.n_features)
         total += gap_bytes(need.shape, need.n_components, rows.X.n_features)
     return total + need.n_candidates * _candidate_bytes(rows, need.shape, need.n_components)
 
 
-def card_host_bytes(rows: Rows) -> int:
-    """Return the bytes that a process with a card takes beside: libraries, and rows in memory that the card reads."""
-    from daskgmm.kernels.cuda_rows import N_AHEAD, block_length
+def card_rows_bytes(rows: Rows) -> int:
+    """Return the bytes of rows on their way to a card, in memory that it reads, with their weights.
 
-    row_bytes = max(rows.X.row_bytes, rows.X.n_features) + 8
-    return CUDA_BYTES + (N_AHEAD + 1) * block_length(rows.X.n_features) * row_bytes
+    CuPy takes a power of two of them for each block, and a block has such a number of rows.
+    """
+    from daskgmm.kernels.cuda_rows import N_AHEAD, block_length
+    from daskgmm.kernels.cuda_source import DTYPES
+
+    row_bytes = rows.X.row_bytes if rows.X.dtype.name in DTYPES else 8 * rows.X.n_features
+    row_bytes = 1 << (row_bytes - 1).bit_length()
+    return (N_AHEAD + 1) * block_length(rows.X.n_features) * (row_bytes + 8)
 
 
 def drives(rows: Rows, executor: Executor) -> bool:
@@ -241,6 +250,7 @@ def peak_own_bytes(rows: Rows, need: Need, *, driving: bool) -> int:
     tasks that run here at once, or, where workers do them, the states that come in and what is kept of each task.
     """
     loaded = INTERPRETER_BYTES + (START_BYTES if need.own_bytes else 0)
+    loaded += _cuda_bytes(need)
     loaded += (PANDAS_BYTES if find_spec("pandas") else 0) + (SPARSE_BYTES if find_spec("sparse") else 0)
     if driving:
         states = 2 * min(MOST_ROOTS, rows.n_tasks) * need.state_bytes(rows.X.n_features)

@@ -68,7 +68,7 @@ class Filled:
     partial: Partial[Any]
 
     def __sizeof__(self) -> int:
-        return object.__sizeof__(self) + sum(reader.bytes_kept for reader in (self.x, *self.beside.values()))
+        return object.__sizeof__(self) + sum(reader.host_bytes for reader in (self.x, *self.beside.values()))
 
 
 def tree_sum(work: Pass[State], partials: Iterable[Partial[State]]) -> Partial[State]:

@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,35 +17,65 @@ import pytest
 
 from daskgmm.kernels.block import Workspace
 from daskgmm.kernels.cuda_rows import Card, Slot
-from daskgmm.kernels.cuda_source import SOURCE
+from daskgmm.kernels.cuda_source import DTYPES, SOURCE
 from daskgmm.passes.card import copy_rows
 
 #: One thread of one block, which does all rows, as each loop goes on to the end from wherever it begins.
-SHIM = """
-#include <cmath>
-using std::exp; using std::log; using std::log1p;
-#define __global__
+ALONE = """
 #define __shared__ static thread_local
 #define __syncthreads()
-#define __launch_bounds__(n)
 static const struct { int x; } blockIdx = {0}, threadIdx = {0}, blockDim = {1}, gridDim = {1};
+"""
+#: Some threads of some blocks, as on a card: each calls the loop once it has said which one it is.
+SIDE_BY_SIDE = """
+#include <pthread.h>
+#define __shared__ static
+#define __syncthreads() pthread_barrier_wait(&all)
+static thread_local struct { unsigned int x; } blockIdx, threadIdx;
+static struct { unsigned int x; } blockDim, gridDim;
+static pthread_barrier_t all;
+extern "C" void launch(int n_blocks, int n_threads)
+{
+    gridDim.x = n_blocks;
+    blockDim.x = n_threads;
+    pthread_barrier_init(&all, nullptr, n_threads);
+}
+extern "C" void begin(int block, int thread) { blockIdx.x = block; threadIdx.x = thread; }
+extern "C" void done() { pthread_barrier_destroy(&all); }
+"""
+SHIM = """
+#include <cmath>
+#include <cstring>
+using std::exp; using std::log; using std::log1p;
+#define __global__
+#define __device__
 """
 COMPILER = shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
 
 
 @cache
-def library() -> ctypes.CDLL:
+def library(threads: str = ALONE) -> ctypes.CDLL:
     """Return the loops, compiled once for each text of them; skip the test where no compiler is."""
     if COMPILER is None:
         pytest.skip("no C++ compiler (g++, c++ or clang++) is here, which the loops of a card are tested with")
-    text = SHIM + SOURCE
+    text = SHIM + threads + SOURCE
     name = f"daskgmm-loops-{os.getuid()}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     built = Path(tempfile.gettempdir(), f"{name}.so")
     if not built.exists():
         with tempfile.TemporaryDirectory() as folder:
             source, made = Path(folder, "loops.cpp"), Path(folder, "loops.so")
             source.write_text(text)
-            flags = ("-O2", "-std=c++17", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror", "-shared", "-fPIC")
+            flags = (
+                "-O2",
+                "-std=c++17",
+                "-Wall",
+                "-Wextra",
+                "-Wno-unknown-pragmas",
+                "-Werror",
+                "-shared",
+                "-fPIC",
+                "-pthread",
+            )
             subprocess.run([COMPILER, *flags, str(source), "-o", str(made)], check=True)
             shutil.copy(made, built.with_suffix(f".{os.getpid()}"))
             built.with_suffix(f".{os.getpid()}").rename(built)
@@ -52,6 +83,15 @@ def library() -> ctypes.CDLL:
 
 
 _OF_C = {np.int32: ctypes.c_int, np.int64: ctypes.c_longlong, np.float64: ctypes.c_double}
+
+
+@cache
+def parameters(loop: str) -> tuple[tuple[type, bool], ...]:
+    """Return the type of each parameter of a loop, as NumPy calls it, and whether it is an array."""
+    of_numpy = {of_c: np.dtype(name).type for name, of_c in DTYPES.items()}
+    (found,) = re.findall(rf"__global__ void {loop}\(([^)]*)\)", SOURCE)
+    types = [each.strip().removeprefix("const ").rpartition(" ")[0] for each in found.split(",")]
+    return tuple((of_numpy[each.rstrip("*")], each.endswith("*")) for each in types)
 
 
 class OnHost(np.ndarray):
@@ -73,7 +113,7 @@ class OnHost(np.ndarray):
 
     def __getitem__(self, at):
         _of_the_card(*(at if isinstance(at, tuple) else (at,)))
-        return np.asarray(super().__getitem__(at)).view(OnHost)
+        return np.asarray(super().__getitem__(at)).view(type(self))
 
     def __setitem__(self, at, values):
         _of_the_card(values, *(at if isinstance(at, tuple) else (at,)))
@@ -108,6 +148,18 @@ class _Namespace:
         return call
 
 
+def _given(loop, arguments):
+    """Return the arguments of a loop as C takes them: of just its types, as a card is told nothing of them."""
+    _of_the_card(*arguments)
+    for i, (each, (of_c, is_array)) in enumerate(zip(arguments, parameters(loop), strict=True)):
+        given = each.dtype.type if isinstance(each, np.ndarray) else type(each)
+        assert (given, isinstance(each, np.ndarray)) == (of_c, is_array), f"argument {i} of {loop}"
+    return [
+        ctypes.c_void_p(each.ctypes.data) if isinstance(each, np.ndarray) else _OF_C[type(each)](each)
+        for each in arguments
+    ]
+
+
 class HostCard(Card):
     """NumPy in the place of CuPy."""
 
@@ -121,12 +173,7 @@ class HostCard(Card):
         return self._lock
 
     def launch(self, loop, n_items, *arguments):
-        _of_the_card(*arguments)
-        given = [
-            ctypes.c_void_p(each.ctypes.data) if isinstance(each, np.ndarray) else _OF_C[type(each)](each)
-            for each in arguments
-        ]
-        getattr(library(), loop)(*given)
+        getattr(library(), loop)(*_given(loop, arguments))
 
     def array(self, values):
         return np.array(values, order="C").view(OnHost)
@@ -140,6 +187,30 @@ class HostCard(Card):
 
     def slot(self, n_rows, n_columns, dtype):
         return HostSlot(self.xp.empty((n_rows, n_columns), dtype))
+
+
+class ThreadsCard(HostCard):
+    """The same with several threads for each block, and some blocks, one after the other."""
+
+    n_blocks, n_threads = 3, 5
+
+    def launch(self, loop, n_items, *arguments):
+        loops, given = library(SIDE_BY_SIDE), _given(loop, arguments)
+
+        def run(block, thread):
+            loops.begin(block, thread)
+            getattr(loops, loop)(*given)
+
+        for block in range(self.n_blocks):
+            loops.launch(self.n_blocks, self.n_threads)
+            # (Threads that wait for each other in vain end with the process.)
+            threads = [threading.Thread(target=run, args=(block, i), daemon=True) for i in range(self.n_threads)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
+                assert not thread.is_alive(), f"threads of {loop} wait for each other"
+            loops.done()
 
 
 class HostSlot(Slot):

@@ -24,6 +24,7 @@ from daskgmm.mixture.family import family_called
 from daskgmm.mixture.noise import Noise
 from daskgmm.mixture.scaling import Scaling
 from tests.kernels.driving import KINDS, blocks_of, parameters_of, row_set_of
+from tests.kernels.host_card import HostCard, ThreadsCard
 from tests.strategies import make_case
 
 
@@ -67,6 +68,20 @@ def test_few_features_with_phi_in_memory_and_without(card, n_features, monkeypat
         found.append(*run(CardEStep([plan]), on_card(card, case.X)))
         agree(found[-1], right, 5)
         assert plan.derived["card"].without_phi == (n_features <= most)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kernel", ["phi", "exact"])
+@pytest.mark.parametrize("n_components", [1, 3, 17])
+def test_bits_do_not_depend_on_how_many_threads_a_block_has(kind, kernel, n_components):
+    case = make_case(kind, seed=15, n_rows=1300, n_components=n_components, n_features=3)
+    plan = plan_of(case, kernel)
+    for work in (CardEStep, CardSupportPass):
+        found = []
+        for card in (HostCard(), ThreadsCard()):
+            plan.derived.clear()
+            found.append(*run(work([plan]), on_card(card, case.X)))
+        assert (found[0].values == found[1].values).all()
 
 
 def test_components_for_which_there_is_no_room_without_phi(card):
@@ -161,6 +176,8 @@ def test_noise_stands_beside_the_components(card):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_are_read_as_they_are_stored(card, dtype):
     X = np.random.default_rng(1).integers(0, 100, (50, 3)).astype(dtype)
+    if X.dtype.kind == "f":
+        X[:4, 0] = -0.0, np.finfo(dtype).tiny, -np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
     scaling = Scaling(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, 0.5]))
     (block,) = on_card(card, X, scaling=scaling)
     expected = X.T.astype(float)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from dask.sizeof import sizeof
 
 from daskgmm.kernels import cuda_rows
 from daskgmm.kernels.cuda_passes import CardEStep
@@ -92,6 +93,8 @@ def test_rows_stay_on_the_card_and_are_not_read_again(on, short, weighted):
     n_bytes = case.X.nbytes + (299 * 8 if weighted else 0)
     assert filled.partial.bytes_kept == filled.x.bytes_kept == n_bytes  # (on the card alone: the host let them go)
     assert cache.card_budget.n_bytes - before == n_bytes
+    # (A worker that counted them would write its results to disk as if its memory were full.)
+    assert sizeof(filled) < 500
     again = reuse(work, own, keep, names, filled, *(None for _ in names))
     assert x.n_read == 299
     assert again.bytes_read == 0

@@ -123,6 +123,10 @@ class DataError(DaskgmmError, ValueError):
     exit_code = 65
 
 
+class NoRowsError(DataError):
+    """An input without any row (exit code 65)."""
+
+
 class NotNumbersError(DataError, TypeError):
     """Objects that cannot be numbers (exit code 65); a TypeError too, as scikit-learn has it."""
 

@@ -116,6 +116,35 @@ def test_a_memory_limit_is_kept_or_refused_also_in_this_process(tmp_path: Path) 
     assert CliRunner().invoke(gmm, [*command[:-1], found[1]]).exit_code in (0, 3)
 
 
+def test_a_command_on_a_model_is_never_told_to_take_fewer_components(tmp_path: Path) -> None:
+    """All but a fit have those of the model; what the message says instead is done, and suffices."""
+    rows, rng = tmp_path / "X.npy", np.random.default_rng(0)
+    np.save(rows, rng.normal(size=(2000, 24)))
+    model = tmp_path / "many.zarr"
+    k = 200
+    parts = np.full(k, 1 / k), rng.normal(size=(k, 24)), np.broadcast_to(np.eye(24), (k, 24, 24))
+    GaussianMixture.from_parameters(*parts).save(model)
+    out = ["--output", str(tmp_path / "out.zarr")]
+    adapted = ["adapt", str(model), str(rows), *out, "--max-iter", "1"]
+    commands = (
+        ["fit", str(rows), "-k", str(k), *out], adapted,
+        ["score", str(model), str(rows)], ["combine", str(model), str(rows)],
+        ["predict", str(model), str(rows), *out], ["impute", str(model), str(rows), *out],
+        ["denoise", str(model), str(rows), *out, "--errors", str(rows)],
+    )  # fmt: skip
+    for i, command in enumerate(commands):
+        limit = 300
+        for _ in range(2):
+            done = CliRunner().invoke(gmm, [*command, "--memory-limit", f"{limit}MiB"])
+            assert done.exit_code == 65, done.stderr
+            found = re.search(r"Give more memory \(--memory-limit (\d+)MiB\)(.*)$", done.stderr.strip())
+            assert found, done.stderr
+            assert (found[2] == ", or decrease --components.") == (i == 0 and limit > 300), done.stderr
+            limit = int(found[1]) - 1  # (so that one component would fit)
+        if command[0] == "score":
+            assert CliRunner().invoke(gmm, [*command, "--memory-limit", f"{limit + 1}MiB"]).exit_code == 0
+
+
 def test_an_output_comes_whole_or_not_at_all(tmp_path: Path) -> None:
     place = tmp_path / "out"
     place.mkdir()

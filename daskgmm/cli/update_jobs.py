@@ -78,7 +78,7 @@ def update(
 
     def run(cluster: Place) -> tuple[Fit, Result]:
         kept = saving.work(output, now, force=force)
-        with kept as saved, fitting_work([options], rows, weighed, cluster).on_machines(began) as running:
+        with kept as saved, fitting_work([options], rows, weighed, cluster, given=True).on_machines(began) as running:
             with passes_shown(running.executor) as hear, saved.standing.on(running.where):
                 done, drift = work(
                     running.executor, listener=saved.standing.telling(hear), checkpoint=saved.checkpoint

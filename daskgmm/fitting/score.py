@@ -147,7 +147,8 @@ def scoring_need(parameters: Parameters, X: Source, errors: Measured | None = No
     """Return what scoring needs in a worker's memory beside the rows."""
     shape, k = parameters.shape, parameters.n_components
     beside = 0 if errors is None else errors.n_bytes(shape, k, X.n_features)
-    return Need(shape, k, extra_bytes=beside, compiled=takes_compiled_kernel(X.n_rows, shape, k, X.n_features))
+    compiled = takes_compiled_kernel(X.n_rows, shape, k, X.n_features)
+    return Need(shape, k, extra_bytes=beside, compiled=compiled, given=True)
 
 
 def check_features(

@@ -101,7 +101,7 @@ def standard_errors(
         )
     # (Scores of a tile, weighted ones, and a product.)
     beside = 8 * (3 * n_free * tile_length(X.n_features) + n_free**2)
-    need = _Need(p.shape, p.n_components, extra_bytes=beside, n_parameters=n_free)
+    need = _Need(p.shape, p.n_components, extra_bytes=beside, given=True, n_parameters=n_free)
     rows, _ = promise_memory(Rows.plan(X, weights), need, executor)
     with for_passes(executor):
         found: Floats = run_pass(work, rows, executor, name="information")

@@ -191,7 +191,7 @@ def _need(layout: Layout, predictor: Predictor) -> Need:
     plan = with_kernel(predictor, layout.rows.X.n_rows).plan
     beside = 0 if plan.given is None else plan.given[0].n_bytes(plan.shape, *plan.means.shape)
     held = layout.held_bytes + beside + predictor.held_bytes
-    return Need(plan.shape, plan.n_components, extra_bytes=held, compiled=plan.compiled, by_partition=True)
+    return Need(plan.shape, plan.n_components, extra_bytes=held, compiled=plan.compiled, by_partition=True, given=True)
 
 
 def prediction_record(output: str) -> dict[str, Any] | None:

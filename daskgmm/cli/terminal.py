@@ -158,10 +158,7 @@ class _JsonLines(logging.Formatter):
 
 
 def _warner() -> Callable[..., None]:
-    """Return what logs a warning of any package as one line, without the place in its code; once, if it comes again.
-
-    (k-means says of every restart that rows are alike.)
-    """
+    """Return what logs a warning of any package as one line, without the place in its code; once, if it comes again."""
     before = set()
 
     def warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

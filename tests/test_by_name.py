@@ -87,6 +87,28 @@ def test_the_column_of_the_weights_is_no_feature(stars: Path) -> None:
     assert result("fit", "commas.parquet", "--columns", '"a,b", c', "-k", 1, "-o", "commas.zarr")["features"] == 2
 
 
+def test_no_option_takes_what_folders_are_named_by_for_a_column(stars: Path) -> None:
+    Path("hive/w=1").mkdir(parents=True)
+    pq.write_table(pq.read_table(stars, columns=["ra", "dec"]), "hive/w=1/a.parquet")
+    said = call("fit", "hive", "-k", 1, "-o", "m.zarr").stderr
+    assert said.count(f"Folders of {Path('hive').resolve()} are named by values, w=...: these are no columns.") == 1
+    for command in (
+        ("fit", "hive", "-k", 1, "-o", "n.zarr", "--columns", "ra,w"),
+        ("fit", "hive", "-k", 1, "-o", "n.zarr", "--weights", "w"),
+        ("fit", "hive", "-k", 1, "-o", "n.zarr", "--labels", "w"),
+        ("fit", "hive", "-k", 1, "-o", "n.zarr", "--errors", "ra,w"),
+        ("fit", "hive", "-k", 1, "-o", "n.zarr", "--columns", "r*", "--errors", "w"),
+        ("predict", "m.zarr", "hive", "-o", "n.parquet", "--keep", "ra,w"),
+    ):
+        message = call(*command, code=65).stderr
+        assert f"{command[-2]} must name columns that the files of INPUT have; got 'w', by which folders" in message
+    typo = call("fit", "hive", "-k", 1, "-o", "n.zarr", "--columns", "d*", "--errors", "dex", code=66).stderr
+    assert "--errors must name columns of INPUT; got 'dex' with" in typo
+    typo = call("fit", "hive", "-k", 1, "-o", "n.zarr", "--errors", "ra,dex", code=66).stderr
+    assert "--errors must name columns of INPUT; got 'dex' with" in typo
+    assert "Did you mean 'dec'?" in typo
+
+
 def test_weights_that_could_be_a_column_and_a_place(stars: Path, table: dict[str, Any]) -> None:
     zarr.create_array("w", data=np.ones(4000))
     asked = ("fit", stars, "--columns", "ra,dec", "-k", 1, "-o", "m.zarr", "--weights")

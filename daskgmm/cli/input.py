@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daskgmm.errors import InputMissingError, OptionError, verbatim
+from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionError, verbatim
 from daskgmm.fitting.measured import Measured
 from daskgmm.places.log import say
 from daskgmm.sources.columns import feature_names
@@ -73,7 +73,10 @@ class Input:
         if self.errors is None:
             return None
         names, options = self._columns_of_errors(), {"argument": "errors", "missing_chunks": self.missing_chunks}
-        given: Any = open_rows(self.location, columns=names, **options) if names else open_rows(self.errors, **options)
+        try:
+            given = open_rows(self.location if names else self.errors, columns=names or None, **options)
+        except (DataError, InputMissingError) as error:
+            raise _of_flag(error, "--errors", "errors") from error
         return Measured.of(given, X)
 
     def _columns_of_errors(self) -> tuple[str, ...]:
@@ -96,9 +99,11 @@ class Input:
             try:
                 others = (*(columns or ()), *(f"!{name}" for name in beside))
                 return open_rows(self.location, columns=others, features=self.features, **options)
-            except InputMissingError:
-                if columns is not None:
-                    raise  # (and else it is a coordinate, which is none of all columns)
+            except (DataError, InputMissingError) as error:
+                # (A coordinate is none of all columns. And what is no column at all is told where it is opened itself.)
+                named = error.got.startswith(tuple(repr(one) for name in beside for one in (name, f"!{name}")))
+                if error.argument != "`columns`" or not (columns is None or named):
+                    raise
         return open_rows(self.location, columns=columns, features=self.features, **options)
 
     def _column(self, flag: str, name: str | None, argument: str) -> Source | None:
@@ -113,6 +118,8 @@ class Input:
             found = open_rows(self.location, columns=(name,), argument=argument, missing_chunks=self.missing_chunks)
         except OptionError:  # (INPUT has no columns with names)
             return None
+        except DataError as error:
+            raise _of_flag(error, flag, argument) from error
         except InputMissingError as error:
             if os.path.exists(name):
                 return None
@@ -127,6 +134,14 @@ class Input:
                 f"Type ./{name} for the place, or move it.",
             )
         return found
+
+
+def _of_flag(error: DaskgmmError, flag: str, argument: str) -> DaskgmmError:
+    """Return an error about names of columns as that of the option that has named them; others as they are."""
+    option, requirement, got, remedy = error.fields
+    if option != "`columns`":
+        return error
+    return type(error)(flag, requirement.replace(f"`{argument}`", "INPUT"), got, remedy)
 
 
 def meaning(X: Source) -> dict[str, Any]:

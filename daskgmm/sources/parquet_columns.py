@@ -95,7 +95,6 @@ def columns_of(
     columns: Sequence[str] | None,
     *,
     index: frozenset[str],
-    keys: frozenset[str],
     argument: str,
     label: str,
 ) -> tuple[tuple[Column, ...], list[str], np.dtype[Any]]:
@@ -110,25 +109,14 @@ def columns_of(
         Names, with wildcards; None takes all columns.
     index : frozenset of str
         Columns that are meant only where they are named.
-    keys : frozenset of str
-        What folders are named by.
 
     Raises
     ------
     InputMissingError, OptionError
         See `daskgmm.sources.columns.chosen`.
     DataError
-        A column that is meant holds no numbers, or is none of the files but named by their folders.
+        A column that is meant holds no numbers.
     """
-    for name in columns or ():
-        if name in keys and name not in kinds:
-            raise DataError(
-                "`columns`",
-                f"name columns that the files of `{argument}` have",
-                f"{name!r}, by which folders of {label} are named ({name}=...)",
-                f"Write it into the files, or leave it out. To take one of its values, give that folder's path, or a "
-                f"pattern such as {verbatim(repr(f'{name}=7/*.parquet'))}.",
-            )
     meant_if_named = index - set(columns or ())
     elements = {name: _elements(name, kind) for name, kind in kinds.items() if name not in meant_if_named}
     owners = {element: (name, i) for name, found in elements.items() for i, element in enumerate(found)}

@@ -40,6 +40,7 @@ _WORDS = {
     "missing_chunks": "--missing-chunks",
     'dask.config.set({"daskgmm.missing-chunks": "fill"})': "--missing-chunks fill",
     "non_finite='drop'": "--non-finite drop",
+    "non_finite='drop' (by set_params)": "--non-finite drop",
     "non_finite='marginalize'": "--non-finite marginalize",
     "non_finite": "--non-finite",
     "criterion": "--criterion",

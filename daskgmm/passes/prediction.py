@@ -158,7 +158,7 @@ def refuse_row(row: int | None, non_finite: str) -> None:
             "`X`",
             "be finite",
             f"NaN or infinity in row {row}, where counting begins with 0",
-            "Take `non_finite='drop'` (in Python by set_params): such rows get the label -1, or NaN. With "
+            "Take `non_finite='drop' (by set_params)`: such rows get the label -1, or NaN. With "
             "`non_finite='marginalize'` a NaN is a missing value, and the rest of its row counts.",
         )
 

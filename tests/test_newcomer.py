@@ -116,6 +116,14 @@ def test_a_memory_limit_is_kept_or_refused_also_in_this_process(tmp_path: Path) 
     assert CliRunner().invoke(gmm, [*command[:-1], found[1]]).exit_code in (0, 3)
 
 
+def test_workers_that_are_not_started_are_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "X.npy", X)
+    command = ["fit", str(tmp_path / "X.npy"), "-k", "1", "-o", str(tmp_path / "m.zarr"), "--force"]
+    said = "Of 3 workers none is started: all rows are one partition, which this process does.\n"
+    assert CliRunner().invoke(gmm, [*command, "--workers", "3"]).stderr.count(said) == 1
+    assert "none is started" not in CliRunner().invoke(gmm, command).stderr
+
+
 def test_a_command_on_a_model_is_never_told_to_take_fewer_components(tmp_path: Path) -> None:
     """All but a fit have those of the model; what the message says instead is done, and suffices."""
     rows, rng = tmp_path / "X.npy", np.random.default_rng(0)

@@ -77,6 +77,19 @@ def index_of(schema: Any) -> frozenset[str]:
         return frozenset()  # (What others write there does not matter.)
 
 
+def index_note(schema: Any, names: Sequence[str]) -> dict[bytes, bytes]:
+    """Return what a file with some of the columns says to pandas and Dask of its index: all that a data frame had.
+
+    Nothing where it had none, or not all columns of it are there.
+    """
+    if not (index := index_of(schema)) or not index.issubset(names):
+        return {}
+    found = json.loads(schema.metadata[b"pandas"])
+    of_columns = [one for one in found.get("columns", ()) if one.get("field_name", one.get("name")) in names]
+    own = {"columns": of_columns, "index_columns": [name for name in found["index_columns"] if name in index]}
+    return {b"pandas": json.dumps({**found, **own}).encode()}
+
+
 def _kind(type_: Any) -> Kind:
     from pyarrow import types
 

@@ -9,7 +9,7 @@ from typing import Any
 from daskgmm.errors import DataError
 from daskgmm.sources.columns import chosen
 from daskgmm.sources.failures import retried
-from daskgmm.sources.parquet_columns import Column, kinds_of
+from daskgmm.sources.parquet_columns import Column, index_note, kinds_of
 from daskgmm.sources.parquet_files import Listing
 from daskgmm.sources.parquet_footers import (
     FETCHED_BYTES,
@@ -107,7 +107,7 @@ def kept_columns(files: Listing, parts: Sequence[ParquetPart], columns: Sequence
                 "Rename one of them, or leave them out.",
             )
         footers = [footer_of(found, first.name, names)]
-        types = _as_bytes([schema.field(name).with_nullable(True) for name in names])
+        types = _as_bytes([schema.field(name).with_nullable(True) for name in names], index_note(schema, names))
     finally:
         found.close()
     question = Question(location, own.label, expected_of(kinds, names, exactly=False), False, names, argument)
@@ -122,7 +122,7 @@ def kept_columns(files: Listing, parts: Sequence[ParquetPart], columns: Sequence
     return KeptColumns(names, types, reader, held, _STEP, GROUP_BYTES)
 
 
-def _as_bytes(fields: Sequence[Any]) -> bytes:
+def _as_bytes(fields: Sequence[Any], note: dict[bytes, bytes]) -> bytes:
     import pyarrow
 
-    return bytes(pyarrow.schema(fields).serialize())
+    return bytes(pyarrow.schema(fields, metadata=note).serialize())

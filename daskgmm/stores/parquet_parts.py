@@ -117,8 +117,8 @@ class Parts:
 
         types = [pyarrow.from_numpy_dtype(np.dtype(dtype)) for dtype in self.dtypes]
         own = [pyarrow.field(name, type_) for name, type_ in zip(self.names, types, strict=True)]
-        kept = list(pyarrow.ipc.read_schema(pyarrow.BufferReader(self.before))) if self.before else []
-        return pyarrow.schema([*kept, *own])
+        kept = pyarrow.ipc.read_schema(pyarrow.BufferReader(self.before)) if self.before else pyarrow.schema([])
+        return pyarrow.schema([*kept, *own], metadata=kept.metadata or None)
 
     def arrays(self, values: Sequence[NDArray[Any]]) -> list[Any]:
         """Return columns as Arrow has them; missing numbers stay NaN."""
@@ -150,8 +150,8 @@ class Parts:
 
     def note(self, place: str, record: Mapping[str, Any]) -> None:
         """Write the record, in place of the one that is there."""
-        schema = self.schema().with_metadata({ATTRIBUTE: json.dumps({"files": self.n_files, **record})})
-        write_file(place, RECORD, schema, [])
+        schema, note = self.schema(), {ATTRIBUTE: json.dumps({"files": self.n_files, **record})}
+        write_file(place, RECORD, schema.with_metadata({**(schema.metadata or {}), **note}), [])
 
     def complete(self, place: str, record: Mapping[str, Any]) -> None:
         """Note the record, which says that all is written.

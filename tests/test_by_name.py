@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,26 @@ def test_the_column_of_the_weights_is_no_feature(stars: Path) -> None:
     assert result("fit", stars, "--config", "job.toml", "-k", 1, "-o", "config.zarr")["features"] == 2
     pq.write_table(pa.table({"a,b": [1.0, 2.0, 4.0], "c": [2.0, 1.0, 7.0]}), "commas.parquet")
     assert result("fit", "commas.parquet", "--columns", '"a,b", c', "-k", 1, "-o", "commas.zarr")["features"] == 2
+
+
+def test_errors_are_as_many_columns_as_features(stars: Path, table: dict[str, Any]) -> None:
+    asked = ("fit", stars, "-k", 1, "-o", "m.zarr", "--columns", "ra,dec", "--errors")
+    message = call(*asked, "w", code=64).stderr
+    assert (
+        "error: --errors must name 2 columns of standard deviations, one for each feature (ra, dec), or 4 of a "
+        in message
+    )
+    assert "got 1, w. Name one for each feature, in their order. Where it is that of all, python -c " in message
+    (code,) = re.findall(r'python -c "(.*)" writes it for each, for --errors errors.npy\.$', message.strip())
+    subprocess.run([sys.executable, "-c", code], check=True)
+    np.testing.assert_array_equal(np.load("errors.npy"), np.stack([table["w"]] * 2, axis=1))
+    assert result(*asked, "errors.npy")["features"] == 2
+    many = call(*asked, "w,ra,dec,id,w2", "--force", code=66).stderr
+    assert "--errors must name columns of INPUT; got 'w2'" in many
+    two = call("fit", stars, "-k", 1, "-o", "n.zarr", "--columns", "ra", "--errors", "w,dec", code=64).stderr
+    assert "--errors must name one column, of standard deviations (ra); got 2, w, dec. Leave the others out." in two
+    three = call("fit", stars, "-k", 1, "-o", "n.zarr", "--columns", "ra,dec,id", "--errors", "w,dec", code=64).stderr
+    assert "got 2, w, dec. Name one for each feature, in their order; those that are equal" in three
 
 
 def test_no_option_takes_what_folders_are_named_by_for_a_column(stars: Path) -> None:

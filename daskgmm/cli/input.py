@@ -77,6 +77,9 @@ class Input:
             given = open_rows(self.location if names else self.errors, columns=names or None, **options)
         except (DataError, InputMissingError) as error:
             raise _of_flag(error, "--errors", "errors") from error
+        d, n = X.n_features, given.n_features
+        if names and n not in (d, d * d, d * (d + 1) // 2):
+            raise _other_number(names, n, X, self.location)
         return Measured.of(given, X)
 
     def _columns_of_errors(self) -> tuple[str, ...]:
@@ -134,6 +137,25 @@ class Input:
                 f"Type ./{name} for the place, or move it.",
             )
         return found
+
+
+def _other_number(names: Sequence[str], n: int, X: Source, location: str) -> OptionError:
+    """Return the error for columns of errors that are not as many as the features; n is how many they hold."""
+    d, features = X.n_features, feature_names(X.column_labels)
+    order = "" if features is None else f" ({', '.join(features[:8])}{', ...' if d > 8 else ''})"
+    remedy = "Name one for each feature, in their order; those that are equal are columns of their own too."
+    if n == 1:
+        opened = f"daskgmm.open_rows({location!r}, columns=[{names[0]!r}])"
+        repeated = f"numpy.repeat({opened}.reader().read(0, {X.n_rows}), {d}, axis=1)"
+        code = verbatim(f"import daskgmm, numpy; numpy.save('errors.npy', {repeated})")
+        remedy = (
+            f'Name one for each feature, in their order. Where it is that of all, python -c "{code}" writes it for '
+            "each, for --errors errors.npy."
+        )
+    must = f"name {d} columns of standard deviations, one for each feature{verbatim(order)}, or {d * d} of a covariance"
+    if d == 1:
+        must, remedy = f"name one column, of standard deviations{verbatim(order)}", "Leave the others out."
+    return OptionError("--errors", must, f"{n}, {', '.join(names)}", remedy)
 
 
 def _of_flag(error: DaskgmmError, flag: str, argument: str) -> DaskgmmError:

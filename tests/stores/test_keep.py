@@ -96,6 +96,7 @@ def test_columns_of_any_type_are_those_of_their_rows(place: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("index", [["star"], ["star", "night"], None])
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # (Dask's, with the newest pandas)
 def test_an_index_of_pandas_stays_one(index: list[str] | None, tmp_path: Path) -> None:
     pd, dd = pytest.importorskip("pandas"), pytest.importorskip("dask.dataframe")
     frame = pd.DataFrame(X, columns=FEATURES)

@@ -20,6 +20,7 @@ from daskgmm import GaussianMixture
 from daskgmm.cli.commands import gmm
 from daskgmm.errors import DataError, OptionError, OutputError
 from daskgmm.stores.writing import whole_or_nothing
+from daskgmm.version import __version__
 
 X = np.random.default_rng(0).normal(size=(1200, 3))
 
@@ -114,6 +115,40 @@ def test_a_memory_limit_is_kept_or_refused_also_in_this_process(tmp_path: Path) 
     found = re.search(r"got 200 MiB\. Give more memory \(--memory-limit (\w+)\)\.$", done.stderr.strip())
     assert found, done.stderr
     assert CliRunner().invoke(gmm, [*command[:-1], found[1]]).exit_code in (0, 3)
+
+
+def test_what_a_newcomer_types(tmp_path: Path) -> None:
+    """A name that lies about what is written, several numbers of components, no row that counts, rows without names."""
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "none.npy", np.full((50, 3), np.nan))
+    model, rows = str(tmp_path / "m.zarr"), str(tmp_path / "X.npy")
+    named = GaussianMixture(1).fit(X)
+    named.feature_names_in_ = np.array(["a", "b", "c"], dtype=object)
+    named.save(model)
+
+    def told(*command: str, code: int) -> str:
+        done = CliRunner().invoke(gmm, command)
+        assert done.exit_code == code, done.stderr
+        return done.stderr
+
+    for command in (["predict", model, rows], ["impute", model, rows], ["sample", model, "--rows", "9"]):
+        for name, kind in (("out.csv", "a text file"), ("out.npy", "a file of NumPy"), ("out.nc", "an HDF5 file")):
+            said = told(*command, "--output", str(tmp_path / name), code=64)
+            assert "--output must be Zarr, or Parquet where its name ends in .parquet; got " in said
+            assert f"{name}, named as {kind}. Name it {tmp_path}/out.zarr or {tmp_path}/out.parquet." in said
+            assert not (tmp_path / name).exists()
+        assert "error" not in told(*command, "--output", str(tmp_path / f"{command[0]}.zarr"), code=0)
+    said = told("predict", model, rows, "--output", str(tmp_path / "labels"), code=0)
+    assert "X.npy has no names of features: its columns are taken for a, b, c, in this order." in said
+    for several in ("1:5", "2,3"):
+        said = told("fit", rows, "-k", several, "-o", str(tmp_path / "n.zarr"), code=64)
+        assert f"'{several}' are several numbers, and a fit has one. daskgmm select compares several." in said
+    for how in ("drop", "marginalize"):
+        nan = str(tmp_path / "none.npy")
+        said = told("fit", nan, "-k", "2", "-o", str(tmp_path / "n.zarr"), "--non-finite", how, code=65)
+        assert "got 0 in " in said
+        assert said.strip().endswith("(50 dropped). Check the input: no row of it counts.")
+    assert CliRunner().invoke(gmm, ["--version"]).output.endswith(f"version {__version__}\n")
 
 
 def test_workers_that_are_not_started_are_told(tmp_path: Path) -> None:

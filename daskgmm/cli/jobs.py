@@ -41,7 +41,7 @@ from daskgmm.places.signals import interrupts
 from daskgmm.sources.source import Source
 from daskgmm.stores.model_file import Model, as_written, checksum, load_model, save_model
 from daskgmm.stores.model_record import support_record
-from daskgmm.stores.parquet_parts import check_parquet
+from daskgmm.stores.parquet_parts import check_kind
 from daskgmm.stores.samples import write_sample
 
 Result = dict[str, Any]
@@ -120,12 +120,12 @@ def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | Non
     fitted = load_model(model)
     parameters = fitted.parameters
     check_place(output, inputs={"MODEL": model})
-    check_parquet(output, option="--output")
+    check_kind(output, option="--output")
     now = {"command": "sample", "model": checksum(parameters), "rows": n_rows, "seed": seed}
     stored = finished_array(output, {**now, "array": "rows"}, force=force)
     if labels is not None:
         check_place(labels, inputs={"MODEL": model, "--output": output}, option="--labels")
-        check_parquet(labels, option="--labels")
+        check_kind(labels, option="--labels")
         stored_labels = finished_array(labels, {**now, "array": "labels"}, force=force, option="--labels")
         stored = None if stored_labels is None else stored
     if stored is not None:

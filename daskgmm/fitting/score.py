@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -30,6 +31,8 @@ from daskgmm.passes.tree import run_pass
 from daskgmm.sources.columns import feature_names, refuse_other_names
 from daskgmm.sources.conventions import check_units
 from daskgmm.sources.source import Source
+
+logger = logging.getLogger("daskgmm")
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,9 @@ def check_features(
     now = feature_names(X.column_labels)
     if now is not None and names is not None:
         refuse_other_names(now, names, by_name="leave `columns` out")
+    elif names is not None and X.n_features == len(names):
+        listed = f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+        logger.info("%s has no names of features: its columns are taken for %s, in this order.", X.label, listed)
     if X.n_features != parameters.n_features:
         raise DataError(
             "`X`",

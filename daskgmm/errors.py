@@ -45,6 +45,15 @@ def as_typed(value: Any) -> str:
 _BACKTICK = "\0"
 
 
+#: Characters of a piece of a message at most. (Where a message has more than 10,000, distributed makes another error of
+#: it on its way from a worker: "Long error message must ...".)
+_LONGEST = 2400
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
 class DaskgmmError(Exception):
     """Root of the errors that daskgmm raises: "<argument> must <requirement>; got <got>. <remedy>".
 
@@ -73,8 +82,9 @@ class DaskgmmError(Exception):
         self, argument: str = "", requirement: str = "", got: object = "", remedy: str = "", *, text: str = "",
         typed: str = "",
     ) -> None:  # fmt: skip
-        self.typed = typed
-        self._fields = (argument or text, requirement, str(got), remedy)
+        self.typed = _bounded(typed)
+        argument, requirement, got, remedy = map(_bounded, (argument or text, requirement, str(got), remedy))
+        self._fields = (argument, requirement, got, remedy)
         super().__init__(self.worded())
 
     @property
@@ -121,6 +131,10 @@ class DataError(DaskgmmError, ValueError):
     """Rows, weights or metadata of the input that no mixture can be fitted to (exit code 65)."""
 
     exit_code = 65
+
+
+class NoRowsError(DataError):
+    """An input without any row (exit code 65)."""
 
 
 class NotNumbersError(DataError, TypeError):

@@ -73,6 +73,6 @@ class Updatable(Saved):
         if seen is None:
             raise unknown_rows("the estimator")
         source, weights = opened_rows(self, X, reset=False), opened_weights(sample_weight)
-        past = Past(p, seen, forgetting)
+        past = Past(p, seen, forgetting, getattr(self, "_about", {}))
         self._assign(fit_mixture(source, options, weights=weights, past=past, listener=listener))
         self._fit_options = options.as_json()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,48 @@ def test_the_column_of_the_weights_is_no_feature(stars: Path) -> None:
     assert result("fit", stars, "--config", "job.toml", "-k", 1, "-o", "config.zarr")["features"] == 2
     pq.write_table(pa.table({"a,b": [1.0, 2.0, 4.0], "c": [2.0, 1.0, 7.0]}), "commas.parquet")
     assert result("fit", "commas.parquet", "--columns", '"a,b", c', "-k", 1, "-o", "commas.zarr")["features"] == 2
+
+
+def test_errors_are_as_many_columns_as_features(stars: Path, table: dict[str, Any]) -> None:
+    asked = ("fit", stars, "-k", 1, "-o", "m.zarr", "--columns", "ra,dec", "--errors")
+    message = call(*asked, "w", code=64).stderr
+    assert (
+        "error: --errors must name 2 columns of standard deviations, one for each feature (ra, dec), or 4 of a "
+        in message
+    )
+    assert "got 1, w. Name one for each feature, in their order. Where it is that of all, python -c " in message
+    (code,) = re.findall(r'python -c "(.*)" writes it for each, for --errors errors.npy\.$', message.strip())
+    subprocess.run([sys.executable, "-c", code], check=True)
+    np.testing.assert_array_equal(np.load("errors.npy"), np.stack([table["w"]] * 2, axis=1))
+    assert result(*asked, "errors.npy")["features"] == 2
+    many = call(*asked, "w,ra,dec,id,w2", "--force", code=66).stderr
+    assert "--errors must name columns of INPUT; got 'w2'" in many
+    two = call("fit", stars, "-k", 1, "-o", "n.zarr", "--columns", "ra", "--errors", "w,dec", code=64).stderr
+    assert "--errors must name one column, of standard deviations (ra); got 2, w, dec. Leave the others out." in two
+    three = call("fit", stars, "-k", 1, "-o", "n.zarr", "--columns", "ra,dec,id", "--errors", "w,dec", code=64).stderr
+    assert "got 2, w, dec. Name one for each feature, in their order; those that are equal" in three
+
+
+def test_no_option_takes_what_folders_are_named_by_for_a_column(stars: Path) -> None:
+    Path("hive/w=1").mkdir(parents=True)
+    pq.write_table(pq.read_table(stars, columns=["ra", "dec"]), "hive/w=1/a.parquet")
+    said = call("fit", "hive", "-k", 1, "-o", "m.zarr").stderr
+    assert said.count(f"Folders of {Path('hive').resolve()} are named by values, w=...: these are no columns.") == 1
+    for command in (
+        ("fit", "hive", "-k", 1, "-o", "n.zarr", "--columns", "ra,w"),
+        ("fit", "hive", "-k", 1, "-o", "n.zarr", "--weights", "w"),
+        ("fit", "hive", "-k", 1, "-o", "n.zarr", "--labels", "w"),
+        ("fit", "hive", "-k", 1, "-o", "n.zarr", "--errors", "ra,w"),
+        ("fit", "hive", "-k", 1, "-o", "n.zarr", "--columns", "r*", "--errors", "w"),
+        ("predict", "m.zarr", "hive", "-o", "n.parquet", "--keep", "ra,w"),
+    ):
+        message = call(*command, code=65).stderr
+        assert f"{command[-2]} must name columns that the files of INPUT have; got 'w', by which folders" in message
+    typo = call("fit", "hive", "-k", 1, "-o", "n.zarr", "--columns", "d*", "--errors", "dex", code=66).stderr
+    assert "--errors must name columns of INPUT; got 'dex' with" in typo
+    typo = call("fit", "hive", "-k", 1, "-o", "n.zarr", "--errors", "ra,dex", code=66).stderr
+    assert "--errors must name columns of INPUT; got 'dex' with" in typo
+    assert "Did you mean 'dec'?" in typo
 
 
 def test_weights_that_could_be_a_column_and_a_place(stars: Path, table: dict[str, Any]) -> None:

@@ -374,3 +374,16 @@ def test_floors_priors_and_families_are_on_the_true_values() -> None:
     for kind in ("VEE", "EEV", "EII"):
         steps = fitted(each(), **{**PLAIN, "precisions_init": None}, covariance_type=kind, max_iter=40).lower_bounds_
         assert np.diff(steps)[1:].min() > -1e-10, kind
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag"])
+@pytest.mark.parametrize("deviations", [(0.1, 0.2), (0.1, 0.0), (0.0, 0.0)])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_rows_that_are_alike_under_one_error_for_all(kind: str, deviations: tuple[float, float]) -> None:
+    """True values then vary by nothing but reg_covar, and rows by the error beside."""
+    rows = np.repeat([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]], 20, axis=0)
+    for k in (3, 5) if min(deviations) else (3,):
+        found = GaussianMixture(k, covariance_type=kind, random_state=0).fit(rows, errors=deviations)
+        variances = np.square(deviations) + 1e-6
+        mean = np.log(1 / 3) - np.log(2 * np.pi) - 0.5 * np.log(variances).sum()
+        assert found.score(rows, errors=deviations) == pytest.approx(mean, abs=1e-3)

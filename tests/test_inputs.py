@@ -19,7 +19,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import daskgmm
 from daskgmm import GaussianMixture, open_rows, select
-from daskgmm.errors import DataError, NotNumbersError, OptionError
+from daskgmm.errors import DataError, NoRowsError, NotNumbersError, OptionError
 
 ROWS = np.random.default_rng(0).normal(size=(40, 2)) + np.repeat([[0.0], [9.0]], 20, axis=0)
 LAZY = da.from_array(ROWS, chunks=(10, 2))
@@ -179,7 +179,17 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "shorter blocks": (LAZY.map_blocks(lambda b: b[:, :1], dtype=float), DataError, "rows of 2 columns from row 0"),
     "nanoseconds": (np.arange(80).reshape(40, 2) + 17 * 10**17, DataError, "1700000000000000001 in row 0, column 1"),
     "no features": (np.zeros((4, 0)), DataError, "at least one row and one feature; got shape (4, 0)"),
+    "no rows": (ROWS[:0], NoRowsError, "got shape (0, 2) in NumPy array. Check how it was written or selected; where"),
+    "no rows Dask": (LAZY[:0], NoRowsError, "at least one row and one feature; got shape (0, 2) in Dask array"),
 }  # fmt: skip
+
+
+def test_a_selection_that_nobody_has_counted_may_leave_no_row(fitted: GaussianMixture) -> None:
+    none = LAZY[LAZY[:, 0] > ROWS.max()]
+    assert [fitted.predict(none).compute().shape, fitted.predict_proba(none).compute().shape] == [(0,), (0, 2)]
+    assert fitted.score_samples(none).compute().shape == (0,)
+    with pytest.raises(NoRowsError, match=r"got shape \(0, 2\) in Dask array"):
+        fitted.score(none)
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -20,6 +20,7 @@ from daskgmm import GaussianMixture
 from daskgmm.cli.commands import gmm
 from daskgmm.errors import DataError, OptionError, OutputError
 from daskgmm.stores.writing import whole_or_nothing
+from daskgmm.version import __version__
 
 X = np.random.default_rng(0).normal(size=(1200, 3))
 
@@ -114,6 +115,77 @@ def test_a_memory_limit_is_kept_or_refused_also_in_this_process(tmp_path: Path) 
     found = re.search(r"got 200 MiB\. Give more memory \(--memory-limit (\w+)\)\.$", done.stderr.strip())
     assert found, done.stderr
     assert CliRunner().invoke(gmm, [*command[:-1], found[1]]).exit_code in (0, 3)
+
+
+def test_what_a_newcomer_types(tmp_path: Path) -> None:
+    """A name that lies about what is written, several numbers of components, no row that counts, rows without names."""
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "none.npy", np.full((50, 3), np.nan))
+    model, rows = str(tmp_path / "m.zarr"), str(tmp_path / "X.npy")
+    named = GaussianMixture(1).fit(X)
+    named.feature_names_in_ = np.array(["a", "b", "c"], dtype=object)
+    named.save(model)
+
+    def told(*command: str, code: int) -> str:
+        done = CliRunner().invoke(gmm, command)
+        assert done.exit_code == code, done.stderr
+        return done.stderr
+
+    for command in (["predict", model, rows], ["impute", model, rows], ["sample", model, "--rows", "9"]):
+        for name, kind in (("out.csv", "a text file"), ("out.npy", "a file of NumPy"), ("out.nc", "an HDF5 file")):
+            said = told(*command, "--output", str(tmp_path / name), code=64)
+            assert "--output must be Zarr, or Parquet where its name ends in .parquet; got " in said
+            assert f"{name}, named as {kind}. Name it {tmp_path}/out.zarr or {tmp_path}/out.parquet." in said
+            assert not (tmp_path / name).exists()
+        assert "error" not in told(*command, "--output", str(tmp_path / f"{command[0]}.zarr"), code=0)
+    said = told("predict", model, rows, "--output", str(tmp_path / "labels"), code=0)
+    assert "X.npy has no names of features: its columns are taken for a, b, c, in this order." in said
+    for several in ("1:5", "2,3"):
+        said = told("fit", rows, "-k", several, "-o", str(tmp_path / "n.zarr"), code=64)
+        assert f"'{several}' are several numbers, and a fit has one. daskgmm select compares several." in said
+    for how in ("drop", "marginalize"):
+        nan = str(tmp_path / "none.npy")
+        said = told("fit", nan, "-k", "2", "-o", str(tmp_path / "n.zarr"), "--non-finite", how, code=65)
+        assert "got 0 in " in said
+        assert said.strip().endswith("(50 dropped). Check the input: no row of it counts.")
+    assert CliRunner().invoke(gmm, ["--version"]).output.endswith(f"version {__version__}\n")
+
+
+def test_workers_that_are_not_started_are_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "X.npy", X)
+    command = ["fit", str(tmp_path / "X.npy"), "-k", "1", "-o", str(tmp_path / "m.zarr"), "--force"]
+    said = "Of 3 workers none is started: all rows are one partition, which this process does.\n"
+    assert CliRunner().invoke(gmm, [*command, "--workers", "3"]).stderr.count(said) == 1
+    assert "none is started" not in CliRunner().invoke(gmm, command).stderr
+
+
+def test_a_command_on_a_model_is_never_told_to_take_fewer_components(tmp_path: Path) -> None:
+    """All but a fit have those of the model; what the message says instead is done, and suffices."""
+    rows, rng = tmp_path / "X.npy", np.random.default_rng(0)
+    np.save(rows, rng.normal(size=(2000, 24)))
+    model = tmp_path / "many.zarr"
+    k = 200
+    parts = np.full(k, 1 / k), rng.normal(size=(k, 24)), np.broadcast_to(np.eye(24), (k, 24, 24))
+    GaussianMixture.from_parameters(*parts).save(model)
+    out = ["--output", str(tmp_path / "out.zarr")]
+    adapted = ["adapt", str(model), str(rows), *out, "--max-iter", "1"]
+    commands = (
+        ["fit", str(rows), "-k", str(k), *out], adapted,
+        ["score", str(model), str(rows)], ["combine", str(model), str(rows)],
+        ["predict", str(model), str(rows), *out], ["impute", str(model), str(rows), *out],
+        ["denoise", str(model), str(rows), *out, "--errors", str(rows)],
+    )  # fmt: skip
+    for i, command in enumerate(commands):
+        limit = 300
+        for _ in range(2):
+            done = CliRunner().invoke(gmm, [*command, "--memory-limit", f"{limit}MiB"])
+            assert done.exit_code == 65, done.stderr
+            found = re.search(r"Give more memory \(--memory-limit (\d+)MiB\)(.*)$", done.stderr.strip())
+            assert found, done.stderr
+            assert (found[2] == ", or decrease --components.") == (i == 0 and limit > 300), done.stderr
+            limit = int(found[1]) - 1  # (so that one component would fit)
+        if command[0] == "score":
+            assert CliRunner().invoke(gmm, [*command, "--memory-limit", f"{limit + 1}MiB"]).exit_code == 0
 
 
 def test_an_output_comes_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from daskgmm.cli.saving_options import saving_options
 from daskgmm.cli.status_command import status
 from daskgmm.cli.update_command import update
 from daskgmm.places.signals import ENDING
+from daskgmm.version import __version__
 
 #: Seconds that Python has to end in after an error; one that comes by a signal has to end within 10.
 _ENDS_WITHIN = 2.0
@@ -47,7 +48,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "a
 
 
 @click.group(cls=Commands, context_settings=_SETTINGS)
-@click.version_option(package_name="daskgmm", allow_from_autoenv=False)
+@click.version_option(__version__, allow_from_autoenv=False)
 def gmm() -> None:
     """Fit Gaussian mixtures to data that need not fit in memory.
 

@@ -72,6 +72,15 @@ class Kinds(Kind):
         return list(dict.fromkeys(super(Kinds, self).convert(kind, param, ctx) for kind in named))
 
 
+class OneNumber(click.IntRange):
+    """A whole number; who names several is told what compares them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value).replace(":", "").replace(",", "").isdigit() and not str(value).isdigit():
+            self.fail(f"{value!r} are several numbers, and a fit has one. daskgmm select compares several.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def model_options(command: Callable[..., Any]) -> Any:
     """Declare how many components of which kind a mixture has, and with which it begins, where a command fits one."""
     return with_options(
@@ -80,7 +89,7 @@ def model_options(command: Callable[..., Any]) -> Any:
             option(
                 "-k",
                 "--components",
-                type=click.IntRange(min=1),
+                type=OneNumber(min=1),
                 required=True,
                 section="Mixture",
                 metavar="N",

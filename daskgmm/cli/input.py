@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daskgmm.errors import InputMissingError, OptionError, verbatim
+from daskgmm.errors import DaskgmmError, DataError, InputMissingError, OptionError, verbatim
 from daskgmm.fitting.measured import Measured
 from daskgmm.places.log import say
 from daskgmm.sources.columns import feature_names
@@ -73,7 +73,13 @@ class Input:
         if self.errors is None:
             return None
         names, options = self._columns_of_errors(), {"argument": "errors", "missing_chunks": self.missing_chunks}
-        given: Any = open_rows(self.location, columns=names, **options) if names else open_rows(self.errors, **options)
+        try:
+            given = open_rows(self.location if names else self.errors, columns=names or None, **options)
+        except (DataError, InputMissingError) as error:
+            raise _of_flag(error, "--errors", "errors") from error
+        d, n = X.n_features, given.n_features
+        if names and n not in (d, d * d, d * (d + 1) // 2):
+            raise _other_number(names, n, X, self.location)
         return Measured.of(given, X)
 
     def _columns_of_errors(self) -> tuple[str, ...]:
@@ -96,9 +102,11 @@ class Input:
             try:
                 others = (*(columns or ()), *(f"!{name}" for name in beside))
                 return open_rows(self.location, columns=others, features=self.features, **options)
-            except InputMissingError:
-                if columns is not None:
-                    raise  # (and else it is a coordinate, which is none of all columns)
+            except (DataError, InputMissingError) as error:
+                # (A coordinate is none of all columns. And what is no column at all is told where it is opened itself.)
+                named = error.got.startswith(tuple(repr(one) for name in beside for one in (name, f"!{name}")))
+                if error.argument != "`columns`" or not (columns is None or named):
+                    raise
         return open_rows(self.location, columns=columns, features=self.features, **options)
 
     def _column(self, flag: str, name: str | None, argument: str) -> Source | None:
@@ -113,6 +121,8 @@ class Input:
             found = open_rows(self.location, columns=(name,), argument=argument, missing_chunks=self.missing_chunks)
         except OptionError:  # (INPUT has no columns with names)
             return None
+        except DataError as error:
+            raise _of_flag(error, flag, argument) from error
         except InputMissingError as error:
             if os.path.exists(name):
                 return None
@@ -127,6 +137,33 @@ class Input:
                 f"Type ./{name} for the place, or move it.",
             )
         return found
+
+
+def _other_number(names: Sequence[str], n: int, X: Source, location: str) -> OptionError:
+    """Return the error for columns of errors that are not as many as the features; n is how many they hold."""
+    d, features = X.n_features, feature_names(X.column_labels)
+    order = "" if features is None else f" ({', '.join(features[:8])}{', ...' if d > 8 else ''})"
+    remedy = "Name one for each feature, in their order; those that are equal are columns of their own too."
+    if n == 1:
+        opened = f"daskgmm.open_rows({location!r}, columns=[{names[0]!r}])"
+        repeated = f"numpy.repeat({opened}.reader().read(0, {X.n_rows}), {d}, axis=1)"
+        code = verbatim(f"import daskgmm, numpy; numpy.save('errors.npy', {repeated})")
+        remedy = (
+            f'Name one for each feature, in their order. Where it is that of all, python -c "{code}" writes it for '
+            "each, for --errors errors.npy."
+        )
+    must = f"name {d} columns of standard deviations, one for each feature{verbatim(order)}, or {d * d} of a covariance"
+    if d == 1:
+        must, remedy = f"name one column, of standard deviations{verbatim(order)}", "Leave the others out."
+    return OptionError("--errors", must, f"{n}, {', '.join(names)}", remedy)
+
+
+def _of_flag(error: DaskgmmError, flag: str, argument: str) -> DaskgmmError:
+    """Return an error about names of columns as that of the option that has named them; others as they are."""
+    option, requirement, got, remedy = error.fields
+    if option != "`columns`":
+        return error
+    return type(error)(flag, requirement.replace(f"`{argument}`", "INPUT"), got, remedy)
 
 
 def meaning(X: Source) -> dict[str, Any]:

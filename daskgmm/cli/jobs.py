@@ -41,7 +41,7 @@ from daskgmm.places.signals import interrupts
 from daskgmm.sources.source import Source
 from daskgmm.stores.model_file import Model, as_written, checksum, load_model, save_model
 from daskgmm.stores.model_record import support_record
-from daskgmm.stores.parquet_parts import check_parquet
+from daskgmm.stores.parquet_parts import check_kind
 from daskgmm.stores.samples import write_sample
 
 Result = dict[str, Any]
@@ -67,7 +67,8 @@ def fit(
 
     def run(cluster: Place) -> tuple[Fit, Result]:
         kept = saving.work(output, now, force=force)
-        work = fitting_work([options], X, weights, cluster, labels=labels, errors=errors)
+        given = begun.warm is not None
+        work = fitting_work([options], X, weights, cluster, labels=labels, errors=errors, given=given)
         with kept as saved, work.on_machines(began) as running:
             with passes_shown(running.executor) as hear, saved.standing.on(running.where):
                 done = fit_mixture(
@@ -99,14 +100,15 @@ def fitting_work(
     *,
     labels: Source | None = None,
     errors: Measured | None = None,
+    given: bool = False,
 ) -> Work:
-    """Return the work of fitting some models in the same passes."""
+    """Return the work of fitting some models in the same passes; `given` as for `fit_need`."""
     errors = errors or Measured()
     beside = {**column_of_labels(models, X, labels), **errors.columns}
     asked = [errors.asked(options, X.n_features) if errors.are_given else options for options in models]
     n_columns = sum(column.n_features for column in beside.values())
     rows = Rows.plan(X, weights, beside).checked(models[0].non_finite)
-    need = fit_need(asked, X, n_columns=n_columns, labels=labels is not None)
+    need = fit_need(asked, X, n_columns=n_columns, labels=labels is not None, given=given)
     # (What no card does is told where the fit begins; processors then have as many workers as ever.)
     device = "cpu" if beside or any(map(not_on_a_card, asked)) else models[0].device
     return Work(rows, need, cluster.for_device(device), cache=models[0].cache)
@@ -118,12 +120,12 @@ def sample(model: str, output: str, *, n_rows: int, seed: int, labels: str | Non
     fitted = load_model(model)
     parameters = fitted.parameters
     check_place(output, inputs={"MODEL": model})
-    check_parquet(output, option="--output")
+    check_kind(output, option="--output")
     now = {"command": "sample", "model": checksum(parameters), "rows": n_rows, "seed": seed}
     stored = finished_array(output, {**now, "array": "rows"}, force=force)
     if labels is not None:
         check_place(labels, inputs={"MODEL": model, "--output": output}, option="--labels")
-        check_parquet(labels, option="--labels")
+        check_kind(labels, option="--labels")
         stored_labels = finished_array(labels, {**now, "array": "labels"}, force=force, option="--labels")
         stored = None if stored_labels is None else stored
     if stored is not None:

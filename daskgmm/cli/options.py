@@ -330,7 +330,7 @@ keep_option = option(
     metavar="NAMES",
     section="Prediction",
     help="Columns of INPUT to write before the predictions, where both are Parquet, such as id,ra,dec or *; !z leaves "
-    "one out. They keep their types.",
+    "one out. They keep their types; an index of pandas, all of whose columns are among them, stays one.",
 )
 
 

@@ -37,7 +37,7 @@ from daskgmm.mixture.record import Record, finite_or_none
 from daskgmm.passes.blas import blas_limit
 from daskgmm.passes.fingerprint import check_unchanged
 from daskgmm.passes.local_executor import LocalExecutor
-from daskgmm.passes.memory import check_machine, mib, peak_own_bytes
+from daskgmm.passes.memory import check_machine, mib, peak_own_bytes, remedy_here
 from daskgmm.passes.parts import compute_part, share, stamps_of
 from daskgmm.passes.provenance import provenance
 from daskgmm.passes.rows import Rows
@@ -167,13 +167,13 @@ def _in_memory(rows: Rows, options: FitOptions, limit: int | None) -> tuple[Rows
     for found in ahead, replace(ahead, prefetch=False):
         stated = peak_own_bytes(found, need, driving=False)
         if limit is None or stated <= limit:
-            check_machine(stated, rows.X, what="A part")
+            check_machine(stated, rows.X, what="A part", remedy=remedy_here(need, found))
             return found, stated
     raise MemoryLimitError(
         "`memory_limit`",
         f"be at least the {mib(stated)} that a part takes",
         mib(limit or 0),
-        "Give that much, decrease `n_components`, or store INPUT in smaller chunks.",
+        f"Give that much, {'decrease `n_components`, ' if need.may_shrink else ''}or store INPUT in smaller chunks.",
     )
 
 

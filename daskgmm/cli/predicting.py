@@ -30,7 +30,7 @@ from daskgmm.places.signals import interrupts
 from daskgmm.sources.source import Source
 from daskgmm.stores.model_file import Model, checksum, load_model
 from daskgmm.stores.output import Written, plan_predictions, write_predictions
-from daskgmm.stores.parquet_parts import check_parquet, is_parquet
+from daskgmm.stores.parquet_parts import check_kind, is_parquet
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def predict(
     errors = data.measured(X) or Measured()
     beside = {"--errors": errors.column.label} if errors.column is not None and errors.column.label != X.label else {}
     saving.check(output, inputs={"MODEL": model, "INPUT": X.places, **beside})  # (labels may join its group)
-    check_parquet(output, option="--output")
+    check_kind(output, option="--output")
     check_gaps(fitted.parameters.noise, non_finite)
     errors.check_gaps(non_finite)
     columns = None if asked.keep is None else X.kept(asked.keep)

@@ -40,6 +40,7 @@ _WORDS = {
     "missing_chunks": "--missing-chunks",
     'dask.config.set({"daskgmm.missing-chunks": "fill"})': "--missing-chunks fill",
     "non_finite='drop'": "--non-finite drop",
+    "non_finite='drop' (by set_params)": "--non-finite drop",
     "non_finite='marginalize'": "--non-finite marginalize",
     "non_finite": "--non-finite",
     "criterion": "--criterion",
@@ -158,10 +159,7 @@ class _JsonLines(logging.Formatter):
 
 
 def _warner() -> Callable[..., None]:
-    """Return what logs a warning of any package as one line, without the place in its code; once, if it comes again.
-
-    (k-means says of every restart that rows are alike.)
-    """
+    """Return what logs a warning of any package as one line, without the place in its code; once, if it comes again."""
     before = set()
 
     def warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

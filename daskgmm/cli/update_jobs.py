@@ -18,7 +18,7 @@ from daskgmm.cli.saving import Saving
 from daskgmm.cli.terminal import strict_json
 from daskgmm.errors import OptionError
 from daskgmm.fitting.fit import fit_mixture
-from daskgmm.fitting.follow import check_follows, following, options_in, seen_in, unknown_rows
+from daskgmm.fitting.follow import check_follows, following, options_in, refuse_beside, seen_in, unknown_rows
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.score import check_features
@@ -44,7 +44,10 @@ def update(
     began = perf_counter()
     fitted = load_model(model)
     p, record = fitted.parameters, fitted.record
-    _refuse_others(fitted, forgotten=forgetting == 1 and not full)
+    _refuse_posterior(fitted)
+    beside = record.get("about") or {}
+    if full or forgetting < 1:  # (else old rows count for nothing)
+        refuse_beside(beside)
     names, in_place = record.get("feature_names"), output is None or plain_path(output) == plain_path(model)
     output = model if output is None else output
     X, weights = data.open(names=names)
@@ -64,7 +67,7 @@ def update(
         check_features(each, p, units=record.get("units"), names=names)
     if not force and not full:
         _refuse_seen(record, X)
-    past = None if seen is None else Past(p, seen, forgetting)
+    past = None if seen is None else Past(p, seen, forgetting, beside)
     if not full:
         _check(past, options)
     rows, weighed = _joined([*old, (X, weights)]) if old else (X, weights)
@@ -78,7 +81,7 @@ def update(
 
     def run(cluster: Place) -> tuple[Fit, Result]:
         kept = saving.work(output, now, force=force)
-        with kept as saved, fitting_work([options], rows, weighed, cluster).on_machines(began) as running:
+        with kept as saved, fitting_work([options], rows, weighed, cluster, given=True).on_machines(began) as running:
             with passes_shown(running.executor) as hear, saved.standing.on(running.where):
                 done, drift = work(
                     running.executor, listener=saved.standing.telling(hear), checkpoint=saved.checkpoint
@@ -136,21 +139,12 @@ def _check(past: Past | None, options: FitOptions) -> None:
     following(options, past)
 
 
-def _refuse_others(fitted: Model, *, forgotten: bool) -> None:
-    """Raise an OptionError for a model that no update goes on with, be old rows read again or forgotten."""
-    beside, must = fitted.record.get("input") or {}, "where new rows update it"
+def _refuse_posterior(fitted: Model) -> None:
+    """Raise an OptionError for a posterior, which no update goes on with."""
     if isinstance(fitted.parameters, Posterior):
-        must, got, flag = f"be of maximum likelihood {must}", "one by variational Bayes", "--bayesian"
-    elif forgotten:
-        return
-    elif (fitted.record.get("about") or {}).get("errors") is not None or beside.get("errors") is not None:
-        must, got, flag = f"be of rows without errors {must}", "one of rows with errors", "--errors"
-    elif beside.get("labels") is not None:
-        must, got, flag = f"be of rows without labels {must}", "one of rows with labels", "--labels"
-    else:
-        return
-    remedy = f"Fit old and new rows together, as one INPUT: daskgmm fit with {flag}."
-    raise OptionError("MODEL", must, got, remedy)
+        remedy = "Fit old and new rows together, as one INPUT: daskgmm fit with --bayesian."
+        must = "be of maximum likelihood where new rows update it"
+        raise OptionError("MODEL", must, "one by variational Bayes", remedy)
 
 
 def _refuse_seen(record: Mapping[str, Any], X: Source) -> None:

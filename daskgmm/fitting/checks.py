@@ -63,7 +63,7 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
             "`X`",
             f"have at least `n_components` = {n_components} finite rows",
             f"{survey.n_rows} in {label} ({survey.n_dropped} dropped)",
-            f"{_too_few(given)} Or check the input.",
+            f"{_too_few(given)} Or check the input." if survey.n_rows else "Check the input: no row of it counts.",
         )
     if not survey.weight > 0:
         raise DataError(

@@ -165,7 +165,8 @@ def _on_cards(found: Mapping[str, Any], need: Need, n_features: int) -> Device:
             + (f" and {n_threads} threads" if n_threads > 1 else ""),
             "See what else runs on it (nvidia-smi); "
             + ("have fewer threads a process (dask.config.set(num_workers=1)); " if n_threads > 1 else "")
-            + "decrease `n_components`, or take `device` cpu.",
+            + ("decrease `n_components`, or " if need.may_shrink else "")
+            + "take `device` cpu.",
         )
     # (This process, where it is none of them, may use one of the cards too, for the sample.)
     others = 0 if "" in found else needed
@@ -230,7 +231,7 @@ def predictor_for(asked: str, why: str, X: Source, predictor: Predictor) -> Pred
     if asked == "cpu":
         return predictor
     plan = predictor.plan
-    executor, need = current_executor(travels=X.travels), Need(plan.shape, plan.n_components)
+    executor, need = current_executor(travels=X.travels), Need(plan.shape, plan.n_components, given=True)
     cards = _own_card if X.array is not None or not X.travels else executor.cards
     found = device_for(asked, why, [plan.shape], cards, need, X.n_features)
     return predictor_on(found.name, predictor)

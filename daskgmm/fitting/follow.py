@@ -43,12 +43,26 @@ def following(options: FitOptions, past: Past) -> FitOptions:
         )
     if not kept.weight > 0:
         return options
+    refuse_beside(past.about)
     check_follows(options)
     if not np.isfinite(kept.floor):
-        raise _refused(
-            "the fit", "be without priors, labels, errors and standardized features", "one with some of them"
-        )
+        raise _refused("the fit", "be without priors and standardized features", "one with some of them")
     return replace(options, prior=OldRows.of(p, weight=kept.weight, floor=kept.floor))
+
+
+def refuse_beside(about: Mapping[str, Any]) -> None:
+    """Raise an OptionError for a mixture of rows with errors or labels, of which no new rows tell.
+
+    `about` is what there was beside the rows that it was fitted to.
+    """
+    found = {"errors": about.get("errors"), "labels": about.get("rows_by_class")}
+    for name in (name for name, value in found.items() if value is not None):
+        raise OptionError(
+            "a model that new rows update",
+            f"be of rows without `{name}`",
+            "one of rows with them",
+            f"Fit old and new rows together, as one input, with `{name}`.",
+        )
 
 
 def floor_of(options: FitOptions) -> float:

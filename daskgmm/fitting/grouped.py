@@ -75,4 +75,5 @@ def grouping_need(p: Parameters, X: Source) -> Need:
     """Return what it takes of memory beside the rows: the sample, and its responsibilities twice."""
     n_rows = min(FEW_ROWS, X.n_rows)
     sample = 8 * (X.n_features + 2) * n_rows
-    return Need(p.shape, p.n_components, extra_bytes=sample, own_bytes=sample + 24 * p.n_components * n_rows)
+    own = sample + 24 * p.n_components * n_rows
+    return Need(p.shape, p.n_components, extra_bytes=sample, own_bytes=own, given=True)

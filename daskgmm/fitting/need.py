@@ -29,11 +29,13 @@ KEPT_FACTOR = 1.5
 AS_ROWS_WITH_GAPS = 10
 
 
-def fit_need(models: Sequence[FitOptions], X: Source, *, n_columns: int = 0, labels: bool = False) -> Need:
+def fit_need(
+    models: Sequence[FitOptions], X: Source, *, n_columns: int = 0, labels: bool = False, given: bool = False
+) -> Need:
     """Return what the fits of some models in the same passes need beside the rows.
 
     It is stated as for candidates that are all as large as the largest. `n_columns` numbers come with each row; with
-    `labels` a survey holds the moments of their classes.
+    `labels` a survey holds the moments of their classes; `given` says that they begin with a mixture that there is.
     """
     n_features = X.n_features
     sizes = [o.n_components * o.family.shape.n_statistics(n_features, exact=True) for o in models]
@@ -48,7 +50,10 @@ def fit_need(models: Sequence[FitOptions], X: Source, *, n_columns: int = 0, lab
     n_components = max(o.n_components for o in models)
     compiled = any(is_compiled(o, X) for o in models)
     own = _own_bytes(models, X) + 2 * of_columns  # (the race has the sample in another order)
-    return Need(largest.family.shape, n_components, n_candidates, beside, compiled, own, device=models[0].device)
+    given = given or any(o.any_given for o in models)
+    return Need(
+        largest.family.shape, n_components, n_candidates, beside, compiled, own, device=models[0].device, given=given
+    )
 
 
 def _kernel_bytes(options: FitOptions, n_features: int) -> int:

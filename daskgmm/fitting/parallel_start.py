@@ -13,6 +13,7 @@ import numpy as np
 from daskgmm.fitting.class_starts import ClassStarts
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.start import Members, moments_of, regular_starts, spread_of
+from daskgmm.fitting.unsaid import unsaid
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.moments import Moments
 from daskgmm.mixture.parameters import Parameters
@@ -112,7 +113,7 @@ def _moments(
     variances = weights @ (np.square(points - mean) + spread) / weights.sum()
     scaled = (points - mean) / np.sqrt(np.where(variances > 0, variances, 1.0))
     for i in range(n_starts):
-        with forked.without_openmp():
+        with forked.without_openmp(), unsaid():
             far = KMeans(k, n_init=1, random_state=rng).fit(scaled, sample_weight=weights ** POWERS[i % len(POWERS)])
             # From these centres a k-means with the weights themselves has the large components right, and keeps the
             # groups.

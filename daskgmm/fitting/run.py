@@ -67,9 +67,9 @@ def running(
         check_known(model.options, X.n_features)
     rows = Rows.plan(X, weights, columns).checked(models[0].options.non_finite)
     n_columns = sum(column.n_features for column in rows.columns.values())
-    rows, need = promise_memory(
-        rows, fit_need([m.options for m in models], X, n_columns=n_columns, labels=labels is not None), executor
-    )
+    given = any(m.has_given_components for m in models)
+    need = fit_need([m.options for m in models], X, n_columns=n_columns, labels=labels is not None, given=given)
+    rows, need = promise_memory(rows, need, executor)
     device = device_of_fit([m.options for m in models], rows, need, executor)
     on_cards = {"card_bytes": device.keep_bytes, "n_cards": device.n_cards}
     keep = plan_keep(models[0].options.cache, rows, need, executor, **on_cards)

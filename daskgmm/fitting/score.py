@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -30,6 +31,8 @@ from daskgmm.passes.tree import run_pass
 from daskgmm.sources.columns import feature_names, refuse_other_names
 from daskgmm.sources.conventions import check_units
 from daskgmm.sources.source import Source
+
+logger = logging.getLogger("daskgmm")
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ def scoring_need(parameters: Parameters, X: Source, errors: Measured | None = No
     """Return what scoring needs in a worker's memory beside the rows."""
     shape, k = parameters.shape, parameters.n_components
     beside = 0 if errors is None else errors.n_bytes(shape, k, X.n_features)
-    return Need(shape, k, extra_bytes=beside, compiled=takes_compiled_kernel(X.n_rows, shape, k, X.n_features))
+    compiled = takes_compiled_kernel(X.n_rows, shape, k, X.n_features)
+    return Need(shape, k, extra_bytes=beside, compiled=compiled, given=True)
 
 
 def check_features(
@@ -158,6 +162,9 @@ def check_features(
     now = feature_names(X.column_labels)
     if now is not None and names is not None:
         refuse_other_names(now, names, by_name="leave `columns` out")
+    elif names is not None and X.n_features == len(names):
+        listed = f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+        logger.info("%s has no names of features: its columns are taken for %s, in this order.", X.label, listed)
     if X.n_features != parameters.n_features:
         raise DataError(
             "`X`",

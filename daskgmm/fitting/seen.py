@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -140,11 +140,14 @@ class Past:
         All of its rows: what new ones are compared with.
     forgotten : float
         Share of each that no longer counts.
+    about : mapping
+        What there was beside them (`daskgmm.fitting.about`).
     """
 
     parameters: Parameters
     seen: Seen
     forgotten: float = 0.0
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kept(self) -> Seen:

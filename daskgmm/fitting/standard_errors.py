@@ -101,7 +101,7 @@ def standard_errors(
         )
     # (Scores of a tile, weighted ones, and a product.)
     beside = 8 * (3 * n_free * tile_length(X.n_features) + n_free**2)
-    need = _Need(p.shape, p.n_components, extra_bytes=beside, n_parameters=n_free)
+    need = _Need(p.shape, p.n_components, extra_bytes=beside, given=True, n_parameters=n_free)
     rows, _ = promise_memory(Rows.plan(X, weights), need, executor)
     with for_passes(executor):
         found: Floats = run_pass(work, rows, executor, name="information")
@@ -109,7 +109,7 @@ def standard_errors(
     if n_rows != X.n_rows and non_finite != "drop":  # (of rows with gaps there are no scores here)
         raise DataError(
             "`X`", "be finite", f"{X.n_rows - int(n_rows)} rows with NaN or infinity in {X.label}",
-            "Leave them out by `non_finite='drop'` (in Python by set_params).",
+            "Leave them out by `non_finite='drop' (by set_params)`.",
         )  # fmt: skip
     J = found[2:].reshape(n_free, n_free)
     return _errors(p, _inverse(J, int(n_rows)), with_covariances=with_covariances)

@@ -14,6 +14,7 @@ from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting.annealing import PLAIN, SHRUNK, TEMPERED, Schedule
 from daskgmm.fitting.class_starts import ClassStarts
 from daskgmm.fitting.options import FitOptions, Given
+from daskgmm.fitting.unsaid import unsaid
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.moments import SMALLEST_COUNT, Moments
 from daskgmm.mixture.parameters import Parameters
@@ -190,12 +191,12 @@ def _is_among(p: Parameters, others: Iterable[Parameters]) -> bool:
 def _in_haste(n_rows: int) -> Iterator[None]:
     """Let scikit-learn not check rows and options again, nor wait for threads: few rows take less time than that.
 
-    All of it is for this thread alone. (Warnings are for all threads, and stay as they are.)
+    All of it is for this thread alone, but for what it says of rows that are alike.
     """
     from sklearn import config_context
 
     threads = threadpool_limits(limits=1, user_api="openmp") if n_rows <= _ROWS_OF_A_THREAD else nullcontext()
-    with config_context(assume_finite=True, skip_parameter_validation=True), threads, forked.without_openmp():
+    with config_context(assume_finite=True, skip_parameter_validation=True), threads, forked.without_openmp(), unsaid():
         yield
 
 

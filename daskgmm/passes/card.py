@@ -196,7 +196,8 @@ class CudaCard(Card):
             "What a pass takes",
             "fit in the memory of the card",
             f"a card that is full ({said})",
-            "See what else runs on it (nvidia-smi); take `cache` no, a smaller `n_components`, or `device` cpu.",
+            "See what else runs on it (nvidia-smi); take `device` cpu, or for a fit `cache` no or a smaller "
+            "`n_components`.",
         )
 
     def slot(self, n_rows: int, n_columns: int, dtype: np.dtype[Any]) -> Slot:

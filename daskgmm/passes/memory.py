@@ -112,7 +112,7 @@ def check_memory(rows: Rows, need: Need, executor: Executor) -> Rows:
     frugal = replace(rows, prefetch=False)
     rooms = [] if _in_this_process(rows, executor) else executor.task_rooms()
     if not rooms:
-        check_machine(peak_worker_bytes(frugal, need), rows.X)
+        check_machine(peak_worker_bytes(frugal, need), rows.X, what="A task", remedy=remedy_here(need, rows))
         return rows
     for found in rows, frugal:
         if max(_lacks(rooms, found, need).values()) <= 0:
@@ -141,7 +141,7 @@ def _no_room(room: Room, rows: Rows, need: Need, *, n_rooms: int) -> MemoryLimit
         n_rows = max(1, RUN_BYTES // long.row_bytes)
         chunks = f"({n_rows}, {long.n_features})" if long.n_features > 1 else f"{{0: {n_rows}}}"
         remedy = f"{more}, or {verbatim(long.rechunking(chunks))}"
-    elif not need.by_partition and needed_in(room, rows, replace(need, n_components=1)) <= usable:
+    elif need.may_shrink and needed_in(room, rows, replace(need, n_components=1)) <= usable:
         remedy = f"{more}, or decrease `n_components`."
     else:
         remedy = f"{more}."
@@ -169,15 +169,28 @@ def check_own_memory(rows: Rows, need: Need, executor: Executor, *, n_workers: i
     """
     frugal, driving = replace(rows, prefetch=False), n_workers > 0 or drives(rows, executor)
     needed = peak_own_bytes(frugal, need, driving=driving)
+    what = "This process"
     if n_workers:
         needed += n_workers * peak_worker_bytes(frugal, need)
-        what, remedy = f"This process and {n_workers} workers", "Take fewer workers, decrease `n_components`, `n_init`"
+        what += f" and {n_workers} worker{'' if n_workers == 1 else 's'}"
+    check_machine(needed, rows.X, what=what, remedy=remedy_here(need, rows, n_workers=n_workers))
+
+
+def remedy_here(need: Need, rows: Rows, *, n_workers: int = 0) -> str:
+    """Return, as a sentence, what takes less memory of this machine, of what who asks may change."""
+    ways = ["take fewer workers"] if n_workers > 1 else []
+    if need.given:
+        ways += ["take a machine with more memory"]
+        ways += ["store the rows in smaller chunks"] if _longest_chunks(rows).chunk_bytes > RUN_BYTES else []
     else:
-        what, remedy = "This process", "Decrease `n_components`, `n_init`"
-    check_machine(needed, rows.X, what=what, remedy=remedy)
+        ways += ["decrease `n_components`"] if need.may_shrink else []
+        ways += ["decrease `n_init`"] if need.own_bytes and need.may_shrink else []
+        ways += ["take fewer features", "take another `covariance_type`"]
+    said = ", ".join(ways[:-1]) + (", or " if ways[1:] else "") + ways[-1]
+    return f"{said[0].upper()}{said[1:]}."
 
 
-def check_machine(needed: int, X: Source, *, what: str = "A task", remedy: str = "Decrease `n_components`") -> None:
+def check_machine(needed: int, X: Source, *, what: str, remedy: str) -> None:
     """Raise a MemoryLimitError where what runs on this machine would take more memory than it has."""
     if needed <= _NO_QUESTION_BYTES:
         return
@@ -188,7 +201,7 @@ def check_machine(needed: int, X: Source, *, what: str = "A task", remedy: str =
             what,
             f"fit in the memory of this machine, {mib(MEMORY_LIMIT)}",
             f"a need of {mib(needed)} for {X.n_features} features in {X.label}",
-            f"{remedy} or the features, or take another `covariance_type`.",
+            remedy,
         )
 
 

@@ -35,6 +35,8 @@ class Need:
         Whether each partition is a task: it writes what it finds, and no state is worth keeping from the network.
     device : {"cpu", "cuda", "auto"}
         What is to compute: a process with a card takes more memory of its own too.
+    given : bool
+        Whether the components are those of a mixture that there is: fewer, or other ones, cannot be asked for.
     """
 
     shape: Shape
@@ -45,6 +47,12 @@ class Need:
     own_bytes: int = 0
     by_partition: bool = False
     device: str = "cpu"
+    given: bool = False
+
+    @property
+    def may_shrink(self) -> bool:
+        """Whether who asks may ask for fewer components."""
+        return not self.given and self.n_components > 1
 
     def state_bytes(self, n_features: int) -> int:
         """Return the bytes of the states of all candidates, in either form."""

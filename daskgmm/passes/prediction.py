@@ -78,7 +78,7 @@ def predict_array(
     if non_finite == "marginalize":
         of_thread, of_plan = of_thread + gap_bytes(*size), derived_bytes(*size)
     needed = predictor.n_bytes(n_rows) + of_plan + CPU_COUNT * of_thread
-    check_machine(needed, ArraySource(X), what="The prediction", remedy="Predict fewer rows at once")
+    check_machine(needed, ArraySource(X), what="The prediction", remedy="Predict fewer rows at once.")
     result, reader = predictor.empty(n_rows), as_reader([X], 0)
     # (Edges that lie on those of blocks.)
     starts = np.append(np.arange(0, n_rows, 8192), n_rows)
@@ -158,7 +158,7 @@ def refuse_row(row: int | None, non_finite: str) -> None:
             "`X`",
             "be finite",
             f"NaN or infinity in row {row}, where counting begins with 0",
-            "Take `non_finite='drop'` (in Python by set_params): such rows get the label -1, or NaN. With "
+            "Take `non_finite='drop' (by set_params)`: such rows get the label -1, or NaN. With "
             "`non_finite='marginalize'` a NaN is a missing value, and the rest of its row counts.",
         )
 
@@ -235,7 +235,7 @@ def predict_source(
 def _check_memory(rows: Rows, predictor: Predictor) -> None:
     """Raise a MemoryLimitError where this process would take more memory than there is; reads nothing."""
     held, plan = predictor.n_bytes(int(np.diff(rows.edges).max())), predictor.plan
-    need = Need(plan.shape, plan.n_components, extra_bytes=held, compiled=plan.compiled)
+    need = Need(plan.shape, plan.n_components, extra_bytes=held, compiled=plan.compiled, given=True)
     check_own_memory(rows, need, current_executor(travels=rows.travels))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskgmm.errors import OptionError
 from daskgmm.fitting.option import Option, declare
+from daskgmm.places.log import say
 from daskgmm.places.machines import Machines
 from daskgmm.places.place import Place
 
@@ -198,6 +199,8 @@ class DaskCluster(Place):
         from daskgmm.places.cluster import joined, started  # (distributed takes a second: --help needs it not)
 
         if n_partitions == 1 and not self.joins:
+            if self.workers is not None and not self.own_cards:
+                say(f"Of {self.workers} workers none is started: all rows are one partition, which this process does.")
             yield Machines(LimitedExecutor(self.limit_bytes(1)), 0, "this process")
             return
         tls: Any = {"security": self.security, "by_options": self.tls_by_options}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -45,7 +45,7 @@ def chosen(
     known = set(available)
     left_out = [name[1:] for name in columns if name.startswith("!") and name not in known]
     columns = [name for name in columns if name in known or not name.startswith("!")] or ["*"]
-    named = [name for name in columns if name in known or not _is_wildcard(name)]
+    named = [name for name in columns if name in known or not is_wildcard(name)]
     twice = next((name for i, name in enumerate(named) if name in named[:i]), None)
     if twice is not None:
         raise OptionError(f"`{option}`", "name each column once", f"{twice!r} twice with {label}", "Name it once.")
@@ -64,22 +64,28 @@ def chosen(
 
 def _meant_by(name: str, available: Sequence[str], argument: str, label: str, option: str) -> list[str]:
     """Return the columns that a name or wildcard means; an InputMissingError where there is none."""
-    if name in available:
-        return [name]
-    # (Not fnmatch: "[0]" is a part of a name here.)
-    pattern = re.compile("".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in name), re.DOTALL)
-    found = [one for one in available if pattern.fullmatch(one)]
+    found = matching(name, available)
     if not found:
         raise _missing(name, available, argument, label, option)
     return found
 
 
-def _is_wildcard(name: str) -> bool:
+def matching(name: str, available: Collection[str]) -> list[str]:
+    """Return which of some names a name or wildcard means."""
+    if name in available:
+        return [name]
+    # (Not fnmatch: "[0]" is a part of a name here.)
+    pattern = re.compile("".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in name), re.DOTALL)
+    return [one for one in available if pattern.fullmatch(one)]
+
+
+def is_wildcard(name: str) -> bool:
+    """Return whether a name of columns may mean several."""
     return "*" in name or "?" in name
 
 
 def _missing(name: str, available: Sequence[str], argument: str, label: str, option: str) -> InputMissingError:
-    what = "is meant by that wildcard" if _is_wildcard(name) else "has that name"
+    what = "is meant by that wildcard" if is_wildcard(name) else "has that name"
     near = get_close_matches(name, available, n=4, cutoff=0.6)
     # (Names that differ in their case alone look far from each other.)
     near = list(dict.fromkeys([*(one for one in available if one.lower() == name.lower()), *near]))

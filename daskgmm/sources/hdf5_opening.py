@@ -12,7 +12,7 @@ from typing import Any
 
 from dask.utils import natural_sort_key
 
-from daskgmm.errors import InputMissingError, OptionError
+from daskgmm.errors import InputMissingError, NoRowsError, OptionError
 from daskgmm.sources.conventions import packing
 from daskgmm.sources.coordinates import coordinates_of_dataset
 from daskgmm.sources.grid_source import Column, GridSource, check_features, labels_along
@@ -38,7 +38,7 @@ def open_location(
 ) -> Source:
     """Return the source in a file of this machine, or in all that match a pattern, one after the other: see `Asked`.
 
-    They are sorted as people count, "part-2" before "part-10".
+    They are sorted as people count, "part-2" before "part-10". Files without rows count for nothing.
 
     Raises
     ------
@@ -63,7 +63,14 @@ def open_location(
             f"`{argument}`", "be an existing HDF5 file, or a pattern of such", f"{path}, where none is",
             "Check the path.",
         )  # fmt: skip
-    parts = [replace(asked, path=file).opened(name) for file in files]
+    parts, empty = list[Source](), None
+    for file in files:
+        try:
+            parts.append(replace(asked, path=file).opened(name))
+        except NoRowsError as error:  # (a night without rows is none of the others' fault)
+            empty = empty or error
+    if empty is not None and not parts:
+        raise empty
     return JoinedSource(parts, label=f"{path}::{name}" if name else path, argument=argument)
 
 

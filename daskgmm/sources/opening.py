@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from daskgmm.errors import InputMissingError, OptionError
+from daskgmm.errors import DataError, InputMissingError, OptionError
 from daskgmm.sources.labelled import is_dask_frame, is_labelled
 from daskgmm.sources.registry import Opener, opener_of, suffix_of
 from daskgmm.sources.source import Source, checked_shape
@@ -120,11 +120,11 @@ def open_by_name(data: Any, names: Sequence[str] | None, **options: Any) -> Sour
         except OptionError as error:
             if error.argument != "`columns`":  # (an array of a Zarr group has none)
                 raise
-        except InputMissingError as error:
+        except (InputMissingError, DataError) as error:
             if error.argument != "`columns`":
                 raise
             what = "have the columns that the mixture was fitted to"
-            raise InputMissingError(
+            raise type(error)(
                 f"`{options.get('argument', 'X')}`", what, error.got, f"{error.remedy} `columns` takes others."
             ) from error
     return open_rows(data, **options)

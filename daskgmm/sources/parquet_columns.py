@@ -77,6 +77,19 @@ def index_of(schema: Any) -> frozenset[str]:
         return frozenset()  # (What others write there does not matter.)
 
 
+def index_note(schema: Any, names: Sequence[str]) -> dict[bytes, bytes]:
+    """Return what a file with some of the columns says to pandas and Dask of its index: all that a data frame had.
+
+    Nothing where it had none, or not all columns of it are there.
+    """
+    if not (index := index_of(schema)) or not index.issubset(names):
+        return {}
+    found = json.loads(schema.metadata[b"pandas"])
+    of_columns = [one for one in found.get("columns", ()) if one.get("field_name", one.get("name")) in names]
+    own = {"columns": of_columns, "index_columns": [name for name in found["index_columns"] if name in index]}
+    return {b"pandas": json.dumps({**found, **own}).encode()}
+
+
 def _kind(type_: Any) -> Kind:
     from pyarrow import types
 
@@ -95,7 +108,6 @@ def columns_of(
     columns: Sequence[str] | None,
     *,
     index: frozenset[str],
-    keys: frozenset[str],
     argument: str,
     label: str,
 ) -> tuple[tuple[Column, ...], list[str], np.dtype[Any]]:
@@ -110,25 +122,14 @@ def columns_of(
         Names, with wildcards; None takes all columns.
     index : frozenset of str
         Columns that are meant only where they are named.
-    keys : frozenset of str
-        What folders are named by.
 
     Raises
     ------
     InputMissingError, OptionError
         See `daskgmm.sources.columns.chosen`.
     DataError
-        A column that is meant holds no numbers, or is none of the files but named by their folders.
+        A column that is meant holds no numbers.
     """
-    for name in columns or ():
-        if name in keys and name not in kinds:
-            raise DataError(
-                "`columns`",
-                f"name columns that the files of `{argument}` have",
-                f"{name!r}, by which folders of {label} are named ({name}=...)",
-                f"Write it into the files, or leave it out. To take one of its values, give that folder's path, or a "
-                f"pattern such as {verbatim(repr(f'{name}=7/*.parquet'))}.",
-            )
     meant_if_named = index - set(columns or ())
     elements = {name: _elements(name, kind) for name, kind in kinds.items() if name not in meant_if_named}
     owners = {element: (name, i) for name, found in elements.items() for i, element in enumerate(found)}

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from dask.utils import natural_sort_key
 
 from daskgmm.errors import DataError, InputMissingError, OptionError, verbatim
+from daskgmm.sources.columns import is_wildcard, matching
 from daskgmm.sources.credentials import has_secret
 from daskgmm.sources.file_location import FileLocation, is_hidden
 from daskgmm.sources.remote import brief, inaccessible
+
+logger = logging.getLogger("daskgmm")
 
 SUFFIXES = (".parquet", ".pq", ".parq")
 #: Files that say that a folder is a Zarr array or group.
@@ -22,6 +26,10 @@ _OF_ZARR = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 _CATALOG, _COLLECTION = ("hats.properties", "properties"), "collection.properties"
 #: Files and folders of a folder, and folders in folders at a URL, that a question looks at.
 _MOST_ENTRIES, _MOST_LISTINGS = 10_000, 4
+
+
+#: What folders of a HATS catalog are named by.
+_OF_CATALOGS = frozenset({"Norder", "Dir", "Npix"})
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,41 @@ class Listing:
     files: tuple[tuple[str, int | None], ...]
     keys: frozenset[str]
     label: str
+
+    def refuse_keys(
+        self, asked: Sequence[str], columns: Collection[str], *, argument: str, option: str = "columns"
+    ) -> None:
+        """Raise a DataError where no column of the files is asked for, but what their folders are named by."""
+        for name in asked:
+            bare = name if name in columns else name.removeprefix("!")
+            alike = {key for key in self.keys if key.lower() == bare.lower()}
+            keys = [] if matching(bare, columns) else sorted(matching(bare, self.keys) or alike)
+            if keys:
+                raise DataError(
+                    f"`{option}`",
+                    f"name columns that the files of `{argument}` have",
+                    f"{name!r}, by which folders of {self.label} are named ({keys[0]}=...)",
+                    "Write it into the files, or leave it out. To take the rows of one of its values, give "
+                    f"{verbatim(repr(self._with_value_of(keys[0])))}.",
+                )
+
+    def _with_value_of(self, key: str) -> str:
+        """Return the path or pattern of the files under the first value of a key."""
+        first = next(name for name, _ in self.files if f"/{key}=" in f"/{name}")
+        folders = list[str]()
+        for part in first.split("/"):
+            own, is_named, _ = part.partition("=")
+            folders.append(f"{own}=*" if is_named and own != key else part)
+            if own == key:
+                break
+        return self.location.path_of("/".join(folders))
+
+    def say_keys(self, asked: Sequence[str] | None, columns: Collection[str]) -> None:
+        """Log what folders are named by, where all columns are asked for, or some by a wildcard: it is none of them."""
+        keys = sorted(self.keys - _OF_CATALOGS - set(columns))
+        if keys and (asked is None or any(is_wildcard(name) or name not in columns for name in asked)):
+            listed = ", ".join(f"{key}=..." for key in keys)
+            logger.info("Folders of %s are named by values, %s: these are no columns.", self.label, listed)
 
 
 def is_parquet(data: object) -> bool:

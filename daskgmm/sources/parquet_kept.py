@@ -9,8 +9,8 @@ from typing import Any
 from daskgmm.errors import DataError
 from daskgmm.sources.columns import chosen
 from daskgmm.sources.failures import retried
-from daskgmm.sources.file_location import FileLocation
-from daskgmm.sources.parquet_columns import Column, kinds_of
+from daskgmm.sources.parquet_columns import Column, index_note, kinds_of
+from daskgmm.sources.parquet_files import Listing
 from daskgmm.sources.parquet_footers import (
     FETCHED_BYTES,
     Question,
@@ -78,9 +78,7 @@ class KeptColumns:
                 pieces, n_bytes = [], 0
 
 
-def kept_columns(
-    location: FileLocation, parts: Sequence[ParquetPart], columns: Sequence[str], *, argument: str, label: str
-) -> KeptColumns:
+def kept_columns(files: Listing, parts: Sequence[ParquetPart], columns: Sequence[str], *, argument: str) -> KeptColumns:
     """Return columns of files by name, with wildcards; their footers are read.
 
     Raises
@@ -90,6 +88,7 @@ def kept_columns(
     DataError
         Several columns have a name, or files have other types.
     """
+    location, label = files.location, files.label
     first, *others = parts
     own = location.within(first.name)
     asked = Question(own, own.label, {}, False, (), argument)
@@ -97,6 +96,7 @@ def kept_columns(
     try:
         schema = found.file.schema_arrow
         kinds = kinds_of(schema)
+        files.refuse_keys(columns, kinds, argument=argument, option="keep")
         names = tuple(chosen(columns, list(kinds), argument, label, option="keep"))
         twice = next((name for name in names if kinds[name] is None), None)
         if twice is not None:
@@ -107,7 +107,7 @@ def kept_columns(
                 "Rename one of them, or leave them out.",
             )
         footers = [footer_of(found, first.name, names)]
-        types = _as_bytes([schema.field(name).with_nullable(True) for name in names])
+        types = _as_bytes([schema.field(name).with_nullable(True) for name in names], index_note(schema, names))
     finally:
         found.close()
     question = Question(location, own.label, expected_of(kinds, names, exactly=False), False, names, argument)
@@ -122,7 +122,7 @@ def kept_columns(
     return KeptColumns(names, types, reader, held, _STEP, GROUP_BYTES)
 
 
-def _as_bytes(fields: Sequence[Any]) -> bytes:
+def _as_bytes(fields: Sequence[Any], note: dict[bytes, bytes]) -> bytes:
     import pyarrow
 
-    return bytes(pyarrow.schema(fields).serialize())
+    return bytes(pyarrow.schema(fields, metadata=note).serialize())

@@ -68,6 +68,7 @@ class ParquetSource(Source):
 
     def __init__(self, files: Listing, *, columns: Sequence[str] | None = None, argument: str = "X") -> None:
         self.label, self._location, self.travels = files.label, files.location, files.location.travels
+        self._files = files
         footers = self._footers(files, columns, argument)
         footers = [footer for footer in footers if sum(footer.group_rows)]
         ends = np.cumsum([sum(footer.group_rows) for footer in footers], dtype=np.int64).tolist()
@@ -107,9 +108,12 @@ class ParquetSource(Source):
         try:
             kinds = kinds_of(found.file.schema_arrow)
             index = index_of(found.file.schema_arrow)
+            files.refuse_keys(columns or (), kinds, argument=argument)
             self._columns, self.column_labels, self.dtype = columns_of(
-                kinds, columns, index=index, keys=files.keys, argument=argument, label=self.label
+                kinds, columns, index=index, argument=argument, label=self.label
             )
+            if argument == "X":  # (weights and others are some of these files' columns, or have what these say)
+                files.say_keys(columns, kinds)
             names = tuple(column.name for column in self._columns)
             footers = [footer_of(found, first[0], names)]
         finally:
@@ -145,7 +149,7 @@ class ParquetSource(Source):
         return told_apart(self._reader, bounds)
 
     def kept(self, columns: Sequence[str]) -> KeptColumns:
-        return kept_columns(self._location, self._parts, columns, argument="X", label=self.label)
+        return kept_columns(self._files, self._parts, columns, argument="X")
 
     def rechunking(self, chunks: str) -> str:
         return f"write it again in row groups of fewer rows, {chunks}: pyarrow.parquet.write_table(row_group_size=...)"

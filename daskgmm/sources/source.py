@@ -12,7 +12,7 @@ import numpy as np
 from dask.task_spec import DataNode, TaskRef
 from numpy.typing import NDArray
 
-from daskgmm.errors import DataError, OptionError
+from daskgmm.errors import DataError, NoRowsError, OptionError
 from daskgmm.sources.columns import without_columns
 from daskgmm.sources.conventions import Beside
 from daskgmm.sources.digest import digest
@@ -357,8 +357,8 @@ def checked_shape(shape: tuple[int, ...], dtype: np.dtype[Any], *, argument: str
 
     Raises
     ------
-    DataError
-        Neither (n_rows, n_features) nor (n_rows,), no rows, no features, or a dtype that is not
+    NoRowsError, DataError
+        No rows; neither (n_rows, n_features) nor (n_rows,), no features, or a dtype that is not
         boolean, integer, or float16, float32 or float64; or more values than there can be.
     """
     if len(shape) not in (1, 2):
@@ -372,11 +372,12 @@ def checked_shape(shape: tuple[int, ...], dtype: np.dtype[Any], *, argument: str
     if n_rows == 0 or n_features == 0:
         # (The words of scikit-learn, which its checks of an estimator look for.)
         none = f" (0 feature(s) (shape={tuple(shape)}) while a minimum of 1 is required)" if n_rows else ""
-        raise DataError(
+        raise (DataError if n_rows else NoRowsError)(
             f"`{argument}`",
             "have at least one row and one feature",
             f"shape {tuple(shape)} in {label}{none}",
-            "Check how it was written or selected.",
+            "Check how it was written or selected"
+            + ("." if n_rows else "; where that may leave no row, ask for their number first."),
         )
     if n_rows * n_features >= 2**63:
         raise DataError(

@@ -33,7 +33,7 @@ from daskgmm.sources.failures import refused, unreachable
 from daskgmm.sources.parquet_kept import KeptColumns
 from daskgmm.sources.source import Source
 from daskgmm.sources.stamps import file_stamp
-from daskgmm.stores.parquet_parts import PartsLayout, check_parquet, is_parquet, parts_record
+from daskgmm.stores.parquet_parts import PartsLayout, check_kind, is_parquet, parts_record
 from daskgmm.stores.storage import plain_path, storage_at
 from daskgmm.stores.targets import Layout, Target, stored_dtype
 from daskgmm.stores.writing import explained, publish, remove_unfinished, unfinished_place
@@ -158,7 +158,7 @@ def check_all_rows(X: Source, n_rows: int) -> None:
 def layout_of(predictor: Predictor, X: Source, output: str, kept: KeptColumns | None = None) -> Layout:
     """Return the kind of output that a path or URL means for some rows; nothing is read or written."""
     if is_parquet(output):
-        check_parquet(output)
+        check_kind(output)
         return PartsLayout.of(predictor, X, kept)
     if kept is not None:
         raise OptionError(
@@ -191,7 +191,7 @@ def _need(layout: Layout, predictor: Predictor) -> Need:
     plan = with_kernel(predictor, layout.rows.X.n_rows).plan
     beside = 0 if plan.given is None else plan.given[0].n_bytes(plan.shape, *plan.means.shape)
     held = layout.held_bytes + beside + predictor.held_bytes
-    return Need(plan.shape, plan.n_components, extra_bytes=held, compiled=plan.compiled, by_partition=True)
+    return Need(plan.shape, plan.n_components, extra_bytes=held, compiled=plan.compiled, by_partition=True, given=True)
 
 
 def prediction_record(output: str) -> dict[str, Any] | None:

@@ -38,6 +38,11 @@ from daskgmm.stores.targets import (
 #: The file that has the record, and no rows. (To Dask, Spark and pyarrow a file of such a name is none of the data;
 #: polars, which takes each file of a folder, finds the same columns in it.)
 RECORD = "_daskgmm.parquet"
+#: What files are that are never written, by their suffixes.
+_OF_OTHERS = {
+    **dict.fromkeys((".csv", ".tsv", ".txt"), "a text file"), **dict.fromkeys((".npy", ".npz"), "a file of NumPy"),
+    **dict.fromkeys((".h5", ".hdf5", ".nc"), "an HDF5 file"), ".fits": "a FITS file", ".json": "a JSON file",
+}  # fmt: skip
 #: What a process takes that has loaded pyarrow and written a file.
 LIBRARY_BYTES = 72 << 20
 #: Rows of a row group at most.
@@ -49,11 +54,20 @@ def is_parquet(output: str) -> bool:
     return output.rstrip("/").lower().endswith(SUFFIXES)
 
 
-def check_parquet(output: str, *, option: str = "the output") -> None:
-    """Raise an OptionError where Parquet files cannot be written: at a URL, or without pyarrow.
+def check_kind(output: str, *, option: str = "the output") -> None:
+    """Raise an OptionError where Parquet files cannot be written, at a URL or without pyarrow, or a name lies.
 
     (At a URL nothing can be renamed, and readers of a folder would take the files that are there for all of them.)
     """
+    suffix = os.path.splitext(output.rstrip("/"))[1].lower()
+    if suffix in _OF_OTHERS:
+        stem = output.rstrip("/")[: -len(suffix)]
+        raise OptionError(
+            option,
+            "be Zarr, or Parquet where its name ends in .parquet",
+            f"{output}, named as {_OF_OTHERS[suffix]}",
+            f"Name it {verbatim(stem)}.zarr or {verbatim(stem)}.parquet.",
+        )
     if is_parquet(output) and "://" in plain_path(output):
         other = re.sub(r"[.][^./]*$", ".zarr", output.rstrip("/"))
         raise OptionError(
@@ -117,8 +131,8 @@ class Parts:
 
         types = [pyarrow.from_numpy_dtype(np.dtype(dtype)) for dtype in self.dtypes]
         own = [pyarrow.field(name, type_) for name, type_ in zip(self.names, types, strict=True)]
-        kept = list(pyarrow.ipc.read_schema(pyarrow.BufferReader(self.before))) if self.before else []
-        return pyarrow.schema([*kept, *own])
+        kept = pyarrow.ipc.read_schema(pyarrow.BufferReader(self.before)) if self.before else pyarrow.schema([])
+        return pyarrow.schema([*kept, *own], metadata=kept.metadata or None)
 
     def arrays(self, values: Sequence[NDArray[Any]]) -> list[Any]:
         """Return columns as Arrow has them; missing numbers stay NaN."""
@@ -150,8 +164,8 @@ class Parts:
 
     def note(self, place: str, record: Mapping[str, Any]) -> None:
         """Write the record, in place of the one that is there."""
-        schema = self.schema().with_metadata({ATTRIBUTE: json.dumps({"files": self.n_files, **record})})
-        write_file(place, RECORD, schema, [])
+        schema, note = self.schema(), {ATTRIBUTE: json.dumps({"files": self.n_files, **record})}
+        write_file(place, RECORD, schema.with_metadata({**(schema.metadata or {}), **note}), [])
 
     def complete(self, place: str, record: Mapping[str, Any]) -> None:
         """Note the record, which says that all is written.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.sampling import sample_blocks
-from daskgmm.stores.parquet_parts import Parts, check_parquet, is_parquet
+from daskgmm.stores.parquet_parts import Parts, check_kind, is_parquet
 from daskgmm.stores.targets import ATTRIBUTE
 from daskgmm.stores.writing import whole_or_nothing
 from daskgmm.stores.zarr_rows import incomplete_array
@@ -99,7 +99,7 @@ def _written(
     def complete() -> dict[str, Any]:
         return {"complete": True, **record, **({} if result is None else {"result": dict(result())})}
 
-    check_parquet(output)
+    check_kind(output)
     with whole_or_nothing(output) as place:
         if is_parquet(output):
             starts = np.append(np.arange(0, shape[0], length, dtype=np.int64), np.int64(shape[0]))

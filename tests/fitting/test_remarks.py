@@ -175,7 +175,6 @@ def test_a_repeated_row_is_named_and_its_remedies_work(place: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_different", [1, 2])
-@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 def test_rows_that_are_all_alike_are_fitted(kind: str, n_different: int) -> None:
     X = np.repeat(np.array([[7.0, 7.0], [8.0, 9.0]])[:n_different], 300, axis=0)
     for k in (2, 3, 5):

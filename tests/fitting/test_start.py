@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture
-from daskgmm.errors import CollapsedComponentError, DataError
+from daskgmm.errors import CollapsedComponentError, DataError, FitWarning
 from daskgmm.fitting import beginning, sample
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import sample_size
 from daskgmm.fitting.start import starts
+from daskgmm.fitting.unsaid import unsaid
 from tests import oracle
 from tests.fitting.driving import INIT_PARAMS, KINDS, as_source, given_start, small_partitions, well_separated
 from tests.strategies import make_case
@@ -108,7 +112,6 @@ def test_kmeans_counts_row_weights() -> None:
 # -- rows that are alike --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("init_params", INIT_PARAMS)
-@pytest.mark.filterwarnings("ignore:Number of distinct clusters:sklearn.exceptions.ConvergenceWarning")
 def test_nothing_but_duplicates(kind: str, init_params: str) -> None:
     rows = np.tile([3.0, -2.0], (50, 1))
     gm = GaussianMixture(3, covariance_type=kind, init_params=init_params, reg_covar=0.1, random_state=0).fit(rows)
@@ -122,7 +125,6 @@ def test_nothing_but_duplicates(kind: str, init_params: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("init_params", INIT_PARAMS)
-@pytest.mark.filterwarnings("ignore:Number of distinct clusters:sklearn.exceptions.ConvergenceWarning")
 def test_fewer_distinct_rows_than_components(kind: str, init_params: str) -> None:
     rows = np.repeat([[0.0, 0.0], [10.0, 10.0]], 20, axis=0)
     gm = GaussianMixture(5, covariance_type=kind, init_params=init_params, random_state=0, max_iter=20, tol=1e-2)
@@ -134,9 +136,34 @@ def test_fewer_distinct_rows_than_components(kind: str, init_params: str) -> Non
     assert_allclose(overall, [5.0, 5.0], rtol=1e-6)
 
 
-def test_kmeans_says_that_rows_are_alike() -> None:
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means||"])
+def test_that_rows_are_alike_is_said_once_by_the_fit_and_not_by_k_means(init_params: str) -> None:
+    """Filters of warnings are for all threads: those of the user are then as they were."""
+    rows, before = np.repeat([[0.0], [1.0]], 5, axis=0), list(warnings.filters)
+    with pytest.warns() as said:
+        GaussianMixture(3, random_state=0, init_params=init_params).fit(rows)
+    assert [one.category for one in said] == [FitWarning]
+    assert "holds fewer rows than the 3 numbers that it is made of (0 rows)" in str(said[0].message)
+    assert list(warnings.filters) == before
     with pytest.warns(ConvergenceWarning, match="Number of distinct clusters"):
-        GaussianMixture(3, random_state=0).fit(np.repeat([[0.0], [1.0]], 5, axis=0))
+        KMeans(3, n_init=1).fit(rows)
+
+
+def test_filters_of_warnings_stay_as_they_were_whatever_threads_do() -> None:
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: _quietly(), range(40)))
+    assert list(warnings.filters) == before
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
+        theirs = list(warnings.filters)
+        _quietly()
+        assert list(warnings.filters) == theirs, "who asks for the same has it still"
+
+
+def _quietly() -> None:
+    with unsaid():
+        KMeans(3, n_init=1, max_iter=1).fit(np.zeros((5, 1)))
 
 
 def test_a_singular_start_is_left_out_and_the_others_go_on() -> None:

@@ -27,6 +27,7 @@ from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from daskgmm import GaussianMixture
+from daskgmm.cli.group import outcome
 from daskgmm.errors import ClusterError, DataError, MemoryLimitError
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.options import FitOptions
@@ -91,6 +92,27 @@ def test_with_a_client_passes_run_on_its_workers(client: Client) -> None:
     assert executor.memory_limit() == 2 << 30
     assert executor.compute({"x": (os.getpid,)}, ["x"], travels=True)[0] in client.run(os.getpid).values()
     assert executor.compute({"x": (os.getpid,)}, ["x"], travels=False) == [os.getpid()]
+
+
+@pytest.mark.parametrize("length", [10, 100_000])
+def test_an_error_of_a_worker_is_worded_by_the_interface(client: Client, length: int) -> None:
+    """However long it is: dask makes another error of a message of more than 10,000 characters."""
+    told = DataError(
+        "`X`", "have `n_components` rows", "`" + "x" * length, "Decrease `n_components`.", typed="t" * length
+    )
+    with pytest.raises(DataError) as caught:
+        current_executor(travels=True).compute({"x": (_failing, told)}, ["x"], travels=True)
+    assert (caught.value.fields, caught.value.typed) == (told.fields, told.typed)
+    code, said = outcome(caught.value)
+    assert code == 65
+    assert said.startswith("INPUT must have --components rows; got ttt")
+    assert said.endswith(". Decrease --components.")
+    assert len(said) < 10_000
+    assert ("ttt ..." in said) == (length > 10)
+
+
+def _failing(error: Exception) -> None:
+    raise error
 
 
 def test_a_configured_scheduler_goes_before_the_client(client: Client) -> None:

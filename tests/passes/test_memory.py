@@ -18,12 +18,16 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from daskgmm import GaussianMixture
 from daskgmm.errors import MemoryLimitError
+from daskgmm.fitting.need import fit_need
+from daskgmm.fitting.options import FitOptions
 from daskgmm.mixture.family import family_called
 from daskgmm.passes.executor import Room
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.memory import (
     BUSY_BYTES,
     INTERPRETER_BYTES,
     check_memory,
+    check_own_memory,
     peak_task_bytes,
     peak_worker_bytes,
 )  # fmt: skip
@@ -274,6 +278,38 @@ def test_fewer_components_are_advised_where_they_help(tmp_path: Path) -> None:
     with pytest.raises(MemoryLimitError, match=r"Give workers more memory \(.*\), or decrease n_components\.$"):
         check_memory(rows, need, enough)
     check_memory(rows, replace(need, n_components=1), enough)
+
+
+def test_fewer_components_are_not_advised_where_they_are_a_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, need = rows_of(tmp_path / "X.zarr", (10**6, 64), (1000, 64)), Need(family_called("full").shape, 200)
+    own = replace(need, given=True)
+    enough = Limited(peak_worker_bytes(replace(rows, prefetch=False), replace(need, n_components=1)))
+    with pytest.raises(MemoryLimitError, match=r"Give workers more memory \(memory_limit (\d+)MiB\)\.$") as caught:
+        check_memory(rows, own, enough)
+    (limit,) = re.findall(r"memory_limit (\d+)MiB", said(caught))
+    check_memory(rows, own, Limited(int(limit) * MIB))
+    monkeypatch.setattr("daskgmm.passes.memory._NO_QUESTION_BYTES", 0)
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 200 * MIB)
+    chunky = rows_of(tmp_path / "chunky.zarr", (10**6, 64), (10**5, 64))
+    for held, taken, n_workers, remedy in (
+        (rows, need, 0, "Decrease n_components, take fewer features, or take another covariance_type."),
+        (rows, replace(need, own_bytes=1), 2, "Take fewer workers, decrease n_components, decrease n_init, take fewer"),
+        (rows, replace(need, n_components=1), 0, "Take fewer features, or take another covariance_type."),
+        (rows, own, 0, "Take a machine with more memory."),
+        (rows, own, 1, "Take a machine with more memory."),
+        (chunky, own, 3, "Take fewer workers, take a machine with more memory, or store the rows in smaller chunks."),
+    ):
+        with pytest.raises(MemoryLimitError, match=rf"\. {remedy}"):
+            check_own_memory(held, taken, LocalExecutor(), n_workers=n_workers)
+
+
+def test_what_asks_for_fewer_components_has_none_of_a_model(tmp_path: Path) -> None:
+    X = rows_of(tmp_path / "X.zarr", (1000, 2), (1000, 2)).X
+    start = FitOptions(2, means_init=np.zeros((2, 2)))
+    assert [fit_need([o], X).given for o in (FitOptions(2), start)] == [False, True]
+    assert fit_need([FitOptions(2)], X, given=True).given
 
 
 @pytest.mark.parametrize("n_rows", range(10**6, 10**6 + 16_000, 3_000))

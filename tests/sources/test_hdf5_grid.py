@@ -18,7 +18,7 @@ from numpy.testing import assert_array_equal
 
 from daskgmm import GaussianMixture, open_rows
 from daskgmm.cli.commands import gmm
-from daskgmm.errors import DataError, InputMissingError, OptionError
+from daskgmm.errors import DataError, InputMissingError, NoRowsError, OptionError
 from daskgmm.passes.fingerprint import check_unchanged, fingerprints
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.rows import Rows
@@ -272,6 +272,18 @@ def test_grids_of_several_files(tmp_path: Path) -> None:
     assert Rows.plan(source, open_rows(f"{tmp_path}/part-*.h5", columns="T")).n_partitions >= 1
     with pytest.raises(DataError, match="must be in the order of the rows of X"):
         Rows.plan(source, open_rows(np.ones(source.n_rows)))
+
+
+def test_files_without_rows_count_for_nothing_among_others(tmp_path: Path) -> None:
+    x = parts_of(tmp_path)
+    for name in ("part-1", "part-12"):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file.create_dataset("g/x", (0, 3), "f8", chunks=(10, 3), maxshape=(None, 3))
+            file.create_dataset("T", (0, 4), "f8", chunks=(10, 3), maxshape=(None, 4))
+    assert_array_equal(rows_of(open_rows(f"{tmp_path}/part-*.h5::/g/x")), x)
+    assert open_rows(f"{tmp_path}/part-*.h5", columns=["T"]).n_rows == 4 * 751
+    with pytest.raises(NoRowsError, match=r"X must have at least one row .* got shape \(0, 3\) in .*part-1\.h5::/g/x"):
+        open_rows(f"{tmp_path}/part-[1].h5::/g/x")
 
 
 def test_files_that_do_not_go_together(tmp_path: Path) -> None:

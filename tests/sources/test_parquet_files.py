@@ -115,14 +115,36 @@ def test_patterns(tmp_path: Path, pattern: str, found: list[float]) -> None:
     assert numbers_of(f"{tmp_path}/{pattern}")[-2:] == found[-2:]
 
 
-def test_columns_of_hive_folders_are_no_columns(tmp_path: Path) -> None:
+def test_columns_of_hive_folders_are_no_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put(tmp_path / "year=2024/month=1/a.parquet", 1)
     put(tmp_path / "year=2025/month=1/a.parquet", 2)
-    assert numbers_of(tmp_path) == [1.0, 2.0]
-    with pytest.raises(DataError, match=r"columns must name columns that the files of X have; got 'year', by which"):
-        open_rows(tmp_path, columns=["x", "year"])
-    # The remedy: one of its values, by a pattern.
-    assert numbers_of(f"{tmp_path}/year=2025/*/*.parquet") == [2.0]
+    put(tmp_path / "year=2025/month=2/a.parquet", 3)
+    with caplog.at_level("INFO", logger="daskgmm"):
+        open_rows(tmp_path, columns="x"), open_rows(tmp_path, columns="x*", argument="sample_weight")
+        assert not caplog.records
+        assert numbers_of(tmp_path) == [1.0, 2.0, 3.0]
+        open_rows(tmp_path, columns=["x*"])
+    said = f"Folders of {tmp_path} are named by values, month=..., year=...: these are no columns."
+    assert [one.getMessage() for one in caplog.records] == [said]
+    for asked, key, rows in (
+        ("year", "year", [1.0]), ("ye*", "year", [1.0]), ("Year", "year", [1.0]), ("!year", "year", [1.0]),
+        ("month", "month", [1.0, 2.0]),
+    ):  # fmt: skip
+        for ask in (
+            lambda name: open_rows(tmp_path, columns=["x", name]),
+            lambda name: open_rows(tmp_path, columns=["x"]).kept(["x", name]),
+        ):
+            with pytest.raises(DataError, match="must name columns that the files of X have; got ") as caught:
+                ask(asked)
+            assert f"got '{asked}', by which folders of {tmp_path} are named ({key}=...)" in str(caught.value)
+            (place,) = re.findall(r"one of its values, give '(.*)'\.$", str(caught.value))
+            assert numbers_of(place) == rows, "the remedy, run as it stands"
+
+
+def test_a_key_of_folders_that_is_a_column_too_is_one(tmp_path: Path) -> None:
+    (tmp_path / "x=7").mkdir()
+    put(tmp_path / "x=7/a.parquet", 1)
+    assert open_rows(tmp_path, columns="x").n_rows == 1
 
 
 @pytest.mark.parametrize("folders", [False, True])

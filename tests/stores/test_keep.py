@@ -95,6 +95,28 @@ def test_columns_of_any_type_are_those_of_their_rows(place: Path, tmp_path: Path
     assert max(groups) > 1, "those that are long in bytes are given out bit by bit"
 
 
+@pytest.mark.parametrize("index", [["star"], ["star", "night"], None])
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # (Dask's, with the newest pandas)
+def test_an_index_of_pandas_stays_one(index: list[str] | None, tmp_path: Path) -> None:
+    pd, dd = pytest.importorskip("pandas"), pytest.importorskip("dask.dataframe")
+    frame = pd.DataFrame(X, columns=FEATURES)
+    frame["star"], frame["night"], frame["mag"] = np.arange(N) * 7 % N, np.arange(N) % 7, X[:, 0] ** 2
+    indexed = frame.set_index(np.arange(N) % 100 * 7) if index is None else frame.set_index(index)
+    indexed.to_parquet(tmp_path / "X.parquet", row_group_size=3000)
+    written(tmp_path / "X.parquet", tmp_path / "all.parquet", "*")
+    found = pd.read_parquet(tmp_path / "all.parquet")
+    right = indexed.assign(label=expected("label").astype("i4"))
+    pd.testing.assert_frame_equal(found, right)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "all.parquet" / "part-00001.parquet"), right[3000:6000])
+    if index == ["star"]:
+        assert dd.read_parquet(tmp_path / "all.parquet").compute().index.name == "star"
+    # What is left of an index is a column.
+    written(tmp_path / "X.parquet", tmp_path / "some.parquet", "mag", *(index or [])[1:])
+    some = pd.read_parquet(tmp_path / "some.parquet")
+    assert list(some.columns) == ["mag", *(index or [])[1:], "label"]
+    assert isinstance(some.index, pd.RangeIndex)
+
+
 def test_names_and_wildcards(place: Path, tmp_path: Path) -> None:
     assert written(place, tmp_path / "a.parquet", "x*", "id").column_names == ["x0", "x1", "x2", "id", "label"]
     assert written(place, tmp_path / "b.parquet", "*", "!p*", "!x?").column_names == [

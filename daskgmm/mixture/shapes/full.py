@@ -278,12 +278,21 @@ class Full(Shape):
         return covariances + errors
 
     def less(self, covariances: Floats, errors: Floats, *, least: float) -> Floats:
-        lower = np.linalg.cholesky(covariances + errors)
-        half = np.linalg.solve(lower, covariances)
-        inside = np.linalg.solve(lower, np.swapaxes(half, -1, -2))
+        total = covariances + errors
+        try:
+            lower = np.linalg.cholesky(total)
+            half = np.linalg.solve(lower, covariances)
+            inside = np.linalg.solve(lower, np.swapaxes(half, -1, -2))
+        except np.linalg.LinAlgError:  # (rows that are alike, where they have no error: so are the true values)
+            squares, axes = np.linalg.eigh(total)
+            lower = axes * np.sqrt(np.maximum(squares, 0.0))[..., np.newaxis, :]
+            inverse = np.linalg.pinv(lower, rcond=1e-8)
+            inside = inverse @ covariances @ np.swapaxes(inverse, -1, -2)
         values, vectors = np.linalg.eigh((inside + np.swapaxes(inside, -1, -2)) / 2)
-        axes = (lower @ vectors) * np.sqrt(np.maximum(2 * values - 1, least * values))[..., np.newaxis, :]
-        found: Floats = axes @ np.swapaxes(axes, -1, -2)
+        # (Of rows that are alike values are 0 but for rounding.)
+        kept = np.maximum(np.maximum(2 * values - 1, least * values), 0.0)
+        roots = (lower @ vectors) * np.sqrt(kept)[..., np.newaxis, :]
+        found: Floats = roots @ np.swapaxes(roots, -1, -2)
         return found
 
     def scale_noise(self, noise: Floats, covariances: Floats, k: int) -> Floats:

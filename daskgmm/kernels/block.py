@@ -92,9 +92,8 @@ class Block:
         return Block(x, w, self.first_row, *left_out, columns, spoiled, gaps, numbers)
 
     def tiles(self) -> Iterator[Block]:
-        """Yield the block in pieces of `tile_length` rows, or `gap_tile_length` where some lack values, views of it."""
-        n_features, n_rows = self.x.shape
-        length = tile_length(n_features) if self.gaps is None else gap_tile_length(n_features)
+        """Yield the block in pieces of `tile_length` rows, views of it."""
+        n_rows, length = self.x.shape[1], tile_length(len(self.x))
         if n_rows <= length:
             yield self
             return
@@ -110,9 +109,19 @@ class Block:
             )
             yield Block(self.x[:, part], weights, first_row, *left_out, columns, spoiled, gaps, numbers)
 
+    def runs(self) -> Iterator[Block]:
+        """Yield the block as it is where it lacks no more values than one tile may, else tile by tile."""
+        n_features = len(self.x)
+        few = self.gaps is None or np.count_nonzero(self.gaps) <= n_features * tile_length(n_features)
+        return iter((self,)) if few else self.tiles()
+
 
 def _any(mask: NDArray[np.bool_] | None, part: slice | NDArray[np.int64]) -> NDArray[np.bool_] | None:
-    return None if mask is None or not mask[..., part].any() else mask[..., part]
+    if mask is None:
+        return None
+    # (`take` is 10 times as fast as an index.)
+    found: NDArray[np.bool_] = mask[..., part] if isinstance(part, slice) else np.take(mask, part, axis=-1)
+    return found if found.any() else None
 
 
 #: Tiles of a block.
@@ -135,14 +144,6 @@ def tile_length(n_features: int) -> int:
     result reproducible to the bit, so nothing at run time may change it.
     """
     return next((length for most, length in ((4, 8192), (32, 1024)) if n_features <= most), 256)
-
-
-def gap_tile_length(n_features: int) -> int:
-    """Return the same for rows of which some lack values: the interpreter does more for a tile of them.
-
-    At 64 features a pass is 1.04 times as fast as with tiles of 256 rows, and 1.05 with 1,024.
-    """
-    return max(tile_length(n_features), 512)
 
 
 class Workspace:

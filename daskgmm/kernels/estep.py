@@ -113,8 +113,7 @@ class EStep(CandidatesPass):
             (own,) = rows_of_each(block, self.folds)
             whole.add(plan, Tile(block.x, work), own, state[0], tiled=True)
             return
-        for tile in block.tiles():
-            densities = Densities.of(tile, work)
+        for tile, densities in self._densities(block):
             for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
                 whole = one_call(plan, tile) if tile.gaps is None else None
                 if whole is not None:
@@ -125,6 +124,19 @@ class EStep(CandidatesPass):
                     loops().add(*total.compensated(), values)
                 else:
                     total.add(values)
+
+    def _densities(self, block: Block) -> Iterator[tuple[Block, Densities]]:
+        """Yield tiles of a block, with their densities; what compiled loops begin with where there are gaps is done."""
+        for run in block.runs() if self.plans[0].compiled else block.tiles():
+            gaps, low = None if run.gaps is None else Gaps(run.gaps, self.work), 0
+            if gaps is not None and self.plans[0].compiled:
+                for plan in self.plans:
+                    gap_form(plan).prepare(gaps, run.x)
+            for tile in run.tiles():
+                high = low + tile.x.shape[1]
+                part = gaps if gaps is None or len(run.x.T) == high - low else gaps.part(low, high)
+                yield tile, Densities(tile.x, self.work, tile.columns, part)
+                low = high
 
 
 def rows_of_each(block: Block, folds: Sequence[Fold | None]) -> Iterator[Block]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.kernels.gap_lanes import LANES, Kept, in_lanes, n_lanes_of
 from daskgmm.kernels.gap_rows import Gaps, Group, Integers
 from daskgmm.kernels.gaps import GapForm, log_norm_of
 from daskgmm.kernels.loops import gap_loops
@@ -49,45 +50,66 @@ class Matrices(GapForm):
     def covariances(self) -> Floats:
         """Covariances, entry by entry, (D, D, n_components)."""
         found = np.broadcast_to(self.plan.shape.covariances(self.plan.precisions_cholesky), self.cholesky.shape)
-        return np.ascontiguousarray(np.moveaxis(found, 0, -1))
+        return self._entries(found)
 
     @cached_property
     def by_feature(self) -> Floats:
-        """The rows of the precisions of components near the origin, feature by feature, (D, D, n_near)."""
-        return np.ascontiguousarray(self.precisions[self.near].transpose(1, 2, 0))
+        """The precisions of components near the origin, entry by entry, (D, D, n_near)."""
+        return self._entries(self.precisions[self.near])
+
+    def _entries(self, matrices: Floats) -> Floats:
+        """Return matrices, (n, D, D), entry by entry, (D, D, n); for compiled loops in lanes, the last with unity."""
+        if self.plan.compiled:
+            return in_lanes(matrices, np.eye(matrices.shape[1]))
+        return np.ascontiguousarray(np.moveaxis(matrices, 0, -1))
+
+    def _vectors(self, vectors: Floats) -> Floats:
+        """Return vectors, (n, D), as `_entries` does matrices."""
+        return in_lanes(vectors, np.zeros(vectors.shape[1])) if self.plan.compiled else np.ascontiguousarray(vectors.T)
+
+    @staticmethod
+    def _diagonals(entries: Floats) -> Floats:
+        """Return the diagonals of such matrices as such vectors."""
+        return np.ascontiguousarray(np.einsum("...ddk->...dk", entries))
 
     @cached_property
     def offsets(self) -> Floats:
         """P(mu - c) of these components, (D, n_near)."""
         apart = self.plan.means[self.near] - self.plan.origin
-        return np.ascontiguousarray(np.einsum("kij,kj->ik", self.precisions[self.near], apart))
+        return self._vectors(np.einsum("kij,kj->ki", self.precisions[self.near], apart))
+
+    @cached_property
+    def summed(self) -> NDArray[np.bool_]:
+        """Which of these components have sums about the origin."""
+        return np.isin(self.near, self.by_phi)
 
     @cached_property
     def roots(self) -> tuple[Floats, Floats]:
         """One over the roots of their diagonals, (D, n_near); and the logarithm, with that of the root of 2 pi."""
-        found = 1 / np.sqrt(np.ascontiguousarray(np.einsum("ddk->dk", self.by_feature)))
+        found = 1 / np.sqrt(self._diagonals(self.by_feature))
         return found, np.log(found) + log_norm_of(1)
 
     @cached_property
     def deviations(self) -> tuple[Floats, Floats]:
         """One over the deviations, (D, n_components); and the logarithm, less that of the root of 2 pi."""
-        found = 1 / np.sqrt(np.ascontiguousarray(np.einsum("ddk->dk", self.covariances)))
+        found = 1 / np.sqrt(self._diagonals(self.covariances))
         return found, np.log(found) - log_norm_of(1)
 
     # -- densities ---------------------------------------------------------------------------------------------
     def density(self, gaps: Gaps, x: Floats, out: NDArray[Any], *, keep: bool) -> None:
         rows, near, n_features = gaps.rows, self.near, len(x)
         doubtful = np.zeros((len(rows), self.plan.n_components), dtype=bool)
-        gaps.kept = self._pulls(gaps, x) if len(near) else None
-        if len(near) and self.plan.compiled:
+        kept = self._kept(gaps, x) if len(near) else None
+        if kept is not None and self.plan.compiled:
+            own = slice(gaps.first, gaps.first + len(rows))
             gap_loops().correct(
-                self.by_feature, *self.roots, gaps.kept[1], *gaps.by_row, rows, near, self.plan.log_constants[near],
-                self.bound[near], self.limit, out, doubtful,
+                kept.gains[:, own], kept.changes[:, own], rows, near, self.plan.log_constants[near], self.bound[near],
+                self.limit, out, doubtful,
             )  # fmt: skip
         if self.plan.compiled and 2 * gaps.most_missing > n_features:
             gap_loops().observe(
-                self.covariances, *self.deviations, np.ascontiguousarray(self.plan.means.T), self.plan.log_weights,
-                x, gaps.starts, gaps.features, rows, out,
+                self.covariances, *self.deviations, self._vectors(self.plan.means), self.plan.log_weights, x,
+                gaps.starts, gaps.features, rows, out,
             )  # fmt: skip
         for group in () if self.plan.compiled else gaps.groups:
             if 2 * group.missing.shape[1] > n_features:
@@ -100,20 +122,41 @@ class Matrices(GapForm):
         for doubted, at in self.counting(gaps, out, doubtful):
             out[doubted, rows[at]] = self._density(doubted, gaps, x, at)
 
+    def prepare(self, gaps: Gaps, x: Floats) -> None:
+        if len(self.near):
+            gaps.fill(x, self.plan.origin)
+            self._kept(gaps, x)
+
+    def _kept(self, gaps: Gaps, x: Floats) -> Kept:
+        if id(self.plan) not in gaps.whole.kept:
+            gaps.kept[id(self.plan)] = self._solved(gaps, x) if self.plan.compiled else Kept(*self._pulls(gaps, x))
+        found: Kept = gaps.whole.kept[id(self.plan)]
+        return found
+
+    def _solved(self, gaps: Gaps, x: Floats) -> Kept:
+        """Do what `_pulls` does, and most of `_corrected`, compiled."""
+        (at, bounds), name, n_lanes = gaps.pairs, len(gaps.kept), len(self.offsets)
+        n_rows, width = len(gaps.rows), LANES * n_lanes_of(len(x))
+
+        def get(what: str, *shape: int) -> Floats:
+            found: Floats = gaps.work.get(f"{what} {name}", shape)
+            return found
+
+        y, pulls = get("gap_rows", n_rows, width), get("pulls", n_lanes, len(at), LANES)
+        gains, changes = get("gains", LANES * n_lanes, n_rows), get("changes", LANES * n_lanes, n_rows)
+        gap_loops().pull(
+            x, self.plan.origin, gaps.rows, at, bounds, gaps.places, self.by_feature, self.offsets, y, pulls
+        )
+        gap_loops().solve(self.by_feature, *self.roots, pulls, gaps.starts, gaps.features, gains, changes)
+        return Kept(y, pulls, gains, changes, get("resp", n_rows, LANES * n_lanes))
+
     def _pulls(self, gaps: Gaps, x: Floats) -> tuple[Floats, Floats]:
         """Return the rows less the origin, (n, D), and w of every gap and near component, (n_gaps, n_near).
 
         One product for each feature: with all rows that lack it, whatever else they lack.
         """
         at, bounds = gaps.pairs
-        get = gaps.work.get
-        found = get("pulls", (len(at), len(self.near)))
-        if self.plan.compiled:
-            y, gathered = get("gap_rows", (len(gaps.rows), len(x))), get("gathered", (len(gaps.rows), len(x)))
-            gap_loops().pull(
-                x, self.plan.origin, gaps.rows, at, bounds, self.by_feature, self.offsets, gathered, y, found
-            )
-            return y, found
+        found: Floats = gaps.work.get("pulls", (len(at), len(self.near)))
         y = np.ascontiguousarray((x[:, gaps.rows] - self.plan.origin[:, np.newaxis]).T)
         for j in np.flatnonzero(np.diff(bounds)):
             own = slice(bounds[j], bounds[j + 1])
@@ -123,8 +166,7 @@ class Matrices(GapForm):
 
     def _corrected(self, gaps: Gaps, group: Group, out: NDArray[Any], doubtful: NDArray[np.bool_]) -> None:
         near, n_missing = self.near, group.missing.shape[1]
-        _, pulls = gaps.kept
-        number = gaps.number
+        pulls, number = gaps.kept[id(self.plan)].pulls, gaps.number
         for piece in group.pieces(max(1, _AT_ONCE // (len(near) * n_missing**2))):
             own, rows = piece.missing, gaps.rows[piece.at]
             w = pulls[number[piece.at[:, np.newaxis], own]].swapaxes(1, 2)
@@ -206,11 +248,18 @@ class Matrices(GapForm):
 
     def _add_about_origin(self, gaps: Gaps, resp: NDArray[Any], out: Floats, filled: Floats) -> None:
         """Add to the sums of components by Phi, in which the gaps count as zeros: what stands in them is all new."""
-        y, pulls = gaps.kept
-        n_features, k = y.shape[1], self.by_phi
+        kept: Kept = gaps.whole.kept[id(self.plan)]
+        y, pulls, k = kept.y, kept.pulls, self.by_phi
+        n_features = y.shape[1]
         if self.plan.compiled:
-            place = np.searchsorted(self.near, k)
-            gap_loops().add_sums(self.precisions, y, pulls, place, *gaps.by_row, gaps.rows, k, resp, out, filled)
+            # (Of many tiles at once: each has some rows alone that count for a component.)
+            own = kept.resp[gaps.first : gaps.first + len(gaps.rows)]
+            gap_loops().keep(resp, gaps.rows, self.near, self.summed, own)
+            if gaps.is_last:
+                gap_loops().add_sums(
+                    self.by_feature, self.roots[0], y, pulls, gaps.whole.starts, gaps.features, self.near, kept.resp,
+                    out, filled,
+                )  # fmt: skip
             return
         at, bounds = gaps.pairs
         weighted, second = np.zeros((len(at), len(k))), np.zeros((n_features, len(k), n_features))
@@ -242,7 +291,10 @@ class Matrices(GapForm):
         Rows, (n,); components, as places in `own`, (n,); gaps, (n, n_missing); their conditional means less the origin,
         (n, n_missing); and covariances.
         """
-        _, pulls = gaps.kept
+        pulls = gaps.kept[id(self.plan)].pulls
+        if self.plan.compiled:  # (to where they are else)
+            pulls = np.moveaxis(pulls, 1, 0).reshape(pulls.shape[1], -1)
+            pulls = pulls[gaps.places]
         place, number = np.searchsorted(self.near, own), gaps.number
         for group in gaps.groups:
             of_rows, of_own = np.nonzero(resp[own][:, group.at].T)

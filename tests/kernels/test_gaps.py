@@ -256,3 +256,25 @@ def test_rows_with_gaps_are_apart_with_all_that_is_theirs() -> None:
     for rows in apart:
         assert rows.numbers is not None
         assert_array_equal(rows.x, whole.x[:, rows.numbers])
+
+
+@pytest.mark.skipif(not can_compile(), reason="numba is not installed")
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_many_tiles_have_the_sums_of_each_and_company_changes_no_bit(kernel: str, share: float) -> None:
+    """What compiled loops do for many tiles at once, few or many gaps, is what NumPy does tile by tile."""
+    p = mixture("full", 11, 34, spread=0.3)
+    X = rows_of(p, 3 * tile_length(34) + 40, share)
+    X[: tile_length(34), 5], X[tile_length(34) : 2 * tile_length(34)] = np.nan, 0.5
+    w = np.random.default_rng(3).random(len(X))
+    row_set = row_set_of(X, w)
+    plans = [plan_of(each, row_set, kernel, compiled=True) for each in (p, mixture("full", 11, 34, seed=1))]
+    alone = []
+    for plan in (*plans, plan_of(p, row_set, kernel, compiled=False)):
+        work = EStep([plan])
+        (found,) = work.finish(work.update(work.zero(), block_of(X, w)))
+        alone.append(found.values)
+    assert_allclose(alone[0], alone[2], rtol=1e-9, atol=1e-9)
+    work = EStep(plans)
+    both = work.finish(work.update(work.zero(), block_of(X, w)))
+    assert [found.values.tobytes() for found in both] == [found.tobytes() for found in alone[:2]]

@@ -12,6 +12,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from daskgmm.kernels.compiled_gap_factors import complete, factor
+from daskgmm.kernels.compiled_gap_tiles import add_tiles as add_tiles
+from daskgmm.kernels.compiled_gap_tiles import correct as correct
+from daskgmm.kernels.compiled_gap_tiles import keep as keep
 from daskgmm.kernels.compiled_lanes import less, load, load_one, more, spread, store
 from daskgmm.kernels.compiled_softmax import Reals, _log, compiled
 from daskgmm.kernels.gap_lanes import LANES
@@ -74,30 +77,6 @@ def solve(
 
 
 @compiled
-def correct(
-    gains: Floats,
-    changes: Floats,
-    rows: NDArray[np.int64],
-    near: NDArray[np.int64],
-    constants: Floats,
-    bound: Floats,
-    limit: float,
-    density: Reals,
-    doubtful: NDArray[np.bool_],
-) -> None:
-    """Change log-densities by what `solve` has found; and find which may have lost digits (`GapForm.doubtful`)."""
-    for k in range(len(near)):
-        row, change, gain, sure = density[near[k]], changes[k], gains[k], True
-        for g in range(len(rows)):
-            row[rows[g]] = np.float64(row[rows[g]]) + change[g]
-            sure &= gain[g] * bound[k] <= limit
-        if not sure:
-            for g in range(len(rows)):
-                q = 2.0 * (constants[k] + change[g] - 0.5 * gain[g] - np.float64(row[rows[g]]))
-                doubtful[g, near[k]] = not gain[g] * bound[k] <= limit * max(1.0, q)
-
-
-@compiled
 def observe(
     covariances: Floats,
     roots: Floats,
@@ -142,20 +121,6 @@ def observe(
             for k in range(min(LANES, len(log_weights) - c * LANES)):
                 total = log_det[k] + _log(pivots[k]) + gain[k]
                 density[c * LANES + k, rows[g]] = log_weights[c * LANES + k] + norm[k] - 0.5 * total
-
-
-@compiled
-def keep(resp: Reals, rows: NDArray[np.int64], near: NDArray[np.int64], summed: NDArray[np.bool_], out: Floats) -> None:
-    """Write the responsibilities of rows of those near components that are summed to out, (n, n_near in full lanes)."""
-    for begin in range(0, len(rows), AT_ONCE):
-        for k in range(out.shape[1]):
-            if k < len(near) and summed[k]:
-                row = resp[near[k]]
-                for g in range(begin, min(begin + AT_ONCE, len(rows))):
-                    out[g, k] = row[rows[g]]
-            else:
-                for g in range(begin, min(begin + AT_ONCE, len(rows))):
-                    out[g, k] = 0.0
 
 
 @compiled

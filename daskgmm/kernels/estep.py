@@ -113,30 +113,63 @@ class EStep(CandidatesPass):
             (own,) = rows_of_each(block, self.folds)
             whole.add(plan, Tile(block.x, work), own, state[0], tiled=True)
             return
-        for tile, densities in self._densities(block):
-            for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
-                whole = one_call(plan, tile) if tile.gaps is None else None
+        for rows in block.runs() if plan.compiled and block.gaps is not None else block.tiles():
+            if plan.compiled and rows.gaps is not None:
+                self._add_run(state, rows, Gaps(rows.gaps, work))
+                continue
+            densities = Densities.of(rows, work)
+            for plan, own, total in zip(self.plans, rows_of_each(rows, self.folds), state, strict=True):
+                whole = one_call(plan, rows) if rows.gaps is None else None
                 if whole is not None:
                     whole.add(plan, densities, own, total)
-                    continue
-                values = _tile_values(plan, densities, own, work)
-                if plan.compiled:
-                    loops().add(*total.compensated(), values)
                 else:
-                    total.add(values)
+                    _add_tile(plan, densities, own, total)
 
-    def _densities(self, block: Block) -> Iterator[tuple[Block, Densities]]:
-        """Yield tiles of a block, with their densities; what compiled loops begin with where there are gaps is done."""
-        for run in block.runs() if self.plans[0].compiled else block.tiles():
-            gaps, low = None if run.gaps is None else Gaps(run.gaps, self.work), 0
-            if gaps is not None and self.plans[0].compiled:
-                for plan in self.plans:
-                    gap_form(plan).prepare(gaps, run.x)
-            for tile in run.tiles():
-                high = low + tile.x.shape[1]
-                part = gaps if gaps is None or len(run.x.T) == high - low else gaps.part(low, high)
-                yield tile, Densities(tile.x, self.work, tile.columns, part)
-                low = high
+    def _add_run(self, state: list[Statistics], run: Block, gaps: Gaps) -> None:
+        """Add rows of which some lack values, by compiled loops: what gaps need is done for many tiles at once."""
+        for plan in self.plans:
+            gap_form(plan).prepare(gaps, run.x)
+        low = 0
+        # (What candidates share is a tile.)
+        for rows in (run,) if len(self.plans) == 1 else run.tiles():
+            high = low + rows.x.shape[1]
+            part = gaps.part(low, high)
+            densities = Densities(rows.x, self.work, rows.columns, part)
+            for plan, own, total in zip(self.plans, rows_of_each(rows, self.folds), state, strict=True):
+                _add_with_gaps(plan, densities, part, own, total)
+            low = high
+        for plan, total in zip(self.plans, state, strict=True):
+            values = np.zeros(plan.n_values)
+            n_sums = plan.n_components * plan.n_statistics
+            if gap_form(plan).add_kept(gaps, values[:n_sums].reshape(plan.n_components, -1), values[n_sums:-3]):
+                loops().add(*total.compensated(), values)
+
+
+def _add_with_gaps(plan: Plan, densities: Densities, gaps: Gaps, rows: Block, total: Statistics) -> None:
+    """Add rows some of which lack values: tiles at once, and from where densities have lost digits on one by one."""
+    done, n_rows, doubted = 0, rows.x.shape[1], gaps.whole.doubted
+    whole, of_gaps = one_call(plan, rows), gap_form(plan).tiles(gaps) if id(plan) not in doubted else None
+    if whole is not None and of_gaps is not None and plan.shape.products(len(rows.x)) is not None:
+        gaps.fill(rows.x, plan.origin)
+        done = whole.add_gaps(plan, densities, rows, total, of_gaps, max(plan.precision.smallest_log_resp, NEGLIGIBLE))
+        if done < n_rows:
+            doubted.add(id(plan))
+    low = 0
+    for tile in rows.tiles() if done < n_rows else ():
+        high = low + tile.x.shape[1]
+        if low >= done:
+            alone = high - low == n_rows
+            own = densities if alone else Densities(tile.x, densities.work, tile.columns, gaps.part(low, high))
+            _add_tile(plan, own, tile, total)
+        low = high
+
+
+def _add_tile(plan: Plan, densities: Densities, tile: Block, total: Statistics) -> None:
+    values = _tile_values(plan, densities, tile, densities.work)
+    if plan.compiled:
+        loops().add(*total.compensated(), values)
+    else:
+        total.add(values)
 
 
 def rows_of_each(block: Block, folds: Sequence[Fold | None]) -> Iterator[Block]:

@@ -99,13 +99,11 @@ class Matrices(GapForm):
     def density(self, gaps: Gaps, x: Floats, out: NDArray[Any], *, keep: bool) -> None:
         rows, near, n_features = gaps.rows, self.near, len(x)
         doubtful = np.zeros((len(rows), self.plan.n_components), dtype=bool)
-        kept = self._kept(gaps, x) if len(near) else None
-        if kept is not None and self.plan.compiled:
-            own = slice(gaps.first, gaps.first + len(rows))
-            gap_loops().correct(
-                kept.gains[:, own], kept.changes[:, own], rows, near, self.plan.log_constants[near], self.bound[near],
-                self.limit, out, doubtful,
-            )  # fmt: skip
+        if len(near):
+            self._kept(gaps, x)
+        if len(near) and self.plan.compiled:
+            gains, changes, _ = self._kept_of(gaps)
+            gap_loops().correct(gains, changes, rows, 0, near, *self.risk, out, doubtful)
         if self.plan.compiled and 2 * gaps.most_missing > n_features:
             gap_loops().observe(
                 self.covariances, *self.deviations, self._vectors(self.plan.means), self.plan.log_weights, x,
@@ -126,6 +124,35 @@ class Matrices(GapForm):
         if len(self.near):
             gaps.fill(x, self.plan.origin)
             self._kept(gaps, x)
+
+    def tiles(self, gaps: Gaps) -> tuple[Any, ...] | None:
+        n_features = self.plan.means.shape[1]
+        if self.plan.shape.leaves_common_term() or not len(self.near) or 2 * gaps.whole.most_missing > n_features:
+            return None
+        gains, changes, resp = self._kept_of(gaps)
+        doubtful = np.zeros((len(gaps.rows), self.plan.n_components), dtype=bool)
+        return gains, changes, gaps.rows, self.near, self.summed, *self.risk, doubtful, resp
+
+    @cached_property
+    def risk(self) -> tuple[Floats, Floats, float]:
+        """What tells whether the densities of these components have lost digits."""
+        return self.plan.log_constants[self.near], self.bound[self.near], self.limit
+
+    def _kept_of(self, gaps: Gaps) -> tuple[Floats, Floats, Floats]:
+        """Return gains, changes and responsibilities of rows, which may be a part."""
+        kept, own = gaps.whole.kept[id(self.plan)], slice(gaps.first, gaps.first + len(gaps.rows))
+        return kept.gains[:, own], kept.changes[:, own], kept.resp[own]
+
+    def add_kept(self, gaps: Gaps, out: Floats, filled: Floats) -> bool:
+        # (Of many tiles at once: each has some rows alone that count for a component.)
+        if not len(self.by_phi) or not len(gaps.rows):
+            return False
+        kept: Kept = gaps.kept[id(self.plan)]
+        gap_loops().add_sums(
+            self.by_feature, self.roots[0], kept.y, kept.pulls, gaps.starts, gaps.features, self.near, kept.resp, out,
+            filled,
+        )  # fmt: skip
+        return True
 
     def _kept(self, gaps: Gaps, x: Floats) -> Kept:
         if id(self.plan) not in gaps.whole.kept:
@@ -248,19 +275,11 @@ class Matrices(GapForm):
 
     def _add_about_origin(self, gaps: Gaps, resp: NDArray[Any], out: Floats, filled: Floats) -> None:
         """Add to the sums of components by Phi, in which the gaps count as zeros: what stands in them is all new."""
-        kept: Kept = gaps.whole.kept[id(self.plan)]
-        y, pulls, k = kept.y, kept.pulls, self.by_phi
-        n_features = y.shape[1]
         if self.plan.compiled:
-            # (Of many tiles at once: each has some rows alone that count for a component.)
-            own = kept.resp[gaps.first : gaps.first + len(gaps.rows)]
-            gap_loops().keep(resp, gaps.rows, self.near, self.summed, own)
-            if gaps.is_last:
-                gap_loops().add_sums(
-                    self.by_feature, self.roots[0], y, pulls, gaps.whole.starts, gaps.features, self.near, kept.resp,
-                    out, filled,
-                )  # fmt: skip
+            gap_loops().keep(resp, gaps.rows, 0, self.near, self.summed, self._kept_of(gaps)[-1])
             return
+        y, k = gaps.kept[id(self.plan)].y, self.by_phi
+        n_features = y.shape[1]
         at, bounds = gaps.pairs
         weighted, second = np.zeros((len(at), len(k))), np.zeros((n_features, len(k), n_features))
         first = np.zeros((n_features, len(k)))

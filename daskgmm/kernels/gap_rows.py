@@ -66,8 +66,8 @@ class Gaps:
         The number of each of these gaps in `pairs`.
     whole : Gaps
         These, or what they are a part of.
-    first, is_last : int, bool
-        The place of the first row among those of the whole; and whether no row of the whole follows.
+    first : int
+        The place of the first row among those of the whole.
     """
 
     def __init__(self, mask: Mask, work: Workspace) -> None:
@@ -84,19 +84,21 @@ class Gaps:
         self.features = features[self.numbers]
         self.starts = np.zeros(len(self.rows) + 1, dtype=np.int64)
         np.cumsum(self.n_missing, out=self.starts[1:])
-        self.first, self.is_last = 0, True
-        #: What a form keeps from the densities of a plan for its sums, by plan; and with whose origin rows are filled.
-        self.kept: dict[Any, Any] = {}
+        self.first = 0
+        #: What a form keeps from the densities of a plan for its sums, by plan; plans whose densities have lost digits;
+        #: and with whose origin rows are filled.
+        self.kept: dict[int, Any] = {}
+        self.doubted: set[int] = set()
         self._filled_with: Floats | None = None
 
     def part(self, low: int, high: int) -> Gaps:
         """Return the gaps of rows from `low` to `high`."""
         found = Gaps.__new__(Gaps)
-        found.work, found.whole, found._every = self.work, self, self._every[:, low:high]
+        found.work, found.whole, found._every = self.work, self.whole, self._every[:, low:high]
         first, last = np.searchsorted(self.rows, (low, high))
         found.rows, found.n_missing = self.rows[first:last] - low, self.n_missing[first:last]
         found.starts, found.features, found.numbers = self.starts[first : last + 1], self.features, self.numbers
-        found.first, found.is_last = int(first), last == len(self.rows)
+        found.first = self.first + int(first)
         return found
 
     @cached_property

@@ -19,6 +19,7 @@ AT_ONCE = 8
 def correct(
     gains: Floats,
     changes: Floats,
+    most_gains: Floats,
     rows: NDArray[np.int64],
     first_row: int,
     near: NDArray[np.int64],
@@ -35,12 +36,11 @@ def correct(
     """
     any_doubt = False
     for k in range(len(near)):
-        row, change, gain, sure = density[near[k]], changes[k], gains[k], True
+        row, change, gain = density[near[k]], changes[k], gains[k]
         for g in range(len(rows)):
             i = rows[g] - first_row
             row[i] = np.float64(row[i]) + change[g]
-            sure &= gain[g] * bound[k] <= limit
-        if not sure:
+        if not most_gains[k] * bound[k] <= limit:
             for g in range(len(rows)):
                 q = 2.0 * (constants[k] + change[g] - 0.5 * gain[g] - np.float64(row[rows[g] - first_row]))
                 doubtful[g, near[k]] = not gain[g] * bound[k] <= limit * max(1.0, q)
@@ -91,6 +91,7 @@ def add_tiles(
     correction: Floats,
     gains: Floats,
     changes: Floats,
+    most_gains: Floats,
     rows: NDArray[np.int64],
     near: NDArray[np.int64],
     summed: NDArray[np.bool_],
@@ -125,8 +126,8 @@ def add_tiles(
         log_density(some, origin, products, fill, eta, own_shifted, own_phi, part, own[: eta.shape[1]])
         own[eta.shape[1] :] = log_noise
         if correct(
-            gains[:, first:last], changes[:, first:last], rows[first:last], low, near, constants, bound, limit, own,
-            doubtful[first:last],
+            gains[:, first:last], changes[:, first:last], most_gains, rows[first:last], low, near, constants, bound,
+            limit, own, doubtful[first:last],
         ):  # fmt: skip
             return low
         add_densities(

@@ -35,12 +35,14 @@ def solve(
     features: NDArray[np.int64],
     gains: Floats,
     changes: Floats,
+    most_gains: Floats,
 ) -> None:
     """Write w'A^-1 w, and by how much log-densities change, for all rows of which no more than half is missing.
 
-    Both (n, n_rows), n being the number of components in full lanes; for other rows they are zeros. Row g lacks
-    `features[starts[g] : starts[g + 1]]`, and `pulls`, (n_lanes, n_gaps, LANES), has w; of each feature `roots` has one
-    over the root of the precision, and `log_roots` the logarithm of that and of the root of 2 pi, (n_lanes, D, LANES).
+    Both (n, n_rows), n being the number of components in full lanes; for other rows they are zeros; and the largest of
+    the former, (n,). Row g lacks `features[starts[g] : starts[g + 1]]`, and `pulls`, (n_lanes, n_gaps, LANES), has w;
+    of each feature `roots` has one over the root of the precision, and `log_roots` the logarithm of that and of the
+    root of 2 pi, (n_lanes, D, LANES).
     """
     (n_lanes, n_features, _), n_gaps, n_rows = roots.shape, pulls.shape[1], len(starts) - 1
     most = n_features // 2
@@ -52,6 +54,7 @@ def solve(
     )
     lower, v = np.empty(most * most * LANES), np.empty(most * LANES)
     gain, norm, log_det, pivots = np.empty((4, AT_ONCE * LANES))
+    most_gains[:] = 0.0
     for c in range(n_lanes):
         for begin in range(0, n_rows, AT_ONCE):
             gain[:], norm[:], log_det[:], pivots[:] = 0.0, 0.0, 0.0, 1.0
@@ -71,9 +74,12 @@ def solve(
             for k in range(AT_ONCE * LANES):
                 norm[k] += 0.5 * (gain[k] - log_det[k] - _log(pivots[k]))
             for k in range(LANES):
+                j = c * LANES + k
                 for g in range(n):
-                    gains[c * LANES + k, begin + g] = gain[g * LANES + k]
-                    changes[c * LANES + k, begin + g] = norm[g * LANES + k]
+                    gains[j, begin + g] = gain[g * LANES + k]
+                    changes[j, begin + g] = norm[g * LANES + k]
+                    # (What is no number is the largest.)
+                    most_gains[j] = most_gains[j] if gain[g * LANES + k] <= most_gains[j] else gain[g * LANES + k]
 
 
 @compiled

@@ -16,13 +16,15 @@ _NONE = np.empty(0)
 class Kept(NamedTuple):
     """What densities and sums have in common: rows less the origin, and w of every gap.
 
-    For compiled loops also w'(P_mm)^-1 w, and by how much densities change; and responsibilities so far.
+    For compiled loops also w'(P_mm)^-1 w, by how much densities change, and the largest of the former for each
+    component; and responsibilities so far.
     """
 
     y: Floats
     pulls: Floats
     gains: Floats = _NONE
     changes: Floats = _NONE
+    most_gains: Floats = _NONE
     resp: Floats = _NONE
 
 

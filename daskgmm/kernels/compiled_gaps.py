@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from daskgmm.kernels.compiled import add
 from daskgmm.kernels.compiled_gap_factors import complete, factor
 from daskgmm.kernels.compiled_gap_tiles import add_tiles as add_tiles
 from daskgmm.kernels.compiled_gap_tiles import correct as correct
@@ -139,10 +140,10 @@ def add_sums(
     features: NDArray[np.int64],
     near: NDArray[np.int64],
     resp: Floats,
-    out: Floats,
-    filled: Floats,
+    total: Floats,
+    correction: Floats,
 ) -> None:
-    """Do what `Matrices._add_about_origin` does, in one call, for responsibilities as `keep` writes them.
+    """Do what `Matrices._add_about_origin` does, to compensated sums, for responsibilities as `keep` writes them.
 
     A completed row is y + s, with s in its gaps and V the covariance there: its products are more than those of y by
     sy' + ys' + ss' + V, the sum of sy' + (ss' + V)/2 and of the same transposed. Rows of `y` are in full lanes.
@@ -155,6 +156,7 @@ def add_sums(
     v, shift = np.empty(most * LANES), np.empty(most * LANES)
     own, log_det, pivots = np.empty((3, LANES))
     squares, first = np.empty((LANES, n_features, width)), np.zeros((LANES, n_features))
+    packed = np.empty(n_features * (n_features + 1) // 2)
     all_squares, touched = squares.reshape(-1), np.zeros((LANES, n_features), dtype=np.bool_)
     for c in range(n_lanes):
         at, n = c * LANES, min(LANES, len(near) - c * LANES)
@@ -185,14 +187,21 @@ def add_sums(
                     first[lane, f] += r * s
                     touched[lane, f] = True
         for lane in range(n):
-            _add_packed(touched[lane], squares[lane], first[lane], out[near[at + lane]], filled)
+            if touched[lane].any():
+                begin, filled = near[at + lane] * (len(packed) + n_features + 1), len(total) - 3 - n_features
+                second = begin + len(packed)
+                _pack(touched[lane], squares[lane], packed)
+                add(total[begin:second], correction[begin:second], packed)
+                add(total[second : second + n_features], correction[second : second + n_features], first[lane])
+                add(total[filled:-3], correction[filled:-3], first[lane])
+                first[lane] = 0.0
 
 
 @njit
-def _add_packed(touched: NDArray[np.bool_], square: Floats, first: Floats, out: Floats, filled: Floats) -> None:
-    """Add what is touched of a square, and its transpose, to an upper triangle, and `first` behind it."""
-    n = len(first)
-    moments = out[-1 - n :]
+def _pack(touched: NDArray[np.bool_], square: Floats, out: Floats) -> None:
+    """Write what is touched of a square, and its transpose, to an upper triangle, row by row."""
+    n = len(touched)
+    out[:] = 0.0
     for a in range(n):
         if touched[a]:
             row, begin = square[a], 0
@@ -203,9 +212,7 @@ def _add_packed(touched: NDArray[np.bool_], square: Floats, first: Floats, out: 
             panel = out[begin : begin + n - a]
             for b in range(n - a):
                 panel[b] += row[a + b]
-            moments[a] += first[a]
-            filled[a] += first[a]
-            first[a], touched[a] = 0.0, False
+            touched[a] = False
 
 
 @njit(error_model="numpy")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.kernels.block import Block, Workspace
+from daskgmm.kernels.block import GAP_TILE, Block, Workspace
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.forms import forms, one_call
 from daskgmm.kernels.gap_forms import gap_form
@@ -113,8 +113,9 @@ class EStep(CandidatesPass):
             (own,) = rows_of_each(block, self.folds)
             whole.add(plan, Tile(block.x, work), own, state[0], tiled=True)
             return
-        for rows in block.runs() if plan.compiled and block.gaps is not None else block.tiles():
-            if plan.compiled and rows.gaps is not None:
+        in_runs, at_least = plan.compiled and block.gaps is not None, 0 if block.gaps is None else GAP_TILE
+        for rows in block.runs() if in_runs else block.tiles(at_least=at_least):
+            if in_runs and rows.gaps is not None:
                 self._add_run(state, rows, Gaps(rows.gaps, work))
                 continue
             densities = Densities.of(rows, work)
@@ -139,10 +140,7 @@ class EStep(CandidatesPass):
                 _add_with_gaps(plan, densities, part, own, total)
             low = high
         for plan, total in zip(self.plans, state, strict=True):
-            values = np.zeros(plan.n_values)
-            n_sums = plan.n_components * plan.n_statistics
-            if gap_form(plan).add_kept(gaps, values[:n_sums].reshape(plan.n_components, -1), values[n_sums:-3]):
-                loops().add(*total.compensated(), values)
+            gap_form(plan).add_kept(gaps, *total.compensated())
 
 
 def _add_with_gaps(plan: Plan, densities: Densities, gaps: Gaps, rows: Block, total: Statistics) -> None:

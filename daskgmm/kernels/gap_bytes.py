@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from daskgmm.kernels.block import block_length, tile_length
+from daskgmm.kernels.block import GAP_TILE, block_length, tile_length
 from daskgmm.kernels.gap_lanes import LANES, n_lanes_of
+from daskgmm.kernels.tile import buffer_bytes
 from daskgmm.mixture.shapes.shape import Shape
 
 #: Matrices of gaps that are held at once, and what is made of them.
@@ -22,12 +23,14 @@ def gap_bytes(shape: Shape, n_components: int, n_features: int, *, n_candidates:
 
     They are the rows of a block once more, apart by whether they lack any, masks and numbers of the gaps, and
     responsibilities once more; where features are correlated also matrices, and of each candidate numbers of each gap,
-    of as many as a tile may have, for each component, and the rows of a block and numbers of these for each component.
+    of as many as a tile may have, for each component, and the rows of a block and numbers of these for each component;
+    and what longer tiles take.
     """
-    tile, block = tile_length(n_features), block_length(n_features)
+    tile, block = max(tile_length(n_features), GAP_TILE), block_length(n_features)
     found = (8 + 2) * block * n_features + 8 * tile * (8 * n_features + 2 * n_components)
+    found += (tile // tile_length(n_features) - 1) * buffer_bytes(shape, n_components, n_features)
     if not shape.correlates:
         return found
     in_lanes = LANES * n_lanes_of(n_components)
-    kept = tile * n_features * in_lanes + block * (LANES * n_lanes_of(n_features) + 3 * in_lanes)
+    kept = tile_length(n_features) * n_features * in_lanes + block * (LANES * n_lanes_of(n_features) + 3 * in_lanes)
     return found + _MATRICES + n_candidates * 8 * kept

@@ -143,16 +143,15 @@ class Matrices(GapForm):
         kept, own = gaps.whole.kept[id(self.plan)], slice(gaps.first, gaps.first + len(gaps.rows))
         return kept.gains[:, own], kept.changes[:, own], kept.most_gains, kept.resp[own]
 
-    def add_kept(self, gaps: Gaps, out: Floats, filled: Floats) -> bool:
+    def add_kept(self, gaps: Gaps, total: Floats, correction: Floats) -> None:
         # (Of many tiles at once: each has some rows alone that count for a component.)
         if not len(self.by_phi) or not len(gaps.rows):
-            return False
+            return
         kept: Kept = gaps.kept[id(self.plan)]
         gap_loops().add_sums(
-            self.by_feature, self.roots[0], kept.y, kept.pulls, gaps.starts, gaps.features, self.near, kept.resp, out,
-            filled,
+            self.by_feature, self.roots[0], kept.y, kept.pulls, gaps.starts, gaps.features, self.near, kept.resp, total,
+            correction,
         )  # fmt: skip
-        return True
 
     def _kept(self, gaps: Gaps, x: Floats) -> Kept:
         if id(self.plan) not in gaps.whole.kept:

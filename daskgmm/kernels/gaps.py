@@ -65,12 +65,9 @@ class GapForm(ABC):
         """Return what `compiled_gap_tiles.add_tiles` takes of prepared gaps, or None where it cannot do these."""
         return None
 
-    def add_kept(self, gaps: Gaps, out: Floats, filled: Floats) -> bool:
-        """Add what `sums` has left for when all parts of prepared gaps are through; and return whether that is any.
-
-        `out` and `filled` are those of `sums`.
-        """
-        return False
+    def add_kept(self, gaps: Gaps, total: Floats, correction: Floats) -> None:
+        """Add what `sums` has left for when all parts of prepared gaps are through to `Statistics.compensated`."""
+        return
 
     @abstractmethod
     def sums(self, gaps: Gaps, x: Floats, resp: NDArray[Any], out: Floats, filled: Floats) -> None:

@@ -72,13 +72,19 @@ class Block:
         return float(self.x.shape[1]) if self.weights is None else float(self.weights.sum())
 
     def by_gaps(self) -> Iterator[Block]:
-        """Yield rows that lack no value, where they fill a tile, and then the others; else the block as it is."""
+        """Yield rows that lack no value, as many as fill tiles, and then the others; else the block as it is."""
         lacks = None if self.gaps is None else np.logical_or.reduce(self.gaps, axis=0)
-        if lacks is None or np.count_nonzero(~lacks) < tile_length(len(self.x)):
+        length = tile_length(len(self.x))
+        n_whole = 0 if lacks is None else np.count_nonzero(~lacks) // length * length
+        if lacks is None or not n_whole:
             yield self
             return
-        yield self._taken(np.flatnonzero(~lacks))
-        if lacks.any():
+        # (Rows that would fill no tile come with the others: short tiles cost more a row.)
+        whole = np.flatnonzero(~lacks)[:n_whole]
+        lacks[:] = True
+        lacks[whole] = False
+        yield self._taken(whole)
+        if n_whole < len(lacks):
             yield self._taken(np.flatnonzero(lacks))
 
     def _taken(self, rows: NDArray[np.int64]) -> Block:

@@ -252,6 +252,7 @@ def test_rows_with_gaps_are_apart_with_all_that_is_theirs() -> None:
     assert_allclose(found[0], found[1], rtol=1e-9, atol=1e-9)
     whole, apart = block_of(X, w), list(block_of(X, w).by_gaps())
     assert [rows.gaps is None for rows in apart] == [True, False]
+    assert apart[0].x.shape[1] == tile_length(34) * (int((~np.isnan(X).any(axis=1)).sum()) // tile_length(34)) > 0
     assert sum(rows.x.shape[1] for rows in apart) == length
     for rows in apart:
         assert rows.numbers is not None

@@ -25,7 +25,8 @@ MATHEMATICS, ON_WORKERS = {"mixture", "kernels"}, {"mixture", "kernels", "source
 KINDS = {"full", "tied", "diag", "spherical"}
 #: The modules that may import numba and its llvmlite, and are themselves imported only where numba is installed.
 WHERE_LOOPS_ARE_COMPILED = {
-    Path(f"kernels/compiled{name}.py") for name in ("", "_errors", "_error_rows", "_gaps", "_softmax")
+    Path(f"kernels/compiled{name}.py")
+    for name in ("", "_errors", "_error_rows", "_gap_factors", "_gap_tiles", "_gaps", "_lanes", "_softmax")
 }
 SHAPES = Path("mixture/shapes")
 OF_COVARIANCES = re.compile("covarian|precision|cholesky|central|factor")

@@ -99,7 +99,7 @@ def _race_bytes(options: FitOptions, X: Source) -> int:
     sums = 8 * k * shape.n_statistics(d, exact=True) * (MOST_TASKS + 2 * n_threads)
     raced = n_raced * (_candidate_bytes(options, X) + sums) + n_threads * buffer_bytes(shape, k, d)
     if options.non_finite == "marginalize":
-        raced += n_raced * derived_bytes(shape, k, d) + n_threads * gap_bytes(shape, k, d)
+        raced += n_raced * derived_bytes(shape, k, d) + n_threads * gap_bytes(shape, k, d, n_candidates=n_raced)
     return ordered + max(k_means, int(KEPT_FACTOR * raced) + 16 * k * n_rows)
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from daskgmm.kernels.compiled_softmax import STRIP, SUMS, Reals, compiled
+from daskgmm.kernels.compiled_softmax import STRIP, SUMS, Reals, add_totals, compiled
+from daskgmm.kernels.compiled_softmax import label as label
 from daskgmm.kernels.compiled_softmax import leave_out as leave_out
 from daskgmm.kernels.compiled_softmax import softmax as softmax
 from daskgmm.mixture.arrays import Floats
@@ -252,43 +253,6 @@ def log_density(
 
 
 @compiled
-def label(density: Reals, highest: Reals, out: NDArray[np.int64]) -> None:
-    """Write the number of the largest of each column, (n_rows,), the first of equal ones; `highest` is a buffer."""
-    n_components, n_rows = density.shape
-    for low in range(0, n_rows, STRIP):
-        best, found = highest[low : low + STRIP], out[low : low + STRIP]
-        n = len(best)
-        first = density[0, low : low + STRIP]
-        for i in range(n):
-            best[i] = first[i]
-            found[i] = 0
-        for k in range(1, n_components):
-            row = density[k, low : low + STRIP]
-            for i in range(n):
-                found[i] = k if row[i] > best[i] else found[i]
-                best[i] = max(row[i], best[i])
-
-
-@njit(**SUMS)
-def _add_totals(log_likelihood: Floats, weights: Floats, total: Floats, correction: Floats) -> None:
-    """Add the weighted sum of the log-likelihoods, and that of the row weights, to total, (2,), compensated."""
-    log_sum, weight = 0.0, 0.0
-    if len(weights):
-        for i in range(len(log_likelihood)):
-            log_sum += log_likelihood[i] * weights[i]
-            weight += weights[i]
-    else:
-        for i in range(len(log_likelihood)):
-            log_sum += log_likelihood[i]
-        weight += len(log_likelihood)
-    for i, value in ((0, log_sum), (1, weight)):
-        less = value - correction[i]
-        new = total[i] + less
-        correction[i] = (new - total[i]) - less
-        total[i] = new
-
-
-@compiled
 def add_tile(
     x: Floats,
     origin: Floats,
@@ -332,13 +296,38 @@ def add_tile(
         The compensated sums of responsibilities, times row weights, times Phi; of log-likelihood and row weights. (The
         last, a number of rows, is left alone.)
     """
-    (n_phi, n_components), n_panel = eta.shape, len(phi)
-    own = density[:n_components]
+    own = density[: eta.shape[1]]
     log_density(x, origin, products, fill, eta, shifted, phi, part, own)
-    for k in range(n_components, len(density)):
+    for k in range(len(own), len(density)):
         row = density[k]
         for i in range(len(row)):
             row[i] = log_noise
+    add_densities(
+        x, origin, products, eta, shifted, phi, part, density, weights, log_likelihood, scratch, smallest, total,
+        correction,
+    )  # fmt: skip
+
+
+@compiled
+def add_densities(
+    x: Floats,
+    origin: Floats,
+    products: NDArray[np.int64],
+    eta: Reals,
+    shifted: Reals,
+    phi: Reals,
+    part: Reals,
+    density: Reals,
+    weights: Floats,
+    log_likelihood: Floats,
+    scratch: Reals,
+    smallest: Any,
+    total: Floats,
+    correction: Floats,
+) -> None:
+    """Do what is left of `add_tile` once there are densities, which become responsibilities."""
+    (n_phi, n_components), n_panel = eta.shape, len(phi)
+    own = density[:n_components]
     softmax(density, weights, log_likelihood, scratch, smallest)
     for begin in range(0, n_phi, n_panel):
         end = min(begin + n_panel, n_phi)
@@ -353,7 +342,7 @@ def add_tile(
         for k in range(n_components):
             low, high = k * n_phi + begin, k * n_phi + end
             add(total[low:high], correction[low:high], sums[k])
-    _add_totals(log_likelihood, weights, total[-3:-1], correction[-3:-1])
+    add_totals(log_likelihood, weights, total[-3:-1], correction[-3:-1])
 
 
 @compiled

@@ -11,140 +11,76 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from daskgmm.kernels.compiled_softmax import SUMS, Reals, _log, compiled
+from daskgmm.kernels.compiled import add
+from daskgmm.kernels.compiled_gap_factors import complete, factor
+from daskgmm.kernels.compiled_gap_tiles import add_tiles as add_tiles
+from daskgmm.kernels.compiled_gap_tiles import correct as correct
+from daskgmm.kernels.compiled_gap_tiles import keep as keep
+from daskgmm.kernels.compiled_lanes import less, load, load_one, more, spread, store
+from daskgmm.kernels.compiled_softmax import Reals, _log, compiled
+from daskgmm.kernels.gap_lanes import LANES
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.shapes.shape import LOG_2PI
 
-#: Pivots of which the product is taken before its logarithm; they are those of matrices with ones on the diagonal.
-PIVOTS = 8
 #: Rows whose densities are written at once, and that are turned from columns: what a line of the cache has.
 AT_ONCE = 8
 
 
-@njit(**SUMS)
-def _factor(
-    entries: Floats,
-    roots: Floats,
-    chosen: NDArray[np.int64],
-    w: Floats,
-    lower: Floats,
-    gain: Floats,
-    log_det: Floats,
-    pivot: Floats,
-    product: Floats,
-) -> None:
-    """Factor A = SLDL'S of the chosen rows and columns of each component's matrix; v = (SL)^-1 w stays in `w`.
-
-    S is the root of A's diagonal, whose inverse is in `roots`, (D, n), so that the first of D is 1. `lower`, (m, m, n),
-    lanes last, gets L below its diagonal, LD above, and one over D on it; `gain`, (n,), gets w'A^-1 w, and `log_det`
-    log |D|. (No slices here: of loops as short as these, numba's counts of who holds one took a third of the time.)
-    """
-    m, n = len(chosen), entries.shape[2]
-    c = chosen[0]
-    for k in range(n):
-        w[0, k] *= roots[c, k]
-        gain[k] = w[0, k] * w[0, k]
-        log_det[k] = 0.0
-        product[k] = 1.0
-    for i in range(1, m):
-        ci = chosen[i]
-        for k in range(n):
-            w[i, k] *= roots[ci, k]
-            pivot[k] = 1.0
-        for j in range(i):
-            cj = chosen[j]
-            if j == 0:  # (whose pivot is 1)
-                for k in range(n):
-                    t = entries[ci, cj, k] * roots[ci, k] * roots[cj, k]
-                    lower[i, j, k] = t
-                    lower[j, i, k] = t
-                    w[i, k] -= t * w[j, k]
-                    pivot[k] -= t * t
-            elif j == 1:
-                for k in range(n):
-                    t = entries[ci, cj, k] * roots[ci, k] * roots[cj, k] - lower[0, i, k] * lower[j, 0, k]
-                    u = t * lower[j, j, k]
-                    lower[i, j, k] = u
-                    lower[j, i, k] = t
-                    w[i, k] -= u * w[j, k]
-                    pivot[k] -= t * u
-            else:
-                for k in range(n):
-                    lower[j, i, k] = entries[ci, cj, k] * roots[ci, k] * roots[cj, k] - lower[0, i, k] * lower[j, 0, k]
-                for a in range(1, j - 1):
-                    for k in range(n):
-                        lower[j, i, k] -= lower[a, i, k] * lower[j, a, k]
-                for k in range(n):
-                    t = lower[j, i, k] - lower[j - 1, i, k] * lower[j, j - 1, k]
-                    u = t * lower[j, j, k]
-                    lower[i, j, k] = u
-                    lower[j, i, k] = t
-                    w[i, k] -= u * w[j, k]
-                    pivot[k] -= t * u
-        for k in range(n):
-            over = 1.0 / pivot[k]
-            lower[i, i, k] = over
-            gain[k] += w[i, k] * w[i, k] * over
-            product[k] *= pivot[k]
-        if i == m - 1 or i % PIVOTS == 0:
-            for k in range(n):
-                log_det[k] += _log(product[k])
-                product[k] = 1.0
-
-
 @compiled
-def correct(
+def solve(
     entries: Floats,
     roots: Floats,
     log_roots: Floats,
     pulls: Floats,
     starts: NDArray[np.int64],
     features: NDArray[np.int64],
-    number: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    near: NDArray[np.int64],
-    constants: Floats,
-    bound: Floats,
-    limit: float,
-    density: Reals,
-    doubtful: NDArray[np.bool_],
+    gains: Floats,
+    changes: Floats,
+    most_gains: Floats,
 ) -> None:
-    """Do what `Matrices._corrected` does, in one call, for all rows of which no more than half is missing.
+    """Write w'A^-1 w, and by how much log-densities change, for all rows of which no more than half is missing.
 
-    Row g lacks `features[starts[g] : starts[g + 1]]`, and these gaps have the numbers in the same places of `number`.
-    Of each feature `roots` has one over the root of the precision, and `log_roots` the logarithm of that and of the
-    root of 2 pi, (D, n_near).
+    Both (n, n_rows), n being the number of components in full lanes; for other rows they are zeros; and the largest of
+    the former, (n,). Row g lacks `features[starts[g] : starts[g + 1]]`, and `pulls`, (n_lanes, n_gaps, LANES), has w;
+    of each feature `roots` has one over the root of the precision, and `log_roots` the logarithm of that and of the
+    root of 2 pi, (n_lanes, D, LANES).
     """
-    most, n = len(entries) // 2, len(near)
-    lower, w = np.empty((most, most, n)), np.empty((most, n))
-    gains, norms = np.empty((AT_ONCE, n)), np.empty((AT_ONCE, n))
-    log_det, pivot, product = np.empty(n), np.empty(n), np.empty(n)
-    for begin in range(0, len(rows), AT_ONCE):
-        end, sure = min(begin + AT_ONCE, len(rows)), True
-        for g in range(begin, end):
-            low, high = starts[g], starts[g + 1]
-            gain, norm = gains[g - begin], norms[g - begin]
-            gain[:] = 0.0
-            norm[:] = 0.0
-            if high - low > most:
-                continue
-            for a in range(high - low):
-                at, feature = number[low + a], features[low + a]
-                for k in range(n):
-                    w[a, k] = pulls[at, k]
-                    norm[k] += log_roots[feature, k]
-            _factor(entries, roots, features[low:high], w, lower, gain, log_det, pivot, product)
-            for k in range(n):
-                norm[k] -= 0.5 * log_det[k]
-                sure &= gain[k] * bound[k] <= limit
-        for k in range(n):
-            row = density[near[k]]
-            for g in range(begin, end):
-                row[rows[g]] = np.float64(row[rows[g]]) + (0.5 * gains[g - begin, k] + norms[g - begin, k])
-                if not sure:
-                    risk = gains[g - begin, k] * bound[k]
-                    q = 2.0 * (constants[k] + norms[g - begin, k] - np.float64(row[rows[g]]))
-                    doubtful[g, near[k]] = not risk <= limit * max(1.0, q)
+    (n_lanes, n_features, _), n_gaps, n_rows = roots.shape, pulls.shape[1], len(starts) - 1
+    most = n_features // 2
+    all_entries, all_roots, all_logs, w = (
+        entries.reshape(-1),
+        roots.reshape(-1),
+        log_roots.reshape(-1),
+        pulls.reshape(-1),
+    )
+    lower, v = np.empty(most * most * LANES), np.empty(most * LANES)
+    gain, norm, log_det, pivots = np.empty((4, AT_ONCE * LANES))
+    most_gains[:] = 0.0
+    for c in range(n_lanes):
+        for begin in range(0, n_rows, AT_ONCE):
+            gain[:], norm[:], log_det[:], pivots[:] = 0.0, 0.0, 0.0, 1.0
+            n = min(AT_ONCE, n_rows - begin)
+            for g in range(n):
+                low, m = starts[begin + g], starts[begin + g + 1] - starts[begin + g]
+                if m > most:
+                    continue
+                factor(
+                    all_entries, all_roots, n_features, features, low, m, c, w, c * n_gaps + low, lower, v,
+                    gain, pivots, log_det, g * LANES,
+                )  # fmt: skip
+                t = spread(0.0)
+                for a in range(low, low + m):
+                    t = more(t, spread(1.0), load(all_logs, (c * n_features + features[a]) * LANES))
+                store(norm, g * LANES, t)
+            for k in range(AT_ONCE * LANES):
+                norm[k] += 0.5 * (gain[k] - log_det[k] - _log(pivots[k]))
+            for k in range(LANES):
+                j = c * LANES + k
+                for g in range(n):
+                    gains[j, begin + g] = gain[g * LANES + k]
+                    changes[j, begin + g] = norm[g * LANES + k]
+                    # (What is no number is the largest.)
+                    most_gains[j] = most_gains[j] if gain[g * LANES + k] <= most_gains[j] else gain[g * LANES + k]
 
 
 @compiled
@@ -162,102 +98,110 @@ def observe(
 ) -> None:
     """Do what `Matrices._observed` does, in one call, for all rows of which more than half is missing.
 
-    `covariances` are (D, D, n_components), entry by entry; of their diagonals `roots` has one over the root, and
-    `log_roots` the logarithm of that less the root of 2 pi; `means`, too, are (D, n_components).
+    `covariances` are (n_lanes, D, D, LANES), entry by entry; of their diagonals `roots` has one over the root, and
+    `log_roots` the logarithm of that less the root of 2 pi; `means`, too, are (n_lanes, D, LANES).
     """
-    n_features, n = means.shape
+    n_lanes, n_features, _ = means.shape
     most = (n_features + 1) // 2
-    lower, w, there = np.empty((most, most, n)), np.empty((most, n)), np.empty(most, dtype=np.int64)
-    gain, norm, log_det, pivot, product = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    all_entries, all_roots = covariances.reshape(-1), roots.reshape(-1)
+    lower, v, w = np.empty(most * most * LANES), np.empty(most * LANES), np.empty(most * LANES)
+    there, norm = np.empty(most, dtype=np.int64), np.empty(LANES)
+    gain, log_det, pivots = np.empty((3, LANES))
     for g in range(len(rows)):
         at, high = starts[g], starts[g + 1]
         if 2 * (high - at) <= n_features:
             continue
         m = 0
-        norm[:] = log_weights
         for d in range(n_features):
             if at < high and features[at] == d:
                 at += 1
-                continue
-            there[m] = d
-            for k in range(n):
-                w[m, k] = x[d, rows[g]] - means[d, k]
-                norm[k] += log_roots[d, k]
-            m += 1
-        _factor(covariances, roots, there[:m], w, lower, gain, log_det, pivot, product)
-        for k in range(n):
-            density[k, rows[g]] = norm[k] - 0.5 * (log_det[k] + gain[k])
-
-
-@njit(**SUMS)
-def _add_outer(
-    shift: Floats, features: NDArray[np.int64], low: int, m: int, y: Floats, g: int, t: Floats, out: Floats
-) -> None:
-    """Add r times s(y + s/2)' to those rows of a matrix; `shift` has s and r times that, (2, m)."""
-    n = len(t)
-    for b in range(n):
-        t[b] = y[g, b]
-    for a in range(m):
-        t[features[low + a]] += 0.5 * shift[0, a]
-    for a in range(m):
-        f, factor = features[low + a], shift[1, a]
-        for b in range(n):
-            out[f, b] += factor * t[b]
+            else:
+                there[m] = d
+                m += 1
+        for c in range(n_lanes):
+            norm[:] = 0.0
+            for a in range(m):
+                for k in range(LANES):
+                    w[a * LANES + k] = x[there[a], rows[g]] - means[c, there[a], k]
+                    norm[k] += log_roots[c, there[a], k]
+            factor(all_entries, all_roots, n_features, there, 0, m, c, w, 0, lower, v, gain, pivots, log_det, 0)
+            for k in range(min(LANES, len(log_weights) - c * LANES)):
+                total = log_det[k] + _log(pivots[k]) + gain[k]
+                density[c * LANES + k, rows[g]] = log_weights[c * LANES + k] + norm[k] - 0.5 * total
 
 
 @compiled
 def add_sums(
-    precisions: Floats,
+    entries: Floats,
+    roots: Floats,
     y: Floats,
     pulls: Floats,
-    place: NDArray[np.int64],
     starts: NDArray[np.int64],
     features: NDArray[np.int64],
-    number: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    own: NDArray[np.int64],
-    resp: Reals,
-    out: Floats,
-    filled: Floats,
+    near: NDArray[np.int64],
+    resp: Floats,
+    total: Floats,
+    correction: Floats,
 ) -> None:
-    """Do what `Matrices._add_about_origin` does, in one call.
+    """Do what `Matrices._add_about_origin` does, to compensated sums, for responsibilities as `keep` writes them.
 
     A completed row is y + s, with s in its gaps and V the covariance there: its products are more than those of y by
-    sy' + ys' + ss' + V, the sum of (y + s/2)s' + V/2 and of the same transposed.
+    sy' + ys' + ss' + V, the sum of sy' + (ss' + V)/2 and of the same transposed. Rows of `y` are in full lanes.
     """
-    n_features, most = y.shape[1], 1
-    for g in range(len(rows)):
+    (n_lanes, n_features, _), (n_rows, width), n_gaps, most = roots.shape, y.shape, pulls.shape[1], 1
+    for g in range(n_rows):
         most = max(most, starts[g + 1] - starts[g])
-    lower, inverse, shift = np.empty((most, most)), np.empty((most, most)), np.empty((2, most))
-    square, first, t = np.zeros((n_features, n_features)), np.zeros(n_features), np.empty(n_features)
-    touched = np.zeros(n_features, dtype=np.bool_)
-    for j in range(len(own)):
-        k, at, any_row = own[j], place[j], False
-        for g in range(len(rows)):
-            r = np.float64(resp[k, rows[g]])
-            if not r > 0.0:
+    all_entries, all_roots, w, all_y = entries.reshape(-1), roots.reshape(-1), pulls.reshape(-1), y.reshape(-1)
+    lower, inverse = np.empty(most * most * LANES), np.empty(most * most * LANES)
+    v, shift = np.empty(most * LANES), np.empty(most * LANES)
+    own, log_det, pivots = np.empty((3, LANES))
+    squares, first = np.empty((LANES, n_features, width)), np.zeros((LANES, n_features))
+    packed = np.empty(n_features * (n_features + 1) // 2)
+    all_squares, touched = squares.reshape(-1), np.zeros((LANES, n_features), dtype=np.bool_)
+    for c in range(n_lanes):
+        at, n = c * LANES, min(LANES, len(near) - c * LANES)
+        for g in range(n_rows):
+            low, m, counts = starts[g], starts[g + 1] - starts[g], False
+            for lane in range(LANES):
+                counts |= resp[g, at + lane] > 0.0
+            if not counts:
                 continue
-            any_row, low, m = True, starts[g], starts[g + 1] - starts[g]
-            _factor_one(precisions, k, features, low, m, lower, False)
-            _invert_factored(m, lower, inverse)
-            for a in range(m):
-                total, f = 0.0, features[low + a]
-                for b in range(m):
-                    total -= inverse[a, b] * pulls[number[low + b], at]
-                    square[f, features[low + b]] += 0.5 * r * inverse[a, b]
-                shift[0, a], shift[1, a] = total, r * total
-                first[f] += r * total
-                touched[f] = True
-            _add_outer(shift, features, low, m, y, g, t, square)
-        if any_row:
-            _add_packed(touched, square, first, out[k], filled)
+            factor(
+                all_entries, all_roots, n_features, features, low, m, c, w, c * n_gaps + low, lower, v,
+                own, pivots, log_det, 0,
+            )  # fmt: skip
+            complete(all_roots, n_features, features, low, m, c, lower, v, shift, inverse)
+            for lane in range(n):
+                r = resp[g, at + lane]
+                if not r > 0.0:
+                    continue
+                for a in range(m):
+                    s, f = shift[a * LANES + lane], features[low + a]
+                    place, scale = (lane * n_features + f) * width, spread(r * s)
+                    for b in range(0, width, LANES):
+                        value = load(all_squares, place + b) if touched[lane, f] else spread(0.0)
+                        store(all_squares, place + b, more(value, scale, load(all_y, g * width + b)))
+                    for b in range(m):
+                        value = s * shift[b * LANES + lane] + inverse[(a * m + b) * LANES + lane]
+                        all_squares[place + features[low + b]] += 0.5 * r * value
+                    first[lane, f] += r * s
+                    touched[lane, f] = True
+        for lane in range(n):
+            if touched[lane].any():
+                begin, filled = near[at + lane] * (len(packed) + n_features + 1), len(total) - 3 - n_features
+                second = begin + len(packed)
+                _pack(touched[lane], squares[lane], packed)
+                add(total[begin:second], correction[begin:second], packed)
+                add(total[second : second + n_features], correction[second : second + n_features], first[lane])
+                add(total[filled:-3], correction[filled:-3], first[lane])
+                first[lane] = 0.0
 
 
 @njit
-def _add_packed(touched: NDArray[np.bool_], square: Floats, first: Floats, out: Floats, filled: Floats) -> None:
-    """Add a square and its transpose to an upper triangle, row by row, and `first` behind it; make them zeros again."""
-    n = len(first)
-    moments = out[-1 - n :]
+def _pack(touched: NDArray[np.bool_], square: Floats, out: Floats) -> None:
+    """Write what is touched of a square, and its transpose, to an upper triangle, row by row."""
+    n = len(touched)
+    out[:] = 0.0
     for a in range(n):
         if touched[a]:
             row, begin = square[a], 0
@@ -268,10 +212,7 @@ def _add_packed(touched: NDArray[np.bool_], square: Floats, first: Floats, out: 
             panel = out[begin : begin + n - a]
             for b in range(n - a):
                 panel[b] += row[a + b]
-            row[:] = 0.0
-            moments[a] += first[a]
-            filled[a] += first[a]
-            first[a], touched[a] = 0.0, False
+            touched[a] = False
 
 
 @njit(error_model="numpy")
@@ -372,23 +313,40 @@ def pull(
     rows: NDArray[np.int64],
     at: NDArray[np.int64],
     bounds: NDArray[np.int64],
-    by_feature: Floats,
+    places: NDArray[np.int64],
+    entries: Floats,
     offsets: Floats,
-    gathered: Floats,
     y: Floats,
     out: Floats,
 ) -> None:
-    """Do what `Matrices._pulls` does in one call; `gathered`, (n_rows, D), is a buffer."""
+    """Do what `Matrices._pulls` does in one call.
+
+    Rows of `y` are in full lanes, and so are components: `out` is (n_lanes, n_gaps, LANES), gaps row by row, which have
+    their `places` where they come feature by feature.
+    """
+    (n_lanes, n_features, _), n_gaps, width = offsets.shape, len(at), y.shape[1]
     for begin in range(0, len(rows), AT_ONCE):
-        for d in range(len(x)):
+        for d in range(width):
             for g in range(begin, min(begin + AT_ONCE, len(rows))):
-                y[g, d] = x[d, rows[g]] - origin[d]
-    for j in range(len(by_feature)):
-        low, high = bounds[j], bounds[j + 1]
-        if high > low:
-            for g in range(low, high):
-                gathered[g - low] = y[at[g]]
-            np.dot(gathered[: high - low], by_feature[j], out[low:high])
-            for g in range(low, high):
-                for k in range(out.shape[1]):
-                    out[g, k] -= offsets[j, k]
+                y[g, d] = x[d, rows[g]] - origin[d] if d < n_features else 0.0
+    all_entries, all_offsets, all_y, all_out = entries.reshape(-1), offsets.reshape(-1), y.reshape(-1), out.reshape(-1)
+    one = spread(1.0)
+    for j in range(n_features):
+        high = bounds[j + 1]
+        for c in range(n_lanes):
+            offset, begin = load(all_offsets, (c * n_features + j) * LANES), (c * n_features + j) * n_features * LANES
+            for g in range(bounds[j], high, 4):
+                # (The last of four may be the same row.)
+                g1, g2, g3 = min(g + 1, high - 1), min(g + 2, high - 1), min(g + 3, high - 1)
+                y0, y1, y2, y3 = at[g] * width, at[g1] * width, at[g2] * width, at[g3] * width
+                t0, t1, t2, t3 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+                for d in range(n_features):
+                    entry = load(all_entries, begin + d * LANES)
+                    t0 = more(t0, entry, load_one(all_y, y0 + d))
+                    t1 = more(t1, entry, load_one(all_y, y1 + d))
+                    t2 = more(t2, entry, load_one(all_y, y2 + d))
+                    t3 = more(t3, entry, load_one(all_y, y3 + d))
+                store(all_out, (c * n_gaps + places[g]) * LANES, less(t0, one, offset))
+                store(all_out, (c * n_gaps + places[g1]) * LANES, less(t1, one, offset))
+                store(all_out, (c * n_gaps + places[g2]) * LANES, less(t2, one, offset))
+                store(all_out, (c * n_gaps + places[g3]) * LANES, less(t3, one, offset))

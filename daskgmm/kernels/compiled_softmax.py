@@ -193,6 +193,43 @@ def softmax(density: Reals, weights: Floats, log_likelihood: Floats, scratch: Re
                 row[i] *= total[i]
 
 
+@compiled
+def label(density: Reals, highest: Reals, out: NDArray[np.int64]) -> None:
+    """Write the number of the largest of each column, (n_rows,), the first of equal ones; `highest` is a buffer."""
+    n_components, n_rows = density.shape
+    for low in range(0, n_rows, STRIP):
+        best, found = highest[low : low + STRIP], out[low : low + STRIP]
+        n = len(best)
+        first = density[0, low : low + STRIP]
+        for i in range(n):
+            best[i] = first[i]
+            found[i] = 0
+        for k in range(1, n_components):
+            row = density[k, low : low + STRIP]
+            for i in range(n):
+                found[i] = k if row[i] > best[i] else found[i]
+                best[i] = max(row[i], best[i])
+
+
+@njit(**SUMS)
+def add_totals(log_likelihood: Floats, weights: Floats, total: Floats, correction: Floats) -> None:
+    """Add the weighted sum of the log-likelihoods, and that of the row weights, to total, (2,), compensated."""
+    log_sum, weight = 0.0, 0.0
+    if len(weights):
+        for i in range(len(log_likelihood)):
+            log_sum += log_likelihood[i] * weights[i]
+            weight += weights[i]
+    else:
+        for i in range(len(log_likelihood)):
+            log_sum += log_likelihood[i]
+        weight += len(log_likelihood)
+    for i, value in ((0, log_sum), (1, weight)):
+        less = value - correction[i]
+        new = total[i] + less
+        correction[i] = (new - total[i]) - less
+        total[i] = new
+
+
 @njit(**SUMS)
 def _sum(values: Reals) -> float:
     total = 0.0

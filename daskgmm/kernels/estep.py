@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskgmm.kernels.block import Block, Workspace
+from daskgmm.kernels.block import GAP_TILE, Block, Workspace
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.forms import forms, one_call
 from daskgmm.kernels.gap_forms import gap_form
@@ -113,18 +113,61 @@ class EStep(CandidatesPass):
             (own,) = rows_of_each(block, self.folds)
             whole.add(plan, Tile(block.x, work), own, state[0], tiled=True)
             return
-        for tile in block.tiles():
-            densities = Densities.of(tile, work)
-            for plan, own, total in zip(self.plans, rows_of_each(tile, self.folds), state, strict=True):
-                whole = one_call(plan, tile) if tile.gaps is None else None
+        in_runs, at_least = plan.compiled and block.gaps is not None, 0 if block.gaps is None else GAP_TILE
+        for rows in block.runs() if in_runs else block.tiles(at_least=at_least):
+            if in_runs and rows.gaps is not None:
+                self._add_run(state, rows, Gaps(rows.gaps, work))
+                continue
+            densities = Densities.of(rows, work)
+            for plan, own, total in zip(self.plans, rows_of_each(rows, self.folds), state, strict=True):
+                whole = one_call(plan, rows) if rows.gaps is None else None
                 if whole is not None:
                     whole.add(plan, densities, own, total)
-                    continue
-                values = _tile_values(plan, densities, own, work)
-                if plan.compiled:
-                    loops().add(*total.compensated(), values)
                 else:
-                    total.add(values)
+                    _add_tile(plan, densities, own, total)
+
+    def _add_run(self, state: list[Statistics], run: Block, gaps: Gaps) -> None:
+        """Add rows of which some lack values, by compiled loops: what gaps need is done for many tiles at once."""
+        for plan in self.plans:
+            gap_form(plan).prepare(gaps, run.x)
+        low = 0
+        # (What candidates share is a tile.)
+        for rows in (run,) if len(self.plans) == 1 else run.tiles():
+            high = low + rows.x.shape[1]
+            part = gaps.part(low, high)
+            densities = Densities(rows.x, self.work, rows.columns, part)
+            for plan, own, total in zip(self.plans, rows_of_each(rows, self.folds), state, strict=True):
+                _add_with_gaps(plan, densities, part, own, total)
+            low = high
+        for plan, total in zip(self.plans, state, strict=True):
+            gap_form(plan).add_kept(gaps, *total.compensated())
+
+
+def _add_with_gaps(plan: Plan, densities: Densities, gaps: Gaps, rows: Block, total: Statistics) -> None:
+    """Add rows some of which lack values: tiles at once, and from where densities have lost digits on one by one."""
+    done, n_rows, doubted = 0, rows.x.shape[1], gaps.whole.doubted
+    whole, of_gaps = one_call(plan, rows), gap_form(plan).tiles(gaps) if id(plan) not in doubted else None
+    if whole is not None and of_gaps is not None and plan.shape.products(len(rows.x)) is not None:
+        gaps.fill(rows.x, plan.origin)
+        done = whole.add_gaps(plan, densities, rows, total, of_gaps, max(plan.precision.smallest_log_resp, NEGLIGIBLE))
+        if done < n_rows:
+            doubted.add(id(plan))
+    low = 0
+    for tile in rows.tiles() if done < n_rows else ():
+        high = low + tile.x.shape[1]
+        if low >= done:
+            alone = high - low == n_rows
+            own = densities if alone else Densities(tile.x, densities.work, tile.columns, gaps.part(low, high))
+            _add_tile(plan, own, tile, total)
+        low = high
+
+
+def _add_tile(plan: Plan, densities: Densities, tile: Block, total: Statistics) -> None:
+    values = _tile_values(plan, densities, tile, densities.work)
+    if plan.compiled:
+        loops().add(*total.compensated(), values)
+    else:
+        total.add(values)
 
 
 def rows_of_each(block: Block, folds: Sequence[Fold | None]) -> Iterator[Block]:

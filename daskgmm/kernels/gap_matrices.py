@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from daskgmm.kernels.gap_lanes import LANES, Kept, in_lanes, n_lanes_of
 from daskgmm.kernels.gap_rows import Gaps, Group, Integers
 from daskgmm.kernels.gaps import GapForm, log_norm_of
 from daskgmm.kernels.loops import gap_loops
@@ -49,45 +50,64 @@ class Matrices(GapForm):
     def covariances(self) -> Floats:
         """Covariances, entry by entry, (D, D, n_components)."""
         found = np.broadcast_to(self.plan.shape.covariances(self.plan.precisions_cholesky), self.cholesky.shape)
-        return np.ascontiguousarray(np.moveaxis(found, 0, -1))
+        return self._entries(found)
 
     @cached_property
     def by_feature(self) -> Floats:
-        """The rows of the precisions of components near the origin, feature by feature, (D, D, n_near)."""
-        return np.ascontiguousarray(self.precisions[self.near].transpose(1, 2, 0))
+        """The precisions of components near the origin, entry by entry, (D, D, n_near)."""
+        return self._entries(self.precisions[self.near])
+
+    def _entries(self, matrices: Floats) -> Floats:
+        """Return matrices, (n, D, D), entry by entry, (D, D, n); for compiled loops in lanes, the last with unity."""
+        if self.plan.compiled:
+            return in_lanes(matrices, np.eye(matrices.shape[1]))
+        return np.ascontiguousarray(np.moveaxis(matrices, 0, -1))
+
+    def _vectors(self, vectors: Floats) -> Floats:
+        """Return vectors, (n, D), as `_entries` does matrices."""
+        return in_lanes(vectors, np.zeros(vectors.shape[1])) if self.plan.compiled else np.ascontiguousarray(vectors.T)
+
+    @staticmethod
+    def _diagonals(entries: Floats) -> Floats:
+        """Return the diagonals of such matrices as such vectors."""
+        return np.ascontiguousarray(np.einsum("...ddk->...dk", entries))
 
     @cached_property
     def offsets(self) -> Floats:
         """P(mu - c) of these components, (D, n_near)."""
         apart = self.plan.means[self.near] - self.plan.origin
-        return np.ascontiguousarray(np.einsum("kij,kj->ik", self.precisions[self.near], apart))
+        return self._vectors(np.einsum("kij,kj->ki", self.precisions[self.near], apart))
+
+    @cached_property
+    def summed(self) -> NDArray[np.bool_]:
+        """Which of these components have sums about the origin."""
+        return np.isin(self.near, self.by_phi)
 
     @cached_property
     def roots(self) -> tuple[Floats, Floats]:
         """One over the roots of their diagonals, (D, n_near); and the logarithm, with that of the root of 2 pi."""
-        found = 1 / np.sqrt(np.ascontiguousarray(np.einsum("ddk->dk", self.by_feature)))
+        found = 1 / np.sqrt(self._diagonals(self.by_feature))
         return found, np.log(found) + log_norm_of(1)
 
     @cached_property
     def deviations(self) -> tuple[Floats, Floats]:
         """One over the deviations, (D, n_components); and the logarithm, less that of the root of 2 pi."""
-        found = 1 / np.sqrt(np.ascontiguousarray(np.einsum("ddk->dk", self.covariances)))
+        found = 1 / np.sqrt(self._diagonals(self.covariances))
         return found, np.log(found) - log_norm_of(1)
 
     # -- densities ---------------------------------------------------------------------------------------------
     def density(self, gaps: Gaps, x: Floats, out: NDArray[Any], *, keep: bool) -> None:
         rows, near, n_features = gaps.rows, self.near, len(x)
         doubtful = np.zeros((len(rows), self.plan.n_components), dtype=bool)
-        gaps.kept = self._pulls(gaps, x) if len(near) else None
+        if len(near):
+            self._kept(gaps, x)
         if len(near) and self.plan.compiled:
-            gap_loops().correct(
-                self.by_feature, *self.roots, gaps.kept[1], *gaps.by_row, rows, near, self.plan.log_constants[near],
-                self.bound[near], self.limit, out, doubtful,
-            )  # fmt: skip
+            *found, _ = self._kept_of(gaps)
+            gap_loops().correct(*found, rows, 0, near, *self.risk, out, doubtful)
         if self.plan.compiled and 2 * gaps.most_missing > n_features:
             gap_loops().observe(
-                self.covariances, *self.deviations, np.ascontiguousarray(self.plan.means.T), self.plan.log_weights,
-                x, gaps.starts, gaps.features, rows, out,
+                self.covariances, *self.deviations, self._vectors(self.plan.means), self.plan.log_weights, x,
+                gaps.starts, gaps.features, rows, out,
             )  # fmt: skip
         for group in () if self.plan.compiled else gaps.groups:
             if 2 * group.missing.shape[1] > n_features:
@@ -100,20 +120,70 @@ class Matrices(GapForm):
         for doubted, at in self.counting(gaps, out, doubtful):
             out[doubted, rows[at]] = self._density(doubted, gaps, x, at)
 
+    def prepare(self, gaps: Gaps, x: Floats) -> None:
+        if len(self.near):
+            gaps.fill(x, self.plan.origin)
+            self._kept(gaps, x)
+
+    def tiles(self, gaps: Gaps) -> tuple[Any, ...] | None:
+        n_features = self.plan.means.shape[1]
+        if self.plan.shape.leaves_common_term() or not len(self.near) or 2 * gaps.whole.most_missing > n_features:
+            return None
+        *found, resp = self._kept_of(gaps)
+        doubtful = np.zeros((len(gaps.rows), self.plan.n_components), dtype=bool)
+        return *found, gaps.rows, self.near, self.summed, *self.risk, doubtful, resp
+
+    @cached_property
+    def risk(self) -> tuple[Floats, Floats, float]:
+        """What tells whether the densities of these components have lost digits."""
+        return self.plan.log_constants[self.near], self.bound[self.near], self.limit
+
+    def _kept_of(self, gaps: Gaps) -> tuple[Floats, Floats, Floats, Floats]:
+        """Return gains, changes, largest gains and responsibilities of rows, which may be a part."""
+        kept, own = gaps.whole.kept[id(self.plan)], slice(gaps.first, gaps.first + len(gaps.rows))
+        return kept.gains[:, own], kept.changes[:, own], kept.most_gains, kept.resp[own]
+
+    def add_kept(self, gaps: Gaps, total: Floats, correction: Floats) -> None:
+        # (Of many tiles at once: each has some rows alone that count for a component.)
+        if not len(self.by_phi) or not len(gaps.rows):
+            return
+        kept: Kept = gaps.kept[id(self.plan)]
+        gap_loops().add_sums(
+            self.by_feature, self.roots[0], kept.y, kept.pulls, gaps.starts, gaps.features, self.near, kept.resp, total,
+            correction,
+        )  # fmt: skip
+
+    def _kept(self, gaps: Gaps, x: Floats) -> Kept:
+        if id(self.plan) not in gaps.whole.kept:
+            gaps.kept[id(self.plan)] = self._prepared(gaps, x) if self.plan.compiled else Kept(*self._pulls(gaps, x))
+        found: Kept = gaps.whole.kept[id(self.plan)]
+        return found
+
+    def _prepared(self, gaps: Gaps, x: Floats) -> Kept:
+        """Do what `_pulls` does, and most of `_corrected`, compiled."""
+        (at, bounds), name, n_lanes = gaps.pairs, len(gaps.kept), len(self.offsets)
+        n_rows, width = len(gaps.rows), LANES * n_lanes_of(len(x))
+
+        def get(what: str, *shape: int) -> Floats:
+            found: Floats = gaps.work.get(f"{what} {name}", shape)
+            return found
+
+        y, pulls = get("gap_rows", n_rows, width), get("pulls", n_lanes, len(at), LANES)
+        n = LANES * n_lanes
+        found = get("gains", n, n_rows), get("changes", n, n_rows), get("most_gains", n)
+        gap_loops().pull(
+            x, self.plan.origin, gaps.rows, at, bounds, gaps.places, self.by_feature, self.offsets, y, pulls
+        )
+        gap_loops().solve(self.by_feature, *self.roots, pulls, gaps.starts, gaps.features, *found)
+        return Kept(y, pulls, *found, get("resp", n_rows, n))
+
     def _pulls(self, gaps: Gaps, x: Floats) -> tuple[Floats, Floats]:
         """Return the rows less the origin, (n, D), and w of every gap and near component, (n_gaps, n_near).
 
         One product for each feature: with all rows that lack it, whatever else they lack.
         """
         at, bounds = gaps.pairs
-        get = gaps.work.get
-        found = get("pulls", (len(at), len(self.near)))
-        if self.plan.compiled:
-            y, gathered = get("gap_rows", (len(gaps.rows), len(x))), get("gathered", (len(gaps.rows), len(x)))
-            gap_loops().pull(
-                x, self.plan.origin, gaps.rows, at, bounds, self.by_feature, self.offsets, gathered, y, found
-            )
-            return y, found
+        found: Floats = gaps.work.get("pulls", (len(at), len(self.near)))
         y = np.ascontiguousarray((x[:, gaps.rows] - self.plan.origin[:, np.newaxis]).T)
         for j in np.flatnonzero(np.diff(bounds)):
             own = slice(bounds[j], bounds[j + 1])
@@ -123,8 +193,7 @@ class Matrices(GapForm):
 
     def _corrected(self, gaps: Gaps, group: Group, out: NDArray[Any], doubtful: NDArray[np.bool_]) -> None:
         near, n_missing = self.near, group.missing.shape[1]
-        _, pulls = gaps.kept
-        number = gaps.number
+        pulls, number = gaps.kept[id(self.plan)].pulls, gaps.number
         for piece in group.pieces(max(1, _AT_ONCE // (len(near) * n_missing**2))):
             own, rows = piece.missing, gaps.rows[piece.at]
             w = pulls[number[piece.at[:, np.newaxis], own]].swapaxes(1, 2)
@@ -206,12 +275,11 @@ class Matrices(GapForm):
 
     def _add_about_origin(self, gaps: Gaps, resp: NDArray[Any], out: Floats, filled: Floats) -> None:
         """Add to the sums of components by Phi, in which the gaps count as zeros: what stands in them is all new."""
-        y, pulls = gaps.kept
-        n_features, k = y.shape[1], self.by_phi
         if self.plan.compiled:
-            place = np.searchsorted(self.near, k)
-            gap_loops().add_sums(self.precisions, y, pulls, place, *gaps.by_row, gaps.rows, k, resp, out, filled)
+            gap_loops().keep(resp, gaps.rows, 0, self.near, self.summed, self._kept_of(gaps)[-1])
             return
+        y, k = gaps.kept[id(self.plan)].y, self.by_phi
+        n_features = y.shape[1]
         at, bounds = gaps.pairs
         weighted, second = np.zeros((len(at), len(k))), np.zeros((n_features, len(k), n_features))
         first = np.zeros((n_features, len(k)))
@@ -242,7 +310,10 @@ class Matrices(GapForm):
         Rows, (n,); components, as places in `own`, (n,); gaps, (n, n_missing); their conditional means less the origin,
         (n, n_missing); and covariances.
         """
-        _, pulls = gaps.kept
+        pulls = gaps.kept[id(self.plan)].pulls
+        if self.plan.compiled:  # (to where they are else)
+            pulls = np.moveaxis(pulls, 1, 0).reshape(pulls.shape[1], -1)
+            pulls = pulls[gaps.places]
         place, number = np.searchsorted(self.near, own), gaps.number
         for group in gaps.groups:
             of_rows, of_own = np.nonzero(resp[own][:, group.at].T)

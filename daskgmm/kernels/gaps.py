@@ -54,6 +54,21 @@ class GapForm(ABC):
         `x`, (n_features, n_rows), float64, is filled in by the plan's origin. With `keep`, `sums` or `complete` follow.
         """
 
+    def prepare(self, gaps: Gaps, x: Floats) -> None:
+        """Do for rows of several tiles, parts of these gaps, what `density` needs: all at once costs less.
+
+        `x`, (n_features, n_rows), float64, is written to. (Where it is no less, nothing is done.)
+        """
+        return
+
+    def tiles(self, gaps: Gaps) -> tuple[Any, ...] | None:
+        """Return what `compiled_gap_tiles.add_tiles` takes of prepared gaps, or None where it cannot do these."""
+        return None
+
+    def add_kept(self, gaps: Gaps, total: Floats, correction: Floats) -> None:
+        """Add what `sums` has left for when all parts of prepared gaps are through to `Statistics.compensated`."""
+        return
+
     @abstractmethod
     def sums(self, gaps: Gaps, x: Floats, resp: NDArray[Any], out: Floats, filled: Floats) -> None:
         """Add what the gaps are, given the rest, to the sums of a tile.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from daskgmm.kernels.block import Block, tile_length
 from daskgmm.kernels.kernel import Integers, Kernel
-from daskgmm.kernels.loops import loops
+from daskgmm.kernels.loops import gap_loops, loops
 from daskgmm.kernels.plan import DOUBLE, Plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.kernels.tile import Tile
@@ -89,6 +89,27 @@ class CompiledPhi(Phi):
         else:
             loops().add_tile(x, origin, products, fill, *others)
         values[-1] += block.n_rows
+
+    def add_gaps(
+        self, plan: Plan, tile: Tile, block: Block, total: Statistics, of_gaps: tuple[Any, ...], smallest: float
+    ) -> int:
+        """Do what `add` does for rows of which some lack values, up to the first tile that must be done otherwise.
+
+        Returns how many rows are done. `of_gaps` is what `GapForm.tiles` returns.
+        """
+        dtype, (n_features, n_rows), get = plan.precision.dtype, tile.x.shape, tile.work.get
+        length = min(n_rows, tile_length(n_features))
+        x, origin, products, fill, *rest = _arguments(plan, tile, length)
+        values, correction = total.compensated()
+        n: int = gap_loops().add_tiles(
+            x, length, get("tile", (n_features * length,)), origin, products, fill, *rest,
+            _NO_WEIGHTS if block.weights is None else block.weights, get("log_likelihood", (length,)),
+            get("softmax", (2, length), dtype), dtype(smallest),
+            dtype(0.0 if plan.log_noise is None else plan.log_noise), values, correction, *of_gaps,
+        )  # fmt: skip
+        left_out = block.left_out
+        values[-1] += n - (0 if left_out is None else np.count_nonzero(left_out[:n]))
+        return n
 
 
 def is_all(plan: Plan, own: Integers) -> bool:

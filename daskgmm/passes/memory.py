@@ -234,7 +234,8 @@ def peak_task_bytes(rows: Rows, need: Need) -> int:
         total += card_rows_bytes(rows)
     if rows.check == "marginalize":
         total += need.n_candidates * derived_bytes(need.shape, need.n_components, rows.X.n_features)
-        total += gap_bytes(need.shape, need.n_components, rows.X.n_features)
+        n_candidates = need.n_candidates
+        total += gap_bytes(need.shape, need.n_components, rows.X.n_features, n_candidates=n_candidates)
     return total + need.n_candidates * _candidate_bytes(rows, need.shape, need.n_components)
 
 

@@ -252,7 +252,36 @@ def test_rows_with_gaps_are_apart_with_all_that_is_theirs() -> None:
     assert_allclose(found[0], found[1], rtol=1e-9, atol=1e-9)
     whole, apart = block_of(X, w), list(block_of(X, w).by_gaps())
     assert [rows.gaps is None for rows in apart] == [True, False]
+    assert apart[0].x.shape[1] == tile_length(34) * (int((~np.isnan(X).any(axis=1)).sum()) // tile_length(34)) > 0
     assert sum(rows.x.shape[1] for rows in apart) == length
     for rows in apart:
         assert rows.numbers is not None
         assert_array_equal(rows.x, whole.x[:, rows.numbers])
+
+
+@pytest.mark.skipif(not can_compile(), reason="numba is not installed")
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("share", "spread"), [(0.05, 0.3), (0.4, 0.3), (0.05, 30.0)])
+def test_many_tiles_have_the_sums_of_each_and_company_changes_no_bit(kernel: str, share: float, spread: float) -> None:
+    """What compiled loops do for many tiles at once, few or many gaps, is what NumPy does tile by tile.
+
+    With means far apart densities lose digits, and tiles are not done at once from the first on that has such.
+    """
+    p = mixture("full", 11, 34, spread=spread)
+    means = np.where(np.arange(34) == 5, 0.0, p.means)
+    p = Parameters.from_covariances(p.family, p.weights, means, p.covariances)
+    X = rows_of(p, 3 * tile_length(34) + 40, share)
+    X[2 : tile_length(34)] = p.means[0]
+    X[2 : tile_length(34), 5] = np.nan
+    w = np.random.default_rng(3).random(len(X))
+    row_set = row_set_of(X, w)
+    plans = [plan_of(each, row_set, kernel, compiled=True) for each in (p, mixture("full", 11, 34, seed=1))]
+    alone = []
+    for plan in (*plans, plan_of(p, row_set, kernel, compiled=False)):
+        work = EStep([plan])
+        (found,) = work.finish(work.update(work.zero(), block_of(X, w)))
+        alone.append(found.values)
+    assert_allclose(alone[0], alone[2], rtol=1e-9, atol=1e-9)
+    work = EStep(plans)
+    both = work.finish(work.update(work.zero(), block_of(X, w)))
+    assert [found.values.tobytes() for found in both] == [found.tobytes() for found in alone[:2]]

@@ -31,9 +31,10 @@ MAX_PARTITIONS = 3000
 #: that, and can keep thousands of threads busy.
 GREATEST_BYTES = 8 << 30
 MAX_IN_PROCESS = 256
-#: Operations of a pass in this process that are worth more than one task, a millisecond of a core; those of a task, of
-#: which each thread is to have one (it takes 0.1 ms for it); and those of which it has several, in case some take long.
-PASS_FLOPS, LEAST_TASK_FLOPS, TASK_FLOPS = 1.2e7, 5e6, 5e7
+#: Operations of a pass in this process that are worth more than one task, some 1.5 ms on one core: below them loops are
+#: not compiled, and threads wait for the interpreter more than they gain. Then those of a task, of which each thread is
+#: to have one (it takes 0.1 ms for it); and those of which it has several, in case some take long.
+PASS_FLOPS, LEAST_TASK_FLOPS, TASK_FLOPS = 1.5e7, 2.5e6, 2.5e7
 #: A task reads this many times the bytes of the states that it returns.
 BYTES_PER_STATE_BYTE = 50
 #: Decoded bytes of a run, what a task reads at once while it computes on the one before.
@@ -127,9 +128,9 @@ def partitions_per_task(n_partitions: int, *, partition_bytes: int, state_bytes:
 def partitions_per_task_here(n_partitions: int, *, n_rows: int, state_bytes: int, n_threads: int) -> int:
     """Return how many neighbouring partitions a task in this process does: a power of two, all where they are little.
 
-    A row costs some thirty operations, and some eight for each number of the states, exponentials among them.
+    A row costs some four operations for each number of the states.
     """
-    flops, n = n_rows * (30 + state_bytes), 1
+    flops, n = 4 * n_rows * (state_bytes / 8), 1
     n_tasks = max(-(-flops // TASK_FLOPS), min(n_threads, -(-flops // LEAST_TASK_FLOPS))) if flops >= PASS_FLOPS else 1
     while n < n_partitions and -(-n_partitions // n) > n_tasks:
         n *= 2

@@ -212,12 +212,12 @@ def test_partitions_per_task(
 @pytest.mark.parametrize(
     ("n_rows", "n_features", "n_components", "n_partitions", "of_two", "of_many"),
     [
-        # Two features, full: 6 numbers of Phi, so 23,333 rows are worth a thread. A pass below some 1 ms is one task.
+        # Two features, full: 6 numbers of Phi, so 23,333 rows are worth a thread. A pass below some 1.5 ms is one task.
         (8_192, 2, 8, 1, 1, 1),
         (20_000, 2, 8, 1, 1, 1),
-        (60_000, 2, 8, 2, 1, 1),
+        (60_000, 2, 8, 2, 2, 2),
         (100_000, 2, 1, 4, 4, 4),
-        (100_000, 2, 2, 4, 2, 2),
+        (100_000, 2, 6, 4, 4, 4),
         (100_000, 2, 8, 4, 2, 1),
         # Each thread has one task, and of a long pass several.
         (300_000, 2, 8, 16, 8, 1),
@@ -225,7 +225,7 @@ def test_partitions_per_task(
         # Where a row is much work, few rows make tasks: of a tile at least.
         (1_000, 64, 50, 4, 1, 1),
         (20_000, 16, 32, 10, 1, 1),
-        (20_000, 16, 1, 10, 8, 2),
+        (20_000, 16, 1, 10, 16, 16),
         (500, 128, 32, 2, 1, 1),
         # As many rows in a partition as features, or states take longer to add than to make.
         (2_000, 1_000, 1, 2, 1, 1),

@@ -276,12 +276,28 @@ def test_many_tiles_have_the_sums_of_each_and_company_changes_no_bit(kernel: str
     w = np.random.default_rng(3).random(len(X))
     row_set = row_set_of(X, w)
     plans = [plan_of(each, row_set, kernel, compiled=True) for each in (p, mixture("full", 11, 34, seed=1))]
+    plans.append(plan_of(p, row_set, kernel, compiled=False))  # (as a selection has them, for fewer components)
     alone = []
-    for plan in (*plans, plan_of(p, row_set, kernel, compiled=False)):
+    for plan in plans:
         work = EStep([plan])
         (found,) = work.finish(work.update(work.zero(), block_of(X, w)))
         alone.append(found.values)
     assert_allclose(alone[0], alone[2], rtol=1e-9, atol=1e-9)
-    work = EStep(plans)
-    both = work.finish(work.update(work.zero(), block_of(X, w)))
-    assert [found.values.tobytes() for found in both] == [found.tobytes() for found in alone[:2]]
+    for order in [0, 1, 2], [2, 0, 1], [2, 0]:
+        work = EStep([plans[i] for i in order])
+        found = work.finish(work.update(work.zero(), block_of(X, w)))
+        assert [each.values.tobytes() for each in found] == [alone[i].tobytes() for i in order]
+
+
+@pytest.mark.skipif(not can_compile(), reason="numba is not installed")
+def test_candidates_of_one_plan_have_each_their_own_rows() -> None:
+    p = mixture("full", 3, 6, spread=0.3)
+    X = rows_of(p, 200, 0.2)
+    row_set = row_set_of(X, np.ones(len(X)))
+    plan, folds = plan_of(p, row_set, "phi", compiled=True), [Fold(i, 2, 0) for i in range(2)]
+    work = EStep([plan, plan], folds)
+    both = work.finish(work.update(work.zero(), block_of(X)))
+    for fold, found in zip(folds, both, strict=True):
+        work = EStep([plan], [fold])
+        (alone,) = work.finish(work.update(work.zero(), block_of(X)))
+        assert found.values.tobytes() == alone.values.tobytes()

@@ -301,3 +301,15 @@ def test_candidates_of_one_plan_have_each_their_own_rows() -> None:
         work = EStep([plan], [fold])
         (alone,) = work.finish(work.update(work.zero(), block_of(X)))
         assert found.values.tobytes() == alone.values.tobytes()
+
+
+@pytest.mark.skipif(not can_compile(), reason="numba is not installed")
+def test_a_gain_that_is_no_number_is_the_largest_whatever_follows() -> None:
+    from daskgmm.kernels.compiled_gaps import solve
+
+    pulls = np.ones((1, 4, 8))
+    pulls[0, 1, 2] = np.nan
+    roots, found = np.ones((1, 2, 8)), [np.empty((8, 4)), np.empty((8, 4)), np.empty(8)]
+    entries = np.moveaxis(np.tile(np.eye(2), (1, 8, 1, 1)), 1, -1).copy()
+    solve(entries, roots, np.zeros((1, 2, 8)), pulls, np.arange(5), np.zeros(4, dtype=np.int64), *found)
+    assert_array_equal(found[2], np.where(np.arange(8) == 2, np.nan, 1.0))

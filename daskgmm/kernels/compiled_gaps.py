@@ -79,8 +79,9 @@ def solve(
                 for g in range(n):
                     gains[j, begin + g] = gain[g * LANES + k]
                     changes[j, begin + g] = norm[g * LANES + k]
-                    # (What is no number is the largest.)
-                    most_gains[j] = most_gains[j] if gain[g * LANES + k] <= most_gains[j] else gain[g * LANES + k]
+                    # (What is no number is the largest, and stays it.)
+                    found, most_gain = gain[g * LANES + k], most_gains[j]
+                    most_gains[j] = most_gain if found <= most_gain or most_gain != most_gain else found
 
 
 @compiled

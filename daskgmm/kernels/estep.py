@@ -7,6 +7,7 @@ two matrix products cost 4 N K F flops, F about D^2/2; the exact form costs the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from threading import local
 from typing import Any
 
@@ -63,7 +64,9 @@ class CandidatesPass:
     """
 
     def __init__(self, plans: Sequence[Plan], folds: Sequence[Fold | None] | None = None) -> None:
-        self.plans = tuple(plans)
+        # (What gaps keep is told by the plan that it is of: each candidate has one of its own.)
+        first = [next(i for i, one in enumerate(plans) if one is plan) for plan in plans]
+        self.plans = tuple(plan if i == first[i] else replace(plan) for i, plan in enumerate(plans))
         self.folds = tuple(folds) if folds is not None else (None,) * len(self.plans)
         self._local = local()
 
@@ -113,34 +116,54 @@ class EStep(CandidatesPass):
             (own,) = rows_of_each(block, self.folds)
             whole.add(plan, Tile(block.x, work), own, state[0], tiled=True)
             return
-        in_runs, at_least = plan.compiled and block.gaps is not None, 0 if block.gaps is None else GAP_TILE
-        for rows in block.runs() if in_runs else block.tiles(at_least=at_least):
-            if in_runs and rows.gaps is not None:
-                self._add_run(state, rows, Gaps(rows.gaps, work))
-                continue
-            densities = Densities.of(rows, work)
-            for plan, own, total in zip(self.plans, rows_of_each(rows, self.folds), state, strict=True):
-                whole = one_call(plan, rows) if rows.gaps is None else None
-                if whole is not None:
-                    whole.add(plan, densities, own, total)
-                else:
-                    _add_tile(plan, densities, own, total)
+        everyone = range(len(self.plans))
+        if block.gaps is None:
+            for tile in block.tiles():
+                self._add_each(state, tile, everyone)
+            return
+        # (Loops and NumPy cut rows with gaps otherwise: a candidate is computed as it is alone, whatever others are.)
+        by_loops = [i for i in everyone if self.plans[i].compiled]
+        others = [i for i in everyone if not self.plans[i].compiled]
+        for run in block.runs() if by_loops else ():
+            if run.gaps is None:
+                self._add_each(state, run, by_loops)
+            else:
+                self._add_run(state, run, Gaps(run.gaps, work), by_loops)
+        for tile in block.tiles(at_least=GAP_TILE) if others else ():
+            self._add_each(state, tile, others)
 
-    def _add_run(self, state: list[Statistics], run: Block, gaps: Gaps) -> None:
+    def _each(
+        self, state: list[Statistics], rows: Block, own: Sequence[int]
+    ) -> Iterator[tuple[Plan, Block, Statistics]]:
+        """Yield the plans of some candidates, by their numbers, each with its rows and its sums."""
+        for i, each in zip(own, rows_of_each(rows, [self.folds[i] for i in own]), strict=True):
+            yield self.plans[i], each, state[i]
+
+    def _add_each(self, state: list[Statistics], tile: Block, own: Sequence[int]) -> None:
+        """Add a tile to the sums of some candidates."""
+        densities = Densities.of(tile, self.work)
+        for plan, rows, total in self._each(state, tile, own):
+            whole = one_call(plan, tile) if tile.gaps is None else None
+            if whole is not None:
+                whole.add(plan, densities, rows, total)
+            else:
+                _add_tile(plan, densities, rows, total)
+
+    def _add_run(self, state: list[Statistics], run: Block, gaps: Gaps, own: Sequence[int]) -> None:
         """Add rows of which some lack values, by compiled loops: what gaps need is done for many tiles at once."""
-        for plan in self.plans:
-            gap_form(plan).prepare(gaps, run.x)
+        for i in own:
+            gap_form(self.plans[i]).prepare(gaps, run.x)
         low = 0
         # (What candidates share is a tile.)
-        for rows in (run,) if len(self.plans) == 1 else run.tiles():
+        for rows in (run,) if len(own) == 1 else run.tiles():
             high = low + rows.x.shape[1]
             part = gaps.part(low, high)
             densities = Densities(rows.x, self.work, rows.columns, part)
-            for plan, own, total in zip(self.plans, rows_of_each(rows, self.folds), state, strict=True):
-                _add_with_gaps(plan, densities, part, own, total)
+            for plan, each, total in self._each(state, rows, own):
+                _add_with_gaps(plan, densities, part, each, total)
             low = high
-        for plan, total in zip(self.plans, state, strict=True):
-            gap_form(plan).add_kept(gaps, *total.compensated())
+        for i in own:
+            gap_form(self.plans[i]).add_kept(gaps, *state[i].compensated())
 
 
 def _add_with_gaps(plan: Plan, densities: Densities, gaps: Gaps, rows: Block, total: Statistics) -> None:
@@ -195,7 +218,7 @@ class Densities(Tile):
 
     @classmethod
     def of(cls, tile: Block, work: Workspace) -> Densities:
-        """Return those of a block of at most `tile_length` rows; where it has gaps its x is written to."""
+        """Return those of a tile, which is short; where it has gaps its x is written to."""
         return cls(tile.x, work, tile.columns, None if tile.gaps is None else Gaps(tile.gaps, work))
 
     def log_density(self, plan: Plan, *, keep_z: bool = False, complete: bool = False) -> NDArray[Any]:

@@ -33,4 +33,5 @@ def gap_bytes(shape: Shape, n_components: int, n_features: int, *, n_candidates:
         return found
     in_lanes = LANES * n_lanes_of(n_components)
     kept = tile_length(n_features) * n_features * in_lanes + block * (LANES * n_lanes_of(n_features) + 3 * in_lanes)
-    return found + _MATRICES + n_candidates * 8 * kept
+    # (NumPy has numbers of each gap of a tile twice, for its sums too, but of one candidate at a time.)
+    return found + _MATRICES + 8 * max(n_candidates * kept, 2 * tile * n_features * n_components)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from daskgmm.kernels.block import Block, Workspace, tile_length
+from daskgmm.kernels.block import GAP_TILE, Block, Workspace, tile_length
 from daskgmm.kernels.estep import Densities, EStep
 from daskgmm.kernels.folds import Fold
+from daskgmm.kernels.gap_bytes import derived_bytes, gap_bytes
 from daskgmm.kernels.loops import can_compile
 from daskgmm.kernels.plan import SINGLE, Plan, make_plan
 from daskgmm.kernels.sums import mean_shift, moments
+from daskgmm.kernels.tile import buffer_bytes
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.row_set import RowSet
@@ -276,12 +279,68 @@ def test_many_tiles_have_the_sums_of_each_and_company_changes_no_bit(kernel: str
     w = np.random.default_rng(3).random(len(X))
     row_set = row_set_of(X, w)
     plans = [plan_of(each, row_set, kernel, compiled=True) for each in (p, mixture("full", 11, 34, seed=1))]
+    plans.append(plan_of(p, row_set, kernel, compiled=False))  # (as a selection has them, for fewer components)
     alone = []
-    for plan in (*plans, plan_of(p, row_set, kernel, compiled=False)):
+    for plan in plans:
         work = EStep([plan])
         (found,) = work.finish(work.update(work.zero(), block_of(X, w)))
         alone.append(found.values)
     assert_allclose(alone[0], alone[2], rtol=1e-9, atol=1e-9)
-    work = EStep(plans)
-    both = work.finish(work.update(work.zero(), block_of(X, w)))
-    assert [found.values.tobytes() for found in both] == [found.tobytes() for found in alone[:2]]
+    for order in [0, 1, 2], [2, 0, 1], [2, 0]:
+        work = EStep([plans[i] for i in order])
+        found = work.finish(work.update(work.zero(), block_of(X, w)))
+        assert [each.values.tobytes() for each in found] == [alone[i].tobytes() for i in order]
+
+
+@pytest.mark.skipif(not can_compile(), reason="numba is not installed")
+def test_candidates_of_one_plan_have_each_their_own_rows() -> None:
+    p = mixture("full", 3, 6, spread=0.3)
+    X = rows_of(p, 200, 0.2)
+    row_set = row_set_of(X, np.ones(len(X)))
+    plan, folds = plan_of(p, row_set, "phi", compiled=True), [Fold(i, 2, 0) for i in range(2)]
+    work = EStep([plan, plan], folds)
+    both = work.finish(work.update(work.zero(), block_of(X)))
+    for fold, found in zip(folds, both, strict=True):
+        work = EStep([plan], [fold])
+        (alone,) = work.finish(work.update(work.zero(), block_of(X)))
+        assert found.values.tobytes() == alone.values.tobytes()
+
+
+@pytest.mark.skipif(not can_compile(), reason="numba is not installed")
+def test_a_gain_that_is_no_number_is_the_largest_whatever_follows() -> None:
+    from daskgmm.kernels.compiled_gaps import solve
+
+    pulls = np.ones((1, 4, 8))
+    pulls[0, 1, 2] = np.nan
+    roots, found = np.ones((1, 2, 8)), [np.empty((8, 4)), np.empty((8, 4)), np.empty(8)]
+    entries = np.moveaxis(np.tile(np.eye(2), (1, 8, 1, 1)), 1, -1).copy()
+    solve(entries, roots, np.zeros((1, 2, 8)), pulls, np.arange(5), np.zeros(4, dtype=np.int64), *found)
+    assert_array_equal(found[2], np.where(np.arange(8) == 2, np.nan, 1.0))
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_what_gaps_take_is_no_more_than_is_said(compiled: bool) -> None:
+    """Of rows that lack all values but one: their numbers for each component are most of it."""
+    n_components, n_features, n_candidates = 100, 64, 2 if compiled else 1
+    random = np.random.default_rng(0)
+    X = np.full((GAP_TILE, n_features), np.nan)
+    X[np.arange(len(X)), random.integers(n_features, size=len(X))] = random.standard_normal(len(X))
+    row_set = row_set_of(X, np.ones(len(X)))
+    means, matrices = random.standard_normal((n_components, n_features)), np.ones((n_components, n_features))
+    p = Parameters.from_covariances(
+        family_called("full"), np.full(n_components, 1 / n_components), means, matrices[:, :, None] * np.eye(n_features)
+    )
+    plans = [plan_of(p, row_set, "phi", compiled=compiled) for _ in range(2 * n_candidates)]
+    if compiled:  # (what the compiler takes is none of it)
+        few = EStep(plans[n_candidates:])
+        few.update(few.zero(), block_of(X[:40]))
+    work, block = EStep(plans[:n_candidates]), block_of(X)
+    state, size = work.zero(), (p.family.shape, n_components, n_features)
+    tracemalloc.start()
+    try:
+        work.update(state, block)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    said = gap_bytes(*size, n_candidates=n_candidates) + n_candidates * derived_bytes(*size) + buffer_bytes(*size)
+    assert said / 3 < peak < said

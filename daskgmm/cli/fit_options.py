@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ class OneNumber(click.IntRange):
     """A whole number; who names several is told what compares them."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if str(value).replace(":", "").replace(",", "").isdigit() and not str(value).isdigit():
+        if re.fullmatch(r"\d+([:,-]\d+)+", str(value)):
             self.fail(f"{value!r} are several numbers, and a fit has one. daskgmm select compares several.", param, ctx)
         return super().convert(value, param, ctx)
 

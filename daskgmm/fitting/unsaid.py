@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
-_SAID = "Number of distinct clusters"
+#: Of that warning alone, and no user's filter.
+_SAID = "Number of distinct clusters(?#of a start)"
 
 
 class _Unsaid:
     """Lets that warning pass while a block runs, in whatever threads: filters of warnings are those of all of them."""
 
     def __init__(self) -> None:
-        self._lock, self._n_blocks, self._own = Lock(), 0, list[Any]()
+        self._forked()
+        os.register_at_fork(after_in_child=self._forked)
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
+        from sklearn.exceptions import ConvergenceWarning
+
         with self._lock:
-            if not self._n_blocks:
-                self._begin()
             self._n_blocks += 1
+            warnings.filterwarnings("ignore", _SAID, ConvergenceWarning)
         try:
             yield
         finally:
@@ -31,18 +35,17 @@ class _Unsaid:
                 if not self._n_blocks:
                     self._end()
 
-    def _begin(self) -> None:
-        from sklearn.exceptions import ConvergenceWarning
+    def _forked(self) -> None:
+        """Begin anew in a forked process, which has no blocks."""
+        self._lock, self._n_blocks = Lock(), 0
+        self._end()
 
-        before = list(warnings.filters)
-        warnings.filterwarnings("ignore", _SAID, ConvergenceWarning)
-        # (Where the user has asked for the same it stays.)
-        self._own = [one for one in warnings.filters[:1] if one not in before]
-
-    def _end(self) -> None:
-        for one in self._own:
-            with suppress(ValueError):  # (filters may have been set anew meanwhile)
-                warnings.filters.remove(one)  # type: ignore[attr-defined]
+    @staticmethod
+    def _end() -> None:
+        # (In its place: `catch_warnings` of another thread may have kept a list that still has it, until the next end.)
+        others: list[Any] = [one for one in warnings.filters if getattr(one[1], "pattern", None) != _SAID]
+        if len(others) < len(warnings.filters):
+            warnings.filters[:] = others  # type: ignore[index]
 
 
 unsaid = _Unsaid()

@@ -57,7 +57,7 @@ class GapForm(ABC):
     def prepare(self, gaps: Gaps, x: Floats) -> None:
         """Do for rows of several tiles, parts of these gaps, what `density` needs: all at once costs less.
 
-        `x`, (n_features, n_rows), float64, is written to. (Where it is no less, nothing is done.)
+        `x`, (n_features, n_rows), float64, is written to. Forms that gain nothing by it do nothing.
         """
         return
 

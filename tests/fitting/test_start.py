@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -159,6 +161,30 @@ def test_filters_of_warnings_stay_as_they_were_whatever_threads_do() -> None:
         theirs = list(warnings.filters)
         _quietly()
         assert list(warnings.filters) == theirs, "who asks for the same has it still"
+
+
+def test_a_filter_that_others_have_kept_goes_with_the_next_start() -> None:
+    """As where a thread enters `catch_warnings` meanwhile, and leaves it later."""
+    before, others = list(warnings.filters), warnings.catch_warnings()
+    with unsaid():
+        others.__enter__()
+    others.__exit__()
+    _quietly()
+    assert list(warnings.filters) == before
+
+
+def test_a_forked_process_has_no_start_underway() -> None:
+    program = """
+import os, warnings
+from daskgmm.fitting.unsaid import unsaid
+before = list(warnings.filters)
+with unsaid():
+    child = os.fork()
+    if not child:
+        os._exit(0 if list(warnings.filters) == before and not unsaid._n_blocks else 1)
+raise SystemExit(os.waitpid(child, 0)[1])
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def _quietly() -> None:

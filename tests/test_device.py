@@ -209,7 +209,7 @@ def test_a_card_that_is_too_small(X, monkeypatch):
 def test_threads_that_share_a_card_count(X, monkeypatch):
     roomy = CardInfo("Small", "C++", 1 << 34, 1 << 32, "0", n_threads=64)
     monkeypatch.setattr(cards, "card_here", lambda: roomy)
-    with pytest.raises(MemoryError, match=r"and 64 threads\. .*a process \(--nthreads; here dask\.config\.set"):
+    with pytest.raises(MemoryError, match=r"and 64 threads\. .*fewer threads a worker, or here \(dask\.config\.set"):
         GaussianMixture(2, device="cuda").fit(X)
     # (The remedy that it names:)
     with dask.config.set(num_workers=1):

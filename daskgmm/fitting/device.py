@@ -164,11 +164,7 @@ def _on_cards(found: Mapping[str, Any], need: Need, n_features: int) -> Device:
             f"a need of {mib(needed)} for {need.n_components} components of {n_features} features"
             + (f" and {n_threads} threads" if n_threads > 1 else ""),
             "See what else runs on it (nvidia-smi); "
-            + (
-                "have fewer threads a process (--nthreads; here dask.config.set(num_workers=1)); "
-                if n_threads > 1
-                else ""
-            )
+            + ("have fewer threads a worker, or here (dask.config.set(num_workers=1)); " if n_threads > 1 else "")
             + ("decrease `n_components`, or " if need.may_shrink else "")
             + "take `device` cpu.",
         )

@@ -97,6 +97,14 @@ def test_a_regression_is_the_mean_of_the_conditional_mixture(kind: str, offset: 
     np.testing.assert_allclose(found, right, rtol=1e-12, atol=1e-10 * (1 + offset * 1e-6))
 
 
+def test_rows_with_gaps_are_no_rows_to_regress_on_and_no_remedy_says_so() -> None:
+    fitted = GaussianMixture(2, random_state=0).fit(np.random.default_rng(0).normal(size=(200, 3)))
+    with pytest.raises(DataError) as caught:
+        fitted.predict_features(np.array([[0.0, np.nan]]), [0, 1])
+    assert "drop" in str(caught.value)
+    assert "marginalize" not in str(caught.value)
+
+
 def test_one_component_is_linear_regression() -> None:
     X = np.random.default_rng(3).normal(0, 1, (500, 3)) @ np.array([[1, 0.5, 2], [0, 1, -1], [0, 0, 0.1]])
     gm = GaussianMixture(1, reg_covar=0.0).fit(X)

@@ -88,6 +88,7 @@ def test_a_scheduler_that_comes_back_ends_in_the_same_bits(
         until(process, "pass   6")
         first.kill()
         said = until(process, "The scheduler was lost. Waiting up to 60 s")
+        assert said.endswith("to go on from the checkpoint (--scheduler-wait).\n")
         clusters(port)
         stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 3, said + stderr

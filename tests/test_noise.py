@@ -402,3 +402,31 @@ def test_a_fit_by_parts_has_the_same_noise(rows: np.ndarray, tmp_path: Path, mon
     assert expected.parameters.noise is not None
     assert found.weight == expected.parameters.noise.weight
     assert_array_equal(found.edges, expected.parameters.noise.edges)
+
+
+def _three_groups() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    centres = np.array([[-6, 0, 0], [6, 0, 0], [0, 6, 3.0]])
+    rows = centres[rng.choice(3, 3000, p=[0.3, 0.5, 0.2])] + rng.normal(size=(3000, 3))
+    strewn = rng.random(3000) < 0.1
+    rows[strewn] = rng.uniform(-12, 12, (strewn.sum(), 3))
+    return rows
+
+
+@pytest.mark.parametrize("init_params", ["kmeans", "random", "k-means||", "k-means++", "random_from_data"])
+def test_however_a_start_is_found_noise_leaves_the_groups_their_rows(init_params: str) -> None:
+    """A component of one row has a variance of reg_covar: beside it the noise would have all others for good."""
+    rows = _three_groups()
+    fitted = GaussianMixture(3, noise=True, init_params=init_params, random_state=0).fit(rows)
+    assert_allclose(np.sort(fitted.weights_), [0.183, 0.268, 0.445], atol=1e-3)
+    assert_allclose(fitted.noise_weight_, 0.104, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("volume", [1e-3, 1e-300])
+def test_a_volume_in_which_noise_has_all_rows_is_refused(kind: str, volume: float) -> None:
+    rows = _three_groups()
+    with pytest.raises(DataError, match=r"noise must leave rows to the components; got a volume of .*True, which"):
+        GaussianMixture(2, noise=volume, covariance_type=kind, random_state=0).fit(rows)
+    # (The remedy that it names:)
+    assert GaussianMixture(2, noise=True, covariance_type=kind, random_state=0).fit(rows).noise_weight_ < 0.6

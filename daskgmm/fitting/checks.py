@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from daskgmm.errors import DataError, verbatim
+from daskgmm.kernels.errors import ERRORS
 from daskgmm.passes.rows import Rows
 from daskgmm.passes.survey import Survey, SurveyPass, all_but
 from daskgmm.sources.columns import feature_names
@@ -47,8 +48,13 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
             "be finite",
             f"{survey.n_dropped} rows with NaN or infinity in {label}{verbatim(_by_feature(survey, rows))}, the first "
             f"in partition {_partition_of(survey.first_dropped, rows)}, row {survey.first_dropped}",
-            "Drop them with `non_finite='drop'`; or take NaN as missing values, and the rest of their rows as it is, "
-            "with `non_finite='marginalize'`.",
+            "Drop them with `non_finite='drop'`"
+            + (
+                "."
+                if ERRORS in rows.columns
+                else "; or take NaN as missing values, and the rest of their rows as it is, with "
+                "`non_finite='marginalize'`."
+            ),
         )
     if survey.n_bad_weights and rows.weights is not None:
         raise DataError(

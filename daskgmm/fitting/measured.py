@@ -118,8 +118,7 @@ class Measured:
             options, bool(options.standardize), "standardize", "`False` with `errors`, which are in units of the data"
         )
         _check(options, bool(options.noise), "noise", "`False` with `errors`: its density is one of exact values")
-        gaps = options.non_finite not in ("error", "drop")
-        _check(options, gaps, "non_finite", "'error' or 'drop' with `errors`: rows with gaps and errors are not fitted")
+        self.check_gaps(options.non_finite)
         bayesian = isinstance(options, BayesianOptions)
         if bayesian:
             raise OptionError("`errors`", "be left out with variational Bayes", "both", "Take `GaussianMixture`.")

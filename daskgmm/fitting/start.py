@@ -248,7 +248,13 @@ def _hard_members(
         _, rows = kmeans_plusplus(X, k, sample_weight=weights, random_state=rng)
     else:
         rows = rng.choice(len(X), size=k, replace=False)
-    return [np.array([row]) for row in rows]
+    if options.known_noise is None:
+        return [np.array([row]) for row in rows]
+    from sklearn.metrics import pairwise_distances_argmin
+
+    # (A first E-step of components of one row gives all rows to the nearest; beside noise it would get them all.)
+    nearest = pairwise_distances_argmin(X, X[rows])
+    return [np.flatnonzero(nearest == i) for i in range(k)]
 
 
 def moments_of(

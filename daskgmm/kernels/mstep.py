@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from daskgmm.errors import NotFiniteError
+from daskgmm.errors import CollapsedComponentError, NotFiniteError
 from daskgmm.kernels.plan import Plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.kernels.sums import log_likelihood, moments, noise_share
@@ -57,7 +57,7 @@ def m_step(
     Raises
     ------
     CollapsedComponentError
-        Where a covariance is singular.
+        Where a covariance is singular, or noise has all rows.
     NotFiniteError
         Where a mean, a covariance or the objective is NaN or infinite.
 
@@ -71,6 +71,13 @@ def m_step(
     objective += prior.log_density(previous.of_components) / statistics.weight
     with np.errstate(over="ignore", invalid="ignore"):  # (what comes of it is looked at)
         found = moments(statistics, plan, row_set)
+    if previous.noise is not None and found.counts.sum() < 1:  # (not one row in all)
+        raise CollapsedComponentError(
+            "`noise`",
+            "leave rows to the components",
+            f"a volume of {np.exp(previous.noise.log_volume):.3g}, in which it is denser than all of them",
+            "Give a larger volume, in the units of the rows, or True, which takes that of a box around them.",
+        )
     if not (np.isfinite(objective) and np.isfinite(found.means).all() and np.isfinite(found.central).all()):
         raise NotFiniteError(
             "means and covariances",

@@ -130,7 +130,7 @@ def _predict(
         _predict_on_card(cut, reader, predictor, non_finite, out)
         return
     for block in blocks(cut, reader, beside):
-        refuse_dropped(block, non_finite)
+        refuse_dropped(block, non_finite, predictor)
         low = block.first_row - start
         predictor.predict(block, out[low : low + block.x.shape[1]], work)
 
@@ -145,21 +145,29 @@ def _predict_on_card(cut: Cut, reader: Reader, predictor: Any, non_finite: str, 
             refuse_row(predictor.predict_block(block, out[low : low + len(block.stored)]), non_finite)
 
 
-def refuse_dropped(block: Block, non_finite: str) -> None:
+def refuse_dropped(block: Block, non_finite: str, predictor: Predictor) -> None:
     """Raise a DataError for rows with NaN or infinity, unless they are to be dropped."""
     if block.non_finite is not None:
-        refuse_row(block.first_row + int(np.argmax(block.non_finite)), non_finite)
+        row = block.first_row + int(np.argmax(block.non_finite))
+        refuse_row(row, non_finite, gaps=predictor.what not in ("denoise", "features"))
 
 
-def refuse_row(row: int | None, non_finite: str) -> None:
-    """Raise a DataError for the first row with NaN or infinity, None without one, unless these are to be dropped."""
+def refuse_row(row: int | None, non_finite: str, *, gaps: bool = True) -> None:
+    """Raise a DataError for the first row with NaN or infinity, None without one, unless these are to be dropped.
+
+    `gaps` says whether rows may have them, for what is asked.
+    """
     if row is not None and non_finite == "error":
         raise DataError(
             "`X`",
             "be finite",
             f"NaN or infinity in row {row}, where counting begins with 0",
-            "Take `non_finite='drop' (by set_params)`: such rows get the label -1, or NaN. With "
-            "`non_finite='marginalize'` a NaN is a missing value, and the rest of its row counts.",
+            "Take `non_finite='drop' (by set_params)`: such rows get the label -1, or NaN."
+            + (
+                " With `non_finite='marginalize'` a NaN is a missing value, and the rest of its row counts."
+                if gaps
+                else ""
+            ),
         )
 
 

@@ -15,6 +15,7 @@ from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.comm.core import CommClosedError
 
 from daskgmm.errors import ClusterError, DaskgmmError, SilentSchedulerError
+from daskgmm.fitting.option import flags
 from daskgmm.places.log import say
 from daskgmm.places.place import Place
 from daskgmm.places.signals import interrupts
@@ -110,7 +111,7 @@ def carried_on(place: Place, run: Callable[[Place], Found]) -> Found:
                 raise
             say(
                 f"The scheduler was lost. Waiting up to {place.scheduler_wait:g} s for it and for a worker, to go on "
-                "from the checkpoint ({flags(type(place)).get('scheduler_wait', 'scheduler_wait')}).",
+                f"from the checkpoint ({flags(type(place)).get('scheduler_wait', 'scheduler_wait')}).",
                 level=logging.WARNING,
             )
             place = replace(place, workers_timeout=place.scheduler_wait)  # type: ignore[type-var]

@@ -261,7 +261,7 @@ class WritePass:
             first = found.reshape(n_rows, -1)[:, 0]
             n_counted = int(np.count_nonzero(first >= 0 if self._predictor.what == "label" else ~np.isnan(first)))
         else:
-            refuse_dropped(block, self._non_finite)
+            refuse_dropped(block, self._non_finite, self._predictor)
             n_rows = block.x.shape[1]
             n_counted = block.n_rows if block.gaps is None else n_rows  # (a row without any value has a prediction too)
             found = self._predictor.empty(n_rows)

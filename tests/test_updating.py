@@ -245,6 +245,15 @@ def test_a_new_group_is_found_where_no_row_is_complete(kind: str) -> None:
         np.testing.assert_allclose(gm.covariances_[freed], own.covariances_[0], atol=0.05)
 
 
+def test_a_feature_that_no_new_row_has_comes_with_rows_that_have_it() -> None:
+    rng = np.random.default_rng(0)
+    gm = fitted(rng.normal(size=(300, 2)), 2, non_finite="marginalize")
+    without = np.column_stack([rng.normal(size=50), np.full(50, np.nan)])
+    with pytest.raises(DataError, match=r"none of feature 1 in .*\. Update with these rows and some that have a value"):
+        gm.partial_fit(without)
+    assert gm.partial_fit(np.concatenate([without, rng.normal(size=(5, 2))])).converged_  # (the remedy)
+
+
 def test_without_a_component_to_spare_it_is_said() -> None:
     old, new = apart(0, 300, 200, 100), group(7, (80, 80), 20)
     gm = fitted(old, 3)

@@ -20,6 +20,7 @@ from daskgmm.fitting.sample import Sample, box_size, sample_size, surveyed_size
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.labels import LABELS
 from daskgmm.mixture.noise import Noise
+from daskgmm.mixture.old_rows import OldRows
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.row_set import RowSet
 from daskgmm.mixture.scaling import Scaling
@@ -112,7 +113,7 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
         found: Survey = progress.read("survey", work, range(len(models)))
         given = any(m.has_given_components for m in models)
         check_survey(found, rows, n_components=largest, non_finite=options.non_finite, given=given)
-        check_every_feature(found, rows, "")
+        check_every_feature(found, rows, "", follows=isinstance(options.prior, OldRows))
         check_folds(found, rows, work, n_components=largest)
         if labels is not None and found.classes is not None:
             check_labels(found.classes, models, labels.label)

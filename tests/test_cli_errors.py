@@ -107,7 +107,10 @@ def test_a_selection_takes_errors(table: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("errors", "said"),
     [
-        ("e_length", "--errors must be 2 standard deviations, or 4 numbers of a covariance, for each of 272 rows"),
+        (
+            "e_length",
+            "--errors must name 2 columns of standard deviations, one for each feature (length, wait), or 4 of a",
+        ),
         ("e_size,e_wait", "e_size"),
         ("there.npy", "there.npy"),
         ("e_wait,e_wait", "--errors must name each column once; got e_wait twice. Store the errors of each feature"),

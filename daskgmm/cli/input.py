@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +74,8 @@ class Input:
         if self.errors is None:
             return None
         names, options = self._columns_of_errors(), {"argument": "errors", "missing_chunks": self.missing_chunks}
-        try:
+        with _of_flag("--errors", "errors", DataError, InputMissingError):
             given = open_rows(self.location if names else self.errors, columns=names or None, **options)
-        except (DataError, InputMissingError) as error:
-            raise _of_flag(error, "--errors", "errors") from error
         d, n = X.n_features, given.n_features
         if names and n not in (d, d * d, d * (d + 1) // 2):
             raise _other_number(names, n, X, self.location)
@@ -118,11 +117,10 @@ class Input:
                 "--columns", f"leave out the column of {verbatim(flag)}", f"{name!r} in both", "It is no feature."
             )
         try:
-            found = open_rows(self.location, columns=(name,), argument=argument, missing_chunks=self.missing_chunks)
+            with _of_flag(flag, argument, DataError):
+                found = open_rows(self.location, columns=(name,), argument=argument, missing_chunks=self.missing_chunks)
         except OptionError:  # (INPUT has no columns with names)
             return None
-        except DataError as error:
-            raise _of_flag(error, flag, argument) from error
         except InputMissingError as error:
             if os.path.exists(name):
                 return None
@@ -158,12 +156,16 @@ def _other_number(names: Sequence[str], n: int, X: Source, location: str) -> Opt
     return OptionError("--errors", must, f"{n}, {', '.join(names)}", remedy)
 
 
-def _of_flag(error: DaskgmmError, flag: str, argument: str) -> DaskgmmError:
-    """Return an error about names of columns as that of the option that has named them; others as they are."""
-    option, requirement, got, remedy = error.fields
-    if option != "`columns`":
-        return error
-    return type(error)(flag, requirement.replace(f"`{argument}`", "INPUT"), got, remedy)
+@contextmanager
+def _of_flag(flag: str, argument: str, *kinds: type[DaskgmmError]) -> Iterator[None]:
+    """Have errors of these kinds about names of columns name the option that has named them."""
+    try:
+        yield
+    except kinds as error:
+        option, requirement, got, remedy = error.fields
+        if option != "`columns`":
+            raise
+        raise type(error)(flag, requirement.replace(f"`{argument}`", "INPUT"), got, remedy) from error
 
 
 def meaning(X: Source) -> dict[str, Any]:

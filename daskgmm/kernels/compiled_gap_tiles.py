@@ -11,7 +11,7 @@ from daskgmm.kernels.compiled import add_densities, log_density
 from daskgmm.kernels.compiled_softmax import Reals, compiled
 from daskgmm.mixture.arrays import Floats
 
-#: Rows that are turned from columns at once: what a line of the cache has.
+#: Rows that are turned from columns at once, or solved: what a line of the cache has.
 AT_ONCE = 8
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from daskgmm.kernels.compiled import add
 from daskgmm.kernels.compiled_gap_factors import complete, factor
+from daskgmm.kernels.compiled_gap_tiles import AT_ONCE
 from daskgmm.kernels.compiled_gap_tiles import add_tiles as add_tiles
 from daskgmm.kernels.compiled_gap_tiles import correct as correct
 from daskgmm.kernels.compiled_gap_tiles import keep as keep
@@ -21,9 +22,6 @@ from daskgmm.kernels.compiled_softmax import Reals, _log, compiled
 from daskgmm.kernels.gap_lanes import LANES
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.shapes.shape import LOG_2PI
-
-#: Rows whose densities are written at once, and that are turned from columns: what a line of the cache has.
-AT_ONCE = 8
 
 
 @compiled

@@ -113,7 +113,8 @@ def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surve
         found: Survey = progress.read("survey", work, range(len(models)))
         given = any(m.has_given_components for m in models)
         check_survey(found, rows, n_components=largest, non_finite=options.non_finite, given=given)
-        check_every_feature(found, rows, "", follows=isinstance(options.prior, OldRows))
+        if not isinstance(options.prior, OldRows):  # (old rows tell of what no new one has)
+            check_every_feature(found, rows, "")
         check_folds(found, rows, work, n_components=largest)
         if labels is not None and found.classes is not None:
             check_labels(found.classes, models, labels.label)

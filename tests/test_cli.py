@@ -818,6 +818,18 @@ def test_a_shortage_of_memory_is_told_also_where_it_passes_for_damage(error: Exc
         assert "rite it again" not in message
 
 
+def test_an_error_that_is_its_own_cause_is_told_all_the_same() -> None:
+    ours, alone = DataError("rows must be finite. Drop them."), KeyError("column")
+    ours.__cause__, alone.__cause__ = alone, ours
+    assert outcome(ours) == (65, "rows must be finite. Drop them.")
+    assert outcome(alone) == (65, "rows must be finite. Drop them.")
+    unknown = KeyError("column")
+    unknown.__cause__ = unknown
+    with interrupts.watched():  # (none came, whatever tests went before)
+        code, message = outcome(unknown)
+    assert (code, "This is a bug of daskgmm: KeyError: 'column'." in message) == (70, True)
+
+
 _EARLY = """
 import signal, sys
 class Half:

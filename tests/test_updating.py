@@ -268,6 +268,11 @@ def test_of_a_feature_that_no_new_row_has_the_old_rows_tell(kind: str) -> None:
     assert (drift["z"], drift["p_value"]) == (None, None)
     assert drift["chi_square_p_value"] > 1e-3
     assert gm.partial_fit(X[:100]).drift_["z"] is not None  # type: ignore[index]
+    with pytest.raises(
+        DataError, match=r"none of feature 2 in .*Keep some of what the old rows tell: forgetting below"
+    ):
+        gm.partial_fit(X[600:], forgetting=1)
+    gm.partial_fit(X[600:], forgetting=0.999)  # (the remedy)
 
 
 def test_without_a_component_to_spare_it_is_said() -> None:

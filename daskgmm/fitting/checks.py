@@ -94,14 +94,19 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
         )
 
 
-def check_every_feature(survey: Survey, rows: Rows, where: str) -> None:
-    """Raise a DataError for a feature of which no row that weighs has a value: nothing could be said of it."""
+def check_every_feature(survey: Survey, rows: Rows, where: str, *, follows: bool = False) -> None:
+    """Raise a DataError for a feature of which no row that weighs has a value: nothing could be said of it.
+
+    `follows` says whether the rows are new ones of a model, of whose old rows all is forgotten.
+    """
     empty = [] if survey.seen is None else np.flatnonzero(~(survey.seen.weights > 0)).tolist()
     if empty:
         names = feature_names(rows.X.column_labels)
         listed = ", ".join(f"feature {j}" if names is None else str(names[j]) for j in empty[:_LISTED])
         more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
         others = rows.X.without(empty) if len(empty) < rows.X.n_features else "Check the input."
+        if follows:
+            others = "Keep some of what the old rows tell: `forgetting` below 1."
         remedy = "Decrease `n_folds`." if where else others
         raise DataError(
             "`X`",

@@ -8,7 +8,7 @@ Python says the name, and the command line its flag.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -48,6 +48,19 @@ _BACKTICK = "\0"
 #: Characters of a piece of a message at most. (Where a message has more than 10,000, distributed makes another error of
 #: it on its way from a worker: "Long error message must ...".)
 _LONGEST = 2400
+
+
+def causes_of(error: BaseException, *, contexts: bool = False) -> Iterator[BaseException]:
+    """Yield an exception, what it was raised from, and so on: each once, also where one comes of itself.
+
+    `contexts` says whether what was being handled counts, where it was raised from nothing.
+    """
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and not any(found is one for one in seen):
+        seen.append(found)
+        yield found
+        found = found.__cause__ or (found.__context__ if contexts else None)
 
 
 def _bounded(text: str) -> str:

@@ -256,7 +256,8 @@ class GaussianMixture(
         errors : what X may be, optional
             Measurement errors of X, as standard deviations (not variances): (n_features,) for all rows or (n_rows,
             n_features); or covariances: (n_features, n_features) for all rows, or (n_rows, n_features, n_features), or
-            (n_rows, n_features^2) as a file. The mixture is then that of the true values (extreme deconvolution).
+            (n_rows, n_features^2) as a file; of these the upper triangle, row by row, will do. The mixture is then that
+            of the true values (extreme deconvolution).
 
         Raises
         ------

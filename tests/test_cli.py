@@ -377,6 +377,10 @@ def test_a_model_from_python_is_one_for_the_command_line(
         (("fit", "rows.zarr", "-k", 1, "-o", "m", "--bad"), 64, r"No such option:? '?--bad'?"),
         (("fit", "rows.zarr", "-k", 1, "-o", "m", "--tol", "nan"), 64, r"--tol must be a finite number .* got nan\."),
         (("fit", "rows.zarr", "-k", 1, "-o", "m", "--memory-limit", "2Gx"), 64, r"'2Gx' is not a number of bytes"),
+        (("fit", "rows.zarr", "-k", 1, "-o", "m", "--memory-limit", "1e400"), 64, r"'1e400' is not a number of bytes"),
+        (("plan", "rows.zarr", "-k", 1, "--memory-limit", "2"), 64, r"'2' is 2 bytes\. Write 2GiB, with its unit\."),
+        (("plan", "rows.zarr", "-k", 1, "--memory-limit", "2048"), 64, r"is 2,048 bytes\. Write 2048MiB, with"),
+        (("demo", "--memory-limit", "9kB"), 64, r"is 9,000 bytes\. Write 2GiB or 500MB, with its unit"),
         (("fit", "rows.zarr", "-k", 1, "-o", "m", "--scheduler", "foo"), 64, r"address such as tcp://.* got 'foo'"),
         (
             ("fit", "rows.zarr", "-k", 1, "-o", "m", "--scheduler", "tcp://a:1", "--scheduler-file", "f"),
@@ -812,6 +816,18 @@ def test_a_shortage_of_memory_is_told_also_where_it_passes_for_damage(error: Exc
         assert code == 65
         assert re.match(r"Memory must suffice, and threads; got .*(llocate|thread|map).* Raise the limit", message)
         assert "rite it again" not in message
+
+
+def test_an_error_that_is_its_own_cause_is_told_all_the_same() -> None:
+    ours, alone = DataError("rows must be finite. Drop them."), KeyError("column")
+    ours.__cause__, alone.__cause__ = alone, ours
+    assert outcome(ours) == (65, "rows must be finite. Drop them.")
+    assert outcome(alone) == (65, "rows must be finite. Drop them.")
+    unknown = KeyError("column")
+    unknown.__cause__ = unknown
+    with interrupts.watched():  # (none came, whatever tests went before)
+        code, message = outcome(unknown)
+    assert (code, "This is a bug of daskgmm: KeyError: 'column'." in message) == (70, True)
 
 
 _EARLY = """

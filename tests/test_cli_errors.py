@@ -57,6 +57,21 @@ def test_errors_are_columns_in_the_order_of_the_features(table: Path, tmp_path: 
     assert "errors" in again.stderr
 
 
+def test_columns_of_an_upper_triangle_are_told_for_what_they_are_taken(tmp_path: Path) -> None:
+    covariances = np.stack([E[:, 0] ** 2, 0.3 * E[:, 0] * E[:, 1], E[:, 1] ** 2], axis=1)
+    names = {"length": X[:, 0], "wait": X[:, 1]} | dict(zip(("v_length", "both", "v_wait"), covariances.T, strict=True))
+    parquet.write_table(pyarrow.table(names), tmp_path / "t.parquet")
+    errors, model = ("--errors", "v_length,both,v_wait"), tmp_path / "m.zarr"
+    done = call("fit", tmp_path / "t.parquet", *errors, "-k", 2, "-o", model)
+    assert done.exit_code == 0, done.stderr
+    assert (
+        "Errors are taken for covariances of each row, upper triangles row by row: v_length of length, both of length "
+        "and wait, v_wait of wait."
+    ) in done.stderr
+    expected = GaussianMixture(2, random_state=0).fit(X, errors=covariances[:, [[0, 1], [1, 2]]])
+    assert_allclose(GaussianMixture.load(model).covariances_, expected.covariances_, rtol=1e-9)
+
+
 def test_errors_are_a_place_of_one_for_all_rows_or_of_one_each(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     for name, errors in (("each", E), ("all", np.array([0.1, 3.0])), ("matrix", np.diag([0.01, 9.0]))):

@@ -422,6 +422,19 @@ def test_however_a_start_is_found_noise_leaves_the_groups_their_rows(init_params
     assert_allclose(fitted.noise_weight_, 0.104, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["diag", "spherical"])
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_start_that_holds_two_groups_leaves_one_of_them_to_the_noise(kind: str, seed: int) -> None:
+    """Without moves away from the noise, and to it, three of these four end 83 to 751 nats lower."""
+    rows = _three_groups()
+    groups = {"means_init": [[-6, 0, 0], [6, 0, 0]], "weights_init": [0.3, 0.4], "noise_weight_init": 0.3}
+    precisions = np.ones((2, 3)) if kind == "diag" else np.ones(2)
+    planted = fitted(rows, noise=True, covariance_type=kind, precisions_init=precisions, **groups)
+    found = GaussianMixture(2, noise=True, covariance_type=kind, random_state=seed).fit(rows)
+    assert found.log_likelihood_ == pytest.approx(planted.log_likelihood_, abs=0.5)
+    assert found.noise_weight_ == pytest.approx(0.294, abs=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
 @pytest.mark.parametrize("volume", [1e-3, 1e-300])
 def test_a_volume_in_which_noise_has_all_rows_is_refused(kind: str, volume: float) -> None:

@@ -245,13 +245,34 @@ def test_a_new_group_is_found_where_no_row_is_complete(kind: str) -> None:
         np.testing.assert_allclose(gm.covariances_[freed], own.covariances_[0], atol=0.05)
 
 
-def test_a_feature_that_no_new_row_has_comes_with_rows_that_have_it() -> None:
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+def test_of_a_feature_that_no_new_row_has_the_old_rows_tell(kind: str) -> None:
+    """The groups are apart, so that responsibilities, which stay for old rows, are those of a fit to all rows."""
     rng = np.random.default_rng(0)
-    gm = fitted(rng.normal(size=(300, 2)), 2, non_finite="marginalize")
-    without = np.column_stack([rng.normal(size=50), np.full(50, np.nan)])
-    with pytest.raises(DataError, match=r"none of feature 1 in .*\. Update with these rows and some that have a value"):
-        gm.partial_fit(without)
-    assert gm.partial_fit(np.concatenate([without, rng.normal(size=(5, 2))])).converged_  # (the remedy)
+    covariance = [[1, 0.6, 0], [0.6, 1, 0.3], [0, 0.3, 1]]
+    X = 10.0 * rng.integers(0, 2, (1000, 1)) + rng.multivariate_normal(np.zeros(3), covariance, 1000)
+    X[600:, 2] = np.nan
+    options = {"kind": kind, "non_finite": "marginalize", "tol": 1e-10, "max_iter": 1000}
+    gm, whole = fitted(X[:600], 2, **options), fitted(X, 2, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # (nothing is unknown)
+        gm.partial_fit(X[600:])
+    found, expected = np.argsort(gm.means_[:, 0]), np.argsort(whole.means_[:, 0])
+    np.testing.assert_allclose(gm.weights_[found], whole.weights_[expected], rtol=1e-7)
+    np.testing.assert_allclose(gm.means_[found], whole.means_[expected], atol=1e-5)
+    each = (np.sort(one.covariances_, axis=None) for one in (gm, whole))
+    np.testing.assert_allclose(*each, atol=1e-4)
+    # (Log-likelihoods of two features and of three are no measure of each other; components' shares are.)
+    drift = gm.drift_
+    assert drift is not None
+    assert (drift["z"], drift["p_value"]) == (None, None)
+    assert drift["chi_square_p_value"] > 1e-3
+    assert gm.partial_fit(X[:100]).drift_["z"] is not None  # type: ignore[index]
+    with pytest.raises(
+        DataError, match=r"none of feature 2 in .*Keep some of what the old rows tell: forgetting below"
+    ):
+        gm.partial_fit(X[600:], forgetting=1)
+    gm.partial_fit(X[600:], forgetting=0.999)  # (the remedy)
 
 
 def test_without_a_component_to_spare_it_is_said() -> None:

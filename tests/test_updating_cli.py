@@ -150,6 +150,22 @@ def test_gaps_are_taken_as_the_model_was_fitted(tmp_path: Path) -> None:
     assert (found["incomplete_rows"], found["dropped_rows"]) == (120 + 30, 0)
 
 
+def test_new_rows_may_all_lack_a_feature(tmp_path: Path) -> None:
+    old, new = rows(0, 300), rows(1, 50)
+    new[:, 1] = np.nan
+    np.save(tmp_path / "old.npy", old)
+    np.save(tmp_path / "new.npy", new)
+    run("fit", tmp_path / "old.npy", "-k", 2, "--non-finite", "marginalize", "-o", tmp_path / "model.zarr")
+    found, said = run("update", tmp_path / "model.zarr", tmp_path / "new.npy", "-o", tmp_path / "next.zarr")
+    full, _ = run("update", tmp_path / "model.zarr", tmp_path / "new.npy", "--full", tmp_path / "old.npy")
+    assert "warning" not in said
+    means = [np.sort(GaussianMixture.load(tmp_path / f"{one}.zarr").means_, axis=0) for one in ("next", "model")]
+    np.testing.assert_allclose(*means, atol=1e-3)
+    for one in (found, full):
+        assert one["weight"] == 700
+        assert one["drift"]["z"] is None
+
+
 def test_a_model_of_an_earlier_version(place: Path) -> None:
     group = zarr.open_group(place / "model.zarr", mode="r+")
     record = dict(group.attrs["record"])  # type: ignore[arg-type]

@@ -31,12 +31,14 @@ from daskgmm.cli.options import (
     names_type,
     option,
     output_option,
+    parsed_type,
 )
 from daskgmm.cli.part_commands import PART_COMMANDS
 from daskgmm.cli.plan_command import plan
 from daskgmm.cli.saving_options import saving_options
 from daskgmm.cli.status_command import status
 from daskgmm.cli.update_command import update
+from daskgmm.places.dask_cluster import typed_bytes
 from daskgmm.places.signals import ENDING
 from daskgmm.version import __version__
 
@@ -289,6 +291,12 @@ def report(*, model: str, data: Any, output: str, cluster: Any, force: bool) -> 
     return drawing.report(model, output, data=data, cluster=cluster, force=force)
 
 
+def _sized(text: str) -> str:
+    """Return a number of bytes as it was typed, which the demo shows; a ValueError where it is none."""
+    typed_bytes(text)
+    return text
+
+
 @gmm.command(short_help="Fit a mixture to real photographs, end to end, and draw it.")
 @option(
     "--output-dir",
@@ -338,6 +346,7 @@ def report(*, model: str, data: Any, output: str, cluster: Any, force: bool) -> 
     "--memory-limit",
     default="512MiB",
     show_default=True,
+    type=parsed_type("bytes", _sized),
     section="Demo",
     metavar="BYTES",
     help="As for daskgmm fit.",

@@ -14,7 +14,7 @@ import click
 
 from daskgmm.cli.config import origins, variables
 from daskgmm.cli.terminal import command_line_words, is_text, log_on_stderr
-from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError, OptionError
+from daskgmm.errors import ClusterError, DaskgmmError, MemoryLimitError, OptionError, causes_of
 from daskgmm.passes.addresses import address_limit
 from daskgmm.places.log import say
 from daskgmm.places.signals import Interrupted, interrupts
@@ -163,12 +163,10 @@ def outcome(error: BaseException, *, debug: bool = False, called: click.Context 
 
 def _known(error: BaseException) -> DaskgmmError | None:
     """Return the error of daskgmm that an exception is, was raised from, or means."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes_of(error):
         if isinstance(cause, DaskgmmError):
             # (What takes any failure to read for damage knows nothing of memory.)
             return _shortage(cause) or cause
-        cause = cause.__cause__
     short = _shortage(error)
     if short is not None:
         return short
@@ -192,8 +190,7 @@ _SHORT = ("can't start new thread", "failed to map segment", "cannot allocate me
 
 def _shortage(error: BaseException) -> MemoryLimitError | None:
     """Return what is said where an exception comes of memory, or threads, that the system did not give; else None."""
-    found: BaseException | None = error
-    while found is not None:
+    for found in causes_of(error, contexts=True):
         if isinstance(found, MemoryLimitError):
             return None
         text = str(found)
@@ -208,7 +205,6 @@ def _shortage(error: BaseException) -> MemoryLimitError | None:
                 "Raise the limit of this process (ulimit -v or -u, or the job's), or use fewer workers, smaller "
                 "chunks or fewer components.",
             )
-        found = found.__cause__ or found.__context__
     return None
 
 

@@ -150,7 +150,10 @@ def _other_number(names: Sequence[str], n: int, X: Source, location: str) -> Opt
             f'Name one for each feature, in their order. Where it is that of all, python -c "{code}" writes it for '
             "each, for --errors errors.npy."
         )
-    must = f"name {d} columns of standard deviations, one for each feature{verbatim(order)}, or {d * d} of a covariance"
+    must = (
+        f"name {d} columns of standard deviations, one for each feature{verbatim(order)}, or {d * d} of a covariance, "
+        f"or {d * (d + 1) // 2} of its upper triangle row by row"
+    )
     if d == 1:
         must, remedy = f"name one column, of standard deviations{verbatim(order)}", "Leave the others out."
     return OptionError("--errors", must, f"{n}, {', '.join(names)}", remedy)

@@ -168,8 +168,9 @@ _OF_INPUT: tuple[tuple[str, str, str | None, str, dict[str, Any]], ...] = (
     ("labels", "--labels-array", "NAME", "Array to take, where --labels is a Zarr group.", {}),
     ("errors", "--errors", "COLUMNS|PLACE",
      "Standard deviations of the measurement errors, not variances: columns of INPUT in the order of the features, as "
-     "e_ra,e_dec; or the path or URL of an array, (rows, features), or of covariances, (rows, features^2). What is "
-     "(features,) or (features, features) holds for all rows. MODEL is of the true values.", {}),
+     "e_ra,e_dec; or the path or URL of an array, (rows, features), or of covariances, (rows, features^2), or their "
+     "upper triangles row by row. What is (features,) or (features, features) holds for all rows. MODEL is of the "
+     "true values.", {}),
     ("", "--missing-chunks", None,
      "What to do about a chunk that is missing from a Zarr store. error: stop. fill: read the array's fill value, for "
      "writers that leave out chunks of nothing else.",

@@ -27,6 +27,7 @@ from daskgmm.places.log import say
 from daskgmm.places.lost import carried_on
 from daskgmm.places.place import Place
 from daskgmm.places.signals import interrupts
+from daskgmm.sources.parquet_kept import KeptColumns
 from daskgmm.sources.source import Source
 from daskgmm.stores.model_file import Model, checksum, load_model
 from daskgmm.stores.output import Written, plan_predictions, write_predictions
@@ -74,16 +75,7 @@ def predict(
     check_gaps(fitted.parameters.noise, non_finite)
     errors.check_gaps(non_finite)
     columns = None if asked.keep is None else X.kept(asked.keep)
-    now = {
-        "command": asked.command,
-        "model": checksum(fitted.parameters),
-        "what": asked.what,
-        "non_finite": non_finite,
-        "keep": None if columns is None else list(columns.names),
-        **({"given": list(asked.given)} if asked.given else {}),
-        "input": {"X": X.identity(), **({"errors": errors.identity()} if errors.are_given else {})},
-        **({} if asked.device == "cpu" else {"device": asked.device}),
-    }
+    now = _identity(asked, fitted, X, errors, columns, non_finite)
     stored = finished_array(output, now, force=force)
     if stored is not None:
         saving.done_before(output, now, stored)
@@ -96,26 +88,17 @@ def predict(
     rows, need = plan_predictions(predictor, X, output, columns, errors.columns)
     _say_order(X, output)
 
+    why = not_of_rows(errors.kernel, non_finite)
+
     def run(cluster: Place) -> Result:
         kept = saving.work(output, now, force=force)
         found: Result = {}
-        why = not_of_rows(errors.kernel, non_finite)
         device = "cpu" if why else asked.device
         work = Work(rows.checked(non_finite), replace(need, device=device), cluster.for_device(device))
         with kept as saved, work.on_machines(began) as running, saved.checkpoint.going_on():
 
             def result(written: Written) -> Result:
-                found.update(
-                    command=asked.command,
-                    status="done",
-                    what=asked.what,
-                    rows=written.n_rows,
-                    dropped_rows=written.n_dropped,
-                    rows_by_component=list(written.counts) or None,
-                    n_passes=written.n_passes,
-                    **running.resources(written.bytes_read),
-                    output=output,
-                )
+                found.update(_result(asked, written, running.resources(written.bytes_read), output))
                 interrupts.defer()
                 return found
 
@@ -134,6 +117,36 @@ def predict(
         return found
 
     return {**carried_on(cluster, run), "skipped": False}
+
+
+def _identity(
+    asked: Asked, fitted: Model, X: Source, errors: Measured, columns: KeptColumns | None, non_finite: str
+) -> Result:
+    """Return what an output is made of: the same command, run again, has the same."""
+    return {
+        "command": asked.command,
+        "model": checksum(fitted.parameters),
+        "what": asked.what,
+        "non_finite": non_finite,
+        "keep": None if columns is None else list(columns.names),
+        **({"given": list(asked.given)} if asked.given else {}),
+        "input": {"X": X.identity(), **({"errors": errors.identity()} if errors.are_given else {})},
+        **({} if asked.device == "cpu" else {"device": asked.device}),
+    }
+
+
+def _result(asked: Asked, written: Written, resources: Result, output: str) -> Result:
+    return {
+        "command": asked.command,
+        "status": "done",
+        "what": asked.what,
+        "rows": written.n_rows,
+        "dropped_rows": written.n_dropped,
+        "rows_by_component": list(written.counts) or None,
+        "n_passes": written.n_passes,
+        **resources,
+        "output": output,
+    }
 
 
 @dataclass(frozen=True)

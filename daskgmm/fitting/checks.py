@@ -97,7 +97,7 @@ def check_survey(survey: Survey, rows: Rows, *, n_components: int, non_finite: s
 def check_every_feature(survey: Survey, rows: Rows, where: str, *, follows: bool = False) -> None:
     """Raise a DataError for a feature of which no row that weighs has a value: nothing could be said of it.
 
-    `follows` says whether the rows are new ones of a model, which has its features.
+    `follows` says whether the rows are new ones of a model, of whose old rows all is forgotten.
     """
     empty = [] if survey.seen is None else np.flatnonzero(~(survey.seen.weights > 0)).tolist()
     if empty:
@@ -106,7 +106,7 @@ def check_every_feature(survey: Survey, rows: Rows, where: str, *, follows: bool
         more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
         others = rows.X.without(empty) if len(empty) < rows.X.n_features else "Check the input."
         if follows:
-            others = "Update with these rows and some that have a value, as one input: the model keeps its features."
+            others = "Keep some of what the old rows tell: `forgetting` below 1."
         remedy = "Decrease `n_folds`." if where else others
         raise DataError(
             "`X`",

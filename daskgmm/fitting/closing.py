@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -156,7 +156,7 @@ class Closing:
                 remarks=(
                     *said,
                     *remarks(parameters, support, options, n_rows=n_seen, joined=joined),
-                    *of_pairs(self._known.survey, feature_names(self._known.X.column_labels), parameters),
+                    *self._of_pairs(options, parameters),
                     *of_processors(self._processors),
                 ),
             ),
@@ -177,9 +177,18 @@ class Closing:
         if past is None or under_past is None:
             return new, None, []
         old = best.options.prior if isinstance(best.options.prior, OldRows) else None
-        drift = drift_of(past, Seen.of(under_past, p.n_components, n_weighted), old, after=new.mean)
+        gaps = self._known.survey.seen
+        drift = drift_of(
+            past, Seen.of(under_past, p.n_components, n_weighted), old, after=new.mean,
+            has_all_features=gaps is None or bool((gaps.weights > 0).all()),
+        )  # fmt: skip
         seen = new if old is None else past.kept.under(old, p) + new
         return seen, drift, list(said_of(drift))
+
+    def _of_pairs(self, options: FitOptions, p: Parameters) -> Iterator[str]:
+        """Yield what is said of features that no row has together, where there are no old rows to tell of them."""
+        if not isinstance(options.prior, OldRows):
+            yield from of_pairs(self._known.survey, feature_names(self._known.X.column_labels), p)
 
 
 def up_to_date(fit: Fit, progress: Progress) -> Fit:

@@ -17,7 +17,9 @@ from daskgmm.mixture.record import plain_json
 SURE, MUCH = 5.0, 0.25
 
 
-def drift_of(past: Past, new: Seen, old: OldRows | None, *, after: float) -> dict[str, Any]:
+def drift_of(
+    past: Past, new: Seen, old: OldRows | None, *, after: float, has_all_features: bool = True
+) -> dict[str, Any]:
     """Return how new rows differ from those before, as JSON.
 
     Parameters
@@ -30,6 +32,8 @@ def drift_of(past: Past, new: Seen, old: OldRows | None, *, after: float) -> dic
         What became of the old rows' components.
     after : float
         Mean log-likelihood of the new rows under the mixture that was fitted to both, nats.
+    has_all_features : bool
+        Whether each feature has a value in some new row. Log-likelihoods of fewer features are no measure of drift.
 
     Returns
     -------
@@ -39,11 +43,11 @@ def drift_of(past: Past, new: Seen, old: OldRows | None, *, after: float) -> dic
         (mean - mean_before) / (deviation_before / sqrt(weight)), and `p_value`, two-sided. `components`: `found` and
         `expected` rows of each, z and p_value (binomial); `chi_square` of all of them, with `degrees_of_freedom` and
         `chi_square_p_value`. `moves`: components that were freed for new groups, as [freed, into]. Null where the
-        model does not know.
+        model does not know, and z and its p_value where a feature is wanting altogether.
     """
     before, weight = past.seen, new.weight
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = float((new.mean - before.mean) / (before.deviation / np.sqrt(weight)))
+        z = float((new.mean - before.mean) / (before.deviation / np.sqrt(weight))) if has_all_features else np.nan
     shares = past.parameters.weights
     expected = weight * shares
     some = (shares > 0) & (shares < 1)
@@ -77,6 +81,8 @@ def drift_of(past: Past, new: Seen, old: OldRows | None, *, after: float) -> dic
 
 def said_of(drift: dict[str, Any]) -> Iterator[str]:
     """Yield what a person should know of it, with the remedy."""
+    if drift["z"] is None and drift["deviation_before"] is not None:
+        return
     if drift["z"] is None:
         yield (
             "The model, of an earlier version, does not know how much the log-likelihoods of its rows vary: this time "

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from daskgmm.errors import CollapsedComponentError
 from daskgmm.fitting.merge import Merge, Outlook
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.split import Split
+from daskgmm.mixture.split import NOISE, Split
 
-Move = tuple[Split, Merge]
+#: Without a component less where there is none more.
+Move = tuple[Split, Merge | None]
 
 #: A single move is proposed where its cost is less than the gain of the split on the rows that it was fitted to; where
 #: there is a gain on other rows too, up to so many times that. It is what a split gives if nothing else moves, and EM
@@ -42,12 +43,18 @@ def exchanges(outlook: Outlook, found: Sequence[Split], spikes: NDArray[np.bool_
     spikes : (n_components,), bool
         Components whose likelihood is worth nothing: they go first, at any price, and are not split.
     """
+    spikes = np.append(spikes, False)  # (the noise, which is last, is none)
     to_split = sorted((s for s in found if not spikes[s.k]), key=lambda s: -s.gain)
     to_go = sorted(outlook.merges, key=lambda m: (not (spikes[m.i] or spikes[m.j]), m.cost))
     taken = np.zeros(len(spikes), dtype=bool)
     moves: list[Move] = []
     for split in to_split:
         if taken[split.k]:
+            continue
+        if not split.adds:
+            if split.gain > 0 and not taken[NOISE]:
+                moves.append((split, None))
+                taken[[split.k, NOISE]] = True
             continue
         for merge in to_go:
             if taken[merge.i] or taken[merge.j] or split.k in (merge.i, merge.j):
@@ -64,13 +71,12 @@ def moved(parameters: Parameters, moves: Sequence[Move]) -> Parameters | None:
     p = parameters
     weights, means, covariances = p.weights.copy(), p.means.copy(), p.covariances.copy()
     for split, merge in moves:
-        halves, whole = split.halves, p.weights[split.k]
-        merge.write(p.shape, weights, means, covariances)
-        for slot, half in ((split.k, 0), (merge.j, 1)):
-            weights[slot], means[slot] = whole * halves.weights[half], halves.means[half]
-            p.shape.put(covariances, slot, p.shape.component(halves.covariances, half))
+        if merge is not None:
+            merge.write(p.shape, weights, means, covariances)
+        split.write(p, split.k if merge is None else merge.j, weights, means, covariances)
     try:
-        child = p.changed(weights, means, p.family.together(weights / weights.sum(), covariances))
+        left = p.with_more_noise(sum(split.given(p) for split, _ in moves))
+        child = left.changed(weights, means, p.family.together(weights / weights.sum(), covariances))
     except CollapsedComponentError:
         return None
     finite = (child.weights, child.means, child.covariances, child.precisions_cholesky)
@@ -81,7 +87,7 @@ def proposals(parameters: Parameters, outlook: Outlook, splits: Sequence[Split],
     """Return mixtures of as many components that EM may take to a higher log-likelihood, the most promising first.
 
     In each, two components of the given mixture are merged (or one that is hardly needed is dropped) and another is
-    split in two. None is given where no such move promises a gain.
+    split in two, or is found among the rows of the noise. None is given where no such move promises a gain.
 
     Parameters
     ----------
@@ -95,7 +101,7 @@ def proposals(parameters: Parameters, outlook: Outlook, splits: Sequence[Split],
         Number of mixtures at most; they split different components as far as there are such.
     """
     found: list[Parameters] = []
-    if parameters.n_components < 3:
+    if parameters.n_components < 3 and parameters.noise is None:
         return found
     for move in _ranked(splits, outlook.merges):
         child = moved(parameters, [move])
@@ -108,13 +114,20 @@ def proposals(parameters: Parameters, outlook: Outlook, splits: Sequence[Split],
 
 def _ranked(splits: Sequence[Split], merges: Sequence[Merge]) -> Iterator[Move]:
     """Yield the moves that promise a gain: the best of each component to split, then the second best, and so on."""
-    moves = [
-        sorted(
-            (m for m in merges if s.k not in (m.i, m.j) and m.cost < (HOPE if s.gain > 0 else 1.0) * s.hope),
-            key=lambda m: m.cost,
-        )
-        for s in splits
-    ]
-    for turn in range(len(merges)):
-        rest = [(s, m[turn]) for s, m in zip(splits, moves, strict=True) if turn < len(m)]
-        yield from sorted(rest, key=lambda move: move[1].cost - move[0].hope)
+    moves = [_in_order(split, merges) for split in splits]
+    for turn in range(max(map(len, moves), default=0)):
+        yield from sorted((own[turn] for own in moves if turn < len(own)), key=_cost)
+
+
+def _in_order(split: Split, merges: Sequence[Merge]) -> list[Move]:
+    """Return the moves of one split that promise a gain, the cheapest first."""
+    if not split.adds:
+        return [(split, None)]
+    most = (HOPE if split.gain > 0 else 1.0) * split.hope
+    found = [m for m in merges if split.k not in (m.i, m.j) and m.cost < most]
+    return [(split, m) for m in sorted(found, key=lambda m: m.cost)]
+
+
+def _cost(move: Move) -> float:
+    split, merge = move
+    return (0.0 if merge is None else merge.cost) - split.hope

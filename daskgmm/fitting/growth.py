@@ -8,7 +8,7 @@ from daskgmm.errors import CollapsedComponentError
 from daskgmm.fitting.merge import look
 from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.split import Random, splits
+from daskgmm.mixture.split import Random, Split
 
 #: Each further pair of halves is closer, so that no two components are alike: EM would keep them so.
 CLOSER = 0.7
@@ -35,11 +35,10 @@ def grown(
     """
     while parameters.n_components < n_components:
         seen = look(parameters, X, weights)
-        found = splits(parameters, seen.completed, weights, seen.members, floor=floor, rng=rng)
+        found = [s for s in seen.splits(parameters, weights, floor=floor, rng=rng) if s.adds]
         if not found:
             return None
-        split = max(found, key=lambda s: s.gain)
-        larger = _with_halves(parameters, split.k, split.halves.weights, split.halves.means, split.halves.covariances)
+        larger = _split(parameters, max(found, key=lambda s: s.gain))
         if larger is None:
             return None
         parameters = larger
@@ -63,26 +62,28 @@ def halved(parameters: Parameters, *, n_components: int) -> Parameters | None:
         # (Half of it and half of it, less what lies between the halves; of each of them.)
         halves = shape.joined(parameters.covariances, np.full((2, 2), k), np.full((2, 2), 0.5), -between)
         within = family.maximise(np.full(2, 0.5), halves, shape.subset(parameters.covariances, [k, k]))
-        larger = _with_halves(parameters, k, np.full(2, 0.5), means, within)
+        try:
+            parts = Parameters.from_covariances(family, np.full(2, 0.5), means, within)
+        except CollapsedComponentError:
+            return None
+        larger = _split(parameters, Split(k, parts, 0.0, 0.0))
         if larger is None:
             return None
         parameters = larger
     return parameters
 
 
-def _with_halves(p: Parameters, k: int, shares: Floats, means: Floats, covariances: Floats) -> Parameters | None:
-    """Return the mixture with two components in the place of one, the second half last.
+def _split(p: Parameters, split: Split) -> Parameters | None:
+    """Return the mixture after a split, with a component more, the last; None where one is singular.
 
-    A common covariance stays. None where one is singular.
+    A common covariance stays.
     """
-    weights = np.append(p.weights, p.weights[k] * shares[1])
-    weights[k] *= shares[0]
-    located = np.concatenate([p.means, means[1:]])
-    located[k] = means[0]
-    spread = p.shape.subset(p.covariances, np.append(np.arange(p.n_components), k))
-    for slot, half in ((k, 0), (p.n_components, 1)):
-        p.shape.put(spread, slot, p.shape.component(covariances, half))
+    k = p.n_components
+    weights, means = np.append(p.weights, 0.0), np.append(p.means, p.means[-1:], axis=0)
+    covariances = p.shape.subset(p.covariances, np.append(np.arange(k), k - 1))
+    split.write(p, k, weights, means, covariances)
     try:
-        return p.changed(weights, located, p.family.together(weights / weights.sum(), spread))
+        left = p.with_more_noise(split.given(p))
+        return left.changed(weights, means, p.family.together(weights / weights.sum(), covariances))
     except CollapsedComponentError:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,13 +22,19 @@ from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.record import Record
 from daskgmm.mixture.shapes.shape import Shape
 from daskgmm.mixture.variational import Posterior
+from daskgmm.sources.columns import feature_names
 from daskgmm.sources.dask_source import is_dask_array
 from daskgmm.sources.opening import open_rows
 from daskgmm.sources.source import Source
 
+logger = logging.getLogger("daskgmm")
+
+#: Of so many features the log has the meaning of each number of an error.
+_LISTED = 3
 _SHAPES = (
     "Give standard deviations, (n_features,) for all rows or (n_rows, n_features); or covariances, (n_features, "
-    "n_features) for all rows, or (n_rows, n_features, n_features), as a file (n_rows, n_features^2)."
+    "n_features) for all rows, or (n_rows, n_features, n_features), as a file (n_rows, n_features^2) or upper "
+    "triangles."
 )
 
 
@@ -71,6 +78,7 @@ class Measured:
             )
         if column.array is not None:
             _check_values(column.array, d)
+        logger.info("Errors are taken for %s.", _taken_for(column, X))
         return cls(column=column, n_features=d)
 
     @property
@@ -169,6 +177,21 @@ class Measured:
         if self.common is None:
             return fit
         return replace(fit, parameters=without_errors(fit.parameters, self.common))
+
+
+def _taken_for(column: Source, X: Source) -> str:
+    """Return what errors of each row are, by the numbers that there are of each."""
+    d, n = X.n_features, column.n_features
+    if n == d:
+        return "standard deviations, not variances, of each row"
+    i, j = np.triu_indices(d) if n < d * d else np.divmod(np.arange(n), d)
+    errors, features = (feature_names(source.column_labels) for source in (column, X))
+    order = "matrices" if n == d * d else "upper triangles"
+    if errors is None or features is None or d > _LISTED:
+        return f"covariances of each row, {order} row by row"
+    each = [features[a] if a == b else f"{features[a]} and {features[b]}" for a, b in zip(i, j, strict=True)]
+    listed = ", ".join(f"{name} of {of}" for name, of in zip(errors, each, strict=True))
+    return f"covariances of each row, {order} row by row: {listed}"
 
 
 def _check(options: FitOptions, is_wrong: bool, name: str, must: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,10 @@ from daskgmm.kernels.plan import DOUBLE, Plan, make_plan
 from daskgmm.kernels.support import Support
 from daskgmm.mixture import merging
 from daskgmm.mixture.arrays import Floats
+from daskgmm.mixture.noise_split import splits_beside_noise
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.shapes.shape import Shape
-from daskgmm.mixture.split import Members, mean_row
+from daskgmm.mixture.split import Members, Random, Split, mean_row, splits
 
 Integers = NDArray[np.int64]
 
@@ -59,6 +61,7 @@ class Outlook:
     merges : list of Merge
     members : list of (rows, resp)
         Of each component: the rows that belong to it, and their responsibilities.
+        Those of the noise are last, where there is some.
     support : Support
     completed : (n_rows, n_features), float64
         The rows, with the means of what they lack given the rest.
@@ -72,6 +75,17 @@ class Outlook:
     def sparing(self, held: NDArray[np.bool_]) -> Outlook:
         """Return it without merges of components that are held, (n_components,)."""
         return replace(self, merges=[m for m in self.merges if not (held[m.i] or held[m.j])])
+
+    def splits(
+        self, parameters: Parameters, w: Floats, *, floor: float, rng: Random, n_fitted: int | None = None
+    ) -> list[Split]:
+        """Return the splits of its components, and those beside noise where it has some (`splits_beside_noise`)."""
+        p = parameters
+        how: dict[str, Any] = {"floor": floor, "rng": rng, "n_fitted": n_fitted}
+        found = splits(p, self.completed, w, self.members[: p.n_components], **how)
+        if p.noise is None:
+            return found
+        return found + splits_beside_noise(p, self.completed, w, self.members, found, **how)
 
 
 def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
@@ -97,7 +111,7 @@ def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
     plans = [make_plan(each, origin=origin) for each in (p, merged) if each is not None]
     completed = X if gaps is None else np.empty_like(X)
     (cost, squares), (lost, resp_sums) = np.zeros((2, len(pairs))), np.zeros((2, p.n_components))
-    members: list[list[Members]] = [[] for _ in range(p.n_components)]
+    members: list[list[Members]] = [[] for _ in range(plans[0].n_densities)]
     work = Workspace()
     for tile in Block(np.ascontiguousarray(X.T), w, 0, gaps=gaps).tiles():
         own_rows = slice(tile.first_row, tile.first_row + tile.x.shape[1])
@@ -105,7 +119,6 @@ def look(parameters: Parameters, X: Floats, w: Floats) -> Outlook:
         log_density = densities.log_density(plans[0], keep_z=gaps is not None, complete=True)
         left, sums, log_likelihood, *_ = densities.leave_out(plans[0], log_density.copy(), v)
         lost, resp_sums = lost + left, resp_sums + sums
-        log_density = log_density[: p.n_components]
         resp = np.exp(np.maximum(log_density - log_likelihood, DOUBLE.smallest_log_resp))
         if gaps is not None:
             densities.impute(plans[0], resp / resp.sum(axis=0), completed[own_rows].T)

@@ -27,7 +27,7 @@ from daskgmm.kernels.plan import make_plan
 from daskgmm.kernels.statistics import Statistics
 from daskgmm.kernels.support import support_of, unproven, unsupported
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.split import Split, splits
+from daskgmm.mixture.split import Split
 
 Found = TypeVar("Found")
 
@@ -352,11 +352,11 @@ class Race:
             rows = self._sample
             seen = rows.seen(p, self._options)
             outlook = look(seen, rows.X, rows.weights)
-            found = splits(
-                seen, outlook.completed, rows.weights, outlook.members, floor=self._options.whole_prior.floor,
+            found = outlook.splits(
+                seen, rows.weights, floor=self._options.whole_prior.floor,
                 rng=np.random.RandomState(self._options.seed), n_fitted=n_fitted,
             )  # fmt: skip
-            held = p.held | p.has_fixed  # (labels, or what is fixed of a component, say where these are)
+            held = np.append(p.held | p.has_fixed, False)  # (labels, or what is fixed of it, say where a component is)
             outlook, found = outlook.sparing(held), [s for s in found if not held[s.k]]
             self._last = p, n_fitted, outlook, found
         return self._last[2], self._last[3]

@@ -96,6 +96,12 @@ class Parameters(Record):
             return self
         return replace(self, weights=self.weights * (1.0 - noise.weight), noise=noise)
 
+    def with_more_noise(self, weight: float) -> Parameters:
+        """Return it with a weight added to that of the noise; its weights then sum to one no more."""
+        if self.noise is None or weight == 0:
+            return self
+        return replace(self, noise=self.noise.with_weight(max(self.noise.weight + weight, 0.0)))
+
     @property
     def of_components(self) -> Parameters:
         """The mixture without its noise, of weights that sum to one; itself where it has none."""

@@ -24,10 +24,16 @@ MOST_ROWS, MOST_A_FEATURE = 1000, 120
 FIRST_ITERATIONS, LAST_ITERATIONS = 3, 7
 
 
+#: The noise, where a component has its number.
+NOISE = -1
+
+
 @dataclass(frozen=True)
 class Split:
     """Component k becomes the two components `halves`.
 
+    Where these are one component and noise, they come of the component k and the noise; of the noise alone where k is
+    `NOISE`.
     Gains are in nats per unit of row weight: `hope` on the rows that the split was fitted to, `gain` on others, which
     it has not seen; the same where there are no others.
     """
@@ -36,6 +42,29 @@ class Split:
     halves: Parameters
     gain: float
     hope: float
+
+    @property
+    def adds(self) -> bool:
+        """Whether there is a component more."""
+        return self.halves.noise is None or self.k == NOISE
+
+    def write(self, p: Parameters, other: int, weights: Floats, means: Floats, covariances: Floats) -> None:
+        """Write what becomes of a component of p, or of its noise, into its own place and another one."""
+        whole = self._whole(p)
+        places = (other,) if self.k == NOISE else (self.k, other)
+        for half, slot in zip(range(self.halves.n_components), places, strict=False):
+            weights[slot], means[slot] = whole * self.halves.weights[half], self.halves.means[half]
+            p.shape.put(covariances, slot, p.shape.component(self.halves.covariances, half))
+
+    def given(self, p: Parameters) -> float:
+        """Return the weight that the noise gets: below 0 where it loses some, 0 where it has no part."""
+        if self.halves.noise is None or p.noise is None:
+            return 0.0
+        return self._whole(p) * self.halves.noise.weight - p.noise.weight
+
+    def _whole(self, p: Parameters) -> float:
+        of_noise = 0.0 if self.halves.noise is None or p.noise is None else p.noise.weight
+        return of_noise if self.k == NOISE else float(p.weights[self.k]) + of_noise
 
 
 def mean_row(X: Floats, w: Floats) -> Floats:
@@ -78,22 +107,14 @@ def splits(
     found = []
     # Of a half, in units of the mean row weight: rows of a covariance in general position, twice.
     least = 2 * (X.shape[1] + 1) * w.sum() / len(X)
-    most = MOST_ROWS if n_fitted is None else max(MOST_ROWS, MOST_A_FEATURE * X.shape[1])
     for k, (rows, resp) in enumerate(members):
         mass = float(w[rows] @ resp)
         if not mass > 0:
             continue
-        n_seen = len(rows) if n_fitted is None else int(np.searchsorted(rows, n_fitted))
-        own = np.arange(n_seen) if n_seen <= most else np.sort(rng.permutation(n_seen)[:most])
-        shrinkage = 0.0 if n_fitted is None else float(X.shape[1])
-        fitted = _Rows(X[rows[own]], w[rows[own]] * resp[own], parameters.means[k], shrinkage)
-        share = fitted.weight / mass if n_fitted is not None else 1.0
-        if not mass * share >= 2 * least:
+        parts = rows_of(X, w, (rows, resp), parameters.means[k], n_fitted=n_fitted, rng=rng, least=2 * least)
+        if parts is None:
             continue
-        judged = fitted
-        if n_fitted is not None:
-            others = slice(n_seen, min(len(rows), n_seen + most))
-            judged = _Rows(X[rows[others]], w[rows[others]] * resp[others], parameters.means[k])
+        fitted, judged, share = parts
         split = _best_split(parameters, k, fitted, judged, floor=floor, least=least / (mass * share))
         if split is not None:
             scale = mass / w.sum()
@@ -101,8 +122,31 @@ def splits(
     return found
 
 
+def rows_of(
+    X: Floats, w: Floats, members: Members, mean: Floats, *, n_fitted: int | None, rng: Random, least: float
+) -> tuple[FewRows, FewRows, float] | None:
+    """Return rows of one component that its split is fitted to, those that it is judged on, and the share of the first.
+
+    None where the first weigh less than `least`; see `splits`.
+    """
+    rows, resp = members
+    most = MOST_ROWS if n_fitted is None else max(MOST_ROWS, MOST_A_FEATURE * X.shape[1])
+    mass = float(w[rows] @ resp)
+    n_seen = len(rows) if n_fitted is None else int(np.searchsorted(rows, n_fitted))
+    own = np.arange(n_seen) if n_seen <= most else np.sort(rng.permutation(n_seen)[:most])
+    shrinkage = 0.0 if n_fitted is None else float(X.shape[1])
+    fitted = FewRows(X[rows[own]], w[rows[own]] * resp[own], mean, shrinkage)
+    share = fitted.weight / mass if n_fitted is not None else 1.0
+    if not mass * share >= least:
+        return None
+    if n_fitted is None:
+        return fitted, fitted, share
+    others = slice(n_seen, min(len(rows), n_seen + most))
+    return fitted, FewRows(X[rows[others]], w[rows[others]] * resp[others], mean), share
+
+
 def _best_split(
-    parameters: Parameters, k: int, rows: _Rows, judged: _Rows, *, floor: float, least: float
+    parameters: Parameters, k: int, rows: FewRows, judged: FewRows, *, floor: float, least: float
 ) -> Split | None:
     """Return the best split of component k, its gain per unit of weight; no half has a share below `least`."""
     one = replace(parameters.subset([k]), weights=np.ones(1))
@@ -121,7 +165,7 @@ def _best_split(
     if not len(best.weights):
         return None
     halves = em.mixture(best)
-    if _is_thin(halves, floor) and not _is_thin(one, floor):
+    if is_thin(halves, floor) and not is_thin(one, floor):
         return None
     gain = hope = em.scores(rows, best)[0] - em.score_of_one(rows)
     if judged is not rows:
@@ -133,7 +177,7 @@ def _best_split(
 _AT_ONCE = 1 << 18
 
 
-class _Rows:
+class FewRows:
     """Rows of one component, (n_rows, n_features), and their weights times responsibilities.
 
     `x` are the same measured from the component's mean, (n_features, n_rows); `shrinkage` rows of the covariance within
@@ -177,11 +221,11 @@ class _Em:
     def __init__(self, one: Parameters, floor: float, least: float) -> None:
         self._one, self._shape, self._floor, self._least = one, one.shape, floor, least
 
-    def of_sides(self, rows: _Rows, sides: NDArray[np.bool_]) -> _Pairs:
+    def of_sides(self, rows: FewRows, sides: NDArray[np.bool_]) -> _Pairs:
         """Return the M-steps for rows that belong to one half or the other, (n_pairs, n_rows)."""
         return self._m_step(rows, np.stack([rows.v * ~sides, rows.v * sides], axis=1))
 
-    def run(self, rows: _Rows, pairs: _Pairs, n_iter: int) -> _Pairs:
+    def run(self, rows: FewRows, pairs: _Pairs, n_iter: int) -> _Pairs:
         """Return the pairs after some iterations; those that are lost are left out."""
         for _ in range(n_iter):
             pairs = pairs.only(pairs.weights.min(axis=1, initial=1.0) >= self._least)
@@ -193,14 +237,14 @@ class _Em:
             pairs = self._m_step(rows, np.stack([rows.v - own, own], axis=1))
         return pairs
 
-    def scores(self, rows: _Rows, pairs: _Pairs) -> list[float]:
+    def scores(self, rows: FewRows, pairs: _Pairs) -> list[float]:
         """Return the mean log-likelihood of each pair, nats."""
         if not len(pairs.weights):
             return []
         log_likelihood = np.logaddexp.reduce(self._log_density(rows, pairs), axis=1)
         return [float(total) / rows.weight for total in log_likelihood @ rows.v]
 
-    def score_of_one(self, rows: _Rows) -> float:
+    def score_of_one(self, rows: FewRows) -> float:
         """Return the mean log-likelihood of the component itself, nats."""
         z = self._shape.standardise_all(rows.x, np.zeros_like(self._one.means), self._one.precisions_cholesky)
         log_norm = self._shape.log_norm(self._one.precisions_cholesky, 1, self._one.n_features)
@@ -212,7 +256,7 @@ class _Em:
         means = self._one.means + pair.means[0]
         return Parameters(self._one.family, pair.weights[0], means, pair.covariances, pair.precisions_cholesky)
 
-    def _log_density(self, rows: _Rows, pairs: _Pairs) -> Floats:
+    def _log_density(self, rows: FewRows, pairs: _Pairs) -> Floats:
         """Return the weighted log-density of each half, (n_pairs, 2, n_rows), nats."""
         n_halves, n_features = pairs.weights.size, self._one.n_features
         means = pairs.means.reshape(n_halves, n_features)
@@ -224,7 +268,7 @@ class _Em:
         result: Floats = found.reshape(*pairs.weights.shape, -1)
         return result
 
-    def _m_step(self, rows: _Rows, resp: Floats) -> _Pairs:
+    def _m_step(self, rows: FewRows, resp: Floats) -> _Pairs:
         """Return the pairs that these responsibilities, (n_pairs, 2, n_rows), give; the singular ones are left out."""
         x, shape, one = rows.x, self._shape, self._one
         counts = resp.sum(axis=2)
@@ -287,7 +331,7 @@ def _signed(vector: Floats) -> Floats:
     return vector if vector[np.argmax(np.abs(vector))] > 0 else -vector
 
 
-def _is_thin(parameters: Parameters, floor: float) -> bool:
+def is_thin(parameters: Parameters, floor: float) -> bool:
     """Return whether in some direction more of a component's variance is the floor than comes from rows.
 
     Rows of few distinct values make such components (29 of 50 irises of one species have petals 0.2 wide): their

@@ -17,16 +17,24 @@ if TYPE_CHECKING:
     from distributed.security import Security
 
 
-def _bytes(text: str) -> int:
-    """Return a number of bytes that was typed with its unit; a ValueError where it is none."""
+#: Less memory than this no process takes at all: what is typed without its unit.
+_LEAST_BYTES = 1 << 20
+
+
+def typed_bytes(text: str) -> int:
+    """Return a number of bytes that was typed with its unit; a ValueError where it is none, or too few to be meant."""
     from dask.utils import parse_bytes
 
     try:
         n_bytes = int(parse_bytes(text))
-    except ValueError:
+    except (ValueError, OverflowError):
         n_bytes = 0
     if n_bytes < 1:
         raise ValueError("is not a number of bytes. Write for example 2GiB or 500MB.")
+    if n_bytes < _LEAST_BYTES:
+        meant = str(text).strip()
+        meant = f"{meant}{'GiB' if n_bytes < 64 else 'MiB'}" if meant.isdigit() else "2GiB or 500MB"
+        raise ValueError(f"is {n_bytes:,} byte{'' if n_bytes == 1 else 's'}. Write {meant}, with its unit.")
     return n_bytes
 
 
@@ -73,7 +81,7 @@ class DaskCluster(Place):
         default_text="one a core",
     )  # fmt: skip
     memory_limit: int | None = _option(
-        None, "--memory-limit", "Memory of each worker, such as 2GiB.", metavar="BYTES", parse=_bytes,
+        None, "--memory-limit", "Memory of each worker, such as 2GiB.", metavar="BYTES", parse=typed_bytes,
         default_text="the machine's memory, divided among them",
     )  # fmt: skip
     scheduler: str | None = _option(

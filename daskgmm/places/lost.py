@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from distributed import Client
 from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.comm.core import CommClosedError
 
-from daskgmm.errors import ClusterError, DaskgmmError, SilentSchedulerError
+from daskgmm.errors import ClusterError, DaskgmmError, SilentSchedulerError, causes_of
 from daskgmm.fitting.option import flags
 from daskgmm.places.log import say
 from daskgmm.places.place import Place
@@ -117,13 +118,10 @@ def carried_on(place: Place, run: Callable[[Place], Found]) -> Found:
             place = replace(place, workers_timeout=place.scheduler_wait)  # type: ignore[type-var]
 
 
-def _is_lost(error: BaseException | None) -> bool:
+def _is_lost(error: BaseException) -> bool:
     """Return whether an exception means that there is no connection to the scheduler any more."""
-    while error is not None and not isinstance(error, DaskgmmError):  # (those have said what it means)
-        if _says_lost(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    before_ours = takewhile(lambda one: not isinstance(one, DaskgmmError), causes_of(error, contexts=True))
+    return any(map(_says_lost, before_ours))  # (errors of ours have said what it means)
 
 
 def _says_lost(error: BaseException) -> bool:

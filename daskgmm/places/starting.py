@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from daskgmm.errors import ClusterError, OptionError
+from daskgmm.errors import ClusterError, OptionError, causes_of
 from daskgmm.places.signals import interrupts
 
 #: Seconds for a start that is under way when a signal comes: an ordinary one takes one or two.
@@ -72,8 +72,7 @@ def _late(timeout: float) -> ClusterError:
 
 
 def _ended(error: BaseException) -> ClusterError | OptionError:
-    while error.__cause__ is not None:
-        error = error.__cause__
+    *_, error = causes_of(error)
     if isinstance(error, ssl.SSLError):
         return OptionError(
             "The certificate of `tls_cert`, or of Dask's configuration,",

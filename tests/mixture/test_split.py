@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal
 
 from daskgmm.mixture.family import family_called
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.split import _Em, _Rows, splits
+from daskgmm.mixture.split import FewRows, _Em, splits
 from tests.kernels.driving import KINDS
 
 REG_COVAR = 1e-3
@@ -54,7 +54,7 @@ def test_pairs_go_as_each_goes_alone(kind, n_features, shrinkage):
     shape = {"full": tied[np.newaxis], "tied": tied, "diag": np.diag(tied)[np.newaxis], "spherical": tied[:1, 0]}[kind]
     one = Parameters.from_covariances(family_called(kind), np.ones(1), X.mean(axis=0, keepdims=True), shape)
     sides = np.stack([X[:, 0] > 0, X[:, -1] > 0.7, rng.random(300) < 0.5])
-    em, rows = _Em(one, REG_COVAR, 1e-3), _Rows(X, v, one.means[0], shrinkage)
+    em, rows = _Em(one, REG_COVAR, 1e-3), FewRows(X, v, one.means[0], shrinkage)
     pairs = em.run(rows, em.of_sides(rows, sides), 5)
     found = [em.mixture(pair) for pair in pairs.each()]
     assert len(found) == 3
@@ -79,7 +79,7 @@ def test_a_singular_or_an_empty_half_leaves_the_other_pairs(kind):
     shape = {"full": np.eye(2)[np.newaxis], "diag": np.ones((1, 2)), "spherical": np.ones(1)}[kind]
     one = Parameters.from_covariances(family_called(kind), np.ones(1), np.zeros((1, 2)), shape)
     alike, nobody, good = np.arange(80) >= 60, np.zeros(80, dtype=bool), X[:, 0] > 0
-    em, rows = _Em(one, 0.0, 1e-3), _Rows(X, np.ones(80), one.means[0])
+    em, rows = _Em(one, 0.0, 1e-3), FewRows(X, np.ones(80), one.means[0])
     pairs = em.of_sides(rows, np.stack([alike, nobody, good]))
     assert pairs.weights.tolist() == [[1 - good.mean(), good.mean()]]
     assert len(em.of_sides(rows, np.stack([alike, nobody])).weights) == 0

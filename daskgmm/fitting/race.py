@@ -59,6 +59,11 @@ SHRINKAGE = 0.25
 Note = Callable[[Sequence[Candidate], int, float], None]
 
 
+def stage_size(stage: int, n: int, least: int) -> int:
+    """Return the rows of a stage of a race on n rows, of which no stage has fewer than `least` where there are such."""
+    return min(n, max(least, n >> (STAGES - 1 - stage)))
+
+
 class Step(Protocol):
     """Does a step, or has it from an earlier process that was cut short: the same steps come in the same order."""
 
@@ -187,7 +192,7 @@ class Race:
         return self._halved(self._em(current, size, STAGE_PASSES), size)
 
     def _size(self, stage: int, n: int) -> int:
-        return n if self._whole else int(min(n, max(self._first, n >> (STAGES - 1 - stage))))
+        return n if self._whole else stage_size(stage, n, self._first)
 
     def _fresh(self, found: Sequence[Parameters]) -> list[Candidate]:
         return [Candidate.start(i, p, self._options, compiled=self._compiled) for i, p in enumerate(found)]

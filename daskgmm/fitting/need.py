@@ -10,9 +10,9 @@ from dask.system import CPU_COUNT
 from daskgmm.fitting.evaluate import WAVE_BYTES
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import N_ROUNDS, OVERSAMPLING
-from daskgmm.fitting.race import ESCAPE_MOVES
-from daskgmm.fitting.sample import MOST_TASKS, sample_size, surveyed_size
-from daskgmm.fitting.start import ways
+from daskgmm.fitting.race import ESCAPE_MOVES, stage_size
+from daskgmm.fitting.sample import MOST_TASKS, enough_rows, race_size, sample_size, surveyed_size
+from daskgmm.fitting.start import SIDE_BY_SIDE, ways
 from daskgmm.kernels.gap_bytes import derived_bytes, gap_bytes
 from daskgmm.kernels.kernel import Kernel
 from daskgmm.kernels.tile import buffer_bytes
@@ -94,8 +94,11 @@ def _race_bytes(options: FitOptions, X: Source) -> int:
         return 0
     whole, n_threads = n_rows >= X.n_rows, min(CPU_COUNT, MOST_TASKS)
     ordered = 8 * n_rows * (d + 2)
-    k_means = 3 * ordered if whole else ordered
-    n_raced = max(len(ways(options, few_rows=whole)), ESCAPE_MOVES if options.escape else 1)
+    n_ways = len(ways(options, few_rows=whole))
+    n_copies = min(n_ways, CPU_COUNT, SIDE_BY_SIDE)
+    first = n_rows if whole else stage_size(0, race_size(options, X.n_rows, d), enough_rows(options, d))
+    k_means = 2 * whole * ordered + n_copies * 8 * first * (d + 2)
+    n_raced = max(n_ways, ESCAPE_MOVES if options.escape else 1)
     sums = 8 * k * shape.n_statistics(d, exact=True) * (MOST_TASKS + 2 * n_threads)
     raced = n_raced * (_candidate_bytes(options, X) + sums) + n_threads * buffer_bytes(shape, k, d)
     if options.non_finite == "marginalize":

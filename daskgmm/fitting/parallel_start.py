@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm.fitting.class_starts import ClassStarts
+from daskgmm.fitting.openmp import one_openmp_thread
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.start import Members, moments_of, regular_starts, spread_of
 from daskgmm.fitting.unsaid import unsaid
@@ -18,7 +19,6 @@ from daskgmm.mixture.arrays import Floats
 from daskgmm.mixture.moments import Moments
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.passes.far_rows import Centres, FarRows, FarRowsPass, Nearest, NearestPass
-from daskgmm.passes.forked import forked
 
 #: Passes that take rows, and how many times n_components rows each takes.
 N_ROUNDS, OVERSAMPLING = 5, 2
@@ -113,7 +113,7 @@ def _moments(
     variances = weights @ (np.square(points - mean) + spread) / weights.sum()
     scaled = (points - mean) / np.sqrt(np.where(variances > 0, variances, 1.0))
     for i in range(n_starts):
-        with forked.without_openmp(), unsaid():
+        with one_openmp_thread(), unsaid():
             far = KMeans(k, n_init=1, random_state=rng).fit(scaled, sample_weight=weights ** POWERS[i % len(POWERS)])
             # From these centres a k-means with the weights themselves has the large components right, and keeps the
             # groups.

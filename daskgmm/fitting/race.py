@@ -19,7 +19,7 @@ from daskgmm.fitting.evaluate import Evaluator, Request, RowSets
 from daskgmm.fitting.loop import Candidate, ranked, run_em
 from daskgmm.fitting.merge import Outlook, look
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.sample import Sample, enough_rows
+from daskgmm.fitting.sample import Sample, enough_rows, own_error
 from daskgmm.fitting.start import starts_by, ways
 from daskgmm.fitting.worth import MOSTLY, RISE, Worth, alive, latest
 from daskgmm.kernels.gap_support import has_untold
@@ -39,6 +39,11 @@ STAGES, STAGE_PASSES = 3, 4
 K_MEANS_ITERATIONS = 50
 #: EM steps of the one that is left at most, and the change at which they end, nats: passes are cheap here.
 FINAL_PASSES, SAMPLE_TOL = 20, 1e-4
+#: On all of the sample a change of this part of the sample's own error ends EM, where it is below tol: the passes over
+#: all rows make good the rest with what they make good anyway. (500,000 x 16, K = 32: 4 passes instead of 6 over a
+#: quarter of the rows, and as many over all, to the same end. With a twentieth one of ten fits ended 1e-5 lower, with a
+#: tenth all did in which components overlap.)
+ENOUGH = 0.02
 #: Where fewer rows than these are all there are, all restarts go on to the end: so few cost little, and half of the way
 #: tells little (digits: 0.02 to 0.4 nats a row below scikit-learn's best of ten in four of ten runs).
 SMALL = 2000
@@ -57,6 +62,11 @@ SHRINKAGE = 0.25
 
 #: Receives the candidates after a pass over the sample, the rows that it visited, and its seconds.
 Note = Callable[[Sequence[Candidate], int, float], None]
+
+
+def stage_size(stage: int, n: int, least: int) -> int:
+    """Return the rows of a stage of a race on n rows, of which no stage has fewer than `least` where there are such."""
+    return min(n, max(least, n >> (STAGES - 1 - stage)))
 
 
 class Step(Protocol):
@@ -112,6 +122,8 @@ class Race:
         tol, max_iter = min(options.tol, SAMPLE_TOL), max(options.max_iter, FINAL_PASSES)
         self._options = replace(options, tol=tol, max_iter=max_iter, stopping=None)
         self._whole, self._n_all = whole, n_all
+        least = ENOUGH * own_error(options, sample.X.shape[1], len(sample), n_all)
+        self._last_tol = min(options.tol, max(SAMPLE_TOL, least))
         # (Splits and merges are judged on these last rows. The mixture that they change must not have been fitted to
         # them either, or the comparison is biased.)
         n = len(self._sample)
@@ -187,7 +199,7 @@ class Race:
         return self._halved(self._em(current, size, STAGE_PASSES), size)
 
     def _size(self, stage: int, n: int) -> int:
-        return n if self._whole else int(min(n, max(self._first, n >> (STAGES - 1 - stage))))
+        return n if self._whole else stage_size(stage, n, self._first)
 
     def _fresh(self, found: Sequence[Parameters]) -> list[Candidate]:
         return [Candidate.start(i, p, self._options, compiled=self._compiled) for i, p in enumerate(found)]
@@ -202,13 +214,15 @@ class Race:
         """Return the options of EM on so many rows: the prior weighs as much as on all, and covariances are shrunk."""
         return replace(self._options.on_sample(n_rows / self._n_all), shrunk=self._shrinkage(n_rows))
 
-    def _em(self, candidates: Sequence[Candidate], size: int, n_passes: int) -> list[Candidate]:
+    def _em(
+        self, candidates: Sequence[Candidate], size: int, n_passes: int, *, tol: float | None = None
+    ) -> list[Candidate]:
         """Return the candidates after EM on the first rows of the sample, from their parameters."""
         rows = self._all.part(0, size)
         with rows.passes(self._options) as passes:
             evaluator = Evaluator(passes)
             row_sets: RowSets = {None: rows.row_set(passes, self._options)}
-            options = self._on(size)
+            options = self._on(size) if tol is None else replace(self._on(size), tol=tol)
             fresh = [Candidate.start(c.index, c.parameters, options, compiled=self._compiled) for c in candidates]
             return run_em(
                 fresh, evaluator.statistics, row_sets, n_passes=n_passes,
@@ -377,5 +391,5 @@ class Race:
         """Return the winner after EM on all of the sample; as it was where it has seen all, or collapses there."""
         if len(self._all) == self._n_seen:
             return best
-        (polished,) = self._step(lambda: self._em([best], len(self._all), FINAL_PASSES))
+        (polished,) = self._step(lambda: self._em([best], len(self._all), FINAL_PASSES, tol=self._last_tol))
         return best if polished.status.is_lost else polished

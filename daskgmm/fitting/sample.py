@@ -40,9 +40,8 @@ MOST_TASKS = 8
 def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
     """Return the number of rows to sample, in expectation; all of them where they are few.
 
-    The optimum of a sample of n rows lies about p / 2n nats a row below that of all rows (p free parameters;
-    White 1982, doi:10.2307/1912526), so p / (2 tol) rows are as good as all for a start. Bounds: a quarter of the rows,
-    `start_rows`, and what SAMPLE_BYTES hold; but no fewer than race.
+    Those whose own error is tol are as good as all for a start. Bounds: a quarter of the rows, `start_rows`, and what
+    SAMPLE_BYTES hold; but no fewer than race.
     """
     raced = race_size(options, n_rows, n_features)
     return max(raced, _bounded(min(_as_good(options, n_features), n_rows / SAMPLE_PART), options, n_rows, n_features))
@@ -84,9 +83,20 @@ def n_free(options: FitOptions, n_features: int) -> int:
     return k * (n_features + 1) + options.family.n_parameters(k, n_features)
 
 
+def own_error(options: FitOptions, n_features: int, n_rows: int, n_all: float) -> float:
+    """Return how far a sample's optimum lies below that of all rows, nats a row of all, about.
+
+    Notes
+    -----
+    p / 2 (1 / n - 1 / N), of p free parameters (White 1982, doi:10.2307/1912526): each is wrong by what is worth half a
+    nat on the rows that it is estimated from. More where the model is wrong.
+    """
+    return n_free(options, n_features) / 2 * (1 / n_rows - 1 / n_all)
+
+
 def _as_good(options: FitOptions, n_features: int) -> float:
     """Return the number of rows whose optimum is as good as that of all for a start."""
-    return n_free(options, n_features) / (2 * max(options.tol, 1e-6))
+    return own_error(options, n_features, 1, np.inf) / max(options.tol, 1e-6)
 
 
 def _bounded(wanted: float, options: FitOptions, n_rows: int, n_features: int) -> int:

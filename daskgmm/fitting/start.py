@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from daskgmm.errors import CollapsedComponentError, DataError
 from daskgmm.fitting.annealing import PLAIN, SHRUNK, TEMPERED, Schedule
 from daskgmm.fitting.class_starts import ClassStarts
+from daskgmm.fitting.openmp import one_openmp_thread
 from daskgmm.fitting.options import FitOptions, Given
 from daskgmm.fitting.unsaid import unsaid
 from daskgmm.mixture.arrays import Floats
@@ -20,9 +20,12 @@ from daskgmm.mixture.moments import SMALLEST_COUNT, Moments
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prior import Shrinkage, Together, maximise
 from daskgmm.mixture.shapes.shape import Shape
-from daskgmm.passes.forked import forked
+from daskgmm.passes.local_executor import LocalExecutor
 
 Members = list[tuple[NDArray[np.int64], Floats]]
+
+#: Starts that are found at once, at most: each has one thread, and a copy of the rows.
+SIDE_BY_SIDE = 4
 
 
 @dataclass(frozen=True)
@@ -141,17 +144,27 @@ def starts_by(
             moments = classes.placed(moments, options.family, whole=whole)
         return _parameters(moments, given, options, fallback=fallback, shrinkage=share * len(X) / k)
 
-    with _in_haste(len(X)):
-        for i, way in enumerate(chosen):
-            try:
-                p = start(way, i)
-                if distinct and _is_among(p, [q for q, _ in found]):
-                    p, way = start(Way("random_from_data"), i, 1), Way("random_from_data")
-                    if _is_among(p, [q for q, _ in found]):
-                        continue
-                found.append((p, way.schedule))
-            except CollapsedComponentError as error:
-                collapsed = collapsed or error
+    def tried(way: Way, i: int, j: int = 0) -> Parameters | CollapsedComponentError:
+        try:
+            with _in_haste():
+                return start(way, i, j)
+        except CollapsedComponentError as error:
+            return error
+
+    items = [(way, i) for i, way in enumerate(chosen)]
+    groups = (items[begin : begin + SIDE_BY_SIDE] for begin in range(0, len(items), SIDE_BY_SIDE))
+    each = (p for group in groups for p in LocalExecutor().map(tried, group))
+    for (way, i), p in zip(items, each, strict=True):
+        others = [q for q, _ in found]
+        if distinct and isinstance(p, Parameters) and _is_among(p, others):
+            way = Way("random_from_data")
+            p = tried(way, i, 1)
+            if isinstance(p, Parameters) and _is_among(p, others):
+                continue
+        if isinstance(p, Parameters):
+            found.append((p, way.schedule))
+        else:
+            collapsed = collapsed or p
     if collapsed is not None and not found:
         raise collapsed
     return found
@@ -188,20 +201,15 @@ def _is_among(p: Parameters, others: Iterable[Parameters]) -> bool:
 
 
 @contextmanager
-def _in_haste(n_rows: int) -> Iterator[None]:
-    """Let scikit-learn not check rows and options again, nor wait for threads: few rows take less time than that.
+def _in_haste() -> Iterator[None]:
+    """Let scikit-learn not check rows and options again, nor wait for threads.
 
     All of it is for this thread alone, but for what it says of rows that are alike.
     """
     from sklearn import config_context
 
-    threads = threadpool_limits(limits=1, user_api="openmp") if n_rows <= _ROWS_OF_A_THREAD else nullcontext()
-    with config_context(assume_finite=True, skip_parameter_validation=True), threads, forked.without_openmp(), unsaid():
+    with config_context(assume_finite=True, skip_parameter_validation=True), one_openmp_thread(), unsaid():
         yield
-
-
-#: scikit-learn's k-means hands so many rows to a thread.
-_ROWS_OF_A_THREAD = 256
 
 
 def regular_starts(

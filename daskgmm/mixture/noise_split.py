@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -15,13 +16,12 @@ from daskgmm.mixture.split import (
     FIRST_ITERATIONS,
     LAST_ITERATIONS,
     NOISE,
-    FewRows,
     Members,
     Random,
     Split,
     is_thin,
     mean_row,
-    rows_of,
+    rows_of_one,
 )
 
 #: Shares of the rows that a group may be, at a start of it, and rows that may be in the midst of one, at most.
@@ -58,31 +58,41 @@ def splits_beside_noise(
         As for `splits`.
     """
     found, halves = [], {split.k: split.halves for split in others}
-    least = 2 * (X.shape[1] + 1) * w.sum() / len(X)
     for k in [*range(parameters.n_components), NOISE]:
         rows, resp = members[k] if k == NOISE else _together(members[k], members[NOISE], len(X))
-        v = w[rows] * resp
-        mass = float(v.sum())
-        if not mass > 0:
+        one = rows_of_one(parameters, k, (rows, resp), X, w, n_fitted=n_fitted, rng=rng)
+        if one is None:
             continue
-        origin = mean_row(X[rows], v) if k == NOISE else parameters.means[k]
-        parts = rows_of(X, w, (rows, resp), origin, n_fitted=n_fitted, rng=rng, least=2 * least)
-        if parts is None:
-            continue
-        fitted, judged, share = parts
-        em = _Em(parameters, k, floor, least / (mass * share))
+        origin = mean_row(X[rows], w[rows] * resp) if k == NOISE else parameters.means[k]
+        fitted = _Rows.of(one.fitted, X, w, origin)
+        em = _Em(parameters, k, floor, one.least)
         best = em.best(fitted, em.of_halves(halves[k], origin) if k in halves else [])
         if best is None:
             continue
         hope = gain = em.gain(fitted, best)
-        if judged is not fitted:
+        if one.judged is not None:
+            judged = _Rows.of(one.judged, X, w, origin)
             gain = em.gain(judged, best) if judged.weight > 0 else 0.0
-        scale, n_rows = mass / w.sum(), fitted.weight * len(X) / w.sum()
+        n_rows = fitted.weight * len(X) / w.sum()
         # (A component fitted again, to some of its rows, gains a little on these.)
         paid = 0.0 if k == NOISE else 0.5 * parameters.family.n_own(X.shape[1]) * np.log(n_rows) / n_rows
         if np.isfinite(gain) and hope > paid:
-            found.append(Split(k, replace(best, means=origin + best.means), gain * scale, hope * scale))
+            found.append(Split(k, replace(best, means=origin + best.means), gain * one.scale, hope * one.scale))
     return found
+
+
+class _Rows(NamedTuple):
+    """Rows measured from an origin, (n_features, n_rows), their weights times responsibilities, and these together."""
+
+    x: Floats
+    v: Floats
+    weight: float
+
+    @classmethod
+    def of(cls, members: Members, X: Floats, w: Floats, origin: Floats) -> _Rows:
+        rows, resp = members
+        v = w[rows] * resp
+        return cls(np.ascontiguousarray((X[rows] - origin).T), v, float(v.sum()))
 
 
 def _together(one: Members, other: Members, n_rows: int) -> Members:
@@ -115,7 +125,7 @@ class _Em:
         centred = replace(halves, means=halves.means - origin)
         return [self._beside(centred.subset([half]), float(share)) for half, share in enumerate(shares)]
 
-    def best(self, rows: FewRows, starts: list[Parameters]) -> Parameters | None:
+    def best(self, rows: _Rows, starts: list[Parameters]) -> Parameters | None:
         """Return the best mixture; None where all are lost."""
         found = [self._m_step(rows, own) for own in _dense(rows)]
         after = [self._run(rows, p, FIRST_ITERATIONS) for p in [*found, *starts]]
@@ -126,12 +136,12 @@ class _Em:
         thin = best is not None and is_thin(best, self._floor)
         return None if thin and not (self._before.weights[0] > 0 and is_thin(self._before, self._floor)) else best
 
-    def gain(self, rows: FewRows, p: Parameters) -> float:
+    def gain(self, rows: _Rows, p: Parameters) -> float:
         """Return what rows gain over what there was, in the mean, nats."""
         before, after = (np.logaddexp(*self._log_ratios(rows, one)) for one in (self._before, p))
         return float((after - before) @ rows.v) / rows.weight
 
-    def _run(self, rows: FewRows, p: Parameters | None, n_iter: int) -> Parameters | None:
+    def _run(self, rows: _Rows, p: Parameters | None, n_iter: int) -> Parameters | None:
         """Return the mixture after some iterations; None where it is lost."""
         for _ in range(n_iter):
             if p is None or not p.weights[0] >= self._least:
@@ -141,7 +151,7 @@ class _Em:
                 p = self._m_step(rows, rows.v / (1 + np.exp(of_noise - own)))
         return p
 
-    def _m_step(self, rows: FewRows, own: Floats) -> Parameters | None:
+    def _m_step(self, rows: _Rows, own: Floats) -> Parameters | None:
         """Return the M-step for rows of which these weights are the component's; None where it is singular."""
         share = min(float(own.sum()) / rows.weight, 1.0)
         if not share > 0:
@@ -161,7 +171,7 @@ class _Em:
         noise = self._before.noise
         return replace(p, weights=np.array([share]), noise=None if noise is None else noise.with_weight(1 - share))
 
-    def _log_ratios(self, rows: FewRows, p: Parameters) -> tuple[float, Floats]:
+    def _log_ratios(self, rows: _Rows, p: Parameters) -> tuple[float, Floats]:
         """Return the part of the noise, and the density of the component, over the noise's density: logarithms."""
         z = p.shape.standardise_all(rows.x, p.means, p.precisions_cholesky)
         log_norm = float(p.shape.log_norm(p.precisions_cholesky, 1, p.n_features)[0] + p.log_weights[0])
@@ -171,7 +181,7 @@ class _Em:
         return of_noise, own + self._log_volume
 
 
-def _dense(rows: FewRows) -> Iterator[Floats]:
+def _dense(rows: _Rows) -> Iterator[Floats]:
     """Yield the weights of rows about where they are densest: of the row with so large a share of all nearest to it.
 
     Distances are in units of the rows' covariance.

@@ -69,11 +69,12 @@ class Notes:
 
 
 def run_race(
-    sample: Sample, *, n_rows: int = 10**9, whole: bool = True, notes: Notes | None = None, **options: Any
-) -> Candidate:
+    sample: Sample, *, n_rows: int = 10**9, whole: bool = True, n_all: int | None = None, notes: Notes | None = None,
+    **options: Any,
+) -> Candidate:  # fmt: skip
     found = FitOptions(**({"n_components": 3} | options))
     return Race(
-        sample, found, n_rows=n_rows, whole=whole, n_all=len(sample), compiled=False,
+        sample, found, n_rows=n_rows, whole=whole, n_all=n_all or len(sample), compiled=False,
         note=notes or Notes(), step=lambda compute: compute(),
     ).run()  # fmt: skip
 
@@ -108,6 +109,17 @@ def found_all(parameters: Parameters) -> bool:
 
 def same(a: Parameters, b: Parameters) -> bool:
     return all((getattr(a, n) == getattr(b, n)).all() for n in ("weights", "means", "covariances"))
+
+
+def test_the_winner_goes_on_until_what_is_left_is_small_beside_the_error_of_the_sample() -> None:
+    sample = sample_of(three_groups(4000))
+    for tol, expected in ((1e-3, 1e-4), (1e-6, 1e-6)):  # (an error of 9 / 8000 nats)
+        assert run_race(sample, whole=False, n_rows=2000, n_all=8000, tol=tol).options.tol == expected
+    few = sample_of(three_groups(400))
+    # Three weights, six means, and nine numbers of covariances: 18 / 2 (1 / 400 - 1 / 400,000), and a fiftieth of it.
+    found = run_race(few, whole=False, n_rows=200, n_all=400_000, tol=1e-2)
+    assert found.options.tol == pytest.approx(9 * (1 / 400 - 1 / 400_000) / 50)
+    assert run_race(few, whole=False, n_rows=200, n_all=400_000, tol=2e-4).options.tol == 2e-4
 
 
 # -- who wins ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -9,15 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from daskgmm import GaussianMixture
 from daskgmm.errors import CollapsedComponentError, DataError, FitWarning
 from daskgmm.fitting import beginning, sample
+from daskgmm.fitting.openmp import one_openmp_thread
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.sample import sample_size
 from daskgmm.fitting.start import starts
@@ -190,6 +194,31 @@ raise SystemExit(os.waitpid(child, 0)[1])
 def _quietly() -> None:
     with unsaid():
         KMeans(3, n_init=1, max_iter=1).fit(np.zeros((5, 1)))
+
+
+def test_k_means_has_one_thread_of_openmp_and_others_keep_theirs() -> None:
+    with threadpool_limits(3, user_api="openmp"), ThreadPoolExecutor(1) as other:
+        with threadpool_limits(2, user_api="openmp"), one_openmp_thread():
+            assert _openmp_threads() == {1}
+            assert 1 not in other.submit(_openmp_threads).result() or os.cpu_count() == 1
+        assert _openmp_threads() == {3}
+
+
+def _openmp_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "openmp"}
+
+
+@pytest.mark.parametrize("init_params", INIT_PARAMS)
+def test_starts_are_the_same_bits_side_by_side_or_one_after_the_other(init_params: str) -> None:
+    options = FitOptions(n_components=3, n_init=5, init_params=init_params, seed=4)
+    found = []
+    for n_threads in (1, 4):
+        with dask.config.set(num_workers=n_threads):
+            found.append(starts(X, ONES, options, n_features=2))
+    assert len(found[0]) == 5
+    for one, other in zip(*found, strict=True):
+        assert_array_equal(one.means, other.means)
+        assert_array_equal(one.covariances, other.covariances)
 
 
 def test_a_singular_start_is_left_out_and_the_others_go_on() -> None:

@@ -1,13 +1,15 @@
-"""EM of several pairs at once is EM of each with SciPy's densities; a tied covariance stays."""
+"""EM of several pairs, and of several components, at once is EM of each with SciPy's densities; what is tied stays."""
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.stats import multivariate_normal
 
+from daskgmm.mixture import split as split_module
 from daskgmm.mixture.family import family_called
+from daskgmm.mixture.pairs import Em, RowsOfSeveral
 from daskgmm.mixture.parameters import Parameters
-from daskgmm.mixture.split import FewRows, _Em, splits
+from daskgmm.mixture.split import splits
 from tests.kernels.driving import KINDS
 
 REG_COVAR = 1e-3
@@ -54,8 +56,9 @@ def test_pairs_go_as_each_goes_alone(kind, n_features, shrinkage):
     shape = {"full": tied[np.newaxis], "tied": tied, "diag": np.diag(tied)[np.newaxis], "spherical": tied[:1, 0]}[kind]
     one = Parameters.from_covariances(family_called(kind), np.ones(1), X.mean(axis=0, keepdims=True), shape)
     sides = np.stack([X[:, 0] > 0, X[:, -1] > 0.7, rng.random(300) < 0.5])
-    em, rows = _Em(one, REG_COVAR, 1e-3), FewRows(X, v, one.means[0], shrinkage)
-    pairs = em.run(rows, em.of_sides(rows, sides), 5)
+    em = Em(one, [0], floor=REG_COVAR, least=np.array([1e-3]), shrinkage=shrinkage)
+    rows = RowsOfSeveral.of(X, np.ones(300), [(np.arange(300), v)], one.means)
+    pairs = em.run(rows, em.of_sides(rows, sides, np.zeros(3, dtype=int)), 5)
     found = [em.mixture(pair) for pair in pairs.each()]
     assert len(found) == 3
     for side, p, score in zip(sides, found, em.scores(rows, pairs), strict=True):
@@ -70,7 +73,7 @@ def test_pairs_go_as_each_goes_alone(kind, n_features, shrinkage):
         density = log_density(X, weights, means, covariances)
         assert score == pytest.approx(v @ np.logaddexp.reduce(density, axis=0) / v.sum(), rel=1e-10)
     alone = log_density(X, np.ones(1), one.means, [tied if kind == "tied" else shape[0]])[0]
-    assert em.score_of_one(rows) == pytest.approx(v @ alone / v.sum(), rel=1e-10)
+    assert em.scores_of_ones(rows) == [pytest.approx(v @ alone / v.sum(), rel=1e-10)]
 
 
 @pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
@@ -79,10 +82,41 @@ def test_a_singular_or_an_empty_half_leaves_the_other_pairs(kind):
     shape = {"full": np.eye(2)[np.newaxis], "diag": np.ones((1, 2)), "spherical": np.ones(1)}[kind]
     one = Parameters.from_covariances(family_called(kind), np.ones(1), np.zeros((1, 2)), shape)
     alike, nobody, good = np.arange(80) >= 60, np.zeros(80, dtype=bool), X[:, 0] > 0
-    em, rows = _Em(one, 0.0, 1e-3), FewRows(X, np.ones(80), one.means[0])
-    pairs = em.of_sides(rows, np.stack([alike, nobody, good]))
-    assert pairs.weights.tolist() == [[1 - good.mean(), good.mean()]]
-    assert len(em.of_sides(rows, np.stack([alike, nobody])).weights) == 0
+    for n in (1, 2):  # (a component by itself, and beside another one with fewer rows)
+        em = Em(one, [0] * n, floor=0.0, least=np.full(n, 1e-3), shrinkage=0.0)
+        members = [(np.arange(80), np.ones(80)), (np.arange(50), np.ones(50))][:n]
+        rows = RowsOfSeveral.of(X, np.ones(80), members, np.zeros((n, 2)))
+        pairs = em.of_sides(rows, np.stack([alike, nobody, good]), np.zeros(3, dtype=int))
+        assert pairs.weights.tolist() == [[1 - good.mean(), good.mean()]]
+        assert len(em.of_sides(rows, np.stack([alike, nobody]), np.zeros(2, dtype=int)).weights) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_fitted", [None, 700])
+def test_components_are_split_together_as_each_is_alone(kind, n_fitted, monkeypatch):
+    rng = np.random.default_rng(1)
+    labels = rng.choice(5, size=900, p=[0.4, 0.25, 0.2, 0.14, 0.01])
+    X = rng.standard_normal((900, 3)) + 30.0 * labels[:, np.newaxis] + 4.0 * (np.arange(900)[:, np.newaxis] % 2)
+    w = rng.uniform(0.5, 2.0, 900)
+    members = [(own, rng.uniform(0.5, 1.0, len(own))) for own in (np.flatnonzero(labels == k) for k in range(5))]
+    means = np.stack([np.average(X[own], axis=0, weights=w[own] * resp) for own, resp in members])
+    shape = {"full": (5, 1, 1), "tied": (1, 1), "diag": (5, 1), "spherical": (5,)}[kind]
+    unit = np.eye(3) if kind in ("full", "tied") else np.ones(3 if kind == "diag" else ())
+    p = Parameters.from_covariances(family_called(kind), np.full(5, 0.2), means, 5.0 * np.ones(shape) * unit)
+
+    def found():
+        return splits(p, X, w, members, floor=REG_COVAR, rng=np.random.default_rng(0), n_fitted=n_fitted)
+
+    together = found()
+    monkeypatch.setattr(split_module, "_AT_ONCE_OF_SEVERAL", 1)
+    alone = found()
+    assert [s.k for s in together] == [s.k for s in alone] == [0, 1, 2, 3], "nine rows are too few"
+    for a, b in zip(together, alone, strict=True):
+        assert (a.gain, a.hope) == (pytest.approx(b.gain, rel=1e-9), pytest.approx(b.hope, rel=1e-9))
+        assert a.hope > 0.01
+        assert_allclose(a.halves.weights, b.halves.weights, rtol=1e-9)
+        assert_allclose(a.halves.means, b.halves.means, rtol=1e-9)
+        assert_allclose(a.halves.covariances, b.halves.covariances, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

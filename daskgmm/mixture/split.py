@@ -76,8 +76,9 @@ def splits(
         that is due to the freedom of a component more. None: on the same rows.
     """
     found = []
+    n_needed = parameters.family.least_rows(X.shape[1])
     # Of a half, in units of the mean row weight: rows of a covariance in general position, twice.
-    least = 2 * (X.shape[1] + 1) * w.sum() / len(X)
+    least = 2 * n_needed * w.sum() / len(X)
     most = MOST_ROWS if n_fitted is None else max(MOST_ROWS, MOST_A_FEATURE * X.shape[1])
     for k, (rows, resp) in enumerate(members):
         mass = float(w[rows] @ resp)
@@ -85,7 +86,7 @@ def splits(
             continue
         n_seen = len(rows) if n_fitted is None else int(np.searchsorted(rows, n_fitted))
         own = np.arange(n_seen) if n_seen <= most else np.sort(rng.permutation(n_seen)[:most])
-        shrinkage = 0.0 if n_fitted is None else float(X.shape[1])
+        shrinkage = 0.0 if n_fitted is None else n_needed - 1.0
         fitted = _Rows(X[rows[own]], w[rows[own]] * resp[own], parameters.means[k], shrinkage)
         share = fitted.weight / mass if n_fitted is not None else 1.0
         if not mass * share >= 2 * least:

@@ -155,7 +155,8 @@ class GaussianMixture(
         dataclass, a subclass of `daskgmm.Kernel`, for the components that it chooses; `predict`, `score`,
         `bic` and `aic` take the rule's.
     start_rows : int or None
-        Rows of the sample at most; None takes as many as a start needs.
+        Rows of the sample at most; None takes as many as a start needs. As many as there are rows, or more, start on
+        all of them (64 MiB at most): some times the time of a start, and often a little higher on up to 100,000 rows.
     noise : False, True or float, default=False
         Whether a uniform density stands beside the components, for rows that belong to none of them: over the robust
         box of the sample (between the 0.5 % and 99.5 % quantiles along its principal axes), or over this volume, in

@@ -100,7 +100,8 @@ class MainOptions(Record):
         Whether components are split and merged on the sample where that promises a better optimum. Never where the
         start is given.
     start_rows : int or None
-        Rows of the sample on which a start is found, at most; None leaves it to the rule.
+        Rows of the sample on which a start is found, at most; None leaves it to the rule. As many as there are, or
+        more, ask for a start on all of them.
     kernel : {"rule", "phi", "exact"} or Kernel
         The form of the E-step; "phi" and "exact" are for tests and measurements. A kernel computes the components that
         it chooses, and the rule is for the others.
@@ -169,7 +170,7 @@ class MainOptions(Record):
     start_rows: int | None = declare(
         None,
         Option(
-            help="Rows of the sample at most.", flag="--start-rows", metavar="N",
+            help="Rows of the sample at most; as many as there are: start on all.", flag="--start-rows", metavar="N",
             default_text="as many as a start needs", number=int, least=1, choices=(None,), rule=_start_rows_rule,
             remedy="Leave it out for the rule.",
         ),

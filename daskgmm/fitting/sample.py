@@ -41,7 +41,7 @@ def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
     """Return the number of rows to sample, in expectation; all of them where they are few.
 
     Those whose own error is tol are as good as all for a start. Bounds: a quarter of the rows, `start_rows`, and what
-    SAMPLE_BYTES hold; but no fewer than race.
+    SAMPLE_BYTES hold; but no fewer than race. A `start_rows` of all rows asks for all.
     """
     raced = race_size(options, n_rows, n_features)
     return max(raced, _bounded(min(_as_good(options, n_features), n_rows / SAMPLE_PART), options, n_rows, n_features))
@@ -103,8 +103,10 @@ def _bounded(wanted: float, options: FitOptions, n_rows: int, n_features: int) -
     """Return a number of rows within what there is, may be taken and can be held; of given starts none is wanted."""
     if options.start_is_given or options.starts_on_all_rows:
         return 0
-    asked = n_rows if options.start_rows is None else options.start_rows
-    return int(min(n_rows, wanted, asked, max(SAMPLE_BYTES // (8 * n_features), 10 * options.n_components)))
+    asked = options.start_rows
+    if asked is not None:
+        wanted = n_rows if asked >= n_rows else min(wanted, asked)
+    return int(min(n_rows, wanted, max(SAMPLE_BYTES // (8 * n_features), 10 * options.n_components)))
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,8 @@ def test_tasks_of_a_sample_are_few_and_cover_it(n_rows: int) -> None:
         (10**7, 4, {"n_components": 10, "tol": 1e-3, "start_rows": 5000}, 5000, 5000),
         (10**6, 16, {"n_components": 32, "start_rows": 100_000}, 25_000, 100_000),
         (100, 4, {"n_components": 10, "start_rows": 5000}, 100, 100),
+        (10**5, 4, {"n_components": 10, "start_rows": 10**5}, 10**5, 10**5),  # all, where they are asked for
+        (10**9, 4, {"n_components": 10, "start_rows": 10**9}, 2**21, 2**21),  # as far as 64 MiB hold them
         (10**9, 10**6, {"n_components": 10}, 100, 100),  # ten a component, whatever the bytes
         (10**9, 2, {"n_components": 3, "init_params": "k-means||"}, 0, 0),
     ],

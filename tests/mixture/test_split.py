@@ -133,3 +133,20 @@ def test_a_component_without_rows_beyond_those_that_it_is_fitted_to_gains_nothin
         assert found.hope > 0.1
     nobody = [(np.arange(0), np.ones(0))]
     assert splits(one, X, np.ones(300), nobody, floor=REG_COVAR, rng=np.random.default_rng(0)) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_half_needs_as_many_rows_as_its_own_covariance_and_no_more(kind):
+    n_features, n_rows = 40, 100
+    X = np.random.default_rng(0).standard_normal((n_rows, n_features))
+    X[:30] += 2.0  # 30 rows: fewer than twice those of a full covariance of 40 features, enough for the others
+    shape = {"full": np.eye(n_features)[np.newaxis], "tied": np.eye(n_features), "diag": np.ones((1, n_features)),
+             "spherical": np.ones(1)}[kind]  # fmt: skip
+    one = Parameters.from_covariances(family_called(kind), np.ones(1), X.mean(axis=0, keepdims=True), shape)
+    members = [(np.arange(n_rows), np.ones(n_rows))]
+    found = splits(one, X, np.ones(n_rows), members, floor=REG_COVAR, rng=np.random.default_rng(0))
+    if kind == "full":
+        assert found == []
+        return
+    assert sorted(found[0].halves.weights) == pytest.approx([0.3, 0.7], abs=1e-6)
+    assert np.sort(found[0].halves.means.mean(axis=1)) == pytest.approx([0, 2], abs=0.1)

@@ -175,11 +175,11 @@ class Em:
             of, resp, counts = of[there], resp[there], counts[there]
             x = rows.of_halves(of)
         weights = counts / counts.sum(axis=1, keepdims=True)
-        resp = resp.reshape(counts.size, -1)
+        resp = resp.reshape(counts.size, x.shape[-1])
         sums = resp @ x[0].T if len(x) == 1 else (x @ resp[:, :, np.newaxis])[:, :, 0]
         means = sums / counts.reshape(-1, 1)
         central = shape.weighted_covariances(x, resp, means) if len(of) else None
-        halved = means.reshape(*counts.shape, -1)
+        halved = means.reshape(*counts.shape, ones.n_features)
         if central is None:
             own = np.zeros(counts.size, dtype=int)
             covariances, cholesky = shape.subset(ones.covariances, own), shape.subset(ones.precisions_cholesky, own)

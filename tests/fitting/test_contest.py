@@ -65,7 +65,7 @@ def test_the_choice_is_that_of_optima_and_says_how_far_it_holds() -> None:
     assert alone.reach >= OPTIONS.tol
     assert alone.bic - exact.entries[1].fit.bic > 20
     assert found.entries[1].fit.lower_bounds[: alone.n_iter] == alone.lower_bounds, "further on the same way"
-    assert found.entries[1].fit.n_iter > alone.n_iter
+    assert found.entries[1].fit.n_iter >= alone.n_iter
     assert found.entries[1].fit.status is Status.CONVERGED
     assert {entry.fit.n_passes for entry in found.entries} == {found.n_passes}
 

@@ -176,8 +176,9 @@ def select(
         Measurement errors of X, as for `GaussianMixture.fit`.
     **parameters
         Of each model, as for its class: tol, max_iter, random_state and so on. A converged fit knows its
-        criterion to about 2 n_rows tol. So models that may still be the best go on, up to max_iter passes, until theirs
-        is known to 0.1. Models that are closer than that are marked as level.
+        criterion to about 2 n_rows tol. So models that may still be the best go on, up to max_iter passes, until only
+        one of them may, or theirs is known to 0.1: a sample shows what each may still gain, and where. Models that are
+        closer than that are marked as level.
     verbose : int, default=0
         1 prints a line every ten passes, 2 for each pass.
 

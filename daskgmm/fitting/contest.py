@@ -2,18 +2,19 @@
 
 A fit has converged when one step of EM gains less than tol a row. Of n rows that is 2 n tol in BIC, 8000 for four
 million rows at the default: more than the models that compete are apart. So those whose place can still change go on,
-in passes that they share, to a tol that is small against the criterion; and what is left open is said.
+in passes that they share; and what is left open is said. A sample shows what each may still gain, and leaps to where
+(`ahead.py`); where it cannot, they go on to a tol that is small against the criterion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 
-from daskgmm.fitting.loop import Candidate
+from daskgmm.fitting.ahead import FINER, Ahead
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import Run
@@ -22,11 +23,11 @@ from daskgmm.mixture.criteria import HIGHER_IS_BETTER
 #: Contenders go on until 2 n tol is this, in units of the criterion: differences below 2 are "not worth more than a
 #: bare mention" (Kass and Raftery 1995, doi:10.1080/01621459.1995.10476572).
 SETTLED = 0.1
-#: A round ends at a tol so many times smaller than the one before: most contenders drop out after the first two.
-FINER = 10.0
 #: Whose figure is so many resolutions from the best goes on too: where components overlap, EM gains some ten times its
 #: last steps yet (4,000,000 rows of two Gaussians one deviation apart: 1.3e-4 nats a row after a step of 1e-5).
 MARGIN = 30.0
+#: The same where the sample has shown what there is to gain.
+FORESEEN = 2.0
 
 
 @dataclass(frozen=True)
@@ -130,18 +131,24 @@ def best_of(entries: Sequence[Entry], criterion: str) -> int:
 def settled(run: Run, models: Sequence[Model], found: Mapping[int, Fit], criterion: str) -> list[Entry]:
     """Return the entries once rounds of further passes leave the choice as it is, or can do no more for it.
 
-    In a round, models that may still come before the best, and the best itself, go on to a smaller tol. Once none may,
-    those whose log-likelihood is below that of a smaller one of their kind, which at optima is impossible, are searched
-    again, from splits of that one.
+    The sample shows what models that may still come before the best, and the best itself, have to gain. In a round,
+    those of them that may still come before it go on, each to where the sample sees its end, or to a smaller tol. Once
+    none may, those whose log-likelihood is below that of a smaller one of their kind, which at optima is impossible,
+    are searched again, from splits of that one.
     """
     fits, moved, searched = dict(found), dict[tuple[str, int], float](), set[int]()
-    folds_count = criterion == "held_out"
-    counted = [i for i in fits if models[i].fold is None or folds_count]
-    number = 0
+    counted = [i for i in fits if models[i].fold is None or criterion == "held_out"]
+    finest = SETTLED / (2 * fits[counted[0]].weight)
+    ahead, number = Ahead(run, finest), 0
     while True:
         entries = entries_of(models, fits, criterion, moved)
-        finest = SETTLED / (2 * entries[0].fit.weight)
-        started = _further(run, models, counted, entries, criterion, finest=finest)
+        rivals = _rivals(models, counted, entries, criterion, ahead.known)
+        unseen = [i for i in rivals if i not in ahead.seen]
+        if unseen:
+            n_best = entries[best_of(entries, criterion)].fit.parameters.n_free
+            fits |= {i: ahead.look(i, fits[i], n_more=fits[i].parameters.n_free - n_best) for i in unseen}
+            continue
+        started = {i: candidates for i in rivals if (candidates := ahead.further(i, fits[i]))}
         if not started:  # (a smaller model is split once it is settled itself)
             below = _below(models, {i: fits[i] for i in counted})
             started = {
@@ -149,35 +156,34 @@ def settled(run: Run, models: Sequence[Model], found: Mapping[int, Fit], criteri
                 for i, (_, smaller) in below.items() if i not in searched
             }  # fmt: skip
             searched |= set(started)
+            ahead.began_anew(started)
         if not started:
             return [replace(e, fit=run.up_to_date(e.fit)) for e in entries]
         number += 1
         before = {e.name: e.value(criterion) for e in entries}
         fits |= {i: fit for i, fit in run.polished(started, number=number).items() if isinstance(fit, Fit)}
+        ahead.went(started)
         after = entries_of(models, fits, criterion, moved)
         moved |= {e.name: abs(e.value(criterion) - before[e.name]) for e in after
                   if e.value(criterion) != before[e.name]}  # fmt: skip
 
 
-def _further(
-    run: Run,
-    models: Sequence[Model],
-    counted: Sequence[int],
-    entries: Sequence[Entry],
-    criterion: str,
-    *,
-    finest: float,
-) -> dict[int, list[Candidate]]:
-    """Return the candidates of the models whose place is open, with a smaller tol; none where only one is."""
+def _rivals(
+    models: Sequence[Model], counted: Sequence[int], entries: Sequence[Entry], criterion: str, known: Container[int]
+) -> list[int]:
+    """Return the models that may still come before the best, and the best itself; none where it is alone.
+
+    `known` are those of which the sample has shown what they have to gain.
+    """
     best = entries[best_of(entries, criterion)]
-    most = best.value(criterion)
-    margin = MARGIN if criterion in ("bic", "aic", "bound") else 1.0  # (the others' resolution is a bound)
-    ties = {e.name for e in entries if most < e.value(criterion) <= most + margin * e.resolution}
-    if not ties:
-        return {}
-    of_ties = [i for i in counted if name(models[i]) in ties | {best.name}]
-    found = {i: run.going_on(i, finest=finest, finer=FINER) for i in of_ties}
-    return {i: candidates for i, candidates in found.items() if candidates}
+    most, rough = best.value(criterion), criterion in ("bic", "aic", "bound")  # (the others' resolution is a bound)
+    unknown = {name(models[i]) for i in counted if i not in known}
+    ties = set()
+    for e in entries:
+        margin = 1.0 if not rough else MARGIN if e.name in unknown else FORESEEN
+        if most < e.value(criterion) <= most + margin * e.resolution:
+            ties.add(e.name)
+    return [i for i in counted if name(models[i]) in ties | {best.name}] if ties else []
 
 
 def _below(models: Sequence[Model], fits: Mapping[int, Fit]) -> dict[int, tuple[int, int]]:

@@ -11,7 +11,7 @@ from daskgmm.errors import CollapsedComponentError, DataError, NotFiniteError
 from daskgmm.fitting.evaluate import Request, RowSets, check_counts, check_mean, check_responsibilities
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.status import Status
-from daskgmm.fitting.stopping import Pass, StoppingRule, Verdict, ask
+from daskgmm.fitting.stopping import OnePass, Pass, StoppingRule, Verdict, ask
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.mstep import m_step
 from daskgmm.kernels.plan import Plan, make_plan, precision_called
@@ -104,6 +104,13 @@ class Candidate(Record):
         """Return it running on to a smaller tol, nats."""
         options = replace(self.options, tol=tol)
         return replace(self, status=Status.RUNNING, options=options, rule=None, n_judged=0)
+
+    def leaping(self, target: Parameters, objective: float) -> Candidate:
+        """Return it running on for a pass at a mixture, which is taken if its objective is at least this one, nats."""
+        accelerator, move = self.accelerator.leap(self.options.whole_prior.kept(target), objective)
+        return replace(
+            self, status=Status.RUNNING, accelerator=accelerator, move=move, rule=OnePass(), n_judged=self.n_passes
+        )
 
     @property
     def n_iter(self) -> int:

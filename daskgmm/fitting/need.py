@@ -30,12 +30,14 @@ AS_ROWS_WITH_GAPS = 10
 
 
 def fit_need(
-    models: Sequence[FitOptions], X: Source, *, n_columns: int = 0, labels: bool = False, given: bool = False
-) -> Need:
+    models: Sequence[FitOptions], X: Source, *, n_columns: int = 0, labels: bool = False, given: bool = False,
+    contest: bool = False,
+) -> Need:  # fmt: skip
     """Return what the fits of some models in the same passes need beside the rows.
 
     It is stated as for candidates that are all as large as the largest. `n_columns` numbers come with each row; with
-    `labels` a survey holds the moments of their classes; `given` says that they begin with a mixture that there is.
+    `labels` a survey holds the moments of their classes; `given` says that they begin with a mixture that there is; in
+    a contest more rows are in the sample.
     """
     n_features = X.n_features
     sizes = [o.n_components * o.family.shape.n_statistics(n_features, exact=True) for o in models]
@@ -43,13 +45,13 @@ def fit_need(
     total = sum(size * (o.n_init if o.starts_on_all_rows else 1) for o, size in zip(models, sizes, strict=True))
     n_candidates = min(-(-total // max(sizes)), max(1, WAVE_BYTES // (8 * max(sizes))))
     of_columns = 8 * n_columns * max(sample_size(o, X.n_rows, n_features) for o in models)
-    beside = max(_start_bytes(o, X) + _kernel_bytes(o, n_features) for o in models) + of_columns
+    beside = max(_start_bytes(o, X, contest=contest) + _kernel_bytes(o, n_features) for o in models) + of_columns
     if labels:  # (a state, what is added to it, and their sum)
         n_classes = max(max(o.label_components or (o.n_components - 1,)) + 1 for o in models)
         beside += 3 * 8 * n_classes * (n_features + 1) ** 2
     n_components = max(o.n_components for o in models)
     compiled = any(is_compiled(o, X) for o in models)
-    own = _own_bytes(models, X) + 2 * of_columns  # (the race has the sample in another order)
+    own = _own_bytes(models, X, contest=contest) + 2 * of_columns  # (the race has the sample in another order)
     given = given or any(o.any_given for o in models)
     return Need(
         largest.family.shape, n_components, n_candidates, beside, compiled, own, device=models[0].device, given=given
@@ -62,9 +64,10 @@ def _kernel_bytes(options: FitOptions, n_features: int) -> int:
     return kernel.n_bytes(options.family.shape, options.n_components, n_features) if isinstance(kernel, Kernel) else 0
 
 
-def _own_bytes(models: Sequence[FitOptions], X: Source) -> int:
+def _own_bytes(models: Sequence[FitOptions], X: Source, *, contest: bool) -> int:
     """Return the bytes of the sample, of the largest race on it, and of the candidates of all models after it."""
-    sample = max(surveyed_size(o, X.n_rows, X.n_features) for o in models) * 8 * (X.n_features + 2)
+    n_sampled = max(surveyed_size(o, X.n_rows, X.n_features, contest=contest) for o in models)
+    sample = n_sampled * 8 * (X.n_features + 2)
     started = sum(_candidate_bytes(o, X) * (o.n_init if o.starts_on_all_rows else 1) for o in models)
     return int(sample + started + max(_race_bytes(o, X) for o in models))
 
@@ -125,13 +128,13 @@ def checkpoint_bytes(options: FitOptions, rows: Rows, need: Need) -> int:
 _RECORD_BYTES = 1 << 18
 
 
-def _start_bytes(options: FitOptions, X: Source) -> int:
+def _start_bytes(options: FitOptions, X: Source, *, contest: bool = False) -> int:
     """Return the bytes that a start takes in a worker: pieces of the sample, or states of k-means|| and distances."""
     n_features = X.n_features
     if options.starts_on_all_rows:
         n_points = 1 + N_ROUNDS * OVERSAMPLING * options.n_components
         return 8 * (32 * n_points * (2 * n_features + 1) + 4 * max(DISTANCES, n_points))
-    return 8 * (n_features + 2) * surveyed_size(options, X.n_rows, n_features)
+    return 8 * (n_features + 2) * surveyed_size(options, X.n_rows, n_features, contest=contest)
 
 
 def is_compiled(options: FitOptions, X: Source) -> bool:

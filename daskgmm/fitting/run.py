@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import cast
 
 from daskgmm.errors import ChangedDataError, CollapsedComponentError, DataError, OptionError, verbatim
 from daskgmm.fitting.beginning import begun
@@ -21,6 +22,7 @@ from daskgmm.fitting.one_component import of_sample
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.polishing import Polishing
 from daskgmm.fitting.progress import Progress
+from daskgmm.fitting.prospect import Prospect, can_be_foreseen, foreseen
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.status import Status
 from daskgmm.fitting.successor import split_starts
@@ -51,10 +53,12 @@ def running(
     checkpoint: Checkpoint | None = None,
     columns: Mapping[str, Source] | None = None,
     labels: Source | None = None,
+    contest: bool = False,
 ) -> Iterator[Run]:
     """Provide the run of some models over the same rows; what metadata tell is checked before anything is read.
 
     The models' options differ in n_components and covariance_type only. With a checkpoint it goes on from there.
+    In a contest they are to be compared.
     """
     columns = {**(columns or {}), **column_of_labels([m.options for m in models], X, labels)}
     if executor is None:
@@ -68,7 +72,9 @@ def running(
     rows = Rows.plan(X, weights, columns).checked(models[0].options.non_finite)
     n_columns = sum(column.n_features for column in rows.columns.values())
     given = any(m.has_given_components for m in models)
-    need = fit_need([m.options for m in models], X, n_columns=n_columns, labels=labels is not None, given=given)
+    need = fit_need(
+        [m.options for m in models], X, n_columns=n_columns, labels=labels is not None, given=given, contest=contest
+    )
     rows, need = promise_memory(rows, need, executor)
     device = device_of_fit([m.options for m in models], rows, need, executor)
     on_cards = {"card_bytes": device.keep_bytes, "n_cards": device.n_cards}
@@ -78,7 +84,7 @@ def running(
             with nullcontext() if checkpoint is None else checkpoint.going_on():
                 evaluator = Evaluator(passes, need.state_bytes(X.n_features), device=device)
                 progress = Progress(evaluator, len(models), listener, checkpoint)
-                known = surveyed(progress, models, n_folds)
+                known = surveyed(progress, models, n_folds, contest=contest)
                 yield Run(progress, known, precise_enough(as_seen(models, known), known.survey))
         except DataError:
             if checkpoint is not None:
@@ -175,10 +181,39 @@ class Run:
             return []
         return [best.going_on(max(finest, o.tol / finer))]
 
+    def prospect(self, i: int, *, number: int, tol: float, caution: float) -> Prospect | None:
+        """Return where a model's best candidate would end, by the sample; None where nobody can tell.
+
+        EM on the sample ends at changes of `tol`, nats; `caution` is how much more than usual holds it back. `number`
+        counts the prospects of a model.
+        """
+        best, model, known = self._ended[i], self.models[i], self.known
+        last, ended = best.accelerator.last, best.status is Status.CONVERGED and not best.is_closed_form
+        if last is None or not ended or best.n_passes >= best.options.max_iter or not can_be_foreseen(best.options):
+            return None
+
+        def look() -> Prospect | None:
+            return foreseen(
+                *last, known.sample_ahead(model), best.options, n_all=known.n_weighted(model.fold), tol=tol,
+                caution=caution, compiled=best.compiled,
+            )  # fmt: skip
+
+        return cast(Prospect | None, self.progress.once(f"prospect-{i}-{number}", look))
+
+    def leaping(self, i: int, target: Parameters, fit: Fit) -> list[Candidate]:
+        """Return the best candidate of a model, to be tried for a pass at a mixture: it must do better than its fit."""
+        volume = self.known.volumes[self.models[i].fold]
+        return [self._ended[i].leaping(target, fit.mean_log_likelihood + volume)]
+
+    def has_leapt(self, i: int) -> bool:
+        """Return whether the last pass of a model's candidate was at a better mixture."""
+        return self._ended[i].accepted
+
     def searched_again(self, i: int, smaller: Parameters, *, tol: float) -> list[Candidate]:
         """Return the best candidate of a model, and others that start from a smaller model's components, split.
 
         They start where the smaller model has ended, so that a step says little before it is very small: `tol`, nats.
+        (Not where the sample tells what is ahead of them.)
         """
         model, last, X = self.models[i], self._ended[i], self.known.X
         if self.known.scaling is not None:
@@ -191,7 +226,8 @@ class Run:
             return split_starts(smaller, sample, options.on_sample(share), compiled=compiled)
 
         found = self.progress.once(f"again-{i}", starts)
-        finer = replace(options, tol=min(options.tol, tol))
+        seen = last.accelerator.last is not None and can_be_foreseen(options)
+        finer = options if seen else replace(options, tol=min(options.tol, tol))
         fresh = [
             Candidate.start(options.n_init + j, p, finer, fold=model.fold, compiled=compiled)
             for j, p in enumerate(found)

@@ -31,6 +31,8 @@ VISITS, VISITS_OF_ALL = 80, 2
 FEW_ROWS = 20_000
 #: The winner of the race goes on alone on at most this part of all rows: some eight passes there save two over all.
 SAMPLE_PART = 4
+#: On so many rows at least a contest sees the ends of fits: EM in memory takes a fraction of a second there.
+AHEAD_ROWS = 100_000
 #: Operations of a candidate that are worth a task of their own.
 _TASK_FLOPS = 1e7
 #: Tasks of a pass over the sample at most.
@@ -47,10 +49,20 @@ def sample_size(options: FitOptions, n_rows: int, n_features: int) -> int:
     return max(raced, _bounded(min(_as_good(options, n_features), n_rows / SAMPLE_PART), options, n_rows, n_features))
 
 
-def surveyed_size(options: FitOptions, n_rows: int, n_features: int) -> int:
-    """Return the number of rows that the survey takes, in expectation: the sample, or more for the box of the noise."""
-    own = 0 if options.is_closed_form else sample_size(options, n_rows, n_features)
+def surveyed_size(options: FitOptions, n_rows: int, n_features: int, *, contest: bool = False) -> int:
+    """Return the number of rows that the survey takes, in expectation.
+
+    The sample, or more in a contest, and for the box of the noise.
+    """
+    size = ahead_size if contest else sample_size
+    own = 0 if options.is_closed_form else size(options, n_rows, n_features)
     return max(own, box_size(n_rows, n_features)) if options.noise is True else own
+
+
+def ahead_size(options: FitOptions, n_rows: int, n_features: int) -> int:
+    """Return the number of rows on which a contest sees the ends of fits, in expectation: no fewer than the sample."""
+    own = sample_size(options, n_rows, n_features)
+    return max(own, int(min(n_rows, AHEAD_ROWS, SAMPLE_BYTES // (8 * n_features)))) if own else 0
 
 
 def box_size(n_rows: int, n_features: int) -> int:
@@ -175,6 +187,10 @@ class Sample:
     def shuffled(self) -> Sample:
         """Return the rows in random order, by another hash: neighbours in the input are no longer neighbours."""
         return self._rows(np.argsort(row_hash(self.rows, self.seed + 1), kind="stable"))
+
+    def halves(self) -> tuple[Sample, Sample]:
+        """Return every other row, and the rest, views."""
+        return self._rows(slice(0, None, 2)), self._rows(slice(1, None, 2))
 
     def part(self, begin: int, end: int) -> Sample:
         """Return the rows from `begin` to `end`, views."""

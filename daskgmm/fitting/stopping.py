@@ -90,3 +90,11 @@ class Tolerance(StoppingRule):
 
     def after(self, seen: Pass) -> tuple[StoppingRule, Verdict]:
         return self, Verdict.CONVERGED if seen.n_iter and abs(seen.change) < self.tol else Verdict.GO_ON
+
+
+@dataclass(frozen=True)
+class OnePass(StoppingRule):
+    """For a candidate that has converged, and goes on for a pass."""
+
+    def after(self, seen: Pass) -> tuple[StoppingRule, Verdict]:
+        return self, Verdict.CONVERGED

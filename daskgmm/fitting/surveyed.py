@@ -16,7 +16,7 @@ from daskgmm.fitting.known import needs_scatter, settled
 from daskgmm.fitting.model import Model
 from daskgmm.fitting.noise_volume import beside_noise, noise_over
 from daskgmm.fitting.progress import Progress
-from daskgmm.fitting.sample import Sample, box_size, sample_size, surveyed_size
+from daskgmm.fitting.sample import Sample, ahead_size, box_size, sample_size, surveyed_size
 from daskgmm.kernels.folds import Fold
 from daskgmm.kernels.labels import LABELS
 from daskgmm.mixture.noise import Noise
@@ -74,6 +74,11 @@ class Surveyed:
         threshold = sample_threshold(self.X.n_rows, sample_size(model.options, self.X.n_rows, self.X.n_features))
         return self.sample.within(threshold).outside(model.fold)
 
+    def sample_ahead(self, model: Model) -> Sample:
+        """Return the rows on which a contest sees the end of a model's fit."""
+        threshold = sample_threshold(self.X.n_rows, ahead_size(model.options, self.X.n_rows, self.X.n_features))
+        return self.sample.within(threshold).outside(model.fold)
+
     def class_starts(self, model: Model) -> ClassStarts | None:
         """Return where the components of known classes start; None without labels."""
         classes, survey = model.options.known_classes, self.survey
@@ -94,11 +99,14 @@ class Surveyed:
         return p.n_components > 1 and takes_compiled_kernel(self.X.n_rows, p.shape, p.n_components, p.n_features)
 
 
-def surveyed(progress: Progress, models: Sequence[Model], n_folds: int) -> Surveyed:
-    """Return what a survey finds of the rows, of which each is then known to be finite, or left out."""
+def surveyed(progress: Progress, models: Sequence[Model], n_folds: int, *, contest: bool = False) -> Surveyed:
+    """Return what a survey finds of the rows, of which each is then known to be finite, or left out.
+
+    In a contest its sample is large enough for the ends of fits to be seen on it.
+    """
     rows, options = progress.passes.rows, models[0].options
     n_rows, n_features = rows.X.n_rows, rows.X.n_features
-    sizes = [0, *(surveyed_size(m.options, n_rows, n_features) for m in models if _is_searched(m))]
+    sizes = [0, *(surveyed_size(m.options, n_rows, n_features, contest=contest) for m in models if _is_searched(m))]
     threshold = sample_threshold(n_rows, max(sizes)) if max(sizes) else -1
     scatter = any(m.options.needs_scatter for m in models) or needs_scatter([m.options for m in models])
     labels, shapes = rows.columns.get(LABELS), [m.options.family.shape for m in models]

@@ -114,7 +114,7 @@ def select_model(
     check_shape(X, n_components=max(model.options.n_components for model in models))
     with running(
         models, X, n_folds=n_folds, weights=weights, labels=labels, executor=executor, listener=listener,
-        checkpoint=checkpoint, columns=errors.columns,
+        checkpoint=checkpoint, columns=errors.columns, contest=True,
     ) as run:  # fmt: skip
         started, stopped = _started(run, models, criterion, stop_early=stop_early)
         found = run.polished({i: c for i, c in started.items() if not isinstance(c, CollapsedComponentError)})

@@ -66,6 +66,18 @@ class Accelerator(Record, ABC):
     def reject(self, point: Move) -> Advance:
         """Return what follows where the pass at an extrapolated point failed: it collapsed, or is not finite."""
 
+    @property
+    def last(self) -> tuple[Parameters, Parameters] | None:
+        """The last accepted point, and its EM image; None where it is not kept, and there are no leaps from outside."""
+        return None
+
+    def leap(self, target: Parameters, objective: float) -> tuple[Accelerator, Move]:
+        """Return the state before a pass at a mixture that something else has found, and that pass.
+
+        It is accepted if its objective is at least this one, nats; only where `last` is kept.
+        """
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Plain(Accelerator):
@@ -99,32 +111,44 @@ class Squarem(Accelerator):
     objective : float
         That of the last accepted point, nats.
     before : Parameters or None
-        The last accepted point; None at the start, and after a rejection.
+        The last accepted point; None at the start.
     fallback : Parameters or None
         Its EM image.
+    rejected : bool
+        Whether the last pass was a rejection.
     """
 
     longest: float = FACTOR
     objective: float = -np.inf
     before: Parameters | None = None
     fallback: Parameters | None = None
+    rejected: bool = False
 
     def advance(self, point: Move, objective: float, image: Parameters) -> Advance:
         if point.extrapolated and _falls(objective, self.objective):
             return self.reject(point)
-        state = replace(self, objective=objective, before=point.parameters, fallback=image)
-        if point.extrapolated or self.before is None:
+        state = replace(self, objective=objective, before=point.parameters, fallback=image, rejected=False)
+        if point.extrapolated or self.rejected or self.before is None:
             grown = FACTOR * self.longest if point.step >= self.longest else self.longest
             return Advance(replace(state, longest=grown), _em_step(image), accepted=True)
         leap = _leap(self.before, point.parameters, image, longest=self.longest)
         return Advance(state, leap or _em_step(image), accepted=True)
 
+    @property
+    def last(self) -> tuple[Parameters, Parameters] | None:
+        return None if self.before is None or self.fallback is None else (self.before, self.fallback)
+
+    def leap(self, target: Parameters, objective: float) -> tuple[Accelerator, Move]:
+        # (It says nothing of how long leaps of its own may be: accepted it leaves that as it is.)
+        state = replace(self, longest=self.longest / FACTOR, objective=max(self.objective, objective))
+        return state, Move(target, extrapolated=True, step=state.longest)
+
     def reject(self, point: Move) -> Advance:
         if not point.extrapolated or self.fallback is None:
             raise ValueError("point must be extrapolated; got an EM step. End the fit there.")
-        # `before` is forgotten: where EM is no ascent (under a large ridge) leaps fail, and this loses a pass in three
+        # Two EM steps follow: where EM is no ascent (under a large ridge) leaps fail, and this loses a pass in three
         # only. With the leap from theta1, theta2 and theta3 it is a pass in two, and elsewhere nothing is gained.
-        state = replace(self, longest=point.step, before=None)
+        state = replace(self, longest=point.step, rejected=True)
         return Advance(state, _em_step(self.fallback), accepted=False)
 
 

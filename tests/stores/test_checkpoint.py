@@ -223,11 +223,11 @@ def test_a_start_that_is_cut_short_goes_on_too(
     options: dict[str, Any] = {"n_components": 4, "n_init": 4, "start_rows": 1000, "escape": True}
     expected, n_calls, real = bits(small_fit(longer_store, None, **options)), [], Race._em
 
-    def cut_short(self: Race, *arguments: Any) -> Any:
+    def cut_short(self: Race, *arguments: Any, **named: Any) -> Any:
         n_calls.append(1)
         if len(n_calls) > 1:
             raise KeyboardInterrupt
-        return real(self, *arguments)
+        return real(self, *arguments, **named)
 
     monkeypatch.setattr(Race, "_em", cut_short)
     done, n_slots = None, 0

@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="FROM:TO:STEP", help="numbers of cases")
     parser.add_argument("--budget", type=float, metavar="MINUTES", help="end cleanly before they are used up")
     parser.add_argument("--again", action="store_true", help="forget what the output has")
+    parser.add_argument("--after", action="store_true", help="measure this code again, and keep the other sides")
     parser.add_argument("--readme", help="write the table into this file")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -198,6 +199,9 @@ def main() -> None:
     kept = {} if options.again or not output.exists() else json.loads(output.read_text())
     results: dict[str, Any] = {**machine(), "records": kept.get("records", [])}
     chosen = slice(*map(int, options.only.split(":"))) if options.only else slice(None)
+    known = {record["number"]: record for record in results["records"]}
+    if options.after:
+        results["records"] = []
     done = {record["number"] for record in results["records"]}
     earlier = Elsewhere(options.before) if options.before else None
     # (In mixed order, so that a part of them is like the whole.)
@@ -207,7 +211,7 @@ def main() -> None:
         if options.budget and perf_counter() - began > 60 * options.budget:
             print(f"the budget of {options.budget:g} minutes is used up; the same command goes on")
             break
-        record = measured(case, earlier)
+        record = again(case, known[case.number]) if options.after else measured(case, earlier)
         results["records"].append(record)
         _write(output, results)
         print(line(record), flush=True)
@@ -228,12 +232,24 @@ def measured(case: Case, earlier: Elsewhere | None) -> dict[str, Any]:
         record["before"].pop("models")
     for side in ("before", "after"):
         if side in record:
-            found = record[side]
-            found["bic"] = {str(row["n_components"]): row["bic"] for row in found["table"]}
-            found["level"] = [row["n_components"] for row in found["table"] if row.get("tie")]
-            found["falls"] = falls(found["table"])
-            del found["table"]
+            record[side] = _of_table(record[side])
     return record
+
+
+def again(case: Case, known: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a case with this code measured anew."""
+    after = selected(case)
+    after.pop("models")
+    return {**known, "after": _of_table(after)}
+
+
+def _of_table(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a selection with what counts of its table."""
+    table = found.pop("table")
+    found["bic"] = {str(row["n_components"]): row["bic"] for row in table}
+    found["level"] = [row["n_components"] for row in table if row.get("tie")]
+    found["falls"] = falls(table)
+    return found
 
 
 def falls(table: Sequence[Mapping[str, Any]]) -> list[int]:

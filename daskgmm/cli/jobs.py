@@ -101,14 +101,15 @@ def fitting_work(
     labels: Source | None = None,
     errors: Measured | None = None,
     given: bool = False,
+    contest: bool = False,
 ) -> Work:
-    """Return the work of fitting some models in the same passes; `given` as for `fit_need`."""
+    """Return the work of fitting some models in the same passes; `given` and `contest` as for `fit_need`."""
     errors = errors or Measured()
     beside = {**column_of_labels(models, X, labels), **errors.columns}
     asked = [errors.asked(options, X.n_features) if errors.are_given else options for options in models]
     n_columns = sum(column.n_features for column in beside.values())
     rows = Rows.plan(X, weights, beside).checked(models[0].non_finite)
-    need = fit_need(asked, X, n_columns=n_columns, labels=labels is not None, given=given)
+    need = fit_need(asked, X, n_columns=n_columns, labels=labels is not None, given=given, contest=contest)
     # (What no card does is told where the fit begins; processors then have as many workers as ever.)
     device = "cpu" if beside or any(map(not_on_a_card, asked)) else models[0].device
     return Work(rows, need, cluster.for_device(device), cache=models[0].cache)

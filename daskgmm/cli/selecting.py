@@ -155,7 +155,7 @@ def select(
 
     def run(cluster: Place) -> tuple[Sweep, Result]:
         kept = saving.work(output, now, force=force)
-        work = fitting_work(models, X, weights, cluster, labels=labels, errors=errors)
+        work = fitting_work(models, X, weights, cluster, labels=labels, errors=errors, contest=True)
         with kept as saved, work.on_machines(began) as running:
             with passes_shown(running.executor) as hear, saved.standing.on(running.where):
                 sweep = select_model(

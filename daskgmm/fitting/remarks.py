@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daskgmm.fitting.joined import Joined
 from daskgmm.fitting.options import FitOptions
@@ -61,7 +62,8 @@ def remarks(
     too_many = [" ".join([*too_weak, _fewer(p)])] if too_weak else []
     if not too_weak and not too_large:
         too_many = [*_of_joined(p, joined)]
-    return (*too_large, *too_many, *_of_alike(p, support, alike, options))
+    of_values = () if too_large or alike else _of_repeated_values(p, options)
+    return (*too_large, *too_many, *_of_alike(p, support, alike, options), *of_values)
 
 
 def of_pairs(survey: Survey, names: Sequence[str] | None, p: Parameters) -> Iterator[str]:
@@ -148,21 +150,38 @@ def _of_alike(p: Parameters, support: Support, alike: Sequence[int], options: Fi
 
 def _of_reg_covar(p: Parameters, options: FitOptions) -> list[str]:
     """Say where reg_covar is much of the least variance of most components."""
-    reg_covar, p = options.reg_covar, p.of_components
-    if not reg_covar > 0 or options.covariance_floor is not None:
-        return []
-    least = p.shape.least_variances(p.covariances, p.weights, p.means, reg_covar)
-    large = reg_covar > LARGE_SHARE * (least + reg_covar)
-    usual = float(np.median(least[large])) if large.any() else 0.0
+    large, usual = _hidden(p, options)
     # (Where rows of a component are alike no reg_covar is small.)
-    if 2 * large.sum() <= len(large) or not usual > LARGE_SHARE * USUAL_SHARE * reg_covar:
+    if 2 * large.sum() <= len(large) or not usual > LARGE_SHARE * USUAL_SHARE * options.reg_covar:
         return []
     better = 10.0 ** np.floor(np.log10(USUAL_SHARE * usual))
     return [
-        f"`reg_covar` = {reg_covar:g} is more than {LARGE_SHARE:.0%} of the variance of {large.sum()} of {len(large)} "
-        f"components in some direction, where the rows themselves have some {usual:.2g}: the fit shows `reg_covar` "
-        f"more than the rows. Take `reg_covar` {better:.0e}, or rescale the features to variances near 1."
+        f"`reg_covar` = {options.reg_covar:g} is more than {LARGE_SHARE:.0%} of the variance of {large.sum()} of "
+        f"{len(large)} components in some direction, where the rows themselves have some {usual:.2g}: the fit shows "
+        f"`reg_covar` more than the rows. Take `reg_covar` {better:.0e}, or rescale the features to variances near 1."
     ]
+
+
+def _of_repeated_values(p: Parameters, options: FitOptions) -> list[str]:
+    """Say where reg_covar is all of the least variance of most components, although rows of others differ there."""
+    large, _ = _hidden(p, options)
+    if 2 * large.sum() <= len(large):
+        return []
+    return [
+        f"{large.sum()} of {len(large)} components have no variance but `reg_covar` in some direction in which all "
+        "rows together have one, as where a feature has few distinct values: the likelihood tells how small "
+        "`reg_covar` is. Leave such features out, or fit the rows of each value by themselves."
+    ]
+
+
+def _hidden(p: Parameters, options: FitOptions) -> tuple[NDArray[np.bool_], float]:
+    """Return whose least variance reg_covar is much of, and what the rows themselves have there, in the median."""
+    reg_covar, p = options.reg_covar, p.of_components
+    if not reg_covar > 0 or options.covariance_floor is not None:
+        return np.zeros(p.n_components, dtype=bool), 0.0
+    least = p.shape.least_variances(p.covariances, p.weights, p.means, reg_covar)
+    large = reg_covar > LARGE_SHARE * (least + reg_covar)
+    return large, float(np.median(least[large])) if large.any() else 0.0
 
 
 def _fewer(p: Parameters) -> str:

@@ -224,3 +224,15 @@ def test_a_given_start_that_is_not_fitted_says_nothing() -> None:
     given = {"weights_init": [0.5, 0.5], "means_init": np.zeros((2, 4)), "precisions_init": [np.eye(4)] * 2}
     assert "worth less" in fitted(X, 2, max_iter=3, tol=1e3, **given)[1]
     assert fitted(X, 2, max_iter=0, **given)[1] == ""
+
+
+def test_a_feature_of_few_values_is_told_and_leaving_it_out_helps() -> None:
+    values = np.repeat([0.0, 1.0, 2.0], 300)
+    X = np.column_stack([np.random.default_rng(0).normal(size=900) + 8 * values, values])
+    with pytest.warns(FitWarning, match=r"3 of 3 components have no variance but reg_covar .* few distinct values"):
+        GaussianMixture(3, random_state=0).fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GaussianMixture(3, random_state=0).fit(X[:, :1])
+        for value in range(3):
+            GaussianMixture(1).fit(X[values == value])

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from daskgmm.fitting import run as run_module
 from daskgmm.fitting import sample
 from daskgmm.fitting.contest import SETTLED, settled
 from daskgmm.fitting.events import ignore
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.prospect import Prospect, foreseen
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import Run, running
 from daskgmm.fitting.status import Status
@@ -185,3 +187,24 @@ def test_rounds_go_on_from_a_checkpoint_with_the_same_bits(
             compared(X, options, broken)
         again, _ = at(folder, every=every)
         assert bits(compared(X, options, again)) == bits(undisturbed), fault
+
+
+@pytest.mark.parametrize(("n_ahead", "tells"), [(600, True), (100, False)])
+def test_what_a_sample_told_or_did_not_is_asked_only_once(
+    n_ahead: int, tells: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "AHEAD_ROWS", n_ahead)
+    X, options, told = overlapping(1200), replace(OPTIONS, max_iter=30, start_rows=100), []
+
+    def ask(*args: Any, **named: Any) -> Prospect | None:
+        told.append(foreseen(*args, **named))
+        return told[-1]
+
+    monkeypatch.setattr(run_module, "foreseen", ask)
+    checkpoint, _ = at(tmp_path)
+    found = compared(X, options, checkpoint)
+    assert {prospect is not None for prospect in told} == {tells}
+    told.clear()
+    again, _ = at(tmp_path)
+    assert bits(compared(X, options, again)) == bits(found)
+    assert told == []

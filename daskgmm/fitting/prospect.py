@@ -129,7 +129,8 @@ class _Part:
         if self._is_lost:
             return None
         steps = MOST_STEPS if self.noise else STEPS_ON_ALL
-        tilted = replace(self._options, prior=self._tilt(hold), tol=tol, max_iter=steps)
+        # (Rows are standardized by now where they are to be; beside a prior that is no option.)
+        tilted = replace(self._options, prior=self._tilt(hold), tol=tol, max_iter=steps, standardize=False)
         (end,) = self._em(self._point, tilted)
         return end.parameters if end.status is Status.CONVERGED and end.n_iter > 1 else None
 

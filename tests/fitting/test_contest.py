@@ -117,6 +117,17 @@ def test_a_choice_takes_few_passes_more_than_a_fit(kind: str, monkeypatch: pytes
     assert found.entries[1].fit.bic - exact.entries[1].fit.bic <= 2 * found.entries[1].resolution
 
 
+def test_features_in_their_own_units_are_foreseen_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "AHEAD_ROWS", 1500)
+    X, units = overlapping(6000), np.array([1e-5, 1e7])
+    options = replace(OPTIONS, tol=1e-3, start_rows=1500, standardize=True)
+    found, mapped = compared(X, options), compared(X * units, options)
+    assert mapped.entries[mapped.best].name == found.entries[found.best].name
+    assert mapped.n_passes == found.n_passes < compared(X, replace(options, tol=1e-9, max_iter=2000)).n_passes
+    for one, other in zip(found.entries, mapped.entries, strict=True):
+        assert other.fit.bic - one.fit.bic == pytest.approx(2 * len(X) * np.log(units).sum(), rel=1e-6)
+
+
 def test_a_ridge_is_left_by_leaps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that overlap: EM gains thousands of its last steps yet, and takes hundreds of passes for it."""
     monkeypatch.setattr(sample, "AHEAD_ROWS", 5000)

@@ -11,7 +11,7 @@ from daskgmm.fitting.evaluate import WAVE_BYTES
 from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.parallel_start import N_ROUNDS, OVERSAMPLING
 from daskgmm.fitting.race import ESCAPE_MOVES, stage_size
-from daskgmm.fitting.sample import MOST_TASKS, enough_rows, race_size, sample_size, surveyed_size
+from daskgmm.fitting.sample import MOST_TASKS, ahead_size, enough_rows, race_size, sample_size, surveyed_size
 from daskgmm.fitting.start import SIDE_BY_SIDE, ways
 from daskgmm.kernels.gap_bytes import derived_bytes, gap_bytes
 from daskgmm.kernels.kernel import Kernel
@@ -44,7 +44,8 @@ def fit_need(
     largest = models[sizes.index(max(sizes))]
     total = sum(size * (o.n_init if o.starts_on_all_rows else 1) for o, size in zip(models, sizes, strict=True))
     n_candidates = min(-(-total // max(sizes)), max(1, WAVE_BYTES // (8 * max(sizes))))
-    of_columns = 8 * n_columns * max(sample_size(o, X.n_rows, n_features) for o in models)
+    size = ahead_size if contest else sample_size
+    of_columns = 8 * n_columns * max(size(o, X.n_rows, n_features) for o in models)
     beside = max(_start_bytes(o, X, contest=contest) + _kernel_bytes(o, n_features) for o in models) + of_columns
     if labels:  # (a state, what is added to it, and their sum)
         n_classes = max(max(o.label_components or (o.n_components - 1,)) + 1 for o in models)
@@ -65,11 +66,15 @@ def _kernel_bytes(options: FitOptions, n_features: int) -> int:
 
 
 def _own_bytes(models: Sequence[FitOptions], X: Source, *, contest: bool) -> int:
-    """Return the bytes of the sample, of the largest race on it, and of the candidates of all models after it."""
+    """Return the bytes of the sample, of the largest race on it, and of the candidates of all models after it.
+
+    After the races of a contest one model after the other is seen on its rows of the sample, of which there is a copy.
+    """
     n_sampled = max(surveyed_size(o, X.n_rows, X.n_features, contest=contest) for o in models)
     sample = n_sampled * 8 * (X.n_features + 2)
     started = sum(_candidate_bytes(o, X) * (o.n_init if o.starts_on_all_rows else 1) for o in models)
-    return int(sample + started + max(_race_bytes(o, X) for o in models))
+    searched = [_race_bytes(o, X) for o in models] + [_ahead_bytes(o, X) for o in models if contest]
+    return int(sample + started + max(searched))
 
 
 def _candidate_bytes(options: FitOptions, X: Source) -> int:
@@ -90,23 +95,36 @@ def _race_bytes(options: FitOptions, X: Source) -> int:
     the buffers of threads, and responsibilities of rows to be split. All of it beside the sample in another order.
     """
     n_rows, d, k = sample_size(options, X.n_rows, X.n_features), X.n_features, options.n_components
-    shape = options.family.shape
     if options.starts_on_all_rows:
         return options.n_init * 4 * 8 * (1 + N_ROUNDS * OVERSAMPLING * k) * (2 * d + 1)
     if not n_rows:
         return 0
-    whole, n_threads = n_rows >= X.n_rows, min(CPU_COUNT, MOST_TASKS)
+    whole = n_rows >= X.n_rows
     ordered = 8 * n_rows * (d + 2)
     n_ways = len(ways(options, few_rows=whole))
     n_copies = min(n_ways, CPU_COUNT, SIDE_BY_SIDE)
     first = n_rows if whole else stage_size(0, race_size(options, X.n_rows, d), enough_rows(options, d))
     k_means = 2 * whole * ordered + n_copies * 8 * first * (d + 2)
     n_raced = max(n_ways, ESCAPE_MOVES if options.escape else 1)
+    return ordered + max(k_means, _em_bytes(options, X, n_raced) + 16 * k * n_rows)
+
+
+def _ahead_bytes(options: FitOptions, X: Source) -> int:
+    """Return the bytes for the end of a model's fit to be seen on the sample: the rows outside a fold, and EM."""
+    n_rows = ahead_size(options, X.n_rows, X.n_features)
+    return 8 * n_rows * (X.n_features + 2) + _em_bytes(options, X, 1) if n_rows else 0
+
+
+def _em_bytes(options: FitOptions, X: Source, n_candidates: int) -> int:
+    """Return the bytes of EM of some candidates on the sample beside its rows."""
+    d, k, shape = X.n_features, options.n_components, options.family.shape
+    n_threads = min(CPU_COUNT, MOST_TASKS)
     sums = 8 * k * shape.n_statistics(d, exact=True) * (MOST_TASKS + 2 * n_threads)
-    raced = n_raced * (_candidate_bytes(options, X) + sums) + n_threads * buffer_bytes(shape, k, d)
+    found = n_candidates * (_candidate_bytes(options, X) + sums) + n_threads * buffer_bytes(shape, k, d)
     if options.non_finite == "marginalize":
-        raced += n_raced * derived_bytes(shape, k, d) + n_threads * gap_bytes(shape, k, d, n_candidates=n_raced)
-    return ordered + max(k_means, int(KEPT_FACTOR * raced) + 16 * k * n_rows)
+        found += n_candidates * derived_bytes(shape, k, d)
+        found += n_threads * gap_bytes(shape, k, d, n_candidates=n_candidates)
+    return int(KEPT_FACTOR * found)
 
 
 def checkpoint_bytes(options: FitOptions, rows: Rows, need: Need) -> int:

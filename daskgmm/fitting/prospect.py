@@ -129,12 +129,18 @@ class _Part:
         if self._is_lost:
             return None
         steps = MOST_STEPS if self.noise else STEPS_ON_ALL
-        tilted = replace(self._options, prior=self._tilt(hold), tol=tol, max_iter=steps)
+        # (Rows are standardized by now where they are to be; beside a prior that is no option.)
+        tilted = replace(self._options, prior=self._tilt(hold), tol=tol, max_iter=steps, standardize=False)
         (end,) = self._em(self._point, tilted)
         return end.parameters if end.status is Status.CONVERGED and end.n_iter > 1 else None
 
     def gain(self, before: Parameters, after: Parameters) -> float:
-        """Return how much more the mean log-likelihood of all rows is at one mixture than at another, nats."""
+        """Return how much more the mean log-likelihood of all rows is at one mixture than at another, nats.
+
+        Not a number where an EM step from the mixture collapses on these rows.
+        """
+        if self._is_lost:
+            return float("nan")
         mixtures, tilt, kernel = (before, after), self._tilt(0.0), self._options.kernel
         with self.sample.passes(self._options) as passes:
             plans = [make_plan(p, origin=p.centre, kernel=kernel, compiled=self._compiled) for p in mixtures]

@@ -192,13 +192,17 @@ class Run:
         if last is None or not ended or best.n_passes >= best.options.max_iter or not can_be_foreseen(best.options):
             return None
 
-        def look() -> Prospect | None:
-            return foreseen(
+        def look() -> list[Prospect]:
+            found = foreseen(
                 *last, known.sample_ahead(model), best.options, n_all=known.n_weighted(model.fold), tol=tol,
                 caution=caution, compiled=best.compiled,
             )  # fmt: skip
+            return [] if found is None else [found]
 
-        return cast(Prospect | None, self.progress.once(f"prospect-{i}-{number}", look))
+        # (A list: of None a checkpoint does not know that it was found. It would be sought again, and what there is of
+        # the pass that was cut short be let go.)
+        found = cast(list[Prospect], self.progress.once(f"prospect-{i}-{number}", look))
+        return found[0] if found else None
 
     def leaping(self, i: int, target: Parameters, fit: Fit) -> list[Candidate]:
         """Return the best candidate of a model, to be tried for a pass at a mixture: it must do better than its fit."""

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from daskgmm.fitting import run as run_module
 from daskgmm.fitting import sample
 from daskgmm.fitting.contest import SETTLED, settled
 from daskgmm.fitting.events import ignore
 from daskgmm.fitting.fit import fit_mixture
 from daskgmm.fitting.loop import Candidate
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.prospect import Prospect, foreseen
 from daskgmm.fitting.result import Fit
 from daskgmm.fitting.run import Run, running
 from daskgmm.fitting.status import Status
@@ -115,6 +117,17 @@ def test_a_choice_takes_few_passes_more_than_a_fit(kind: str, monkeypatch: pytes
     assert found.entries[1].fit.bic - exact.entries[1].fit.bic <= 2 * found.entries[1].resolution
 
 
+def test_features_in_their_own_units_are_foreseen_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "AHEAD_ROWS", 1500)
+    X, units = overlapping(6000), np.array([1e-5, 1e7])
+    options = replace(OPTIONS, tol=1e-3, start_rows=1500, standardize=True)
+    found, mapped = compared(X, options), compared(X * units, options)
+    assert mapped.entries[mapped.best].name == found.entries[found.best].name
+    assert mapped.n_passes == found.n_passes < compared(X, replace(options, tol=1e-9, max_iter=2000)).n_passes
+    for one, other in zip(found.entries, mapped.entries, strict=True):
+        assert other.fit.bic - one.fit.bic == pytest.approx(2 * len(X) * np.log(units).sum(), rel=1e-6)
+
+
 def test_a_ridge_is_left_by_leaps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that overlap: EM gains thousands of its last steps yet, and takes hundreds of passes for it."""
     monkeypatch.setattr(sample, "AHEAD_ROWS", 5000)
@@ -185,3 +198,24 @@ def test_rounds_go_on_from_a_checkpoint_with_the_same_bits(
             compared(X, options, broken)
         again, _ = at(folder, every=every)
         assert bits(compared(X, options, again)) == bits(undisturbed), fault
+
+
+@pytest.mark.parametrize(("n_ahead", "tells"), [(600, True), (100, False)])
+def test_what_a_sample_told_or_did_not_is_asked_only_once(
+    n_ahead: int, tells: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "AHEAD_ROWS", n_ahead)
+    X, options, told = overlapping(1200), replace(OPTIONS, max_iter=30, start_rows=100), []
+
+    def ask(*args: Any, **named: Any) -> Prospect | None:
+        told.append(foreseen(*args, **named))
+        return told[-1]
+
+    monkeypatch.setattr(run_module, "foreseen", ask)
+    checkpoint, _ = at(tmp_path)
+    found = compared(X, options, checkpoint)
+    assert {prospect is not None for prospect in told} == {tells}
+    told.clear()
+    again, _ = at(tmp_path)
+    assert bits(compared(X, options, again)) == bits(found)
+    assert told == []

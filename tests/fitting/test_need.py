@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,14 @@ from daskgmm.errors import MemoryLimitError
 from daskgmm.fitting.evaluate import WAVE_BYTES
 from daskgmm.fitting.need import fit_need, is_compiled
 from daskgmm.fitting.options import FitOptions
+from daskgmm.fitting.prospect import Prospect
+from daskgmm.fitting.run import Run
 from daskgmm.fitting.sample import sample_size
+from daskgmm.fitting.sweep import select_model
+from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.memory import peak_worker_bytes, promise_memory
 from daskgmm.passes.rows import Rows
+from daskgmm.sources.array_source import ArraySource
 from daskgmm.sources.opening import open_rows
 from daskgmm.sources.partition import MIB
 from tests.fitting.driving import KINDS
@@ -112,3 +119,41 @@ def test_tasks_are_cut_for_the_states_of_a_wave(rows: Rows, monkeypatch: pytest.
     assert asked[0] == need.state_bytes(16)
     assert asked[-1] == wave.state_bytes(16)
     assert len(asked) == 1 + int(np.log2(8 // wave.n_candidates))
+
+
+def test_a_contest_holds_the_rows_outside_a_fold_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is taken beside the sample while that shows where fits end, as `tracemalloc` counts it."""
+    n, d = 60_000, 20
+    random = np.random.default_rng(0)
+    X = random.standard_normal((n, d), dtype=np.float32)
+    X[:, 0] += 2.2 * (random.random(n) < 0.5)
+    options = FitOptions(
+        n_components=2, covariance_type="spherical", n_init=1, escape=False, start_rows=2000, max_iter=8
+    )
+    taken, prospect = [], Run.prospect
+
+    def traced(self: Run, i: int, **named: Any) -> Prospect | None:
+        if len(taken) == 2:  # (of all rows, and of those outside a fold)
+            return None
+        tracemalloc.start()
+        try:
+            found = prospect(self, i, **named)
+            taken.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        return found
+
+    monkeypatch.setattr(Run, "prospect", traced)
+    select_model(
+        ArraySource(X), options, n_components=[2, 3], covariance_types=["spherical"], criterion="held_out", n_folds=5,
+        executor=LocalExecutor(),
+    )  # fmt: skip
+    assert max(taken) > 8 * n * d * 0.75
+    need = fit_need([replace(options, n_components=k) for k in (2, 3)], ArraySource(X), contest=True)
+    assert max(taken) <= need.own_bytes - 8 * n * (d + 2)
+
+
+def test_what_comes_with_the_rows_of_a_contest_is_counted() -> None:
+    X = ArraySource(np.zeros((30_000, 2)))
+    alone, beside = (fit_need([FitOptions(start_rows=500)], X, n_columns=m, contest=True) for m in (0, 100))
+    assert beside.own_bytes - alone.own_bytes >= 8 * 100 * 30_000

@@ -10,7 +10,7 @@ import pytest
 from daskgmm.fitting.evaluate import Evaluator
 from daskgmm.fitting.loop import Candidate, run_em
 from daskgmm.fitting.options import FitOptions
-from daskgmm.fitting.prospect import Prospect, can_be_foreseen, foreseen
+from daskgmm.fitting.prospect import Prospect, _Part, can_be_foreseen, foreseen
 from daskgmm.fitting.sample import Sample
 from daskgmm.mixture.parameters import Parameters
 from daskgmm.mixture.prior import maximise
@@ -133,3 +133,17 @@ def test_a_component_without_rows_collapses() -> None:
     gone = Moments(np.array([-1.0, 1.0, 1.0]), p.means, p.covariances)
     with pytest.raises(CollapsedComponentError, match=r"a component must keep rows; got none\. Take a larger sample\."):
         maximise(gone, options.family, previous=p.covariances, prior=tilt)
+
+
+def test_rows_on_which_a_step_collapses_say_nothing_of_a_gain() -> None:
+    random = np.random.default_rng(6)
+    X = random.standard_normal((400, 2)) + np.where(np.arange(400) % 4 < 2, 0.0, 50.0)[:, np.newaxis]
+    X[3::4] = 50.0  # (every other row: in that half the second component has one place)
+    rows, options = sampled(X), FitOptions(n_components=2, reg_covar=0.0)
+    point = Parameters.from_covariances(
+        options.family, np.full(2, 0.5), np.array([[0.0, 0.0], [50.0, 50.0]]), np.array([np.eye(2)] * 2)
+    )
+    image = em(rows, point, replace(options, max_iter=1)).parameters
+    there, gone = (_Part(half, point, image, options, False, n_all=800) for half in rows.halves())
+    assert np.isfinite(there.gain(point, image))
+    assert np.isnan(gone.gain(point, image))

@@ -52,7 +52,9 @@ def ways(options: FitOptions, *, few_rows: bool) -> list[Way]:
 
     No kind of start is best everywhere (mean ranks over 22 sets of data: k-means 4.4, tempered EM 3.9, shrunk k-means
     4.5, whitened k-means 5.3), and where one misleads, it misleads every restart alike. Where the sample is all rows,
-    k-means with moves does as well; else two in five restarts are started, since moves do more for their time.
+    three in five are plain k-means, which with moves do as well as others (digits' principal components, strokes, five
+    groups by two components: 0.04, 0.02 and 0.01 nats a row more than by plain k-means alone); else two in five
+    restarts are started, since moves do more for their time.
 
     Parameters
     ----------
@@ -60,8 +62,11 @@ def ways(options: FitOptions, *, few_rows: bool) -> list[Way]:
         Whether the sample is all rows.
     """
     plain, shrunk, tempered = Way("kmeans"), Way("kmeans", SHRUNK), Way("kmeans", TEMPERED)
-    if few_rows or options.init_params != "kmeans" or options.any_given:
+    if options.init_params != "kmeans" or options.any_given:
         return [Way(options.init_params)] * options.n_init
+    if few_rows:
+        mixed = (plain, plain, tempered, plain, Way("kmeans", whitened=True))
+        return [mixed[i % len(mixed)] for i in range(options.n_init)]
     turns = (shrunk, tempered, plain, shrunk, tempered, Way("kmeans", SHRUNK, whitened=True))
     return [turns[i % len(turns)] for i in range(-(-2 * options.n_init // 5))]
 

@@ -116,7 +116,8 @@ def selection_lines(
         away = {**row, criterion: row[criterion] - best[criterion]}
         to_best = "" if row["chosen"] else _cell(away, criterion, most, criterion, sign="+")
         lines.append([*cells, to_best, formatted(row.get("resolution"), ".2g"), _mark(row)])
-    said = [f"Best by {heading}: {best['n_components']} components, {best['covariance_type']}."]
+    k = best["n_components"]
+    said = [f"Best by {heading}: {k} component{'' if k == 1 else 's'}, {best['covariance_type']}."]
     said += [*_level(table, heading), *_below(table)]
     if stopped:
         left_out = ", ".join(f"{kind} with more than {k} components" for kind, k in stopped.items())

@@ -75,15 +75,18 @@ def _draw_selection(ax: Axes, table: Sequence[Mapping[str, Any]], criterion: str
 
     A thin line shows how far a figure may still move; a ring, a model that may still come before the best.
     """
-    for (kind, of_kind), colour, marker in zip(
-        groupby(table, key=lambda r: r["covariance_type"]), cycle(PALETTE), cycle(MARKERS), strict=False
-    ):
+    # (Of more kinds than there are colours the lines tell.)
+    styles = (style for style in cycle(("-", "--", ":")) for _ in PALETTE)
+    kinds = groupby(table, key=lambda r: r["covariance_type"])
+    for (kind, of_kind), colour, marker, style in zip(kinds, cycle(PALETTE), cycle(MARKERS), styles, strict=False):
         rows = list(of_kind)
         points = [(row["n_components"], row[criterion]) for row in rows]
-        ax.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, linewidth=1.5, label=kind)
+        drawn = {"color": colour, "marker": marker, "linestyle": style, "label": kind}
+        ax.plot(*zip(*points, strict=True), markersize=5, linewidth=1.5, **drawn)
         _draw_resolution(ax, rows, criterion, colour)
     best = next(row for row in table if row["chosen"])
-    name = f"best: {best['n_components']} components, {best['covariance_type']}"
+    k = best["n_components"]
+    name = f"best: {k} component{'' if k == 1 else 's'}, {best['covariance_type']}"
     ax.plot(
         best["n_components"], best[criterion], linestyle="none", marker="o", markersize=14, markeredgewidth=2,
         markerfacecolor="none", markeredgecolor="black", label=name,
@@ -96,7 +99,8 @@ def _draw_selection(ax: Axes, table: Sequence[Mapping[str, Any]], criterion: str
     ax.set_ylabel(_LABELS[criterion])
     _plain(ax)
     ax.yaxis.set_major_formatter("{x:,.6g}")
-    ax.legend(title="covariance", frameon=False)
+    n_labels = len(ax.get_legend_handles_labels()[1])
+    ax.legend(title="covariance", ncols=-(-n_labels // 9), edgecolor="none", framealpha=0.9)
 
 
 def _draw_resolution(ax: Axes, rows: Sequence[Mapping[str, Any]], criterion: str, colour: str) -> None:

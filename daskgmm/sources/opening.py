@@ -124,9 +124,12 @@ def open_by_name(data: Any, names: Sequence[str] | None, **options: Any) -> Sour
             if error.argument != "`columns`":
                 raise
             what = "have the columns that the mixture was fitted to"
-            raise type(error)(
-                f"`{options.get('argument', 'X')}`", what, error.got, f"{error.remedy} `columns` takes others."
-            ) from error
+            got = f"no {error.got.partition(', where none')[0]}" if isinstance(error, InputMissingError) else error.got
+            remedy = (
+                f"{error.remedy.replace('Name some of', 'It has', 1)} Rename a column that has another name there; "
+                "where there is none, take the mixture of the other features (marginal)."
+            )
+            raise type(error)(f"`{options.get('argument', 'X')}`", what, got, remedy) from error
     return open_rows(data, **options)
 
 

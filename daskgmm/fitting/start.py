@@ -62,8 +62,8 @@ def ways(options: FitOptions, *, few_rows: bool) -> list[Way]:
         Whether the sample is all rows.
     """
     plain, shrunk, tempered = Way("kmeans"), Way("kmeans", SHRUNK), Way("kmeans", TEMPERED)
-    # (Posteriors, which empty components, go by tempered starts to a higher bound with groups that mean less: 117, 54, 3,
-    # 3 and 1 wines instead of 71, 59 and 48, of three growers.)
+    # (Posteriors, which empty components, go by tempered starts to a higher bound, with groups that mean less: 117, 54,
+    # 3, 3 and 1 wines instead of 71, 59 and 48, of three growers.)
     if options.init_params != "kmeans" or options.any_given or (few_rows and options.may_be_empty):
         return [Way(options.init_params)] * options.n_init
     if few_rows:

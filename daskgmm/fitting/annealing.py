@@ -79,6 +79,8 @@ def annealed(
     unit = row_set.n_rows / options.n_components
     for turn in range(max((len(schedule) for _, schedule in starts), default=0)):
         running = [i for i in current if turn < len(starts[i][1])]
+        if not running:
+            break  # (those that go by a schedule are lost)
         tempered = [current[i].tempered(starts[i][1][turn].power) for i in running]
         gaps = row_set.share is not None
         plans = [

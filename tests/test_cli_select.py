@@ -279,3 +279,12 @@ def test_history_is_shown_on_request(tmp_path: Path, small_store: Path) -> None:
         if record["mean_log_likelihood"] is not None:
             assert f"{record['mean_log_likelihood']:.8g}" in line
     assert lines[-1].split()[1] == "closing"
+
+
+def test_the_memory_that_a_selection_asks_for_is_enough(tmp_path: Path) -> None:
+    store = tmp_path / "X.zarr"
+    zarr.create_array(store, data=np.random.default_rng(0).normal(size=(60_000, 4)), chunks=(20_000, 4))
+    arguments = ("select", store, "-k", "1:2", "--workers", 1, "--output", tmp_path / "m.zarr", "--memory-limit")
+    told = run(*arguments, "300MiB", code=65).stderr
+    (asked,) = re.findall(r"Give more memory \(--memory-limit (\d+MiB)\)", told)
+    assert strict(run(*arguments, asked).stdout)["rows"] == 60_000

@@ -379,6 +379,7 @@ def test_a_model_from_python_is_one_for_the_command_line(
         (("fit", "rows.zarr", "-k", 1, "-o", "m", "--memory-limit", "2Gx"), 64, r"'2Gx' is not a number of bytes"),
         (("fit", "rows.zarr", "-k", 1, "-o", "m", "--memory-limit", "1e400"), 64, r"'1e400' is not a number of bytes"),
         (("plan", "rows.zarr", "-k", 1, "--memory-limit", "2"), 64, r"'2' is 2 bytes\. Write 2GiB, with its unit\."),
+        (("plan", "rows.zarr", "-k", 1, "--memory-limit", "1000000"), 64, r"Write 2GiB or 500MB, with its unit\."),
         (("plan", "rows.zarr", "-k", 1, "--memory-limit", "2048"), 64, r"is 2,048 bytes\. Write 2048MiB, with"),
         (("demo", "--memory-limit", "9kB"), 64, r"is 9,000 bytes\. Write 2GiB or 500MB, with its unit"),
         (("fit", "rows.zarr", "-k", 1, "-o", "m", "--scheduler", "foo"), 64, r"address such as tcp://.* got 'foo'"),

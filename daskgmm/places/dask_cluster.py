@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Less memory than this no process takes at all: what is typed without its unit.
 _LEAST_BYTES = 1 << 20
+#: A number below this, typed alone, may be meant in MiB.
+_MOST_MIB = 1 << 17
 
 
 def typed_bytes(text: str) -> int:
@@ -33,7 +35,8 @@ def typed_bytes(text: str) -> int:
         raise ValueError("is not a number of bytes. Write for example 2GiB or 500MB.")
     if n_bytes < _LEAST_BYTES:
         meant = str(text).strip()
-        meant = f"{meant}{'GiB' if n_bytes < 64 else 'MiB'}" if meant.isdigit() else "2GiB or 500MB"
+        few = meant.isdigit() and n_bytes < _MOST_MIB
+        meant = f"{meant}{'GiB' if n_bytes < 64 else 'MiB'}" if few else "2GiB or 500MB"
         raise ValueError(f"is {n_bytes:,} byte{'' if n_bytes == 1 else 's'}. Write {meant}, with its unit.")
     return n_bytes
 

@@ -101,8 +101,10 @@ def _race_bytes(options: FitOptions, X: Source) -> int:
         return 0
     whole = n_rows >= X.n_rows
     ordered = 8 * n_rows * (d + 2)
-    n_ways = len(ways(options, few_rows=whole))
-    n_copies = min(n_ways, CPU_COUNT, SIDE_BY_SIDE)
+    chosen = ways(options, few_rows=whole)
+    n_ways = len(chosen)
+    # (Whitened rows, and what they are made of.)
+    n_copies = min(n_ways, CPU_COUNT, SIDE_BY_SIDE) + 2 * any(way.whitened for way in chosen)
     first = n_rows if whole else stage_size(0, race_size(options, X.n_rows, d), enough_rows(options, d))
     k_means = 2 * whole * ordered + n_copies * 8 * first * (d + 2)
     n_raced = max(n_ways, ESCAPE_MOVES if options.escape else 1)

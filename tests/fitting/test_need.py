@@ -18,6 +18,7 @@ from daskgmm.fitting.options import FitOptions
 from daskgmm.fitting.prospect import Prospect
 from daskgmm.fitting.run import Run
 from daskgmm.fitting.sample import sample_size
+from daskgmm.fitting.start import starts_by, ways
 from daskgmm.fitting.sweep import select_model
 from daskgmm.passes.local_executor import LocalExecutor
 from daskgmm.passes.memory import peak_worker_bytes, promise_memory
@@ -151,6 +152,21 @@ def test_a_contest_holds_the_rows_outside_a_fold_once_more(monkeypatch: pytest.M
     assert max(taken) > 8 * n * d * 0.75
     need = fit_need([replace(options, n_components=k) for k in (2, 3)], ArraySource(X), contest=True)
     assert max(taken) <= need.own_bytes - 8 * n * (d + 2)
+
+
+def test_starts_on_all_rows_take_no_more_than_is_stated() -> None:
+    """What starts take beside the sample, and the same in another order, as `tracemalloc` counts it; some whitened."""
+    n, d = 60_000, 20
+    X, options = np.random.default_rng(0).standard_normal((n, d)), FitOptions(n_components=4, start_rows=n)
+    starts_by(ways(options, few_rows=True)[:1], X[:500], np.ones(500), options, k_means_iterations=1)  # (imports)
+    tracemalloc.start()
+    try:
+        starts_by(ways(options, few_rows=True), X, np.ones(n), options, k_means_iterations=5)
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    size = 8 * n * (d + 2)
+    assert 4 * size < taken <= fit_need([options], ArraySource(X)).own_bytes - 2 * size
 
 
 def test_what_comes_with_the_rows_of_a_contest_is_counted() -> None:

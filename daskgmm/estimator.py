@@ -110,8 +110,8 @@ class GaussianMixture(
         Restarts. They compete on the sample, round by round fewer of them on more rows; the best goes on to all rows. A
         start that repeats another one (k-means often finds the same groups) is replaced by rows drawn at random. Where
         the sample is not all rows, and init_params is "kmeans", two in five are started, of several kinds: there splits
-        and merges of components gain more in the same time. Of some thousand rows 30 take a second, and often find
-        more.
+        and merges of components gain more in the same time. Where it is all rows, three in five are plain k-means, the
+        others tempered EM or k-means of whitened rows, and splits and merges begin with the best three.
     init_params : {"kmeans", "k-means++", "random", "random_from_data", "k-means||"}, default="kmeans"
         How to find a start, on a seeded sample of the rows (all of them where they are few). "k-means||" takes six
         passes over all rows instead, and finds small groups far from the others, which a sample would miss. Its
